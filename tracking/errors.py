@@ -5,6 +5,7 @@
     |-- MigrationError         the database's schema is not one this code can use
     |-- StoreUnavailable       PostgreSQL is away; the caller may try again
     |-- Refusal                a request that is understood and turned down; carries an error code
+    |   `-- TokenRefused       no token, or one that is not (or no longer) good; carries a close code too
     `-- SocketClosed           a WebSocket must be closed; carries a close code
 
 `ErrorCode` names every error code of the protocol and its HTTP status; `CLOSE_CODES` every close code, its reason and whether a
@@ -133,6 +134,14 @@ class Refusal(TrackingError):
         self.code = code
         self.detail = detail
         self.field = field
+
+
+class TokenRefused(Refusal):
+    """No token, or one that can't be used: 401 over HTTP, `close` on a socket."""
+
+    def __init__(self, close: CloseCode, detail: str) -> None:
+        super().__init__(ErrorCode.UNAUTHORIZED, detail)
+        self.close = close
 
 
 class SocketClosed(TrackingError):

@@ -1,0 +1,1 @@
+"""HTTP under `/v1` and beside it, a file a subject."""

@@ -1,0 +1,73 @@
+"""`/v1/fleets`: fleets, and what is in them."""
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tracking.api.http import Label, name_in_path, not_found, principal_of, read, require, respond, service_of, whole_number
+from tracking.auth import Role, may_manage_fleet
+from tracking.errors import ErrorCode, Refusal
+from tracking.model import Fleet, TripStatus
+from tracking.protocol import TripView
+from tracking.store import fleets, trips, vehicles
+
+MAX_LISTED = 1_000
+
+
+class FleetBody(msgspec.Struct):
+    name: Label
+
+
+async def put(request: Request) -> Response:
+    await require(request, Role.SERVICE)
+    fleet = Fleet(name_in_path(request, "fleet_id"), (await read(request, FleetBody)).name)
+    async with service_of(request).database.transaction() as connection:
+        created = await fleets.put(connection, fleet)
+    return respond(fleet, 201 if created else 200)
+
+
+async def get(request: Request) -> Response:
+    return respond(await _fleet(request))
+
+
+async def list_vehicles(request: Request) -> Response:
+    fleet = await _fleet(request)
+    limit = whole_number(request, "limit", MAX_LISTED, least=1, most=MAX_LISTED)
+    assert limit is not None
+    async with service_of(request).database.connection() as connection:
+        return respond({"vehicles": await vehicles.of_fleet(connection, fleet.fleet_id, limit)})
+
+
+async def list_trips(request: Request) -> Response:
+    """Newest first; `status` narrows it, `before` (an instant) turns the page."""
+    fleet = await _fleet(request)
+    text = request.query_params.get("status")
+    if text is not None and text not in list(TripStatus):
+        raise Refusal(ErrorCode.BAD_FIELD, f"`status` must be one of {', '.join(TripStatus)}", field="status")
+    status = TripStatus(text) if text is not None else None
+    limit = whole_number(request, "limit", 200, least=1, most=MAX_LISTED)
+    assert limit is not None
+    async with service_of(request).database.connection() as connection:
+        found = await trips.of_fleet(connection, fleet.fleet_id, status, limit, whole_number(request, "before"))
+    return respond({"trips": [TripView.of(trip) for trip in found]})
+
+
+async def _fleet(request: Request) -> Fleet:
+    principal = await principal_of(request)
+    fleet_id = name_in_path(request, "fleet_id")
+    fleet = None
+    if may_manage_fleet(principal, fleet_id):
+        async with service_of(request).database.connection() as connection:
+            fleet = await fleets.get(connection, fleet_id)
+    if fleet is None:
+        raise not_found()
+    return fleet
+
+
+routes = [
+    Route("/fleets/{fleet_id}", put, methods=["PUT"]),
+    Route("/fleets/{fleet_id}", get, methods=["GET"]),
+    Route("/fleets/{fleet_id}/vehicles", list_vehicles, methods=["GET"]),
+    Route("/fleets/{fleet_id}/trips", list_trips, methods=["GET"]),
+]

@@ -1,0 +1,48 @@
+"""`/healthz`, `/readyz`, `/metrics`: for those who run the hub."""
+
+import asyncio
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tracking.api.http import require, respond, service_of
+from tracking.auth import Role
+from tracking.errors import StoreUnavailable
+from tracking.metrics import REGISTRY
+
+PING_SECONDS = 2.0
+
+
+async def healthz(_: Request) -> Response:
+    return respond({"status": "ok"})
+
+
+async def readyz(request: Request) -> Response:
+    """503 with the reasons while the hub can't do all of its work."""
+    service = service_of(request)
+    reasons = []
+    try:
+        await asyncio.wait_for(service.database.ping(), PING_SECONDS)
+    except StoreUnavailable as error:
+        reasons.append(str(error))
+    except TimeoutError:
+        reasons.append(f"PostgreSQL did not answer within {PING_SECONDS:g} s")
+    if service.recorder.trouble is not None:
+        reasons.append(f"the recorder is not storing: {service.recorder.trouble}")
+    if service.recorder.full:
+        reasons.append("the recorder's queue is full: drivers are sent away with 4014")
+    return respond({"status": "unready" if reasons else "ready", "reasons": reasons}, 503 if reasons else 200)
+
+
+async def metrics(request: Request) -> Response:
+    await require(request, Role.OPERATOR, Role.SERVICE)
+    return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+
+routes = [
+    Route("/healthz", healthz),
+    Route("/readyz", readyz),
+    Route("/metrics", metrics),
+]

@@ -1,0 +1,173 @@
+"""What every HTTP handler shares: reading a body into a struct, answering with one, who is asking, and errors that teach."""
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tracking.auth import Principal, Role
+from tracking.dispatch import NOT_FOUND
+from tracking.errors import HTTP_STATUS, ErrorCode, Refusal, TokenRefused
+from tracking.metrics import HTTP
+from tracking.model import Place
+from tracking.protocol import field_of
+from tracking.service import Service
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY = 1024 * 1024
+"""Bytes: a route of some 50,000 points."""
+
+NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+"""How integrators name fleets, vehicles and geofences."""
+# NUL is good JSON and no text that PostgreSQL can keep.
+Label = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00]*$")]
+Latitude = Annotated[float, Meta(ge=-90, le=90)]
+Longitude = Annotated[float, Meta(ge=-180, le=180)]
+
+ServiceWork = Callable[[Service], Awaitable[None]]
+Body = TypeVar("Body", bound=msgspec.Struct)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class PlaceBody(msgspec.Struct):
+    latitude: Latitude
+    longitude: Longitude
+    name: Label | None = None
+
+    def place(self) -> Place:
+        return Place(self.latitude, self.longitude, self.name)
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def principal_of(request: Request) -> Principal:
+    """Who is asking. Raises `TokenRefused`."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return await service_of(request).auth.authenticate(token.strip() if scheme.lower() == "bearer" else None)
+
+
+async def require(request: Request, *roles: Role) -> Principal:
+    """The same, `forbidden` unless it has one of the roles."""
+    principal = await principal_of(request)
+    if principal.role not in roles:
+        raise Refusal(ErrorCode.FORBIDDEN, f"this needs a token of role {' or '.join(roles)}; yours is {principal.role}")
+    return principal
+
+
+def not_found() -> Refusal:
+    """The same bytes for what does not exist and for what is another's."""
+    return Refusal(ErrorCode.NOT_FOUND, NOT_FOUND)
+
+
+async def read(request: Request, kind: type[Body]) -> Body:
+    """The body as `kind`. Raises `Refusal`: `bad_json`, `bad_type`, `out_of_range` or `bad_field`, naming the field."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise Refusal(ErrorCode.BATCH_TOO_LARGE, f"a body has at most {MAX_BODY} bytes")
+    try:
+        return msgspec.json.decode(bytes(body) or b"{}", type=kind)
+    except msgspec.ValidationError as error:
+        raise Refusal(_code_of(error), _taught(str(error)), field=field_of(error)) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise Refusal(ErrorCode.BAD_JSON, f"the body is not JSON that can be used: {error}") from None
+
+
+def _code_of(error: msgspec.ValidationError) -> ErrorCode:
+    text = str(error)
+    if "<=" in text or ">=" in text:
+        return ErrorCode.OUT_OF_RANGE
+    return ErrorCode.BAD_TYPE if text.startswith("Expected `") and ", got `" in text else ErrorCode.BAD_FIELD
+
+
+def _taught(text: str) -> str:
+    return text.replace(f"matching regex {NAME_PATTERN!r}", "of 1 to 64 characters from A-Z a-z 0-9 . _ -")
+
+
+def name_in_path(request: Request, parameter: str) -> str:
+    """A path parameter that names something. Raises `Refusal` where no name could look like that."""
+    name: str = request.path_params[parameter]
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise Refusal(
+            ErrorCode.BAD_FIELD, f"`{parameter}` must have 1 to 64 characters from A-Z a-z 0-9 . _ -", field=parameter
+        )
+    return name
+
+
+def whole_number(
+    request: Request, parameter: str, default: int | None = None, *, least: int = 0, most: int = 2**53
+) -> int | None:
+    """A query parameter that is a whole number. Raises `Refusal`."""
+    text = request.query_params.get(parameter)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
+        raise Refusal(ErrorCode.BAD_FIELD, f"`{parameter}` must be a whole number from {least} to {most}", field=parameter)
+    return int(text)
+
+
+def flag(request: Request, parameter: str) -> bool:
+    text = request.query_params.get(parameter, "false")
+    if text not in ("true", "false"):
+        raise Refusal(ErrorCode.BAD_FIELD, f"`{parameter}` must be true or false", field=parameter)
+    return text == "true"
+
+
+def respond(content: Any, status: int = 200) -> Response:
+    return Response(_encode(content), status, media_type="application/json")
+
+
+def failure(code: ErrorCode, detail: str, field: str | None = None) -> Response:
+    error = {"code": code.value, "detail": detail}
+    if field is not None:
+        error["field"] = field
+    response = respond({"error": error}, HTTP_STATUS[code])
+    if code is ErrorCode.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+async def on_refusal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    HTTP.labels("4xx").inc()
+    if isinstance(error, TokenRefused):
+        return failure(ErrorCode.UNAUTHORIZED, error.detail)
+    return failure(error.code, error.detail, error.field)
+
+
+async def on_store_unavailable(_: Request, error: Exception) -> Response:
+    HTTP.labels("5xx").inc()
+    logger.warning("answered 503: %s", error)
+    response = failure(ErrorCode.UNAVAILABLE, "storage is away; try again in a while")
+    response.headers["Retry-After"] = "2"
+    return response
+
+
+async def on_http_exception(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    HTTP.labels("4xx").inc()
+    code = {405: ErrorCode.BAD_TYPE, 400: ErrorCode.BAD_FIELD}.get(error.status_code, ErrorCode.NOT_FOUND)
+    detail = NOT_FOUND if error.status_code == 404 else str(error.detail)
+    response = respond({"error": {"code": code.value, "detail": detail}}, error.status_code)
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+async def on_fault(request: Request, error: Exception) -> Response:
+    HTTP.labels("5xx").inc()
+    logger.error("a fault of ours at %s %s", request.method, request.url.path, exc_info=error)
+    return respond({"error": {"code": ErrorCode.UNAVAILABLE.value, "detail": "a fault in the hub; it was logged"}}, 500)

@@ -1,0 +1,89 @@
+"""The pages and the files they need."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from tracking.api.http import respond, service_of
+
+WEB = Path(__file__).parents[2] / "web"
+_VENDOR = WEB / "node_modules"
+
+SECURITY_HEADERS = {
+    # The link's fragment is a key: no other site may learn the page's address, frame it, or run a script in it.
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+def _policy(tiles: str) -> str:
+    """The content security policy: ourselves, and the tile server where one is set."""
+    origin = ""
+    if tiles.startswith(("http://", "https://")):
+        scheme, _, rest = tiles.partition("://")
+        host = rest.partition("/")[0].replace("{s}", "*")
+        origin = f" {scheme}://{host}"
+    return (
+        "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline';"
+        f" img-src 'self' data: blob:{origin}; connect-src 'self' ws: wss:; worker-src 'self' blob:;"
+        " object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+async def trip_page(request: Request) -> Response:
+    settings = service_of(request).settings
+    headers = {**SECURITY_HEADERS, "Content-Security-Policy": _policy(settings.basemap_url), "Cache-Control": "no-cache"}
+    return FileResponse(WEB / "trip.html", headers=headers)
+
+
+async def web_config(request: Request) -> Response:
+    """What the pages must know of the settings."""
+    settings = service_of(request).settings
+    if settings.basemap_url:
+        basemap = {"kind": "raster", "url": settings.basemap_url, "attribution": settings.basemap_attribution}
+    else:
+        basemap = {
+            "kind": "vector",
+            "url": "/web/data/liechtenstein_basemap.pmtiles",
+            "attribution": "© OpenStreetMap contributors, © OpenMapTiles",
+        }
+    return respond({"basemap": basemap, "stale_after": settings.stale_after})
+
+
+class _Files(StaticFiles):
+    """Static files that a browser asks about before it uses its copy, so that an upgrade is seen at once."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.setdefault("Cache-Control", "no-cache")
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        return response
+
+
+class _PageFiles(_Files):
+    """The modules, styles and pictures beside the pages; nothing that only their making needs."""
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        if Path(path).name != path or Path(path).suffix not in {".js", ".css", ".svg", ".png"}:
+            return "", None
+        return super().lookup_path(path)
+
+
+def _vendor(package: str) -> BaseRoute:
+    return Mount(f"/web/vendor/{package}", _Files(directory=_VENDOR / package / "dist", check_dir=False))
+
+
+routes: list[BaseRoute] = [
+    Route("/trip/{trip_id}", trip_page),
+    Route("/web-config.json", web_config),
+    _vendor("leaflet"),
+    _vendor("protomaps-leaflet"),
+    Mount("/web/data", _Files(directory=WEB / "data", check_dir=False)),
+    Mount("/web", _PageFiles(directory=WEB, check_dir=False)),
+]

@@ -1,0 +1,67 @@
+"""`/v1/tokens`: issue and revoke."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tracking.api.http import Name, read, require, respond, service_of
+from tracking.auth import CLAIM_OF_ROLE, Role
+from tracking.errors import ErrorCode, Refusal
+from tracking.service import Service
+from tracking.store import shares
+from tracking.store.pool import Connection
+
+MAX_EXPIRES_IN = 366 * 86_400
+ExpiresIn = Annotated[float, Meta(ge=1, le=MAX_EXPIRES_IN)]
+"""Seconds."""
+
+
+class TokenBody(msgspec.Struct):
+    role: Role
+    vehicle_id: Name | None = None
+    trip_id: Name | None = None
+    fleet_id: Name | None = None
+    expires_in: ExpiresIn = 3600
+
+
+async def issue(request: Request) -> Response:
+    await require(request, Role.SERVICE)
+    body = await read(request, TokenBody)
+    claim = CLAIM_OF_ROLE[body.role]
+    subject = getattr(body, claim) if claim is not None else None
+    if claim is not None and subject is None:
+        raise Refusal(ErrorCode.BAD_FIELD, f"a token of role {body.role} needs `{claim}`", field=claim)
+    issued = service_of(request).auth.issue(body.role, subject, body.expires_in)
+    return respond(issued._asdict(), 201)
+
+
+async def revoke(request: Request) -> Response:
+    await require(request, Role.SERVICE)
+    service = service_of(request)
+    jti = request.path_params["jti"]
+    if not 1 <= len(jti) <= 256 or "\0" in jti:
+        raise Refusal(ErrorCode.BAD_FIELD, "`jti` must have 1 to 256 characters", field="jti")
+    async with service.database.transaction() as connection:
+        await remember_revoked(service, connection, jti)
+    end_revoked(service, jti)
+    return Response(status_code=204)
+
+
+async def remember_revoked(service: Service, connection: Connection, jti: str) -> None:
+    await shares.revoke_token(connection, jti, service.clock())
+
+
+def end_revoked(service: Service, jti: str) -> None:
+    """After COMMIT: nobody gets in with the token, and who is in is sent out."""
+    service.auth.revoked.add(jti)
+    service.hub.revoke(jti)
+
+
+routes = [
+    Route("/tokens", issue, methods=["POST"]),
+    Route("/tokens/{jti}", revoke, methods=["DELETE"]),
+]

@@ -1,0 +1,149 @@
+"""Tracks of a trip and of a vehicle as GeoJSON and CSV, streamed row by row: a month does not fill memory."""
+
+import csv
+import io
+from array import array
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from tracking.api.http import flag, name_in_path, not_found, principal_of, require, service_of, whole_number
+from tracking.api.trips import known_trip
+from tracking.auth import Role, Sight, may_manage_fleet, may_see
+from tracking.errors import ErrorCode, Refusal
+from tracking.service import Service
+from tracking.store import positions, vehicles
+from tracking.store.pool import Connection
+from tracking.store.positions import TrackRow
+
+CSV_COLUMNS = (
+    "vehicle_id",
+    "session",
+    "seq",
+    "fix_time",
+    "server_time",
+    "latitude",
+    "longitude",
+    "accuracy",
+    "altitude",
+    "speed",
+    "bearing",
+    "trip_id",
+    "suspect",
+)
+_CHUNK_ROWS = 500
+_LATEST = 253_402_300_799_999
+"""9999-12-31: past any fix time."""
+
+_encode = msgspec.json.encode
+Rows = AsyncIterator[TrackRow]
+
+
+async def of_trip(request: Request) -> Response:
+    principal = await principal_of(request)
+    service = service_of(request)
+    trip = await known_trip(service, principal, request.path_params["trip_id"])
+    if not may_see(principal.role, Sight.POSITION, trip.status):
+        raise Refusal(ErrorCode.FORBIDDEN, f"the trip is {trip.status}: a {principal.role} sees no track of it now")
+    suspect = flag(request, "suspect")
+    return await _stream(request, service, lambda connection: positions.track_of_trip(connection, trip.number, suspect=suspect))
+
+
+async def of_vehicle(request: Request) -> Response:
+    principal = await require(request, Role.SERVICE, Role.DISPATCHER)
+    service = service_of(request)
+    async with service.database.connection() as connection:
+        stored = await vehicles.get(connection, name_in_path(request, "vehicle_id"))
+    if stored is None or not may_manage_fleet(principal, stored.vehicle.fleet_id):
+        raise not_found()
+    from_ = whole_number(request, "from", 0) or 0
+    to = whole_number(request, "to", _LATEST, most=_LATEST) or 0
+    suspect = flag(request, "suspect")
+    return await _stream(
+        request,
+        service,
+        lambda connection: positions.track_of_vehicle(connection, stored.number, from_, to, suspect=suspect),
+    )
+
+
+async def _stream(request: Request, service: Service, query: Callable[[Connection], Rows]) -> Response:
+    format_ = request.query_params.get("format", "geojson")
+    if format_ not in _WRITERS:
+        raise Refusal(
+            ErrorCode.BAD_FIELD, f"`format` must be one of {', '.join(_WRITERS)}; got {format_!r:.40}", field="format"
+        )
+    write, media_type = _WRITERS[format_]
+    # Entered here, so that a database that is away is still a 503 and not a broken body.
+    stack = AsyncExitStack()
+    connection = await stack.enter_async_context(service.database.transaction())
+
+    async def body() -> AsyncIterator[bytes]:
+        async with stack:
+            async for chunk in write(query(connection)):
+                yield chunk
+
+    return StreamingResponse(body(), media_type=media_type)
+
+
+async def _csv(rows: Rows) -> AsyncIterator[bytes]:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    waiting = 0
+    async for row in rows:
+        writer.writerow((*row[:-1], ";".join(row.suspect)))
+        waiting += 1
+        if waiting >= _CHUNK_ROWS:
+            yield text.getvalue().encode()
+            text.seek(0)
+            text.truncate()
+            waiting = 0
+    yield text.getvalue().encode()
+
+
+async def _geojson(rows: Rows) -> AsyncIterator[bytes]:
+    """A FeatureCollection of one Feature, its LineString's fix times beside it, in the same order (RFC 7946).
+
+    Fewer than two positions are no line: one is a Point, none leaves the collection empty.
+    """
+    first = await anext(rows, None)
+    if first is None:
+        yield b'{"type":"FeatureCollection","features":[]}'
+        return
+    second = await anext(rows, None)
+    kind = "Point" if second is None else "LineString"
+    yield b'{"type":"FeatureCollection","features":[{"type":"Feature","geometry":{"type":"%s","coordinates":' % kind.encode()
+    # Times follow the line, so they are kept: eight bytes a position.
+    times = array("q", [first.fix_time])
+    if second is None:
+        yield _encode((first.longitude, first.latitude))
+    else:
+        chunk = [b"[", _encode((first.longitude, first.latitude)), b",", _encode((second.longitude, second.latitude))]
+        times.append(second.fix_time)
+        async for row in rows:
+            chunk.append(b",")
+            chunk.append(_encode((row.longitude, row.latitude)))
+            times.append(row.fix_time)
+            if len(chunk) >= 2 * _CHUNK_ROWS:
+                yield b"".join(chunk)
+                chunk.clear()
+        yield b"".join(chunk) + b"]"
+    yield b'},"properties":{"vehicle_id":%s,"fix_times":[' % _encode(first.vehicle_id)
+    for begin in range(0, len(times), _CHUNK_ROWS):
+        yield (b"," if begin else b"") + b",".join(b"%d" % time for time in times[begin : begin + _CHUNK_ROWS])
+    yield b"]}}]}"
+
+
+_WRITERS: dict[str, tuple[Callable[[Rows], AsyncIterator[bytes]], str]] = {
+    "geojson": (_geojson, "application/geo+json"),
+    "csv": (_csv, "text/csv; charset=utf-8"),
+}
+
+routes = [
+    Route("/trips/{trip_id}/track", of_trip, methods=["GET"]),
+    Route("/vehicles/{vehicle_id}/track", of_vehicle, methods=["GET"]),
+]

@@ -1,0 +1,87 @@
+"""`/v1/vehicles`."""
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tracking.api.http import Label, Name, name_in_path, not_found, read, require, respond, service_of
+from tracking.auth import Principal, Role, may_manage_fleet
+from tracking.errors import CloseCode, ErrorCode, Refusal
+from tracking.model import Vehicle
+from tracking.store import fleets, trips, vehicles
+from tracking.store.pool import Connection
+
+
+class VehicleBody(msgspec.Struct):
+    fleet_id: Name
+    name: Label = ""
+    kind: Label = ""
+    plate: Label = ""
+
+
+async def put(request: Request) -> Response:
+    principal = await require(request, Role.SERVICE, Role.DISPATCHER)
+    service = service_of(request)
+    body = await read(request, VehicleBody)
+    vehicle = Vehicle(name_in_path(request, "vehicle_id"), body.fleet_id, body.name, body.kind, body.plate)
+    if not may_manage_fleet(principal, vehicle.fleet_id):
+        raise not_found()
+    async with service.database.transaction() as connection:
+        before = await vehicles.lock(connection, vehicle.vehicle_id)
+        if before is not None and not may_manage_fleet(principal, before.vehicle.fleet_id):
+            raise not_found()
+        if before is not None and before.vehicle.fleet_id != vehicle.fleet_id:
+            await _refuse_under_way(connection, before)
+        if await fleets.get(connection, vehicle.fleet_id) is None:
+            raise Refusal(ErrorCode.NOT_FOUND, f"there is no fleet {vehicle.fleet_id}: PUT it first", field="fleet_id")
+        stored, created = await vehicles.put(connection, vehicle)
+    service.dispatch.vehicle_changed(stored.number, vehicle)
+    return _answer(vehicle, 201 if created else 200)
+
+
+async def get(request: Request) -> Response:
+    principal = await require(request, Role.SERVICE, Role.DISPATCHER)
+    async with service_of(request).database.connection() as connection:
+        stored = await vehicles.get(connection, name_in_path(request, "vehicle_id"))
+    return _answer(_managed(principal, stored).vehicle, 200)
+
+
+async def delete(request: Request) -> Response:
+    """Removes the vehicle, and every position that was stored of it."""
+    principal = await require(request, Role.SERVICE, Role.DISPATCHER)
+    service = service_of(request)
+    async with service.database.transaction() as connection:
+        stored = _managed(principal, await vehicles.lock(connection, name_in_path(request, "vehicle_id")))
+        await _refuse_under_way(connection, stored)
+        await vehicles.delete(connection, stored.number)
+    vehicle_id = stored.vehicle.vehicle_id
+    service.sources.forget(vehicle_id)
+    driver = service.hub.drivers.get(vehicle_id)
+    if driver is not None:
+        driver.close(CloseCode.NOT_FOUND)
+    return Response(status_code=204)
+
+
+def _managed(principal: Principal, stored: vehicles.Stored | None) -> vehicles.Stored:
+    if stored is None or not may_manage_fleet(principal, stored.vehicle.fleet_id):
+        raise not_found()
+    return stored
+
+
+async def _refuse_under_way(connection: Connection, stored: vehicles.Stored) -> None:
+    for trip in await trips.open_of_vehicle(connection, stored.number):
+        if trip.status.under_way:
+            raise Refusal(ErrorCode.CONFLICT, f"the vehicle is under way on trip {trip.trip_id}: end that first")
+
+
+def _answer(vehicle: Vehicle, status: int) -> Response:
+    # Every field, also where it is empty: an integrator reads them without asking whether they are there.
+    return respond({field: getattr(vehicle, field) for field in Vehicle.__struct_fields__}, status)
+
+
+routes = [
+    Route("/vehicles/{vehicle_id}", put, methods=["PUT"]),
+    Route("/vehicles/{vehicle_id}", get, methods=["GET"]),
+    Route("/vehicles/{vehicle_id}", delete, methods=["DELETE"]),
+]

@@ -1,0 +1,128 @@
+"""The composition root: settings in, an ASGI application out."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import Mount, WebSocketRoute
+
+from tracking.api import fleets, health, http, pages, shares, tokens, tracks, trips, vehicles
+from tracking.auth import Auth
+from tracking.config import Settings, require_database, require_key
+from tracking.errors import Refusal, StoreUnavailable
+from tracking.model import Clock, system_clock
+from tracking.service import Service, assemble
+from tracking.sockets.driver import driver_endpoint
+from tracking.sockets.passenger import passenger_endpoint
+from tracking.store import shares as share_store
+from tracking.store.pool import Database
+from tracking.store.positions import DAY_MS
+
+logger = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 10.0
+"""How long a hub that goes down tries to store what it has taken. What it can't is on the devices, unacknowledged."""
+DAYS_AHEAD = 3
+HOUSEKEEPING_SECONDS = 3600.0
+
+
+def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
+    """The hub as an ASGI application. Raises `ConfigError` where it can't be served with these settings."""
+    require_key(settings)
+    database = Database(require_database(settings), timeout=settings.database_timeout)
+    service = assemble(settings, database, Auth(settings, clock), clock)
+    app = Starlette(
+        routes=[
+            WebSocketRoute("/v1/driver", driver_endpoint),
+            WebSocketRoute("/v1/trips/{trip_id}/live", passenger_endpoint),
+            Mount(
+                "/v1",
+                routes=[
+                    *tokens.routes,
+                    *fleets.routes,
+                    *tracks.routes,
+                    *shares.routes,
+                    *vehicles.routes,
+                    *trips.routes,
+                ],
+            ),
+            *health.routes,
+            *pages.routes,
+        ],
+        exception_handlers={
+            Refusal: http.on_refusal,
+            StoreUnavailable: http.on_store_unavailable,
+            HTTPException: http.on_http_exception,
+            Exception: http.on_fault,
+        },
+        lifespan=_lifespan,
+    )
+    app.state.service = service
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    await service.database.open()
+    recorder = asyncio.create_task(service.recorder.run())
+    tasks = [
+        recorder,
+        asyncio.create_task(service.revisions.run()),
+        asyncio.create_task(_tick(service)),
+        asyncio.create_task(_learn_revoked(service)),
+        asyncio.create_task(_make_partitions(service)),
+    ]
+    try:
+        yield
+    finally:
+        try:
+            await asyncio.wait_for(service.recorder.flush(), FLUSH_SECONDS)
+        except TimeoutError:
+            logger.warning("going down with fixes not stored; they were not acknowledged, so their devices keep them")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await service.database.close()
+
+
+async def _tick(service: Service) -> None:
+    while True:
+        await asyncio.sleep(service.settings.tick_interval)
+        service.hub.tick()
+
+
+async def _learn_revoked(service: Service) -> None:
+    """Reads the revoked tokens as soon as the database answers."""
+    await _until_stored(_read_revoked, service)
+
+
+async def _read_revoked(service: Service) -> None:
+    async with service.database.connection() as connection:
+        service.auth.revoked |= await share_store.revoked_tokens(connection)
+
+
+async def _make_partitions(service: Service) -> None:
+    """Makes the partitions of the days to come, at start and then every hour."""
+
+    async def ahead(service: Service) -> None:
+        today = service.clock() // DAY_MS
+        await service.recorder.make_partitions(set(range(today - 1, today + DAYS_AHEAD + 1)))
+
+    while True:
+        await _until_stored(ahead, service)
+        await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+
+async def _until_stored(work: http.ServiceWork, service: Service) -> None:
+    while True:
+        try:
+            await work(service)
+        except StoreUnavailable as error:
+            logger.warning("%s; trying again", error)
+            await asyncio.sleep(1)
+        else:
+            return

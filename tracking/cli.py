@@ -1,0 +1,134 @@
+"""`tracking`: serve, migrate, token, demo."""
+
+import asyncio
+import logging
+import re
+import resource
+import sys
+from importlib import import_module
+
+import click
+import uvicorn
+
+from tracking.app import create_app
+from tracking.auth import CLAIM_OF_ROLE, Auth, Role
+from tracking.config import load, require_database, require_key
+from tracking.errors import TrackingError
+from tracking.protocol import MAX_FRAME_BYTES
+from tracking.store import migrations
+
+logger = logging.getLogger(__name__)
+
+PING_SECONDS = 20.0
+
+
+class _Group(click.Group):
+    """Our own errors are one line for a person, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except TrackingError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """A self-hosted live tracking service. Settings come from the environment, TRACKING_…; see docs/SETTINGS.md."""
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
+def serve(host: str, port: int) -> None:
+    """Run the hub."""
+    settings = load()
+    app = create_app(settings)
+    _set_up_logging()
+    _raise_open_files(settings.open_files)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        ws="websockets-sansio",
+        ws_max_size=MAX_FRAME_BYTES,
+        ws_per_message_deflate=False,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PING_SECONDS,
+        proxy_headers=bool(settings.proxies),
+        forwarded_allow_ips=settings.proxies,
+        timeout_graceful_shutdown=5,
+        backlog=4096,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+    )
+    uvicorn.Server(config).run()
+
+
+@main.command()
+def migrate() -> None:
+    """Bring the database to the newest migration."""
+    applied = asyncio.run(migrations.migrate(require_database(load())))
+    click.echo("\n".join(f"applied {name}" for name in applied) if applied else "nothing to do: the database is up to date")
+
+
+@main.command()
+@click.option("--role", required=True, type=click.Choice([role.value for role in Role]))
+@click.option("--subject", help="The vehicle_id, trip_id or fleet_id that the role is about.")
+@click.option("--expires-in", default=30 * 86_400.0, show_default=True, type=click.FloatRange(min=1), help="Seconds.")
+def token(role: str, subject: str | None, expires_in: float) -> None:
+    """Print a token, on the last line."""
+    settings = load()
+    require_key(settings)
+    claim = CLAIM_OF_ROLE[Role(role)]
+    if (claim is None) != (subject is None):
+        needs = f"needs --subject, its {claim}" if claim else "takes no --subject"
+        raise click.UsageError(f"a token of role {role} {needs}")
+    click.echo(Auth(settings).issue(Role(role), subject, expires_in).token)
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of the hub; by default 8000, or the next free one.")
+@click.option("--drivers", default=40, show_default=True, type=click.IntRange(1, 500), help="How many simulated drivers.")
+def demo(port: int | None, drivers: int) -> None:
+    """Run a private database, the hub and simulated drivers, and print the links to open."""
+    # Imported here: the demo brings what a server that only serves has no use for.
+    import_module("tracking.demo").run(port, drivers)
+
+
+class _Redacted(logging.Formatter):
+    """No token in any log, whoever wrote it there."""
+
+    _token = re.compile(r"eyJ[\w-]+\.[\w-]+\.?[\w-]*")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._token.sub("[token]", super().format(record))
+
+
+def _set_up_logging() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # One line for every socket that comes and goes says nothing that the metrics don't.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not str(record.msg).startswith('%s - "WebSocket'))
+
+
+def _raise_open_files(wanted: int) -> None:
+    """Every connection is an open file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    for limit in ((wanted, max(wanted, hard)), (hard, hard)):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        except (OSError, ValueError):
+            continue
+        break
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        logger.warning("open files are limited to %d, wanted %d: more connections than that will be refused", soft, wanted)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Frozen settings, read once from the environment (`TRACKING_…`). `docs/SETTINGS.md` lists them; a test keeps it whole."""
+
+from functools import cached_property
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tracking.errors import ConfigError
+
+MIN_SECRET_BYTES = 32
+
+
+class Settings(BaseSettings):
+    """Every setting, its default and its unit. Build it with `load`, which explains what is wrong."""
+
+    model_config = SettingsConfigDict(env_prefix="TRACKING_", frozen=True, extra="ignore")
+
+    database_url: str = Field("", description="PostgreSQL with PostGIS, as a `postgresql://` URL")
+    jwt_secret: SecretStr | None = Field(None, description="HS256 secret for tokens, at least 32 bytes")
+    jwks: str = Field("", description="JWKS file or https URL (RS256, ES256), in place of the secret")
+    public_url: str = Field("http://127.0.0.1:8000", description="The address that share links start with")
+    trusted_proxies: str = Field("", description="Addresses of proxies, comma-separated, whose `X-Forwarded-For` is believed")
+    allowed_origins: str = Field("", description="Browser origins, comma-separated, besides the public URL's own")
+
+    basemap_url: str = Field("", description="Raster tiles, `https://…/{z}/{x}/{y}.png`; empty: the vector map that is shipped")
+    basemap_attribution: str = Field("", description="The credit shown for raster tiles")
+    stale_after: float = Field(30.0, gt=0, description="Seconds without a position after which the car greys")
+
+    interval_watched: float = Field(1.0, gt=0, description="Seconds between fixes while a passenger watches")
+    interval_trip: float = Field(2.0, gt=0, description="Seconds between fixes while a trip is under way")
+    interval_idle: float = Field(5.0, gt=0, description="Seconds between fixes of a vehicle without a trip")
+    driver_frames_per_second: float = Field(200.0, gt=0, description="Frames a driver may send a second, for long")
+    driver_frames_at_once: int = Field(1_000, gt=0, description="Frames a driver may send at once")
+
+    commit_interval: float = Field(0.025, ge=0, description="Seconds the recorder waits to fill a group")
+    commit_rows: int = Field(2_000, gt=0, description="Fixes in one group at the most")
+    queue_limit: int = Field(100_000, gt=0, description="Fixes that may wait for the database")
+    database_timeout: float = Field(10.0, gt=0, description="Seconds after which a statement is given up")
+
+    feed_updates: int = Field(2_000, gt=0, description="Updates of a trip kept for those who come back")
+    feed_linger: float = Field(600.0, ge=0, description="Seconds a feed is kept after its last watcher left")
+    tick_interval: float = Field(15.0, gt=0, description="Seconds between ticks to passengers")
+    outbox_high_water: int = Field(64 * 1024, gt=0, description="Unsent bytes past which only the newest position is kept")
+    outbox_limit: int = Field(1024 * 1024, gt=0, description="Unsent bytes past which a slow reader is closed (4008)")
+
+    open_files: int = Field(65_536, gt=0, description="Limit of open files that the hub asks of the system")
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+            raise ValueError(f"must have at least {MIN_SECRET_BYTES} bytes: make one with `openssl rand -hex 32`")
+        return secret
+
+    @field_validator("public_url")
+    @classmethod
+    def _no_trailing_slash(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return url.rstrip("/")
+
+    @cached_property
+    def origins(self) -> frozenset[str]:
+        """Browser origins that may open a socket."""
+        return frozenset({self.public_url, *(origin.strip() for origin in self.allowed_origins.split(",") if origin.strip())})
+
+    @cached_property
+    def proxies(self) -> list[str]:
+        return [address.strip() for address in self.trusted_proxies.split(",") if address.strip()]
+
+
+def load(**overrides: Any) -> Settings:
+    """Settings from the environment. Raises `ConfigError` naming the variable, what was wrong, and what to do."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"TRACKING_{str(e['loc'][0]).upper()} {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
+        )
+        raise ConfigError(wrong) from None
+
+
+def require_database(settings: Settings) -> str:
+    if not settings.database_url:
+        raise ConfigError("TRACKING_DATABASE_URL is not set: give a PostgreSQL URL, or run `make demo`, which brings its own")
+    return settings.database_url
+
+
+def require_key(settings: Settings) -> None:
+    """Raises `ConfigError` unless exactly one way to verify tokens is set."""
+    if settings.jwt_secret is None and not settings.jwks:
+        raise ConfigError(
+            "no key to verify tokens with: set TRACKING_JWT_SECRET (at least 32 bytes, e.g. from `openssl rand -hex 32`)"
+            " or TRACKING_JWKS (a file or URL)"
+        )
+    if settings.jwt_secret is not None and settings.jwks:
+        raise ConfigError("TRACKING_JWT_SECRET and TRACKING_JWKS are both set: keep one, never both")

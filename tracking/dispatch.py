@@ -1,0 +1,211 @@
+"""Dispatch: the one place where a trip changes. It commits first, and then tells whoever must know."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import asyncpg
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from tracking.errors import ErrorCode, Refusal
+from tracking.hub.hub import Hub
+from tracking.ingest.sources import REMEMBERED_MS, Sources
+from tracking.model import NEXT_STATUS, Clock, Place, Trip, TripStatus, Vehicle
+from tracking.store import trips, vehicles
+from tracking.store.pool import Connection, Database
+from tracking.store.trips import Span
+
+NOT_FOUND = "not yours, or no such thing"
+
+VehicleTrips = tuple[str, list[Span], Trip | None]
+"""A vehicle's id, its spans, and the trip its driver is to see, as they are after a change."""
+
+
+class Dispatch:
+    """Creates, changes and removes trips. Every method raises `Refusal` and `StoreUnavailable`."""
+
+    def __init__(self, database: Database, sources: Sources, hub: Hub, clock: Clock) -> None:
+        self._database = database
+        self._sources = sources
+        self._hub = hub
+        self._clock = clock
+
+    async def create(
+        self,
+        *,
+        fleet_id: str,
+        vehicle_id: str | None,
+        pickup: Place,
+        dropoff: Place,
+        stops: Sequence[Place],
+        route: dict[str, Any] | None,
+    ) -> Trip:
+        async with self._database.transaction() as connection:
+            vehicle = await _vehicle_of_fleet(connection, vehicle_id, fleet_id) if vehicle_id is not None else None
+            trip = await trips.insert(
+                connection,
+                trip_id=secrets.token_urlsafe(16),
+                fleet_id=fleet_id,
+                vehicle=vehicle.number if vehicle is not None else None,
+                pickup=pickup,
+                dropoff=dropoff,
+                stops=stops,
+                route=route,
+                now=self._clock(),
+            )
+            changed = [await self._state(connection, vehicle)] if vehicle is not None else []
+        self._tell(trip, changed)
+        return trip
+
+    async def change(
+        self,
+        trip_id: str,
+        *,
+        allowed: Callable[[Trip], bool],
+        not_allowed: ErrorCode = ErrorCode.NOT_FOUND,
+        version: int | None = None,
+        status: TripStatus | None = None,
+        vehicle_id: str | UnsetType | None = UNSET,
+        route: dict[str, Any] | UnsetType | None = UNSET,
+    ) -> Trip:
+        """The trip after the change; the same where nothing was to change.
+
+        `version`, where given, must be the trip's (`conflict`). `not_allowed` is how a trip that is missing or not allowed is
+        refused, the same for both.
+        """
+        async with self._database.transaction() as connection:
+            trip = await trips.lock(connection, trip_id)
+            if trip is None or not allowed(trip):
+                raise Refusal(not_allowed, NOT_FOUND)
+            if version is not None and version != trip.version:
+                raise Refusal(
+                    ErrorCode.CONFLICT,
+                    f"the trip is at version {trip.version}, you sent {version}: read it again and decide anew",
+                    field="version",
+                )
+            changed = await self._change(connection, trip, status, vehicle_id, route)
+            if changed is None:
+                return trip
+            after = await trips.get(connection, trip_id)
+            assert after is not None
+            states = [await self._state(connection, vehicle) for vehicle in changed]
+        before = trip.vehicle.vehicle_id if trip.vehicle is not None else None
+        self._tell(after, states, taken_from=before)
+        return after
+
+    async def delete(self, trip_id: str, *, allowed: Callable[[Trip], bool]) -> None:
+        """Removes a trip that is not under way (`conflict` otherwise)."""
+        async with self._database.transaction() as connection:
+            trip = await trips.lock(connection, trip_id)
+            if trip is None or not allowed(trip):
+                raise Refusal(ErrorCode.NOT_FOUND, NOT_FOUND)
+            if trip.status.under_way:
+                raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: cancel or complete it first")
+            vehicle = await vehicles.lock(connection, trip.vehicle.vehicle_id) if trip.vehicle is not None else None
+            await trips.delete(connection, trip)
+            states = [await self._state(connection, vehicle)] if vehicle is not None else []
+        for vehicle_id, spans, current in states:
+            self._sources.changed(vehicle_id, spans, current)
+            driver = self._hub.drivers.get(vehicle_id)
+            if driver is not None and not trip.status.over:
+                driver.tell_trip(msgspec.structs.replace(trip, vehicle=None))
+        self._hub.trip_gone(trip_id)
+
+    async def _change(
+        self,
+        connection: Connection,
+        trip: Trip,
+        status: TripStatus | None,
+        vehicle_id: str | UnsetType | None,
+        route: dict[str, Any] | UnsetType | None,
+    ) -> list[vehicles.Stored] | None:
+        """Stores the change and returns the vehicles it concerns, None where nothing changes."""
+        now = self._clock()
+        old = await vehicles.lock(connection, trip.vehicle.vehicle_id) if trip.vehicle is not None else None
+        new = old
+        if vehicle_id is not UNSET and vehicle_id != (old.vehicle.vehicle_id if old is not None else None):
+            if trip.status.over:
+                raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: it keeps its vehicle")
+            if vehicle_id is None and trip.status.under_way:
+                raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: give it another vehicle, or cancel it")
+            new = await _vehicle_of_fleet(connection, str(vehicle_id), trip.fleet_id) if vehicle_id is not None else None
+        next_status = trip.status if status is None else status
+        if next_status is not trip.status and next_status not in NEXT_STATUS[trip.status]:
+            steps = ", ".join(sorted(NEXT_STATUS[trip.status])) or "nothing: it is over"
+            raise Refusal(
+                ErrorCode.CONFLICT, f"from {trip.status} a trip goes to {steps}; not to {next_status}", field="status"
+            )
+        if next_status is trip.status and new is old and route is UNSET:
+            return None
+        if next_status.under_way and new is None:
+            raise Refusal(ErrorCode.CONFLICT, "the trip has no vehicle: assign one first", field="vehicle_id")
+        await self._move_spans(connection, trip, next_status, old, new, now)
+        await trips.update(
+            connection,
+            msgspec.structs.replace(
+                trip,
+                status=next_status,
+                version=trip.version + 1,
+                route=trip.route if route is UNSET else route,
+                started_at=now if trip.started_at is None and next_status.under_way else trip.started_at,
+                ended_at=now if next_status.over and not trip.status.over else trip.ended_at,
+            ),
+            vehicle=new.number if new is not None else None,
+        )
+        concerned = {vehicle.number: vehicle for vehicle in (old, new) if vehicle is not None}
+        return list(concerned.values())
+
+    async def _move_spans(
+        self,
+        connection: Connection,
+        trip: Trip,
+        status: TripStatus,
+        old: vehicles.Stored | None,
+        new: vehicles.Stored | None,
+        now: int,
+    ) -> None:
+        if trip.status.under_way and (not status.under_way or new is not old):
+            await trips.close_span(connection, trip.number, now)
+        if status.under_way and (not trip.status.under_way or new is not old):
+            assert new is not None
+            try:
+                await trips.open_span(connection, trip.number, new.number, now)
+            except asyncpg.UniqueViolationError:
+                raise Refusal(
+                    ErrorCode.CONFLICT, f"vehicle {new.vehicle.vehicle_id} is under way on another trip: end that one first"
+                ) from None
+
+    async def _state(self, connection: Connection, vehicle: vehicles.Stored) -> VehicleTrips:
+        spans = await trips.spans_of_vehicle(connection, vehicle.number, self._clock() - REMEMBERED_MS)
+        return vehicle.vehicle.vehicle_id, spans, await trips.current_of_vehicle(connection, vehicle.number)
+
+    def _tell(self, trip: Trip, states: list[VehicleTrips], *, taken_from: str | None = None) -> None:
+        for vehicle_id, spans, current in states:
+            self._sources.changed(vehicle_id, spans, current)
+        self._hub.trip_changed(trip)
+        has_it = trip.vehicle.vehicle_id if trip.vehicle is not None else None
+        for vehicle_id, _, current in states:
+            driver = self._hub.drivers.get(vehicle_id)
+            if driver is None:
+                continue
+            if vehicle_id == has_it:
+                driver.tell_trip(trip)
+            elif vehicle_id == taken_from:
+                driver.tell_trip(msgspec.structs.replace(trip, vehicle=None))
+            if current is not None and trip.status.over:
+                driver.tell_trip(current)
+            driver.ask_interval(self._hub.interval_for(current))
+
+    def vehicle_changed(self, number: int, vehicle: Vehicle) -> None:
+        """A vehicle's name, kind or plate is another now: its watchers see it with the next thing that changes."""
+        source = self._sources.get(vehicle.vehicle_id)
+        if source is not None:
+            source.vehicle = vehicle
+
+
+async def _vehicle_of_fleet(connection: Connection, vehicle_id: str, fleet_id: str) -> vehicles.Stored:
+    vehicle = await vehicles.lock(connection, vehicle_id)
+    if vehicle is None or vehicle.vehicle.fleet_id != fleet_id:
+        raise Refusal(ErrorCode.NOT_FOUND, f"fleet {fleet_id} has no vehicle {vehicle_id}", field="vehicle_id")
+    return vehicle

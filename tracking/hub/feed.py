@@ -1,0 +1,136 @@
+"""The feed of one trip: numbered updates, encoded once, kept for those who come back, written to every watcher."""
+
+import secrets
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from tracking.hub.outbox import Outbox
+from tracking.metrics import DELIVERIES
+from tracking.model import Position, Trip
+from tracking.protocol import (
+    MessageUpdate,
+    Resumed,
+    Snapshot,
+    TrackPoint,
+    TrackRevised,
+    TripUpdate,
+    TripView,
+    encode,
+    position_update,
+    snapshot_position,
+)
+from tracking.thinning import fit_track
+
+
+class _Update(NamedTuple):
+    offset: int
+    frame: bytes
+    position: Position | None
+    revised: Sequence[TrackPoint]
+
+
+class TripFeed:
+    """Updates of one trip, with an epoch of its own life and contiguous offsets from 1.
+
+    `keep` is how many updates stay for those who come back. Everything here is synchronous, so a snapshot and what follows
+    it can't miss each other.
+    """
+
+    def __init__(self, trip: Trip, *, keep: int) -> None:
+        self.trip = trip
+        self.epoch = secrets.token_urlsafe(9)
+        self.offset = 0
+        self.outboxes: set[Outbox] = set()
+        self.position: Position | None = None
+        self.unwatched_since: int | None = None
+        self._updates: deque[_Update] = deque(maxlen=keep)
+
+    def publish_position(self, position: Position) -> None:
+        """A position that moves the marker."""
+        self.position = position
+        offset = self._next()
+        frame = encode(position_update(position, offset))
+        self._updates.append(_Update(offset, frame, position, ()))
+        for outbox in self.outboxes:
+            outbox.push_position(frame, offset)
+        DELIVERIES.inc(len(self.outboxes))
+
+    def publish_trip(self, trip: Trip) -> None:
+        self.trip = trip
+        offset = self._next()
+        # Which vehicle it was is no longer the passenger's business once the trip is over.
+        self._publish(offset, encode(TripUpdate(offset, TripView.of(trip, show_vehicle=not trip.status.over))))
+
+    def publish_message(self, text: str, sender: str, server_time: int) -> None:
+        offset = self._next()
+        self._publish(offset, encode(MessageUpdate(offset, text, sender, server_time)))
+
+    def publish_revision(self, from_: int, to: int, track: Sequence[TrackPoint]) -> None:
+        """The whole line between two fix times, both included, after late fixes came in."""
+        offset = self._next()
+        self._publish(offset, encode(TrackRevised(offset, from_, to, fit_track(track))), track)
+
+    def broadcast(self, frame: bytes) -> None:
+        """A frame without an offset, to everyone watching now."""
+        for outbox in self.outboxes:
+            outbox.push(frame)
+
+    def can_resume(self, epoch: str | None, offset: int | None) -> bool:
+        """Whether every update after `offset` of that epoch is still here."""
+        if epoch != self.epoch or offset is None or not 0 <= offset <= self.offset:
+            return False
+        return offset == self.offset or self._updates[0].offset <= offset + 1
+
+    def resume(self, outbox: Outbox, offset: int) -> None:
+        """Writes what came after `offset` and registers the reader. Ask `can_resume` first."""
+        outbox.push(encode(Resumed(self.epoch, offset)))
+        for update in self._updates:
+            if update.offset <= offset:
+                continue
+            if update.position is not None:
+                outbox.push_position(update.frame, update.offset)
+            else:
+                outbox.push(update.frame)
+        self.outboxes.add(outbox)
+
+    def begin(
+        self, outbox: Outbox, *, stored: Iterable[TrackPoint], unstored: Iterable[Position], last: Position | None, now: int
+    ) -> None:
+        """Writes a snapshot and registers the reader.
+
+        `stored` is the track as it was read from the database, `unstored` the positions that waited for a commit when that
+        reading began, `last` the last position known to the reader; what was published since is added here.
+        """
+        points: dict[tuple[int, float, float], TrackPoint] = {(p[2], p[0], p[1]): p for p in stored}
+        newest = last
+        for position in (*unstored, *(u.position for u in self._updates if u.position is not None)):
+            if position.suspect:
+                continue
+            point = (position.longitude, position.latitude, position.fix_time)
+            points[(point[2], point[0], point[1])] = point
+            if newest is None or position.fix_time > newest.fix_time:
+                newest = position
+        for update in self._updates:
+            for point in update.revised:
+                points[(point[2], point[0], point[1])] = point
+        track = [points[key] for key in sorted(points)]
+        snapshot = Snapshot(self.epoch, self.offset, now, TripView.of(self.trip), fit_track(track))
+        if newest is not None:
+            snapshot.position = snapshot_position(newest)
+        outbox.push(encode(snapshot))
+        self.outboxes.add(outbox)
+
+    def leave(self, outbox: Outbox, now: int) -> None:
+        self.outboxes.discard(outbox)
+        if not self.outboxes:
+            self.unwatched_since = now
+
+    def _next(self) -> int:
+        self.offset += 1
+        return self.offset
+
+    def _publish(self, offset: int, frame: bytes, revised: Sequence[TrackPoint] = ()) -> None:
+        self._updates.append(_Update(offset, frame, None, revised))
+        self.broadcast(frame)
+        DELIVERIES.inc(len(self.outboxes))

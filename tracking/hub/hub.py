@@ -1,0 +1,150 @@
+"""The hub: the feeds of the trips being watched, the drivers connected, and all open connections by token."""
+
+from typing import Protocol
+
+from tracking.errors import CloseCode
+from tracking.hub.feed import TripFeed
+from tracking.metrics import DRIVERS, FEEDS
+from tracking.model import Clock, Position, Trip
+from tracking.protocol import Tick, encode
+
+
+class Link(Protocol):
+    """An open connection, as the hub sees it."""
+
+    def close(self, code: CloseCode) -> None: ...
+
+
+class DriverLink(Link, Protocol):
+    """A driver's connection, as the hub sees it."""
+
+    def ask_interval(self, interval: float) -> None: ...
+
+    def tell_trip(self, trip: Trip) -> None: ...
+
+    def tell_message(self, number: int, trip_id: str, text: str, sender: str, server_time: int) -> None: ...
+
+
+class Hub:
+    """Live state in one process. `publish` is the line that a position travels; it is synchronous.
+
+    `interval_*` (s) are asked of drivers: while someone watches, while a trip is under way, and else.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        keep: int,
+        linger: float,
+        interval_watched: float,
+        interval_trip: float,
+        interval_idle: float,
+    ) -> None:
+        self._clock = clock
+        self._keep = keep
+        self._linger_ms = int(linger * 1000)
+        self._interval_watched = interval_watched
+        self._interval_trip = interval_trip
+        self._interval_idle = interval_idle
+        self.feeds: dict[str, TripFeed] = {}
+        self.drivers: dict[str, DriverLink] = {}
+        self._links: dict[str, set[Link]] = {}
+
+    def publish(self, position: Position) -> None:
+        """Shows a position to whoever watches its trip. One that does not move the marker is not shown."""
+        if not position.live or position.trip_id is None:
+            return
+        feed = self.feeds.get(position.trip_id)
+        if feed is not None and feed.trip.status.under_way:
+            feed.publish_position(position)
+
+    def feed(self, trip: Trip) -> TripFeed:
+        """The trip's feed, begun now where there is none."""
+        feed = self.feeds.get(trip.trip_id)
+        if feed is None:
+            feed = self.feeds[trip.trip_id] = TripFeed(trip, keep=self._keep)
+            feed.unwatched_since = self._clock()
+            FEEDS.set(len(self.feeds))
+        return feed
+
+    def trip_changed(self, trip: Trip) -> None:
+        """Tells the trip's watchers, after COMMIT; a trip that is over loses its feed, and they are sent away."""
+        feed = self.feeds.get(trip.trip_id)
+        if feed is None:
+            return
+        if trip.version <= feed.trip.version:
+            return
+        feed.publish_trip(trip)
+        if trip.status.over:
+            self._end(feed, CloseCode.TRIP_OVER)
+
+    def trip_gone(self, trip_id: str) -> None:
+        feed = self.feeds.get(trip_id)
+        if feed is not None:
+            self._end(feed, CloseCode.NOT_FOUND)
+
+    def _end(self, feed: TripFeed, code: CloseCode) -> None:
+        self.feeds.pop(feed.trip.trip_id, None)
+        FEEDS.set(len(self.feeds))
+        for outbox in list(feed.outboxes):
+            outbox.end(code)
+
+    def claim(self, vehicle_id: str, driver: DriverLink) -> None:
+        """The newer connection of a vehicle wins; the older is closed with 4409."""
+        older = self.drivers.get(vehicle_id)
+        self.drivers[vehicle_id] = driver
+        DRIVERS.set(len(self.drivers))
+        if older is not None:
+            older.close(CloseCode.REPLACED)
+
+    def release(self, vehicle_id: str, driver: DriverLink) -> None:
+        if self.drivers.get(vehicle_id) is driver:
+            del self.drivers[vehicle_id]
+            DRIVERS.set(len(self.drivers))
+
+    def interval_for(self, trip: Trip | None) -> float:
+        """Seconds between fixes wanted of the vehicle on this trip: the rate follows the demand."""
+        if trip is None or not trip.status.under_way:
+            return self._interval_idle
+        feed = self.feeds.get(trip.trip_id)
+        return self._interval_watched if feed is not None and feed.outboxes else self._interval_trip
+
+    def watched(self, feed: TripFeed) -> None:
+        """Someone began to watch: their driver is asked for more at once. For less, `tick` asks, in its time."""
+        feed.unwatched_since = None
+        vehicle = feed.trip.vehicle
+        driver = self.drivers.get(vehicle.vehicle_id) if vehicle is not None else None
+        if driver is not None:
+            driver.ask_interval(self.interval_for(feed.trip))
+
+    def tick(self) -> None:
+        """To be called every tick interval: a sign of life to all watchers, and an end to feeds that nobody came back to."""
+        now = self._clock()
+        frame = encode(Tick(now))
+        for feed in list(self.feeds.values()):
+            if feed.outboxes:
+                feed.broadcast(frame)
+                continue
+            vehicle = feed.trip.vehicle
+            driver = self.drivers.get(vehicle.vehicle_id) if vehicle is not None else None
+            if driver is not None:
+                driver.ask_interval(self.interval_for(feed.trip))
+            if feed.unwatched_since is not None and now - feed.unwatched_since >= self._linger_ms:
+                del self.feeds[feed.trip.trip_id]
+        FEEDS.set(len(self.feeds))
+
+    def opened(self, jti: str, link: Link) -> None:
+        self._links.setdefault(jti, set()).add(link)
+
+    def closed(self, jti: str, link: Link) -> None:
+        links = self._links.get(jti)
+        if links is not None:
+            links.discard(link)
+            if not links:
+                del self._links[jti]
+
+    def revoke(self, jti: str) -> None:
+        """Closes every open connection of a token."""
+        for link in list(self._links.get(jti, ())):
+            link.close(CloseCode.REVOKED)

@@ -1,0 +1,1 @@
+"""From a fix to a position: the filters, the pipeline, and the recorder that stores."""

@@ -1,0 +1,202 @@
+"""The side branch of durability: fixes wait here in order, are committed in groups, and only then acknowledged."""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import asyncpg
+import tenacity
+
+from tracking.errors import ErrorCode, StoreUnavailable
+from tracking.ingest.sources import Session
+from tracking.metrics import COMMIT_FAILURES, COMMIT_SECONDS, QUEUE, STORED
+from tracking.model import Position
+from tracking.protocol import Rejected
+from tracking.store import positions, sessions
+from tracking.store.pool import Database
+from tracking.store.positions import DAY_MS
+
+logger = logging.getLogger(__name__)
+
+
+class Entry(NamedTuple):
+    """One handled fix: a position to be stored, or a rejection to be remembered."""
+
+    session: Session
+    seq: int
+    position: Position | None
+    rejected: Rejected | None
+
+
+class Recorder:
+    """Batched writer. `offer` takes what was accepted, in order; `run` commits and acknowledges until it is cancelled.
+
+    `interval` (s) is how long a group may fill, `rows` how large it may get, `limit` how many fixes may wait in all.
+    `on_late` is told, after COMMIT, of plausible positions that came too late to move the marker.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        interval: float,
+        rows: int,
+        limit: int,
+        on_late: Callable[[list[Position]], None] = lambda _: None,
+    ) -> None:
+        self._database = database
+        self._interval = interval
+        self._rows = rows
+        self._limit = limit
+        self._on_late = on_late
+        self._waiting: deque[Entry] = deque()
+        self._group: list[Entry] = []
+        self._arrived = asyncio.Event()
+        self._full_group = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._days: set[int] = set()
+        self.trouble: str | None = None
+        """Why nothing is being committed, while that is so."""
+
+    @property
+    def full(self) -> bool:
+        return len(self._waiting) + len(self._group) >= self._limit
+
+    def offer(self, entry: Entry) -> None:
+        """Takes a fix for storage. The caller asks `full` first."""
+        self._waiting.append(entry)
+        self._idle.clear()
+        self._arrived.set()
+        if len(self._waiting) >= self._rows:
+            self._full_group.set()
+
+    def pending(self, trip_id: str) -> Iterator[Position]:
+        """The trip's positions that are not known to be committed, in order of arrival."""
+        for entries in (self._group, self._waiting):
+            for entry in entries:
+                if entry.position is not None and entry.position.trip_id == trip_id:
+                    yield entry.position
+
+    async def run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            await self._fill()
+            self._group = [self._waiting.popleft() for _ in range(min(self._rows, len(self._waiting)))]
+            if not self._waiting:
+                self._arrived.clear()
+            if len(self._waiting) < self._rows:
+                self._full_group.clear()
+            QUEUE.set(len(self._waiting) + len(self._group))
+            await self._commit_until_done(self._group)
+            self._group = []
+            if not self._waiting:
+                QUEUE.set(0)
+                self._idle.set()
+
+    async def flush(self) -> None:
+        """Waits until nothing waits for the database."""
+        await self._idle.wait()
+
+    async def _fill(self) -> None:
+        if self._interval > 0 and not self._full_group.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._full_group.wait(), self._interval)
+
+    async def _commit_until_done(self, group: Sequence[Entry]) -> None:
+        attempts = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(StoreUnavailable),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
+            before_sleep=self._note_trouble,
+            reraise=True,
+        )
+        async for attempt in attempts:
+            with attempt:
+                try:
+                    await self._commit(group)
+                except asyncpg.PostgresError as error:
+                    logger.exception("the database refused a group of %d fixes: storing them one by one", len(group))
+                    await self._commit_apart(group, error)
+        if self.trouble is not None:
+            logger.warning("storing again; %d fixes waited", len(group) + len(self._waiting))
+            self.trouble = None
+
+    def _note_trouble(self, state: tenacity.RetryCallState) -> None:
+        COMMIT_FAILURES.inc()
+        error = state.outcome.exception() if state.outcome is not None else None
+        if self.trouble is None:
+            logger.warning("not storing, acknowledging nothing, trying again: %s", error)
+        self.trouble = str(error)
+
+    async def _commit_apart(self, group: Sequence[Entry], error: asyncpg.PostgresError) -> None:
+        """Finds the fix that the database refuses, so that it takes no others with it."""
+        if len(group) == 1:
+            entry = group[0]
+            logger.error(
+                "rejected seq %d of session %d, which the database refuses: %s", entry.seq, entry.session.number, error
+            )
+            rejected = Rejected(entry.seq, ErrorCode.BAD_FIELD, "the database refused this fix")
+            await self._commit([Entry(entry.session, entry.seq, None, rejected)])
+            return
+        for entry in group:
+            try:
+                await self._commit([entry])
+            except asyncpg.PostgresError as own_error:
+                await self._commit_apart([entry], own_error)
+
+    async def _commit(self, group: Sequence[Entry]) -> None:
+        handled: dict[Session, int] = {}
+        for entry in group:
+            handled[entry.session] = entry.seq
+        with COMMIT_SECONDS.time():
+            stored = await self._store(group, handled)
+        STORED.inc(len(stored))
+
+        rejected: dict[Session, list[Rejected]] = {}
+        for entry in group:
+            if entry.rejected is not None:
+                rejected.setdefault(entry.session, []).append(entry.rejected)
+        for session, seq in handled.items():
+            session.handled = max(session.handled, seq)
+            if session.receiver is not None:
+                session.receiver.acknowledge(session, rejected.get(session, []))
+        late = [p for p in stored if not p.live and p.trip_id is not None and not p.suspect]
+        if late:
+            self._on_late(late)
+
+    async def _store(self, group: Sequence[Entry], handled: dict[Session, int]) -> list[Position]:
+        await self._ensure_partitions(group)
+        async with self._database.transaction() as connection:
+            before = await sessions.lock(connection, [session.number for session in handled])
+            # A seq at or below the row's was committed by a try whose answer was lost. A session without a row belonged to a
+            # vehicle that was erased: its fixes must not come back.
+            fresh = [
+                entry.position
+                for entry in group
+                if entry.position is not None and entry.seq > before.get(entry.session.number, entry.seq)
+            ]
+            if fresh:
+                await positions.insert(connection, fresh)
+            await sessions.move(
+                connection,
+                {s.number: max(seq, before[s.number]) for s, seq in handled.items() if s.number in before},
+            )
+            latest = {p.vehicle: p for p in fresh if p.live}
+            if latest:
+                await positions.move_latest(connection, list(latest.values()))
+        return fresh
+
+    async def _ensure_partitions(self, group: Sequence[Entry]) -> None:
+        missing = {e.position.fix_time // DAY_MS for e in group if e.position is not None} - self._days
+        if missing:
+            await self.make_partitions(missing)
+
+    async def make_partitions(self, days: set[int]) -> None:
+        """Makes the partitions of these UTC days, counted from 1970-01-01."""
+        async with self._database.connection() as connection:
+            for day in sorted(days):
+                await positions.ensure_partition(connection, day)
+                self._days.add(day)

@@ -1,0 +1,61 @@
+"""Late fixes fill gaps in the line that passengers already see: after COMMIT they are told that part of the track anew."""
+
+import asyncio
+import logging
+
+from tracking.errors import StoreUnavailable
+from tracking.hub.hub import Hub
+from tracking.model import Position
+from tracking.protocol import TrackPoint
+from tracking.store import positions
+from tracking.store.pool import Database
+
+logger = logging.getLogger(__name__)
+
+GATHER_SECONDS = 0.25
+"""Late fixes come in batches: a little patience makes one revision of many."""
+
+
+class Revisions:
+    """Gathers what came late, reads the line from the store, publishes it. `run` works until it is cancelled."""
+
+    def __init__(self, database: Database, hub: Hub) -> None:
+        self._database = database
+        self._hub = hub
+        self._spans: dict[str, tuple[int, int, int]] = {}
+        self._arrived = asyncio.Event()
+
+    def late(self, late: list[Position]) -> None:
+        """Takes committed, plausible positions that came too late to move the marker."""
+        for position in late:
+            if position.trip_id is None or position.trip is None or position.trip_id not in self._hub.feeds:
+                continue
+            instant = position.fix_time
+            _, first, last = self._spans.get(position.trip_id, (0, instant, instant))
+            self._spans[position.trip_id] = (position.trip, min(first, instant), max(last, instant))
+            self._arrived.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+            self._arrived.clear()
+            spans, self._spans = self._spans, {}
+            for trip_id, (trip, first, last) in spans.items():
+                try:
+                    await self._revise(trip_id, trip, first, last)
+                except StoreUnavailable as error:
+                    logger.warning("can't read a late part of a track now, trying again: %s", error)
+                    _, newer_first, newer_last = self._spans.get(trip_id, (trip, first, last))
+                    self._spans[trip_id] = (trip, min(first, newer_first), max(last, newer_last))
+                    self._arrived.set()
+
+    async def _revise(self, trip_id: str, trip: int, first: int, last: int) -> None:
+        async with self._database.transaction() as connection:
+            track: list[TrackPoint] = [
+                (row.longitude, row.latitude, row.fix_time)
+                async for row in positions.track_of_trip(connection, trip, suspect=False, from_=first, to=last)
+            ]
+        feed = self._hub.feeds.get(trip_id)
+        if feed is not None and feed.trip.status.under_way:
+            feed.publish_revision(first, last, track)

@@ -1,0 +1,64 @@
+"""The parts of a running hub, in one typed bundle that sockets and HTTP handlers are given."""
+
+from dataclasses import dataclass
+
+from tracking.auth import Auth
+from tracking.config import Settings
+from tracking.dispatch import Dispatch
+from tracking.hub.hub import Hub
+from tracking.ingest.pipeline import Pipeline
+from tracking.ingest.recorder import Recorder
+from tracking.ingest.sources import Sources
+from tracking.messaging import Messaging
+from tracking.model import Clock
+from tracking.revisions import Revisions
+from tracking.store.pool import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    settings: Settings
+    clock: Clock
+    auth: Auth
+    database: Database
+    sources: Sources
+    recorder: Recorder
+    pipeline: Pipeline
+    hub: Hub
+    dispatch: Dispatch
+    messaging: Messaging
+    revisions: Revisions
+
+
+def assemble(settings: Settings, database: Database, auth: Auth, clock: Clock) -> Service:
+    """Builds the parts and joins them; nothing runs yet."""
+    hub = Hub(
+        clock,
+        keep=settings.feed_updates,
+        linger=settings.feed_linger,
+        interval_watched=settings.interval_watched,
+        interval_trip=settings.interval_trip,
+        interval_idle=settings.interval_idle,
+    )
+    sources = Sources(database, clock)
+    revisions = Revisions(database, hub)
+    recorder = Recorder(
+        database,
+        interval=settings.commit_interval,
+        rows=settings.commit_rows,
+        limit=settings.queue_limit,
+        on_late=revisions.late,
+    )
+    return Service(
+        settings=settings,
+        clock=clock,
+        auth=auth,
+        database=database,
+        sources=sources,
+        recorder=recorder,
+        pipeline=Pipeline(recorder, clock),
+        hub=hub,
+        dispatch=Dispatch(database, sources, hub, clock),
+        messaging=Messaging(database, hub, clock),
+        revisions=revisions,
+    )

@@ -1,0 +1,1 @@
+"""The WebSocket endpoints: what all connections share, and the driver's and the passenger's own."""

@@ -1,0 +1,223 @@
+"""`/v1/driver`: fixes in, acks out; trips and messages both ways."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from starlette.websockets import WebSocket
+
+from tracking.auth import Principal, Role, may_know_trip
+from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
+from tracking.ingest.pipeline import Overloaded
+from tracking.ingest.sources import Session, Source
+from tracking.metrics import FIXES
+from tracking.model import Trip
+from tracking.protocol import (
+    Ack,
+    Done,
+    DriverTextMessage,
+    DriverTrip,
+    Hello,
+    Interval,
+    Rejected,
+    Report,
+    TextMessage,
+    TripStatusChange,
+    TripView,
+    Welcome,
+    decode_driver,
+    encode,
+)
+from tracking.service import Service
+from tracking.sockets.bucket import Bucket
+from tracking.sockets.connection import Connection, admit, not_yours, refuse
+
+SKEW_TOLD_MS = 30_000
+"""A device whose clock runs further ahead than this is told so, once a connection."""
+MAX_REQUESTS = 100
+"""Status changes and messages that may wait for the database, per connection."""
+
+_unreadable = FIXES.labels("unreadable")
+
+
+async def driver_endpoint(websocket: WebSocket) -> None:
+    service: Service = websocket.app.state.service
+    principal = await admit(websocket, service)
+    if principal is None:
+        return
+    if principal.role is not Role.DRIVER:
+        await refuse(websocket, CloseCode.NOT_FOUND)
+        return
+    await DriverConnection(websocket, service, principal).run()
+
+
+class DriverConnection(Connection):
+    """One vehicle's connection. The receive loop never waits for the database, but for the session's number at `hello`."""
+
+    def __init__(self, websocket: WebSocket, service: Service, principal: Principal) -> None:
+        super().__init__(websocket, service, principal)
+        settings = service.settings
+        self.source: Source | None = None
+        self.session: Session | None = None
+        self._interval = 0.0
+        self._skew_told = False
+        self._unread: list[int] = []
+        self._requests: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue(MAX_REQUESTS)
+        self._worker: asyncio.Task[None] | None = None
+        self._bucket = Bucket(settings.driver_frames_per_second, settings.driver_frames_at_once, service.clock)
+
+    async def opened(self) -> None:
+        source = await self.service.sources.load(self.principal.subject)
+        if source is None:
+            raise not_yours()
+        self.source = source
+        hub = self.service.hub
+        hub.claim(source.vehicle.vehicle_id, self)
+        self._interval = hub.interval_for(source.trip)
+        welcome = Welcome(self.service.clock(), self._interval)
+        if source.trip is not None:
+            welcome.trip = TripView.of(source.trip)
+        self.send(encode(welcome))
+        with contextlib.suppress(StoreUnavailable):
+            for message in await self.service.messaging.unread(source.number):
+                self.tell_message(message.number, message.trip_id, message.text, message.sender, message.server_time)
+
+    def left(self) -> None:
+        if self.source is not None:
+            self.service.hub.release(self.source.vehicle.vehicle_id, self)
+        if self.session is not None and self.session.receiver is self:
+            self.session.receiver = None
+        if self._worker is not None:
+            self._worker.cancel()
+
+    async def received(self, text: str) -> None:
+        if not self._bucket.take():
+            raise SocketClosed(CloseCode.TOO_MANY_REQUESTS)
+        if self._unread:
+            numbers, self._unread = self._unread, []
+            self._ask(lambda: self.service.messaging.mark_read(numbers))
+        message = decode_driver(text)
+        if isinstance(message, Report):
+            self._take(message)
+        elif isinstance(message, Hello):
+            await self._begin(message.session)
+        elif isinstance(message, TripStatusChange):
+            self._ask(lambda: self._advance(message))
+        else:
+            self._ask(lambda: self._post(message))
+
+    # --- sessions and fixes -----------------------------------------------------------------------------------------
+
+    async def _begin(self, name: str) -> None:
+        assert self.source is not None
+        if self.session is not None and self.session.receiver is self:
+            self.session.receiver = None
+        session = await self.service.sources.open_session(self.source, name)
+        if self._closing is not None:
+            return
+        session.receiver = self
+        self.session = session
+        self.send(encode(Ack(session.handled)))
+
+    def _take(self, report: Report) -> None:
+        session = self.session
+        source = self.source
+        if session is None or source is None:
+            raise Refusal(ErrorCode.CONFLICT, 'say {"type":"hello","session":"<uuid>"} before the first fix')
+        pipeline, hub = self.service.pipeline, self.service.hub
+        repeated = False
+        for fix in report.fixes:
+            if fix.seq is None:
+                _unreadable.inc()
+                self.tell_error(Refusal(fix.code, fix.detail))
+                continue
+            repeated = repeated or fix.seq <= session.handled
+            try:
+                position = pipeline.accept(source, session, fix)
+            except Overloaded as overloaded:
+                if overloaded.position is not None:
+                    hub.publish(overloaded.position)
+                raise
+            if position is not None:
+                hub.publish(position)
+                if position.fix_time - position.server_time > SKEW_TOLD_MS and not self._skew_told:
+                    self._tell_skew(position.fix_time - position.server_time, position.seq)
+        if repeated:
+            self.send(encode(Ack(session.handled)))
+
+    def _tell_skew(self, ahead_ms: int, seq: int) -> None:
+        self._skew_told = True
+        detail = f"the device's clock is {ahead_ms / 1000:.0f} s ahead of ours: set it; past 60 s fixes are rejected"
+        self.tell_error(Refusal(ErrorCode.CLOCK_SKEW, detail), seq)
+
+    def acknowledge(self, session: Session, rejected: list[Rejected]) -> None:
+        """Called by the recorder after COMMIT."""
+        ack = Ack(session.handled)
+        if rejected:
+            ack.rejected = rejected
+        self.send(encode(ack))
+
+    # --- requests that wait for the database, in order, one at a time -----------------------------------------------
+
+    def _ask(self, request: Callable[[], Awaitable[None]]) -> None:
+        try:
+            self._requests.put_nowait(request)
+        except asyncio.QueueFull:
+            raise Refusal(ErrorCode.RATE_LIMITED, f"{MAX_REQUESTS} requests wait for an answer: send fewer at once") from None
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            request = await self._requests.get()
+            with contextlib.suppress(StoreUnavailable):
+                await request()
+
+    async def _advance(self, change: TripStatusChange) -> None:
+        async def advance() -> None:
+            await self.service.dispatch.change(
+                change.trip_id,
+                allowed=lambda trip: may_know_trip(self.principal, trip),
+                not_allowed=ErrorCode.FORBIDDEN,
+                status=change.status,
+            )
+
+        await self._answer(change.client_id, advance)
+
+    async def _post(self, message: TextMessage) -> None:
+        async def post() -> None:
+            if not isinstance(message.trip_id, str):
+                raise Refusal(ErrorCode.BAD_FIELD, "`trip_id` is missing: say which trip's passenger you write to")
+            await self.service.messaging.from_driver(self.principal.subject, message.trip_id, message.client_id, message.text)
+
+        await self._answer(message.client_id, post)
+
+    async def _answer(self, client_id: str, request: Callable[[], Awaitable[None]]) -> None:
+        self.send(encode(await done(client_id, request)))
+
+    # --- told by the hub --------------------------------------------------------------------------------------------
+
+    def ask_interval(self, interval: float) -> None:
+        if interval != self._interval:
+            self._interval = interval
+            self.send(encode(Interval(interval)))
+
+    def tell_trip(self, trip: Trip) -> None:
+        self.send(encode(DriverTrip(TripView.of(trip))))
+
+    def tell_message(self, number: int, trip_id: str, text: str, sender: str, server_time: int) -> None:
+        # Read, as far as we can know, once the app is heard from again.
+        self._unread.append(number)
+        self.send(encode(DriverTextMessage(trip_id, text, sender, server_time)))
+
+
+async def done(client_id: str, request: Callable[[], Awaitable[None]]) -> Done:
+    """Carries out a request and tells how it ended; while the database is away, that it may be sent again."""
+    answer = Done(client_id)
+    try:
+        await request()
+    except Refusal as refusal:
+        answer.code, answer.detail = refusal.code.value, refusal.detail
+    except StoreUnavailable:
+        answer.code, answer.detail = ErrorCode.UNAVAILABLE.value, "storage is away: send it again in a while"
+    return answer

@@ -1,0 +1,147 @@
+"""`/v1/trips/{trip_id}/live`: one trip, live, for as long as its status lets this watcher see it."""
+
+from typing import NamedTuple
+
+from starlette.websockets import WebSocket
+
+from tracking.auth import Principal, Role, Sight, may_know_trip, may_see
+from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
+from tracking.hub.feed import TripFeed
+from tracking.metrics import WATCHERS
+from tracking.model import Position, Trip
+from tracking.protocol import TrackPoint, decode_passenger, encode
+from tracking.service import Service
+from tracking.sockets.bucket import Bucket
+from tracking.sockets.connection import Connection, admit, not_yours
+from tracking.sockets.driver import done
+from tracking.store import positions, trips
+from tracking.store.positions import TrackRow
+
+MESSAGES_PER_SECOND = 2.0
+MESSAGES_AT_ONCE = 20
+
+
+async def passenger_endpoint(websocket: WebSocket) -> None:
+    service: Service = websocket.app.state.service
+    principal = await admit(websocket, service)
+    if principal is not None:
+        await PassengerConnection(websocket, service, principal, websocket.path_params["trip_id"]).run()
+
+
+class _Stored(NamedTuple):
+    trip: Trip | None
+    track: list[TrackPoint]
+    last: TrackRow | None
+
+
+class PassengerConnection(Connection):
+    """A watcher of one trip: a passenger, or a dispatcher or service that looks over a shoulder."""
+
+    def __init__(self, websocket: WebSocket, service: Service, principal: Principal, trip_id: str) -> None:
+        super().__init__(websocket, service, principal)
+        self.trip_id = trip_id
+        self.feed: TripFeed | None = None
+        self._bucket = Bucket(MESSAGES_PER_SECOND, MESSAGES_AT_ONCE, service.clock)
+
+    async def opened(self) -> None:
+        if self.principal.role is Role.PASSENGER and self.principal.subject != self.trip_id:
+            raise not_yours()
+        feed = self.service.hub.feeds.get(self.trip_id)
+        trip = feed.trip if feed is not None else await self._read_trip()
+        if trip is None or not may_know_trip(self.principal, trip):
+            raise not_yours()
+        self._check(trip)
+        feed = self.service.hub.feed(trip)
+        epoch = self.websocket.query_params.get("epoch")
+        offset = _whole_number(self.websocket.query_params.get("offset"))
+        if offset is not None and feed.can_resume(epoch, offset):
+            feed.resume(self.outbox, offset)
+        else:
+            await self._begin(feed)
+        self.feed = feed
+        WATCHERS.inc()
+        self.service.hub.watched(feed)
+
+    async def _begin(self, feed: TripFeed) -> None:
+        shown = may_see(self.principal.role, Sight.POSITION, feed.trip.status)
+        # What waits for a commit now may be committed after our reading began, and so be in neither.
+        unstored = list(self.service.recorder.pending(self.trip_id)) if shown else []
+        stored = await self._read_track(feed.trip)
+        if self.service.hub.feeds.get(self.trip_id) is not feed:
+            raise SocketClosed(CloseCode.TRIP_OVER)
+        if stored.trip is not None and stored.trip.version > feed.trip.version:
+            feed.trip = stored.trip
+        self._check(feed.trip)
+        if not may_see(self.principal.role, Sight.POSITION, feed.trip.status):
+            stored, unstored = _Stored(None, [], None), []
+        # From here to the registration nothing may be awaited: nothing falls through between them.
+        feed.begin(
+            self.outbox,
+            stored=stored.track,
+            unstored=unstored,
+            last=_position_of(feed.trip, stored.last) if stored.last is not None else None,
+            now=self.service.clock(),
+        )
+
+    def _check(self, trip: Trip) -> None:
+        if not may_see(self.principal.role, Sight.LIVE, trip.status):
+            raise SocketClosed(CloseCode.TRIP_OVER)
+
+    async def _read_trip(self) -> Trip | None:
+        async with self.service.database.connection() as connection:
+            return await trips.get(connection, self.trip_id)
+
+    async def _read_track(self, trip: Trip) -> _Stored:
+        """The track from the store; while the database is away, none: the live map goes on with what memory holds."""
+        track: list[TrackPoint] = []
+        last: TrackRow | None = None
+        try:
+            async with self.service.database.transaction() as connection:
+                fresh = await trips.get(connection, trip.trip_id)
+                async for row in positions.track_of_trip(connection, trip.number, suspect=False):
+                    track.append((row.longitude, row.latitude, row.fix_time))
+                    last = row
+        except StoreUnavailable:
+            return _Stored(None, [], None)
+        return _Stored(fresh, track, last)
+
+    def left(self) -> None:
+        if self.feed is not None:
+            self.feed.leave(self.outbox, self.service.clock())
+            WATCHERS.dec()
+
+    async def received(self, text: str) -> None:
+        if not self._bucket.take():
+            raise Refusal(ErrorCode.RATE_LIMITED, f"at most {MESSAGES_PER_SECOND:g} messages a second")
+        message = decode_passenger(text)
+        if self.principal.role is not Role.PASSENGER:
+            raise Refusal(ErrorCode.FORBIDDEN, "only the trip's passenger writes here")
+        post = self.service.messaging.from_passenger
+        answer = await done(message.client_id, lambda: post(self.trip_id, message.client_id, message.text))
+        self.send(encode(answer))
+
+
+def _whole_number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def _position_of(trip: Trip, row: TrackRow) -> Position:
+    return Position(
+        vehicle=0,
+        vehicle_id=row.vehicle_id,
+        session=0,
+        seq=row.seq,
+        fix_time=row.fix_time,
+        server_time=row.server_time,
+        latitude=row.latitude,
+        longitude=row.longitude,
+        accuracy=row.accuracy,
+        altitude=row.altitude,
+        speed=row.speed,
+        bearing=row.bearing,
+        battery=None,
+        trip=trip.number,
+        trip_id=trip.trip_id,
+        suspect=(),
+        live=True,
+    )

@@ -1,0 +1,50 @@
+"""Messages between the driver and the passenger of a trip."""
+
+from typing import NamedTuple
+
+from tracking.store.pool import Connection
+
+
+class Message(NamedTuple):
+    number: int
+    trip_id: str
+    sender: str
+    text: str
+    server_time: int
+
+
+async def insert(
+    connection: Connection, trip: int, trip_id: str, sender: str, client_id: str, text: str, now: int
+) -> Message | None:
+    """The message stored, or None where the sender's `client_id` was stored before."""
+    number = await connection.fetchval(
+        """
+        INSERT INTO messages (trip, sender, client_id, text, server_time) VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (trip, sender, client_id) DO NOTHING RETURNING message
+        """,
+        trip,
+        sender,
+        client_id,
+        text,
+        now,
+    )
+    return Message(number, trip_id, sender, text, now) if number is not None else None
+
+
+async def unread_by_driver(connection: Connection, vehicle: int) -> list[Message]:
+    """What passengers of the vehicle's open trips wrote and its driver has not read, oldest first."""
+    rows = await connection.fetch(
+        """
+        SELECT m.message, t.trip_id, m.sender, m.text, m.server_time FROM messages m JOIN trips t USING (trip)
+        WHERE t.vehicle = $1 AND t.status NOT IN ('complete', 'canceled') AND m.sender = 'passenger' AND m.read_at IS NULL
+        ORDER BY m.message
+        """,
+        vehicle,
+    )
+    return [Message(*row) for row in rows]
+
+
+async def mark_read(connection: Connection, messages: list[int], now: int) -> None:
+    await connection.execute(
+        "UPDATE messages SET read_at = $2 WHERE message = ANY($1::bigint[]) AND read_at IS NULL", messages, now
+    )

@@ -1,0 +1,119 @@
+"""The pool of connections, and the one place where a failing database becomes `StoreUnavailable`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import msgspec
+
+from tracking.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+
+_POSTGRES_EPOCH_MS = 946_684_800_000
+"""2000-01-01 UTC, where PostgreSQL counts microseconds from."""
+
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,  # shutting down, crashed, starting up, statement timeout
+    asyncpg.InsufficientResourcesError,  # disk full, too many connections
+)
+
+
+class Database:
+    """A lazy pool: making it needs no server, and it outlives the server's restarts.
+
+    `timeout` (s) bounds connecting and every statement. Use `connection` and `transaction`; both raise `StoreUnavailable`
+    when PostgreSQL is away, and let errors of the statement itself through.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 10.0, size: int = 10) -> None:
+        self._url = url
+        self._timeout = timeout
+        self._size = size
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+
+    async def open(self) -> None:
+        self._pool = await asyncpg.create_pool(
+            self._url,
+            min_size=0,
+            max_size=self._size,
+            timeout=self._timeout,
+            command_timeout=self._timeout,
+            init=_set_codecs,
+            # An ack means durable, whatever the server's own default is.
+            server_settings={"application_name": "tracking", "synchronous_commit": "on"},
+        )
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            self._pool.terminate()
+            self._pool = None
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        if self._pool is None:
+            raise StoreUnavailable("the database pool is not open")
+        try:
+            async with self._pool.acquire(timeout=self._timeout) as connection:
+                yield connection
+        except _AWAY as error:
+            raise StoreUnavailable(f"PostgreSQL is away: {_said(error)}") from error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        async with self.connection() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                yield connection
+                await transaction.commit()
+            except _AWAY:
+                # To roll back would wait on the same dead or stalled server once more.
+                connection.terminate()
+                raise
+            except BaseException:
+                if not connection.is_closed() and connection.is_in_transaction():
+                    await transaction.rollback()
+                raise
+
+    async def ping(self) -> None:
+        """Raises `StoreUnavailable` unless PostgreSQL answers within the timeout."""
+        async with self.connection() as connection:
+            await connection.fetchval("SELECT 1")
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+async def _set_codecs(connection: Any) -> None:
+    # As a tuple of microseconds, so that no datetime is made for each of 20,000 fixes a second.
+    await connection.set_type_codec(
+        "timestamptz",
+        schema="pg_catalog",
+        format="tuple",
+        encoder=lambda instant: ((instant - _POSTGRES_EPOCH_MS) * 1000,),
+        decoder=lambda value: value[0] // 1000 + _POSTGRES_EPOCH_MS,
+    )
+    await connection.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        encoder=lambda value: msgspec.json.encode(value).decode(),
+        decoder=msgspec.json.decode,
+    )
+    if await connection.fetchval("SELECT to_regtype('geometry') IS NOT NULL"):
+        schema = await connection.fetchval(
+            "SELECT nspname FROM pg_type JOIN pg_namespace n ON n.oid = typnamespace WHERE pg_type.oid = 'geometry'::regtype"
+        )
+        await connection.set_type_codec("geometry", schema=schema, format="binary", encoder=bytes, decoder=bytes)

@@ -1,0 +1,46 @@
+"""Share links and revoked tokens."""
+
+from tracking.model import Share
+from tracking.store.pool import Connection
+
+
+async def insert(connection: Connection, share: Share, trip: int) -> None:
+    await connection.execute(
+        "INSERT INTO shares (share_id, trip, jti, created_at, expires_at) VALUES ($1, $2, $3, $4, $5)",
+        share.share_id,
+        trip,
+        share.jti,
+        share.created_at,
+        share.expires_at,
+    )
+
+
+_SELECT = """
+    SELECT s.share_id, t.trip_id, s.jti, s.expires_at, s.created_at, s.revoked_at FROM shares s JOIN trips t USING (trip)
+"""
+
+
+async def get(connection: Connection, share_id: str) -> Share | None:
+    row = await connection.fetchrow(f"{_SELECT} WHERE s.share_id = $1", share_id)
+    return Share(*row) if row else None
+
+
+async def of_trip(connection: Connection, trip: int) -> list[Share]:
+    rows = await connection.fetch(f"{_SELECT} WHERE s.trip = $1 ORDER BY s.created_at", trip)
+    return [Share(*row) for row in rows]
+
+
+async def revoke(connection: Connection, share_id: str, now: int) -> None:
+    await connection.execute(
+        "UPDATE shares SET revoked_at = coalesce(revoked_at, $2::timestamptz) WHERE share_id = $1", share_id, now
+    )
+
+
+async def revoke_token(connection: Connection, jti: str, now: int) -> None:
+    await connection.execute(
+        "INSERT INTO revoked_tokens (jti, revoked_at) VALUES ($1, $2) ON CONFLICT (jti) DO NOTHING", jti, now
+    )
+
+
+async def revoked_tokens(connection: Connection) -> set[str]:
+    return {row["jti"] for row in await connection.fetch("SELECT jti FROM revoked_tokens")}

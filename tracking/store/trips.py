@@ -1,0 +1,180 @@
+"""Trips, and the spans of time in which a vehicle was under way on one."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tracking.model import Place, Trip, TripStatus, Vehicle
+from tracking.store.pool import Connection
+
+_SELECT = """
+    SELECT t.trip, t.trip_id, t.fleet_id, t.status, t.version, t.pickup, t.dropoff, t.stops, t.created_at, t.started_at,
+        t.ended_at, ST_AsGeoJSON(t.route, 7)::jsonb AS route,
+        v.vehicle_id, v.fleet_id AS vehicle_fleet_id, v.name, v.kind, v.plate
+    FROM trips t LEFT JOIN vehicles v USING (vehicle)
+"""
+_UNDER_WAY = "('enroute_to_pickup', 'arrived_at_pickup', 'enroute_to_dropoff', 'arrived_at_stop')"
+
+
+class Span(NamedTuple):
+    """A vehicle was under way on a trip from `started_at` to `ended_at` (None: still)."""
+
+    trip: int
+    trip_id: str
+    started_at: int
+    ended_at: int | None
+
+
+def _trip(row: Any) -> Trip:
+    return Trip(
+        number=row["trip"],
+        trip_id=row["trip_id"],
+        fleet_id=row["fleet_id"],
+        vehicle=None
+        if row["vehicle_id"] is None
+        else Vehicle(row["vehicle_id"], row["vehicle_fleet_id"], row["name"], row["kind"], row["plate"]),
+        status=TripStatus(row["status"]),
+        version=row["version"],
+        pickup=msgspec.convert(row["pickup"], Place),
+        dropoff=msgspec.convert(row["dropoff"], Place),
+        stops=msgspec.convert(row["stops"], tuple[Place, ...]),
+        route=row["route"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+    )
+
+
+async def insert(
+    connection: Connection,
+    *,
+    trip_id: str,
+    fleet_id: str,
+    vehicle: int | None,
+    pickup: Place,
+    dropoff: Place,
+    stops: Sequence[Place],
+    route: dict[str, Any] | None,
+    now: int,
+) -> Trip:
+    await connection.execute(
+        """
+        INSERT INTO trips (trip_id, fleet_id, vehicle, pickup, dropoff, stops, route, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6, ST_SetSRID(ST_GeomFromGeoJSON($7::jsonb), 4326), $8)
+        """,
+        trip_id,
+        fleet_id,
+        vehicle,
+        pickup,
+        dropoff,
+        list(stops),
+        route,
+        now,
+    )
+    trip = await get(connection, trip_id)
+    assert trip is not None
+    return trip
+
+
+async def get(connection: Connection, trip_id: str) -> Trip | None:
+    row = await connection.fetchrow(f"{_SELECT} WHERE t.trip_id = $1", trip_id)
+    return _trip(row) if row else None
+
+
+async def lock(connection: Connection, trip_id: str) -> Trip | None:
+    """The trip, its row locked until the transaction ends."""
+    row = await connection.fetchrow(f"{_SELECT} WHERE t.trip_id = $1 FOR UPDATE OF t", trip_id)
+    return _trip(row) if row else None
+
+
+async def of_fleet(
+    connection: Connection, fleet_id: str, status: TripStatus | None, limit: int, before: int | None = None
+) -> list[Trip]:
+    """Newest first, at most `limit`, created before the instant `before`."""
+    rows = await connection.fetch(
+        f"""
+        {_SELECT}
+        WHERE t.fleet_id = $1 AND ($2::text IS NULL OR t.status = $2)
+            AND ($4::timestamptz IS NULL OR t.created_at < $4::timestamptz)
+        ORDER BY t.created_at DESC, t.trip DESC LIMIT $3
+        """,
+        fleet_id,
+        status,
+        limit,
+        before,
+    )
+    return [_trip(row) for row in rows]
+
+
+async def current_of_vehicle(connection: Connection, vehicle: int) -> Trip | None:
+    """The trip that the driver is to see: the one under way, else the oldest that waits."""
+    row = await connection.fetchrow(
+        f"""
+        {_SELECT}
+        WHERE t.vehicle = $1 AND t.status NOT IN ('complete', 'canceled')
+        ORDER BY t.status IN {_UNDER_WAY} DESC, t.created_at, t.trip LIMIT 1
+        """,
+        vehicle,
+    )
+    return _trip(row) if row else None
+
+
+async def open_of_vehicle(connection: Connection, vehicle: int) -> list[Trip]:
+    """Every trip of the vehicle that is not over."""
+    rows = await connection.fetch(f"{_SELECT} WHERE t.vehicle = $1 AND t.status NOT IN ('complete', 'canceled')", vehicle)
+    return [_trip(row) for row in rows]
+
+
+async def update(connection: Connection, trip: Trip, *, vehicle: int | None) -> None:
+    """Stores the trip's status, version, vehicle, route and times as they are in `trip`."""
+    await connection.execute(
+        """
+        UPDATE trips SET status = $2, version = $3, vehicle = $4, started_at = $5, ended_at = $6,
+            route = ST_SetSRID(ST_GeomFromGeoJSON($7::jsonb), 4326)
+        WHERE trip = $1
+        """,
+        trip.number,
+        trip.status,
+        trip.version,
+        vehicle,
+        trip.started_at,
+        trip.ended_at,
+        trip.route,
+    )
+
+
+async def delete(connection: Connection, trip: Trip) -> None:
+    await connection.execute("DELETE FROM trips WHERE trip = $1", trip.number)
+
+
+async def open_span(connection: Connection, trip: int, vehicle: int, now: int) -> None:
+    """Raises asyncpg's `UniqueViolationError` where the vehicle is under way on another trip."""
+    await connection.execute(
+        "INSERT INTO trip_spans (trip, vehicle, started_at) VALUES ($1, $2, $3::timestamptz)", trip, vehicle, now
+    )
+
+
+async def close_span(connection: Connection, trip: int, now: int) -> None:
+    await connection.execute(
+        """
+        UPDATE trip_spans SET ended_at = greatest($2::timestamptz, started_at)
+        WHERE trip = $1 AND ended_at IS NULL
+        """,
+        trip,
+        now,
+    )
+
+
+async def spans_of_vehicle(connection: Connection, vehicle: int, since: int) -> list[Span]:
+    """The vehicle's spans that reach past `since`, oldest first."""
+    rows = await connection.fetch(
+        """
+        SELECT s.trip, t.trip_id, s.started_at, s.ended_at FROM trip_spans s JOIN trips t USING (trip)
+        WHERE s.vehicle = $1 AND (s.ended_at IS NULL OR s.ended_at > $2::timestamptz)
+        ORDER BY s.started_at
+        """,
+        vehicle,
+        since,
+    )
+    return [Span(*row) for row in rows]

@@ -1,0 +1,63 @@
+"""Vehicles, and the numbers that the wide tables know them by."""
+
+from typing import Any, NamedTuple
+
+from tracking.model import Vehicle
+from tracking.store.pool import Connection
+
+_COLUMNS = "vehicle, vehicle_id, fleet_id, name, kind, plate"
+
+
+class Stored(NamedTuple):
+    number: int
+    vehicle: Vehicle
+
+
+def _stored(row: Any) -> Stored:
+    return Stored(row["vehicle"], Vehicle(row["vehicle_id"], row["fleet_id"], row["name"], row["kind"], row["plate"]))
+
+
+async def put(connection: Connection, vehicle: Vehicle) -> tuple[Stored, bool]:
+    """Stores the vehicle; True where it is new."""
+    row = await connection.fetchrow(
+        f"""
+        INSERT INTO vehicles (vehicle_id, fleet_id, name, kind, plate) VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (vehicle_id) DO UPDATE
+        SET fleet_id = EXCLUDED.fleet_id, name = EXCLUDED.name, kind = EXCLUDED.kind, plate = EXCLUDED.plate
+        RETURNING {_COLUMNS}, xmax = 0 AS created
+        """,
+        vehicle.vehicle_id,
+        vehicle.fleet_id,
+        vehicle.name,
+        vehicle.kind,
+        vehicle.plate,
+    )
+    assert row is not None
+    return _stored(row), row["created"]
+
+
+async def get(connection: Connection, vehicle_id: str) -> Stored | None:
+    row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM vehicles WHERE vehicle_id = $1", vehicle_id)
+    return _stored(row) if row else None
+
+
+async def lock(connection: Connection, vehicle_id: str) -> Stored | None:
+    """The same, its row locked until the transaction ends."""
+    row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM vehicles WHERE vehicle_id = $1 FOR UPDATE", vehicle_id)
+    return _stored(row) if row else None
+
+
+async def of_fleet(connection: Connection, fleet_id: str, limit: int) -> list[Vehicle]:
+    rows = await connection.fetch(
+        f"SELECT {_COLUMNS} FROM vehicles WHERE fleet_id = $1 ORDER BY vehicle_id LIMIT $2", fleet_id, limit
+    )
+    return [_stored(row).vehicle for row in rows]
+
+
+async def delete(connection: Connection, number: int) -> None:
+    """Removes the vehicle with all that was stored of its whereabouts."""
+    # The sessions go first: the recorder locks them before it writes, and a fix without a session is dropped.
+    await connection.execute("DELETE FROM sessions WHERE vehicle = $1", number)
+    await connection.execute("DELETE FROM positions WHERE vehicle = $1", number)
+    await connection.execute("DELETE FROM latest_positions WHERE vehicle = $1", number)
+    await connection.execute("DELETE FROM vehicles WHERE vehicle = $1", number)
