@@ -1,0 +1,63 @@
+import { labelRules, paintRules } from "./style.js";
+
+/** @typedef {import("./palette.js").Palette} Palette */
+
+/**
+ * What to draw under the car, as the hub's settings say.
+ * @typedef {object} BasemapSettings
+ * @property {"vector" | "raster"} kind
+ * @property {string} url a PMTiles archive with OpenMapTiles layers, or a raster template with {z}, {x} and {y}
+ * @property {string} [attribution]
+ */
+
+const DEEPEST_TILE = 14;
+
+/**
+ * A basemap on the map, and the way to repaint it when the theme changes.
+ * @param {L.Map} map
+ * @param {BasemapSettings} settings
+ * @param {Palette} palette
+ * @returns {{repaint: (palette: Palette) => void}}
+ */
+export function addBasemap(map, settings, palette) {
+  const attribution = credit(settings.attribution ?? "");
+  if (settings.kind === "raster") {
+    L.tileLayer(settings.url, { attribution, maxZoom: 19, className: "raster-tile" }).addTo(map);
+    return { repaint() {} };
+  }
+  /** @type {any} its types know only the shape that all Leaflet layers share */
+  const layer = protomapsL.leafletLayer({
+    url: settings.url,
+    attribution,
+    maxDataZoom: DEEPEST_TILE,
+    paintRules: paintRules(palette),
+    labelRules: labelRules(palette),
+    backgroundColor: palette.land,
+    noWrap: true,
+  });
+  layer.addTo(map);
+  return {
+    repaint(next) {
+      layer.paintRules = paintRules(next);
+      layer.labelRules = labelRules(next);
+      layer.backgroundColor = next.land;
+      layer.clearLayout();
+      layer.rerenderTiles();
+    },
+  };
+}
+
+const CREDIT_LINKS = [
+  ["OpenStreetMap contributors", "https://www.openstreetmap.org/copyright"],
+  ["OpenMapTiles", "https://openmaptiles.org/"],
+];
+
+/** Leaflet writes credits as HTML, and a setting is text. @param {string} text */
+function credit(text) {
+  const holder = document.createElement("span");
+  holder.textContent = text;
+  return CREDIT_LINKS.reduce(
+    (html, [name, url]) => html.replace(name, `<a href="${url}" target="_blank" rel="noreferrer">${name}</a>`),
+    holder.innerHTML,
+  );
+}

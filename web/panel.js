@@ -1,0 +1,129 @@
+import * as format from "./format.js";
+
+/** @typedef {import("./feed.js").Feed} Feed */
+/** @typedef {import("./messages.js").Trip} Trip */
+
+/** @param {string} id */
+const element = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
+
+/** Writes only what has changed: a live region that is written again is read aloud again. @param {HTMLElement} target @param {string} text */
+function write(target, text) {
+  if (target.textContent !== text) target.textContent = text;
+}
+
+/** @param {HTMLElement} target @param {string} text */
+function writeOrHide(target, text) {
+  write(target, text);
+  target.hidden = text === "";
+}
+
+/** The words beside the map: how the trip stands, who comes, and how fresh that is. */
+export class Panel {
+  #root = element("panel");
+  #status = element("status");
+  #explanation = element("explanation");
+  #wait = element("wait");
+  #waitDetail = element("wait-detail");
+  #vehicle = element("vehicle");
+  #plate = element("plate");
+  #name = element("vehicle-name");
+  #places = element("places");
+  #freshness = element("freshness");
+  #age = element("age");
+
+  /**
+   * @param {Trip} trip
+   */
+  showTrip(trip) {
+    this.#root.dataset.status = trip.status;
+    this.#root.removeAttribute("aria-busy");
+    write(this.#status, format.status(trip));
+    writeOrHide(this.#explanation, format.explanation(trip));
+    this.#showVehicle(trip);
+    this.#showPlaces(trip);
+    const plate = trip.vehicle?.plate;
+    document.title = plate ? `${format.status(trip)} · ${plate}` : format.status(trip);
+  }
+
+  /**
+   * When it will be there, where the hub says so.
+   * @param {Feed} feed
+   * @param {number} now the hub's time
+   */
+  showProgress({ progress, trip }, now) {
+    const eta = trip && isMoving(trip) ? progress?.eta : undefined;
+    const left = trip && isMoving(trip) ? progress?.remaining_distance : undefined;
+    const farAway = left === undefined ? "" : format.length(left);
+    if (eta === undefined) {
+      writeOrHide(this.#wait, farAway);
+      writeOrHide(this.#waitDetail, farAway && "to go");
+      return;
+    }
+    writeOrHide(this.#wait, format.wait(Math.max(eta - now, 0), progress?.eta_error));
+    writeOrHide(this.#waitDetail, [`about ${format.timeOfDay(eta)}`, farAway].filter(Boolean).join(" · "));
+  }
+
+  /**
+   * @param {number | null} age milliseconds since the last fix, null where there is none to show
+   * @param {boolean} stale
+   */
+  showAge(age, stale) {
+    this.#freshness.hidden = age === null;
+    this.#freshness.classList.toggle("stale", stale);
+    if (age === null) return;
+    write(this.#age, stale ? `No fresh position · last seen ${format.ago(age)}` : `Updated ${format.ago(age)}`);
+  }
+
+  /**
+   * The last words.
+   * @param {import("./closing.js").Ending} ending
+   * @param {Trip | null} trip
+   */
+  showEnding(ending, trip) {
+    const { title, text } = format.farewell(ending, trip);
+    this.#root.dataset.ending = ending;
+    this.#root.removeAttribute("aria-busy");
+    write(this.#status, title);
+    writeOrHide(this.#explanation, text);
+    for (const part of [this.#wait, this.#waitDetail, this.#freshness]) part.hidden = true;
+    if (ending !== "over") this.#vehicle.hidden = this.#places.hidden = true;
+    document.title = title;
+  }
+
+  /** @param {Trip} trip */
+  #showVehicle({ vehicle }) {
+    this.#vehicle.hidden = !vehicle;
+    if (!vehicle) return;
+    writeOrHide(this.#plate, vehicle.plate ?? "");
+    const kind = vehicle.kind ? vehicle.kind[0].toUpperCase() + vehicle.kind.slice(1) : "";
+    const name = vehicle.name ?? "";
+    const parts = name.toLowerCase().includes(kind.toLowerCase()) ? [name] : [name, kind];
+    writeOrHide(this.#name, parts.filter(Boolean).join(" · "));
+  }
+
+  /** @param {Trip} trip */
+  #showPlaces({ pickup, stops = [], dropoff }) {
+    const places = [{ kind: "pickup", place: pickup, name: "Pickup" }];
+    for (const place of stops) places.push({ kind: "stop", place, name: "Stop" });
+    places.push({ kind: "dropoff", place: dropoff, name: "Drop-off" });
+    this.#places.replaceChildren(
+      ...places.map(({ kind, place, name }) => {
+        const item = document.createElement("li");
+        item.className = kind;
+        const role = document.createElement("span");
+        role.className = "role";
+        role.textContent = name;
+        const label = document.createElement("span");
+        label.className = "name";
+        label.textContent = place.name || `${place.latitude.toFixed(4)}, ${place.longitude.toFixed(4)}`;
+        item.append(role, label);
+        return item;
+      }),
+    );
+  }
+}
+
+/** @param {Trip} trip */
+function isMoving({ status }) {
+  return status === "enroute_to_pickup" || status === "enroute_to_dropoff" || status === "arrived_at_stop";
+}

@@ -1,0 +1,233 @@
+/** The passenger's page: reads the link, and joins connection, feed, motion, map and panel. */
+
+import { Connection } from "./connection.js";
+import { Feed } from "./feed.js";
+import { TripMap } from "./map.js";
+import { decode } from "./messages.js";
+import { Motion } from "./motion.js";
+import { Notices } from "./notices.js";
+import { Panel } from "./panel.js";
+
+/** @typedef {import("./closing.js").Ending} Ending */
+
+const ONLINE_PATIENCE = 5_000;
+const GOAL_IS_PICKUP = new Set(["new", "enroute_to_pickup", "arrived_at_pickup"]);
+const OVER = new Set(["complete", "canceled"]);
+
+/** What the hub says of how the page is set up. @returns {Promise<{basemap?: import("./basemap.js").BasemapSettings, stale_after?: number}>} */
+async function readSettings() {
+  try {
+    const answer = await fetch("/web-config.json");
+    return answer.ok ? await answer.json() : {};
+  } catch {
+    // A page without a map still says who comes and when.
+    return {};
+  }
+}
+
+/** @param {Awaited<ReturnType<typeof readSettings>>} settings */
+function start(settings) {
+  const staleAfter = (settings.stale_after ?? 30) * 1_000;
+  const token = location.hash.slice(1);
+  const tripId = location.pathname.split("/").filter(Boolean).at(-1) ?? "";
+
+  const feed = new Feed();
+  const motion = new Motion();
+  const panel = new Panel();
+  const notices = new Notices();
+  const followButton = /** @type {HTMLButtonElement} */ (document.getElementById("follow"));
+  const map = new TripMap(/** @type {HTMLElement} */ (document.getElementById("map")), settings.basemap, () => setFollow(false));
+  const { camera } = map;
+
+  /** @type {import("./motion.js").Shown | null} */
+  let shown = null;
+  /** @type {Ending | null} */
+  let ending = null;
+  let stale = false;
+  let framed = false;
+  let frameRequest = 0;
+  let goal = "";
+
+  const serverNow = () => feed.clock.at(Date.now());
+  const url = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/trips/${encodeURIComponent(tripId)}/live`;
+  const connection = new Connection({
+    url,
+    token,
+    cursor: () => feed.cursor,
+    onOpen: () => feed.begin(),
+    onFrame: (frame) => receive(decode(frame)),
+    onState: (state, why) => {
+      if (why) end(why);
+      else if (!ending) notices.showLine(state === "open");
+    },
+  });
+
+  /** @param {import("./messages.js").Message} message */
+  function receive(message) {
+    const outcome = feed.receive(message, Date.now());
+    if (outcome === "gap") {
+      feed.forget();
+      connection.restart();
+      return;
+    }
+    if (outcome !== "applied") return;
+    switch (message.type) {
+      case "snapshot":
+        takeSnapshot();
+        break;
+      case "position":
+        motion.push(message, performance.now());
+        break;
+      case "message":
+        notices.addMessage(message);
+        return;
+    }
+    update();
+  }
+
+  /** The car glides on from where it is shown, unless the snapshot knows of none, or only of an older place. */
+  function takeSnapshot() {
+    const { position } = feed;
+    if (!position || (shown && position.fix_time < shown.time)) motion.clear();
+    if (position) motion.push(position, performance.now());
+    else shown = null;
+  }
+
+  /** Shows the state as it is now; every second, and after whatever has changed it. */
+  function update() {
+    const { trip, position } = feed;
+    if (!trip) return;
+    const age = position ? Math.max(serverNow() - Math.min(position.fix_time, position.server_time), 0) : null;
+    stale = age !== null && age > staleAfter;
+    map.stale = stale;
+    map.showTrip(trip);
+    panel.showTrip(trip);
+    panel.showProgress(feed, serverNow());
+    panel.showAge(age, stale);
+    if (OVER.has(trip.status)) end("over");
+    if (ending) return;
+    if (position) requestFrame();
+    else map.showTrack(feed.track);
+    look();
+  }
+
+  /** @param {Ending} why */
+  function end(why) {
+    const first = ending === null;
+    ending = why;
+    notices.showLine(true);
+    document.body.classList.toggle("bare", !feed.trip);
+    panel.showEnding(why, feed.trip);
+    if (!first) return;
+    shown = null;
+    motion.clear();
+    followButton.hidden = true;
+    if (why !== "over") map.forget();
+    else if (feed.trip) {
+      map.showTrack(feed.track);
+      arrange();
+      map.camera.frame([...whereabouts(), ...feed.track.points.map(([longitude, latitude]) => ({ latitude, longitude }))]);
+    }
+  }
+
+  const whereabouts = () => (feed.trip ? [feed.trip.pickup, ...(feed.trip.stops ?? []), feed.trip.dropoff] : []);
+
+  /** Points the camera: at the car and its goal, or at the trip's places while there is no car. */
+  function look() {
+    const { trip } = feed;
+    if (!trip) return;
+    const next = GOAL_IS_PICKUP.has(trip.status) ? "pickup" : "dropoff";
+    const must = !framed || next !== goal;
+    goal = next;
+    if (must) arrange();
+    if (shown) camera.attend(shown, trip[next], performance.now(), must);
+    else if (must) camera.frame(whereabouts());
+    framed = true;
+    followButton.hidden = camera.follow || !shown;
+  }
+
+  /** @param {boolean} follow */
+  function setFollow(follow) {
+    camera.follow = follow;
+    followButton.hidden = follow || !shown;
+    if (follow && shown && feed.trip) {
+      camera.attend(shown, goal === "pickup" ? feed.trip.pickup : feed.trip.dropoff, performance.now(), true);
+    }
+  }
+
+  function requestFrame() {
+    frameRequest ||= requestAnimationFrame(drawFrame);
+  }
+
+  /** @param {number} now */
+  function drawFrame(now) {
+    frameRequest = 0;
+    if (ending) return;
+    const before = shown;
+    shown = motion.frame(now);
+    if (!shown) return;
+    // The camera's first look was at the places alone; now there is a car to look at.
+    if (!before) framed = false;
+    if (!framed) look();
+    map.show(shown, feed.track);
+    if (!shown.settled) requestFrame();
+  }
+
+  /** Tells the camera and the credits which part of the map the panel covers. */
+  function arrange() {
+    const box = /** @type {HTMLElement} */ (document.getElementById("panel")).getBoundingClientRect();
+    const beside = box.width < innerWidth * 0.6;
+    const covered = Math.max(innerHeight - box.top, 0);
+    camera.margins = beside
+      ? { top: 56, right: 72, bottom: 56, left: box.right + 56 }
+      : { top: 72, right: 56, bottom: covered + 40, left: 56 };
+    document.documentElement.style.setProperty("--covered", beside ? "0px" : `${covered}px`);
+  }
+
+  const calm = matchMedia("(prefers-reduced-motion: reduce)");
+  const heedCalm = () => (motion.reduced = camera.reduced = calm.matches);
+  heedCalm();
+  calm.addEventListener("change", heedCalm);
+  new ResizeObserver(arrange).observe(/** @type {HTMLElement} */ (document.getElementById("panel")));
+  addEventListener("resize", arrange);
+  followButton.addEventListener("click", () => setFollow(true));
+  addEventListener("online", () => connection.wake(ONLINE_PATIENCE));
+  addEventListener("offline", () => !ending && notices.showLine(false));
+  addEventListener("hashchange", () => location.reload());
+  addEventListener("pagehide", () => connection.sleep());
+  addEventListener("pageshow", () => connection.wake());
+  document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && connection.wake());
+  setInterval(() => !ending && update(), 1_000);
+
+  const view = {
+    get state() {
+      return {
+        connection: connection.state,
+        ending,
+        status: feed.trip?.status ?? null,
+        epoch: feed.cursor?.epoch ?? null,
+        offset: feed.cursor?.offset ?? null,
+        position: feed.position && { ...feed.position },
+        stale,
+      };
+    },
+    get displayed() {
+      return shown && { ...shown };
+    },
+    get line() {
+      return feed.track.points.map((point) => [...point]);
+    },
+    get lineLength() {
+      return feed.track.points.length;
+    },
+    get follow() {
+      return camera.follow;
+    },
+  };
+  Object.defineProperty(window, "tracking", { value: Object.freeze(view) });
+
+  if (token) connection.open();
+  else end("incomplete");
+}
+
+start(await readSettings());
