@@ -1,0 +1,201 @@
+"""Thin clients for tests: raw messages over real sockets, so that a test reads like the protocol."""
+
+import asyncio
+import json
+import time
+import uuid
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import websockets
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.hub_process import SECRET
+from tracking.auth import Auth, Role
+from tracking.config import load
+
+Message = dict[str, Any]
+TIMEOUT = 10.0
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def token(role: str, subject: str | None = None, expires_in: float = 3600, secret: str = SECRET) -> str:
+    """A token as the hub's own secret signs it."""
+    return Auth(load(jwt_secret=secret)).issue(Role(role), subject, expires_in).token
+
+
+def new_id(prefix: str) -> str:
+    """A name that no other test uses."""
+    return f"{prefix}-{uuid.uuid4().hex[:12]}"
+
+
+def fix(seq: int, **fields: Any) -> Message:
+    """A plausible fix in Vaduz; each seq a second and a few metres after the one before."""
+    return {
+        "seq": seq,
+        "fix_time": now_ms(),
+        "latitude": 47.141 + seq * 0.00005,
+        "longitude": 9.521,
+        **fields,
+    }
+
+
+class Api:
+    """HTTP as an integrator's backend speaks it."""
+
+    def __init__(self, url: str, bearer: str | None = None) -> None:
+        self.url = url
+        bearer = bearer if bearer is not None else token("service")
+        self.http = httpx.AsyncClient(base_url=f"{url}/v1", headers={"Authorization": f"Bearer {bearer}"}, timeout=TIMEOUT)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.http.aclose()
+
+    async def call(self, method: str, path: str, body: Any = None, *, expect: int | None = None, **params: Any) -> Any:
+        """The JSON answered; fails unless the status is `expect`, or any success."""
+        response = await self.http.request(method, path, json=body, params=params or None)
+        good = response.status_code == expect if expect is not None else response.is_success
+        assert good, f"{method} {path}: {response.status_code} {response.text}"
+        return response.json() if response.content else None
+
+    async def fleet(self) -> str:
+        fleet_id = new_id("fleet")
+        await self.call("PUT", f"/fleets/{fleet_id}", {"name": "Test fleet"})
+        return fleet_id
+
+    async def vehicle(self, fleet_id: str, **fields: str) -> str:
+        vehicle_id = new_id("van")
+        body = {"fleet_id": fleet_id, "name": "Van 1", "kind": "van", "plate": "FL 12345", **fields}
+        await self.call("PUT", f"/vehicles/{vehicle_id}", body)
+        return vehicle_id
+
+    async def trip(self, fleet_id: str, vehicle_id: str | None, **fields: Any) -> Message:
+        body: Message = {
+            "fleet_id": fleet_id,
+            "pickup": {"latitude": 47.141, "longitude": 9.521, "name": "Städtle"},
+            "dropoff": {"latitude": 47.151, "longitude": 9.515},
+            **fields,
+        }
+        if vehicle_id is not None:
+            body["vehicle_id"] = vehicle_id
+        trip: Message = await self.call("POST", "/trips", body, expect=201)
+        return trip
+
+    async def advance(self, trip_id: str, *statuses: str) -> Message:
+        """Takes the trip through these statuses, one after the other."""
+        trip: Message = await self.call("GET", f"/trips/{trip_id}")
+        for status in statuses:
+            trip = await self.call("PATCH", f"/trips/{trip_id}", {"status": status, "version": trip["version"]})
+        return trip
+
+    async def under_way(self, **fields: Any) -> tuple[str, str]:
+        """`(vehicle_id, trip_id)` of a new vehicle on a new trip that is under way."""
+        fleet_id = await self.fleet()
+        vehicle_id = await self.vehicle(fleet_id)
+        trip = await self.trip(fleet_id, vehicle_id, **fields)
+        await self.advance(trip["trip_id"], "enroute_to_pickup")
+        return vehicle_id, trip["trip_id"]
+
+    async def track(self, path: str, **params: Any) -> list[Message]:
+        """The rows of a CSV track, each as a dictionary of texts."""
+        response = await self.http.get(path, params={"format": "csv", **params})
+        assert response.status_code == 200, response.text
+        header, *rows = response.text.splitlines()
+        return [dict(zip(header.split(","), row.split(","), strict=True)) for row in rows]
+
+
+class Socket:
+    """A WebSocket that speaks JSON. `url` starts with http."""
+
+    def __init__(self, url: str, bearer: str | None, **options: Any) -> None:
+        headers = {"Authorization": f"Bearer {bearer}"} if bearer is not None else {}
+        headers.update(options.pop("headers", {}))
+        self._connect = connect(
+            url.replace("http", "ws", 1), additional_headers=headers, max_size=None, compression=None, proxy=None, **options
+        )
+        self.connection: ClientConnection
+
+    async def __aenter__(self) -> Self:
+        self.connection = await self._connect
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.connection.close()
+
+    async def send(self, message: Message) -> None:
+        await self.connection.send(json.dumps(message))
+
+    async def send_text(self, text: str) -> None:
+        await self.connection.send(text)
+
+    async def receive(self) -> Message:
+        async with asyncio.timeout(TIMEOUT):
+            message: Message = json.loads(await self.connection.recv())
+        return message
+
+    async def expect(self, *kinds: str) -> Message:
+        """The next message of one of these types; others are passed over."""
+        while True:
+            message = await self.receive()
+            if message["type"] in kinds:
+                return message
+
+    async def closed(self) -> int:
+        """Reads until the hub closes the connection; the close code."""
+        try:
+            while True:
+                await self.receive()
+        except websockets.ConnectionClosed:
+            code = self.connection.close_code
+            assert code is not None
+            return code
+
+
+class Driver(Socket):
+    """A driver's connection that has said hello, ready to report."""
+
+    def __init__(self, url: str, vehicle_id: str, session: str | None = None, **options: Any) -> None:
+        super().__init__(f"{url}/v1/driver", token("driver", vehicle_id), **options)
+        self.session = session or str(uuid.uuid4())
+        self.welcome: Message = {}
+        self.handled = 0
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        self.welcome = await self.expect("welcome")
+        await self.send({"type": "hello", "session": self.session})
+        self.handled = (await self.expect("ack"))["seq"]
+        return self
+
+    async def report(self, *fixes: Message) -> None:
+        """One fix as `position`, several as `positions`."""
+        if len(fixes) == 1:
+            await self.send({"type": "position", **fixes[0]})
+        else:
+            await self.send({"type": "positions", "positions": list(fixes)})
+
+    async def acknowledged(self, seq: int) -> list[Message]:
+        """Waits until everything up to `seq` is acknowledged; what was rejected on the way."""
+        rejected: list[Message] = []
+        while self.handled < seq:
+            ack = await self.expect("ack")
+            self.handled = ack["seq"]
+            rejected += ack.get("rejected", [])
+        return rejected
+
+
+class Passenger(Socket):
+    """A passenger's connection."""
+
+    def __init__(self, url: str, trip_id: str, bearer: str | None = None, query: str = "", **options: Any) -> None:
+        bearer = bearer if bearer is not None else token("passenger", trip_id)
+        super().__init__(f"{url}/v1/trips/{trip_id}/live{query}", bearer, **options)

@@ -1,0 +1,74 @@
+"""One private PostgreSQL for the whole run, one hub that most tests share, and fresh ones for those that break things."""
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clients import Api
+from tests.hub_process import HubProcess
+from tracking.cluster import Cluster
+from tracking.store.migrations import migrate
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment() -> None:
+    """Settings of whoever runs the tests are not the tests' settings."""
+    for name in [name for name in os.environ if name.startswith("TRACKING_")]:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("postgres") / "pg")
+    cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="session")
+async def template(cluster: Cluster) -> str:
+    """The name of a migrated, empty database, to copy."""
+    cluster.create_database("template_tracking")
+    await migrate(cluster.url("template_tracking"))
+    return "template_tracking"
+
+
+@pytest.fixture
+def database_url(cluster: Cluster, template: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A fresh migrated database for one test."""
+    name = f"test_{abs(hash(request.node.nodeid)):x}"
+    cluster.create_database(name, template)
+    yield cluster.url(name)
+    cluster.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def hub(cluster: Cluster, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    """The hub that tests share; each test makes fleets and vehicles of its own."""
+    cluster.create_database("shared", template)
+    process = HubProcess(cluster.url("shared"), tmp_path_factory.mktemp("hub") / "log").start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+async def api(hub: HubProcess) -> AsyncIterator[Api]:
+    async with Api(hub.url) as api:
+        yield api
+
+
+@pytest.fixture
+def own_hub(database_url: str, tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
+    """Makes a hub of the test's own, with settings of its own, on a database of its own."""
+    made: list[HubProcess] = []
+
+    def make(**settings: str) -> HubProcess:
+        process = HubProcess(database_url, tmp_path / f"hub-{len(made)}.log", **settings).start()
+        made.append(process)
+        return process
+
+    yield make
+    for process in made:
+        process.kill()

@@ -1,0 +1,83 @@
+"""A real hub in a process of its own, that tests start, kill and start again."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[1]
+SECRET = "a secret for tests only, of more than 32 bytes"
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class HubProcess:
+    """`tracking serve` on a fixed port, so that clients find it again after a restart. `settings` are TRACKING_… variables."""
+
+    def __init__(self, database_url: str, log: Path, port: int | None = None, **settings: str) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("TRACKING_")},
+            "TRACKING_DATABASE_URL": database_url,
+            "TRACKING_JWT_SECRET": SECRET,
+            "TRACKING_PUBLIC_URL": self.url,
+            **{f"TRACKING_{name.upper()}": value for name, value in settings.items()},
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "HubProcess":
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tracking.cli", "serve", "--port", str(self.port)],
+                cwd=ROOT,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_until(self._answers, f"the hub did not start; see {self.log}")
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the hub ended with {self.process.returncode}:\n{self.log.read_text()}"
+        try:
+            return httpx.get(f"{self.url}/healthz", timeout=1).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(20)
+            self.process = None
+
+
+def wait_until(condition: Callable[[], bool], failure: str, seconds: float = 30.0) -> None:
+    """Asks again and again until the condition holds."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, failure
+        pause.wait(0.02)
