@@ -152,14 +152,14 @@ class DriverClient:
         self.connections = 0
         """Connections that came as far as the answer to hello."""
         self._fetch_token = fetch_token
-        self._on_trip = on_trip
-        self._on_rejected = on_rejected
-        self._on_done = on_done
-        self._on_message = on_message
-        self._on_interval = on_interval
-        self._on_error = on_error
-        self._on_connected = on_connected
-        self._on_lost = on_lost
+        self.on_trip = on_trip
+        self.on_rejected = on_rejected
+        self.on_done = on_done
+        self.on_message = on_message
+        self.on_interval = on_interval
+        self.on_error = on_error
+        self.on_connected = on_connected
+        self.on_lost = on_lost
         self._backoff = backoff or full_jitter()
         self._clock = clock
         self._max_in_flight = max_in_flight
@@ -292,8 +292,8 @@ class DriverClient:
                     self.token = None
                 case Verdict.RENEW:
                     return Ending(code, f"{reason} (give the client a fetch_token to get another)")
-            if self._on_lost is not None:
-                self._on_lost(code, reason)
+            if self.on_lost is not None:
+                self.on_lost(code, reason)
             if time.monotonic() - began >= self._steady_after:
                 attempt = 0
             with contextlib.suppress(TimeoutError):
@@ -352,8 +352,8 @@ class DriverClient:
         self._quiet_until = 0.0
         self.connections += 1
         self.connected.set()
-        if self._on_connected is not None:
-            self._on_connected()
+        if self.on_connected is not None:
+            self.on_connected()
         reading = asyncio.ensure_future(self._read(line))
         sending = asyncio.ensure_future(self._send(line))
         try:
@@ -440,18 +440,18 @@ class DriverClient:
                 self._acknowledge(message)
             case Welcome():
                 self._set_interval(message.interval)
-                if self._on_trip is not None and not isinstance(message.trip, UnsetType):
-                    self._on_trip(message.trip)
+                if self.on_trip is not None and not isinstance(message.trip, UnsetType):
+                    self.on_trip(message.trip)
             case Done():
                 self._finish(message)
             case Interval():
                 self._set_interval(message.interval)
             case DriverTrip():
-                if self._on_trip is not None:
-                    self._on_trip(message.trip)
+                if self.on_trip is not None:
+                    self.on_trip(message.trip)
             case DriverTextMessage():
-                if self._on_message is not None:
-                    self._on_message(message)
+                if self.on_message is not None:
+                    self.on_message(message)
             case Error():
                 self._fail(message)
         return message
@@ -469,9 +469,9 @@ class DriverClient:
             raise _LineLost(str(error)) from None
         self._wake.set()
         self._changed.set()
-        if self._on_rejected is not None:
+        if self.on_rejected is not None:
             for rejection in rejections:
-                self._on_rejected(rejection)
+                self.on_rejected(rejection)
 
     def _fix(self, seq: int) -> Fix | None:
         kept = self.outbox.unacknowledged(seq - 1, 1)
@@ -488,8 +488,8 @@ class DriverClient:
         request = self.outbox.finish(done.client_id)
         self._wake.set()
         self._changed.set()
-        if request is not None and self._on_done is not None:
-            self._on_done(request, code, detail)
+        if request is not None and self.on_done is not None:
+            self.on_done(request, code, detail)
 
     def _fail(self, error: Error) -> None:
         if error.code == "rate_limited":
@@ -497,13 +497,13 @@ class DriverClient:
             self._quiet_until = time.monotonic() + (1.0 if isinstance(error.retry_after, UnsetType) else error.retry_after)
             self._wake.set()
         logger.info("the hub reports %s: %s", error.code, error.detail)
-        if self._on_error is not None:
-            self._on_error(error)
+        if self.on_error is not None:
+            self.on_error(error)
 
     def _set_interval(self, interval: float) -> None:
         self.interval = interval
-        if self._on_interval is not None:
-            self._on_interval(interval)
+        if self.on_interval is not None:
+            self.on_interval(interval)
 
     def _request(self, client_id: str, message: Struct) -> str:
         self.outbox.put_request(Request(client_id, encode(message)))

@@ -1,0 +1,175 @@
+"""`python -m driver_sim`: the demo's fleet, and replays of recorded drives."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import httpx
+
+from driver_sim.backend import Backend, BackendError
+from driver_sim.client import DriverClient, driver_url
+from driver_sim.drive import drive as drive_fleet
+from driver_sim.outbox import MemoryOutbox
+from driver_sim.replay import Recording, Summary, own_fleet, record
+from driver_sim.replay import replay as replay_recording
+from driver_sim.store import StoreError
+from driver_sim.tracks import TrackError
+
+TOKEN_VARIABLE = "TRACKING_SERVICE_TOKEN"  # noqa: S105  the variable's name
+Result = TypeVar("Result")
+DEFAULT_HUB = "http://127.0.0.1:8000"
+
+
+def _check_hub(_context: click.Context, _parameter: click.Parameter, hub: str) -> str:
+    try:
+        driver_url(hub)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if not hub.startswith(("http://", "https://")):
+        raise click.BadParameter(f"starts with http:// or https://; got {hub!r}")
+    return hub
+
+
+_hub = click.option("--hub", default=DEFAULT_HUB, show_default=True, callback=_check_hub, help="The hub's address.")
+
+
+@click.group()
+@click.option("--verbose", is_flag=True, help="Say on stderr what happens to each driver.")
+def main(verbose: bool) -> None:
+    """Drivers' apps for a tracking hub.
+
+    A service token is taken from the environment variable TRACKING_SERVICE_TOKEN.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    logging.getLogger("driver_sim").setLevel(logging.INFO if verbose else logging.WARNING)
+    # A lost line is ordinary here, and told by on_lost; websockets logs it with a traceback.
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)
+
+
+@main.command()
+@_hub
+@click.option("--drivers", type=click.IntRange(1, 1000), default=12, show_default=True, help="How many vehicles.")
+@click.option("--fleet", default="demo", show_default=True, help="The fleet to make and drive; its vehicles are FLEET-01, …")
+@click.option("--seed", type=int, default=None, help="The same seed, the same drives.")
+@click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".data/driver_sim"),
+    show_default=True,
+    help="Directory of the outboxes: unacknowledged fixes survive in it.",
+)
+@click.option("--duration", type=click.FloatRange(min=0, min_open=True), default=None, help="Seconds; without end by default.")
+@click.option(
+    "--speed-factor",
+    type=click.FloatRange(0.1, 10.0),
+    default=1.0,
+    show_default=True,
+    help="Simulated seconds a second. The speeds reported grow with it.",
+)
+def drive(
+    hub: str, drivers: int, fleet: str, seed: int | None, state: Path, duration: float | None, speed_factor: float
+) -> None:
+    """Let a fleet drive through Liechtenstein until interrupted."""
+
+    async def work(stopping: asyncio.Event) -> None:
+        await drive_fleet(
+            hub,
+            _service_token(),
+            drivers=drivers,
+            fleet=fleet,
+            state=state,
+            stopping=stopping,
+            seed=seed,
+            pace=speed_factor,
+            say=lambda line: click.echo(line),
+        )
+
+    _run(work, duration)
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_hub
+@click.option("--vehicle", default=None, help="Play the file as this vehicle; needs --token.")
+@click.option("--token", envvar="TRACKING_DRIVER_TOKEN", help="A driver's token for --vehicle.")
+@click.option(
+    "--fleet", default="replay", show_default=True, help="Without --vehicle: the fleet to make, with vehicles and trips."
+)
+@click.option("--speed", default="1.0", show_default=True, help="A factor, or `max`: all at once, the last fix being now.")
+def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: str, speed: str) -> None:
+    """Play a recorded drive (.csv, .csv.gz or .gpx) as if it happened now."""
+    if vehicle is not None and token is None:
+        raise click.UsageError(
+            "--vehicle needs its driver's token in --token; leave it out to make a fleet with a service token"
+        )
+    factor = _factor(speed)
+    try:
+        recording = record(file, lambda line: click.echo(line, err=True))
+        if vehicle is not None:
+            recording = recording.of(vehicle)
+    except TrackError as error:
+        raise click.ClickException(str(error)) from None
+
+    async def work(stopping: asyncio.Event) -> Summary:
+        if vehicle is not None and token is not None:
+            clients = {vehicle: DriverClient(hub, MemoryOutbox(), token)}
+            return await replay_recording(recording, clients, speed=factor, stopping=stopping)
+        return await _replay_own(hub, fleet, recording, factor, stopping)
+
+    summary = _run(work, None)
+    click.echo(str(summary))
+    if not summary.complete or summary.sent < len(recording.rows):
+        raise SystemExit(1)
+
+
+async def _replay_own(hub: str, fleet: str, recording: Recording, speed: float | None, stopping: asyncio.Event) -> Summary:
+    async with (
+        Backend(hub, _service_token(), attempts=8) as backend,
+        own_fleet(backend, hub, fleet, recording, lambda line: click.echo(line, err=True)) as clients,
+    ):
+        return await replay_recording(recording, clients, speed=speed, stopping=stopping)
+
+
+def _factor(speed: str) -> float | None:
+    if speed == "max":
+        return None
+    try:
+        factor = float(speed)
+    except ValueError:
+        factor = 0.0
+    if not 0.01 <= factor <= 1000.0:
+        raise click.BadParameter(f"a factor from 0.01 to 1000, or max; got {speed!r}", param_hint="--speed")
+    return factor
+
+
+def _service_token() -> str:
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if not token:
+        raise click.UsageError(f"{TOKEN_VARIABLE} is not set; make a token with `tracking token --role service` and export it")
+    return token
+
+
+def _run(work: Callable[[asyncio.Event], Coroutine[Any, Any, Result]], duration: float | None) -> Result:
+    """Run `work(stopping)`; SIGINT, SIGTERM and the end of `duration` set the event. Known failures become one line."""
+
+    async def run() -> Result:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stopping.set)
+        if duration is not None:
+            loop.call_later(duration, stopping.set)
+        return await work(stopping)
+
+    try:
+        return asyncio.run(run())
+    except (BackendError, StoreError) as error:
+        raise click.ClickException(str(error)) from None
+    except httpx.TransportError as error:
+        raise click.ClickException(f"the hub can't be reached: {error or type(error).__name__}; is it running?") from None

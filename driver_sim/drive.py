@@ -1,0 +1,166 @@
+"""The demo: a fleet that drives through Liechtenstein for ever."""
+
+import asyncio
+import logging
+import random
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from driver_sim.backend import Backend, BackendError
+from driver_sim.client import DriverClient, Ending
+from driver_sim.errands import Errand, Errands, ShowcaseErrands
+from driver_sim.fleet import HOMES, VADUZ, vehicles
+from driver_sim.outbox import Outbox
+from driver_sim.receiver import DeadZone, dead_zones
+from driver_sim.roads import RoadGraph
+from driver_sim.shift import Shift
+from driver_sim.store import SqliteStore
+from tracking.model import Vehicle
+from tracking.protocol import TripView
+
+logger = logging.getLogger(__name__)
+
+
+async def drive(
+    hub: str,
+    service_token: str,
+    *,
+    drivers: int,
+    fleet: str,
+    state: Path,
+    stopping: asyncio.Event,
+    seed: int | None = None,
+    pace: float = 1.0,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Provision `fleet`, connect `drivers` vehicles, and drive until `stopping` is set.
+
+    `state` is the directory of the outboxes. Raises `BackendError` where the hub refuses, `StoreError` where the state
+    directory can't be used; a hub that is away is waited for.
+    """
+    rng = random.Random(seed)
+    roads = RoadGraph.load()
+    zones = dead_zones(rng, [roads.nodes[node] for node in sorted(roads.nodes)], spare=[VADUZ])
+    chosen = vehicles(fleet, drivers, random.Random(fleet))
+    store = SqliteStore(state / f"{fleet}.sqlite")
+    tasks: list[asyncio.Task[object]] = []
+    clients: list[DriverClient] = []
+    try:
+        async with Backend(hub, service_token) as backend:
+            provisioning = asyncio.ensure_future(_provision(backend, fleet, chosen))
+            await _first(provisioning, stopping)
+            if stopping.is_set():
+                provisioning.cancel()
+                await asyncio.gather(provisioning, return_exceptions=True)
+                return
+            provisioning.result()
+            for number, vehicle in enumerate(chosen):
+                errands = _errands(number, roads, random.Random(rng.random()))
+                client, shift = _driver(hub, vehicle, backend, store.outbox(vehicle.vehicle_id), errands, zones, pace)
+                clients.append(client)
+                tasks.append(asyncio.ensure_future(_stay(vehicle, client, say)))
+                tasks.append(asyncio.ensure_future(shift.run()))
+            tasks.append(asyncio.ensure_future(_announce(clients, fleet, hub, say)))
+            try:
+                await _watch(tasks, stopping)
+            finally:
+                for client in clients:
+                    client.stop()
+                for task in tasks[1::2]:
+                    task.cancel()
+                # The sockets first: they close themselves, and what arrives meanwhile still counts.
+                await asyncio.wait(tasks, timeout=1.0)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        store.close()
+
+
+async def _provision(backend: Backend, fleet: str, chosen: list[Vehicle]) -> None:
+    name = "Liechtenstein demo" if fleet == "demo" else f"Liechtenstein {fleet}"
+    await backend.put_fleet(fleet, name)
+    for vehicle in chosen:
+        await backend.put_vehicle(vehicle)
+    # An earlier run's trips: nobody drives them any more.
+    numbered = re.compile(re.escape(fleet) + r"-\d+")
+    await backend.cancel_left_over(fleet, lambda vehicle_id: numbered.fullmatch(vehicle_id) is not None)
+
+
+def _errands(number: int, roads: RoadGraph, rng: random.Random) -> Errands:
+    if number == 0:
+        return ShowcaseErrands(roads, rng)
+    _, home, radius = HOMES[number % len(HOMES)]
+    return Errands(roads, rng, home, radius)
+
+
+def _driver(
+    hub: str,
+    vehicle: Vehicle,
+    backend: Backend,
+    outbox: Outbox,
+    errands: Errands,
+    zones: Sequence[DeadZone],
+    pace: float,
+) -> tuple[DriverClient, Shift]:
+    async def token() -> str:
+        return await backend.driver_token(vehicle.vehicle_id)
+
+    async def make_trip(errand: Errand, trouble: bool) -> TripView:
+        while True:
+            try:
+                if trouble:
+                    await backend.cancel_left_over(vehicle.fleet_id, vehicle.vehicle_id.__eq__)
+                return await backend.create_trip(
+                    vehicle.fleet_id, vehicle.vehicle_id, errand.pickup, errand.dropoff, errand.stops, errand.line
+                )
+            except BackendError as error:
+                if error.status != 409:
+                    raise
+                trouble = True
+                await asyncio.sleep(2.0)
+
+    client = DriverClient(
+        hub,
+        outbox,
+        fetch_token=token,
+        on_trip=lambda trip: shift.taken(trip),
+        on_done=lambda request, code, detail: shift.answered(request, code, detail),
+        on_rejected=lambda rejection: logger.info("%s: fix rejected: %s", vehicle.vehicle_id, rejection),
+        on_lost=lambda code, reason: logger.info("%s: line lost: %d %s", vehicle.vehicle_id, code, reason),
+    )
+    shift = Shift(vehicle.vehicle_id, client, errands, make_trip, zones=zones, pace=pace)
+    return client, shift
+
+
+async def _stay(vehicle: Vehicle, client: DriverClient, say: Callable[[str], None]) -> Ending:
+    ending = await client.run()
+    if ending.code != 1000:
+        say(f"{vehicle.vehicle_id} left for good, {ending.code}: {ending.reason}")
+    return ending
+
+
+async def _announce(clients: list[DriverClient], fleet: str, hub: str, say: Callable[[str], None]) -> None:
+    for client in clients:
+        await client.connected.wait()
+    say(f"{len(clients)} drivers of fleet {fleet} are connected to {hub}")
+
+
+async def _first(task: asyncio.Future[None], stopping: asyncio.Event) -> None:
+    stop = asyncio.ensure_future(stopping.wait())
+    await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+
+
+async def _watch(tasks: list[asyncio.Task[object]], stopping: asyncio.Event) -> None:
+    """Until asked to stop; a task that fails takes the others with it, for it is a fault and not the hub's absence."""
+    stop: asyncio.Task[object] = asyncio.ensure_future(stopping.wait())
+    running = {*tasks, stop}
+    try:
+        while stop in running:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        stop.cancel()
