@@ -5,11 +5,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.clients import Api
 from tests.hub_process import HubProcess
 from tracking.cluster import Cluster
 from tracking.store.migrations import migrate
+
+# A machine that is busy with other things must not fail a test for being slow.
+settings.register_profile("tracking", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tracking")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,7 +22,9 @@ async def test_a_position_reaches_the_passenger_and_the_database(hub: HubProcess
 
         await driver.acknowledged(1)
         rows = await api.track(f"/trips/{trip_id}/track")
-        assert [(row["seq"], row["latitude"], row["accuracy"], row["trip_id"]) for row in rows] == [("1", "47.14105", "4.7", trip_id)]
+        assert [(row["seq"], row["latitude"], row["accuracy"], row["trip_id"]) for row in rows] == [
+            ("1", "47.14105", "4.7", trip_id)
+        ]
 
 
 async def test_a_snapshot_holds_the_whole_track(hub: HubProcess, api: Api) -> None:

@@ -1,0 +1,131 @@
+"""A trip's feed: offsets, resume, snapshots."""
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracking.errors import CloseCode
+from tracking.hub.feed import TripFeed
+from tracking.hub.outbox import Outbox
+from tracking.model import Place, Position, Trip, TripStatus, Vehicle
+
+BEGIN = 1_763_856_000_000
+
+
+def a_trip(status: TripStatus = TripStatus.ENROUTE_TO_PICKUP, version: int = 2) -> Trip:
+    place = Place(47.1, 9.5)
+    vehicle = Vehicle("van-1", "fleet", "Van 1", "van", "FL 1")
+    return Trip(1, "trip-1", "fleet", vehicle, status, version, place, place, (), None, BEGIN, BEGIN, None)
+
+
+def a_position(second: int, live: bool = True) -> Position:
+    instant = BEGIN + second * 1000
+    return Position(
+        1, "van-1", 1, second, instant, instant, 47 + second / 1000, 9.5, None, None, None, None, None, 1, "trip-1", (), live
+    )
+
+
+class Reader:
+    """An outbox, and what came out of it."""
+
+    def __init__(self) -> None:
+        self.ended: list[CloseCode] = []
+        self.outbox = Outbox(high_water=10**6, limit=10**7, wake=lambda: None, end=self.ended.append)
+
+    def read(self) -> list[dict[str, Any]]:
+        messages = []
+        while (frame := self.outbox.pop()) is not None:
+            messages.append(json.loads(frame))
+        return messages
+
+
+def begin(feed: TripFeed, reader: Reader, **changes: Any) -> dict[str, Any]:
+    feed.begin(reader.outbox, **{"stored": [], "unstored": [], "last": None, "now": BEGIN, **changes})
+    [snapshot] = reader.read()
+    return snapshot
+
+
+def test_a_snapshot_joins_what_is_stored_what_waits_and_what_came_since() -> None:
+    feed = TripFeed(a_trip(), keep=10)
+    unstored = [a_position(2), a_position(3)]
+    feed.publish_position(a_position(4))
+    stored = [(9.5, 47.001, BEGIN + 1000), (9.5, 47.002, BEGIN + 2000)]
+    snapshot = begin(feed, Reader(), stored=stored, unstored=unstored)
+    assert [point[2] for point in snapshot["track"]] == [BEGIN + 1000, BEGIN + 2000, BEGIN + 3000, BEGIN + 4000]
+    assert snapshot["position"]["fix_time"] == BEGIN + 4000
+    assert snapshot["offset"] == 1
+
+
+def test_a_snapshot_holds_no_suspect() -> None:
+    feed = TripFeed(a_trip(), keep=10)
+    doubted = a_position(2, live=False)
+    doubted.suspect = ("jump",)  # type: ignore[assignment]
+    snapshot = begin(feed, Reader(), unstored=[a_position(1), doubted])
+    assert [point[2] for point in snapshot["track"]] == [BEGIN + 1000]
+
+
+def test_an_old_epoch_a_lost_buffer_and_the_future_cannot_be_continued() -> None:
+    feed = TripFeed(a_trip(), keep=3)
+    for second in range(1, 8):
+        feed.publish_position(a_position(second))
+    assert [offset for offset in range(-1, 10) if feed.can_resume(feed.epoch, offset)] == [4, 5, 6, 7]
+    assert not feed.can_resume("another", 5)
+    assert not feed.can_resume(None, None)
+
+
+def test_nobody_reads_the_vehicle_of_a_trip_that_is_over() -> None:
+    feed = TripFeed(a_trip(), keep=3)
+    reader = Reader()
+    begin(feed, reader)
+    feed.publish_trip(a_trip(TripStatus.COMPLETE, 3))
+    [update] = reader.read()
+    assert update["trip"]["status"] == "complete"
+    assert "vehicle" not in update["trip"]
+
+
+@given(
+    st.lists(st.sampled_from(["position", "trip", "message", "revision", "leave", "return"]), max_size=60),
+    st.integers(min_value=1, max_value=20),
+)
+def test_a_reader_that_comes_and_goes_misses_nothing(actions: list[str], keep: int) -> None:
+    """Offsets are contiguous over any number of returns, or a snapshot says where they begin anew."""
+    feed = TripFeed(a_trip(), keep=keep)
+    reader = Reader()
+    offset = begin(feed, reader)["offset"]
+    away = False
+    for second, action in enumerate(actions, 1):
+        if action == "position":
+            feed.publish_position(a_position(second))
+        elif action == "trip":
+            feed.publish_trip(a_trip(version=second))
+        elif action == "message":
+            feed.publish_message("hello", "driver", BEGIN)
+        elif action == "revision":
+            feed.publish_revision(BEGIN, BEGIN + 1, [(9.5, 47.1, BEGIN)])
+        elif action == "leave" and not away:
+            for message in reader.read():
+                offset += 1
+                assert message["offset"] == offset
+            feed.leave(reader.outbox, BEGIN)
+            away = True
+        elif action == "return" and away:
+            reader = Reader()
+            away = False
+            if feed.can_resume(feed.epoch, offset):
+                feed.resume(reader.outbox, offset)
+                first, *rest = reader.read()
+                assert first == {"type": "resumed", "epoch": feed.epoch, "offset": offset}
+                for message in rest:
+                    offset += 1
+                    assert message["offset"] == offset
+            else:
+                assert feed.offset - offset > keep
+                offset = begin(feed, reader)["offset"]
+            assert offset == feed.offset
+    if not away:
+        for message in reader.read():
+            offset += 1
+            assert message["offset"] == offset
+        assert offset == feed.offset
