@@ -32,10 +32,10 @@ CLOCK_BACK: Final = 600_000
 
 NOISE: Final = 100.0
 """What two honest fixes of a standing vehicle may lie apart: 3 sigma between street canyons, where sigma is about 20 m each."""
-ACCELERATION: Final = 2.5
-"""What a road vehicle keeps up over a whole interval, m/s²; sports cars do 5 for a few seconds only."""
-TOP_SPEED: Final = 60.0
-"""Nothing on a road averages more, unless it reports so, or was seen going that fast."""
+ACCELERATION: Final = 2.0
+"""What a road vehicle keeps up over a whole interval, m/s²: 0 to 100 km/h in 14 s. More lasts a few seconds only."""
+TOP_SPEED: Final = 50.0
+"""180 km/h: nothing on a road averages more, unless it reports so, or was seen going that fast."""
 FASTEST: Final = 150.0
 """The highest reported speed that is believed: above every train in service (French record, 2007: 160)."""
 UNKNOWN_SPEED: Final = 25.0
@@ -47,10 +47,16 @@ SMOOTHING: Final = 5.0
 
 MOVING: Final = 3.0
 """Speed at which a vehicle is not just creeping."""
-STANDSTILL: Final = 10.0
-"""Metres a vehicle at its last speed must have driven before the same coordinates again are strange; 10 Hz rounds to less."""
+STANDSTILL: Final = 3.0
+"""Metres a vehicle must have driven before the same coordinates again are strange: they are rounded, often to one metre."""
 FREEZE: Final = 180_000
-"""So long the same coordinates may be a frozen receiver; after that, the vehicle stands."""
+"""After so long at the same coordinates the vehicle stands, whatever was thought."""
+CREEP: Final = 1.0
+"""Slower than this from fix to fix, a position wanders rather than drives."""
+RESTLESS_MOST: Final = 8
+"""Many receivers repeat themselves whenever they stand (in Hof's and Munich's traces 20 to 27 % of all fixes, in Porto's 1 %).
+A repeat is strange only from one that was seen to wander at a standstill: each wandering earns 1, each repeat costs 1, at
+most this many either way."""
 
 AGREEING: Final = 3
 """So many jumps in a row that agree with each other are where the vehicle is now: it was towed, or the anchor was wrong."""
@@ -85,6 +91,7 @@ class Motion:
         "latitude",
         "longitude",
         "recent",
+        "restless",
         "session",
         "session_newest",
         "sessions",
@@ -105,6 +112,8 @@ class Motion:
         """When the anchor's coordinates were first reported."""
         self.support = 0
         """Fixes that agreed with the anchor, at most `ROOTED`; 0: there is no anchor."""
+        self.restless = 0
+        """Wanderings at a standstill less repeats, at most `RESTLESS_MOST` either way."""
         self.agreeing = 0
         self.jumps = 0
         self.candidate_latitude = 0.0
@@ -148,26 +157,30 @@ class Motion:
         latitude = fix.latitude
         longitude = fix.longitude
         speed = fix.speed
-        if latitude != self.latitude or longitude != self.longitude or not self.support:
-            if speed is UNSET or speed > FASTEST:
-                if self.support:
-                    seconds = (time - self.time) * 0.001
-                    dy = latitude - self.latitude
-                    dx = _around(longitude - self.longitude) * self.cosine
-                    weight = 1.0 if self.support == 1 and seconds >= GRAIN else seconds / (seconds + SMOOTHING)
-                    measured = sqrt(dx * dx + dy * dy) * _METRES / seconds
-                    self.speed += weight * (min(measured, FASTEST) - self.speed)
-            else:
-                self.speed = speed
-            self.since = time
-            self.latitude = latitude
-            self.longitude = longitude
-            self.cosine = cos(radians(latitude))
-        elif speed is not UNSET and speed <= FASTEST:
-            self.speed = speed
-        else:
+        reported = speed is not UNSET and speed <= FASTEST
+        if self.support:
             seconds = (time - self.time) * 0.001
-            self.speed -= self.speed * seconds / (seconds + SMOOTHING)
+            if latitude == self.latitude and longitude == self.longitude:
+                measured = 0.0
+                if self.restless > -RESTLESS_MOST:
+                    self.restless -= 1
+            else:
+                dy = latitude - self.latitude
+                dx = _around(longitude - self.longitude) * self.cosine
+                measured = sqrt(dx * dx + dy * dy) * _METRES / seconds
+                if measured < CREEP and seconds >= GRAIN and self.restless < RESTLESS_MOST:
+                    self.restless += 1
+                self.since = time
+            if not reported:
+                weight = 1.0 if self.support == 1 and seconds >= GRAIN else seconds / (seconds + SMOOTHING)
+                self.speed += weight * ((measured if measured < FASTEST else FASTEST) - self.speed)
+        else:
+            self.since = time
+        if reported:
+            self.speed = speed  # type: ignore[assignment]
+        self.latitude = latitude
+        self.longitude = longitude
+        self.cosine = cos(radians(latitude))
         self.time = time
         accuracy = fix.accuracy
         self.accuracy = 0.0 if accuracy is UNSET else accuracy
@@ -203,7 +216,7 @@ class Motion:
         self.candidate_latitude = fix.latitude
         self.candidate_longitude = fix.longitude
         self.candidate_speed = speed
-        if self.agreeing < needed and (self.jumps < GIVE_UP or needed > AGREEING):
+        if self.agreeing < needed and self.jumps < max(GIVE_UP, needed):
             return False
         if self.support < AGREEING:
             # An anchor that hardly anything agreed with was wrong, and so is what led to it.
@@ -327,13 +340,13 @@ def frozen(fix: Fix, motion: Motion, now: int) -> bool:
     if fix.longitude != motion.longitude or fix.latitude != motion.latitude or not motion.support:
         return False
     time = fix.fix_time
-    if not motion.time < time <= motion.since + FREEZE:
+    if not motion.time < time <= motion.time + FREEZE:
         return False
-    speed = fix.speed
-    if speed is UNSET:
-        # Of one position alone nobody knows that it moves.
-        speed = motion.speed if motion.support > 1 else 0.0
-    return speed >= MOVING and speed * (time - motion.since) >= STANDSTILL * 1000.0
+    reported = fix.speed
+    if reported is not UNSET:
+        return reported >= MOVING and reported * (time - motion.time) >= STANDSTILL * 1000.0
+    speed = motion.speed
+    return motion.restless > 0 and speed >= MOVING and speed * (time - motion.since) >= STANDSTILL * 1000.0
 
 
 def jump(fix: Fix, motion: Motion, now: int) -> bool:
@@ -351,6 +364,7 @@ SUSPICIONS: tuple[tuple[Suspicion, Callable[[Fix, Motion, int], bool]], ...] = (
 )
 
 _JUMPED = (Suspicion.JUMP,)
+_FROZEN = (Suspicion.FROZEN,)
 _MIRRORED = (Suspicion.SWAPPED, Suspicion.JUMP)
 
 
@@ -377,6 +391,8 @@ def judge(fix: Fix, motion: Motion, session: int, now: int) -> tuple[tuple[Suspi
             # No vehicle drives to the mirror image of where it is; only an anchor that was itself exchanged explains it.
             needed = motion.support + 1
         else:
+            if suspicions == _FROZEN and fix.speed is UNSET:
+                motion.restless -= 1
             return suspicions, False
         if motion.reconsider(fix, needed):
             return (), True

@@ -1,0 +1,438 @@
+"""The filters: every predicate on both sides of its threshold, what must hold of any stream, and the messy stream's score."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import UNSET, UnsetType
+
+from tests.ingest.messy import read_stream, score
+from tracking.errors import ErrorCode
+from tracking.ingest import filters
+from tracking.ingest.filters import REJECTIONS, SUSPICIONS, Motion, judge, reject
+from tracking.model import Fix, Suspicion
+
+NOW = 1_800_000_000_000
+LATITUDE, LONGITUDE = 41.14, -8.61
+DAY = 24 * 3_600_000
+DEGREE = 111_195.0
+"""Metres of latitude."""
+
+Judged = tuple[tuple[Suspicion, ...], bool]
+CLEAN_LIVE: Judged = ((), True)
+CLEAN_LATE: Judged = ((), False)
+
+
+def fix(
+    seconds: float = 0.0,
+    north: float = 0.0,
+    east: float = 0.0,
+    *,
+    speed: float | UnsetType = UNSET,
+    accuracy: float | UnsetType = UNSET,
+    latitude: float = LATITUDE,
+    longitude: float = LONGITUDE,
+) -> Fix:
+    """A fix so many seconds after NOW, so many metres from the place where these tests begin."""
+    return Fix(
+        seq=1,
+        fix_time=NOW + round(seconds * 1000),
+        latitude=latitude + north / DEGREE,
+        longitude=longitude + east / (DEGREE * math.cos(math.radians(latitude))),
+        accuracy=accuracy,
+        speed=speed,
+    )
+
+
+def mirrored(given: Fix) -> Fix:
+    return Fix(given.seq, given.fix_time, given.longitude, given.latitude)
+
+
+def run(fixes: Iterable[Fix], motion: Motion | None = None, session: int = 1) -> list[Judged]:
+    motion = Motion() if motion is None else motion
+    return [judge(each, motion, session, each.fix_time) for each in fixes]
+
+
+def drive(speed: float = 10.0, count: int = 8, every: float = 5.0, start: float = 0.0) -> Iterator[Fix]:
+    """Northward, steadily, from the place where these tests begin."""
+    for number in range(count):
+        yield fix(start + number * every, north=speed * number * every)
+
+
+def driven(speed: float = 10.0, count: int = 8, every: float = 5.0) -> Motion:
+    motion = Motion()
+    assert all(verdict == CLEAN_LIVE for verdict in run(drive(speed, count, every), motion))
+    return motion
+
+
+# --- rejections -----------------------------------------------------------------------------------------------------
+
+NAN = math.nan
+EDGES: list[tuple[str, float, float, str]] = [
+    ("latitude", 90.0, 90.001, "-90 to 90"),
+    ("latitude", -90.0, -90.001, "-90 to 90"),
+    ("longitude", 180.0, 180.001, "-180 to 180"),
+    ("longitude", -180.0, -180.001, "-180 to 180"),
+    ("accuracy", 0.0, -0.001, "0 metres or more"),
+    ("speed", 0.0, -0.001, "0 m/s or more"),
+    ("bearing", 360.0, 360.001, "0 to 360"),
+    ("bearing", 0.0, -0.001, "0 to 360"),
+    ("battery", 1.0, 1.001, "0 to 1"),
+    ("battery", 0.0, -0.001, "0 to 1"),
+]
+
+
+@pytest.mark.parametrize(("field", "inside", "outside", "allowed"), EDGES)
+def test_a_value_out_of_range_is_rejected_with_field_value_and_range(
+    field: str, inside: float, outside: float, allowed: str
+) -> None:
+    good = fix()
+    setattr(good, field, inside)
+    assert reject(good, NOW) is None
+    for value in (outside, NAN):
+        bad = fix()
+        setattr(bad, field, value)
+        rejected = reject(bad, NOW)
+        assert rejected is not None
+        code, detail = rejected
+        assert code is ErrorCode.OUT_OF_RANGE
+        assert f"`{field}`" in detail and str(value) in detail and allowed in detail
+
+
+def test_a_latitude_that_may_be_a_longitude_is_asked_about() -> None:
+    sydney = reject(fix(latitude=151.2, longitude=-33.9), NOW)
+    assert sydney is not None and "exchanged" in sydney[1]
+    nowhere = reject(Fix(1, NOW, 151.2, 170.0), NOW)
+    assert nowhere is not None and "exchanged" not in nowhere[1]
+
+
+@pytest.mark.parametrize(
+    ("code", "taken", "thrown_away"),
+    [(ErrorCode.CLOCK_SKEW, 60_000, 60_001), (ErrorCode.TOO_OLD, -7 * DAY, -7 * DAY - 1)],
+)
+def test_a_clock_far_off_is_rejected_with_how_far(code: ErrorCode, taken: int, thrown_away: int) -> None:
+    assert reject(Fix(1, NOW + taken, LATITUDE, LONGITUDE), NOW) is None
+    rejected = reject(Fix(1, NOW + thrown_away, LATITUDE, LONGITUDE), NOW)
+    assert rejected is not None and rejected[0] is code
+    assert str(abs(thrown_away)) in rejected[1] and str(abs(taken)) in rejected[1]
+
+
+def test_every_reason_has_one_predicate_and_its_name() -> None:
+    assert {suspicion for suspicion, _ in SUSPICIONS} == set(Suspicion)
+    assert all(predicate.__name__ == suspicion for suspicion, predicate in SUSPICIONS)
+    assert all(predicate.__name__ == code for code, predicate in REJECTIONS)
+
+
+# --- suspicions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("degrees", "doubted"), [(0.0, True), (0.0099, True), (0.0101, False)])
+def test_null_island(degrees: float, doubted: bool) -> None:
+    for latitude, longitude in ((degrees, 0.0), (0.0, -degrees), (-degrees, degrees)):
+        suspicions, live = judge(Fix(1, NOW, latitude, longitude), Motion(), 1, NOW)
+        assert suspicions == ((Suspicion.NULL_ISLAND,) if doubted else ())
+        assert live is not doubted
+
+
+@pytest.mark.parametrize(("accuracy", "doubted"), [(UNSET, False), (200.0, False), (200.1, True)])
+def test_inaccurate(accuracy: float | UnsetType, doubted: bool) -> None:
+    suspicions, live = judge(fix(accuracy=accuracy), Motion(), 1, NOW)
+    assert suspicions == ((Suspicion.INACCURATE,) if doubted else ())
+    assert live is not doubted
+
+
+def test_every_reason_is_reported() -> None:
+    far_and_vague = fix(40, north=20_000, accuracy=900.0)
+    assert judge(far_and_vague, driven(), 1, NOW) == ((Suspicion.INACCURATE, Suspicion.JUMP), False)
+    nowhere = Fix(1, NOW - 3_600_000, 0.0, 0.0)
+    # An hour at any speed does not lead there.
+    assert judge(nowhere, driven(), 1, NOW) == ((Suspicion.NULL_ISLAND, Suspicion.CLOCK_BACK, Suspicion.JUMP), False)
+
+
+def test_swapped_needs_to_be_in_reach_once_exchanged() -> None:
+    motion = driven()
+    assert judge(mirrored(fix(40, north=400)), motion, 1, NOW) == ((Suspicion.SWAPPED, Suspicion.JUMP), False)
+    assert judge(mirrored(fix(41, north=20_000)), motion, 1, NOW) == ((Suspicion.JUMP,), False)
+    assert judge(fix(42, north=420), motion, 1, NOW) == CLEAN_LIVE
+
+
+def test_swapped_means_nothing_where_latitude_and_longitude_are_alike() -> None:
+    motion = Motion()
+    for number in range(5):
+        place = Fix(1, NOW + 5_000 * number, 45.0 + number * 1e-4, 45.0)
+        assert judge(place, motion, 1, NOW) == CLEAN_LIVE
+        assert judge(mirrored(Fix(1, place.fix_time + 2_000, place.latitude, 45.0)), motion, 1, NOW) == CLEAN_LIVE
+
+
+def test_a_device_that_exchanges_them_outlasts_a_long_drive_but_not_one_bad_fix() -> None:
+    rooted = driven(count=30)
+    verdicts = run((mirrored(fix(150 + 5 * number, north=1_500 + 50 * number)) for number in range(20)), rooted)
+    assert verdicts == [((Suspicion.SWAPPED, Suspicion.JUMP), False)] * 20
+
+    wrong_from_the_start = Motion()
+    assert run([mirrored(fix())], wrong_from_the_start) == [CLEAN_LIVE]
+    assert [live for _, live in run(drive(start=15), wrong_from_the_start)] == [False] + [True] * 7
+
+
+def test_clock_back_begins_where_late_delivery_ends() -> None:
+    newest = 35.0
+    for back, doubted in ((600.0, False), (600.001, True)):
+        suspicions, live = judge(fix(newest - back), driven(), 1, NOW)
+        assert suspicions == ((Suspicion.CLOCK_BACK,) if doubted else ())
+        assert not live
+
+
+def test_clock_back_is_about_one_session_and_each_is_remembered() -> None:
+    motion = driven()
+    hour_ago = fix(-3600)
+    assert judge(hour_ago, motion, 2, NOW) == CLEAN_LATE
+    assert judge(hour_ago, motion, 1, NOW) == ((Suspicion.CLOCK_BACK,), False)
+    assert judge(fix(-3600 - 601), motion, 2, NOW) == ((Suspicion.CLOCK_BACK,), False)
+
+
+def test_a_clock_that_went_back_does_not_hold_up_what_is_right() -> None:
+    motion = driven()
+    assert all(suspicions for suspicions, _ in run(drive(start=-3600), motion))
+    assert judge(fix(40, north=400), motion, 1, NOW) == CLEAN_LIVE
+
+
+@pytest.mark.parametrize(
+    ("speed", "seconds", "doubted"),
+    [(2.9, 5.0, False), (3.0, 5.0, True), (15.0, 0.1, False), (15.0, 0.2, True), (0.0, 5.0, False)],
+)
+def test_frozen_by_its_reported_speed(speed: float, seconds: float, doubted: bool) -> None:
+    motion = Motion()
+    assert judge(fix(), motion, 1, NOW) == CLEAN_LIVE
+    suspicions, live = judge(fix(seconds, speed=speed), motion, 1, NOW)
+    assert suspicions == ((Suspicion.FROZEN,) if doubted else ())
+    assert live is not doubted
+
+
+def test_frozen_without_speed_only_from_a_receiver_that_wanders_when_it_stands() -> None:
+    def stops(wandering: bool) -> Judged:
+        motion = Motion()
+        if wandering:
+            run((fix(-30 + 5 * number, north=float(number % 2)) for number in range(6)), motion)
+        run(drive(), motion)
+        return judge(fix(40, north=350), motion, 1, NOW)
+
+    assert stops(wandering=True) == ((Suspicion.FROZEN,), False)
+    assert stops(wandering=False) == CLEAN_LIVE
+
+
+def test_frozen_ends_with_a_metre_and_is_given_up_after_three_minutes() -> None:
+    motion = driven()
+    verdicts = run((fix(40 + each, north=350, speed=10.0) for each in range(0, 300, 5)), motion)
+    first_live = next(number for number, (_, live) in enumerate(verdicts) if live)
+    assert (40 + first_live * 5) - 35 > filters.FREEZE / 1000 >= (40 + first_live * 5) - 40
+    assert judge(fix(400, north=351, speed=10.0), motion, 1, NOW) == CLEAN_LIVE
+
+
+@pytest.mark.parametrize(
+    ("speed", "seconds", "reach"),
+    [
+        # noise 100 + (speed + 1 m/s² · (t + 1)) · (t + 1)
+        (10.0, 5.0, 196.0),
+        (10.0, 15.0, 516.0),
+        # noise 100 + 50 m/s · (t + 1)
+        (10.0, 59.0, 3_100.0),
+    ],
+)
+def test_jump_is_what_the_vehicle_cannot_reach(speed: float, seconds: float, reach: float) -> None:
+    for beyond, doubted in ((-5.0, False), (5.0, True)):
+        motion = driven(speed, count=30)
+        suspicions, live = judge(fix(29 * 5 + seconds, north=29 * 5 * speed + reach + beyond), motion, 1, NOW)
+        assert suspicions == ((Suspicion.JUMP,) if doubted else ())
+        assert live is not doubted
+
+
+def test_jump_allows_for_accuracy() -> None:
+    assert judge(fix(40, north=350 + 300), driven(), 1, NOW)[0] == (Suspicion.JUMP,)
+    assert judge(fix(40, north=350 + 300, accuracy=150.0), driven(), 1, NOW) == CLEAN_LIVE
+
+
+def test_one_jump_does_not_move_the_anchor() -> None:
+    motion = driven()
+    assert judge(fix(40, east=3_000), motion, 1, NOW) == ((Suspicion.JUMP,), False)
+    assert judge(fix(45, north=450), motion, 1, NOW) == CLEAN_LIVE
+
+
+def test_an_anchor_is_given_up_for_the_third_jump_that_agrees() -> None:
+    towed = [fix(40 + 5 * number, east=30_000 + 10.0 * number) for number in range(6)]
+    assert [live for _, live in run(towed, driven())] == [False, False, True, True, True, True]
+
+
+def test_a_wrong_first_fix_costs_one_right_one() -> None:
+    verdicts = run([fix(-15, east=4_000), *drive()])
+    assert [live for _, live in verdicts] == [True, False] + [True] * 7
+
+
+def test_jumps_that_do_not_agree_end_the_anchor_too() -> None:
+    wild = [fix(40 + 5 * number, east=(-1) ** number * 200_000 * (number + 1)) for number in range(6)]
+    assert [live for _, live in run(wild, driven())] == [False] * 5 + [True]
+
+
+# --- life -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("every", [0.1, 1.0, 5.0, 15.0, 60.0])
+@pytest.mark.parametrize("speed", [0.0, 8.0, 45.0])
+def test_a_vehicle_that_drives_steadily_is_clean(speed: float, every: float) -> None:
+    assert run(drive(speed, 40, every)) == [CLEAN_LIVE] * 40
+
+
+@pytest.mark.parametrize("every", [1.0, 5.0, 30.0])
+def test_a_train_is_believed_its_speed(every: float) -> None:
+    fixes = [fix(number * every, north=90.0 * number * every, speed=90.0) for number in range(40)]
+    assert run(fixes) == [CLEAN_LIVE] * 40
+
+
+def test_a_train_without_speed_is_clean_once_it_was_seen_going_so_fast() -> None:
+    verdicts = run(drive(90.0, 40, 15.0))
+    assert all(live for _, live in verdicts[filters.GIVE_UP :])
+
+
+def test_over_the_antimeridian() -> None:
+    motion = Motion()
+    verdicts = [
+        judge(Fix(1, NOW + 5_000 * number, -17.0, (179.998 + number * 4e-4 + 180.0) % 360.0 - 180.0), motion, 1, NOW)
+        for number in range(12)
+    ]
+    assert verdicts == [CLEAN_LIVE] * 12
+
+
+def test_a_backlog_of_another_session_is_late_and_clean() -> None:
+    motion = Motion()
+    assert run(drive(count=20, start=300), motion, session=2) == [CLEAN_LIVE] * 20
+    assert run(drive(count=20, start=100), motion, session=1) == [CLEAN_LATE] * 20
+
+
+def test_a_late_fix_is_judged_by_its_neighbours_in_time() -> None:
+    motion = driven(speed=20.0, count=8, every=15.0)
+    assert judge(fix(50, north=1_000), motion, 1, NOW) == CLEAN_LATE
+    assert judge(fix(51, north=2_000), motion, 1, NOW) == ((Suspicion.JUMP,), False)
+    assert judge(fix(20, north=1_000), motion, 1, NOW) == ((Suspicion.JUMP,), False)
+
+
+def test_the_same_time_again_is_late() -> None:
+    motion = driven()
+    assert judge(fix(35, north=351), motion, 1, NOW) == CLEAN_LATE
+    assert judge(fix(35, north=5_000), motion, 1, NOW) == ((Suspicion.JUMP,), False)
+
+
+def test_a_seed_is_an_anchor_that_fades_with_time() -> None:
+    for age, doubted in ((5.0, True), (2 * 86_400.0, False)):
+        motion = Motion()
+        motion.seed(LATITUDE, LONGITUDE, NOW - round(age * 1000), 12.0)
+        assert judge(fix(0, north=50_000), motion, 1, NOW)[0] == ((Suspicion.JUMP,) if doubted else ())
+    older = driven()
+    older.seed(-LATITUDE, LONGITUDE, NOW - DAY)
+    assert judge(fix(40, north=400), older, 1, NOW) == CLEAN_LIVE
+
+
+# --- of any stream --------------------------------------------------------------------------------------------------
+
+numbers = st.floats(width=64)
+optional = st.one_of(st.just(UNSET), numbers)
+any_fix = st.builds(
+    Fix,
+    seq=st.integers(),
+    fix_time=st.one_of(st.integers(), st.integers(NOW - 8 * DAY, NOW + 100_000)),
+    latitude=numbers,
+    longitude=numbers,
+    accuracy=optional,
+    altitude=optional,
+    speed=optional,
+    bearing=optional,
+    battery=optional,
+)
+some_fix = st.builds(
+    Fix,
+    seq=st.integers(1, 100),
+    fix_time=st.one_of(st.integers(NOW - 30_000, NOW), st.integers(NOW - 8 * DAY, NOW + 100_000)),
+    latitude=st.one_of(st.floats(-0.02, 0.02), st.floats(41.0, 41.02), st.floats(-90, 90)),
+    longitude=st.one_of(st.floats(-0.02, 0.02), st.floats(41.0, 41.02), st.floats(-180, 180)),
+    accuracy=st.one_of(st.just(UNSET), st.floats(0, 1e308)),
+    speed=st.one_of(st.just(UNSET), st.floats(0, 1e308)),
+)
+streams = st.lists(st.tuples(some_fix, st.integers(1, 6)), max_size=40)
+
+
+@given(any_fix)
+def test_rejecting_never_raises_and_leaves_only_what_can_be_judged(any_one: Fix) -> None:
+    if reject(any_one, NOW) is None:
+        motion = Motion()
+        for session in (1, 2):
+            judge(any_one, motion, session, NOW)
+
+
+@given(streams)
+def test_live_is_clean_and_newer_than_every_clean_one_before(stream: list[tuple[Fix, int]]) -> None:
+    motion = Motion()
+    newest = -math.inf
+    for each, session in stream:
+        if reject(each, NOW) is not None:
+            continue
+        suspicions, live = judge(each, motion, session, NOW)
+        assert live == (not suspicions and each.fix_time > newest)
+        if live:
+            newest = each.fix_time
+        assert len(motion.recent) <= filters.RECENT
+        assert [entry[0] for entry in motion.recent] == sorted(entry[0] for entry in motion.recent)
+
+
+@given(streams)
+def test_the_same_stream_is_judged_the_same(stream: list[tuple[Fix, int]]) -> None:
+    taken = [(each, session) for each, session in stream if reject(each, NOW) is None]
+    motions = Motion(), Motion()
+    for each, session in taken:
+        assert judge(each, motions[0], session, NOW) == judge(each, motions[1], session, NOW)
+
+
+@given(
+    st.lists(st.integers(100, 3_600_000), min_size=1, max_size=50),
+    st.floats(-89, 89).filter(lambda degrees: abs(degrees) > 0.01),
+    st.floats(-180, 180),
+    st.one_of(st.just(UNSET), st.floats(0, 2.9)),
+)
+def test_a_parked_car_is_never_doubted(gaps: list[int], latitude: float, longitude: float, speed: float | UnsetType) -> None:
+    motion = Motion()
+    time = NOW
+    for gap in gaps:
+        time += gap
+        assert judge(Fix(1, time, latitude, longitude, speed=speed), motion, 1, time) == CLEAN_LIVE
+
+
+@given(streams, st.floats(-80, 80).filter(lambda degrees: abs(degrees) > 1), st.floats(-179, 179))
+def test_whatever_came_before_a_vehicle_is_believed_again_soon(
+    stream: list[tuple[Fix, int]], latitude: float, longitude: float
+) -> None:
+    motion = Motion()
+    for each, session in stream:
+        if reject(each, NOW) is None:
+            judge(each, motion, session, NOW)
+    # Past what a fast clock may have claimed before.
+    after = NOW + filters.CLOCK_SKEW
+    fixes = [Fix(1, after + 5_000 * (number + 1), latitude + 1e-4 * number, longitude) for number in range(30)]
+    verdicts = run(fixes, motion)
+    assert verdicts[filters.ROOTED :] == [CLEAN_LIVE] * (30 - filters.ROOTED)
+    first = next(number for number, (_, live) in enumerate(verdicts) if live)
+    assert all(live for _, live in verdicts[first:])
+    if not any(Suspicion.SWAPPED in suspicions for suspicions, _ in verdicts):
+        assert first < filters.AGREEING
+
+
+# --- the messy stream -----------------------------------------------------------------------------------------------
+
+
+def test_the_messy_stream() -> None:
+    tally = score(read_stream(NOW))
+    print(f"\n{tally}")
+    assert tally.missed("null_island") == tally.missed("swapped") == tally.missed("invalid") == 0
+    assert tally.missed("bad_clock") <= 1
+    assert tally.share_caught("jump") >= 0.8
+    assert tally.share_doubted <= 0.01
+    assert tally.share_near() >= 0.995
+    assert tally.messages["ok"] > 9_000, "the stream is not whole"
