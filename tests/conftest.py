@@ -70,7 +70,7 @@ def own_hub(database_url: str, tmp_path: Path) -> Iterator[Callable[..., HubProc
     made: list[HubProcess] = []
 
     def make(**settings: str) -> HubProcess:
-        process = HubProcess(database_url, tmp_path / f"hub-{len(made)}.log", **settings).start()
+        process = HubProcess(database_url, tmp_path / f"hub-{len(made)}.log", None, **settings).start()
         made.append(process)
         return process
 

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
@@ -18,7 +20,6 @@ from tracking.service import Service, assemble
 from tracking.sockets.driver import driver_endpoint
 from tracking.sockets.passenger import passenger_endpoint
 from tracking.store import shares as share_store
-from tracking.store.pool import Database
 from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,7 @@ HOUSEKEEPING_SECONDS = 3600.0
 def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
     """The hub as an ASGI application. Raises `ConfigError` where it can't be served with these settings."""
     require_key(settings)
-    database = Database(require_database(settings), timeout=settings.database_timeout)
-    service = assemble(settings, database, Auth(settings, clock), clock)
+    service = assemble(settings, require_database(settings), Auth(settings, clock), clock)
     app = Starlette(
         routes=[
             WebSocketRoute("/v1/driver", driver_endpoint),
@@ -67,15 +67,21 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     service: Service = app.state.service
-    await service.database.open()
-    recorder = asyncio.create_task(service.recorder.run())
+    databases = (service.database, service.recording, service.exports)
+    for database in databases:
+        await database.open()
     tasks = [
-        recorder,
-        asyncio.create_task(service.revisions.run()),
-        asyncio.create_task(_tick(service)),
-        asyncio.create_task(_learn_revoked(service)),
-        asyncio.create_task(_make_partitions(service)),
+        asyncio.create_task(work, name=name)
+        for name, work in {
+            "recorder": service.recorder.run(),
+            "revisions": service.revisions.run(),
+            "tick": _tick(service),
+            "revoked tokens": _learn_revoked(service),
+            "partitions": _make_partitions(service),
+        }.items()
     ]
+    for task in tasks:
+        task.add_done_callback(_go_down_with)
     try:
         yield
     finally:
@@ -86,7 +92,15 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await service.database.close()
+        for database in databases:
+            await database.close()
+
+
+def _go_down_with(task: asyncio.Task[None]) -> None:
+    """A hub without its recorder would take fixes and never acknowledge one: better none, and started anew."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.critical("the %s failed, so the hub goes down", task.get_name(), exc_info=task.exception())
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _tick(service: Service) -> None:

@@ -111,7 +111,9 @@ def _set_up_logging() -> None:
     handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     # One line for every socket that comes and goes says nothing that the metrics don't.
-    logging.getLogger("uvicorn.error").addFilter(lambda record: not str(record.msg).startswith('%s - "WebSocket'))
+    logging.getLogger("uvicorn.error").addFilter(
+        lambda record: not str(record.msg).startswith(('%s - "WebSocket', "connection open", "connection closed"))
+    )
 
 
 def _raise_open_files(wanted: int) -> None:

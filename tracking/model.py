@@ -126,7 +126,7 @@ class Fleet(msgspec.Struct, frozen=True):
     name: str
 
 
-class Vehicle(msgspec.Struct, omit_defaults=True, frozen=True):
+class Vehicle(msgspec.Struct, frozen=True):
     """`kind` is the integrator's word (car, van, bus); `plate` what a passenger looks for in the street."""
 
     vehicle_id: str

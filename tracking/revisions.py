@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterable
 
 from tracking.errors import StoreUnavailable
 from tracking.hub.hub import Hub
@@ -12,6 +13,7 @@ from tracking.store.pool import Database
 
 logger = logging.getLogger(__name__)
 
+RETRY_SECONDS = 1.0
 GATHER_SECONDS = 0.25
 """Late fixes come in batches: a little patience makes one revision of many."""
 
@@ -19,9 +21,11 @@ GATHER_SECONDS = 0.25
 class Revisions:
     """Gathers what came late, reads the line from the store, publishes it. `run` works until it is cancelled."""
 
-    def __init__(self, database: Database, hub: Hub) -> None:
+    def __init__(self, database: Database, hub: Hub, pending: Callable[[str], Iterable[Position]]) -> None:
+        """`pending` gives a trip's positions that are not known to be committed."""
         self._database = database
         self._hub = hub
+        self._pending = pending
         self._spans: dict[str, tuple[int, int, int]] = {}
         self._arrived = asyncio.Event()
 
@@ -30,10 +34,13 @@ class Revisions:
         for position in late:
             if position.trip_id is None or position.trip is None or position.trip_id not in self._hub.feeds:
                 continue
-            instant = position.fix_time
-            _, first, last = self._spans.get(position.trip_id, (0, instant, instant))
-            self._spans[position.trip_id] = (position.trip, min(first, instant), max(last, instant))
-            self._arrived.set()
+            self.revise(position.trip_id, position.trip, position.fix_time, position.fix_time)
+
+    def revise(self, trip_id: str, trip: int, from_: int, to: int) -> None:
+        """Asks for the part of the line between two fix times, as soon as the store can be read."""
+        _, first, last = self._spans.get(trip_id, (trip, from_, to))
+        self._spans[trip_id] = (trip, min(first, from_), max(last, to))
+        self._arrived.set()
 
     async def run(self) -> None:
         while True:
@@ -46,16 +53,20 @@ class Revisions:
                     await self._revise(trip_id, trip, first, last)
                 except StoreUnavailable as error:
                     logger.warning("can't read a late part of a track now, trying again: %s", error)
-                    _, newer_first, newer_last = self._spans.get(trip_id, (trip, first, last))
-                    self._spans[trip_id] = (trip, min(first, newer_first), max(last, newer_last))
-                    self._arrived.set()
+                    self.revise(trip_id, trip, first, last)
+                    await asyncio.sleep(RETRY_SECONDS)
 
     async def _revise(self, trip_id: str, trip: int, first: int, last: int) -> None:
+        # Asked before the reading begins: what is committed meanwhile is then in one of the two at least.
+        points: set[TrackPoint] = {
+            (p.longitude, p.latitude, p.fix_time)
+            for p in self._pending(trip_id)
+            if not p.suspect and first <= p.fix_time <= last
+        }
         async with self._database.transaction() as connection:
-            track: list[TrackPoint] = [
-                (row.longitude, row.latitude, row.fix_time)
-                async for row in positions.track_of_trip(connection, trip, suspect=False, from_=first, to=last)
-            ]
+            async for row in positions.track_of_trip(connection, trip, suspect=False, from_=first, to=last):
+                points.add((row.longitude, row.latitude, row.fix_time))
+        track = sorted(points, key=lambda point: point[2])
         feed = self._hub.feeds.get(trip_id)
         if feed is not None and feed.trip.status.under_way:
             feed.publish_revision(first, last, track)

@@ -21,6 +21,11 @@ class Service:
     clock: Clock
     auth: Auth
     database: Database
+    """for short questions"""
+    recording: Database
+    """for the recorder alone: nobody's question may keep it waiting"""
+    exports: Database
+    """for tracks that are streamed as slowly as their reader reads"""
     sources: Sources
     recorder: Recorder
     pipeline: Pipeline
@@ -30,8 +35,10 @@ class Service:
     revisions: Revisions
 
 
-def assemble(settings: Settings, database: Database, auth: Auth, clock: Clock) -> Service:
-    """Builds the parts and joins them; nothing runs yet."""
+def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
+    """Builds the parts around the database at `url` and joins them; nothing runs yet."""
+    database = Database(url, timeout=settings.database_timeout)
+    recording = Database(url, timeout=settings.database_timeout, size=2)
     hub = Hub(
         clock,
         keep=settings.feed_updates,
@@ -41,9 +48,10 @@ def assemble(settings: Settings, database: Database, auth: Auth, clock: Clock) -
         interval_idle=settings.interval_idle,
     )
     sources = Sources(database, clock)
-    revisions = Revisions(database, hub)
+    # The two know each other: what the recorder stored late is shown anew, with what it has not stored yet.
+    revisions = Revisions(database, hub, lambda trip_id: recorder.pending(trip_id))
     recorder = Recorder(
-        database,
+        recording,
         interval=settings.commit_interval,
         rows=settings.commit_rows,
         limit=settings.queue_limit,
@@ -54,6 +62,8 @@ def assemble(settings: Settings, database: Database, auth: Auth, clock: Clock) -
         clock=clock,
         auth=auth,
         database=database,
+        recording=recording,
+        exports=Database(url, timeout=settings.database_timeout, size=4),
         sources=sources,
         recorder=recorder,
         pipeline=Pipeline(recorder, clock),

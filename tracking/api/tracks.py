@@ -79,7 +79,7 @@ async def _stream(request: Request, service: Service, query: Callable[[Connectio
     write, media_type = _WRITERS[format_]
     # Entered here, so that a database that is away is still a 503 and not a broken body.
     stack = AsyncExitStack()
-    connection = await stack.enter_async_context(service.database.transaction())
+    connection = await stack.enter_async_context(service.exports.transaction())
 
     async def body() -> AsyncIterator[bytes]:
         async with stack:

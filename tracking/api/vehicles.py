@@ -37,14 +37,14 @@ async def put(request: Request) -> Response:
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no fleet {vehicle.fleet_id}: PUT it first", field="fleet_id")
         stored, created = await vehicles.put(connection, vehicle)
     service.dispatch.vehicle_changed(stored.number, vehicle)
-    return _answer(vehicle, 201 if created else 200)
+    return respond(vehicle, 201 if created else 200)
 
 
 async def get(request: Request) -> Response:
     principal = await require(request, Role.SERVICE, Role.DISPATCHER)
     async with service_of(request).database.connection() as connection:
         stored = await vehicles.get(connection, name_in_path(request, "vehicle_id"))
-    return _answer(_managed(principal, stored).vehicle, 200)
+    return respond(_managed(principal, stored).vehicle)
 
 
 async def delete(request: Request) -> Response:
@@ -73,11 +73,6 @@ async def _refuse_under_way(connection: Connection, stored: vehicles.Stored) -> 
     for trip in await trips.open_of_vehicle(connection, stored.number):
         if trip.status.under_way:
             raise Refusal(ErrorCode.CONFLICT, f"the vehicle is under way on trip {trip.trip_id}: end that first")
-
-
-def _answer(vehicle: Vehicle, status: int) -> Response:
-    # Every field, also where it is empty: an integrator reads them without asking whether they are there.
-    return respond({field: getattr(vehicle, field) for field in Vehicle.__struct_fields__}, status)
 
 
 routes = [

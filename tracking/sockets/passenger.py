@@ -7,6 +7,7 @@ from starlette.websockets import WebSocket
 from tracking.auth import Principal, Role, Sight, may_know_trip, may_see
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
 from tracking.hub.feed import TripFeed
+from tracking.ingest.sources import GRACE_MS
 from tracking.metrics import WATCHERS
 from tracking.model import Position, Trip
 from tracking.protocol import TrackPoint, decode_passenger, encode
@@ -92,7 +93,10 @@ class PassengerConnection(Connection):
             return await trips.get(connection, self.trip_id)
 
     async def _read_track(self, trip: Trip) -> _Stored:
-        """The track from the store; while the database is away, none: the live map goes on with what memory holds."""
+        """The track from the store; while the database is away, none: the live map goes on with what memory holds.
+
+        The rest of the line follows as `track_revised` when the database is back.
+        """
         track: list[TrackPoint] = []
         last: TrackRow | None = None
         try:
@@ -102,6 +106,7 @@ class PassengerConnection(Connection):
                     track.append((row.longitude, row.latitude, row.fix_time))
                     last = row
         except StoreUnavailable:
+            self.service.revisions.revise(trip.trip_id, trip.number, trip.created_at - GRACE_MS, self.service.clock())
             return _Stored(None, [], None)
         return _Stored(fresh, track, last)
 

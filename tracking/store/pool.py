@@ -51,8 +51,13 @@ class Database:
             timeout=self._timeout,
             command_timeout=self._timeout,
             init=_set_codecs,
-            # An ack means durable, whatever the server's own default is.
-            server_settings={"application_name": "tracking", "synchronous_commit": "on"},
+            server_settings={
+                "application_name": "tracking",
+                # An ack means durable, whatever the server's own default is.
+                "synchronous_commit": "on",
+                # Someone who downloads a track and stops reading must not hold a snapshot open for ever.
+                "idle_in_transaction_session_timeout": "60s",
+            },
         )
 
     async def close(self) -> None:
