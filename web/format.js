@@ -112,15 +112,19 @@ export function farewell(ending, trip) {
   return where ? { title: "Trip finished", text: `Arrived at ${where}. Thank you for riding with us.` } : ENDINGS.over;
 }
 
-/** @type {Record<string, string>} */
-const SENDERS = { driver: "From the driver", dispatcher: "From dispatch", service: "From dispatch", passenger: "From a passenger" };
+const SENDERS = new Map([
+  ["driver", "From the driver"],
+  ["dispatcher", "From dispatch"],
+  ["service", "From dispatch"],
+  ["passenger", "From a passenger"],
+]);
 
 /**
  * Who wrote a message.
  * @param {string} from
  */
 export function sender(from) {
-  return SENDERS[from] ?? "Message";
+  return SENDERS.get(from) ?? "Message";
 }
 
 /** @param {string} name */

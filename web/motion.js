@@ -58,8 +58,9 @@ export class Motion {
    * A fix has come. One that is not newer than the last is nothing to the car.
    * @param {import("./messages.js").Position} fix
    * @param {number} now
+   * @param {number | null} [heading] where a car that stands is known to have come from
    */
-  push(fix, now) {
+  push(fix, now, heading = null) {
     const last = this.#samples.at(-1);
     if (last && fix.fix_time <= last.time) return;
     const before = last ? this.#at(this.#playhead) : null;
@@ -68,7 +69,7 @@ export class Motion {
     }
     this.#leads.push(fix.fix_time - now);
     if (this.#leads.length > REMEMBERED) this.#leads.shift();
-    this.#samples.push(sample(fix, last));
+    this.#samples.push(sample(fix, last, heading));
     if (!last) {
       this.#playhead = fix.fix_time;
       this.#frameAt = now;
@@ -179,20 +180,19 @@ function between(from, to, share) {
   return (from + turn(from, to) * share + 360) % 360;
 }
 
-/** @param {import("./messages.js").Position} fix @param {Sample | undefined} last @returns {Sample} */
-function sample(fix, last) {
+/** @param {import("./messages.js").Position} fix @param {Sample | undefined} last @param {number | null} heading @returns {Sample} */
+function sample(fix, last, heading) {
   const { latitude, longitude, fix_time: time } = fix;
   const moved = last ? distance(last, fix) : 0;
   const seconds = last ? (time - last.time) / 1_000 : 0;
   const derived = seconds > 0 ? moved / seconds : 0;
   const leap = moved > LEAP_DISTANCE || (moved > FARTHEST_GLIDE && derived > LEAP_SPEED);
-  const speed = fix.speed ?? (leap ? 0 : derived);
-  return { latitude, longitude, time, speed, leap, heading: headingOf(fix, last, moved, leap) };
+  const speed = fix.speed ?? (leap || seconds * 1_000 > LONGEST_INTERVAL ? 0 : derived);
+  return { latitude, longitude, time, speed, leap, heading: headingOf(fix, last, moved, last?.heading ?? heading, leap) };
 }
 
-/** @param {import("./messages.js").Position} fix @param {Sample | undefined} last @param {number} moved @param {boolean} leap */
-function headingOf(fix, last, moved, leap) {
-  const known = last?.heading ?? null;
+/** @param {import("./messages.js").Position} fix @param {Sample | undefined} last @param {number} moved @param {number | null} known @param {boolean} leap */
+function headingOf(fix, last, moved, known, leap) {
   const standing = fix.speed === undefined ? last !== undefined && moved < STANDING_DISTANCE : fix.speed < STANDING_SPEED;
   if (fix.bearing !== undefined && (!standing || known === null)) return fix.bearing % 360;
   if (fix.bearing === undefined && last && !leap && !standing && moved >= STANDING_DISTANCE) return bearing(last, fix);

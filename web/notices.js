@@ -10,21 +10,24 @@ export class Notices {
   #messages = /** @type {HTMLElement} */ (document.getElementById("messages"));
   /** @type {number | undefined} */
   #timer;
+  #words = "";
+
+  /** The line is up: what is shown is what the hub says. */
+  showLive() {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#banner.hidden = true;
+  }
 
   /**
-   * @param {boolean} connected
+   * The line is down; calling again only brings the words up to date.
+   * @param {string} words
    */
-  showLine(connected) {
-    if (connected) {
-      clearTimeout(this.#timer);
-      this.#timer = undefined;
-      this.#banner.hidden = true;
-      return;
-    }
-    const words = navigator.onLine ? "Reconnecting…" : "You’re offline. The map goes on when the network is back.";
+  showDown(words) {
+    this.#words = words;
     if (!this.#banner.hidden) this.#banner.textContent = words;
     this.#timer ??= setTimeout(() => {
-      this.#banner.textContent = navigator.onLine ? "Reconnecting…" : words;
+      this.#banner.textContent = this.#words;
       this.#banner.hidden = false;
     }, GRACE);
   }

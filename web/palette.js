@@ -1,5 +1,5 @@
 /**
- * The colours of the map and of what is drawn on it, by day and by night.
+ * The colours of the basemap, by day and by night; what is drawn on it has its own in markers.css.
  * @typedef {typeof DAY} Palette
  */
 
@@ -22,8 +22,8 @@ export const DAY = {
   casing: "#d9d4ca",
   minor: "#ffffff",
   major: "#ffffff",
-  primary: "#fde6a9",
-  primaryCasing: "#e6cb84",
+  primary: "#fdeec4",
+  primaryCasing: "#e5cf97",
   street: "#57534c",
   place: "#2b2a28",
   hamlet: "#5b5750",
@@ -31,9 +31,6 @@ export const DAY = {
   nature: "#4d6b46",
   stop: "#4a5f86",
   halo: "#f8f6f2",
-  track: "#1f5eff",
-  trackEdge: "#ffffff",
-  route: "#6f8fd8",
 };
 
 /** @type {Palette} */
@@ -65,7 +62,4 @@ export const NIGHT = {
   nature: "#84aa8b",
   stop: "#94aede",
   halo: "#12161d",
-  track: "#6d9bff",
-  trackEdge: "#0e1218",
-  route: "#5872ab",
 };

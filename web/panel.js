@@ -27,6 +27,7 @@ export class Panel {
   #vehicle = element("vehicle");
   #plate = element("plate");
   #name = element("vehicle-name");
+  #kind = element("vehicle-kind");
   #places = element("places");
   #freshness = element("freshness");
   #age = element("age");
@@ -66,10 +67,12 @@ export class Panel {
   /**
    * @param {number | null} age milliseconds since the last fix, null where there is none to show
    * @param {boolean} stale
+   * @param {boolean} live whether the hub is heard at all
    */
-  showAge(age, stale) {
+  showAge(age, stale, live) {
     this.#freshness.hidden = age === null;
     this.#freshness.classList.toggle("stale", stale);
+    this.#freshness.classList.toggle("cut", !live);
     if (age === null) return;
     write(this.#age, stale ? `No fresh position · last seen ${format.ago(age)}` : `Updated ${format.ago(age)}`);
   }
@@ -95,10 +98,10 @@ export class Panel {
     this.#vehicle.hidden = !vehicle;
     if (!vehicle) return;
     writeOrHide(this.#plate, vehicle.plate ?? "");
-    const kind = vehicle.kind ? vehicle.kind[0].toUpperCase() + vehicle.kind.slice(1) : "";
-    const name = vehicle.name ?? "";
-    const parts = name.toLowerCase().includes(kind.toLowerCase()) ? [name] : [name, kind];
-    writeOrHide(this.#name, parts.filter(Boolean).join(" · "));
+    const { name = "", kind = "" } = vehicle;
+    const capital = kind && kind[0].toUpperCase() + kind.slice(1);
+    writeOrHide(this.#name, name || capital);
+    writeOrHide(this.#kind, name.toLowerCase().includes(kind.toLowerCase()) ? "" : capital);
   }
 
   /** @param {Trip} trip */

@@ -37,7 +37,8 @@ export function paintRules(palette) {
 
 /** @param {string} dataLayer @param {string} fill @param {PaintRule["filter"]} [filter] @param {number} [minzoom] @returns {PaintRule} */
 function area(dataLayer, fill, filter, minzoom) {
-  return { dataLayer, symbolizer: new protomapsL.PolygonSymbolizer({ fill }), filter, minzoom };
+  // The hairline closes the seams between tiles, where two smoothed edges would let the ground through.
+  return { dataLayer, symbolizer: new protomapsL.PolygonSymbolizer({ fill, stroke: fill, width: 0.8 }), filter, minzoom };
 }
 
 /** @param {string} dataLayer @param {string} color @param {[number, number][]} widths @param {Partial<PaintRule> & {dash?: number[], cap?: CanvasLineCap}} [rest] @returns {PaintRule} */

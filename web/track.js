@@ -1,4 +1,10 @@
+import { bearing, distance } from "./geo.js";
+
 /** @typedef {import("./messages.js").TrackPoint} TrackPoint */
+
+/** A stretch shorter than this may be a standing receiver's noise, and has no direction. */
+const SHORTEST_STRETCH = 12;
+const LONGEST_LOOK_BACK = 200;
 
 /** The line driven so far: points in the order of their fix times, one for each instant. */
 export class Track {
@@ -46,6 +52,17 @@ export class Track {
     const fresh = tidy(points).filter(([, , time]) => time >= from && time <= to);
     this.points = [...this.points.slice(0, first), ...fresh, ...this.points.slice(first + replaced)];
     this.revision += 1;
+  }
+
+  /** Which way the end of the line points, or null for a line too short to tell. */
+  get heading() {
+    const place = (/** @type {TrackPoint} */ [longitude, latitude]) => ({ latitude, longitude });
+    const end = this.points.at(-1);
+    if (!end) return null;
+    for (const point of this.points.slice(-LONGEST_LOOK_BACK).reverse()) {
+      if (distance(place(point), place(end)) >= SHORTEST_STRETCH) return bearing(place(point), place(end));
+    }
+    return null;
   }
 
   /**

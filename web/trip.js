@@ -44,6 +44,7 @@ function start(settings) {
   /** @type {Ending | null} */
   let ending = null;
   let stale = false;
+  let live = false;
   let framed = false;
   let frameRequest = 0;
   let goal = "";
@@ -58,9 +59,22 @@ function start(settings) {
     onFrame: (frame) => receive(decode(frame)),
     onState: (state, why) => {
       if (why) end(why);
-      else if (!ending) notices.showLine(state === "open");
+      else if (state !== "open") showDown();
     },
   });
+
+  /** Up means that the feed goes on, not that a socket stands: a hub in trouble may take one only to close it. */
+  function showLive() {
+    live = true;
+    notices.showLive();
+  }
+
+  function showDown() {
+    live = false;
+    if (ending) return;
+    const trying = feed.trip ? "Reconnecting…" : "Trying to connect…";
+    notices.showDown(navigator.onLine ? trying : "You’re offline. The map goes on when the network is back.");
+  }
 
   /** @param {import("./messages.js").Message} message */
   function receive(message) {
@@ -73,13 +87,18 @@ function start(settings) {
     if (outcome !== "applied") return;
     switch (message.type) {
       case "snapshot":
+        showLive();
         takeSnapshot();
+        break;
+      case "resumed":
+        showLive();
         break;
       case "position":
         motion.push(message, performance.now());
         break;
       case "message":
         notices.addMessage(message);
+        arrange();
         return;
     }
     update();
@@ -89,7 +108,7 @@ function start(settings) {
   function takeSnapshot() {
     const { position } = feed;
     if (!position || (shown && position.fix_time < shown.time)) motion.clear();
-    if (position) motion.push(position, performance.now());
+    if (position) motion.push(position, performance.now(), feed.track.heading);
     else shown = null;
   }
 
@@ -103,7 +122,7 @@ function start(settings) {
     map.showTrip(trip);
     panel.showTrip(trip);
     panel.showProgress(feed, serverNow());
-    panel.showAge(age, stale);
+    panel.showAge(age, stale, live);
     if (OVER.has(trip.status)) end("over");
     if (ending) return;
     if (position) requestFrame();
@@ -115,7 +134,7 @@ function start(settings) {
   function end(why) {
     const first = ending === null;
     ending = why;
-    notices.showLine(true);
+    notices.showLive();
     document.body.classList.toggle("bare", !feed.trip);
     panel.showEnding(why, feed.trip);
     if (!first) return;
@@ -139,7 +158,7 @@ function start(settings) {
     const next = GOAL_IS_PICKUP.has(trip.status) ? "pickup" : "dropoff";
     const must = !framed || next !== goal;
     goal = next;
-    if (must) arrange();
+    arrange();
     if (shown) camera.attend(shown, trip[next], performance.now(), must);
     else if (must) camera.frame(whereabouts());
     framed = true;
@@ -176,11 +195,12 @@ function start(settings) {
   /** Tells the camera and the credits which part of the map the panel covers. */
   function arrange() {
     const box = /** @type {HTMLElement} */ (document.getElementById("panel")).getBoundingClientRect();
+    const notes = /** @type {HTMLElement} */ (document.getElementById("notices")).getBoundingClientRect();
     const beside = box.width < innerWidth * 0.6;
     const covered = Math.max(innerHeight - box.top, 0);
     camera.margins = beside
       ? { top: 56, right: 72, bottom: 56, left: box.right + 56 }
-      : { top: 72, right: 56, bottom: covered + 40, left: 56 };
+      : { top: Math.max(72, notes.bottom + 28), right: 56, bottom: covered + 40, left: 56 };
     document.documentElement.style.setProperty("--covered", beside ? "0px" : `${covered}px`);
   }
 
@@ -192,7 +212,7 @@ function start(settings) {
   addEventListener("resize", arrange);
   followButton.addEventListener("click", () => setFollow(true));
   addEventListener("online", () => connection.wake(ONLINE_PATIENCE));
-  addEventListener("offline", () => !ending && notices.showLine(false));
+  addEventListener("offline", showDown);
   addEventListener("hashchange", () => location.reload());
   addEventListener("pagehide", () => connection.sleep());
   addEventListener("pageshow", () => connection.wake());
@@ -203,6 +223,7 @@ function start(settings) {
     get state() {
       return {
         connection: connection.state,
+        live,
         ending,
         status: feed.trip?.status ?? null,
         epoch: feed.cursor?.epoch ?? null,
