@@ -314,7 +314,7 @@ class Cluster:
                 time.sleep(0.2)
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Stop what this object started: clients are cut off, commits kept. The hard way when that takes more than `timeout`."""
+        """Stop what this object started: clients are cut off, commits kept. The hard way when that takes over `timeout`."""
         process = self._process
         if process is None:
             return
