@@ -12,7 +12,7 @@ CREATE TABLE sessions (
 -- Room on each page for the update that every commit makes, so that it stays there and touches no index.
 WITH (fillfactor = 50);
 
--- No GiST index: it would cost a third of the write rate, and no query asks for raw positions by place.
+-- No GiST index: it would cost a quarter of the write rate, and no query asks for raw positions by place.
 -- No foreign keys: the session's row, locked by the writer, says whether the vehicle still exists.
 CREATE TABLE positions (
     vehicle integer NOT NULL,

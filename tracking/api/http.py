@@ -14,7 +14,7 @@ from starlette.responses import Response
 from tracking.auth import Principal, Role
 from tracking.dispatch import NOT_FOUND
 from tracking.errors import HTTP_STATUS, ErrorCode, Refusal, TokenRefused
-from tracking.metrics import HTTP
+from tracking.metrics import HTTP_ERRORS
 from tracking.model import Place
 from tracking.protocol import field_of
 from tracking.service import Service
@@ -142,14 +142,14 @@ def failure(code: ErrorCode, detail: str, field: str | None = None) -> Response:
 
 async def on_refusal(_: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    HTTP.labels("4xx").inc()
+    HTTP_ERRORS.labels("4xx").inc()
     if isinstance(error, TokenRefused):
         return failure(ErrorCode.UNAUTHORIZED, error.detail)
     return failure(error.code, error.detail, error.field)
 
 
 async def on_store_unavailable(_: Request, error: Exception) -> Response:
-    HTTP.labels("5xx").inc()
+    HTTP_ERRORS.labels("5xx").inc()
     logger.warning("answered 503: %s", error)
     response = failure(ErrorCode.UNAVAILABLE, "storage is away; try again in a while")
     response.headers["Retry-After"] = "2"
@@ -158,7 +158,7 @@ async def on_store_unavailable(_: Request, error: Exception) -> Response:
 
 async def on_http_exception(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    HTTP.labels("4xx").inc()
+    HTTP_ERRORS.labels("4xx").inc()
     code = {405: ErrorCode.BAD_TYPE, 400: ErrorCode.BAD_FIELD}.get(error.status_code, ErrorCode.NOT_FOUND)
     detail = NOT_FOUND if error.status_code == 404 else str(error.detail)
     response = respond({"error": {"code": code.value, "detail": detail}}, error.status_code)
@@ -168,6 +168,6 @@ async def on_http_exception(_: Request, error: Exception) -> Response:
 
 
 async def on_fault(request: Request, error: Exception) -> Response:
-    HTTP.labels("5xx").inc()
+    HTTP_ERRORS.labels("5xx").inc()
     logger.error("a fault of ours at %s %s", request.method, request.url.path, exc_info=error)
     return respond({"error": {"code": ErrorCode.UNAVAILABLE.value, "detail": "a fault in the hub; it was logged"}}, 500)

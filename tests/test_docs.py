@@ -1,0 +1,59 @@
+"""The docs say what the code does, or a test fails."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tracking import protocol
+from tracking.config import Settings
+from tracking.errors import CLOSE_CODES, HTTP_STATUS, CloseCode, ErrorCode
+from tracking.metrics import REGISTRY
+from tracking.model import Suspicion
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_documented_with_its_default(name: str) -> None:
+    field = Settings.model_fields[name]
+    [row] = re.findall(rf"^\| `TRACKING_{name.upper()}` \| (.*?) \| (.*?) \|$", (DOCS / "SETTINGS.md").read_text(), re.MULTILINE)
+    default = field.default
+    shown = "" if default in ("", None) else f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+    assert row == (shown, field.description)
+
+
+def test_every_code_message_and_flag_is_in_the_reference() -> None:
+    reference = (DOCS / "REFERENCE.md").read_text()
+    names = [
+        *(str(code.value) for code in CloseCode),
+        *ErrorCode,
+        *Suspicion,
+        *(
+            str(struct.__struct_config__.tag)
+            for struct in vars(protocol).values()
+            if isinstance(struct, type) and issubclass(struct, protocol.Struct) and struct.__struct_config__.tag
+        ),
+        *(metric.name for metric in REGISTRY.collect() if metric.name.startswith("tracking_")),
+    ]
+    assert [name for name in names if f"`{name}`" not in reference] == []
+
+
+def test_every_code_has_its_meaning() -> None:
+    assert set(CLOSE_CODES) == set(CloseCode)
+    assert set(HTTP_STATUS) == set(ErrorCode)
+    assert all(len(code.reason.encode()) <= 123 for code in CloseCode)
+    assert all(code.may_return == (code < 4500) for code in CloseCode if code >= 4000 and code is not CloseCode.REPLACED)
+
+
+def test_every_make_target_in_the_docs_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = "\n".join(path.read_text() for path in [ROOT / "README.md", *DOCS.glob("*.md")])
+    assert set(re.findall(r"`make ([a-z]+)", text)) <= targets
+
+
+def test_every_link_between_the_docs_leads_somewhere() -> None:
+    for path in [ROOT / "README.md", *DOCS.glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
