@@ -124,7 +124,7 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
 
     summary = _run(work, None)
     click.echo(str(summary))
-    if not summary.complete or summary.sent < len(recording.rows):
+    if not summary.complete:
         raise SystemExit(1)
 
 

@@ -232,11 +232,13 @@ class DriverClient:
         self._wake.set()
 
     def stop(self) -> None:
-        """Let `run` close the line and return; the outbox keeps what is not acknowledged."""
+        """Let `run`, the present or the next, close the line and return; the outbox keeps what is not acknowledged."""
         self._stopping.set()
 
     async def drained(self) -> None:
         """Return once every fix is acknowledged and every request done. Raises `DriverStopped` where `run` ended before."""
+        # A task just made for run() has its first step now, and forgets the ending of the run before it.
+        await asyncio.sleep(0)
         while len(self.outbox) or self.outbox.requests():
             if self.ending is not None:
                 raise DriverStopped(
@@ -256,7 +258,6 @@ class DriverClient:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self.ending = None
-        self._stopping.clear()
         self.outbox.notify(self._kept)
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
@@ -265,6 +266,8 @@ class DriverClient:
             if self.ending is None:
                 self.ending = Ending(GONE_WITHOUT_A_WORD, "the client was cancelled, or a callback failed")
             stopping.cancel()
+            # Not at the beginning: a stop() between the making of a task for run() and its first step must count.
+            self._stopping.clear()
             self.outbox.notify(None)
             self._changed.set()
         return self.ending

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from driver_sim.backend import Backend, BackendError
 from driver_sim.client import DriverClient, Ending
+from driver_sim.closing import NORMAL
 from driver_sim.errands import Errand, Errands, ShowcaseErrands
 from driver_sim.fleet import HOMES, VADUZ, vehicles
 from driver_sim.outbox import Outbox
@@ -136,7 +137,7 @@ def _driver(
 
 async def _stay(vehicle: Vehicle, client: DriverClient, say: Callable[[str], None]) -> Ending:
     ending = await client.run()
-    if ending.code != 1000:
+    if ending.code != NORMAL:
         say(f"{vehicle.vehicle_id} left for good, {ending.code}: {ending.reason}")
     return ending
 

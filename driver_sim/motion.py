@@ -68,6 +68,11 @@ class Motion:
             previous = edge
         if len(points) < 2:
             raise ValueError("a motion needs a way of some length; got a single point")
+        if len(points) == 2:
+            # From standing to standing it must get going somewhere in between.
+            points.insert(1, ((points[0][0] + points[1][0]) / 2, (points[0][1] + points[1][1]) / 2))
+            on.insert(1, on[0])
+            ceilings.insert(1, ceilings[0])
         self.points = points
         self._on = on
         self._at = _distances(points)

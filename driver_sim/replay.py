@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from driver_sim.backend import Backend
 from driver_sim.client import DriverClient
+from driver_sim.closing import NORMAL
 from driver_sim.outbox import MemoryOutbox
 from driver_sim.tracks import BadRow, Row, TrackError, read
 from tracking.model import Clock, Place, TripStatus, Vehicle, system_clock
@@ -40,27 +41,34 @@ class Recording(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What became of the rows. `rejected` counts fixes by code; `lost` are the endings of clients that left for good."""
+    """What became of the rows.
+
+    `rejected` counts fixes by code; `lost` has the endings of clients that left for good, by vehicle; `left` counts the rows
+    never reported, because the replay was stopped or every client had left.
+    """
 
     sent: int
     acknowledged: int
     rejected: Counter[str]
     bad: int
     lost: dict[str, str]
+    left: int = 0
 
     @property
     def complete(self) -> bool:
-        return self.sent == self.acknowledged + self.rejected.total()
+        return self.left == 0 and self.sent == self.acknowledged + self.rejected.total()
 
     def __str__(self) -> str:
         text = f"sent {self.sent}, acknowledged {self.acknowledged}, rejected {self.rejected.total()}"
         if self.rejected:
             text += " (" + ", ".join(f"{code} {count}" for code, count in sorted(self.rejected.items())) + ")"
         text += f", bad rows {self.bad}"
-        left = self.sent - self.acknowledged - self.rejected.total()
-        if left:
-            text += f", NOT acknowledged {left}: " + "; ".join(f"{who} {why}" for who, why in self.lost.items())
-        return text
+        waiting = self.sent - self.acknowledged - self.rejected.total()
+        if waiting:
+            text += f", NOT acknowledged {waiting}"
+        if self.left:
+            text += f", not sent {self.left}"
+        return "; ".join([text, *(f"{who} {why}" for who, why in self.lost.items())])
 
 
 class Timing:
@@ -149,13 +157,16 @@ async def replay(
             for waiting in (stop, *ready):
                 waiting.cancel()
             await asyncio.gather(*running.values(), return_exceptions=True)
-    left = sum(len(client.outbox) for client in clients.values())
+    waiting_still = sum(len(client.outbox) for client in clients.values())
+    endings = {vehicle_id: task.result() for vehicle_id, task in running.items()}
     lost = {
-        vehicle_id: f"closed with {task.result().code}: {task.result().reason}"
-        for vehicle_id, task in running.items()
-        if len(clients[vehicle_id].outbox)
+        vehicle_id: f"left for good, {ending.code}: {ending.reason}"
+        for vehicle_id, ending in endings.items()
+        if ending.code != NORMAL
     }
-    return Summary(sent, sent - left - rejected.total(), rejected, len(recording.bad), lost)
+    return Summary(
+        sent, sent - waiting_still - rejected.total(), rejected, len(recording.bad), lost, len(recording.rows) - sent
+    )
 
 
 @contextlib.asynccontextmanager

@@ -71,7 +71,7 @@ class Shift:
     async def run(self) -> None:
         """For ever; ends by being cancelled."""
         # Drivers that started together would otherwise report together for ever.
-        await asyncio.sleep(self._rng.uniform(0.0, min(self._client.interval, 2.0)))
+        await asyncio.sleep(self._rng.uniform(0.0, min(self._client.interval, 2.0)) / self._pace)
         while True:
             try:
                 await self._work()
