@@ -1,0 +1,148 @@
+"""An honest passenger: comes back by epoch and offset, draws the line, and notes every break in the numbering."""
+
+import asyncio
+import contextlib
+import json
+import time
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable
+
+import websockets
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.clients import Message, token
+
+Point = tuple[int, float, float]
+"""`(fix_time, longitude, latitude)`"""
+
+
+class Line:
+    """What a passenger's map draws: points by fix time, as snapshots, positions and revisions left them."""
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+
+    def begin(self, track: list[list[float]]) -> None:
+        self.points = sorted(_point(entry) for entry in track)
+
+    def add(self, position: Message) -> None:
+        insort(self.points, (position["fix_time"], position["longitude"], position["latitude"]))
+
+    def revise(self, revision: Message) -> None:
+        first = bisect_left(self.points, revision["from"], key=_time_of)
+        after = bisect_right(self.points, revision["to"], key=_time_of)
+        self.points[first:after] = sorted(_point(entry) for entry in revision["track"])
+
+
+class Watcher:
+    """`run` until it is cancelled, or until the hub says not to come back (`ended` is then the close code).
+
+    `breaks` lists whatever a passenger may rely on and did not get: it must stay empty through every fault. `on_position` gets
+    each position shown, with the monotonic time it came.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        trip_id: str,
+        *,
+        pause: Callable[[], float] = lambda: 0.05,
+        ping_interval: float = 20.0,
+        on_position: Callable[[Message, float], None] | None = None,
+    ) -> None:
+        self._url = f"{url.replace('http', 'ws', 1)}/v1/trips/{trip_id}/live"
+        self._token = token("passenger", trip_id)
+        self._pause = pause
+        self._ping_interval = ping_interval
+        self._on_position = on_position
+        self.line = Line()
+        self.epoch: str | None = None
+        self.offset = 0
+        self.newest = 0
+        """The newest fix time that moved the marker."""
+        self.snapshots = 0
+        self.resumed = 0
+        self.revisions = 0
+        self.breaks: list[str] = []
+        self.ended: int | None = None
+        self.connected = asyncio.Event()
+        """Set from the answer (`snapshot` or `resumed`) until the line is lost."""
+
+    async def run(self) -> None:
+        while self.ended is None:
+            with contextlib.suppress(OSError, TimeoutError, EOFError, websockets.InvalidHandshake):
+                await self._connect()
+            self.connected.clear()
+            await asyncio.sleep(self._pause())
+
+    async def _connect(self) -> None:
+        resume = f"?epoch={self.epoch}&offset={self.offset}" if self.epoch is not None else ""
+        async with connect(
+            self._url + resume,
+            additional_headers={"Authorization": f"Bearer {self._token}"},
+            max_size=None,
+            compression=None,
+            proxy=None,
+            open_timeout=5,
+            close_timeout=0.2,
+            ping_interval=self._ping_interval,
+            ping_timeout=self._ping_interval,
+        ) as line:
+            try:
+                await self._read(line)
+            except websockets.ConnectionClosed:
+                if line.close_code is not None and line.close_code >= 4500:
+                    self.ended = line.close_code
+
+    async def _read(self, line: ClientConnection) -> None:
+        first = True
+        while True:
+            message: Message = json.loads(await line.recv())
+            came = time.monotonic()
+            kind = message["type"]
+            if first and kind not in ("snapshot", "resumed"):
+                self.breaks.append(f"the first message is {kind}")
+            elif not first and kind in ("snapshot", "resumed"):
+                self.breaks.append(f"{kind} in mid-conversation")
+            first = False
+            self._take(kind, message, came)
+
+    def _take(self, kind: str, message: Message, came: float) -> None:
+        if kind == "snapshot":
+            self.snapshots += 1
+            self.epoch, self.offset = message["epoch"], message["offset"]
+            self.line.begin(message["track"])
+            self.newest = message["position"]["fix_time"] if "position" in message else 0
+            self.connected.set()
+        elif kind == "resumed":
+            self.resumed += 1
+            if (message["epoch"], message["offset"]) != (self.epoch, self.offset):
+                self.breaks.append(f"asked to resume {self.epoch} after {self.offset}, resumed {message}")
+            self.connected.set()
+        elif kind == "skipped":
+            self._count(message["from"], message["to"])
+        elif "offset" in message:
+            self._count(message["offset"], message["offset"])
+            if kind == "position":
+                if message["fix_time"] <= self.newest:
+                    self.breaks.append(f"the marker went back to {message['fix_time']} from {self.newest}")
+                self.newest = message["fix_time"]
+                self.line.add(message)
+                if self._on_position is not None:
+                    self._on_position(message, came)
+            elif kind == "track_revised":
+                self.revisions += 1
+                self.line.revise(message)
+
+    def _count(self, first: int, last: int) -> None:
+        if first != self.offset + 1:
+            self.breaks.append(f"offset {first} after {self.offset} in epoch {self.epoch}")
+        self.offset = last
+
+
+def _point(entry: list[float]) -> Point:
+    return int(entry[2]), entry[0], entry[1]
+
+
+def _time_of(point: Point) -> int:
+    return point[0]

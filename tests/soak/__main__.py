@@ -1,0 +1,3 @@
+from tests.soak.messy import main
+
+main()
