@@ -229,10 +229,10 @@ async def test_databases_are_made_from_templates_and_dropped_from_under_their_us
         cluster.create_database("other", template="copy")
 
 
-def test_a_server_that_does_not_start_says_why(directory: Path) -> None:
-    cluster = Cluster(directory / "pg", settings={**FAST, "shared_buffers": "plenty"})
+def test_a_server_that_does_not_start_says_why(cluster: Cluster) -> None:
+    cluster.stop()
     with pytest.raises(ConfigError, match="shared_buffers"):
-        cluster.start()
+        Cluster(cluster.directory, settings={"shared_buffers": "plenty"}).start()
     assert not _processes_in(cluster.data)
 
 

@@ -285,6 +285,10 @@ class Cluster:
         """Did this object start the server that runs? Not so where it found one running, which `stop` then leaves alone."""
         return self._process is not None
 
+    def running(self) -> bool:
+        """Does the server live, whoever started it?"""
+        return self._pid() is not None
+
     def url(self, database: str = "tracking") -> str:
         """For asyncpg and for psql alike. The port is named because PGPORT in the environment would change it."""
         return f"postgresql://{ROLE}@/{database}?host={self.socket_directory}&port={PORT}"
