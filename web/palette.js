@@ -36,7 +36,7 @@ export const DAY = {
 /** @type {Palette} */
 export const NIGHT = {
   land: "#12161d",
-  wood: "#14211d",
+  wood: "#15251f",
   grass: "#172420",
   field: "#171d1d",
   settled: "#171c25",
@@ -51,11 +51,11 @@ export const NIGHT = {
   rail: "#3a414d",
   path: "#2a303a",
   casing: "#0e1218",
-  minor: "#2b323d",
-  major: "#363e4b",
+  minor: "#313946",
+  major: "#3d4655",
   primary: "#4d4a3c",
   primaryCasing: "#14171b",
-  street: "#aab3c0",
+  street: "#b4bdc9",
   place: "#e6eaf0",
   hamlet: "#b3bbc7",
   waterName: "#74a9cb",

@@ -200,7 +200,7 @@ function start(settings) {
     const covered = Math.max(innerHeight - box.top, 0);
     camera.margins = beside
       ? { top: 56, right: 72, bottom: 56, left: box.right + 56 }
-      : { top: Math.max(72, notes.bottom + 28), right: 56, bottom: covered + 40, left: 56 };
+      : { top: Math.max(72, notes.bottom + 28), right: 56, bottom: covered + 68, left: 56 };
     document.documentElement.style.setProperty("--covered", beside ? "0px" : `${covered}px`);
   }
 
