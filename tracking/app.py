@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 10.0
 """How long a hub that goes down tries to store what it has taken. What it can't is on the devices, unacknowledged."""
+PATIENCE_SECONDS = 3.0
+"""How long a start waits for the database before it goes on without."""
 DAYS_AHEAD = 3
 HOUSEKEEPING_SECONDS = 3600.0
 
@@ -70,6 +72,9 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     databases = (service.database, service.recording, service.exports)
     for database in databases:
         await database.open()
+    with contextlib.suppress(StoreUnavailable, TimeoutError):
+        # At once, so that the first who knocks is let in; while the database is away, the task below goes on asking.
+        await asyncio.wait_for(_read_revoked(service), PATIENCE_SECONDS)
     tasks = [
         asyncio.create_task(work, name=name)
         for name, work in {
@@ -116,7 +121,7 @@ async def _learn_revoked(service: Service) -> None:
 
 async def _read_revoked(service: Service) -> None:
     async with service.database.connection() as connection:
-        service.auth.revoked |= await share_store.revoked_tokens(connection)
+        service.auth.revoked = (service.auth.revoked or set()) | await share_store.revoked_tokens(connection)
 
 
 async def _make_partitions(service: Service) -> None:

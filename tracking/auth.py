@@ -112,7 +112,8 @@ class Auth:
         elif settings.jwks:
             self._jwks_file = _read_jwks(Path(settings.jwks))
         self._clock = clock
-        self.revoked: set[str] = set()
+        self.revoked: set[str] | None = None
+        """None until they are known: before that nobody is let in, lest it be someone who was sent out."""
 
     async def authenticate(self, token: str | None) -> Principal:
         """The token's principal. Raises `TokenRefused`, which says how a socket is closed."""
@@ -134,6 +135,8 @@ class Auth:
         except (jwt.PyJWTError, ValueError, TypeError) as error:
             raise TokenRefused(CloseCode.INVALID_TOKEN, f"invalid token: {error}") from None
         principal = _principal(claims)
+        if self.revoked is None:
+            raise Refusal(ErrorCode.UNAVAILABLE, "which tokens are revoked is not known yet: the database is away; try again")
         if principal.jti in self.revoked:
             raise TokenRefused(CloseCode.REVOKED, "this token was revoked")
         if principal.expires_at <= self._clock():

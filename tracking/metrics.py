@@ -30,4 +30,6 @@ WATCHERS = Gauge("tracking_watchers", "Passengers and others watching a trip", r
 FEEDS = Gauge("tracking_feeds", "Trip feeds held in memory", registry=REGISTRY)
 CLOSED = Counter("tracking_sockets_closed", "Sockets that the hub closed, by code", ["code"], registry=REGISTRY)
 SOCKET_ERRORS = Counter("tracking_socket_errors", "Errors told to sockets, by code", ["code"], registry=REGISTRY)
-HTTP_ERRORS = Counter("tracking_http_errors", "HTTP requests answered with an error, by status class", ["status"], registry=REGISTRY)
+HTTP_ERRORS = Counter(
+    "tracking_http_errors", "HTTP requests answered with an error, by status class", ["status"], registry=REGISTRY
+)

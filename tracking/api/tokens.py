@@ -57,7 +57,8 @@ async def remember_revoked(service: Service, connection: Connection, jti: str) -
 
 def end_revoked(service: Service, jti: str) -> None:
     """After COMMIT: nobody gets in with the token, and who is in is sent out."""
-    service.auth.revoked.add(jti)
+    if service.auth.revoked is not None:
+        service.auth.revoked.add(jti)
     service.hub.revoke(jti)
 
 

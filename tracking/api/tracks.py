@@ -4,7 +4,6 @@ import csv
 import io
 from array import array
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 
 import msgspec
 from starlette.requests import Request
@@ -77,16 +76,22 @@ async def _stream(request: Request, service: Service, query: Callable[[Connectio
             ErrorCode.BAD_FIELD, f"`format` must be one of {', '.join(_WRITERS)}; got {format_!r:.40}", field="format"
         )
     write, media_type = _WRITERS[format_]
-    # Entered here, so that a database that is away is still a 503 and not a broken body.
-    stack = AsyncExitStack()
-    connection = await stack.enter_async_context(service.exports.transaction())
 
     async def body() -> AsyncIterator[bytes]:
-        async with stack:
+        async with service.exports.transaction() as connection:
             async for chunk in write(query(connection)):
                 yield chunk
 
-    return StreamingResponse(body(), media_type=media_type)
+    chunks = body()
+    # Asked for here, so that a database that is away is still a 503 and not a broken body.
+    first = await anext(chunks)
+
+    async def all_of_it() -> AsyncIterator[bytes]:
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return StreamingResponse(all_of_it(), media_type=media_type)
 
 
 async def _csv(rows: Rows) -> AsyncIterator[bytes]:

@@ -119,6 +119,8 @@ class Recorder:
                     await self._commit(group)
                 except asyncpg.PostgresError as error:
                     logger.exception("the database refused a group of %d fixes: storing them one by one", len(group))
+                    # A partition may have been dropped behind our back: it is no fix's fault.
+                    self._days.clear()
                     await self._commit_apart(group, error)
         if self.trouble is not None:
             logger.warning("storing again; %d fixes waited", len(group) + len(self._waiting))
