@@ -171,6 +171,9 @@ def test_a_device_that_exchanges_them_outlasts_a_long_drive_but_not_one_bad_fix(
     verdicts = run((mirrored(fix(150 + 5 * number, north=1_500 + 50 * number)) for number in range(20)), rooted)
     assert verdicts == [((Suspicion.SWAPPED, Suspicion.JUMP), False)] * 20
 
+    at_last = run((mirrored(fix(250 + 5 * number, north=2_500 + 50 * number)) for number in range(2)), rooted)
+    assert at_last == [CLEAN_LIVE] * 2, "never suspect for ever"
+
     wrong_from_the_start = Motion()
     assert run([mirrored(fix())], wrong_from_the_start) == [CLEAN_LIVE]
     assert [live for _, live in run(drive(start=15), wrong_from_the_start)] == [False] + [True] * 7
@@ -222,6 +225,31 @@ def test_frozen_without_speed_only_from_a_receiver_that_wanders_when_it_stands()
     assert stops(wandering=False) == CLEAN_LIVE
 
 
+def test_a_receiver_that_repeats_itself_at_every_stop_is_soon_known() -> None:
+    motion = Motion()
+    run((fix(-30 + 5 * number, north=float(number % 2)) for number in range(6)), motion)
+    doubted = []
+    for stop in range(4):
+        run(drive(start=stop * 100), motion)
+        doubted.append(
+            sum(
+                bool(suspicions)
+                for suspicions, _ in run((fix(stop * 100 + 40 + 5 * number, 350) for number in range(8)), motion)
+            )
+        )
+        # Back at the start in time for the next drive.
+        run([fix(stop * 100 + 90)], motion)
+    assert doubted[0] > 0 and doubted[1:] == [0, 0, 0]
+
+
+def test_a_receiver_that_held_its_position_for_long_is_not_doubted_for_wandering_once() -> None:
+    motion = Motion()
+    run((fix(-100 + 5 * number) for number in range(12)), motion)
+    run((fix(-30 + 5 * number, north=float(number % 2)) for number in range(5)), motion)
+    run(drive(), motion)
+    assert judge(fix(40, north=350), motion, 1, NOW) == CLEAN_LIVE
+
+
 def test_frozen_ends_with_a_metre_and_is_given_up_after_three_minutes() -> None:
     motion = driven()
     verdicts = run((fix(40 + each, north=350, speed=10.0) for each in range(0, 300, 5)), motion)
@@ -253,6 +281,25 @@ def test_jump_allows_for_accuracy() -> None:
     assert judge(fix(40, north=350 + 300, accuracy=150.0), driven(), 1, NOW) == CLEAN_LIVE
 
 
+def test_jump_allows_for_the_accuracy_of_the_fix_before() -> None:
+    for accuracy, doubted in ((UNSET, True), (150.0, False)):
+        motion = driven()
+        assert judge(fix(40, north=400, accuracy=accuracy), motion, 1, NOW) == CLEAN_LIVE
+        assert judge(fix(45, north=450 + 230), motion, 1, NOW)[0] == ((Suspicion.JUMP,) if doubted else ())
+
+
+def test_jump_believes_the_speed_that_the_fix_itself_reports() -> None:
+    for speed, doubted in ((UNSET, True), (60.0, False), (200.0, True)):
+        assert judge(fix(45, north=350 + 600, speed=speed), driven(), 1, NOW)[0] == ((Suspicion.JUMP,) if doubted else ())
+
+
+def test_jumps_apart_in_time_do_not_add_up() -> None:
+    motion = driven()
+    for number in range(8, 24, 2):
+        assert judge(fix(5 * number, east=3_000), motion, 1, NOW) == ((Suspicion.JUMP,), False)
+        assert judge(fix(5 * number + 5, north=50 * number + 50), motion, 1, NOW) == CLEAN_LIVE
+
+
 def test_one_jump_does_not_move_the_anchor() -> None:
     motion = driven()
     assert judge(fix(40, east=3_000), motion, 1, NOW) == ((Suspicion.JUMP,), False)
@@ -267,6 +314,19 @@ def test_an_anchor_is_given_up_for_the_third_jump_that_agrees() -> None:
 def test_a_wrong_first_fix_costs_one_right_one() -> None:
     verdicts = run([fix(-15, east=4_000), *drive()])
     assert [live for _, live in verdicts] == [True, False] + [True] * 7
+
+
+def test_what_led_to_a_wrong_anchor_is_forgotten_with_it() -> None:
+    motion = Motion()
+    assert [live for _, live in run([fix(-15, east=4_000), *drive()], motion)] == [True, False] + [True] * 7
+    assert judge(fix(-10, north=-100), motion, 1, NOW) == CLEAN_LATE
+
+
+def test_a_new_anchor_is_as_rooted_as_what_agreed_with_it() -> None:
+    motion = driven()
+    run((fix(40 + 5 * number, east=30_000) for number in range(3)), motion)
+    back = [fix(55 + 5 * number, north=550 + 50 * number) for number in range(4)]
+    assert [live for _, live in run(back, motion)] == [False, False, True, True]
 
 
 def test_jumps_that_do_not_agree_end_the_anchor_too() -> None:
@@ -289,18 +349,26 @@ def test_a_train_is_believed_its_speed(every: float) -> None:
     assert run(fixes) == [CLEAN_LIVE] * 40
 
 
+def test_noise_at_ten_fixes_a_second_is_no_speed() -> None:
+    motion = Motion()
+    assert run((fix(number / 10, east=3.0 * (-1) ** number) for number in range(300)), motion) == [CLEAN_LIVE] * 300
+    assert len(motion.recent) == filters.RECENT
+    assert motion.speed < 7.0
+    assert judge(fix(35, north=350), motion, 1, NOW)[0] == (Suspicion.JUMP,)
+
+
 def test_a_train_without_speed_is_clean_once_it_was_seen_going_so_fast() -> None:
     verdicts = run(drive(90.0, 40, 15.0))
     assert all(live for _, live in verdicts[filters.GIVE_UP :])
 
 
-def test_over_the_antimeridian() -> None:
+@pytest.mark.parametrize("step", [4e-4, -4e-4])
+def test_over_the_antimeridian(step: float) -> None:
     motion = Motion()
-    verdicts = [
-        judge(Fix(1, NOW + 5_000 * number, -17.0, (179.998 + number * 4e-4 + 180.0) % 360.0 - 180.0), motion, 1, NOW)
-        for number in range(12)
-    ]
-    assert verdicts == [CLEAN_LIVE] * 12
+    for number in range(-6, 6):
+        longitude = (step * number) % 360.0 - 180.0
+        assert judge(Fix(1, NOW + 5_000 * number, -17.0, longitude), motion, 1, NOW) == CLEAN_LIVE
+        assert number == -6 or motion.speed < 15.0
 
 
 def test_a_backlog_of_another_session_is_late_and_clean() -> None:
@@ -314,6 +382,9 @@ def test_a_late_fix_is_judged_by_its_neighbours_in_time() -> None:
     assert judge(fix(50, north=1_000), motion, 1, NOW) == CLEAN_LATE
     assert judge(fix(51, north=2_000), motion, 1, NOW) == ((Suspicion.JUMP,), False)
     assert judge(fix(20, north=1_000), motion, 1, NOW) == ((Suspicion.JUMP,), False)
+    # By a late one before it, too.
+    assert judge(fix(52, north=1_000), motion, 1, NOW) == CLEAN_LATE
+    assert [entry[0] - NOW for entry in motion.recent if 50_000 <= entry[0] - NOW <= 52_000] == [50_000, 52_000]
 
 
 def test_the_same_time_again_is_late() -> None:
@@ -327,6 +398,10 @@ def test_a_seed_is_an_anchor_that_fades_with_time() -> None:
         motion = Motion()
         motion.seed(LATITUDE, LONGITUDE, NOW - round(age * 1000), 12.0)
         assert judge(fix(0, north=50_000), motion, 1, NOW)[0] == ((Suspicion.JUMP,) if doubted else ())
+    for driving, doubted in ((0.0, True), (30.0, False)):
+        motion = Motion()
+        motion.seed(LATITUDE, LONGITUDE, NOW - 10_000, driving)
+        assert judge(fix(0, north=400), motion, 1, NOW)[0] == ((Suspicion.JUMP,) if doubted else ())
     older = driven()
     older.seed(-LATITUDE, LONGITUDE, NOW - DAY)
     assert judge(fix(40, north=400), older, 1, NOW) == CLEAN_LIVE

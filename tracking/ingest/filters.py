@@ -43,7 +43,7 @@ UNKNOWN_SPEED: Final = 25.0
 GRAIN: Final = 1.0
 """Seconds: many receivers round their times to whole ones, so every interval may be that much longer."""
 SMOOTHING: Final = 5.0
-"""Seconds: measured over much shorter intervals, speed would be noise divided by nothing."""
+"""Seconds over which the measured speed is smoothed: one step is as much noise as motion where fixes are dense."""
 
 MOVING: Final = 3.0
 """Speed at which a vehicle is not just creeping."""
@@ -82,6 +82,9 @@ class Motion:
     __slots__ = (
         "accuracy",
         "agreeing",
+        "base_latitude",
+        "base_longitude",
+        "base_time",
         "candidate_latitude",
         "candidate_longitude",
         "candidate_speed",
@@ -108,6 +111,10 @@ class Motion:
         self.cosine = 1.0
         self.accuracy = 0.0
         self.speed = UNKNOWN_SPEED
+        self.base_time = _NEVER
+        """Speed is measured from a position at least `GRAIN` before: over less, it would be noise divided by nothing."""
+        self.base_latitude = 0.0
+        self.base_longitude = 0.0
         self.since = _NEVER
         """When the anchor's coordinates were first reported."""
         self.support = 0
@@ -130,9 +137,9 @@ class Motion:
         """Begin with a position that was clean before the hub's restart. It may be days old: reach grows with time."""
         if fix_time <= self.time:
             return
-        self.time = self.since = fix_time
-        self.latitude = latitude
-        self.longitude = longitude
+        self.time = self.since = self.base_time = fix_time
+        self.latitude = self.base_latitude = latitude
+        self.longitude = self.base_longitude = longitude
         self.cosine = cos(radians(latitude))
         self.accuracy = 0.0
         self.speed = UNKNOWN_SPEED if speed is None or speed > FASTEST else speed
@@ -159,23 +166,28 @@ class Motion:
         speed = fix.speed
         reported = speed is not UNSET and speed <= FASTEST
         if self.support:
-            seconds = (time - self.time) * 0.001
-            if latitude == self.latitude and longitude == self.longitude:
-                measured = 0.0
-                if self.restless > -RESTLESS_MOST:
-                    self.restless -= 1
-            else:
-                dy = latitude - self.latitude
-                dx = _around(longitude - self.longitude) * self.cosine
-                measured = sqrt(dx * dx + dy * dy) * _METRES / seconds
-                if measured < CREEP and seconds >= GRAIN and self.restless < RESTLESS_MOST:
-                    self.restless += 1
+            repeated = latitude == self.latitude and longitude == self.longitude
+            if not repeated:
                 self.since = time
-            if not reported:
-                weight = 1.0 if self.support == 1 and seconds >= GRAIN else seconds / (seconds + SMOOTHING)
-                self.speed += weight * ((measured if measured < FASTEST else FASTEST) - self.speed)
+            elif self.restless > -RESTLESS_MOST:
+                self.restless -= 1
+            seconds = (time - self.base_time) * 0.001
+            if seconds >= GRAIN:
+                dy = latitude - self.base_latitude
+                dx = _around(longitude - self.base_longitude) * self.cosine
+                measured = sqrt(dx * dx + dy * dy) * _METRES / seconds
+                if measured < CREEP and not repeated and self.restless < RESTLESS_MOST:
+                    self.restless += 1
+                if not reported:
+                    weight = 1.0 if self.support == 1 else seconds / (seconds + SMOOTHING)
+                    self.speed += weight * ((measured if measured < FASTEST else FASTEST) - self.speed)
+                self.base_time = time
+                self.base_latitude = latitude
+                self.base_longitude = longitude
         else:
-            self.since = time
+            self.since = self.base_time = time
+            self.base_latitude = latitude
+            self.base_longitude = longitude
         if reported:
             self.speed = speed  # type: ignore[assignment]
         self.latitude = latitude
