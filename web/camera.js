@@ -58,6 +58,12 @@ export class Camera {
     this.#go(together ? both.getCenter() : this.#ahead(car, zoom), zoom, must);
   }
 
+  /** The middle of what nothing covers, in the map's pixels. */
+  get middle() {
+    const { x, y } = this.#free();
+    return L.point(this.margins.left + x / 2, this.margins.top + y / 2);
+  }
+
   /** Where the middle must be so that most of the free space lies before the car. @param {import("./motion.js").Shown} car @param {number} zoom */
   #ahead(car, zoom) {
     const metresPerPixel = (40_075_017 * Math.cos((car.latitude * Math.PI) / 180)) / 2 ** (zoom + 8);

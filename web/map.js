@@ -33,12 +33,16 @@ export class TripMap {
     this.camera = new Camera(map);
     L.control.attribution({ position: "bottomright", prefix: '<a href="https://leafletjs.com/" target="_blank" rel="noreferrer">Leaflet</a>' }).addTo(map);
     L.control.zoom({ position: "topright" }).addTo(map);
+    // Left to itself a button zooms at the map's own middle, and half of the map lies under the panel.
+    map.zoomIn = (steps = 1) => map.setZoomAround(this.camera.middle, map.getZoom() + steps);
+    map.zoomOut = (steps = 1) => map.setZoomAround(this.camera.middle, map.getZoom() - steps);
     map.on("zoomstart", () => (this.#zooming = true)).on("zoomend", () => (this.#zooming = false));
     // Leaflet's own `movestart` comes from the camera too; these come from a hand alone.
     map.on("dragstart dblclick", onTaken);
     element.addEventListener("wheel", onTaken, { passive: true });
     element.addEventListener("touchstart", (event) => event.touches.length > 1 && onTaken(), { passive: true });
-    element.querySelector(".leaflet-control-zoom")?.addEventListener("click", onTaken);
+    // Leaflet's buttons let no click out; on the way in it can still be seen.
+    element.querySelector(".leaflet-control-zoom")?.addEventListener("click", onTaken, { capture: true });
     element.addEventListener("keydown", (event) => /^(Arrow|[+=-]$)/.test(event.key) && onTaken());
     this.#dress(map, basemap);
   }

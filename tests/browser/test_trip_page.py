@@ -166,6 +166,10 @@ async def test_the_map_is_the_passengers_until_they_give_it_back(hub: HubProcess
         await page.until("!tracking.follow")
         await page.page.click("#follow")
         await page.until("tracking.follow")
+        await page.page.click(".leaflet-control-zoom-in")
+        await page.until("!tracking.follow")
+        await page.page.click("#follow")
+        await page.until("tracking.follow")
         assert await page.page.locator("#follow").is_hidden()
 
 
