@@ -225,6 +225,7 @@ install_web() { # install_web runtime|dev
         tail -n 5 "$log" >&2
         fail "npm ci failed in web/: is there a network (or HTTPS_PROXY)? Then run make again (whole log: .data/npm.log)."
     fi
+    mkdir -p web/node_modules
     printf '%s' "$sum" >"$stamp-$1"
 }
 
