@@ -134,6 +134,7 @@ function start(settings) {
   function end(why) {
     const first = ending === null;
     ending = why;
+    live = false;
     notices.showLive();
     document.body.classList.toggle("bare", !feed.trip);
     panel.showEnding(why, feed.trip);
