@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 import httpx
 import msgspec
@@ -14,6 +14,8 @@ from tracking.model import Place, TripStatus, Vehicle
 from tracking.protocol import TripView
 
 logger = logging.getLogger(__name__)
+
+Thing = TypeVar("Thing")
 
 _UNAVAILABLE = frozenset({429, 500, 502, 503, 504})
 
@@ -143,6 +145,22 @@ class Backend:
                 raise failure
             logger.info("%s %s: %s; trying again", method, path, failure or type(failure).__name__)
             await asyncio.sleep(self._backoff(attempt))
+
+
+async def for_each(things: Iterable[Thing], act: Callable[[Thing], Awaitable[None]], at_once: int = 8) -> None:
+    """`act` on all of `things`, some at once. The first failure is raised, and the others are given up."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(thing: Thing) -> None:
+        async with gate:
+            await act(thing)
+
+    tasks = [asyncio.ensure_future(one(thing)) for thing in things]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def line_string(points: Sequence[Point]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from driver_sim.backend import Backend, BackendError
 from driver_sim.client import DriverClient, driver_url
 from driver_sim.drive import drive as drive_fleet
 from driver_sim.outbox import MemoryOutbox
-from driver_sim.replay import Recording, Summary, own_fleet, record
+from driver_sim.replay import Interrupted, Recording, Summary, own_fleet, record
 from driver_sim.replay import replay as replay_recording
 from driver_sim.store import StoreError
 from driver_sim.tracks import TrackError
@@ -102,7 +102,14 @@ def drive(
     "--fleet", default="replay", show_default=True, help="Without --vehicle: the fleet to make, with vehicles and trips."
 )
 @click.option("--speed", default="1.0", show_default=True, help="A factor, or `max`: all at once, the last fix being now.")
-def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: str, speed: str) -> None:
+@click.option(
+    "--longest-gap",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    show_default=True,
+    help="Seconds; a longer silence of all vehicles together is shortened to this.",
+)
+def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: str, speed: str, longest_gap: float) -> None:
     """Play a recorded drive (.csv, .csv.gz or .gpx) as if it happened now."""
     if vehicle is not None and token is None:
         raise click.UsageError(
@@ -113,6 +120,7 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
         recording = record(file, lambda line: click.echo(line, err=True))
         if vehicle is not None:
             recording = recording.of(vehicle)
+        recording = recording.shortened(longest_gap)
     except TrackError as error:
         raise click.ClickException(str(error)) from None
 
@@ -131,7 +139,7 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
 async def _replay_own(hub: str, fleet: str, recording: Recording, speed: float | None, stopping: asyncio.Event) -> Summary:
     async with (
         Backend(hub, _service_token(), attempts=8) as backend,
-        own_fleet(backend, hub, fleet, recording, lambda line: click.echo(line, err=True)) as clients,
+        own_fleet(backend, hub, fleet, recording, lambda line: click.echo(line, err=True), stopping) as clients,
     ):
         return await replay_recording(recording, clients, speed=speed, stopping=stopping)
 
@@ -169,7 +177,7 @@ def _run(work: Callable[[asyncio.Event], Coroutine[Any, Any, Result]], duration:
 
     try:
         return asyncio.run(run())
-    except (BackendError, StoreError) as error:
+    except (BackendError, StoreError, Interrupted) as error:
         raise click.ClickException(str(error)) from None
     except httpx.TransportError as error:
         raise click.ClickException(f"the hub can't be reached: {error or type(error).__name__}; is it running?") from None

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from driver_sim.backend import Backend, BackendError
+from driver_sim.backend import Backend, BackendError, for_each
 from driver_sim.client import DriverClient, Ending
 from driver_sim.closing import NORMAL
 from driver_sim.errands import Errand, Errands, ShowcaseErrands
@@ -71,7 +71,7 @@ async def drive(
                 for task in tasks[1::2]:
                     task.cancel()
                 # The sockets first: they close themselves, and what arrives meanwhile still counts.
-                await asyncio.wait(tasks, timeout=1.0)
+                await asyncio.wait(tasks, timeout=0.8)
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -82,8 +82,7 @@ async def drive(
 async def _provision(backend: Backend, fleet: str, chosen: list[Vehicle]) -> None:
     name = "Liechtenstein demo" if fleet == "demo" else f"Liechtenstein {fleet}"
     await backend.put_fleet(fleet, name)
-    for vehicle in chosen:
-        await backend.put_vehicle(vehicle)
+    await for_each(chosen, backend.put_vehicle)
     # An earlier run's trips: nobody drives them any more.
     numbered = re.compile(re.escape(fleet) + r"-\d+")
     await backend.cancel_left_over(fleet, lambda vehicle_id: numbered.fullmatch(vehicle_id) is not None)

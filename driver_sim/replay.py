@@ -9,12 +9,16 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from driver_sim.backend import Backend
+from driver_sim.backend import Backend, for_each
 from driver_sim.client import DriverClient
 from driver_sim.closing import NORMAL
 from driver_sim.outbox import MemoryOutbox
 from driver_sim.tracks import BadRow, Row, TrackError, read
 from tracking.model import Clock, Place, TripStatus, Vehicle, system_clock
+
+
+class Interrupted(Exception):
+    """Asked to stop before anything was replayed."""
 
 
 class Recording(NamedTuple):
@@ -38,6 +42,21 @@ class Recording(NamedTuple):
             f"the file holds {len(theirs)} vehicles and {vehicle_id} is none of them ({', '.join(theirs[:5])}, …): name one "
             "of these, or leave --vehicle out and give a service token to make them all"
         )
+
+    def shortened(self, longest: float) -> "Recording":
+        """With no silence of all vehicles together longer than `longest` seconds: nobody waits for a night to pass."""
+        rows: list[Row] = []
+        taken = 0
+        latest = self.rows[0].due
+        for row in self.rows:
+            due = row.due - taken
+            excess = due - latest - round(longest * 1000)
+            if excess > 0:
+                taken += excess
+                due -= excess
+            latest = max(latest, due)
+            rows.append(row._replace(due=due, time=row.time - taken))
+        return self._replace(rows=rows)
 
 
 class Summary(NamedTuple):
@@ -171,11 +190,12 @@ async def replay(
 
 @contextlib.asynccontextmanager
 async def own_fleet(
-    backend: Backend, hub: str, fleet: str, recording: Recording, say: Callable[[str], None]
+    backend: Backend, hub: str, fleet: str, recording: Recording, say: Callable[[str], None], stopping: asyncio.Event
 ) -> AsyncIterator[dict[str, DriverClient]]:
     """A fleet, a vehicle and a trip for each of the recording's vehicles, and their clients; afterwards the trips are over.
 
-    A trip leads from the vehicle's first place to its last and is under way from the start, so that every fix is its.
+    A trip leads from the vehicle's first place to its last and is under way from the start, so that every fix is its. Raises
+    `Interrupted` where `stopping` is set before all are made.
     """
     await backend.put_fleet(fleet, f"Replay {fleet}")
     theirs = frozenset(recording.vehicle_ids)
@@ -185,27 +205,36 @@ async def own_fleet(
         if abs(row.latitude) <= 90.0 and abs(row.longitude) <= 180.0:
             first.setdefault(row.vehicle_id, row)
             last[row.vehicle_id] = row
-    for vehicle_id in recording.vehicle_ids:
+    clients: dict[str, DriverClient] = {}
+    trips: dict[str, str] = {}
+
+    async def make(vehicle_id: str) -> None:
+        # Not by an exception: what is half made would be cancelled, and its trip forgotten.
+        if stopping.is_set():
+            return
         await backend.put_vehicle(Vehicle(vehicle_id, fleet, vehicle_id, "car", ""))
-    await backend.cancel_left_over(fleet, theirs.__contains__)
-    clients = {}
-    trips = {}
-    for vehicle_id in recording.vehicle_ids:
-        clients[vehicle_id] = DriverClient(hub, MemoryOutbox(), await backend.driver_token(vehicle_id))
+        client = clients[vehicle_id] = DriverClient(hub, MemoryOutbox(), await backend.driver_token(vehicle_id))
         if vehicle_id in first:
             trip = await backend.create_trip(fleet, vehicle_id, _place(first[vehicle_id]), _place(last[vehicle_id]))
             trips[vehicle_id] = trip.trip_id
             for status in (TripStatus.ENROUTE_TO_PICKUP, TripStatus.ARRIVED_AT_PICKUP, TripStatus.ENROUTE_TO_DROPOFF):
-                clients[vehicle_id].advance(trip.trip_id, status)
-    say(f"fleet {fleet}: {len(clients)} vehicles, {len(trips)} trips")
+                client.advance(trip.trip_id, status)
+
+    async def end(trip_id: str) -> None:
+        trip = await backend.trip(trip_id)
+        if not trip.status.over:
+            done = TripStatus.COMPLETE if trip.status is TripStatus.ENROUTE_TO_DROPOFF else TripStatus.CANCELED
+            await backend.change(trip, done)
+
+    await backend.cancel_left_over(fleet, theirs.__contains__)
     try:
+        await for_each(recording.vehicle_ids, make)
+        if len(clients) < len(theirs):
+            raise Interrupted("stopped before the first row was sent")
+        say(f"fleet {fleet}: {len(clients)} vehicles, {len(trips)} trips")
         yield clients
     finally:
-        for trip_id in trips.values():
-            trip = await backend.trip(trip_id)
-            if not trip.status.over:
-                done = TripStatus.COMPLETE if trip.status is TripStatus.ENROUTE_TO_DROPOFF else TripStatus.CANCELED
-                await backend.change(trip, done)
+        await for_each(trips.values(), end)
 
 
 def _report(client: DriverClient, row: Row, timing: Timing) -> None:

@@ -21,7 +21,7 @@ from driver_sim.errands import ShowcaseErrands, errand_of
 from driver_sim.fleet import VADUZ, vehicles
 from driver_sim.motion import Motion
 from driver_sim.outbox import MemoryOutbox
-from driver_sim.replay import Recording, Timing, own_fleet, record, replay
+from driver_sim.replay import Interrupted, Recording, Timing, own_fleet, record, replay
 from driver_sim.roads import RoadGraph, metres
 from driver_sim.tracks import BadRow, Row, TrackError
 from tests.driver_sim.conftest import no_backoff
@@ -204,6 +204,14 @@ def test_the_first_fix_is_now_and_the_rest_follow_at_their_pace() -> None:
     assert once.velocity(row(0, speed=4.0)) == 4.0
 
 
+def test_a_long_silence_is_shortened_and_late_rows_stay_late() -> None:
+    recording = Recording([row(0), row(10), row(100_000), row(100_005), row(100_010)._replace(time=1_000_000)], [])
+    shorter = recording.shortened(60.0)
+    assert [(one.due - 1_000_000) / 1000 for one in shorter.rows] == [0, 10, 70, 75, 80]
+    assert [one.due - one.time for one in shorter.rows] == [one.due - one.time for one in recording.rows]
+    assert recording.shortened(1e9) == recording
+
+
 async def test_a_replay_is_acknowledged_and_summed_up(hub: ScriptedHub) -> None:
     hub.reject = lambda fix: "out_of_range" if fix.latitude > 90 else None
     rows = [row(number / 100, latitude=95.0 if number == 7 else 47.0) for number in range(30)]
@@ -232,13 +240,28 @@ async def test_a_replay_makes_its_own_fleet_and_ends_its_trips(fake: FakeHub) ->
     said: list[str] = []
     async with (
         Backend(fake.url, "service") as backend,
-        own_fleet(backend, fake.url, "replay", recording, said.append) as clients,
+        own_fleet(backend, fake.url, "replay", recording, said.append, asyncio.Event()) as clients,
     ):
         summary = await replay(recording, clients, speed=None, stopping=asyncio.Event(), progress=False)
     assert summary.complete
     assert said == ["fleet replay: 2 vehicles, 2 trips"]
     assert list(fake.steps.values()) == [[*LEGAL[:3], "complete"]] * 2
     assert {name: len(fixes) for name, fixes in fake.fixes.items()} == {"a": 2, "b": 2}
+
+
+async def test_a_replay_stopped_while_it_makes_its_fleet_leaves_no_trip_under_way(fake: FakeHub) -> None:
+    stopping = asyncio.Event()
+    recording = Recording([row(0, f"v{number}") for number in range(20)], [])
+    async with Backend(fake.url, "service") as backend:
+        making = asyncio.create_task(
+            own_fleet(backend, fake.url, "replay", recording, lambda _line: None, stopping).__aenter__()
+        )
+        await fake.until(lambda: len(fake.trips) > 0)
+        stopping.set()
+        with pytest.raises(Interrupted):
+            await making
+    assert len(fake.trips) < 20
+    assert {trip["status"] for trip in fake.trips.values()} == {"canceled"}
 
 
 def test_a_recording_for_one_vehicle() -> None:
