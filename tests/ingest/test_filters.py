@@ -371,6 +371,19 @@ def test_over_the_antimeridian(step: float) -> None:
         assert number == -6 or motion.speed < 15.0
 
 
+def test_over_the_pole_the_great_circle_counts() -> None:
+    motion = Motion()
+    motion.seed(80.0, 0.0, NOW - 57_000_000)
+    # 2,224 km; along the parallel it would be 3,475, and 2,850 are in reach.
+    assert judge(Fix(1, NOW, 80.0, 180.0), motion, 1, NOW) == CLEAN_LIVE
+
+
+def test_one_noisy_step_is_not_taken_for_speed() -> None:
+    motion = driven(count=40, every=1.0)
+    assert judge(fix(40, north=480), motion, 1, NOW) == CLEAN_LIVE
+    assert motion.speed < 25.0
+
+
 def test_a_backlog_of_another_session_is_late_and_clean() -> None:
     motion = Motion()
     assert run(drive(count=20, start=300), motion, session=2) == [CLEAN_LIVE] * 20
