@@ -264,25 +264,10 @@ class _Demo:
     # ------------------------------------------------------------------------------------------------------------- watch
 
     def watch(self) -> None:
-        """Print a link to the showcase vehicle's trip, and to the next one when that is over; once, links to some others."""
-        shown: str | None = None
-        others: set[str] = set()
-        patience = time.monotonic() + READY_SECONDS
+        links = Links(self._client, since=self._began, around=self._signals.interruptible)
         while True:
             self._check_parts()
-            if shown is not None and self._is_over(shown):
-                say("That trip is over; the next one:")
-                shown, patience = None, time.monotonic() + READY_SECONDS
-            if shown is None or len(others) < OTHERS_SHOWN:
-                trips = self._trips_under_way()
-                if shown is None and SHOWCASE in trips:
-                    shown = self._print_link("Passenger", trips.pop(SHOWCASE))
-                for vehicle in [vehicle for vehicle in trips if shown is not None and vehicle not in {SHOWCASE, *others}]:
-                    if len(others) < OTHERS_SHOWN and self._print_link(f"Passenger of {vehicle}", trips[vehicle]):
-                        others.add(vehicle)
-            if shown is None and time.monotonic() > patience:
-                say(f"No trip of {SHOWCASE} is under way: still waiting (see {_shown(self._data / 'drivers.log')}).")
-                patience += READY_SECONDS
+            links.look()
             self._signals.pause(LOOK_SECONDS)
 
     def _check_parts(self) -> None:
@@ -298,41 +283,6 @@ class _Demo:
         assert self._http is not None
         return self._http
 
-    def _ask(self, method: str, path: str, **arguments: Any) -> dict[str, Any] | None:
-        """An answer of the hub; None while it has none to give (it is busy, or the thing is gone)."""
-        try:
-            with self._signals.interruptible():
-                response = self._client.request(method, path, **arguments)
-        except httpx.TransportError:
-            return None
-        if response.is_success:
-            answer: dict[str, Any] = response.json()
-            return answer
-        if response.status_code >= 500 or response.status_code in (404, 409, 429):
-            return None
-        raise ConfigError(f"the hub refuses {method} {path}: {response.status_code} {response.text.strip()[:500]}")
-
-    def _trips_under_way(self) -> dict[str, str]:
-        """vehicle -> trip, of this run: what an earlier one left is about to be canceled."""
-        found: dict[str, str] = {}
-        for status in UNDER_WAY:
-            answer = self._ask("GET", f"/v1/fleets/{FLEET}/trips", params={"status": status})
-            for trip in answer["trips"] if answer else []:
-                if trip.get("vehicle") and trip["created_at"] >= self._began:
-                    found[trip["vehicle"]["vehicle_id"]] = trip["trip_id"]
-        return dict(sorted(found.items()))
-
-    def _is_over(self, trip_id: str) -> bool:
-        trip = self._ask("GET", f"/v1/trips/{trip_id}")
-        return trip is not None and trip["status"] in ("complete", "canceled")
-
-    def _print_link(self, whose: str, trip_id: str) -> str | None:
-        share = self._ask("POST", f"/v1/trips/{trip_id}/shares", json={"expires_in": LINK_SECONDS})
-        if share is None:
-            return None
-        say(f"{whose}: {share['url']}")
-        return trip_id
-
     # -------------------------------------------------------------------------------------------------------------- stop
 
     def stop(self) -> None:
@@ -343,6 +293,93 @@ class _Demo:
             child.stop(seconds)
         if self._cluster is not None:
             self._cluster.stop(STOP_DATABASE)
+
+
+# -------------------------------------------------------------------------------------------------------------------- links
+
+
+class Links:
+    """Prints a link to the showcase vehicle's trip, and to the next one when that is over; once, links to some others."""
+
+    def __init__(
+        self,
+        http: httpx.Client,
+        *,
+        since: float = 0.0,
+        around: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> None:
+        """Trips made before `since` (an instant) are an earlier run's, about to be canceled. Requests are made `around()`."""
+        self._http = http
+        self._since = since
+        self._around = around
+        self._shown: str | None = None
+        self._others: set[str] = set()
+        self._patience = time.monotonic() + READY_SECONDS
+
+    def look(self) -> None:
+        """See what has changed; to be called again and again."""
+        if self._shown is not None and self._is_over(self._shown):
+            say("That trip is over; the next one:")
+            self._shown, self._patience = None, time.monotonic() + READY_SECONDS
+        if self._shown is None or len(self._others) < OTHERS_SHOWN:
+            trips = self._trips_under_way()
+            if self._shown is None and SHOWCASE in trips and self._print("Passenger", trips[SHOWCASE]):
+                self._shown = trips[SHOWCASE]
+            if self._shown is not None:
+                self._print_others(trips)
+        if self._shown is None and time.monotonic() > self._patience:
+            say(f"No trip of {SHOWCASE} is under way: still waiting. What the drivers say tells why.")
+            self._patience += READY_SECONDS
+
+    def _print_others(self, trips: Mapping[str, str]) -> None:
+        for vehicle in [vehicle for vehicle in trips if vehicle not in {SHOWCASE, *self._others}]:
+            if len(self._others) < OTHERS_SHOWN and self._print(f"Passenger of {vehicle}", trips[vehicle]):
+                self._others.add(vehicle)
+
+    def _print(self, whose: str, trip_id: str) -> bool:
+        share = self._ask("POST", f"/v1/trips/{trip_id}/shares", json={"expires_in": LINK_SECONDS})
+        if share is None:
+            return False
+        say(f"{whose}: {share['url']}")
+        return True
+
+    def _is_over(self, trip_id: str) -> bool:
+        trip = self._ask("GET", f"/v1/trips/{trip_id}")
+        return trip is not None and trip["status"] in ("complete", "canceled")
+
+    def _trips_under_way(self) -> dict[str, str]:
+        """vehicle -> trip"""
+        found: dict[str, str] = {}
+        for status in UNDER_WAY:
+            answer = self._ask("GET", f"/v1/fleets/{FLEET}/trips", params={"status": status})
+            for trip in answer["trips"] if answer else []:
+                if trip.get("vehicle") and trip["created_at"] >= self._since:
+                    found[trip["vehicle"]["vehicle_id"]] = trip["trip_id"]
+        return dict(sorted(found.items()))
+
+    def _ask(self, method: str, path: str, **arguments: Any) -> dict[str, Any] | None:
+        """An answer of the hub; None while it has none to give (it is busy, or the thing is gone)."""
+        try:
+            with self._around():
+                response = self._http.request(method, path, **arguments)
+        except httpx.TransportError:
+            return None
+        if response.is_success:
+            answer: dict[str, Any] = response.json()
+            return answer
+        if response.status_code >= 500 or response.status_code in (404, 409, 429):
+            return None
+        raise ConfigError(f"the hub refuses {method} {path}: {response.status_code} {response.text.strip()[:500]}")
+
+
+def print_links(hub: str) -> None:
+    """The same for a demo whose parts others run (containers): for ever, with the token in TRACKING_SERVICE_TOKEN."""
+    token = os.environ["TRACKING_SERVICE_TOKEN"]
+    with httpx.Client(base_url=hub, timeout=5.0, headers={"Authorization": f"Bearer {token}"}) as http:
+        links = Links(http)
+        while True:
+            links.look()
+            time.sleep(LOOK_SECONDS)
 
 
 # ------------------------------------------------------------------------------------------------------------------ helpers
