@@ -1,0 +1,177 @@
+"""A database that may be killed, hubs that may be killed, and the books at the end of each test."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+
+from tests.clients import Api
+from tests.faults.devices import Device, until
+from tests.faults.ledger import stored_line, wrongs
+from tests.faults.watcher import Watcher
+from tests.hub_process import HubProcess
+from tracking.cluster import PORT, Cluster
+from tracking.store.migrations import migrate
+
+SEED = int(os.environ.get("FAULTS_SEED", "20261123"))
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Randomness that is the same at each run; FAULTS_SEED=… gives another."""
+    seed = f"{SEED} {request.node.name}"
+    print(f"seed: {seed}")
+    return random.Random(seed)
+
+
+class Mortal:
+    """A PostgreSQL with a database for one test, to be killed, stalled and started again."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.url = cluster.url(name)
+        self.socket = cluster.socket_directory / f".s.PGSQL.{PORT}"
+
+    async def kill(self) -> None:
+        await asyncio.to_thread(self.cluster.kill)
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self.cluster.start)
+
+    def _processes(self) -> list[psutil.Process]:
+        pid = int((self.cluster.data / "postmaster.pid").read_text().split("\n", 1)[0])
+        postmaster = psutil.Process(pid)
+        return [postmaster, *postmaster.children(recursive=True)]
+
+    @contextlib.contextmanager
+    def stalled(self) -> Iterator[None]:
+        """All its processes stopped, as on a disk that no longer answers."""
+        stopped: list[psutil.Process] = []
+        try:
+            # The postmaster first, so that there are no new ones to miss.
+            for process in (self._processes()[0], *self._processes()[1:]):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGSTOP)
+                    stopped.append(process)
+            yield
+        finally:
+            for process in stopped:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGCONT)
+
+    async def fetchval(self, query: str, *arguments: object) -> object:
+        connection = await asyncpg.connect(self.url, timeout=10)
+        try:
+            return await connection.fetchval(query, *arguments)
+        finally:
+            await connection.close()
+
+    async def handled(self, device: Device) -> int:
+        """The last seq of the device's session that is handled for good."""
+        handled = await self.fetchval("SELECT handled_seq FROM sessions WHERE name = $1", device.account.session)
+        return handled if isinstance(handled, int) else 0
+
+
+@pytest.fixture(scope="session")
+def mortal_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("mortal") / "pg")
+    cluster.start()
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture(scope="session")
+async def mortal_template(mortal_cluster: Cluster) -> str:
+    mortal_cluster.create_database("template_mortal")
+    await migrate(mortal_cluster.url("template_mortal"))
+    return "template_mortal"
+
+
+@pytest.fixture
+def database(mortal_cluster: Cluster, mortal_template: str, request: pytest.FixtureRequest) -> Iterator[Mortal]:
+    name = f"mortal_{abs(hash(request.node.nodeid)):x}"
+    mortal_cluster.start()  # the test before may have left it dead
+    mortal_cluster.create_database(name, mortal_template)
+    yield Mortal(mortal_cluster, name)
+    mortal_cluster.start()
+    mortal_cluster.drop_database(name)
+
+
+MakeHub = Callable[..., HubProcess]
+
+
+@pytest.fixture
+def hubs(database: Mortal, tmp_path: Path) -> Iterator[MakeHub]:
+    """Makes a hub of the test's own on the test's database; `url` for another way to it, settings as keywords."""
+    made: list[HubProcess] = []
+
+    def make(url: str | None = None, **settings: str) -> HubProcess:
+        hub = HubProcess(url or database.url, tmp_path / f"hub-{len(made)}.log", None, **settings)
+        made.append(hub)
+        return hub.start()
+
+    yield make
+    for hub in made:
+        hub.kill()
+        log = hub.log.read_text(errors="replace")
+        assert "Traceback" not in log, f"the hub's log has a traceback:\n{log[-6000:]}"
+
+
+async def restart(hub: HubProcess) -> None:
+    """kill -9, and up again on the same port."""
+    await asyncio.to_thread(hub.kill)
+    await asyncio.to_thread(hub.start)
+
+
+async def readiness(hub: HubProcess) -> tuple[int, str]:
+    """The status of /readyz and all its reasons."""
+    async with httpx.AsyncClient(timeout=10) as http:
+        response = await http.get(f"{hub.url}/readyz")
+    return response.status_code, "; ".join(response.json()["reasons"])
+
+
+async def ready(hub: HubProcess) -> bool:
+    return (await readiness(hub))[0] == 200
+
+
+@contextlib.asynccontextmanager
+async def watching(*watchers: Watcher) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(watcher.run()) for watcher in watchers]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+
+
+async def on_the_road(hub: HubProcess, count: int) -> list[tuple[str, str]]:
+    """`(vehicle_id, trip_id)` of so many vehicles, each under way."""
+    async with Api(hub.url) as api:
+        return [await api.under_way() for _ in range(count)]
+
+
+async def settle(database: Mortal, devices: list[Device], watchers: dict[str, Watcher] | None = None) -> None:
+    """The end of every test: all is acknowledged, the books are right, and each passenger (by trip) sees the stored line."""
+    for device in devices:
+        await device.drained()
+    assert await wrongs(database.url, [device.account for device in devices]) == []
+    for trip_id, watcher in (watchers or {}).items():
+        await until(lambda w=watcher, t=trip_id: _shows(database, w, t), f"the passenger's line of {trip_id} is the stored one")  # type: ignore[misc]
+        assert watcher.breaks == []
+        assert watcher.line.points
+
+
+async def _shows(database: Mortal, watcher: Watcher, trip_id: str) -> bool:
+    return watcher.line.points == await stored_line(database.url, trip_id)

@@ -1,0 +1,198 @@
+"""A wire that can be cut, slowed and stalled: it stands between clients and a server on the loopback or on a Unix socket.
+
+    async with ChaosProxy(("127.0.0.1", hub.port), rng=rng) as wire:
+        ...clients connect to wire.url...
+        wire.swallow(DOWN)      # what the server says is lost
+        wire.cut()              # every connection is reset
+
+Directions are seen from the client: `UP` is what it sends, `DOWN` what it is sent. Settings hold for connections made later as
+well, but for `cut` and `stall`, which are about those of the moment.
+"""
+
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+from collections.abc import Coroutine
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self
+
+Direction = Literal["up", "down"]
+UP: Final = "up"
+DOWN: Final = "down"
+BOTH: Final[tuple[Direction, ...]] = ("up", "down")
+
+Address = tuple[str, int] | Path
+"""Host and port, or a Unix socket's path."""
+
+_CHUNK = 64 * 1024
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER on, 0 seconds: closing sends RST."""
+
+
+class Wire:
+    """One connection through the proxy."""
+
+    def __init__(self, proxy: "ChaosProxy", client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self._proxy = proxy
+        self._client = client
+        self._server = server
+        self._flowing: dict[Direction, asyncio.Event] = {direction: asyncio.Event() for direction in BOTH}
+        for event in self._flowing.values():
+            event.set()
+
+    def stall(self, *directions: Direction) -> None:
+        for direction in directions or BOTH:
+            self._flowing[direction].clear()
+
+    def flow(self) -> None:
+        for event in self._flowing.values():
+            event.set()
+
+    def cut(self, *, reset: bool = True) -> None:
+        """RST to both ends at once, whatever is under way; or FIN after what is written already."""
+        for writer in (self._client, self._server):
+            if reset:
+                _abort(writer)
+            else:
+                writer.close()
+        self.flow()
+
+    async def pump(self, direction: Direction, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(_CHUNK):
+            self._proxy.chunks += 1
+            low, high = self._proxy.delay
+            if high > 0:
+                await asyncio.sleep(self._proxy.rng.uniform(low, high))
+            await self._flowing[direction].wait()
+            if direction in self._proxy.swallowed:
+                continue
+            sink.write(data)
+            await sink.drain()
+        if direction not in self._proxy.swallowed and sink.can_write_eof():
+            sink.write_eof()
+
+
+class ChaosProxy:
+    """Listens at `listen` (by default a free port of the loopback) and forwards to `target`. What is random, `rng` decides."""
+
+    def __init__(self, target: Address, *, rng: random.Random, listen: Path | None = None) -> None:
+        self.rng = rng
+        self.wires: list[Wire] = []
+        self.accepted = 0
+        self.chunks = 0
+        """How often something was read from either side of any connection: a measure of how far a conversation got."""
+        self.refusing = False
+        """New connections are reset at once."""
+        self.delay = (0.0, 0.0)
+        """Seconds, from and to, that each chunk waits."""
+        self.swallowed: set[Direction] = set()
+        self._target = target
+        self._listen = listen
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        if self._listen is not None:
+            self._server = await asyncio.start_unix_server(self._accept, self._listen)
+        else:
+            self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._listen is not None:
+            self._listen.unlink(missing_ok=True)
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def cut(self, share: float = 1.0, *, reset: bool = True) -> None:
+        """Ends the connections of the moment, or a random share of them."""
+        for wire in list(self.wires):
+            if share >= 1.0 or self.rng.random() < share:
+                wire.cut(reset=reset)
+
+    def stall(self, *directions: Direction) -> None:
+        """The connections of the moment stay up and carry nothing; both ways, where none is named."""
+        for wire in self.wires:
+            wire.stall(*directions)
+
+    def flow(self) -> None:
+        for wire in self.wires:
+            wire.flow()
+
+    def swallow(self, *directions: Direction) -> None:
+        """What is sent that way is read, and lost. Nothing named: nothing is lost any more (cut those that lost something)."""
+        self.swallowed = set(directions)
+
+    async def _accept(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self.accepted += 1
+        if self.refusing:
+            _abort(client)
+            return
+        try:
+            server_reader, server = await self._connect()
+        except OSError:
+            _abort(client)
+            return
+        wire = Wire(self, client, server)
+        self.wires.append(wire)
+        try:
+            # One side's end is passed on; the other may still have something to say.
+            await _all_or_first_error(
+                wire.pump("up", client_reader, server),
+                wire.pump("down", server_reader, client),
+            )
+        except OSError:
+            wire.cut()
+        except asyncio.CancelledError:
+            # The proxy goes. Not raised again: asyncio's callback on this task takes a cancelled one for a failure.
+            pass
+        finally:
+            self.wires.remove(wire)
+            for writer in (client, server):
+                writer.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._target, Path):
+            return await asyncio.open_unix_connection(self._target)
+        return await asyncio.open_connection(*self._target)
+
+
+async def _all_or_first_error(*pumps: Coroutine[None, None, None]) -> None:
+    tasks = [asyncio.create_task(pump) for pump in pumps]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    wire: socket.socket | None = writer.get_extra_info("socket")
+    if wire is not None and wire.family != socket.AF_UNIX:
+        with contextlib.suppress(OSError):
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    writer.transport.abort()
