@@ -381,8 +381,8 @@ _MIRRORED = (Suspicion.SWAPPED, Suspicion.JUMP)
 
 
 def judge(fix: Fix, motion: Motion, session: int, now: int) -> tuple[tuple[Suspicion, ...], bool]:
-    """Every reason to doubt a fix that was not rejected, and whether it moves the marker: clean, and newer than the newest
-    clean one. Call it once for each fix, in the order of a session's `seq`; it updates `motion`."""
+    """Every reason to doubt a fix that was not rejected, and whether it moves the marker: clean, and not older than the
+    newest clean one. Call it once for each fix, in the order of a session's `seq`; it updates `motion`."""
     if session != motion.session:
         motion.enter(session)
     suspicions: tuple[Suspicion, ...] = ()
@@ -395,6 +395,11 @@ def judge(fix: Fix, motion: Motion, session: int, now: int) -> tuple[tuple[Suspi
     if time <= motion.time:
         if not suspicions:
             motion.fill(fix)
+            # Not older: of two fixes at the same instant the one sent last is what the device knows now.
+            if time == motion.time:
+                motion.latitude = fix.latitude
+                motion.longitude = fix.longitude
+                return (), True
         return suspicions, False
     if suspicions:
         if suspicions == _JUMPED:

@@ -101,7 +101,7 @@ async def move_latest(connection: Connection, positions: Sequence[Position]) -> 
             trip = EXCLUDED.trip, fix_time = EXCLUDED.fix_time, server_time = EXCLUDED.server_time,
             accuracy = EXCLUDED.accuracy, speed = EXCLUDED.speed, bearing = EXCLUDED.bearing, battery = EXCLUDED.battery,
             point = EXCLUDED.point
-        WHERE EXCLUDED.fix_time > old.fix_time
+        WHERE EXCLUDED.fix_time >= old.fix_time
         """,
         [p.vehicle for p in ordered],
         [p.trip for p in ordered],
