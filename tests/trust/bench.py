@@ -1,0 +1,53 @@
+"""A driver on the bench: a vehicle of the test's own, connected, and what the hub stored of it."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tests.clients import Api, Driver, Message, fix
+
+
+@dataclass
+class Bench:
+    url: str
+    api: Api
+    driver: Driver
+    fleet_id: str
+    vehicle_id: str
+
+    async def stored(self) -> list[int]:
+        """The seqs of everything stored of the vehicle, suspects too."""
+        rows = await self.api.track(f"/vehicles/{self.vehicle_id}/track", suspect="true")
+        return sorted(int(row["seq"]) for row in rows)
+
+    async def error(self, frame: str) -> Message:
+        """The error that answers this frame."""
+        await self.driver.send_text(frame)
+        return await self.driver.expect("error", "ack")
+
+    async def goes_on(self, *, stored: list[int] | None = None, seq: int = 1) -> None:
+        """The connection is as good as before, and nothing is stored but this next fix (and what is said to be)."""
+        await self.driver.report(fix(seq))
+        assert await self.driver.acknowledged(seq) == []
+        assert await self.stored() == sorted([*(stored or []), seq])
+
+
+def position(**fields: Any) -> str:
+    """A `position` frame whose fields may be raw JSON text, for what `json.dumps` would not write."""
+    return frame("position", **fields)
+
+
+def frame(kind: str, **fields: Any) -> str:
+    message = {name: value if isinstance(value, Raw) else json.dumps(value) for name, value in fields.items()}
+    return "{" + ",".join([f'"type":"{kind}"', *(f'"{name}":{value}' for name, value in message.items())]) + "}"
+
+
+class Raw(str):
+    """JSON as it is to be sent."""
+
+    __slots__ = ()
+
+
+def is_error(message: Message, code: str) -> bool:
+    """An `error` of this code that says something to a person."""
+    return message["type"] == "error" and message["code"] == code and bool(message["detail"])

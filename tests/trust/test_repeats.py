@@ -1,0 +1,258 @@
+"""Rows 41, 42 and 53: what is sent again is acknowledged again and stored once; of two connections the newer wins."""
+
+import asyncio
+from typing import Any
+
+from tests.clients import Api, Driver, Message, Passenger, Socket, fix, now_ms, token
+from tests.hub_process import HubProcess
+from tests.trust.bench import Bench
+
+
+async def rows(api: Api, vehicle_id: str) -> list[tuple[int, float]]:
+    """`(seq, latitude)` of everything stored of the vehicle."""
+    track = await api.track(f"/vehicles/{vehicle_id}/track", suspect="true")
+    return sorted((int(row["seq"]), float(row["latitude"])) for row in track)
+
+
+def expected(*fixes: Message) -> list[tuple[int, float]]:
+    return sorted((f["seq"], f["latitude"]) for f in fixes)
+
+
+async def test_row_41_the_same_fix_again_is_acknowledged_again_and_stored_once(bench: Bench) -> None:
+    first = fix(1)
+    await bench.driver.report(first)
+    assert await bench.driver.acknowledged(1) == []
+    for again in ([first], [first, first], [first]):
+        await bench.driver.report(*again)
+        assert await bench.driver.expect("ack") == {"type": "ack", "seq": 1}
+    assert await rows(bench.api, bench.vehicle_id) == expected(first)
+
+
+async def test_row_41_a_fix_twice_in_one_batch_is_stored_once(bench: Bench) -> None:
+    begin = now_ms() - 10_000
+    fixes = [fix(seq, fix_time=begin + seq * 1_000) for seq in (1, 2, 3)]
+    await bench.driver.report(fixes[0], fixes[0], fixes[1], fixes[0], fixes[2], fixes[1])
+    assert await bench.driver.acknowledged(3) == []
+    assert await rows(bench.api, bench.vehicle_id) == expected(*fixes)
+
+
+async def test_row_41_again_before_the_ack_is_stored_once(bench: Bench) -> None:
+    """Sent over and over without waiting, so that repeats meet fixes that are not yet committed."""
+    begin = now_ms() - 100_000
+    fixes = [fix(seq, fix_time=begin + seq * 1_000) for seq in range(1, 51)]
+    for _ in range(4):
+        for one in fixes:
+            await bench.driver.report(one)
+        await bench.driver.report(*fixes)
+    await bench.driver.acknowledged(50)
+    await bench.driver.report(fix(51))
+    await bench.driver.acknowledged(51)
+    assert [seq for seq, _ in await rows(bench.api, bench.vehicle_id)] == list(range(1, 52))
+
+
+async def test_row_41_again_after_a_reconnect_is_stored_once(bench: Bench) -> None:
+    begin = now_ms() - 10_000
+    fixes = [fix(seq, fix_time=begin + seq * 1_000) for seq in range(1, 6)]
+    await bench.driver.report(*fixes[:3])
+    await bench.driver.acknowledged(3)
+    for _ in range(2):
+        async with Driver(bench.url, bench.vehicle_id, bench.driver.session) as again:
+            assert again.handled >= 3
+            await again.report(*fixes[:3])
+            assert await again.expect("ack") == {"type": "ack", "seq": again.handled}
+            await again.report(*fixes)
+            assert await again.acknowledged(5) == []
+    assert await rows(bench.api, bench.vehicle_id) == expected(*fixes)
+
+
+async def test_row_41_a_connection_cut_before_the_ack_loses_and_doubles_nothing(
+    hub: HubProcess, api: Api, fleet_id: str
+) -> None:
+    """The device cannot know what arrived, so it sends all of it again."""
+    vehicle_id = await api.vehicle(fleet_id)
+    begin = now_ms() - 600_000
+    fixes = [fix(seq, fix_time=begin + seq * 1_000) for seq in range(1, 301)]
+    session = None
+    for upto in (100, 200, 300):
+        async with Driver(hub.url, vehicle_id, session) as driver:
+            session = driver.session
+            await driver.report(*fixes[:upto])
+            driver.connection.transport.abort()
+    async with Driver(hub.url, vehicle_id, session) as driver:
+        await driver.report(*fixes)
+        await driver.acknowledged(300)
+    assert await rows(api, vehicle_id) == expected(*fixes)
+
+
+async def test_row_41_a_rejected_fix_again_is_acknowledged_again(bench: Bench) -> None:
+    bad = fix(1, latitude=91)
+    await bench.driver.report(bad)
+    assert [r["seq"] for r in await bench.driver.acknowledged(1)] == [1]
+    # Also where it would be good now: it is a repeat, whatever it carries.
+    for again in (bad, fix(1)):
+        await bench.driver.report(again)
+        assert (await bench.driver.expect("ack"))["seq"] == 1
+    assert await rows(bench.api, bench.vehicle_id) == []
+
+
+async def test_row_41_another_session_has_numbers_of_its_own(bench: Bench) -> None:
+    first, second = fix(1), fix(1, latitude=47.2, fix_time=now_ms() + 20_000)
+    await bench.driver.report(first)
+    await bench.driver.acknowledged(1)
+    await bench.driver.send({"type": "hello", "session": "another"})
+    assert await bench.driver.expect("ack") == {"type": "ack", "seq": 0}
+    await bench.driver.report(second)
+    assert (await bench.driver.expect("ack"))["seq"] == 1
+    await bench.driver.send({"type": "hello", "session": bench.driver.session})
+    assert await bench.driver.expect("ack") == {"type": "ack", "seq": 1}
+    assert await rows(bench.api, bench.vehicle_id) == expected(first, second)
+
+
+async def test_row_42_the_same_seq_with_other_content_leaves_the_first(bench: Bench) -> None:
+    first = fix(1)
+    await bench.driver.report(first)
+    await bench.driver.acknowledged(1)
+    others: list[Message] = [
+        fix(1, latitude=47.2),
+        fix(1, fix_time=first["fix_time"] + 60_000),
+        fix(1, latitude=91),
+        fix(1, latitude="bad"),
+        fix(1, fix_time=0),
+    ]
+    for other in others:
+        await bench.driver.report(other)
+        ack = await bench.driver.expect("ack", "error")
+        assert (ack["type"], ack["seq"]) == ("ack", 1)
+    assert await rows(bench.api, bench.vehicle_id) == expected(first)
+
+
+async def test_row_42_within_one_batch_the_first_of_a_seq_stays(bench: Bench) -> None:
+    first, other, last = fix(1), fix(1, latitude=47.2), fix(2)
+    await bench.driver.report(first, other, last)
+    assert await bench.driver.acknowledged(2) == []
+    assert await rows(bench.api, bench.vehicle_id) == expected(first, last)
+
+
+async def test_row_42_a_repeat_does_not_move_the_marker(hub: HubProcess, api: Api) -> None:
+    vehicle_id, trip_id = await api.under_way()
+    async with Driver(hub.url, vehicle_id) as driver, Passenger(hub.url, trip_id) as passenger:
+        await passenger.expect("snapshot")
+        await driver.report(fix(1))
+        assert (await passenger.expect("position"))["offset"] == 1
+        await driver.acknowledged(1)
+        await driver.report(fix(1, latitude=47.1412))
+        await driver.report(fix(2, latitude=47.1413))
+        update = await passenger.expect("position")
+        assert (update["offset"], update["latitude"]) == (2, 47.1413)
+
+
+async def test_rows_41_and_42_hold_over_a_restart_of_the_hub(own_hub: Any) -> None:
+    """Killed without notice: the device sends all of it again, one fix changed; each is stored once, as it first came."""
+    hub: HubProcess = own_hub()
+    async with Api(hub.url) as api:
+        vehicle_id = await api.vehicle(await api.fleet())
+        begin = now_ms() - 100_000
+        fixes = [fix(seq, fix_time=begin + seq * 1_000) for seq in range(1, 31)]
+        async with Driver(hub.url, vehicle_id) as driver:
+            await driver.report(*fixes[:20])
+            await driver.acknowledged(20)
+            await driver.report(*fixes)
+            hub.kill()
+        hub.start()
+        async with Driver(hub.url, vehicle_id, driver.session) as driver:
+            assert driver.handled in (20, 30)
+            await driver.report(fix(1, latitude=47.9), *fixes[1:20])
+            assert (await driver.expect("ack"))["seq"] >= 20
+            await driver.report(*fixes)
+            await driver.acknowledged(30)
+        assert await rows(api, vehicle_id) == expected(*fixes)
+
+
+async def test_a_message_or_status_sent_again_is_done_once(hub: HubProcess, api: Api) -> None:
+    """Rows 41 and 42 for what carries a `client_id`."""
+    vehicle_id, trip_id = await api.under_way()
+    async with Driver(hub.url, vehicle_id) as driver, Passenger(hub.url, trip_id) as passenger:
+        await passenger.expect("snapshot")
+        for text in ("first", "first", "changed"):
+            await driver.send({"type": "message", "trip_id": trip_id, "text": text, "client_id": "same"})
+            assert await driver.expect("done") == {"type": "done", "client_id": "same"}
+        for _ in range(2):
+            await driver.send({"type": "trip_status", "trip_id": trip_id, "status": "arrived_at_pickup", "client_id": "s"})
+            assert await driver.expect("done") == {"type": "done", "client_id": "s"}
+        await driver.send({"type": "message", "trip_id": trip_id, "text": "marker", "client_id": "other"})
+        seen = [await passenger.receive() for _ in range(3)]
+    assert [(m["type"], m.get("text")) for m in seen] == [("message", "first"), ("trip", None), ("message", "marker")]
+    assert [m["offset"] for m in seen] == [1, 2, 3]
+
+
+# --- row 53 ---------------------------------------------------------------------------------------------------------
+
+
+async def test_row_53_the_newer_connection_of_a_vehicle_wins(hub: HubProcess, api: Api) -> None:
+    vehicle_id, trip_id = await api.under_way()
+    async with (
+        Driver(hub.url, vehicle_id) as older,
+        Passenger(hub.url, trip_id) as passenger,
+        Driver(hub.url, await api.vehicle(await api.fleet())) as bystander,
+    ):
+        await passenger.expect("snapshot")
+        async with Driver(hub.url, vehicle_id, older.session) as newer:
+            async with asyncio.timeout(5):
+                assert await older.closed() == 4409
+            await newer.report(fix(1))
+            assert await newer.acknowledged(1) == []
+            assert (await passenger.expect("position"))["offset"] == 1
+            # The going of the older one takes nothing from the newer one: it is still told what concerns the driver.
+            await api.advance(trip_id, "arrived_at_pickup")
+            assert (await newer.expect("trip"))["trip"]["status"] == "arrived_at_pickup"
+            await newer.report(fix(2))
+            assert await newer.acknowledged(2) == []
+        await bystander.report(fix(1))
+        assert await bystander.acknowledged(1) == []
+    assert [seq for seq, _ in await rows(api, vehicle_id)] == [1, 2]
+
+
+async def test_row_53_what_the_older_connection_brought_is_kept(hub: HubProcess, api: Api, fleet_id: str) -> None:
+    """Also what was not yet acknowledged when the newer one came; and nothing of it twice."""
+    vehicle_id = await api.vehicle(fleet_id)
+    begin = now_ms() - 600_000
+    fixes = [fix(seq, fix_time=begin + seq * 1_000) for seq in range(1, 401)]
+    async with Driver(hub.url, vehicle_id) as older:
+        await older.report(*fixes[:200])
+        async with Driver(hub.url, vehicle_id, older.session) as newer:
+            await newer.report(*fixes)
+            await newer.acknowledged(400)
+            assert await older.closed() == 4409
+    assert await rows(api, vehicle_id) == expected(*fixes)
+
+
+async def test_row_53_the_last_of_many_at_once_stays(hub: HubProcess, api: Api, fleet_id: str) -> None:
+    """Twenty connections of one vehicle at the same time: all but one get 4409, and that one works."""
+    vehicle_id = await api.vehicle(fleet_id)
+    bearer = token("driver", vehicle_id)
+    sockets = [Socket(f"{hub.url}/v1/driver", bearer) for _ in range(20)]
+    await asyncio.gather(*(socket.__aenter__() for socket in sockets))
+    try:
+        ends = {asyncio.create_task(socket.closed()): socket for socket in sockets}
+        codes: list[int] = []
+        while len(ends) > 1:
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+            assert done, "more than one connection of the vehicle stays"
+            for end in done:
+                codes.append(end.result())
+                del ends[end]
+        assert codes == [4409] * 19
+        ((end, last),) = ends.items()
+        end.cancel()
+        await asyncio.gather(end, return_exceptions=True)
+        await last.send({"type": "hello", "session": "s"})
+        assert await last.expect("ack") == {"type": "ack", "seq": 0}
+        await last.send({"type": "position", **fix(1)})
+        assert await last.expect("ack") == {"type": "ack", "seq": 1}
+    finally:
+        await asyncio.gather(*(socket.__aexit__(None, None, None) for socket in sockets))
+
+
+async def test_row_53_another_vehicle_is_another_matter(bench: Bench) -> None:
+    async with Driver(bench.url, await bench.api.vehicle(bench.fleet_id), bench.driver.session):
+        await bench.goes_on()
