@@ -165,24 +165,36 @@ install_postgres() {
 
 # ----------------------------------------------------------------------------------------------------------- Chromium
 
-install_chromium() { # the browser tests skip themselves, aloud, where it is missing
+has_chromium() {
     local name
     for name in chromium chromium-browser google-chrome google-chrome-stable; do
-        if command -v "$name" >/dev/null; then return; fi
+        if command -v "$name" >/dev/null; then return 0; fi
     done
-    if [ "$(uname)" = Darwin ]; then
-        [ -d "/Applications/Google Chrome.app" ] || [ -d "/Applications/Chromium.app" ] ||
-            say "No Chromium here: the browser tests will be SKIPPED ('brew install --cask chromium' brings it)."
+    [ -d "/Applications/Google Chrome.app" ] || [ -d "/Applications/Chromium.app" ]
+}
+
+install_chromium() { # the browser tests skip themselves, aloud, where it is missing
+    local packages="" driver
+    if has_chromium; then
+        :
+    elif [ "$(uname)" = Darwin ]; then
+        say "No Chromium here: the browser tests will be SKIPPED ('brew install --cask chromium' brings it)."
     elif os_is ubuntu; then
         say "No Chromium here, and Ubuntu's is a snap, which the tests can't drive: the browser tests will be SKIPPED."
     elif os_is debian; then
-        apt_install "Chromium" "1-2 minutes" chromium fonts-liberation || {
-            [ -z "${CI:-}" ] || exit 1 # there, nobody would notice
-            say "No Chromium here: the browser tests will be SKIPPED."
-        }
+        packages="chromium fonts-liberation"
     else
         say "No Chromium here: the browser tests will be SKIPPED (install chromium to run them)."
     fi
+    for driver in "$venv"/lib/python*/site-packages/playwright/driver/node; do
+        # Playwright brings a Node of its own, which wants a library that a small Debian has not.
+        if [ -x "$driver" ] && ! "$driver" --version >/dev/null 2>&1; then packages="$packages libatomic1"; fi
+    done
+    [ -n "$packages" ] || return 0
+    # shellcheck disable=SC2086
+    apt_install "Chromium" "1-2 minutes" $packages && return 0
+    [ -z "${CI:-}" ] || exit 1 # there, nobody would notice
+    say "No Chromium that works here: the browser tests will be SKIPPED."
 }
 
 # --------------------------------------------------------------------------------------------------------------- Node

@@ -247,6 +247,19 @@ def test_without_chromium_a_person_is_told_and_ci_fails(machine: Machine) -> Non
     assert machine.run("dev", CI="true")[0] != 0
 
 
+def test_a_library_that_playwright_lacks_is_installed(machine: Machine) -> None:
+    machine.run("dev")
+    driver = machine.clone / ".venv/lib/python3.11/site-packages/playwright/driver/node"
+    driver.parent.mkdir(parents=True)
+    driver.write_text("#!/bin/sh\nexit 127\n")
+    driver.chmod(0o755)
+    machine.run("dev")
+    assert " libatomic1 " in machine.calls and " chromium " not in machine.calls
+    driver.write_text("#!/bin/sh\n")
+    assert machine.run("dev") == (0, "")
+    assert machine.calls == ""
+
+
 def test_node_comes_as_a_wheel_where_it_is_missing_or_old(machine: Machine) -> None:
     machine.put("node", "exit 1")
     (machine.path / "wheel/bin/node").unlink()

@@ -305,7 +305,7 @@ class Cluster:
                 "PostgreSQL does not run as root and there is no user `postgres` here: run `make install`, or not as root"
             )
         if self.note is not None:
-            log.warning("%s", self.note)
+            log.info("%s", self.note)
         deadline = time.monotonic() + timeout
         self._make_directories()
         with self._locked(deadline):
