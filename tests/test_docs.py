@@ -18,7 +18,8 @@ DOCS = ROOT / "docs"
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_documented_with_its_default(name: str) -> None:
     field = Settings.model_fields[name]
-    [row] = re.findall(rf"^\| `TRACKING_{name.upper()}` \| (.*?) \| (.*?) \|$", (DOCS / "SETTINGS.md").read_text(), re.MULTILINE)
+    settings = (DOCS / "SETTINGS.md").read_text()
+    [row] = re.findall(rf"^\| `TRACKING_{name.upper()}` \| (.*?) \| (.*?) \|$", settings, re.MULTILINE)
     default = field.default
     shown = "" if default in ("", None) else f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
     assert row == (shown, field.description)
