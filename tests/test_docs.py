@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 
 from tracking import protocol
 from tracking.config import Settings
@@ -34,7 +35,7 @@ def test_every_code_message_and_flag_is_in_the_reference() -> None:
         *(
             str(struct.__struct_config__.tag)
             for struct in vars(protocol).values()
-            if isinstance(struct, type) and issubclass(struct, protocol.Struct) and struct.__struct_config__.tag
+            if isinstance(struct, type) and issubclass(struct, Struct) and struct.__struct_config__.tag
         ),
         *(metric.name for metric in REGISTRY.collect() if metric.name.startswith("tracking_")),
     ]
