@@ -432,6 +432,21 @@ async def test_stopping_is_quick(hub: ScriptedHub, connected: bool) -> None:
     assert time.monotonic() - began < 1.0
 
 
+async def test_a_stopped_client_can_run_again_and_a_stop_ahead_of_run_counts(hub: ScriptedHub) -> None:
+    client = client_of(hub)
+    async with running(client):
+        async with asyncio.timeout(5):
+            await client.connected.wait()
+    client.stop()
+    async with asyncio.timeout(5):
+        assert await client.run() == Ending(1000, "stopped")
+    assert hub.connections == 1
+    async with running(client):
+        report(client, 1)
+        await drained(client)
+    assert hub.connections == 2
+
+
 async def test_a_failing_callback_is_not_swallowed(hub: ScriptedHub) -> None:
     def fail(_interval: float) -> None:
         raise RuntimeError("the caller's fault")
@@ -468,13 +483,15 @@ async def test_requests_go_one_after_the_other(hub: ScriptedHub) -> None:
         first = client.advance("t1", TripStatus.ENROUTE_TO_PICKUP)
         second = client.send_text("t1", "On my way")
         await hub.until(lambda: len(hub.frames) == 1)
+        report(client, 1)
+        await hub.until(lambda: len(hub.frames) == 2)
         await turns()
-        assert [frame["client_id"] for frame in hub.frames] == [first]
+        assert [frame.get("client_id") for frame in hub.frames] == [first, None], "asked again before the answer was due"
         hub.answering = True
         await hub.say(type="done", client_id=first)
         await drained(client)
-    assert [frame["client_id"] for frame in hub.frames] == [first, second]
-    assert hub.frames[1]["text"] == "On my way"
+    assert [frame.get("client_id") for frame in hub.frames] == [first, None, second]
+    assert hub.frames[2]["text"] == "On my way"
 
 
 async def test_a_refused_request_is_told_and_dropped(hub: ScriptedHub) -> None:
@@ -491,11 +508,13 @@ async def test_a_refused_request_is_told_and_dropped(hub: ScriptedHub) -> None:
 async def test_a_request_refused_for_the_moment_goes_again(hub: ScriptedHub) -> None:
     answers = iter(["unavailable", "rate_limited"])
     hub.refuse = lambda _frame: next(answers, None)
-    client = client_of(hub)
+    client = client_of(hub, backoff=lambda _attempt: 0.1)
+    began = time.monotonic()
     async with running(client):
         client.advance("t1", TripStatus.COMPLETE)
         await drained(client)
     assert len(hub.frames) == 3
+    assert time.monotonic() - began >= 0.2, "the hub was not given the time it asked for"
 
 
 async def test_an_answer_that_never_comes_is_asked_for_again(hub: ScriptedHub) -> None:

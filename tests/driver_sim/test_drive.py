@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -87,6 +88,9 @@ async def test_a_fleet_is_made_connected_and_driven_through_whole_trips(fake: Fa
     for fixes in fake.fixes.values():
         assert [fix["seq"] for fix in fixes] == sorted(fix["seq"] for fix in fixes)
         assert all(0 <= fix["battery"] <= 1 and fix["accuracy"] > 0 for fix in fixes)
+        for one, other in itertools.pairwise(fixes):
+            gone = metres((one["latitude"], one["longitude"]), (other["latitude"], other["longitude"]))
+            assert gone <= 400.0 * 23.0 * (other["fix_time"] - one["fix_time"]) / 1000 + 100.0, "the vehicle leapt"
 
 
 async def test_the_showcase_is_in_vaduz_at_once_and_for_long(roads: RoadGraph) -> None:

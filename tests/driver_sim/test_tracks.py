@@ -2,6 +2,7 @@ import contextlib
 import csv
 import gzip
 import io
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,10 +46,14 @@ def test_times_received_decide_when_a_row_is_due() -> None:
     assert (row.due - row.time, row.time) == (1391, 1372636853000)
 
 
-def test_without_a_vehicle_column_the_file_names_it() -> None:
+def test_without_a_vehicle_column_the_file_names_it_and_without_a_zone_a_time_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
     (row,) = rows("ts,lon,lat\n2013-07-01T00:00:53,9.5,47.1\n")
     assert isinstance(row, Row)
     assert (row.vehicle_id, row.time) == ("file", 1372636853000)
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.mark.parametrize(
