@@ -42,7 +42,7 @@ def places(*fixes: Message) -> list[list[float]]:
 
 async def test_row_35_a_share_that_expires_while_open_is_closed(hub: HubProcess, api: Api) -> None:
     vehicle_id, trip_id = await api.under_way()
-    share = await api.call("POST", f"/trips/{trip_id}/shares", {"expires_in": 2}, expect=201)
+    share = await api.call("POST", f"/trips/{trip_id}/shares", {"expires_in": 3}, expect=201)
     async with Driver(hub.url, vehicle_id) as driver, Passenger(hub.url, trip_id) as lasting:
         async with Passenger(hub.url, trip_id, share["token"]) as passenger:
             await passenger.expect("snapshot")
@@ -50,7 +50,7 @@ async def test_row_35_a_share_that_expires_while_open_is_closed(hub: HubProcess,
             await passenger.expect("position")
             code, _ = await until_closed(passenger)
             assert code == 4503
-            assert share["expires_at"] <= now_ms() < share["expires_at"] + 1_000
+            assert share["expires_at"] - 50 <= now_ms() < share["expires_at"] + 2_000
         assert await refused(hub.url, trip_id, share["token"]) == 4503
         for path in (f"/trips/{trip_id}", f"/trips/{trip_id}/track"):
             response = await api.http.get(path, headers={"Authorization": f"Bearer {share['token']}"})
@@ -74,7 +74,7 @@ async def test_row_35_a_share_revoked_while_open_is_closed(hub: HubProcess, api:
         await other.expect("snapshot")
         await api.call("DELETE", f"/shares/{revoked['share_id']}", expect=204)
         await driver.report(fix(1))
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(2):
             code, messages = await until_closed(passenger)
         assert code == 4503
         assert [m["type"] for m in messages] == []
