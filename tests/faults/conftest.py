@@ -110,7 +110,7 @@ MakeHub = Callable[..., HubProcess]
 
 
 @pytest.fixture
-def hubs(database: Mortal, tmp_path: Path) -> Iterator[MakeHub]:
+def hubs(database: Mortal, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MakeHub]:
     """Makes a hub of the test's own on the test's database; `url` for another way to it, settings as keywords."""
     made: list[HubProcess] = []
 
@@ -123,7 +123,8 @@ def hubs(database: Mortal, tmp_path: Path) -> Iterator[MakeHub]:
     for hub in made:
         hub.kill()
         log = hub.log.read_text(errors="replace")
-        assert "Traceback" not in log, f"the hub's log has a traceback:\n{log[-6000:]}"
+        known = request.node.get_closest_marker("xfail") is not None
+        assert known or "Traceback" not in log, f"the hub's log has a traceback:\n{log[-6000:]}"
 
 
 async def restart(hub: HubProcess) -> None:
@@ -162,13 +163,16 @@ async def on_the_road(hub: HubProcess, count: int) -> list[tuple[str, str]]:
         return [await api.under_way() for _ in range(count)]
 
 
-async def settle(database: Mortal, devices: list[Device], watchers: dict[str, Watcher] | None = None) -> None:
+async def settle(
+    database: Mortal, devices: list[Device], watchers: dict[str, Watcher] | None = None, *, seconds: float = 20.0
+) -> None:
     """The end of every test: all is acknowledged, the books are right, and each passenger (by trip) sees the stored line."""
     for device in devices:
         await device.drained()
     assert await wrongs(database.url, [device.account for device in devices]) == []
     for trip_id, watcher in (watchers or {}).items():
-        await until(lambda w=watcher, t=trip_id: _shows(database, w, t), f"the passenger's line of {trip_id} is the stored one")  # type: ignore[misc]
+        whose = f"the passenger's line of {trip_id} is the stored one"
+        await until(lambda w=watcher, t=trip_id: _shows(database, w, t), whose, seconds)  # type: ignore[misc]
         assert watcher.breaks == []
         assert watcher.line.points
 

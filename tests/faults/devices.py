@@ -100,10 +100,30 @@ class Device:
             seq = self._report_next()
         return seq
 
+    def hold(self) -> None:
+        """Keeps the next fix back until `release`."""
+        self._ticks += 1
+        self._held.append(self._at(self._ticks))
+
+    def release(self) -> None:
+        for held in self._held:
+            self._send(*held)
+        self._held.clear()
+
+    def jump(self) -> int:
+        """A fix that is 50 km off."""
+        self._ticks += 1
+        fix_time, latitude = self._at(self._ticks)
+        return self._send(fix_time, latitude + 0.5)
+
+    def _at(self, ticks: int) -> tuple[int, float]:
+        """Fix time and latitude of the drive."""
+        passed = ticks * STEP_MS
+        return self._begin + passed, self._latitude + passed / 1000 * PACE / _METRES_PER_DEGREE
+
     def _report_next(self) -> int:
         self._ticks += 1
-        fix_time = self._begin + self._ticks * STEP_MS
-        latitude = self._latitude + self._ticks * STEP_MS / 1000 * PACE / _METRES_PER_DEGREE
+        fix_time, latitude = self._at(self._ticks)
         if self._rng.random() < self._bad:
             seq = self._send(fix_time, 90.5)
             self.account.refused.add(seq)
@@ -111,12 +131,10 @@ class Device:
         if self._rng.random() < self._late:
             self._held.append((fix_time, latitude))
             return self.outbox.last_seq
-        seq = self._send(fix_time, latitude)
-        if len(self._held) >= 4:
-            for held in self._held:
-                seq = self._send(*held)
-            self._held.clear()
-        return seq
+        self._send(fix_time, latitude)
+        if self._late and len(self._held) >= 4:
+            self.release()
+        return self.outbox.last_seq
 
     def _send(self, fix_time: int, latitude: float) -> int:
         seq = self.client.report(latitude, self._longitude, fix_time=fix_time, speed=PACE, accuracy=4.0)

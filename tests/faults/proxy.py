@@ -67,6 +67,9 @@ class Wire:
             if high > 0:
                 await asyncio.sleep(self._proxy.rng.uniform(low, high))
             await self._flowing[direction].wait()
+            if direction == UP and self._proxy.deaf_at is not None and self._proxy.deaf_at in data:
+                self._proxy.deaf_at = None
+                self._proxy.swallow(DOWN)
             if direction in self._proxy.swallowed:
                 continue
             sink.write(data)
@@ -89,6 +92,8 @@ class ChaosProxy:
         self.delay = (0.0, 0.0)
         """Seconds, from and to, that each chunk waits."""
         self.swallowed: set[Direction] = set()
+        self.deaf_at: bytes | None = None
+        """When a client says this, everything that the server says from then on is swallowed, and this is None again."""
         self._target = target
         self._listen = listen
         self._server: asyncio.Server | None = None
@@ -161,8 +166,8 @@ class ChaosProxy:
         try:
             # One side's end is passed on; the other may still have something to say.
             await _all_or_first_error(
-                wire.pump("up", client_reader, server),
-                wire.pump("down", server_reader, client),
+                wire.pump(UP, client_reader, server),
+                wire.pump(DOWN, server_reader, client),
             )
         except OSError:
             wire.cut()

@@ -1,12 +1,14 @@
 """PostgreSQL is killed, stalled, or away for so long that the queue fills: the map goes on, acks stop, nothing is lost."""
 
 import random
+from collections.abc import Callable
 
 import asyncpg
 import pytest
 
 from tests.faults.conftest import MakeHub, Mortal, on_the_road, readiness, ready, settle, watching
 from tests.faults.devices import STEP_MS, Device, until
+from tests.faults.proxy import ChaosProxy
 from tests.faults.watcher import Watcher
 from tests.hub_process import HubProcess
 
@@ -118,4 +120,157 @@ async def test_a_full_queue_sends_drivers_away_and_keeps_its_word(hubs: MakeHub,
         await until(lambda: ready(hub), "the hub is ready again")
         for device in devices:
             await device.drive(20)
-        await settle(database, devices, watchers)
+        await settle(database, devices)
+    for watcher in watchers.values():
+        assert watcher.breaks == []
+
+
+@pytest.mark.xfail(reason="a fix that finds the queue full is judged and shown at every return")
+async def test_a_fix_that_finds_the_queue_full_is_shown_once(hubs: MakeHub, database: Mortal, rng: random.Random) -> None:
+    hub = hubs(queue_limit="50", database_timeout="1")
+    [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
+    watcher = Watcher(hub.url, trip_id)
+    device = Device(hub.url, vehicle_id, rng)
+    async with watching(watcher), device.running():
+        await watcher.connected.wait()
+        await device.drive(20)
+        await database.kill()
+        device.report(60)
+        await until(lambda: len(device.lost) >= 5, "it comes again and again")
+        await database.start()
+        await device.drive(10)
+        await settle(database, [device], {trip_id: watcher}, seconds=3)
+
+
+@pytest.mark.xfail(reason="a fix that finds the queue full is judged again at every return, and so comes to agree with itself")
+async def test_a_full_queue_does_not_make_a_jump_true(hubs: MakeHub, database: Mortal, rng: random.Random) -> None:
+    hub = hubs(queue_limit="50", database_timeout="1")
+    [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
+    watcher = Watcher(hub.url, trip_id)
+    device = Device(hub.url, vehicle_id, rng)
+    async with watching(watcher), device.running():
+        await watcher.connected.wait()
+        await device.drive(20)
+        await database.kill()
+        device.report(50)
+        await until(lambda: len(watcher.line.points) == 70, "all is shown")
+        jump = device.jump()
+        await until(lambda: len(device.lost) >= 5, "the jump was sent again and again")
+        shown = max(latitude for _, _, latitude in watcher.line.points)
+        await database.start()
+        await device.drive(10)
+        flags = await database.fetchval("SELECT suspect FROM positions WHERE seq = $1", jump)
+        assert shown < 47.2, "the passenger saw the vehicle 50 km off"
+        assert flags == ["jump"]
+
+
+@pytest.mark.xfail(reason="`opened` awaits the database for unread messages before it reads the first frame")
+async def test_a_device_that_comes_back_to_a_stalled_database_is_shown(
+    hubs: MakeHub, database: Mortal, rng: random.Random
+) -> None:
+    hub = hubs(database_timeout="5")
+    [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
+    watcher = Watcher(hub.url, trip_id)
+    async with ChaosProxy(("127.0.0.1", hub.port), rng=rng) as wire:
+        device = Device(wire.url, vehicle_id, rng)
+        async with watching(watcher), device.running():
+            await watcher.connected.wait()
+            await device.drive(20)
+            with database.stalled():
+                wire.cut()
+                device.report(5)
+                await until(lambda: len(watcher.line.points) == 25, "the vehicle is shown again", 3)
+            await settle(database, [device], {trip_id: watcher})
+
+
+@pytest.mark.xfail(reason="the snapshot is what memory holds, and nothing completes it when the database is back")
+async def test_who_came_while_the_database_was_away_sees_the_whole_line_in_the_end(
+    hubs: MakeHub, database: Mortal, rng: random.Random
+) -> None:
+    hub = hubs(database_timeout="1", feed_updates="20")
+    [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
+    first, second = Watcher(hub.url, trip_id), Watcher(hub.url, trip_id)
+    device = Device(hub.url, vehicle_id, rng)
+    async with watching(first), device.running():
+        await first.connected.wait()
+        await device.drive(50)
+        await database.kill()
+        async with watching(second):
+            await second.connected.wait()
+            await database.start()
+            await device.drive(10)
+            await until(lambda: ready(hub), "the hub is ready again")
+            assert await _same(lambda: second.line.points == first.line.points)
+
+
+async def _same(condition: Callable[[], bool]) -> bool:
+    try:
+        await until(condition, "both see the same line", 2)
+    except AssertionError:
+        return False
+    return True
+
+
+_REFUSALS = {
+    "it is read-only, as a standby is": (
+        "ALTER DATABASE {name} SET default_transaction_read_only = on",
+        "ALTER DATABASE {name} RESET default_transaction_read_only",
+    ),
+    "it takes no connections": (
+        "ALTER DATABASE {name} ALLOW_CONNECTIONS false",
+        "ALTER DATABASE {name} ALLOW_CONNECTIONS true",
+    ),
+}
+
+
+@pytest.mark.xfail(reason="errors that are not of the fixes end the recorder, and with it the hub")
+@pytest.mark.parametrize("refusal", _REFUSALS)
+async def test_a_database_that_refuses_everybody_is_waited_for(
+    hubs: MakeHub, database: Mortal, rng: random.Random, refusal: str
+) -> None:
+    hub = hubs(database_timeout="2")
+    [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
+    watcher = Watcher(hub.url, trip_id)
+    device = Device(hub.url, vehicle_id, rng)
+    admin = await asyncpg.connect(database.cluster.url("postgres"))
+    refuse, allow = (statement.format(name=database.name) for statement in _REFUSALS[refusal])
+    async with watching(watcher), device.running():
+        await watcher.connected.wait()
+        await device.drive(10)
+        await admin.execute(refuse)
+        try:
+            await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", database.name)
+            await _shown(device, watcher, 10)
+            await until(lambda: _complains(hub), "the hub is not ready")
+        finally:
+            await admin.execute(allow)
+            await admin.close()
+        await device.drained()
+        assert device.rejected == {}
+        await settle(database, [device], {trip_id: watcher})
+
+
+@pytest.mark.xfail(reason="every error of a statement is taken for the fix's own fault, and the fix is thrown away")
+async def test_a_broken_table_is_no_fault_of_the_fixes(hubs: MakeHub, database: Mortal, rng: random.Random) -> None:
+    hub = hubs(database_timeout="2")
+    [(vehicle_id, _)] = await on_the_road(hub, 1)
+    device = Device(hub.url, vehicle_id, rng)
+    await database.fetchval(
+        """
+        CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE 'could not read block 0: Input/output error' USING ERRCODE = 'io_error'; END $$
+        """
+    )
+    async with device.running():
+        await device.drive(10)
+        await database.fetchval("CREATE TRIGGER broken BEFORE INSERT ON positions FOR EACH ROW EXECUTE FUNCTION broken()")
+        device.report(10)
+        await until(lambda: _troubled(hub, device), "the hub is not ready, or gave the fixes up")
+        await database.fetchval("DROP TRIGGER broken ON positions")
+        await device.drained()
+        assert device.rejected == {}
+        await settle(database, [device])
+
+
+async def _troubled(hub: HubProcess, device: Device) -> bool:
+    return device.acknowledged > 10 or await _complains(hub)

@@ -3,16 +3,18 @@
 import asyncio
 import contextlib
 import random
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.clients import Driver, fix, now_ms
+from tests.clients import Driver, Socket, fix, now_ms, token
 from tests.faults.conftest import MakeHub, Mortal, on_the_road, ready, restart, settle, watching
 from tests.faults.devices import Device, until
 from tests.faults.ledger import Account, stored_line, wrongs
 from tests.faults.proxy import DOWN, UP, ChaosProxy
 from tests.faults.watcher import Watcher
+from tests.hub_process import HubProcess
 from tracking.cluster import PORT
 
 
@@ -77,55 +79,106 @@ async def _handled(database: Mortal, device: Device, seq: int) -> bool:
     return await database.handled(device) == seq
 
 
-@pytest.mark.parametrize("altered", [False, True], ids=["the same", "with other content"])
-async def test_what_is_sent_again_is_acknowledged_again_and_stored_once(hubs: MakeHub, database: Mortal, altered: bool) -> None:
-    """A device that sends its backlog again whatever the answer to hello said."""
+async def test_what_is_sent_again_is_acknowledged_again_and_stored_once(hubs: MakeHub, database: Mortal) -> None:
+    """Devices that send their backlog again whatever the answer to hello said; one of them with other content."""
     hub = hubs()
-    [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
+    places = await on_the_road(hub, 2)
     begin = now_ms()
     fixes = [fix(seq, fix_time=begin + seq * 100) for seq in range(1, 31)]
-    async with Driver(hub.url, vehicle_id) as driver:
-        await driver.report(*fixes)
-        await driver.acknowledged(30)
+    sessions = []
+    for vehicle_id, _ in places:
+        async with Driver(hub.url, vehicle_id) as driver:
+            await driver.report(*fixes)
+            await driver.acknowledged(30)
+        sessions.append(driver.session)
     await restart(hub)
-    again = [{**fix, "fix_time": fix["fix_time"] + 7} for fix in fixes] if altered else fixes
-    async with Driver(hub.url, vehicle_id, driver.session) as driver:
-        assert driver.handled == 30
-        await driver.report(*again)
-        assert (await driver.expect("ack"))["seq"] == 30
-        await driver.report(fix(31, fix_time=begin + 3_100))
-        await driver.acknowledged(31)
-    account = Account(vehicle_id, driver.session, set(range(1, 32)), 31)
-    assert await wrongs(database.url, [account]) == []
-    assert [point[0] for point in await stored_line(database.url, trip_id)] == [begin + seq * 100 for seq in range(1, 32)]
+    for number, (vehicle_id, trip_id) in enumerate(places):
+        async with Driver(hub.url, vehicle_id, sessions[number]) as driver:
+            assert driver.handled == 30
+            await driver.report(*({**fix, "fix_time": fix["fix_time"] + 7 * number} for fix in fixes))
+            assert (await driver.expect("ack"))["seq"] == 30
+            await driver.report(fix(31, fix_time=begin + 3_100))
+            await driver.acknowledged(31)
+        assert await wrongs(database.url, [Account(vehicle_id, driver.session, set(range(1, 32)), 31)]) == []
+        assert [point[0] for point in await stored_line(database.url, trip_id)] == [begin + seq * 100 for seq in range(1, 32)]
+
+
+@contextlib.asynccontextmanager
+async def _hub_over_wire(
+    hubs: MakeHub, database: Mortal, rng: random.Random, directory: Path, **settings: str
+) -> AsyncIterator[tuple[HubProcess, ChaosProxy]]:
+    """A hub whose way to the database is a wire of ours."""
+    async with ChaosProxy(database.socket, rng=rng, listen=directory / f".s.PGSQL.{PORT}") as wire:
+        url = database.url.replace(str(database.cluster.socket_directory), str(directory))
+        hub = await asyncio.to_thread(hubs, url, **settings)
+        await until(lambda: ready(hub), "the hub is ready")
+        yield hub, wire
 
 
 async def test_a_commit_whose_answer_was_lost_is_not_made_twice(
     hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
 ) -> None:
-    async with ChaosProxy(database.socket, rng=rng, listen=tmp_path / f".s.PGSQL.{PORT}") as wire:
-        url = database.url.replace(str(database.cluster.socket_directory), str(tmp_path))
-        hub = await asyncio.to_thread(hubs, url, database_timeout="1")
-        await until(lambda: ready(hub), "the hub is ready")
+    async with _hub_over_wire(hubs, database, rng, tmp_path, database_timeout="1") as (hub, wire):
         [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
         watcher = Watcher(hub.url, trip_id)
         device = Device(hub.url, vehicle_id, rng)
         async with watching(watcher), device.running():
             await watcher.connected.wait()
-            for _ in range(5):
+            for _ in range(3):
                 await device.drive(10)
                 before = device.acknowledged
+                wire.deaf_at = b"COMMIT"
                 device.report(5)
-                # The wire goes deaf at a random point of the transaction, at the last when its COMMIT is answered.
-                point = wire.chunks + rng.randint(0, 12)
-                await until(lambda p=point, b=before: wire.chunks >= p or device.acknowledged > b, "statements flow")  # type: ignore[misc]
-                wire.swallow(DOWN)
-                await until(lambda: watcher.newest > 0 and len(watcher.line.points) == device.outbox.last_seq, "all is shown")
+                await until(lambda: _handled(database, device, device.outbox.last_seq), "the fixes are committed")
+                assert device.acknowledged == before
                 wire.swallow()
                 wire.cut()
                 await device.drained()
             await settle(database, [device], {trip_id: watcher})
         assert watcher.snapshots == 1
+
+
+@pytest.mark.xfail(reason="the second try finds nothing fresh, and so tells nobody of what came late")
+async def test_a_late_fix_whose_commit_was_not_answered_is_told_to_the_passenger(
+    hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
+) -> None:
+    async with _hub_over_wire(hubs, database, rng, tmp_path, database_timeout="1") as (hub, wire):
+        [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
+        watcher = Watcher(hub.url, trip_id)
+        device = Device(hub.url, vehicle_id, rng)
+        async with watching(watcher), device.running():
+            await watcher.connected.wait()
+            device.hold()
+            await device.drive(10)
+            wire.deaf_at = b"COMMIT"
+            device.release()
+            await until(lambda: _handled(database, device, 11), "the late fix is committed")
+            wire.swallow()
+            wire.cut()
+            await settle(database, [device], {trip_id: watcher}, seconds=3)
+
+
+@pytest.mark.xfail(
+    reason="the older connection claims the vehicle when its reading ends at last, and the newer is closed with 4409"
+)
+async def test_the_newer_connection_wins_however_long_the_older_took(
+    hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
+) -> None:
+    async with _hub_over_wire(hubs, database, rng, tmp_path) as (hub, wire):
+        [(vehicle_id, _)] = await on_the_road(hub, 1)
+        wire.cut()
+        await until(lambda: not wire.wires, "the hub's connections are gone")
+        older = Socket(f"{hub.url}/v1/driver", token("driver", vehicle_id))
+        async with older:
+            await until(lambda: len(wire.wires) == 1, "the hub reads for the older connection")
+            wire.stall()
+            async with Driver(hub.url, vehicle_id) as newer:
+                wire.flow()
+                ends = {asyncio.create_task(older.closed()): "older", asyncio.create_task(newer.closed()): "newer"}
+                done, others = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                for task in others:
+                    task.cancel()
+                assert {ends[task]: task.result() for task in done} == {"older": 4409}
 
 
 async def test_a_stalled_wire_is_noticed_and_replaced(hubs: MakeHub, database: Mortal, rng: random.Random) -> None:

@@ -124,7 +124,7 @@ class Watcher:
         elif "offset" in message:
             self._count(message["offset"], message["offset"])
             if kind == "position":
-                if message["fix_time"] <= self.newest:
+                if message["fix_time"] < self.newest:
                     self.breaks.append(f"the marker went back to {message['fix_time']} from {self.newest}")
                 self.newest = message["fix_time"]
                 self.line.add(message)

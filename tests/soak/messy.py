@@ -65,6 +65,8 @@ class Leg:
     first: dict[int, Due] = field(default_factory=dict)
     """What was sent under each seq the first time, and when."""
     sent_at: dict[int, float] = field(default_factory=dict)
+    seqs: dict[tuple[int, float, float], int] = field(default_factory=dict)
+    """By fix time and place, as a passenger sees a fix."""
     acknowledged_at: dict[int, float] = field(default_factory=dict)
     codes: dict[int, str] = field(default_factory=dict)
     """Rejected seqs."""
@@ -182,7 +184,11 @@ class Soak:
                 leg.first.setdefault(seq, due)
                 leg.sent_at.setdefault(seq, now)
             leg.messages += len(group)
-            await driver.report(*(self._fix(due) for due in group))
+            fixes = [self._fix(due) for due in group]
+            for fix in fixes:
+                if "latitude" in fix:
+                    leg.seqs.setdefault(_key(fix), fix["seq"])
+            await driver.report(*fixes)
             bar.update(len(group))
 
     def _fix(self, due: Due) -> Message:
@@ -287,7 +293,9 @@ async def judge(legs: list[Leg], api: Api, database_url: str) -> tuple[dict[str,
                 broken.append(f"{leg.name}: {leg.watcher.snapshots} snapshots, on a line that nobody cut")
         if leg.line_differs is not None:
             broken.append(f"{leg.name}: {leg.line_differs}")
-    to_passenger = [came - leg.sent_at[seq] for leg in legs for p, came in leg.shown if (seq := _seq(leg, p)) is not None]
+    to_passenger = [
+        came - leg.sent_at[seq] for leg in legs for p, came in leg.shown if (seq := leg.seqs.get(_key(p))) is not None
+    ]
     to_ack = [leg.acknowledged_at[seq] - leg.sent_at[seq] for leg in legs for seq in leg.sent_at if seq in leg.acknowledged_at]
     watched = [leg.watcher for leg in legs if leg.watcher is not None]
     result: dict[str, Any] = {
@@ -346,17 +354,13 @@ def _told(result: dict[str, Any], score: Score) -> str:
     )
 
 
-def _seq(leg: Leg, position: Message) -> int | None:
-    """The seq of a position shown: by its place, for its time may have been shared."""
-    place = (position["latitude"], position["longitude"])
-    begin = position["fix_time"]
-    candidates = [s for s, d in leg.first.items() if (d.arrival.latitude, d.arrival.longitude) == place]
-    return min(candidates, key=lambda s: abs(leg.first[s].fix_time - begin), default=None)
-
-
 def _truth(leg: Leg, position: Message) -> Truth | None:
-    seq = _seq(leg, position)
+    seq = leg.seqs.get(_key(position))
     return leg.first[seq].arrival.truth if seq is not None else None
+
+
+def _key(fix: Message) -> tuple[int, float, float]:
+    return fix["fix_time"], fix["latitude"], fix["longitude"]
 
 
 def _percentiles(seconds: list[float]) -> dict[str, float]:
