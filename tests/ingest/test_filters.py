@@ -213,16 +213,16 @@ def test_frozen_by_its_reported_speed(speed: float, seconds: float, doubted: boo
     assert live is not doubted
 
 
-def test_frozen_without_speed_only_from_a_receiver_that_wanders_when_it_stands() -> None:
-    def stops(wandering: bool) -> Judged:
+def test_frozen_without_speed_unless_the_receiver_is_known_to_hold_still() -> None:
+    def stops(stood: int) -> Judged:
+        """After so many fixes at one place, a drive and then the same place again."""
         motion = Motion()
-        if wandering:
-            run((fix(-30 + 5 * number, north=float(number % 2)) for number in range(6)), motion)
+        run((fix(-60 + 5 * number) for number in range(stood)), motion)
         run(drive(), motion)
         return judge(fix(40, north=350), motion, 1, NOW)
 
-    assert stops(wandering=True) == ((Suspicion.FROZEN,), False)
-    assert stops(wandering=False) == CLEAN_LIVE
+    assert stops(0) == stops(filters.RESTLESS_FIRST) == ((Suspicion.FROZEN,), False)
+    assert stops(filters.RESTLESS_FIRST + 1) == CLEAN_LIVE
 
 
 def test_a_receiver_that_repeats_itself_at_every_stop_is_soon_known() -> None:

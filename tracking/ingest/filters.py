@@ -55,8 +55,12 @@ CREEP: Final = 1.0
 """Slower than this from fix to fix, a position wanders rather than drives."""
 RESTLESS_MOST: Final = 8
 """Many receivers repeat themselves whenever they stand (in Hof's and Munich's traces 20 to 27 % of all fixes, in Porto's 1 %).
-A repeat is strange only from one that was seen to wander at a standstill: each wandering earns 1, each repeat costs 1, at
+A repeat is strange only from one that is not known to do so: each wandering at a standstill earns 1, each repeat costs 1, at
 most this many either way."""
+RESTLESS_FIRST: Final = 4
+"""What a receiver not known yet is thought to be worth. Doubting a repeat of one that holds still costs little: the marker is
+where it would be shown. Showing a frozen one as the truth costs hundreds of metres. On the messy stream 4 in place of 0 catches
+53 % of the frozen fixes instead of 15 %, and doubts 0.1 % more of the good ones."""
 
 AGREEING: Final = 3
 """So many jumps in a row that agree with each other are where the vehicle is now: it was towed, or the anchor was wrong."""
@@ -90,6 +94,7 @@ class Motion:
         "candidate_speed",
         "candidate_time",
         "cosine",
+        "driven",
         "jumps",
         "latitude",
         "longitude",
@@ -119,7 +124,9 @@ class Motion:
         """When the anchor's coordinates were first reported."""
         self.support = 0
         """Fixes that agreed with the anchor, at most `ROOTED`; 0: there is no anchor."""
-        self.restless = 0
+        self.driven = False
+        """Whether the vehicle was seen to change its place: until then its speed is an assumption."""
+        self.restless = RESTLESS_FIRST
         """Wanderings at a standstill less repeats, at most `RESTLESS_MOST` either way."""
         self.agreeing = 0
         self.jumps = 0
@@ -178,6 +185,8 @@ class Motion:
                 measured = sqrt(dx * dx + dy * dy) * _METRES / seconds
                 if measured < CREEP and not repeated and self.restless < RESTLESS_MOST:
                     self.restless += 1
+                if not repeated:
+                    self.driven = True
                 if not reported:
                     weight = 1.0 if self.support == 1 else seconds / (seconds + SMOOTHING)
                     self.speed += weight * ((measured if measured < FASTEST else FASTEST) - self.speed)
@@ -188,6 +197,7 @@ class Motion:
             self.since = self.base_time = time
             self.base_latitude = latitude
             self.base_longitude = longitude
+            self.driven = False
         if reported:
             self.speed = speed  # type: ignore[assignment]
         self.latitude = latitude
@@ -358,7 +368,7 @@ def frozen(fix: Fix, motion: Motion, now: int) -> bool:
     if reported is not UNSET:
         return reported >= MOVING and reported * (time - motion.time) >= STANDSTILL * 1000.0
     speed = motion.speed
-    return motion.restless > 0 and speed >= MOVING and speed * (time - motion.since) >= STANDSTILL * 1000.0
+    return motion.driven and motion.restless > 0 and speed >= MOVING and speed * (time - motion.since) >= STANDSTILL * 1000.0
 
 
 def jump(fix: Fix, motion: Motion, now: int) -> bool:
