@@ -24,8 +24,8 @@ fail() {
 
 # ------------------------------------------------------------------------------------------------------------- stamps
 
-checksum() { # of these files' names and content, and of where the clone stands (a moved clone is set up again)
-    { printf '%s\n' "$here" "$@" && cat "$@"; } | cksum
+checksum() { # of these files' names and content
+    { printf '%s\n' "$@" && cat "$@"; } | cksum
 }
 stamped() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
 
@@ -113,6 +113,7 @@ make_venv() {
         apt_install "Python's venv module" "half a minute" "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')" || exit 1
     fi
     say "Making the virtual environment .venv …"
+    # With its stamps: what was in it is installed again. It holds its own address, so this is the way of a moved clone too.
     rm -rf "$venv"
     "$python" -m venv "$venv" || fail "could not make .venv: see above; remove .venv and run make again."
     printf '%s' "$here $version" >"$venv/.stamp-venv"

@@ -239,7 +239,7 @@ def test_a_server_that_does_not_start_says_why(cluster: Cluster) -> None:
 async def test_settings_of_another_postgresql_in_the_environment_do_not_matter(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"PGPORT": "1", "PGHOST": "nowhere", "PGDATA": "/nowhere", "PGUSER": "nobody"}.items():
+    for name, value in {"PGPORT": "1", "PGHOST": "nowhere", "PGDATA": "/nowhere", "PGOPTIONS": "-c no=1"}.items():
         monkeypatch.setenv(name, value)
     assert cluster.create_database("plain")
     assert await ask(cluster, "SELECT current_database()", "plain") == "plain"

@@ -73,8 +73,8 @@ def _play_hub(port: int, here: Path) -> None:
             if self.path == "/readyz":
                 self.answer({})
             elif self.path == "/v1/fleets/demo/trips?status=enroute_to_pickup":
-                trips = [trip("demo-02", "second", begun), trip("demo-01", "old", 0)]
-                self.answer({"trips": [*trips, trip("demo-01", "next" if over else "first", begun)]})
+                now = trip("demo-01", "next" if over else "first", begun)
+                self.answer({"trips": [trip("demo-02", "second", begun), now, trip("demo-01", "of an earlier run", 0)]})
             elif self.path.startswith("/v1/fleets/demo/trips?status="):
                 self.answer({"trips": []})
             elif self.path.startswith("/v1/trips/"):

@@ -111,6 +111,10 @@ class Machine:
             text=True,
         )
 
+    def begin_when(self, called: str, what: str) -> subprocess.Popen[str]:
+        wait_until(lambda: called in self.calls, f"no call of {called}")
+        return self.begin(what)
+
     def run(self, what: str, **environment: str) -> tuple[int, str]:
         """Exit code and output of a set-up; `calls` then holds what it called, and nothing of before."""
         self.calls_file.write_text("")
@@ -277,15 +281,15 @@ def test_node_comes_as_a_wheel_where_it_is_missing_or_old(machine: Machine) -> N
 def test_a_second_set_up_at_the_same_time_waits_and_then_has_nothing_to_do(machine: Machine) -> None:
     (machine.path / "wait").touch()
     machine.calls_file.write_text("")
-    with machine.begin("runtime") as first:
-        wait_until(lambda: "pip install" in machine.calls, "the first does not begin")
-        with machine.begin("runtime") as second:
+    with machine.begin("runtime") as first, machine.begin_when("pip install", "runtime") as second:
+        try:
             assert second.stdout is not None
             assert "waiting for it" in second.stdout.readline()
+        finally:
             (machine.path / "wait").unlink()
-            assert first.wait(60) == 0
-            assert second.communicate(timeout=60)[0] == ""
-            assert second.returncode == 0
+        assert first.wait(60) == 0
+        assert second.communicate(timeout=60)[0] == ""
+        assert second.returncode == 0
     assert machine.calls.count("-r requirements.lock") == 1
 
 
