@@ -26,10 +26,10 @@ def _clean_environment() -> None:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("postgres") / "pg")
+    cluster = Cluster(tmp_path_factory.mktemp("postgres") / "pg", die_with_parent=True)
     cluster.start()
     yield cluster
-    cluster.stop()
+    cluster.remove()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.routing import Mount, WebSocketRoute
+from starlette.routing import Mount, Router, WebSocketRoute
 
 from tracking.api import fleets, health, http, pages, shares, tokens, tracks, trips, vehicles
 from tracking.auth import Auth
@@ -42,14 +42,17 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
             WebSocketRoute("/v1/trips/{trip_id}/live", passenger_endpoint),
             Mount(
                 "/v1",
-                routes=[
-                    *tokens.routes,
-                    *fleets.routes,
-                    *tracks.routes,
-                    *shares.routes,
-                    *vehicles.routes,
-                    *trips.routes,
-                ],
+                app=Router(
+                    [
+                        *tokens.routes,
+                        *fleets.routes,
+                        *tracks.routes,
+                        *shares.routes,
+                        *vehicles.routes,
+                        *trips.routes,
+                    ],
+                    redirect_slashes=False,
+                ),
             ),
             *health.routes,
             *pages.routes,
@@ -62,6 +65,8 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
         },
         lifespan=_lifespan,
     )
+    # A redirect would send them to whatever the request's Host says.
+    app.router.redirect_slashes = False
     app.state.service = service
     return app
 
@@ -121,7 +126,9 @@ async def _learn_revoked(service: Service) -> None:
 
 async def _read_revoked(service: Service) -> None:
     async with service.database.connection() as connection:
-        service.auth.revoked = (service.auth.revoked or set()) | await share_store.revoked_tokens(connection)
+        stored = await share_store.revoked_tokens(connection)
+    # Read only now: what was revoked in the meantime is in it, and may not be in what we read.
+    service.auth.revoked = (service.auth.revoked or set()) | stored
 
 
 async def _make_partitions(service: Service) -> None:

@@ -15,6 +15,7 @@ from tracking.auth import CLAIM_OF_ROLE, Auth, Role
 from tracking.config import load, require_database, require_key
 from tracking.errors import TrackingError
 from tracking.protocol import MAX_FRAME_BYTES
+from tracking.sockets.server import HttpProtocol, SocketProtocol
 from tracking.store import migrations
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ def serve(host: str, port: int) -> None:
         app,
         host=host,
         port=port,
-        ws="websockets-sansio",
+        http=HttpProtocol,
+        ws=SocketProtocol,
         ws_max_size=MAX_FRAME_BYTES,
         ws_per_message_deflate=False,
         ws_ping_interval=PING_SECONDS,

@@ -9,9 +9,11 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from tracking.errors import ErrorCode, Refusal
+from tracking.frames import check_places
 from tracking.hub.hub import Hub
 from tracking.ingest.sources import REMEMBERED_MS, Sources
 from tracking.model import NEXT_STATUS, Clock, Place, Trip, TripStatus, Vehicle
+from tracking.protocol import TripView
 from tracking.store import trips, vehicles
 from tracking.store.pool import Connection, Database
 from tracking.store.trips import Span
@@ -54,6 +56,7 @@ class Dispatch:
                 route=route,
                 now=self._clock(),
             )
+            check_places(TripView.of(trip))
             changed = [await self._state(connection, vehicle)] if vehicle is not None else []
         self._tell(trip, changed)
         return trip

@@ -5,7 +5,7 @@ Decoding is msgspec's alone: it refuses NaN, Infinity, endless nesting and endle
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Union
 
 import msgspec
@@ -248,6 +248,24 @@ class Tick(Struct, tag="tick"):
 
 encode = msgspec.json.Encoder().encode
 """Any message above, as UTF-8 JSON."""
+
+
+_ACK_ROOM = MAX_FRAME_BYTES - 1024
+"""Bytes of an ack's `rejected`; the rest of the frame is room enough for what is around it."""
+
+
+def acks(seq: int, rejected: Sequence[Rejected]) -> Iterator[Ack]:
+    """The ack up to `seq`, as several where its rejections do not fit one frame: each is good up to the last that it names."""
+    part: list[Rejected] = []
+    size = 0
+    for one in rejected:
+        length = len(encode(one)) + 1
+        if part and size + length > _ACK_ROOM:
+            yield Ack(part[-1].seq, part)
+            part, size = [], 0
+        part.append(one)
+        size += length
+    yield Ack(seq, part) if part else Ack(seq)
 
 
 def _or_unset(value: float | None) -> float | UnsetType:

@@ -68,5 +68,6 @@ class Revisions:
                 points.add((row.longitude, row.latitude, row.fix_time))
         track = sorted(points, key=lambda point: point[2])
         feed = self._hub.feeds.get(trip_id)
-        if feed is not None and feed.trip.status.under_way:
-            feed.publish_revision(first, last, track)
+        if feed is not None and feed.trip.status.under_way and track:
+            # No further than what was read: what came meanwhile is on the passengers' lines already, and must stay there.
+            feed.publish_revision(first, track[-1][2], track)

@@ -125,7 +125,6 @@ async def test_a_full_queue_sends_drivers_away_and_keeps_its_word(hubs: MakeHub,
         assert watcher.breaks == []
 
 
-@pytest.mark.xfail(reason="a fix that finds the queue full is judged and shown at every return")
 async def test_a_fix_that_finds_the_queue_full_is_shown_once(hubs: MakeHub, database: Mortal, rng: random.Random) -> None:
     hub = hubs(queue_limit="50", database_timeout="1")
     [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
@@ -142,7 +141,6 @@ async def test_a_fix_that_finds_the_queue_full_is_shown_once(hubs: MakeHub, data
         await settle(database, [device], {trip_id: watcher}, seconds=3)
 
 
-@pytest.mark.xfail(reason="a fix that finds the queue full is judged again at every return, and so comes to agree with itself")
 async def test_a_full_queue_does_not_make_a_jump_true(hubs: MakeHub, database: Mortal, rng: random.Random) -> None:
     hub = hubs(queue_limit="50", database_timeout="1")
     [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
@@ -164,7 +162,6 @@ async def test_a_full_queue_does_not_make_a_jump_true(hubs: MakeHub, database: M
         assert flags == ["jump"]
 
 
-@pytest.mark.xfail(reason="`opened` awaits the database for unread messages before it reads the first frame")
 async def test_a_device_that_comes_back_to_a_stalled_database_is_shown(
     hubs: MakeHub, database: Mortal, rng: random.Random
 ) -> None:
@@ -183,7 +180,6 @@ async def test_a_device_that_comes_back_to_a_stalled_database_is_shown(
             await settle(database, [device], {trip_id: watcher})
 
 
-@pytest.mark.xfail(reason="the snapshot is what memory holds, and nothing completes it when the database is back")
 async def test_who_came_while_the_database_was_away_sees_the_whole_line_in_the_end(
     hubs: MakeHub, database: Mortal, rng: random.Random
 ) -> None:
@@ -223,7 +219,6 @@ _REFUSALS = {
 }
 
 
-@pytest.mark.xfail(reason="errors that are not of the fixes end the recorder, and with it the hub")
 @pytest.mark.parametrize("refusal", _REFUSALS)
 async def test_a_database_that_refuses_everybody_is_waited_for(
     hubs: MakeHub, database: Mortal, rng: random.Random, refusal: str
@@ -250,7 +245,6 @@ async def test_a_database_that_refuses_everybody_is_waited_for(
         await settle(database, [device], {trip_id: watcher})
 
 
-@pytest.mark.xfail(reason="every error of a statement is taken for the fix's own fault, and the fix is thrown away")
 async def test_a_broken_table_is_no_fault_of_the_fixes(hubs: MakeHub, database: Mortal, rng: random.Random) -> None:
     hub = hubs(database_timeout="2")
     [(vehicle_id, _)] = await on_the_road(hub, 1)

@@ -6,8 +6,6 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
-
 from tests.clients import Driver, Socket, fix, now_ms, token
 from tests.faults.conftest import MakeHub, Mortal, on_the_road, ready, restart, settle, watching
 from tests.faults.devices import Device, until
@@ -138,7 +136,6 @@ async def test_a_commit_whose_answer_was_lost_is_not_made_twice(
         assert watcher.snapshots == 1
 
 
-@pytest.mark.xfail(reason="the second try finds nothing fresh, and so tells nobody of what came late")
 async def test_a_late_fix_whose_commit_was_not_answered_is_told_to_the_passenger(
     hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
 ) -> None:
@@ -158,9 +155,6 @@ async def test_a_late_fix_whose_commit_was_not_answered_is_told_to_the_passenger
             await settle(database, [device], {trip_id: watcher}, seconds=3)
 
 
-@pytest.mark.xfail(
-    reason="the older connection claims the vehicle when its reading ends at last, and the newer is closed with 4409"
-)
 async def test_the_newer_connection_wins_however_long_the_older_took(
     hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
 ) -> None:

@@ -3,9 +3,19 @@
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from tracking.api.http import Label, name_in_path, not_found, principal_of, read, require, respond, service_of, whole_number
+from tracking.api.http import (
+    Label,
+    name_in_path,
+    not_found,
+    principal_of,
+    read,
+    require,
+    resource,
+    respond,
+    service_of,
+    whole_number,
+)
 from tracking.auth import Role, may_manage_fleet
 from tracking.errors import ErrorCode, Refusal
 from tracking.model import Fleet, TripStatus
@@ -66,8 +76,7 @@ async def _fleet(request: Request) -> Fleet:
 
 
 routes = [
-    Route("/fleets/{fleet_id}", put, methods=["PUT"]),
-    Route("/fleets/{fleet_id}", get, methods=["GET"]),
-    Route("/fleets/{fleet_id}/vehicles", list_vehicles, methods=["GET"]),
-    Route("/fleets/{fleet_id}/trips", list_trips, methods=["GET"]),
+    resource("/fleets/{fleet_id}", PUT=put, GET=get),
+    resource("/fleets/{fleet_id}/vehicles", GET=list_vehicles),
+    resource("/fleets/{fleet_id}/trips", GET=list_trips),
 ]

@@ -10,6 +10,7 @@ from msgspec import Meta
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from tracking.auth import Principal, Role
 from tracking.dispatch import NOT_FOUND
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 MAX_BODY = 1024 * 1024
 """Bytes: a route of some 50,000 points."""
 
-NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
+NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 """How integrators name fleets, vehicles and geofences."""
 # NUL is good JSON and no text that PostgreSQL can keep.
@@ -32,6 +33,7 @@ Label = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00]*$")]
 Latitude = Annotated[float, Meta(ge=-90, le=90)]
 Longitude = Annotated[float, Meta(ge=-180, le=180)]
 
+Handler = Callable[[Request], Awaitable[Response]]
 ServiceWork = Callable[[Service], Awaitable[None]]
 Body = TypeVar("Body", bound=msgspec.Struct)
 
@@ -45,6 +47,15 @@ class PlaceBody(msgspec.Struct):
 
     def place(self) -> Place:
         return Place(self.latitude, self.longitude, self.name)
+
+
+def resource(path: str, **handlers: Handler) -> Route:
+    """One route for all methods of a path, so that a wrong one is told which there are."""
+
+    async def endpoint(request: Request) -> Response:
+        return await handlers["GET" if request.method == "HEAD" else request.method](request)
+
+    return Route(path, endpoint, methods=list(handlers))
 
 
 def service_of(request: Request) -> Service:
@@ -88,7 +99,7 @@ async def read(request: Request, kind: type[Body]) -> Body:
 
 def _code_of(error: msgspec.ValidationError) -> ErrorCode:
     text = str(error)
-    if "<=" in text or ">=" in text:
+    if ("<=" in text or ">=" in text) and "of length" not in text:
         return ErrorCode.OUT_OF_RANGE
     return ErrorCode.BAD_TYPE if text.startswith("Expected `") and ", got `" in text else ErrorCode.BAD_FIELD
 

@@ -6,9 +6,8 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from tracking.api.http import not_found, read, require, respond, service_of
+from tracking.api.http import not_found, read, require, resource, respond, service_of
 from tracking.api.tokens import ExpiresIn, end_revoked, remember_revoked
 from tracking.api.trips import known_trip
 from tracking.auth import Role, may_manage_fleet
@@ -70,7 +69,6 @@ def _shown(share: Share) -> dict[str, Any]:
 
 
 routes = [
-    Route("/trips/{trip_id}/shares", create, methods=["POST"]),
-    Route("/trips/{trip_id}/shares", list_, methods=["GET"]),
-    Route("/shares/{share_id}", revoke, methods=["DELETE"]),
+    resource("/trips/{trip_id}/shares", POST=create, GET=list_),
+    resource("/shares/{share_id}", DELETE=revoke),
 ]

@@ -6,9 +6,8 @@ import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from tracking.api.http import Name, read, require, respond, service_of
+from tracking.api.http import Name, read, require, resource, respond, service_of
 from tracking.auth import CLAIM_OF_ROLE, Role
 from tracking.errors import ErrorCode, Refusal
 from tracking.service import Service
@@ -63,6 +62,6 @@ def end_revoked(service: Service, jti: str) -> None:
 
 
 routes = [
-    Route("/tokens", issue, methods=["POST"]),
-    Route("/tokens/{jti}", revoke, methods=["DELETE"]),
+    resource("/tokens", POST=issue),
+    resource("/tokens/{jti}", DELETE=revoke),
 ]

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
-from tracking.api.http import flag, name_in_path, not_found, principal_of, require, service_of, whole_number
+from tracking.api.http import flag, name_in_path, not_found, principal_of, require, resource, service_of, whole_number
 from tracking.api.trips import known_trip
 from tracking.auth import Role, Sight, may_manage_fleet, may_see
 from tracking.errors import ErrorCode, Refusal
+from tracking.ingest.sources import FOREVER
 from tracking.service import Service
 from tracking.store import positions, vehicles
 from tracking.store.pool import Connection
@@ -35,8 +35,6 @@ CSV_COLUMNS = (
     "suspect",
 )
 _CHUNK_ROWS = 500
-_LATEST = 253_402_300_799_999
-"""9999-12-31: past any fix time."""
 
 _encode = msgspec.json.encode
 Rows = AsyncIterator[TrackRow]
@@ -60,7 +58,7 @@ async def of_vehicle(request: Request) -> Response:
     if stored is None or not may_manage_fleet(principal, stored.vehicle.fleet_id):
         raise not_found()
     from_ = whole_number(request, "from", 0) or 0
-    to = whole_number(request, "to", _LATEST, most=_LATEST) or 0
+    to = whole_number(request, "to", FOREVER, most=FOREVER) or 0
     suspect = flag(request, "suspect")
     return await _stream(
         request,
@@ -149,6 +147,6 @@ _WRITERS: dict[str, tuple[Callable[[Rows], AsyncIterator[bytes]], str]] = {
 }
 
 routes = [
-    Route("/trips/{trip_id}/track", of_trip, methods=["GET"]),
-    Route("/vehicles/{vehicle_id}/track", of_vehicle, methods=["GET"]),
+    resource("/trips/{trip_id}/track", GET=of_trip),
+    resource("/vehicles/{vehicle_id}/track", GET=of_vehicle),
 ]

@@ -1,5 +1,6 @@
 """`/v1/trips`: a trip's life over HTTP."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -7,9 +8,8 @@ import polyline
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from tracking.api.http import Name, PlaceBody, not_found, principal_of, read, require, respond, service_of
+from tracking.api.http import Name, PlaceBody, not_found, principal_of, read, require, resource, respond, service_of
 from tracking.auth import Principal, Role, Sight, may_know_trip, may_manage_fleet, may_see
 from tracking.errors import ErrorCode, Refusal
 from tracking.model import Trip, TripStatus
@@ -19,6 +19,8 @@ from tracking.store import fleets, trips
 
 MAX_STOPS = 100
 MAX_ROUTE_POINTS = 20_000
+_ENDLESS_NUMBER = re.compile(r"[_-\x7f]{7}")
+"""A difference of two degrees takes 6 characters of a polyline at the most, the last of them below `_`."""
 Route_ = dict[str, Any] | str
 
 
@@ -113,10 +115,14 @@ def line_string(route: Route_) -> dict[str, Any]:
     """A GeoJSON LineString from one, or from an encoded polyline of precision 5. Raises `Refusal`."""
     try:
         if isinstance(route, str):
+            if _ENDLESS_NUMBER.search(route):
+                raise ValueError("a number in it has no end")
             coordinates = [[longitude, latitude] for latitude, longitude in polyline.decode(route, 5)]
         else:
+            if route.get("type") != "LineString":
+                raise ValueError("`type` is not LineString")
             coordinates = [point[:2] for point in msgspec.convert(route, _LineString).coordinates]
-    except (msgspec.ValidationError, ValueError, IndexError) as error:
+    except (msgspec.ValidationError, ValueError, IndexError, OverflowError) as error:
         detail = f"`route` must be a GeoJSON LineString or an encoded polyline of precision 5: {error}"
         raise Refusal(ErrorCode.BAD_FIELD, detail, field="route") from None
     if not 2 <= len(coordinates) <= MAX_ROUTE_POINTS:
@@ -134,8 +140,6 @@ def line_string(route: Route_) -> dict[str, Any]:
 
 
 routes = [
-    Route("/trips", create, methods=["POST"]),
-    Route("/trips/{trip_id}", get, methods=["GET"]),
-    Route("/trips/{trip_id}", patch, methods=["PATCH"]),
-    Route("/trips/{trip_id}", delete, methods=["DELETE"]),
+    resource("/trips", POST=create),
+    resource("/trips/{trip_id}", GET=get, PATCH=patch, DELETE=delete),
 ]

@@ -3,9 +3,8 @@
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from tracking.api.http import Label, Name, name_in_path, not_found, read, require, respond, service_of
+from tracking.api.http import Label, Name, name_in_path, not_found, read, require, resource, respond, service_of
 from tracking.auth import Principal, Role, may_manage_fleet
 from tracking.errors import CloseCode, ErrorCode, Refusal
 from tracking.model import Vehicle
@@ -76,7 +75,5 @@ async def _refuse_under_way(connection: Connection, stored: vehicles.Stored) -> 
 
 
 routes = [
-    Route("/vehicles/{vehicle_id}", put, methods=["PUT"]),
-    Route("/vehicles/{vehicle_id}", get, methods=["GET"]),
-    Route("/vehicles/{vehicle_id}", delete, methods=["DELETE"]),
+    resource("/vehicles/{vehicle_id}", PUT=put, GET=get, DELETE=delete),
 ]

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from tracking.frames import TRACK_ROOM, fit_track, live_view
 from tracking.hub.outbox import Outbox
 from tracking.metrics import DELIVERIES
 from tracking.model import Position, Trip
@@ -15,12 +16,10 @@ from tracking.protocol import (
     TrackPoint,
     TrackRevised,
     TripUpdate,
-    TripView,
     encode,
     position_update,
     snapshot_position,
 )
-from tracking.thinning import fit_track
 
 
 class _Update(NamedTuple):
@@ -60,7 +59,7 @@ class TripFeed:
         self.trip = trip
         offset = self._next()
         # Which vehicle it was is no longer the passenger's business once the trip is over.
-        self._publish(offset, encode(TripUpdate(offset, TripView.of(trip, show_vehicle=not trip.status.over))))
+        self._publish(offset, encode(TripUpdate(offset, live_view(trip, show_vehicle=not trip.status.over))))
 
     def publish_message(self, text: str, sender: str, server_time: int) -> None:
         offset = self._next()
@@ -115,7 +114,8 @@ class TripFeed:
             for point in update.revised:
                 points[(point[2], point[0], point[1])] = point
         track = [points[key] for key in sorted(points)]
-        snapshot = Snapshot(self.epoch, self.offset, now, TripView.of(self.trip), fit_track(track))
+        view = live_view(self.trip)
+        snapshot = Snapshot(self.epoch, self.offset, now, view, fit_track(track, TRACK_ROOM - len(encode(view))))
         if newest is not None:
             snapshot.position = snapshot_position(newest)
         outbox.push(encode(snapshot))

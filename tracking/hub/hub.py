@@ -16,7 +16,9 @@ class Link(Protocol):
 
 
 class DriverLink(Link, Protocol):
-    """A driver's connection, as the hub sees it."""
+    """A driver's connection, as the hub sees it. Tickets rise with the order in which connections came."""
+
+    ticket: int
 
     def ask_interval(self, interval: float) -> None: ...
 
@@ -90,13 +92,16 @@ class Hub:
         for outbox in list(feed.outboxes):
             outbox.end(code)
 
-    def claim(self, vehicle_id: str, driver: DriverLink) -> None:
-        """The newer connection of a vehicle wins; the older is closed with 4409."""
-        older = self.drivers.get(vehicle_id)
+    def claim(self, vehicle_id: str, driver: DriverLink) -> bool:
+        """The newer connection of a vehicle wins, and the older is closed with 4409; False where this one is the older."""
+        other = self.drivers.get(vehicle_id)
+        if other is not None and other.ticket > driver.ticket:
+            return False
         self.drivers[vehicle_id] = driver
         DRIVERS.set(len(self.drivers))
-        if older is not None:
-            older.close(CloseCode.REPLACED)
+        if other is not None:
+            other.close(CloseCode.REPLACED)
+        return True
 
     def release(self, vehicle_id: str, driver: DriverLink) -> None:
         if self.drivers.get(vehicle_id) is driver:

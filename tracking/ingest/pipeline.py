@@ -33,7 +33,8 @@ class Pipeline:
         self._clock = clock
 
     def accept(self, source: Source, session: Session, fix: Fix | Unreadable) -> Position | None:
-        """The position that the fix became, handed to the recorder; None for a repeat and for a rejected fix.
+        """The position that the fix became, handed to the recorder; None for a repeat, for a rejected fix, and for one that
+        was shown before, when the recorder could not take it.
 
         Raises `Overloaded` when the recorder can't take it: then no later fix of that connection may be taken either.
         """
@@ -43,13 +44,18 @@ class Pipeline:
         if seq <= session.seen:
             _repeat.inc()
             return None
-        rejected = self._rejection(fix)
-        position = None if rejected is not None or isinstance(fix, Unreadable) else self._position(source, session, fix)
+        position = session.held
+        shown = position is not None and position.seq == seq
+        rejected = None if shown else self._rejection(fix)
+        if not shown:
+            position = None if rejected is not None or isinstance(fix, Unreadable) else self._position(source, session, fix)
         if self._recorder.full:
-            raise Overloaded(position)
+            session.held = position
+            raise Overloaded(None if shown else position)
+        session.held = None
         session.seen = seq
         self._recorder.offer(Entry(session, seq, position, rejected))
-        return position
+        return None if shown else position
 
     def _rejection(self, fix: Fix | Unreadable) -> Rejected | None:
         refused: tuple[ErrorCode, str] | None

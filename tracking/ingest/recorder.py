@@ -21,6 +21,9 @@ from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
 
+_FAULTS_OF_FIXES = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+"""What may be wrong with a fix itself. Every other error is the database's, and is waited out."""
+
 
 class Entry(NamedTuple):
     """One handled fix: a position to be stored, or a rejection to be remembered."""
@@ -108,7 +111,8 @@ class Recorder:
 
     async def _commit_until_done(self, group: Sequence[Entry]) -> None:
         attempts = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(StoreUnavailable),
+            # Whatever the trouble is, giving up would leave every driver without an ack for ever.
+            retry=tenacity.retry_if_exception_type(Exception),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
             before_sleep=self._note_trouble,
             reraise=True,
@@ -117,7 +121,7 @@ class Recorder:
             with attempt:
                 try:
                     await self._commit(group)
-                except asyncpg.PostgresError as error:
+                except _FAULTS_OF_FIXES as error:
                     logger.exception("the database refused a group of %d fixes: storing them one by one", len(group))
                     # A partition may have been dropped behind our back: it is no fix's fault.
                     self._days.clear()
@@ -130,10 +134,11 @@ class Recorder:
         COMMIT_FAILURES.inc()
         error = state.outcome.exception() if state.outcome is not None else None
         if self.trouble is None:
-            logger.warning("not storing, acknowledging nothing, trying again: %s", error)
-        self.trouble = str(error)
+            known = isinstance(error, StoreUnavailable | asyncpg.PostgresError)
+            logger.warning("not storing, acknowledging nothing, trying again: %s", error, exc_info=None if known else error)
+        self.trouble = str(error) or type(error).__name__
 
-    async def _commit_apart(self, group: Sequence[Entry], error: asyncpg.PostgresError) -> None:
+    async def _commit_apart(self, group: Sequence[Entry], error: Exception) -> None:
         """Finds the fix that the database refuses, so that it takes no others with it."""
         if len(group) == 1:
             entry = group[0]
@@ -146,7 +151,7 @@ class Recorder:
         for entry in group:
             try:
                 await self._commit([entry])
-            except asyncpg.PostgresError as own_error:
+            except _FAULTS_OF_FIXES as own_error:
                 await self._commit_apart([entry], own_error)
 
     async def _commit(self, group: Sequence[Entry]) -> None:
@@ -165,7 +170,8 @@ class Recorder:
             session.handled = max(session.handled, seq)
             if session.receiver is not None:
                 session.receiver.acknowledge(session, rejected.get(session, []))
-        late = [p for p in stored if not p.live and p.trip_id is not None and not p.suspect]
+        # Of the whole group, not of what this try stored: a try whose answer was lost told nobody.
+        late = [p for e in group if (p := e.position) and not p.live and p.trip_id is not None and not p.suspect]
         if late:
             self._on_late(late)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from tracking.ingest.filters import Motion
-from tracking.model import Clock, Trip, Vehicle
+from tracking.model import Clock, Position, Trip, Vehicle
 from tracking.protocol import Rejected
 from tracking.store import positions, sessions, trips, vehicles
 from tracking.store.pool import Database
@@ -12,6 +12,8 @@ from tracking.store.trips import Span
 
 GRACE_MS = 30_000
 """A fix may be this much older than the start of the trip it belongs to: devices' clocks lag, and a tap comes late."""
+FOREVER = 253_402_300_799_999
+"""9999-12-31: past any fix time."""
 REMEMBERED_MS = 7 * 86_400_000
 """Older fixes are rejected, so older spans are not needed."""
 
@@ -25,7 +27,7 @@ class Receiver(Protocol):
 class Session:
     """A run of seqs. `seen` is the last one taken, `handled` the last one stored for good or rejected."""
 
-    __slots__ = ("handled", "name", "number", "receiver", "seen")
+    __slots__ = ("handled", "held", "name", "number", "receiver", "seen")
 
     def __init__(self, number: int, name: str, handled: int) -> None:
         self.number = number
@@ -33,6 +35,8 @@ class Session:
         self.handled = handled
         self.seen = handled
         self.receiver: Receiver | None = None
+        self.held: Position | None = None
+        """What was judged and shown, but found the queue full: it comes again, and must not be judged against itself."""
 
 
 class _Window(NamedTuple):

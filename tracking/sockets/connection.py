@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 MAX_ERRORS = 50
 ERROR_SPAN_MS = 60_000
+RETRY_AFTER = 1.0
+"""Seconds told to who was `rate_limited`."""
 FAREWELL_SECONDS = 5.0
 """How long a closing connection may take to read what it was still owed."""
 
@@ -57,14 +59,14 @@ class Connection:
     def send(self, frame: bytes) -> None:
         self.outbox.push(frame)
 
-    def tell_error(self, refusal: Refusal, seq: int | None = None) -> None:
+    def tell_error(self, refusal: Refusal) -> None:
         """Sends an `error`; the fiftieth within a minute ends the connection."""
         SOCKET_ERRORS.labels(refusal.code.value).inc()
         now = self.service.clock()
         self._errors.append(now)
         error = Error(refusal.code.value, refusal.detail)
-        if seq is not None:
-            error.seq = seq
+        if refusal.code is ErrorCode.RATE_LIMITED:
+            error.retry_after = RETRY_AFTER
         self.send(encode(error))
         if len(self._errors) == MAX_ERRORS and now - self._errors[0] < ERROR_SPAN_MS:
             raise SocketClosed(CloseCode.BAD_PROTOCOL, f"{MAX_ERRORS} errors within a minute")

@@ -1,13 +1,15 @@
 """`/v1/driver`: fixes in, acks out; trips and messages both ways."""
 
 import asyncio
-import contextlib
+import itertools
+import logging
 from collections.abc import Awaitable, Callable
 
 from starlette.websockets import WebSocket
 
 from tracking.auth import Principal, Role, may_know_trip
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
+from tracking.frames import live_view
 from tracking.ingest.pipeline import Overloaded
 from tracking.ingest.sources import Session, Source
 from tracking.metrics import FIXES
@@ -23,8 +25,8 @@ from tracking.protocol import (
     Report,
     TextMessage,
     TripStatusChange,
-    TripView,
     Welcome,
+    acks,
     decode_driver,
     encode,
 )
@@ -32,10 +34,15 @@ from tracking.service import Service
 from tracking.sockets.bucket import Bucket
 from tracking.sockets.connection import Connection, admit, not_yours, refuse
 
+logger = logging.getLogger(__name__)
+
 SKEW_TOLD_MS = 30_000
 """A device whose clock runs further ahead than this is told so, once a connection."""
 MAX_REQUESTS = 100
 """Status changes and messages that may wait for the database, per connection."""
+
+_tickets = itertools.count()
+"""Which of two connections came first, however long each took to be let in."""
 
 _unreadable = FIXES.labels("unreadable")
 
@@ -57,11 +64,13 @@ class DriverConnection(Connection):
     def __init__(self, websocket: WebSocket, service: Service, principal: Principal) -> None:
         super().__init__(websocket, service, principal)
         settings = service.settings
+        self.ticket = next(_tickets)
         self.source: Source | None = None
         self.session: Session | None = None
         self._interval = 0.0
         self._skew_told = False
         self._unread: list[int] = []
+        self._told: set[int] = set()
         self._requests: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue(MAX_REQUESTS)
         self._worker: asyncio.Task[None] | None = None
         self._bucket = Bucket(settings.driver_frames_per_second, settings.driver_frames_at_once, service.clock)
@@ -72,15 +81,14 @@ class DriverConnection(Connection):
             raise not_yours()
         self.source = source
         hub = self.service.hub
-        hub.claim(source.vehicle.vehicle_id, self)
+        if not hub.claim(source.vehicle.vehicle_id, self):
+            raise SocketClosed(CloseCode.REPLACED)
         self._interval = hub.interval_for(source.trip)
         welcome = Welcome(self.service.clock(), self._interval)
         if source.trip is not None:
-            welcome.trip = TripView.of(source.trip)
+            welcome.trip = live_view(source.trip)
         self.send(encode(welcome))
-        with contextlib.suppress(StoreUnavailable):
-            for message in await self.service.messaging.unread(source.number):
-                self.tell_message(message.number, message.trip_id, message.text, message.sender, message.server_time)
+        self._ask(lambda: self._tell_unread(source.number))
 
     def left(self) -> None:
         if self.source is not None:
@@ -141,21 +149,19 @@ class DriverConnection(Connection):
             if position is not None:
                 hub.publish(position)
                 if position.fix_time - position.server_time > SKEW_TOLD_MS and not self._skew_told:
-                    self._tell_skew(position.fix_time - position.server_time, position.seq)
+                    self._tell_skew(position.fix_time - position.server_time)
         if repeated:
             self.send(encode(Ack(session.handled)))
 
-    def _tell_skew(self, ahead_ms: int, seq: int) -> None:
+    def _tell_skew(self, ahead_ms: int) -> None:
         self._skew_told = True
         detail = f"the device's clock is {ahead_ms / 1000:.0f} s ahead of ours: set it; past 60 s fixes are rejected"
-        self.tell_error(Refusal(ErrorCode.CLOCK_SKEW, detail), seq)
+        self.tell_error(Refusal(ErrorCode.CLOCK_SKEW, detail))
 
     def acknowledge(self, session: Session, rejected: list[Rejected]) -> None:
         """Called by the recorder after COMMIT."""
-        ack = Ack(session.handled)
-        if rejected:
-            ack.rejected = rejected
-        self.send(encode(ack))
+        for ack in acks(session.handled, rejected):
+            self.send(encode(ack))
 
     # --- requests that wait for the database, in order, one at a time -----------------------------------------------
 
@@ -170,8 +176,19 @@ class DriverConnection(Connection):
     async def _work(self) -> None:
         while True:
             request = await self._requests.get()
-            with contextlib.suppress(StoreUnavailable):
+            try:
                 await request()
+            except StoreUnavailable:
+                continue
+            except Exception:
+                # A worker that is gone would leave every later request without an answer.
+                logger.exception("a fault of ours in a driver's request")
+                self.close(CloseCode.INTERNAL_ERROR)
+                return
+
+    async def _tell_unread(self, vehicle: int) -> None:
+        for message in await self.service.messaging.unread(vehicle):
+            self.tell_message(message.number, message.trip_id, message.text, message.sender, message.server_time)
 
     async def _advance(self, change: TripStatusChange) -> None:
         async def advance() -> None:
@@ -203,9 +220,12 @@ class DriverConnection(Connection):
             self.send(encode(Interval(interval)))
 
     def tell_trip(self, trip: Trip) -> None:
-        self.send(encode(DriverTrip(TripView.of(trip))))
+        self.send(encode(DriverTrip(live_view(trip))))
 
     def tell_message(self, number: int, trip_id: str, text: str, sender: str, server_time: int) -> None:
+        if number in self._told:  # posted while the unread ones were being looked up
+            return
+        self._told.add(number)
         # Read, as far as we can know, once the app is heard from again.
         self._unread.append(number)
         self.send(encode(DriverTextMessage(trip_id, text, sender, server_time)))

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 from starlette.websockets import WebSocket
 
-from tracking.auth import Principal, Role, Sight, may_know_trip, may_see
+from tracking.auth import MAY_SEE, Principal, Role, Sight, may_know_trip, may_see
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
 from tracking.hub.feed import TripFeed
-from tracking.ingest.sources import GRACE_MS
+from tracking.ingest.sources import FOREVER, GRACE_MS
 from tracking.metrics import WATCHERS
 from tracking.model import Position, Trip
 from tracking.protocol import TrackPoint, decode_passenger, encode
@@ -49,7 +49,7 @@ class PassengerConnection(Connection):
             raise not_yours()
         feed = self.service.hub.feeds.get(self.trip_id)
         trip = feed.trip if feed is not None else await self._read_trip()
-        if trip is None or not may_know_trip(self.principal, trip):
+        if trip is None or not may_know_trip(self.principal, trip) or not MAY_SEE[self.principal.role][Sight.LIVE]:
             raise not_yours()
         self._check(trip)
         feed = self.service.hub.feed(trip)
@@ -106,7 +106,7 @@ class PassengerConnection(Connection):
                     track.append((row.longitude, row.latitude, row.fix_time))
                     last = row
         except StoreUnavailable:
-            self.service.revisions.revise(trip.trip_id, trip.number, trip.created_at - GRACE_MS, self.service.clock())
+            self.service.revisions.revise(trip.trip_id, trip.number, trip.created_at - GRACE_MS, FOREVER)
             return _Stored(None, [], None)
         return _Stored(fresh, track, last)
 

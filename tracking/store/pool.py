@@ -1,5 +1,6 @@
 """The pool of connections, and the one place where a failing database becomes `StoreUnavailable`."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ _AWAY = (
     asyncpg.InternalClientError,
     asyncpg.OperatorInterventionError,  # shutting down, crashed, starting up, statement timeout
     asyncpg.InsufficientResourcesError,  # disk full, too many connections
+    asyncpg.ReadOnlySQLTransactionError,  # a standby, or one that was made read-only
+    asyncpg.PostgresSystemError,  # its disk fails
 )
 
 
@@ -70,10 +73,17 @@ class Database:
         if self._pool is None:
             raise StoreUnavailable("the database pool is not open")
         try:
-            async with self._pool.acquire(timeout=self._timeout) as connection:
-                yield connection
+            connection = await self._pool.acquire(timeout=self._timeout)
+        except (*_AWAY, asyncpg.PostgresError) as error:
+            # Whatever it says to someone who only wants in, nothing can be asked of it now.
+            raise StoreUnavailable(f"PostgreSQL is away: {_said(error)}") from error
+        try:
+            yield connection
         except _AWAY as error:
             raise StoreUnavailable(f"PostgreSQL is away: {_said(error)}") from error
+        finally:
+            with contextlib.suppress(*_AWAY):
+                await self._pool.release(connection, timeout=self._timeout)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

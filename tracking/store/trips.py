@@ -78,12 +78,16 @@ async def insert(
 
 
 async def get(connection: Connection, trip_id: str) -> Trip | None:
+    if "\0" in trip_id:  # no text of PostgreSQL, so no trip
+        return None
     row = await connection.fetchrow(f"{_SELECT} WHERE t.trip_id = $1", trip_id)
     return _trip(row) if row else None
 
 
 async def lock(connection: Connection, trip_id: str) -> Trip | None:
     """The trip, its row locked until the transaction ends."""
+    if "\0" in trip_id:
+        return None
     row = await connection.fetchrow(f"{_SELECT} WHERE t.trip_id = $1 FOR UPDATE OF t", trip_id)
     return _trip(row) if row else None
 

@@ -1,0 +1,81 @@
+"""What fits into one frame of 64 KiB. A track or a route is whole as long as it fits; a longer one loses the points that a map
+would not show."""
+
+from collections.abc import Sequence
+from math import cos, radians
+from typing import Any
+
+import msgspec
+import shapely
+
+from tracking.errors import ErrorCode, Refusal
+from tracking.model import Trip
+from tracking.protocol import MAX_FRAME_BYTES, TrackPoint, TripView, encode
+
+PLACES_ROOM = 16 * 1024
+"""Bytes that a trip may take in a frame, without its route."""
+ROUTE_ROOM = 16 * 1024
+"""Bytes that its route may take in one."""
+ENVELOPE = 1024
+"""Bytes of everything else around a track."""
+TRACK_ROOM = MAX_FRAME_BYTES - ENVELOPE
+
+_WHOLE_POINT = 56
+"""Bytes of `[longitude,latitude,fix_time],` at full precision, at the most."""
+_ROUNDED_POINT = 39
+"""The same with six decimals (0.1 m): `[-180.123456,-90.123456,1234567890123],`."""
+_ROUTE_POINT = 25
+"""`[-180.123456,-90.123456],`"""
+_METRES_PER_DEGREE = 111_195.0
+
+
+def check_places(view: TripView) -> None:
+    """Raises `Refusal` (`bad_field`) for a trip whose places would leave no room for anything else in a frame."""
+    size = len(encode(msgspec.structs.replace(view, route=msgspec.UNSET)))
+    if size > PLACES_ROOM:
+        detail = f"pickup, dropoff and stops take {size} bytes, at most {PLACES_ROOM} fit: fewer stops, or shorter names"
+        raise Refusal(ErrorCode.BAD_FIELD, detail, field="stops")
+
+
+def live_view(trip: Trip, *, show_vehicle: bool = True) -> TripView:
+    """The trip as sockets show it: its route simplified as far as a frame needs. HTTP gives it whole."""
+    view = TripView.of(trip, show_vehicle=show_vehicle)
+    if trip.route is None:
+        return view
+    points: list[list[float]] = trip.route["coordinates"]
+    if len(encode(points)) <= ROUTE_ROOM:
+        return view
+    kept = _simplified(points, ROUTE_ROOM // _ROUTE_POINT)
+    route: dict[str, Any] = {"type": "LineString", "coordinates": [_rounded(points[index]) for index in kept]}
+    return msgspec.structs.replace(view, route=route)
+
+
+def fit_track(track: Sequence[TrackPoint], room: int = TRACK_ROOM) -> Sequence[TrackPoint]:
+    """The track, in at most `room` bytes of JSON, its first and last point always in it.
+
+    Where it does not fit it is rounded to 0.1 m, and simplified by Douglas and Peucker's algorithm (Cartographica 10(2),
+    1973) with a tolerance that doubles from 0.5 m until it does.
+    """
+    if len(track) * _WHOLE_POINT <= room:
+        return track
+    kept: Sequence[int] = range(len(track))
+    if len(track) * _ROUNDED_POINT > room:
+        kept = _simplified(track, room // _ROUNDED_POINT)
+    return [(round(track[index][0], 6), round(track[index][1], 6), track[index][2]) for index in kept]
+
+
+def _simplified(points: Sequence[Sequence[float]], most: int) -> list[int]:
+    """The indices of at most `most` points that draw the same line, as nearly as so few can."""
+    narrow = cos(radians(points[0][1]))
+    # The point's index rides along as Z, which the algorithm carries and does not weigh.
+    line = shapely.LineString([(point[0] * narrow, point[1], float(index)) for index, point in enumerate(points)])
+    tolerance = 0.5
+    while True:
+        kept = shapely.get_coordinates(line.simplify(tolerance / _METRES_PER_DEGREE), include_z=True)
+        if len(kept) <= most:
+            return [int(index) for _, _, index in kept]
+        tolerance *= 2
+
+
+def _rounded(point: Sequence[float]) -> list[float]:
+    return [round(point[0], 6), round(point[1], 6)]
