@@ -83,7 +83,7 @@ class Mortal:
 
 @pytest.fixture(scope="session")
 def mortal_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("mortal") / "pg", die_with_parent=True)
+    cluster = Cluster(tmp_path_factory.mktemp("mortal") / "pg")
     cluster.start()
     yield cluster
     cluster.remove()

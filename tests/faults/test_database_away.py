@@ -141,6 +141,24 @@ async def test_a_fix_that_finds_the_queue_full_is_shown_once(hubs: MakeHub, data
         await settle(database, [device], {trip_id: watcher}, seconds=3)
 
 
+async def test_a_full_queue_still_shows_where_the_vehicle_is(hubs: MakeHub, database: Mortal, rng: random.Random) -> None:
+    hub = hubs(queue_limit="50", database_timeout="1")
+    [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
+    watcher = Watcher(hub.url, trip_id)
+    device = Device(hub.url, vehicle_id, rng)
+    async with watching(watcher), device.running():
+        await watcher.connected.wait()
+        await device.drive(20)
+        await database.kill()
+        device.report(60)
+        for reported in range(81, 86):
+            device.report(1)
+            await until(lambda n=reported: len(watcher.line.points) == n, "the newest is shown")  # type: ignore[misc]
+        await database.start()
+        await device.drive(10)
+        await settle(database, [device], {trip_id: watcher}, seconds=3)
+
+
 async def test_a_full_queue_does_not_make_a_jump_true(hubs: MakeHub, database: Mortal, rng: random.Random) -> None:
     hub = hubs(queue_limit="50", database_timeout="1")
     [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
@@ -268,3 +286,31 @@ async def test_a_broken_table_is_no_fault_of_the_fixes(hubs: MakeHub, database: 
 
 async def _troubled(hub: HubProcess, device: Device) -> bool:
     return device.acknowledged > 10 or await _complains(hub)
+
+
+@pytest.mark.parametrize("count", [1, 10])
+@pytest.mark.parametrize("removal", ["DROP TABLE {partition}", "ALTER TABLE positions DETACH PARTITION {partition}"])
+async def test_a_partition_that_is_gone_costs_no_fix(
+    hubs: MakeHub, database: Mortal, rng: random.Random, removal: str, count: int
+) -> None:
+    hub = hubs()
+    [(vehicle_id, _)] = await on_the_road(hub, 1)
+    device = Device(hub.url, vehicle_id, rng)
+    async with device.running():
+        await device.drive(2)
+        names = "SELECT string_agg(relname, ' ') FROM pg_class WHERE relkind = 'r' AND relname ~ '^positions_[0-9]+$'"
+        partitions = str(await database.fetchval(names)).split()
+        for partition in partitions:
+            await database.fetchval(removal.format(partition=partition))
+        device.report(count)
+        await until(lambda: _troubled_or_handled(hub, device, 2 + count), "the hub is not ready, or handled the fixes")
+        if removal.startswith("ALTER"):
+            # The name is taken, so the hub cannot make the partition anew: somebody has to clear it away.
+            for partition in partitions:
+                await database.fetchval(f"DROP TABLE {partition}")
+        await device.drained()
+        assert device.rejected == {}
+
+
+async def _troubled_or_handled(hub: HubProcess, device: Device, seq: int) -> bool:
+    return device.acknowledged >= seq or await _complains(hub)

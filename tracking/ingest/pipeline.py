@@ -2,12 +2,12 @@
 
 from msgspec import UNSET, UnsetType
 
-from tracking.errors import CloseCode, ErrorCode, SocketClosed
+from tracking.errors import ErrorCode
 from tracking.ingest.filters import judge, reject
 from tracking.ingest.recorder import Entry, Recorder
 from tracking.ingest.sources import Session, Source
 from tracking.metrics import FIXES, REJECTED, SUSPECT
-from tracking.model import Clock, Fix, Position
+from tracking.model import Clock, Fix, Position, Suspicion
 from tracking.protocol import Rejected, Unreadable
 
 _accepted = FIXES.labels("accepted")
@@ -17,12 +17,8 @@ _rejected = FIXES.labels("rejected")
 _repeat = FIXES.labels("repeat")
 
 
-class Overloaded(SocketClosed):
-    """The queue to the database is full. The map may still show `position`; the device must send it again."""
-
-    def __init__(self, position: Position | None) -> None:
-        super().__init__(CloseCode.OVERLOADED)
-        self.position = position
+MAX_DOUBTED = 1_000
+"""Suspect fixes of a session that are remembered while the queue is full; past them nothing more of it is shown."""
 
 
 class Pipeline:
@@ -32,30 +28,44 @@ class Pipeline:
         self._recorder = recorder
         self._clock = clock
 
-    def accept(self, source: Source, session: Session, fix: Fix | Unreadable) -> Position | None:
-        """The position that the fix became, handed to the recorder; None for a repeat, for a rejected fix, and for one that
-        was shown before, when the recorder could not take it.
+    @property
+    def full(self) -> bool:
+        """The recorder can take no more: use `preview`, and close the connection with 4014."""
+        return self._recorder.full
 
-        Raises `Overloaded` when the recorder can't take it: then no later fix of that connection may be taken either.
+    def accept(self, source: Source, session: Session, fix: Fix | Unreadable) -> Position | None:
+        """The position that the fix became, handed to the recorder, where it is to be shown; None for a repeat, for a rejected
+        fix, and for one that was shown before.
         """
-        seq = fix.seq
-        if seq is None:
-            raise ValueError("a fix whose seq can't be read is an error of the socket, not a fix")
+        seq = _seq_of(fix)
         if seq <= session.seen:
             _repeat.inc()
             return None
-        position = session.held
-        shown = position is not None and position.seq == seq
-        rejected = None if shown else self._rejection(fix)
-        if not shown:
-            position = None if rejected is not None or isinstance(fix, Unreadable) else self._position(source, session, fix)
-        if self._recorder.full:
-            session.held = position
-            raise Overloaded(None if shown else position)
-        session.held = None
         session.seen = seq
-        self._recorder.offer(Entry(session, seq, position, rejected))
-        return None if shown else position
+        rejected = self._rejection(fix)
+        if rejected is not None or isinstance(fix, Unreadable):
+            self._recorder.offer(Entry(session, seq, None, rejected))
+            return None
+        if seq <= session.shown:
+            suspect = session.doubted.pop(seq, ())
+            position, fresh = self._position(source, session, fix, suspect, not suspect), None
+        else:
+            position = fresh = self._judged(source, session, fix)
+        self._recorder.offer(Entry(session, seq, position, None))
+        return fresh
+
+    def preview(self, source: Source, session: Session, fix: Fix | Unreadable) -> Position | None:
+        """The same while the recorder is full: to be shown, not to be stored. The device sends the fix again."""
+        seq = _seq_of(fix)
+        if seq <= max(session.seen, session.shown) or len(session.doubted) >= MAX_DOUBTED:
+            return None
+        session.shown = seq
+        if isinstance(fix, Unreadable) or reject(fix, self._clock()) is not None:
+            return None
+        position = self._judged(source, session, fix)
+        if position.suspect:
+            session.doubted[seq] = position.suspect
+        return position
 
     def _rejection(self, fix: Fix | Unreadable) -> Rejected | None:
         refused: tuple[ErrorCode, str] | None
@@ -68,9 +78,8 @@ class Pipeline:
         assert fix.seq is not None
         return Rejected(fix.seq, code.value, detail)
 
-    def _position(self, source: Source, session: Session, fix: Fix) -> Position:
-        now = self._clock()
-        suspect, live = judge(fix, source.motion, session.number, now)
+    def _judged(self, source: Source, session: Session, fix: Fix) -> Position:
+        suspect, live = judge(fix, source.motion, session.number, self._clock())
         if suspect:
             _suspect.inc()
             for flag in suspect:
@@ -79,6 +88,10 @@ class Pipeline:
             _accepted.inc()
         else:
             _late.inc()
+        return self._position(source, session, fix, suspect, live)
+
+    def _position(self, source: Source, session: Session, fix: Fix, suspect: tuple[Suspicion, ...], live: bool) -> Position:
+        now = self._clock()
         span = source.span_at(fix.fix_time)
         return Position(
             source.number,
@@ -99,6 +112,12 @@ class Pipeline:
             suspect,
             live,
         )
+
+
+def _seq_of(fix: Fix | Unreadable) -> int:
+    if fix.seq is None:
+        raise ValueError("a fix whose seq can't be read is an error of the socket, not a fix")
+    return fix.seq
 
 
 def _known(value: float | UnsetType) -> float | None:

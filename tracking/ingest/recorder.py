@@ -21,7 +21,7 @@ from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
 
-_FAULTS_OF_FIXES = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+_FAULTS_OF_FIXES = (asyncpg.DataError, asyncpg.UniqueViolationError)
 """What may be wrong with a fix itself. Every other error is the database's, and is waited out."""
 
 
@@ -123,8 +123,6 @@ class Recorder:
                     await self._commit(group)
                 except _FAULTS_OF_FIXES as error:
                     logger.exception("the database refused a group of %d fixes: storing them one by one", len(group))
-                    # A partition may have been dropped behind our back: it is no fix's fault.
-                    self._days.clear()
                     await self._commit_apart(group, error)
         if self.trouble is not None:
             logger.warning("storing again; %d fixes waited", len(group) + len(self._waiting))
@@ -132,6 +130,8 @@ class Recorder:
 
     def _note_trouble(self, state: tenacity.RetryCallState) -> None:
         COMMIT_FAILURES.inc()
+        # A partition may have been dropped behind our back.
+        self._days.clear()
         error = state.outcome.exception() if state.outcome is not None else None
         if self.trouble is None:
             known = isinstance(error, StoreUnavailable | asyncpg.PostgresError)

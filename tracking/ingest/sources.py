@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from tracking.ingest.filters import Motion
-from tracking.model import Clock, Position, Trip, Vehicle
+from tracking.model import Clock, Suspicion, Trip, Vehicle
 from tracking.protocol import Rejected
 from tracking.store import positions, sessions, trips, vehicles
 from tracking.store.pool import Database
@@ -27,7 +27,7 @@ class Receiver(Protocol):
 class Session:
     """A run of seqs. `seen` is the last one taken, `handled` the last one stored for good or rejected."""
 
-    __slots__ = ("handled", "held", "name", "number", "receiver", "seen")
+    __slots__ = ("doubted", "handled", "name", "number", "receiver", "seen", "shown")
 
     def __init__(self, number: int, name: str, handled: int) -> None:
         self.number = number
@@ -35,8 +35,11 @@ class Session:
         self.handled = handled
         self.seen = handled
         self.receiver: Receiver | None = None
-        self.held: Position | None = None
-        """What was judged and shown, but found the queue full: it comes again, and must not be judged against itself."""
+        self.shown = handled
+        """The last seq judged and shown while the queue was full: these come again, and must not be judged against
+        themselves."""
+        self.doubted: dict[int, tuple[Suspicion, ...]] = {}
+        """Of those, the suspect ones."""
 
 
 class _Window(NamedTuple):

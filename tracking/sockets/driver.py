@@ -10,7 +10,6 @@ from starlette.websockets import WebSocket
 from tracking.auth import Principal, Role, may_know_trip
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
 from tracking.frames import live_view
-from tracking.ingest.pipeline import Overloaded
 from tracking.ingest.sources import Session, Source
 from tracking.metrics import FIXES
 from tracking.model import Trip
@@ -133,25 +132,24 @@ class DriverConnection(Connection):
         if session is None or source is None:
             raise Refusal(ErrorCode.CONFLICT, 'say {"type":"hello","session":"<uuid>"} before the first fix')
         pipeline, hub = self.service.pipeline, self.service.hub
-        repeated = False
+        repeated = full = False
         for fix in report.fixes:
             if fix.seq is None:
                 _unreadable.inc()
                 self.tell_error(Refusal(fix.code, fix.detail))
                 continue
             repeated = repeated or fix.seq <= session.handled
-            try:
-                position = pipeline.accept(source, session, fix)
-            except Overloaded as overloaded:
-                if overloaded.position is not None:
-                    hub.publish(overloaded.position)
-                raise
+            # What comes after a fix that was not taken may not be taken either, or an ack would cover what was dropped.
+            full = full or pipeline.full
+            position = (pipeline.preview if full else pipeline.accept)(source, session, fix)
             if position is not None:
                 hub.publish(position)
                 if position.fix_time - position.server_time > SKEW_TOLD_MS and not self._skew_told:
                     self._tell_skew(position.fix_time - position.server_time)
         if repeated:
             self.send(encode(Ack(session.handled)))
+        if full:
+            raise SocketClosed(CloseCode.OVERLOADED)
 
     def _tell_skew(self, ahead_ms: int) -> None:
         self._skew_told = True

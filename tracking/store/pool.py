@@ -1,5 +1,6 @@
 """The pool of connections, and the one place where a failing database becomes `StoreUnavailable`."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,6 +34,9 @@ _AWAY = (
 )
 
 
+CLOSE_SECONDS = 1.0
+
+
 class Database:
     """A lazy pool: making it needs no server, and it outlives the server's restarts.
 
@@ -64,9 +68,12 @@ class Database:
         )
 
     async def close(self) -> None:
-        if self._pool is not None:
-            self._pool.terminate()
-            self._pool = None
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            try:
+                await asyncio.wait_for(pool.close(), CLOSE_SECONDS)
+            except TimeoutError:
+                pool.terminate()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -81,6 +88,10 @@ class Database:
             yield connection
         except _AWAY as error:
             raise StoreUnavailable(f"PostgreSQL is away: {_said(error)}") from error
+        except asyncio.CancelledError:
+            # Whoever asked has gone; giving back a connection in the middle of a statement would wait for the server.
+            _terminate(connection)
+            raise
         finally:
             with contextlib.suppress(*_AWAY):
                 await self._pool.release(connection, timeout=self._timeout)
@@ -89,13 +100,13 @@ class Database:
     async def transaction(self) -> AsyncIterator[Connection]:
         async with self.connection() as connection:
             transaction = connection.transaction()
-            await transaction.start()
             try:
+                await transaction.start()
                 yield connection
                 await transaction.commit()
-            except _AWAY:
+            except (*_AWAY, asyncio.CancelledError):
                 # To roll back would wait on the same dead or stalled server once more.
-                connection.terminate()
+                _terminate(connection)
                 raise
             except BaseException:
                 if not connection.is_closed() and connection.is_in_transaction():
@@ -106,6 +117,11 @@ class Database:
         """Raises `StoreUnavailable` unless PostgreSQL answers within the timeout."""
         async with self.connection() as connection:
             await connection.fetchval("SELECT 1")
+
+
+def _terminate(connection: Connection) -> None:
+    with contextlib.suppress(asyncpg.InterfaceError):  # given back to the pool already
+        connection.terminate()
 
 
 def _said(error: BaseException) -> str:
