@@ -11,15 +11,15 @@ import { bearing, distance, travel, turn } from "./geo.js";
  */
 
 /** How far the car may run ahead of the last fix, on its last speed. */
-export const AHEAD = 1_000;
-const SHORTEST_LAG = 600;
-const LONGEST_LAG = 6_000;
-/** Intervals beyond this are pauses, and say nothing of when the next fix comes. */
+export const AHEAD = 1_500;
+/** How long after a fix the car is at its place: someone who steps into the road wants to know where it is, not where it was. */
+export const LAG = 600;
+/** Fixes farther apart than this say nothing of how fast the car drove between them. */
 const LONGEST_INTERVAL = 20_000;
 /** Farther behind than this the car is set down where it is now, not raced there. */
 const SNAP_AFTER = 30_000;
-const CATCH_UP = 1_500;
-const FASTEST = 12;
+const CATCH_UP = 250;
+const FASTEST = 20;
 const GLIDE = 350;
 const FARTHEST_GLIDE = 250;
 const LEAP_DISTANCE = 1_000;
@@ -30,8 +30,8 @@ const STANDING_DISTANCE = 4;
 const REMEMBERED = 8;
 
 /**
- * Plays the fixes back a little behind, about one interval, so that the car moves evenly between points that are known.
- * Time comes in with every call, as milliseconds that only rise.
+ * Plays the fixes back a little behind, and past the last one a little ahead on its speed, so that the car moves evenly and is
+ * where it is known to be within a second. Time comes in with every call, as milliseconds that only rise.
  */
 export class Motion {
   /** Without animation the car is always at its last fix. */
@@ -41,7 +41,6 @@ export class Motion {
   #samples = [];
   #playhead = 0;
   #frameAt = 0;
-  #interval = 2_000;
   /** @type {number[]} fix time minus arrival; the greatest was the least delayed */
   #leads = [];
   /** What was shown and what is true differ by this when a fix comes; it fades. */
@@ -64,9 +63,6 @@ export class Motion {
     const last = this.#samples.at(-1);
     if (last && fix.fix_time <= last.time) return;
     const before = last ? this.#at(this.#playhead) : null;
-    if (last && fix.fix_time - last.time <= LONGEST_INTERVAL) {
-      this.#interval += 0.3 * (fix.fix_time - last.time - this.#interval);
-    }
     this.#leads.push(fix.fix_time - now);
     if (this.#leads.length > REMEMBERED) this.#leads.shift();
     this.#samples.push(sample(fix, last, heading));
@@ -107,8 +103,7 @@ export class Motion {
 
   /** @param {number} passed @param {number} now @param {Sample} last */
   #advance(passed, now, last) {
-    const lag = Math.min(Math.max(this.#interval * 1.05 + 250, SHORTEST_LAG), LONGEST_LAG);
-    const target = Math.min(now + Math.max(...this.#leads) - lag, ceiling(last));
+    const target = Math.min(now + Math.max(...this.#leads) - LAG, ceiling(last));
     const behind = target - this.#playhead;
     if (behind > SNAP_AFTER) {
       const before = this.#at(this.#playhead);
