@@ -55,7 +55,8 @@ CREATE INDEX trips_open_by_vehicle ON trips (vehicle) WHERE status NOT IN ('comp
 
 -- When which vehicle was under way on which trip, by the hub's clock: the one source for whose trip a fix belongs to.
 CREATE TABLE trip_spans (
-    trip integer NOT NULL REFERENCES trips ON DELETE CASCADE,
+    -- No foreign key: a trip that is deleted still bounds what the passenger of the next one may see.
+    trip integer NOT NULL,
     vehicle integer NOT NULL REFERENCES vehicles ON DELETE CASCADE,
     started_at timestamptz NOT NULL,
     ended_at timestamptz,

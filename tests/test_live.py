@@ -5,6 +5,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import asyncpg
+
 from tests.clients import Api, Driver, Message, Passenger, fix, now_ms
 from tests.hub_process import HubProcess
 
@@ -169,6 +171,69 @@ async def test_another_vehicle_takes_over_in_mid_trip(hub: HubProcess, api: Api)
         await second.acknowledged(1)
     rows = await api.track(f"/trips/{trip_id}/track")
     assert [(row["vehicle_id"], row["seq"]) for row in rows] == [(vehicle_id, "1"), (other_id, "1")]
+
+
+async def test_who_waits_for_the_next_trip_does_not_slow_this_one(hub: HubProcess, api: Api) -> None:
+    vehicle_id, trip_id = await api.under_way()
+    trip = await api.call("GET", f"/trips/{trip_id}")
+    following = await api.trip(trip["fleet_id"], vehicle_id)
+    async with Driver(hub.url, vehicle_id) as driver, Passenger(hub.url, trip_id):
+        assert (await driver.expect("interval"))["interval"] == 1.0
+        async with Passenger(hub.url, following["trip_id"]) as waiting:
+            await waiting.expect("snapshot")
+            await api.advance(trip_id, "arrived_at_pickup")
+            told = await driver.expect("interval", "trip")
+    assert (told["type"], told["trip"]["status"]) == ("trip", "arrived_at_pickup")
+
+
+async def test_a_new_plate_is_shown_and_a_vehicle_that_is_gone_is_not(hub: HubProcess, api: Api) -> None:
+    fleet_id = await api.fleet()
+    vehicle_id = await api.vehicle(fleet_id)
+    trip = await api.trip(fleet_id, vehicle_id)
+    async with Passenger(hub.url, trip["trip_id"]) as passenger:
+        assert (await passenger.receive())["trip"]["vehicle"]["plate"] == "FL 12345"
+        await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id, "plate": "FL 99999"})
+        assert (await passenger.expect("trip"))["trip"]["vehicle"]["plate"] == "FL 99999"
+        await api.call("DELETE", f"/vehicles/{vehicle_id}", expect=204)
+        assert "vehicle" not in (await passenger.expect("trip"))["trip"]
+    async with Passenger(hub.url, trip["trip_id"]) as passenger:
+        assert "vehicle" not in (await passenger.receive())["trip"]
+
+
+async def test_a_vehicle_does_not_change_its_fleet_while_a_passenger_waits_for_it(api: Api) -> None:
+    fleet_id, other_id = await api.fleet(), await api.fleet()
+    vehicle_id = await api.vehicle(fleet_id)
+    trip = await api.trip(fleet_id, vehicle_id)
+    await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": other_id}, expect=409)
+    await api.advance(trip["trip_id"], "canceled")
+    await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": other_id}, expect=200)
+
+
+async def test_a_status_is_told_though_its_driver_is_gone_before_the_commit(
+    own_hub: Callable[..., HubProcess], database_url: str
+) -> None:
+    hub = own_hub()
+    database = await asyncpg.connect(database_url)
+    await database.execute(
+        """
+        CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER slow AFTER UPDATE ON trips DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW WHEN (NEW.status = 'canceled') EXECUTE FUNCTION slow();
+        """
+    )
+    async with Api(hub.url) as api:
+        vehicle_id, trip_id = await api.under_way()
+        async with Passenger(hub.url, trip_id) as passenger:
+            await passenger.receive()
+            async with Driver(hub.url, vehicle_id) as driver:
+                await driver.send({"type": "trip_status", "trip_id": trip_id, "status": "canceled", "client_id": "c"})
+                committing = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+                while not await database.fetchval(committing):
+                    pass
+                driver.connection.transport.abort()
+            assert (await passenger.expect("trip"))["trip"]["status"] == "canceled"
+            assert await passenger.closed() == 4506
+    await database.close()
 
 
 async def test_a_slow_reader_gets_the_newest_and_is_told(own_hub: Callable[..., HubProcess]) -> None:

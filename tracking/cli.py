@@ -13,7 +13,7 @@ import uvicorn
 from tracking.app import create_app
 from tracking.auth import CLAIM_OF_ROLE, Auth, Role
 from tracking.config import load, require_database, require_key
-from tracking.errors import TrackingError
+from tracking.errors import StoreUnavailable, TrackingError
 from tracking.protocol import MAX_FRAME_BYTES
 from tracking.sockets.server import HttpProtocol, SocketProtocol
 from tracking.store import migrations
@@ -46,6 +46,10 @@ def serve(host: str, port: int) -> None:
     settings = load()
     app = create_app(settings)
     _set_up_logging()
+    try:
+        asyncio.run(migrations.check(settings.database_url))
+    except StoreUnavailable as error:
+        logger.warning("%s; going on without, and trying again", error)
     _raise_open_files(settings.open_files)
     config = uvicorn.Config(
         app,

@@ -1,14 +1,16 @@
 """Dispatch: the one place where a trip changes. It commits first, and then tells whoever must know."""
 
+import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import asyncpg
 import msgspec
+import tenacity
 from msgspec import UNSET, UnsetType
 
-from tracking.errors import ErrorCode, Refusal
+from tracking.errors import CloseCode, ErrorCode, Refusal, StoreUnavailable
 from tracking.frames import check_places
 from tracking.hub.hub import Hub
 from tracking.ingest.sources import REMEMBERED_MS, Sources
@@ -18,7 +20,16 @@ from tracking.store import trips, vehicles
 from tracking.store.pool import Connection, Database
 from tracking.store.trips import Span
 
+FIND_OUT_SECONDS = 0.5
 NOT_FOUND = "not yours, or no such thing"
+
+# Two changes that lock the same vehicles in another order: the one that the database gives up begins anew.
+_unlocked = tenacity.retry(
+    retry=tenacity.retry_if_exception_type(asyncpg.DeadlockDetectedError),
+    stop=tenacity.stop_after_attempt(5),
+    wait=tenacity.wait_random(0, 0.05),
+    reraise=True,
+)
 
 VehicleTrips = tuple[str, list[Span], Trip | None]
 """A vehicle's id, its spans, and the trip its driver is to see, as they are after a change."""
@@ -32,7 +43,9 @@ class Dispatch:
         self._sources = sources
         self._hub = hub
         self._clock = clock
+        self._finding_out: set[asyncio.Task[None]] = set()
 
+    @_unlocked
     async def create(
         self,
         *,
@@ -61,6 +74,7 @@ class Dispatch:
         self._tell(trip, changed)
         return trip
 
+    @_unlocked
     async def change(
         self,
         trip_id: str,
@@ -77,26 +91,50 @@ class Dispatch:
         `version`, where given, must be the trip's (`conflict`). `not_allowed` is how a trip that is missing or not allowed is
         refused, the same for both.
         """
-        async with self._database.transaction() as connection:
-            trip = await trips.lock(connection, trip_id)
-            if trip is None or not allowed(trip):
-                raise Refusal(not_allowed, NOT_FOUND)
-            if version is not None and version != trip.version:
-                raise Refusal(
-                    ErrorCode.CONFLICT,
-                    f"the trip is at version {trip.version}, you sent {version}: read it again and decide anew",
-                    field="version",
-                )
-            changed = await self._change(connection, trip, status, vehicle_id, route)
-            if changed is None:
-                return trip
-            after = await trips.get(connection, trip_id)
-            assert after is not None
-            states = [await self._state(connection, vehicle) for vehicle in changed]
+        changed: list[vehicles.Stored] | None = None
+        try:
+            async with self._database.transaction() as connection:
+                trip = await trips.lock(connection, trip_id)
+                if trip is None or not allowed(trip):
+                    raise Refusal(not_allowed, NOT_FOUND)
+                if version is not None and version != trip.version:
+                    raise Refusal(
+                        ErrorCode.CONFLICT,
+                        f"the trip is at version {trip.version}, you sent {version}: read it again and decide anew",
+                        field="version",
+                    )
+                changed = await self._change(connection, trip, status, vehicle_id, route)
+                if changed is None:
+                    return trip
+                after = await trips.get(connection, trip_id)
+                assert after is not None
+                states = [await self._state(connection, vehicle) for vehicle in changed]
+        except StoreUnavailable:
+            if changed:
+                # It may have been committed all the same: nobody must be shown a trip that is over.
+                task = asyncio.create_task(self._find_out(trip_id, changed))
+                self._finding_out.add(task)
+                task.add_done_callback(self._finding_out.discard)
+            raise
         before = trip.vehicle.vehicle_id if trip.vehicle is not None else None
         self._tell(after, states, taken_from=before)
         return after
 
+    async def _find_out(self, trip_id: str, concerned: list[vehicles.Stored]) -> None:
+        """Tells what became of a change whose COMMIT was not answered, as soon as the database says."""
+        while True:
+            await asyncio.sleep(FIND_OUT_SECONDS)
+            try:
+                async with self._database.connection() as connection:
+                    trip = await trips.get(connection, trip_id)
+                    states = [await self._state(connection, vehicle) for vehicle in concerned]
+            except StoreUnavailable:
+                continue
+            if trip is not None:
+                self._tell(trip, states)
+            return
+
+    @_unlocked
     async def delete(self, trip_id: str, *, allowed: Callable[[Trip], bool]) -> None:
         """Removes a trip that is not under way (`conflict` otherwise)."""
         async with self._database.transaction() as connection:
@@ -143,6 +181,8 @@ class Dispatch:
             return None
         if next_status.under_way and new is None:
             raise Refusal(ErrorCode.CONFLICT, "the trip has no vehicle: assign one first", field="vehicle_id")
+        if next_status.under_way and new is not None and new.vehicle.fleet_id != trip.fleet_id:
+            raise Refusal(ErrorCode.CONFLICT, f"its vehicle is in another fleet than {trip.fleet_id}", field="vehicle_id")
         await self._move_spans(connection, trip, next_status, old, new, now)
         await trips.update(
             connection,
@@ -200,11 +240,23 @@ class Dispatch:
                 driver.tell_trip(current)
             driver.ask_interval(self._hub.interval_for(current))
 
-    def vehicle_changed(self, number: int, vehicle: Vehicle) -> None:
-        """A vehicle's name, kind or plate is another now: its watchers see it with the next thing that changes."""
+    def vehicle_changed(self, vehicle: Vehicle, open_trips: Sequence[Trip]) -> None:
+        """After COMMIT: the vehicle's name, kind or plate is another now, and who waits for it looks out for that."""
         source = self._sources.get(vehicle.vehicle_id)
         if source is not None:
             source.vehicle = vehicle
+            source.trip = next((trip for trip in open_trips if source.trip and trip.number == source.trip.number), source.trip)
+        for trip in open_trips:
+            self._hub.trip_changed(trip)
+
+    def vehicle_gone(self, vehicle_id: str, left: Sequence[Trip]) -> None:
+        """After COMMIT: the vehicle was removed, and `left` are the trips that it was to drive."""
+        self._sources.forget(vehicle_id)
+        driver = self._hub.drivers.get(vehicle_id)
+        if driver is not None:
+            driver.close(CloseCode.NOT_FOUND)
+        for trip in left:
+            self._hub.trip_changed(trip)
 
 
 async def _vehicle_of_fleet(connection: Connection, vehicle_id: str, fleet_id: str) -> vehicles.Stored:

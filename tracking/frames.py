@@ -1,9 +1,9 @@
 """What fits into one frame of 64 KiB. A track or a route is whole as long as it fits; a longer one loses the points that a map
 would not show."""
 
+import functools
 from collections.abc import Sequence
 from math import cos, radians
-from typing import Any
 
 import msgspec
 import shapely
@@ -42,12 +42,18 @@ def live_view(trip: Trip, *, show_vehicle: bool = True) -> TripView:
     view = TripView.of(trip, show_vehicle=show_vehicle)
     if trip.route is None:
         return view
-    points: list[list[float]] = trip.route["coordinates"]
-    if len(encode(points)) <= ROUTE_ROOM:
+    data = encode(trip.route["coordinates"])
+    if len(data) <= ROUTE_ROOM:
         return view
+    return msgspec.structs.replace(view, route={"type": "LineString", "coordinates": _thin_route(data)})
+
+
+@functools.lru_cache(maxsize=256)
+def _thin_route(data: bytes) -> list[list[float]]:
+    """Remembered, because everyone who comes to watch the trip is shown the same."""
+    points = msgspec.json.decode(data, type=list[list[float]])
     kept = _simplified(points, ROUTE_ROOM // _ROUTE_POINT)
-    route: dict[str, Any] = {"type": "LineString", "coordinates": [_rounded(points[index]) for index in kept]}
-    return msgspec.structs.replace(view, route=route)
+    return [[round(points[index][0], 6), round(points[index][1], 6)] for index in kept]
 
 
 def fit_track(track: Sequence[TrackPoint], room: int = TRACK_ROOM) -> Sequence[TrackPoint]:
@@ -71,11 +77,7 @@ def _simplified(points: Sequence[Sequence[float]], most: int) -> list[int]:
     line = shapely.LineString([(point[0] * narrow, point[1], float(index)) for index, point in enumerate(points)])
     tolerance = 0.5
     while True:
-        kept = shapely.get_coordinates(line.simplify(tolerance / _METRES_PER_DEGREE), include_z=True)
+        kept = shapely.get_coordinates(line.simplify(tolerance / _METRES_PER_DEGREE, preserve_topology=False), include_z=True)
         if len(kept) <= most:
             return [int(index) for _, _, index in kept]
         tolerance *= 2
-
-
-def _rounded(point: Sequence[float]) -> list[float]:
-    return [round(point[0], 6), round(point[1], 6)]

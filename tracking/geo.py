@@ -1,7 +1,7 @@
-"""Pure geometry on WGS 84: no I/O, no state. Angles in degrees, lengths in metres."""
+"""Pure geometry on WGS 84: no I/O, no state. Degrees and metres."""
 
 import struct
-from math import asin, atan2, cos, degrees, radians, sin, sqrt
+from math import asin, cos, radians, sin, sqrt
 
 EARTH_RADIUS = 6_371_008.8
 """Mean radius R1 of the GRS 80 ellipsoid, metres (Moritz, Geodetic Reference System 1980, 2000)."""
@@ -22,18 +22,6 @@ def distance(latitude1: float, longitude1: float, latitude2: float, longitude2: 
     half_lambda = radians(longitude2 - longitude1) / 2
     h = sin(half_phi) ** 2 + cos(phi1) * cos(phi2) * sin(half_lambda) ** 2
     return 2 * EARTH_RADIUS * asin(min(1.0, sqrt(h)))
-
-
-def bearing(latitude1: float, longitude1: float, latitude2: float, longitude2: float) -> float:
-    """Initial great-circle bearing from the first point to the second, degrees clockwise from north, 0 <= b < 360.
-
-    Source: E. Williams, Aviation Formulary V1.47, "Course between points".
-    """
-    phi1, phi2 = radians(latitude1), radians(latitude2)
-    delta = radians(longitude2 - longitude1)
-    y = sin(delta) * cos(phi2)
-    x = cos(phi1) * sin(phi2) - sin(phi1) * cos(phi2) * cos(delta)
-    return degrees(atan2(y, x)) % 360.0
 
 
 def pack_point(longitude: float, latitude: float) -> bytes:

@@ -1,6 +1,6 @@
 """Messages between the driver and the passenger of a trip: committed first, then shown to the other side."""
 
-from tracking.errors import ErrorCode, Refusal
+from tracking.errors import ErrorCode, Refusal, StoreUnavailable
 from tracking.hub.hub import Hub
 from tracking.model import Clock, Trip
 from tracking.store import messages, trips
@@ -15,6 +15,7 @@ class Messaging:
         self._database = database
         self._hub = hub
         self._clock = clock
+        self._unsure: set[tuple[str, str, str]] = set()
 
     async def from_driver(self, vehicle_id: str, trip_id: str, client_id: str, text: str) -> None:
         """Raises `Refusal`: `forbidden` where the trip is not this vehicle's, `conflict` where it is over."""
@@ -34,21 +35,28 @@ class Messaging:
             await messages.mark_read(connection, numbers, self._clock())
 
     async def _post(self, trip_id: str, sender: str, client_id: str, text: str, vehicle_id: str | None) -> None:
-        async with self._database.transaction() as connection:
-            trip = await trips.get(connection, trip_id)
-            if trip is None or (vehicle_id is not None and _vehicle_of(trip) != vehicle_id):
-                raise Refusal(ErrorCode.FORBIDDEN, "this trip is not yours")
-            if trip.status.over:
-                raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: nobody reads messages any more")
-            message = await messages.insert(connection, trip.number, trip_id, sender, client_id, text, self._clock())
-        if message is None:
+        key = (trip_id, sender, client_id)
+        try:
+            async with self._database.transaction() as connection:
+                trip = await trips.get(connection, trip_id)
+                if trip is None or (vehicle_id is not None and _vehicle_of(trip) != vehicle_id):
+                    raise Refusal(ErrorCode.FORBIDDEN, "this trip is not yours")
+                if trip.status.over:
+                    raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: nobody reads messages any more")
+                message, fresh = await messages.insert(connection, trip.number, trip_id, sender, client_id, text, self._clock())
+        except StoreUnavailable:
+            # It may have been stored all the same; sent again, it must still be shown.
+            self._unsure.add(key)
+            raise
+        if not fresh and key not in self._unsure:
             return
+        self._unsure.discard(key)
         feed = self._hub.feeds.get(trip_id)
         if feed is not None:
-            feed.publish_message(text, sender, message.server_time)
+            feed.publish_message(message.text, sender, message.server_time)
         driver = self._hub.drivers.get(_vehicle_of(trip) or "")
         if sender == "passenger" and driver is not None:
-            driver.tell_message(message.number, trip_id, text, sender, message.server_time)
+            driver.tell_message(message.number, trip_id, message.text, sender, message.server_time)
 
 
 def _vehicle_of(trip: Trip) -> str | None:

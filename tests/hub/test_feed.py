@@ -10,6 +10,7 @@ from tracking.errors import CloseCode
 from tracking.hub.feed import TripFeed
 from tracking.hub.outbox import Outbox
 from tracking.model import Place, Position, Trip, TripStatus, Vehicle
+from tracking.protocol import encode, position_update
 
 BEGIN = 1_763_856_000_000
 
@@ -70,9 +71,18 @@ def test_an_old_epoch_a_lost_buffer_and_the_future_cannot_be_continued() -> None
     feed = TripFeed(a_trip(), keep=3)
     for second in range(1, 8):
         feed.publish_position(a_position(second))
-    assert [offset for offset in range(-1, 10) if feed.can_resume(feed.epoch, offset)] == [4, 5, 6, 7]
-    assert not feed.can_resume("another", 5)
-    assert not feed.can_resume(None, None)
+    assert [offset for offset in range(-1, 10) if feed.can_resume(feed.epoch, offset, 10**6)] == [4, 5, 6, 7]
+    assert not feed.can_resume("another", 5, 10**6)
+    assert not feed.can_resume(None, None, 10**6)
+
+
+def test_more_than_a_reader_can_be_sent_at_once_is_not_continued() -> None:
+    feed = TripFeed(a_trip(), keep=100)
+    for second in range(1, 11):
+        feed.publish_position(a_position(second))
+    one = len(encode(position_update(a_position(10), 10)))
+    assert not feed.can_resume(feed.epoch, 5, 4 * one)
+    assert feed.can_resume(feed.epoch, 7, 4 * one)
 
 
 def test_nobody_reads_the_vehicle_of_a_trip_that_is_over() -> None:
@@ -113,7 +123,7 @@ def test_a_reader_that_comes_and_goes_misses_nothing(actions: list[str], keep: i
         elif action == "return" and away:
             reader = Reader()
             away = False
-            if feed.can_resume(feed.epoch, offset):
+            if feed.can_resume(feed.epoch, offset, 10**6):
                 feed.resume(reader.outbox, offset)
                 first, *rest = reader.read()
                 assert first == {"type": "resumed", "epoch": feed.epoch, "offset": offset}

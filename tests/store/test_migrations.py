@@ -10,7 +10,7 @@ import pytest
 
 from tracking.cluster import Cluster
 from tracking.errors import MigrationError, StoreUnavailable
-from tracking.store.migrations import DIRECTORY, migrate, read
+from tracking.store.migrations import DIRECTORY, check, migrate, read
 
 
 @pytest.fixture
@@ -60,6 +60,13 @@ def test_a_gap_in_the_numbers_is_refused(tmp_path: Path) -> None:
     (tmp_path / "0002_second.sql").write_text("SELECT 1;")
     with pytest.raises(MigrationError, match="numbered"):
         read(tmp_path)
+
+
+async def test_a_database_that_is_not_migrated_is_told_apart(empty_url: str) -> None:
+    with pytest.raises(MigrationError, match="tracking migrate"):
+        await check(empty_url)
+    await migrate(empty_url)
+    await check(empty_url)
 
 
 async def test_no_database_is_said_in_one_line() -> None:

@@ -43,6 +43,9 @@ async def get(request: Request) -> Response:
 
 async def list_vehicles(request: Request) -> Response:
     fleet = await _fleet(request)
+    for parameter in ("near", "available"):
+        if parameter in request.query_params:
+            raise Refusal(ErrorCode.BAD_FIELD, f"`{parameter}` is not served yet: leave it out", field=parameter)
     limit = whole_number(request, "limit", MAX_LISTED, least=1, most=MAX_LISTED)
     assert limit is not None
     async with service_of(request).database.connection() as connection:

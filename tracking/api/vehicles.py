@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from tracking.api.http import Label, Name, name_in_path, not_found, read, require, resource, respond, service_of
 from tracking.auth import Principal, Role, may_manage_fleet
-from tracking.errors import CloseCode, ErrorCode, Refusal
+from tracking.errors import ErrorCode, Refusal
 from tracking.model import Vehicle
 from tracking.store import fleets, trips, vehicles
 from tracking.store.pool import Connection
@@ -31,11 +31,12 @@ async def put(request: Request) -> Response:
         if before is not None and not may_manage_fleet(principal, before.vehicle.fleet_id):
             raise not_found()
         if before is not None and before.vehicle.fleet_id != vehicle.fleet_id:
-            await _refuse_under_way(connection, before)
+            await _refuse_with_trips(connection, before)
         if await fleets.get(connection, vehicle.fleet_id) is None:
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no fleet {vehicle.fleet_id}: PUT it first", field="fleet_id")
         stored, created = await vehicles.put(connection, vehicle)
-    service.dispatch.vehicle_changed(stored.number, vehicle)
+        open_trips = [] if created else await trips.open_of_vehicle(connection, stored.number)
+    service.dispatch.vehicle_changed(vehicle, open_trips)
     return respond(vehicle, 201 if created else 200)
 
 
@@ -52,13 +53,12 @@ async def delete(request: Request) -> Response:
     service = service_of(request)
     async with service.database.transaction() as connection:
         stored = _managed(principal, await vehicles.lock(connection, name_in_path(request, "vehicle_id")))
-        await _refuse_under_way(connection, stored)
+        for trip in await trips.open_of_vehicle(connection, stored.number):
+            if trip.status.under_way:
+                raise Refusal(ErrorCode.CONFLICT, f"the vehicle is under way on trip {trip.trip_id}: end that first")
+        left = await trips.unassign(connection, stored.number)
         await vehicles.delete(connection, stored.number)
-    vehicle_id = stored.vehicle.vehicle_id
-    service.sources.forget(vehicle_id)
-    driver = service.hub.drivers.get(vehicle_id)
-    if driver is not None:
-        driver.close(CloseCode.NOT_FOUND)
+    service.dispatch.vehicle_gone(stored.vehicle.vehicle_id, left)
     return Response(status_code=204)
 
 
@@ -68,10 +68,12 @@ def _managed(principal: Principal, stored: vehicles.Stored | None) -> vehicles.S
     return stored
 
 
-async def _refuse_under_way(connection: Connection, stored: vehicles.Stored) -> None:
+async def _refuse_with_trips(connection: Connection, stored: vehicles.Stored) -> None:
+    """A vehicle that changes its fleet would take the old fleet's passengers with it."""
     for trip in await trips.open_of_vehicle(connection, stored.number):
-        if trip.status.under_way:
-            raise Refusal(ErrorCode.CONFLICT, f"the vehicle is under way on trip {trip.trip_id}: end that first")
+        raise Refusal(
+            ErrorCode.CONFLICT, f"trip {trip.trip_id} of its fleet waits for the vehicle: end it, or give it another one"
+        )
 
 
 routes = [

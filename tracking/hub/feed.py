@@ -41,13 +41,11 @@ class TripFeed:
         self.epoch = secrets.token_urlsafe(9)
         self.offset = 0
         self.outboxes: set[Outbox] = set()
-        self.position: Position | None = None
         self.unwatched_since: int | None = None
         self._updates: deque[_Update] = deque(maxlen=keep)
 
     def publish_position(self, position: Position) -> None:
         """A position that moves the marker."""
-        self.position = position
         offset = self._next()
         frame = encode(position_update(position, offset))
         self._updates.append(_Update(offset, frame, position, ()))
@@ -75,11 +73,16 @@ class TripFeed:
         for outbox in self.outboxes:
             outbox.push(frame)
 
-    def can_resume(self, epoch: str | None, offset: int | None) -> bool:
-        """Whether every update after `offset` of that epoch is still here."""
+    def can_resume(self, epoch: str | None, offset: int | None, room: int) -> bool:
+        """Whether every update after `offset` of that epoch is still here, and all of them fit into `room` bytes.
+
+        More than that would be thinned out on the way to a reader who just came back; a snapshot is whole.
+        """
         if epoch != self.epoch or offset is None or not 0 <= offset <= self.offset:
             return False
-        return offset == self.offset or self._updates[0].offset <= offset + 1
+        if offset < self.offset and self._updates[0].offset > offset + 1:
+            return False
+        return sum(len(update.frame) for update in self._updates if update.offset > offset) <= room
 
     def resume(self, outbox: Outbox, offset: int) -> None:
         """Writes what came after `offset` and registers the reader. Ask `can_resume` first."""

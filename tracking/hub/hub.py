@@ -66,8 +66,10 @@ class Hub:
         feed = self.feeds.get(trip.trip_id)
         if feed is None:
             feed = self.feeds[trip.trip_id] = TripFeed(trip, keep=self._keep)
-            feed.unwatched_since = self._clock()
             FEEDS.set(len(self.feeds))
+        if not feed.outboxes:
+            # Someone is about to watch it: its time begins anew.
+            feed.unwatched_since = self._clock()
         return feed
 
     def trip_changed(self, trip: Trip) -> None:
@@ -75,7 +77,7 @@ class Hub:
         feed = self.feeds.get(trip.trip_id)
         if feed is None:
             return
-        if trip.version <= feed.trip.version:
+        if trip.version < feed.trip.version or trip == feed.trip:
             return
         feed.publish_trip(trip)
         if trip.status.over:
@@ -118,10 +120,7 @@ class Hub:
     def watched(self, feed: TripFeed) -> None:
         """Someone began to watch: their driver is asked for more at once. For less, `tick` asks, in its time."""
         feed.unwatched_since = None
-        vehicle = feed.trip.vehicle
-        driver = self.drivers.get(vehicle.vehicle_id) if vehicle is not None else None
-        if driver is not None:
-            driver.ask_interval(self.interval_for(feed.trip))
+        self._ask_interval(feed)
 
     def tick(self) -> None:
         """To be called every tick interval: a sign of life to all watchers, and an end to feeds that nobody came back to."""
@@ -131,13 +130,17 @@ class Hub:
             if feed.outboxes:
                 feed.broadcast(frame)
                 continue
-            vehicle = feed.trip.vehicle
-            driver = self.drivers.get(vehicle.vehicle_id) if vehicle is not None else None
-            if driver is not None:
-                driver.ask_interval(self.interval_for(feed.trip))
+            self._ask_interval(feed)
             if feed.unwatched_since is not None and now - feed.unwatched_since >= self._linger_ms:
                 del self.feeds[feed.trip.trip_id]
         FEEDS.set(len(self.feeds))
+
+    def _ask_interval(self, feed: TripFeed) -> None:
+        # Who waits for the vehicle's next trip has no say in how often it reports on this one.
+        vehicle = feed.trip.vehicle if feed.trip.status.under_way else None
+        driver = self.drivers.get(vehicle.vehicle_id) if vehicle is not None else None
+        if driver is not None:
+            driver.ask_interval(self.interval_for(feed.trip))
 
     def opened(self, jti: str, link: Link) -> None:
         self._links.setdefault(jti, set()).add(link)

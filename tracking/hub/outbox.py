@@ -39,9 +39,6 @@ class Outbox:
         self._queue: deque[_Frame | _Gap] = deque()
         self.size = 0
 
-    def __bool__(self) -> bool:
-        return bool(self._queue)
-
     def push(self, data: bytes) -> None:
         """Adds a frame that is never dropped."""
         self._add(_Frame(data, None))

@@ -17,8 +17,10 @@ _rejected = FIXES.labels("rejected")
 _repeat = FIXES.labels("repeat")
 
 
-MAX_DOUBTED = 1_000
-"""Suspect fixes of a session that are remembered while the queue is full; past them nothing more of it is shown."""
+MAX_PREVIEWED = 1_000
+"""Verdicts on a session's fixes that are remembered while the queue is full; past them nothing more of it is shown."""
+_PLAIN: tuple[tuple[Suspicion, ...], bool] = ((), True)
+"""Not doubted, and moved the marker: the verdict on most, which is not remembered."""
 
 
 class Pipeline:
@@ -42,29 +44,30 @@ class Pipeline:
             _repeat.inc()
             return None
         session.seen = seq
+        verdict = session.previewed.pop(seq, _PLAIN) if seq <= session.shown else None
+        if verdict is not None and isinstance(fix, Fix):
+            self._recorder.offer(Entry(session, seq, self._position(source, session, fix, *verdict), None))
+            return None
         rejected = self._rejection(fix)
         if rejected is not None or isinstance(fix, Unreadable):
             self._recorder.offer(Entry(session, seq, None, rejected))
             return None
-        if seq <= session.shown:
-            suspect = session.doubted.pop(seq, ())
-            position, fresh = self._position(source, session, fix, suspect, not suspect), None
-        else:
-            position = fresh = self._judged(source, session, fix)
+        position = self._judged(source, session, fix)
         self._recorder.offer(Entry(session, seq, position, None))
-        return fresh
+        return position
 
     def preview(self, source: Source, session: Session, fix: Fix | Unreadable) -> Position | None:
         """The same while the recorder is full: to be shown, not to be stored. The device sends the fix again."""
         seq = _seq_of(fix)
-        if seq <= max(session.seen, session.shown) or len(session.doubted) >= MAX_DOUBTED:
+        if seq <= max(session.seen, session.shown) or len(session.previewed) >= MAX_PREVIEWED:
             return None
         session.shown = seq
         if isinstance(fix, Unreadable) or reject(fix, self._clock()) is not None:
+            session.previewed[seq] = None
             return None
         position = self._judged(source, session, fix)
-        if position.suspect:
-            session.doubted[seq] = position.suspect
+        if (position.suspect, position.live) != _PLAIN:
+            session.previewed[seq] = (position.suspect, position.live)
         return position
 
     def _rejection(self, fix: Fix | Unreadable) -> Rejected | None:

@@ -27,7 +27,7 @@ class Receiver(Protocol):
 class Session:
     """A run of seqs. `seen` is the last one taken, `handled` the last one stored for good or rejected."""
 
-    __slots__ = ("doubted", "handled", "name", "number", "receiver", "seen", "shown")
+    __slots__ = ("handled", "name", "number", "previewed", "receiver", "seen", "shown")
 
     def __init__(self, number: int, name: str, handled: int) -> None:
         self.number = number
@@ -38,8 +38,8 @@ class Session:
         self.shown = handled
         """The last seq judged and shown while the queue was full: these come again, and must not be judged against
         themselves."""
-        self.doubted: dict[int, tuple[Suspicion, ...]] = {}
-        """Of those, the suspect ones."""
+        self.previewed: dict[int, tuple[tuple[Suspicion, ...], bool] | None] = {}
+        """Why those were doubted and whether they moved the marker, where that is worth a note; None: not judged."""
 
 
 class _Window(NamedTuple):
@@ -80,7 +80,7 @@ class Source:
         """The trip that was under way at `instant`, or would be after the grace."""
         for start, end, span in self._windows:
             if instant >= start:
-                return span if end is None or instant <= end else None
+                return span if span.trip_id is not None and (end is None or instant <= end) else None
         return None
 
 

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -11,7 +13,7 @@ from tracking.auth import Principal, expired
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable, TokenRefused
 from tracking.hub.outbox import Outbox
 from tracking.metrics import CLOSED, SOCKET_ERRORS
-from tracking.protocol import BEARER_SUBPROTOCOL, SUBPROTOCOL, Error, encode
+from tracking.protocol import BEARER_SUBPROTOCOL, SUBPROTOCOL, Done, Error, encode
 from tracking.service import Service
 
 logger = logging.getLogger(__name__)
@@ -20,6 +22,8 @@ MAX_ERRORS = 50
 ERROR_SPAN_MS = 60_000
 RETRY_AFTER = 1.0
 """Seconds told to who was `rate_limited`."""
+_under_way: set[asyncio.Task[None]] = set()
+"""The event loop itself holds its tasks weakly."""
 FAREWELL_SECONDS = 5.0
 """How long a closing connection may take to read what it was still owed."""
 
@@ -180,8 +184,24 @@ def not_yours() -> SocketClosed:
     return SocketClosed(CloseCode.NOT_FOUND)
 
 
-def bad_protocol(detail: str) -> Refusal:
-    return Refusal(ErrorCode.BAD_TYPE, detail)
+async def carried_through(request: Coroutine[Any, Any, None]) -> None:
+    """Waits for a request that goes on when whoever asked has gone: what was committed must be told to the others."""
+    task = asyncio.create_task(request)
+    _under_way.add(task)
+    task.add_done_callback(_under_way.discard)
+    await asyncio.shield(task)
+
+
+async def done(client_id: str, request: Callable[[], Coroutine[Any, Any, None]]) -> Done:
+    """Carries out a request and tells how it ended; while the database is away, that it may be sent again."""
+    answer = Done(client_id)
+    try:
+        await carried_through(request())
+    except Refusal as refusal:
+        answer.code, answer.detail = refusal.code.value, refusal.detail
+    except StoreUnavailable:
+        answer.code, answer.detail = ErrorCode.UNAVAILABLE.value, "storage is away: send it again in a while"
+    return answer
 
 
 def _token(websocket: WebSocket, offered: list[str]) -> str | None:

@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from starlette.websockets import WebSocket
 
@@ -15,7 +16,6 @@ from tracking.metrics import FIXES
 from tracking.model import Trip
 from tracking.protocol import (
     Ack,
-    Done,
     DriverTextMessage,
     DriverTrip,
     Hello,
@@ -31,7 +31,7 @@ from tracking.protocol import (
 )
 from tracking.service import Service
 from tracking.sockets.bucket import Bucket
-from tracking.sockets.connection import Connection, admit, not_yours, refuse
+from tracking.sockets.connection import Connection, admit, carried_through, done, not_yours, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class DriverConnection(Connection):
         self._skew_told = False
         self._unread: list[int] = []
         self._told: set[int] = set()
-        self._requests: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue(MAX_REQUESTS)
+        self._requests: asyncio.Queue[Callable[[], Coroutine[Any, Any, None]]] = asyncio.Queue(MAX_REQUESTS)
         self._worker: asyncio.Task[None] | None = None
         self._bucket = Bucket(settings.driver_frames_per_second, settings.driver_frames_at_once, service.clock)
 
@@ -100,7 +100,7 @@ class DriverConnection(Connection):
     async def received(self, text: str) -> None:
         if not self._bucket.take():
             raise SocketClosed(CloseCode.TOO_MANY_REQUESTS)
-        if self._unread:
+        if self._unread and not self._requests.full():
             numbers, self._unread = self._unread, []
             self._ask(lambda: self.service.messaging.mark_read(numbers))
         message = decode_driver(text)
@@ -163,7 +163,7 @@ class DriverConnection(Connection):
 
     # --- requests that wait for the database, in order, one at a time -----------------------------------------------
 
-    def _ask(self, request: Callable[[], Awaitable[None]]) -> None:
+    def _ask(self, request: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             self._requests.put_nowait(request)
         except asyncio.QueueFull:
@@ -175,7 +175,7 @@ class DriverConnection(Connection):
         while True:
             request = await self._requests.get()
             try:
-                await request()
+                await carried_through(request())
             except StoreUnavailable:
                 continue
             except Exception:
@@ -207,7 +207,7 @@ class DriverConnection(Connection):
 
         await self._answer(message.client_id, post)
 
-    async def _answer(self, client_id: str, request: Callable[[], Awaitable[None]]) -> None:
+    async def _answer(self, client_id: str, request: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.send(encode(await done(client_id, request)))
 
     # --- told by the hub --------------------------------------------------------------------------------------------
@@ -227,15 +227,3 @@ class DriverConnection(Connection):
         # Read, as far as we can know, once the app is heard from again.
         self._unread.append(number)
         self.send(encode(DriverTextMessage(trip_id, text, sender, server_time)))
-
-
-async def done(client_id: str, request: Callable[[], Awaitable[None]]) -> Done:
-    """Carries out a request and tells how it ended; while the database is away, that it may be sent again."""
-    answer = Done(client_id)
-    try:
-        await request()
-    except Refusal as refusal:
-        answer.code, answer.detail = refusal.code.value, refusal.detail
-    except StoreUnavailable:
-        answer.code, answer.detail = ErrorCode.UNAVAILABLE.value, "storage is away: send it again in a while"
-    return answer

@@ -13,8 +13,7 @@ from tracking.model import Position, Trip
 from tracking.protocol import TrackPoint, decode_passenger, encode
 from tracking.service import Service
 from tracking.sockets.bucket import Bucket
-from tracking.sockets.connection import Connection, admit, not_yours
-from tracking.sockets.driver import done
+from tracking.sockets.connection import Connection, admit, done, not_yours
 from tracking.store import positions, trips
 from tracking.store.positions import TrackRow
 
@@ -55,7 +54,7 @@ class PassengerConnection(Connection):
         feed = self.service.hub.feed(trip)
         epoch = self.websocket.query_params.get("epoch")
         offset = _whole_number(self.websocket.query_params.get("offset"))
-        if offset is not None and feed.can_resume(epoch, offset):
+        if offset is not None and feed.can_resume(epoch, offset, self.service.settings.outbox_high_water):
             feed.resume(self.outbox, offset)
         else:
             await self._begin(feed)
@@ -68,10 +67,12 @@ class PassengerConnection(Connection):
         # What waits for a commit now may be committed after our reading began, and so be in neither.
         unstored = list(self.service.recorder.pending(self.trip_id)) if shown else []
         stored = await self._read_track(feed.trip)
+        if stored.trip is not None:
+            # What we happen to learn first, the others must be told too.
+            self.service.hub.trip_changed(stored.trip)
         if self.service.hub.feeds.get(self.trip_id) is not feed:
-            raise SocketClosed(CloseCode.TRIP_OVER)
-        if stored.trip is not None and stored.trip.version > feed.trip.version:
-            feed.trip = stored.trip
+            over = stored.trip is None or stored.trip.status.over
+            raise SocketClosed(CloseCode.TRIP_OVER if over else CloseCode.OVERLOADED)
         self._check(feed.trip)
         if not may_see(self.principal.role, Sight.POSITION, feed.trip.status):
             stored, unstored = _Stored(None, [], None), []

@@ -15,12 +15,13 @@ class Message(NamedTuple):
 
 async def insert(
     connection: Connection, trip: int, trip_id: str, sender: str, client_id: str, text: str, now: int
-) -> Message | None:
-    """The message stored, or None where the sender's `client_id` was stored before."""
-    number = await connection.fetchval(
+) -> tuple[Message, bool]:
+    """The message as it is stored, and whether it is new: where the sender's `client_id` was stored before, the first stays."""
+    row = await connection.fetchrow(
         """
-        INSERT INTO messages (trip, sender, client_id, text, server_time) VALUES ($1, $2, $3, $4, $5)
-        ON CONFLICT (trip, sender, client_id) DO NOTHING RETURNING message
+        INSERT INTO messages AS old (trip, sender, client_id, text, server_time) VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (trip, sender, client_id) DO UPDATE SET text = old.text
+        RETURNING message, text, server_time, xmax = 0 AS fresh
         """,
         trip,
         sender,
@@ -28,7 +29,8 @@ async def insert(
         text,
         now,
     )
-    return Message(number, trip_id, sender, text, now) if number is not None else None
+    assert row is not None
+    return Message(row["message"], trip_id, sender, row["text"], row["server_time"]), row["fresh"]
 
 
 async def unread_by_driver(connection: Connection, vehicle: int) -> list[Message]:

@@ -54,6 +54,23 @@ async def migrate(url: str, directory: Path = DIRECTORY) -> list[str]:
         await connection.close()
 
 
+async def check(url: str, directory: Path = DIRECTORY) -> None:
+    """Raises `MigrationError` where the database is not at the newest migration, `StoreUnavailable` where it can't be asked."""
+    known = len(read(directory))
+    try:
+        connection = await asyncpg.connect(url, timeout=10)
+        try:
+            applied = 0
+            if await connection.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL"):
+                applied = await connection.fetchval("SELECT count(*) FROM schema_migrations")
+        finally:
+            await connection.close()
+    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+        raise StoreUnavailable(f"can't reach the database: {error or type(error).__name__}") from error
+    if applied != known:
+        raise MigrationError(f"the database has {applied} of {known} migrations: run `tracking migrate` first")
+
+
 async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migrations: list[Migration]) -> list[str]:
     await connection.execute(
         """

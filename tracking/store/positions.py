@@ -143,8 +143,8 @@ def track_of_trip(
 
     Needs an open transaction.
     """
-    # The spans lead into the key's index; half a minute before the start is the grace that a fix is given, and a device's clock
-    # may run a minute ahead of the end.
+    # The spans lead into the key's index; half a minute before the start is the grace that a fix is given. What a device with
+    # a fast clock dates after the end is not the trip's to show.
     condition = """
         p.trip = $1
         AND p.vehicle IN (SELECT s.vehicle FROM trip_spans s WHERE s.trip = $1)

@@ -18,10 +18,10 @@ _UNDER_WAY = "('enroute_to_pickup', 'arrived_at_pickup', 'enroute_to_dropoff', '
 
 
 class Span(NamedTuple):
-    """A vehicle was under way on a trip from `started_at` to `ended_at` (None: still)."""
+    """A vehicle was under way on a trip from `started_at` to `ended_at` (None: still). No `trip_id`: the trip was deleted."""
 
     trip: int
-    trip_id: str
+    trip_id: str | None
     started_at: int
     ended_at: int | None
 
@@ -130,6 +130,19 @@ async def open_of_vehicle(connection: Connection, vehicle: int) -> list[Trip]:
     return [_trip(row) for row in rows]
 
 
+async def unassign(connection: Connection, vehicle: int) -> list[Trip]:
+    """Takes its trips that are not over from the vehicle; the trips as they are then."""
+    rows = await connection.fetch(
+        """
+        UPDATE trips SET vehicle = NULL, version = version + 1
+        WHERE vehicle = $1 AND status NOT IN ('complete', 'canceled') RETURNING trip_id
+        """,
+        vehicle,
+    )
+    found = [await get(connection, row["trip_id"]) for row in rows]
+    return [trip for trip in found if trip is not None]
+
+
 async def update(connection: Connection, trip: Trip, *, vehicle: int | None) -> None:
     """Stores the trip's status, version, vehicle, route and times as they are in `trip`."""
     await connection.execute(
@@ -174,7 +187,7 @@ async def spans_of_vehicle(connection: Connection, vehicle: int, since: int) -> 
     """The vehicle's spans that reach past `since`, oldest first."""
     rows = await connection.fetch(
         """
-        SELECT s.trip, t.trip_id, s.started_at, s.ended_at FROM trip_spans s JOIN trips t USING (trip)
+        SELECT s.trip, t.trip_id, s.started_at, s.ended_at FROM trip_spans s LEFT JOIN trips t USING (trip)
         WHERE s.vehicle = $1 AND (s.ended_at IS NULL OR s.ended_at > $2::timestamptz)
         ORDER BY s.started_at
         """,
