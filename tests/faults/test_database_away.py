@@ -1,5 +1,6 @@
 """PostgreSQL is killed, stalled, or away for so long that the queue fills: the map goes on, acks stop, nothing is lost."""
 
+import contextlib
 import random
 from collections.abc import Callable
 
