@@ -5,6 +5,7 @@ Decoding is msgspec's alone: it refuses NaN, Infinity, endless nesting and endle
 """
 
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Union
 
@@ -248,6 +249,24 @@ class Tick(Struct, tag="tick"):
 
 encode = msgspec.json.Encoder().encode
 """Any message above, as UTF-8 JSON."""
+
+_SHORT_HEADS = tuple(bytes((0x81, length)) for length in range(126))
+_middle_head = struct.Struct("!BBH").pack
+_long_head = struct.Struct("!BBQ").pack
+
+
+def frame(message: Struct) -> bytes:
+    """Any message above, ready to be written to every reader: a whole, unmasked WebSocket text frame (RFC 6455 5.2)."""
+    text = encode(message)
+    length = len(text)
+    if length < 126:
+        return _SHORT_HEADS[length] + text
+    return (_middle_head(0x81, 126, length) if length < 65_536 else _long_head(0x81, 127, length)) + text
+
+
+def text_of(frame: bytes) -> bytes:
+    """The message inside such a frame, as UTF-8 JSON."""
+    return frame[{126: 4, 127: 10}.get(frame[1], 2) :]
 
 
 _ACK_ROOM = MAX_FRAME_BYTES - 1024

@@ -10,7 +10,7 @@ from tracking.errors import CloseCode
 from tracking.hub.feed import TripFeed
 from tracking.hub.outbox import Outbox
 from tracking.model import Place, Position, Trip, TripStatus, Vehicle
-from tracking.protocol import encode, position_update
+from tracking.protocol import encode, position_update, text_of
 
 BEGIN = 1_763_856_000_000
 
@@ -31,15 +31,19 @@ def a_position(second: int, live: bool = True) -> Position:
 class Reader:
     """An outbox, and what came out of it."""
 
+    paused = False
+
     def __init__(self) -> None:
         self.ended: list[CloseCode] = []
-        self.outbox = Outbox(high_water=10**6, limit=10**7, wake=lambda: None, end=self.ended.append)
+        self.frames: list[bytes] = []
+        self.outbox = Outbox(self, limit=10**7, end=self.ended.append)
+
+    def write(self, frame: bytes) -> None:
+        self.frames.append(frame)
 
     def read(self) -> list[dict[str, Any]]:
-        messages = []
-        while (frame := self.outbox.pop()) is not None:
-            messages.append(json.loads(frame))
-        return messages
+        frames, self.frames = self.frames, []
+        return [json.loads(text_of(frame)) for frame in frames]
 
 
 def begin(feed: TripFeed, reader: Reader, **changes: Any) -> dict[str, Any]:

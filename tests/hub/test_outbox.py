@@ -7,43 +7,71 @@ from hypothesis import strategies as st
 
 from tracking.errors import CloseCode
 from tracking.hub.outbox import Outbox
+from tracking.protocol import text_of
 
 
-def make(high_water: int = 100, limit: int = 10_000) -> tuple[Outbox, list[CloseCode]]:
+class Wire:
+    """A reader that takes frames while it is not `paused`, and after `room` of them pauses."""
+
+    def __init__(self, room: int | None = None) -> None:
+        self.paused = False
+        self.room = room
+        self.written: list[bytes] = []
+
+    def write(self, frame: bytes) -> None:
+        assert not self.paused, "written to a reader that has no room"
+        self.written.append(frame)
+        if self.room is not None:
+            self.room -= 1
+            self.paused = self.room <= 0
+
+    def messages(self) -> list[bytes]:
+        """What was written, `skipped` as its JSON."""
+        return [text_of(frame) if b"skipped" in frame else frame for frame in self.written]
+
+
+def make(wire: Wire, limit: int = 10_000) -> tuple[Outbox, list[CloseCode]]:
     ended: list[CloseCode] = []
-    return Outbox(high_water=high_water, limit=limit, wake=lambda: None, end=ended.append), ended
+    return Outbox(wire, limit=limit, end=ended.append), ended
 
 
-def drain(outbox: Outbox) -> list[bytes]:
-    frames = []
-    while (frame := outbox.pop()) is not None:
-        frames.append(frame)
-    return frames
+def take(outbox: Outbox, wire: Wire, room: int | None = None) -> None:
+    """The reader has room again."""
+    wire.room, wire.paused = room, False
+    outbox.flush()
 
 
-def test_a_reader_that_keeps_up_gets_everything_in_order() -> None:
-    outbox, _ = make()
+def test_a_reader_that_keeps_up_gets_everything_at_once() -> None:
+    wire = Wire()
+    outbox, _ = make(wire)
     outbox.push(b"welcome")
     outbox.push_position(b"one", 1)
     outbox.push_position(b"two", 2)
-    assert drain(outbox) == [b"welcome", b"one", b"two"]
+    assert wire.written == [b"welcome", b"one", b"two"]
     assert outbox.size == 0
 
 
 def test_a_slow_reader_gets_the_newest_and_is_told_what_it_missed() -> None:
-    outbox, _ = make(high_water=20)
-    for offset in (1, 2, 3):
+    wire = Wire(room=1)
+    outbox, _ = make(wire)
+    for offset in (1, 2, 3, 4):
         outbox.push_position(b"12345678", offset)
-    assert drain(outbox) == [b'{"type":"skipped","from":1,"to":2}', b"12345678"]
+    assert wire.written == [b"12345678"]
+    assert outbox.size == 8
+    take(outbox, wire)
+    assert wire.messages()[1:] == [b'{"type":"skipped","from":2,"to":3}', b"12345678"]
 
 
 def test_what_is_not_a_position_stays_in_its_place() -> None:
-    outbox, _ = make(high_water=20)
+    wire = Wire()
+    outbox, _ = make(wire)
+    wire.paused = True
     outbox.push_position(b"position 1", 1)
     outbox.push(b"trip 2")
     outbox.push_position(b"position 3", 3)
     outbox.push_position(b"position 4", 4)
-    assert drain(outbox) == [
+    take(outbox, wire)
+    assert wire.messages() == [
         b'{"type":"skipped","from":1,"to":1}',
         b"trip 2",
         b'{"type":"skipped","from":3,"to":3}',
@@ -51,28 +79,43 @@ def test_what_is_not_a_position_stays_in_its_place() -> None:
     ]
 
 
+def test_a_slow_reader_of_many_positions_costs_no_more_than_one_of_few() -> None:
+    wire = Wire()
+    outbox, ended = make(wire, limit=100)
+    wire.paused = True
+    for offset in range(1, 10_001):
+        outbox.push_position(b"12345678", offset)
+    assert outbox.size == 8
+    take(outbox, wire)
+    assert wire.messages() == [b'{"type":"skipped","from":1,"to":9999}', b"12345678"]
+    assert ended == []
+
+
 def test_past_the_limit_the_reader_is_closed_once() -> None:
-    outbox, ended = make(high_water=10, limit=30)
+    wire = Wire()
+    outbox, ended = make(wire, limit=30)
+    wire.paused = True
     for _ in range(10):
         outbox.push(b"0123456789")
     assert ended == [CloseCode.TOO_SLOW]
     assert outbox.size == 0
+    take(outbox, wire)
+    assert wire.written == []
 
 
-@given(
-    st.lists(st.sampled_from(["position", "trip", "pop"]), max_size=80),
-    st.integers(min_value=1, max_value=60),
-)
-def test_every_offset_is_delivered_or_named_skipped(actions: list[str], high_water: int) -> None:
+@given(st.lists(st.sampled_from(["position", "trip", "slow", 1, 2, 5]), max_size=80))
+def test_every_offset_is_delivered_or_named_skipped(actions: list[str | int]) -> None:
     """Whatever comes and goes: offsets contiguous, none twice, no trip left out, the newest position always there."""
-    outbox, _ = make(high_water=high_water)
+    wire = Wire()
+    outbox, _ = make(wire)
     offset = newest = 0
     trips = []
-    frames: list[bytes] = []
     for action in actions:
-        if action == "pop":
-            frame = outbox.pop()
-            frames += [frame] if frame is not None else []
+        if action == "slow":
+            wire.paused = True
+            continue
+        if isinstance(action, int):
+            take(outbox, wire, room=action)
             continue
         offset += 1
         data = json.dumps({"type": action, "offset": offset}).encode()
@@ -82,10 +125,10 @@ def test_every_offset_is_delivered_or_named_skipped(actions: list[str], high_wat
         else:
             trips.append(offset)
             outbox.push(data)
-    frames += drain(outbox)
+    take(outbox, wire)
     told: list[int] = []
     delivered: dict[str, list[int]] = {"position": [], "trip": []}
-    for message in map(json.loads, frames):
+    for message in map(json.loads, wire.messages()):
         if message["type"] == "skipped":
             told += range(message["from"], message["to"] + 1)
         else:

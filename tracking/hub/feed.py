@@ -17,6 +17,7 @@ from tracking.protocol import (
     TrackRevised,
     TripUpdate,
     encode,
+    frame,
     position_update,
     snapshot_position,
 )
@@ -24,7 +25,8 @@ from tracking.protocol import (
 
 class _Update(NamedTuple):
     offset: int
-    frame: bytes
+    data: bytes
+    """the ready frame"""
     position: Position | None
     revised: Sequence[TrackPoint]
 
@@ -47,31 +49,31 @@ class TripFeed:
     def publish_position(self, position: Position) -> None:
         """A position that moves the marker."""
         offset = self._next()
-        frame = encode(position_update(position, offset))
-        self._updates.append(_Update(offset, frame, position, ()))
+        data = frame(position_update(position, offset))
+        self._updates.append(_Update(offset, data, position, ()))
         for outbox in self.outboxes:
-            outbox.push_position(frame, offset)
+            outbox.push_position(data, offset)
         DELIVERIES.inc(len(self.outboxes))
 
     def publish_trip(self, trip: Trip) -> None:
         self.trip = trip
         offset = self._next()
         # Which vehicle it was is no longer the passenger's business once the trip is over.
-        self._publish(offset, encode(TripUpdate(offset, live_view(trip, show_vehicle=not trip.status.over))))
+        self._publish(offset, frame(TripUpdate(offset, live_view(trip, show_vehicle=not trip.status.over))))
 
     def publish_message(self, text: str, sender: str, server_time: int) -> None:
         offset = self._next()
-        self._publish(offset, encode(MessageUpdate(offset, text, sender, server_time)))
+        self._publish(offset, frame(MessageUpdate(offset, text, sender, server_time)))
 
     def publish_revision(self, from_: int, to: int, track: Sequence[TrackPoint]) -> None:
         """The whole line between two fix times, both included, after late fixes came in."""
         offset = self._next()
-        self._publish(offset, encode(TrackRevised(offset, from_, to, fit_track(track))), track)
+        self._publish(offset, frame(TrackRevised(offset, from_, to, fit_track(track))), track)
 
-    def broadcast(self, frame: bytes) -> None:
-        """A frame without an offset, to everyone watching now."""
+    def broadcast(self, data: bytes) -> None:
+        """A ready frame without an offset, to everyone watching now."""
         for outbox in self.outboxes:
-            outbox.push(frame)
+            outbox.push(data)
 
     def can_resume(self, epoch: str | None, offset: int | None, room: int) -> bool:
         """Whether every update after `offset` of that epoch is still here, and all of them fit into `room` bytes.
@@ -82,18 +84,18 @@ class TripFeed:
             return False
         if offset < self.offset and self._updates[0].offset > offset + 1:
             return False
-        return sum(len(update.frame) for update in self._updates if update.offset > offset) <= room
+        return sum(len(update.data) for update in self._updates if update.offset > offset) <= room
 
     def resume(self, outbox: Outbox, offset: int) -> None:
         """Writes what came after `offset` and registers the reader. Ask `can_resume` first."""
-        outbox.push(encode(Resumed(self.epoch, offset)))
+        outbox.push(frame(Resumed(self.epoch, offset)))
         for update in self._updates:
             if update.offset <= offset:
                 continue
             if update.position is not None:
-                outbox.push_position(update.frame, update.offset)
+                outbox.push_position(update.data, update.offset)
             else:
-                outbox.push(update.frame)
+                outbox.push(update.data)
         self.outboxes.add(outbox)
 
     def begin(
@@ -121,7 +123,7 @@ class TripFeed:
         snapshot = Snapshot(self.epoch, self.offset, now, view, fit_track(track, TRACK_ROOM - len(encode(view))))
         if newest is not None:
             snapshot.position = snapshot_position(newest)
-        outbox.push(encode(snapshot))
+        outbox.push(frame(snapshot))
         self.outboxes.add(outbox)
 
     def leave(self, outbox: Outbox, now: int) -> None:
@@ -133,7 +135,7 @@ class TripFeed:
         self.offset += 1
         return self.offset
 
-    def _publish(self, offset: int, frame: bytes, revised: Sequence[TrackPoint] = ()) -> None:
-        self._updates.append(_Update(offset, frame, None, revised))
-        self.broadcast(frame)
+    def _publish(self, offset: int, data: bytes, revised: Sequence[TrackPoint] = ()) -> None:
+        self._updates.append(_Update(offset, data, None, revised))
+        self.broadcast(data)
         DELIVERIES.inc(len(self.outboxes))

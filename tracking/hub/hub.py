@@ -6,7 +6,7 @@ from tracking.errors import CloseCode
 from tracking.hub.feed import TripFeed
 from tracking.metrics import DRIVERS, FEEDS
 from tracking.model import Clock, Position, Trip
-from tracking.protocol import Tick, encode
+from tracking.protocol import Tick, frame
 
 
 class Link(Protocol):
@@ -125,10 +125,10 @@ class Hub:
     def tick(self) -> None:
         """To be called every tick interval: a sign of life to all watchers, and an end to feeds that nobody came back to."""
         now = self._clock()
-        frame = encode(Tick(now))
+        tick = frame(Tick(now))
         for feed in list(self.feeds.values()):
             if feed.outboxes:
-                feed.broadcast(frame)
+                feed.broadcast(tick)
                 continue
             self._ask_interval(feed)
             if feed.unwatched_since is not None and now - feed.unwatched_since >= self._linger_ms:

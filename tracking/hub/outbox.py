@@ -2,96 +2,115 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Protocol
 
 from tracking.errors import CloseCode
 from tracking.metrics import SKIPPED
-from tracking.protocol import Skipped, encode
+from tracking.protocol import Skipped, frame
 
 
-class _Frame(NamedTuple):
-    data: bytes
-    offset: int | None
-    """Set on a position: it may be left out for a newer one."""
+class Reader(Protocol):
+    """The way out to a reader. While it is `paused`, more is unsent than its high-water mark, and frames wait here."""
+
+    paused: bool
+
+    def write(self, frame: bytes) -> None: ...
 
 
-class _Gap(NamedTuple):
-    first: int
-    last: int
+class _Waiting:
+    """A frame that waits, or (without `data`) the positions that were left out in its place."""
+
+    __slots__ = ("data", "first", "last")
+
+    def __init__(self, data: bytes | None, first: int, last: int) -> None:
+        self.data = data
+        self.first = first
+        self.last = last
 
 
 class Outbox:
-    """Frames for one reader, in order.
+    """Frames for one reader, in order: written at once while it reads, waiting while it is slow.
 
-    Past `high_water` unsent bytes only the newest position is kept and the reader is told which offsets were left out; past
-    `limit` bytes of what may not be dropped, the reader is ended with 4008. `wake` is called when there is something to pop,
-    `end` to close the reader's connection.
+    Of the positions only the newest waits, and the reader is told which offsets were left out; past `limit` bytes of what may
+    not be dropped, the reader is ended with 4008 by `end`. Call `flush` when the reader is no longer paused.
     """
 
-    __slots__ = ("_high_water", "_limit", "_queue", "_wake", "end", "overflowed", "size")
+    __slots__ = ("_limit", "_newest", "_reader", "_waiting", "_write", "end", "overflowed", "size")
 
-    def __init__(self, *, high_water: int, limit: int, wake: Callable[[], None], end: Callable[[CloseCode], None]) -> None:
-        self._high_water = high_water
+    def __init__(self, reader: Reader, *, limit: int, end: Callable[[CloseCode], None]) -> None:
+        self._reader = reader
+        self._write = reader.write
         self._limit = limit
-        self._wake = wake
         self.end = end
         self.overflowed = False
-        self._queue: deque[_Frame | _Gap] = deque()
+        self._waiting: deque[_Waiting] | None = None
+        self._newest: _Waiting | None = None
+        """The position that waits."""
         self.size = 0
+        """Bytes that wait here."""
 
     def push(self, data: bytes) -> None:
-        """Adds a frame that is never dropped."""
-        self._add(_Frame(data, None))
+        """Sends a frame that is never dropped."""
+        if self._waiting is None and not self._reader.paused:
+            self._write(data)
+        else:
+            self._wait(_Waiting(data, 0, 0))
 
     def push_position(self, data: bytes, offset: int) -> None:
-        """Adds a position, which a newer one may replace."""
-        self._add(_Frame(data, offset))
+        """Sends a position, which a newer one may replace."""
+        if self._waiting is None and not self._reader.paused:
+            self._write(data)
+        else:
+            self._leave_out()
+            position = _Waiting(data, offset, offset)
+            self._wait(position)
+            if not self.overflowed:
+                self._newest = position
 
-    def pop(self) -> bytes | None:
-        """The next frame to write, None where there is none."""
-        if not self._queue:
-            return None
-        item = self._queue.popleft()
-        if isinstance(item, _Gap):
-            return encode(Skipped(item.first, item.last))
-        self.size -= len(item.data)
-        return item.data
+    def flush(self) -> None:
+        """Writes what waits, for as long as the reader takes it."""
+        waiting = self._waiting
+        if waiting is None:
+            return
+        while waiting and not self._reader.paused:
+            item = waiting.popleft()
+            if item is self._newest:
+                self._newest = None
+            if item.data is None:
+                while waiting and waiting[0].data is None and waiting[0].first == item.last + 1:
+                    item.last = waiting.popleft().last
+                self._write(frame(Skipped(item.first, item.last)))
+            else:
+                self.size -= len(item.data)
+                self._write(item.data)
+        if not waiting:
+            self._waiting = None
 
     def clear(self) -> None:
-        self._queue.clear()
+        self._waiting = self._newest = None
         self.size = 0
 
-    def _add(self, frame: _Frame) -> None:
+    def _wait(self, item: _Waiting) -> None:
         if self.overflowed:
             return
-        self._queue.append(frame)
-        self.size += len(frame.data)
-        if self.size > self._high_water:
-            self._collapse()
-            if self.size > self._limit:
-                self.overflowed = True
-                self.clear()
-                self.end(CloseCode.TOO_SLOW)
-                return
-        self._wake()
+        if self._waiting is None:
+            self._waiting = deque()
+        self._waiting.append(item)
+        self.size += len(item.data or b"")
+        if self.size > self._limit:
+            self.overflowed = True
+            self.clear()
+            self.end(CloseCode.TOO_SLOW)
 
-    def _collapse(self) -> None:
-        """Leaves out every position but the newest. Costs the queue's length, once for each `high_water` bytes."""
-        kept: deque[_Frame | _Gap] = deque()
-        newest = max((f.offset for f in self._queue if isinstance(f, _Frame) and f.offset is not None), default=None)
-        size = 0
-        for item in self._queue:
-            if isinstance(item, _Frame):
-                if item.offset is None or item.offset == newest:
-                    kept.append(item)
-                    size += len(item.data)
-                    continue
-                SKIPPED.inc()
-                item = _Gap(item.offset, item.offset)
-            before = kept[-1] if kept else None
-            if isinstance(before, _Gap) and before.last + 1 == item.first:
-                kept[-1] = _Gap(before.first, item.last)
-            else:
-                kept.append(item)
-        self._queue = kept
-        self.size = size
+    def _leave_out(self) -> None:
+        """Puts a gap where the position was that has waited until now, or widens the gap before it."""
+        old, waiting = self._newest, self._waiting
+        if old is None or waiting is None:
+            return
+        SKIPPED.inc()
+        self._newest = None
+        self.size -= len(old.data or b"")
+        old.data = None
+        if len(waiting) > 1 and waiting[-1] is old and waiting[-2].data is None and waiting[-2].last + 1 == old.first:
+            waiting.pop()
+            waiting[-1].last = old.last

@@ -1,20 +1,20 @@
-"""What every WebSocket of ours shares: who it is, the loop that reads, the task that writes, how it ends."""
+"""What every WebSocket of ours shares: who it is, what it may ask for, how much it may get wrong, how it ends."""
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from tracking.auth import Principal, expired
-from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable, TokenRefused
+from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable, TokenRefused, TrackingError
 from tracking.hub.outbox import Outbox
 from tracking.metrics import CLOSED, SOCKET_ERRORS
-from tracking.protocol import BEARER_SUBPROTOCOL, SUBPROTOCOL, Done, Error, encode
+from tracking.protocol import BEARER_SUBPROTOCOL, SUBPROTOCOL, Done, Error, frame
 from tracking.service import Service
+from tracking.sockets.wire import Wire, wire_of
 
 logger = logging.getLogger(__name__)
 
@@ -22,139 +22,197 @@ MAX_ERRORS = 50
 ERROR_SPAN_MS = 60_000
 RETRY_AFTER = 1.0
 """Seconds told to who was `rate_limited`."""
-_under_way: set[asyncio.Task[None]] = set()
-"""The event loop itself holds its tasks weakly."""
+MAX_REQUESTS = 100
+"""Status changes and messages that may wait for the database, per connection."""
 FAREWELL_SECONDS = 5.0
 """How long a closing connection may take to read what it was still owed."""
 
+Request = Callable[[], Coroutine[Any, Any, None]]
+
+_under_way: set[asyncio.Task[None]] = set()
+"""The event loop itself holds its tasks weakly."""
+
 
 class Connection:
-    """One accepted connection. A subclass says what happens at its `opened`, for each `received` frame, and at its `left`.
+    """One connection that was let in. A subclass says what happens at `opened`, for each message `received`, and at `left`.
 
-    `run` returns when the connection is over. Frames go out through `outbox`, `close` may be called from anywhere; neither
-    waits.
+    None of these calls but `opened` may wait; what waits for the database goes through `ask`. Frames go out through `outbox`,
+    `close` may be called from anywhere.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_closing",
+        "_errors",
+        "_expiry",
+        "_over",
+        "_requests",
+        "_worker",
+        "outbox",
+        "principal",
+        "service",
+        "wire",
+    )
+
     def __init__(self, websocket: WebSocket, service: Service, principal: Principal) -> None:
-        self.websocket = websocket
+        self.wire: Wire = wire_of(websocket)
         self.service = service
         self.principal = principal
-        self.outbox = Outbox(
-            high_water=service.settings.outbox_high_water,
-            limit=service.settings.outbox_limit,
-            wake=self._wake,
-            end=self.close,
-        )
-        self._writable = asyncio.Event()
+        self.outbox = Outbox(self.wire, limit=service.settings.outbox_limit, end=self.close)
         self._closing: SocketClosed | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._errors: deque[int] = deque(maxlen=MAX_ERRORS)
+        self._over = False
+        self._errors: deque[int] | None = None
+        self._requests: deque[Request] | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
 
     async def opened(self) -> None:
         """Called once, before anything is read. Raises `SocketClosed` to turn the client away."""
 
-    async def received(self, text: str) -> None:
-        """One text frame. Raises `Refusal` for an `error`, `SocketClosed` to end."""
+    def received(self, data: bytes) -> None:
+        """One text message. Raises `Refusal` for an `error`, `SocketClosed` to end."""
         raise NotImplementedError
 
     def left(self) -> None:
         """Called once, when the connection is over."""
 
-    def send(self, frame: bytes) -> None:
-        self.outbox.push(frame)
+    async def run(self) -> None:
+        """Opens the connection. Returns when its ASGI application may; the connection itself may live on."""
+        loop = asyncio.get_running_loop()
+        self._expiry = loop.call_later(max(0.0, (self.principal.expires_at - self.service.clock()) / 1000), self._expire)
+        self.service.hub.opened(self.principal.jti, self)
+        try:
+            await self.opened()
+        except SocketClosed as closed:
+            self.close(closed.code, closed.reason)
+        except StoreUnavailable as error:
+            self._send_away(error)
+        except Exception:
+            self._fault()
+        except BaseException:
+            self.lost()
+            raise
+        self.wire.listen(self, self.service.settings.outbox_high_water)
+        await self.wire.served()
+
+    def send(self, data: bytes) -> None:
+        """A ready frame."""
+        self.outbox.push(data)
 
     def tell_error(self, refusal: Refusal) -> None:
         """Sends an `error`; the fiftieth within a minute ends the connection."""
         SOCKET_ERRORS.labels(refusal.code.value).inc()
         now = self.service.clock()
+        if self._errors is None:
+            self._errors = deque(maxlen=MAX_ERRORS)
         self._errors.append(now)
         error = Error(refusal.code.value, refusal.detail)
         if refusal.code is ErrorCode.RATE_LIMITED:
             error.retry_after = RETRY_AFTER
-        self.send(encode(error))
+        self.send(frame(error))
         if len(self._errors) == MAX_ERRORS and now - self._errors[0] < ERROR_SPAN_MS:
             raise SocketClosed(CloseCode.BAD_PROTOCOL, f"{MAX_ERRORS} errors within a minute")
 
     def close(self, code: CloseCode, reason: str | None = None) -> None:
         """Ends the connection, after what is still in the outbox. Safe to call twice; the first reason stays."""
-        if self._closing is None:
-            self._closing = SocketClosed(code, reason)
-            self._wake()
-            asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self._abort)
+        if self._closing is not None:
+            return
+        self._closing = SocketClosed(code, reason)
+        if self.wire.paused:
+            asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self._give_up)
+        else:
+            self.wire.close(code, self._closing.reason)
 
-    def _wake(self) -> None:
-        self._writable.set()
-
-    def _abort(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
-
-    async def run(self) -> None:
-        self._reader = asyncio.create_task(self._read())
-        writer = asyncio.create_task(self._write())
-        expiry = asyncio.get_running_loop().call_later(
-            max(0.0, (self.principal.expires_at - self.service.clock()) / 1000), self._expire
-        )
-        self.service.hub.opened(self.principal.jti, self)
-        try:
-            await asyncio.wait({self._reader, writer}, return_when=asyncio.FIRST_COMPLETED)
-            if not writer.done() and self._closing is not None:
-                await asyncio.wait({writer}, timeout=FAREWELL_SECONDS)
-        finally:
-            expiry.cancel()
-            self.service.hub.closed(self.principal.jti, self)
-            self.left()
-            for task in (self._reader, writer):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, WebSocketDisconnect):
-                    await task
+    def _give_up(self) -> None:
+        if not self._over:
+            self.wire.abort()
 
     def _expire(self) -> None:
         self.close(expired(self.principal).close)
 
-    async def _read(self) -> None:
+    def _send_away(self, error: StoreUnavailable) -> None:
+        logger.warning("a socket was sent away: %s", error)
+        self.close(CloseCode.OVERLOADED)
+
+    def _fault(self) -> None:
+        logger.exception("a fault of ours in a socket's handler")
+        self.close(CloseCode.INTERNAL_ERROR)
+
+    # --- told by the wire -------------------------------------------------------------------------------------------
+
+    def text_received(self, data: bytes) -> None:
+        if self._closing is not None:
+            return
         try:
-            await self.opened()
-            while True:
-                message = await self.websocket.receive()
-                if message["type"] == "websocket.disconnect":
-                    return
-                text = message.get("text")
-                if text is None:
-                    raise SocketClosed(CloseCode.BINARY_FRAME)
-                if self._closing is not None:
-                    continue
-                try:
-                    await self.received(text)
-                except Refusal as refusal:
-                    self.tell_error(refusal)
+            self.received(data)
+        except Refusal as refusal:
+            try:
+                self.tell_error(refusal)
+            except SocketClosed as closed:
+                self.close(closed.code, closed.reason)
         except SocketClosed as closed:
             self.close(closed.code, closed.reason)
-        except StoreUnavailable as error:
-            logger.warning("a socket was sent away: %s", error)
-            self.close(CloseCode.OVERLOADED)
-        except WebSocketDisconnect:
-            return
         except Exception:
-            logger.exception("a fault of ours in a socket's handler")
-            self.close(CloseCode.INTERNAL_ERROR)
+            self._fault()
 
-    async def _write(self) -> None:
-        try:
-            while True:
-                frame = self.outbox.pop()
-                if frame is not None:
-                    await self.websocket.send({"type": "websocket.send", "text": frame.decode()})
-                elif self._closing is not None:
-                    CLOSED.labels(str(self._closing.code.value)).inc()
-                    await self.websocket.close(self._closing.code, self._closing.reason)
-                    return
-                else:
-                    self._writable.clear()
-                    await self._writable.wait()
-        except (WebSocketDisconnect, RuntimeError):
-            # The client went first.
+    def binary_received(self) -> None:
+        self.close(CloseCode.BINARY_FRAME)
+
+    def writable(self) -> None:
+        self.outbox.flush()
+        if self._closing is not None and not self.wire.paused:
+            self.wire.close(self._closing.code, self._closing.reason)
+
+    def going_down(self) -> None:
+        self.close(CloseCode.GOING_DOWN)
+
+    def lost(self) -> None:
+        if self._over:
             return
+        self._over = True
+        if self._closing is None:
+            self._closing = SocketClosed(CloseCode.GOING_DOWN, "gone")  # nothing more is taken from it
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self._worker is not None:
+            self._worker.cancel()
+        self.outbox.clear()
+        self.service.hub.closed(self.principal.jti, self)
+        self.left()
+
+    # --- requests that wait for the database, in order, one at a time -----------------------------------------------
+
+    def ask(self, request: Request) -> None:
+        if self._requests is None:
+            self._requests = deque()
+        elif len(self._requests) >= MAX_REQUESTS:
+            raise Refusal(ErrorCode.RATE_LIMITED, f"{MAX_REQUESTS} requests wait for an answer: send fewer at once")
+        self._requests.append(request)
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work(self._requests))
+
+    async def _work(self, requests: deque[Request]) -> None:
+        while requests:
+            try:
+                await carried_through(requests[0]())
+            except StoreUnavailable:
+                pass
+            except Exception:
+                # A request without an answer would be sent again for ever.
+                self._fault()
+            requests.popleft()
+        self._requests = self._worker = None
+
+    async def answer(self, client_id: str, request: Request) -> None:
+        """Carries out a request and tells how it ended; while the database is away, that it may be sent again."""
+        answer = Done(client_id)
+        try:
+            await request()
+        except Refusal as refusal:
+            answer.code, answer.detail = refusal.code.value, refusal.detail
+        except StoreUnavailable:
+            answer.code, answer.detail = ErrorCode.UNAVAILABLE.value, "storage is away: send it again in a while"
+        self.send(frame(answer))
 
 
 async def admit(websocket: WebSocket, service: Service) -> Principal | None:
@@ -184,24 +242,28 @@ def not_yours() -> SocketClosed:
     return SocketClosed(CloseCode.NOT_FOUND)
 
 
-async def carried_through(request: Coroutine[Any, Any, None]) -> None:
-    """Waits for a request that goes on when whoever asked has gone: what was committed must be told to the others."""
-    task = asyncio.create_task(request)
+def start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that is held until it ends."""
+    task = asyncio.create_task(work)
     _under_way.add(task)
     task.add_done_callback(_under_way.discard)
-    await asyncio.shield(task)
+    return task
 
 
-async def done(client_id: str, request: Callable[[], Coroutine[Any, Any, None]]) -> Done:
-    """Carries out a request and tells how it ended; while the database is away, that it may be sent again."""
-    answer = Done(client_id)
+async def carried_through(request: Coroutine[Any, Any, None]) -> None:
+    """Waits for a request that goes on when whoever asked has gone: what was committed must be told to the others."""
+    task = start(request)
     try:
-        await carried_through(request())
-    except Refusal as refusal:
-        answer.code, answer.detail = refusal.code.value, refusal.detail
-    except StoreUnavailable:
-        answer.code, answer.detail = ErrorCode.UNAVAILABLE.value, "storage is away: send it again in a while"
-    return answer
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_ended_alone)
+        raise
+
+
+def _ended_alone(task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, TrackingError):
+        logger.error("a fault of ours in a request whose socket has gone", exc_info=error)
 
 
 def _token(websocket: WebSocket, offered: list[str]) -> str | None:

@@ -1,10 +1,7 @@
 """`/v1/driver`: fixes in, acks out; trips and messages both ways."""
 
-import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 from starlette.websockets import WebSocket
 
@@ -27,18 +24,16 @@ from tracking.protocol import (
     Welcome,
     acks,
     decode_driver,
-    encode,
+    frame,
 )
 from tracking.service import Service
 from tracking.sockets.bucket import Bucket
-from tracking.sockets.connection import Connection, admit, carried_through, done, not_yours, refuse
+from tracking.sockets.connection import Connection, admit, not_yours, refuse, start
 
 logger = logging.getLogger(__name__)
 
 SKEW_TOLD_MS = 30_000
 """A device whose clock runs further ahead than this is told so, once a connection."""
-MAX_REQUESTS = 100
-"""Status changes and messages that may wait for the database, per connection."""
 
 _tickets = itertools.count()
 """Which of two connections came first, however long each took to be let in."""
@@ -58,7 +53,9 @@ async def driver_endpoint(websocket: WebSocket) -> None:
 
 
 class DriverConnection(Connection):
-    """One vehicle's connection. The receive loop never waits for the database, but for the session's number at `hello`."""
+    """One vehicle's connection. Nothing in it waits for the database; at `hello`, what comes next is held back meanwhile."""
+
+    __slots__ = ("_bucket", "_interval", "_skew_told", "_told", "_unread", "session", "source", "ticket")
 
     def __init__(self, websocket: WebSocket, service: Service, principal: Principal) -> None:
         super().__init__(websocket, service, principal)
@@ -68,10 +65,8 @@ class DriverConnection(Connection):
         self.session: Session | None = None
         self._interval = 0.0
         self._skew_told = False
-        self._unread: list[int] = []
-        self._told: set[int] = set()
-        self._requests: asyncio.Queue[Callable[[], Coroutine[Any, Any, None]]] = asyncio.Queue(MAX_REQUESTS)
-        self._worker: asyncio.Task[None] | None = None
+        self._unread: list[int] | None = None
+        self._told: set[int] | None = None
         self._bucket = Bucket(settings.driver_frames_per_second, settings.driver_frames_at_once, service.clock)
 
     async def opened(self) -> None:
@@ -86,45 +81,52 @@ class DriverConnection(Connection):
         welcome = Welcome(self.service.clock(), self._interval)
         if source.trip is not None:
             welcome.trip = live_view(source.trip)
-        self.send(encode(welcome))
-        self._ask(lambda: self._tell_unread(source.number))
+        self.send(frame(welcome))
+        self.ask(lambda: self._tell_unread(source.number))
 
     def left(self) -> None:
         if self.source is not None:
             self.service.hub.release(self.source.vehicle.vehicle_id, self)
+        self._leave_session()
+
+    def _leave_session(self) -> None:
         if self.session is not None and self.session.receiver is self:
             self.session.receiver = None
-        if self._worker is not None:
-            self._worker.cancel()
 
-    async def received(self, text: str) -> None:
+    def received(self, data: bytes) -> None:
         if not self._bucket.take():
             raise SocketClosed(CloseCode.TOO_MANY_REQUESTS)
-        if self._unread and not self._requests.full():
-            numbers, self._unread = self._unread, []
-            self._ask(lambda: self.service.messaging.mark_read(numbers))
-        message = decode_driver(text)
-        if isinstance(message, Report):
+        if self._unread:
+            numbers, self._unread = self._unread, None
+            self.ask(lambda: self.service.messaging.mark_read(numbers))
+        message = decode_driver(data)
+        if type(message) is Report:
             self._take(message)
         elif isinstance(message, Hello):
-            await self._begin(message.session)
+            self.wire.hold()
+            start(self._begin(message.session))
         elif isinstance(message, TripStatusChange):
-            self._ask(lambda: self._advance(message))
-        else:
-            self._ask(lambda: self._post(message))
+            self._advance(message)
+        elif isinstance(message, TextMessage):
+            self._post(message)
 
     # --- sessions and fixes -----------------------------------------------------------------------------------------
 
     async def _begin(self, name: str) -> None:
         assert self.source is not None
-        if self.session is not None and self.session.receiver is self:
-            self.session.receiver = None
-        session = await self.service.sources.open_session(self.source, name)
-        if self._closing is not None:
-            return
-        session.receiver = self
-        self.session = session
-        self.send(encode(Ack(session.handled)))
+        self._leave_session()
+        try:
+            session = await self.service.sources.open_session(self.source, name)
+            if self._closing is None:
+                session.receiver = self
+                self.session = session
+                self.send(frame(Ack(session.handled)))
+        except StoreUnavailable as error:
+            self._send_away(error)
+        except Exception:
+            self._fault()
+        finally:
+            self.wire.release()
 
     def _take(self, report: Report) -> None:
         session = self.session
@@ -147,7 +149,7 @@ class DriverConnection(Connection):
                 if position.fix_time - position.server_time > SKEW_TOLD_MS and not self._skew_told:
                     self._tell_skew(position.fix_time - position.server_time)
         if repeated:
-            self.send(encode(Ack(session.handled)))
+            self.send(frame(Ack(session.handled)))
         if full:
             raise SocketClosed(CloseCode.OVERLOADED)
 
@@ -159,36 +161,15 @@ class DriverConnection(Connection):
     def acknowledge(self, session: Session, rejected: list[Rejected]) -> None:
         """Called by the recorder after COMMIT."""
         for ack in acks(session.handled, rejected):
-            self.send(encode(ack))
+            self.send(frame(ack))
 
-    # --- requests that wait for the database, in order, one at a time -----------------------------------------------
-
-    def _ask(self, request: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        try:
-            self._requests.put_nowait(request)
-        except asyncio.QueueFull:
-            raise Refusal(ErrorCode.RATE_LIMITED, f"{MAX_REQUESTS} requests wait for an answer: send fewer at once") from None
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
-
-    async def _work(self) -> None:
-        while True:
-            request = await self._requests.get()
-            try:
-                await carried_through(request())
-            except StoreUnavailable:
-                continue
-            except Exception:
-                # A worker that is gone would leave every later request without an answer.
-                logger.exception("a fault of ours in a driver's request")
-                self.close(CloseCode.INTERNAL_ERROR)
-                return
+    # --- trips and messages -----------------------------------------------------------------------------------------
 
     async def _tell_unread(self, vehicle: int) -> None:
         for message in await self.service.messaging.unread(vehicle):
             self.tell_message(message.number, message.trip_id, message.text, message.sender, message.server_time)
 
-    async def _advance(self, change: TripStatusChange) -> None:
+    def _advance(self, change: TripStatusChange) -> None:
         async def advance() -> None:
             await self.service.dispatch.change(
                 change.trip_id,
@@ -197,33 +178,32 @@ class DriverConnection(Connection):
                 status=change.status,
             )
 
-        await self._answer(change.client_id, advance)
+        self.ask(lambda: self.answer(change.client_id, advance))
 
-    async def _post(self, message: TextMessage) -> None:
+    def _post(self, message: TextMessage) -> None:
         async def post() -> None:
             if not isinstance(message.trip_id, str):
                 raise Refusal(ErrorCode.BAD_FIELD, "`trip_id` is missing: say which trip's passenger you write to")
             await self.service.messaging.from_driver(self.principal.subject, message.trip_id, message.client_id, message.text)
 
-        await self._answer(message.client_id, post)
-
-    async def _answer(self, client_id: str, request: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self.send(encode(await done(client_id, request)))
+        self.ask(lambda: self.answer(message.client_id, post))
 
     # --- told by the hub --------------------------------------------------------------------------------------------
 
     def ask_interval(self, interval: float) -> None:
         if interval != self._interval:
             self._interval = interval
-            self.send(encode(Interval(interval)))
+            self.send(frame(Interval(interval)))
 
     def tell_trip(self, trip: Trip) -> None:
-        self.send(encode(DriverTrip(live_view(trip))))
+        self.send(frame(DriverTrip(live_view(trip))))
 
     def tell_message(self, number: int, trip_id: str, text: str, sender: str, server_time: int) -> None:
+        if self._told is None:
+            self._told = set()
         if number in self._told:  # posted while the unread ones were being looked up
             return
         self._told.add(number)
         # Read, as far as we can know, once the app is heard from again.
-        self._unread.append(number)
-        self.send(encode(DriverTextMessage(trip_id, text, sender, server_time)))
+        self._unread = [*(self._unread or ()), number]
+        self.send(frame(DriverTextMessage(trip_id, text, sender, server_time)))

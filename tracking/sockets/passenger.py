@@ -10,10 +10,10 @@ from tracking.hub.feed import TripFeed
 from tracking.ingest.sources import FOREVER, GRACE_MS
 from tracking.metrics import WATCHERS
 from tracking.model import Position, Trip
-from tracking.protocol import TrackPoint, decode_passenger, encode
+from tracking.protocol import TrackPoint, decode_passenger
 from tracking.service import Service
 from tracking.sockets.bucket import Bucket
-from tracking.sockets.connection import Connection, admit, done, not_yours
+from tracking.sockets.connection import Connection, admit, not_yours
 from tracking.store import positions, trips
 from tracking.store.positions import TrackRow
 
@@ -37,11 +37,14 @@ class _Stored(NamedTuple):
 class PassengerConnection(Connection):
     """A watcher of one trip: a passenger, or a dispatcher or service that looks over a shoulder."""
 
+    __slots__ = ("_bucket", "_from", "feed", "trip_id")
+
     def __init__(self, websocket: WebSocket, service: Service, principal: Principal, trip_id: str) -> None:
         super().__init__(websocket, service, principal)
         self.trip_id = trip_id
         self.feed: TripFeed | None = None
-        self._bucket = Bucket(MESSAGES_PER_SECOND, MESSAGES_AT_ONCE, service.clock)
+        self._from = websocket.query_params.get("epoch"), _whole_number(websocket.query_params.get("offset"))
+        self._bucket: Bucket | None = None
 
     async def opened(self) -> None:
         if self.principal.role is Role.PASSENGER and self.principal.subject != self.trip_id:
@@ -52,8 +55,7 @@ class PassengerConnection(Connection):
             raise not_yours()
         self._check(trip)
         feed = self.service.hub.feed(trip)
-        epoch = self.websocket.query_params.get("epoch")
-        offset = _whole_number(self.websocket.query_params.get("offset"))
+        epoch, offset = self._from
         if offset is not None and feed.can_resume(epoch, offset, self.service.settings.outbox_high_water):
             feed.resume(self.outbox, offset)
         else:
@@ -116,15 +118,16 @@ class PassengerConnection(Connection):
             self.feed.leave(self.outbox, self.service.clock())
             WATCHERS.dec()
 
-    async def received(self, text: str) -> None:
+    def received(self, data: bytes) -> None:
+        if self._bucket is None:
+            self._bucket = Bucket(MESSAGES_PER_SECOND, MESSAGES_AT_ONCE, self.service.clock)
         if not self._bucket.take():
             raise Refusal(ErrorCode.RATE_LIMITED, f"at most {MESSAGES_PER_SECOND:g} messages a second")
-        message = decode_passenger(text)
+        message = decode_passenger(data)
         if self.principal.role is not Role.PASSENGER:
             raise Refusal(ErrorCode.FORBIDDEN, "only the trip's passenger writes here")
         post = self.service.messaging.from_passenger
-        answer = await done(message.client_id, lambda: post(self.trip_id, message.client_id, message.text))
-        self.send(encode(answer))
+        self.ask(lambda: self.answer(message.client_id, lambda: post(self.trip_id, message.client_id, message.text)))
 
 
 def _whole_number(text: str | None) -> int | None:

@@ -1,12 +1,84 @@
-"""uvicorn's protocols, made impatient: half a handshake, or one that can't be read, is closed and not kept."""
+"""uvicorn's protocols, made impatient, frugal and short of ways.
+
+`HttpProtocol` lets nobody dawdle over a request's head. `SocketProtocol` is a WebSocket that may be used in two ways: by ASGI's
+messages, as any; or as a `Wire`, once its application has called `listen` on the extension `tracking.wire`. Then the ASGI
+application returns, and with it go its task, its scope and its queue: what stays is a protocol, a transport and a listener.
+
+    data_received -> _parse -+-> an ordinary text frame: unmasked here, straight to the listener
+                             +-> anything else, one whole frame at a time: to the parser of `websockets`, which knows every rule
+
+Frames are told apart here, so that the parser is only there while it has something to judge, and so that nothing is ever
+allocated for a length that a header merely claims.
+"""
 
 import asyncio
+import socket
+from typing import Any
+from weakref import WeakKeyDictionary
 
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+from websockets.frames import Close, Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import SERVER, Protocol
+from websockets.speedups import apply_mask
+
+from tracking.errors import CloseCode
+from tracking.metrics import CLOSED
+from tracking.model import system_clock
+from tracking.sockets.bucket import Bucket
+from tracking.sockets.wire import EXTENSION, Listener
 
 HEADERS_SECONDS = 8.0
 """How long a client may take to send a request's headers."""
+HALF_SECONDS = 10.0
+"""How long a client may take over one message."""
+FAREWELL_SECONDS = 5.0
+"""How long a client may take to answer a close frame."""
+SHUTDOWN_SECONDS = 1.0
+"""The same while the server goes down."""
+MAX_FRAGMENTS = 1_024
+"""Frames of one message. Each costs time and memory here, however little is in it."""
+PINGS_PER_SECOND = 10.0
+PINGS_AT_ONCE = 100
+"""Pings that a client may send: each wants an answer."""
+MAX_HELD = 256 * 1024
+"""Bytes that may be held back; reading stops long before."""
+
+_TCP_OPTIONS = {
+    # A peer that takes nothing for so many milliseconds is gone, also where it still answers for its full window.
+    "TCP_USER_TIMEOUT": 30_000,
+    # Bytes that the system takes beyond what is on its way: what waits there is old when it arrives, and can't be left out.
+    "TCP_NOTSENT_LOWAT": 32 * 1024,
+}
+
+_OF_HANDSHAKE = frozenset(
+    (
+        *("app", "app_state", "asgi_version", "client", "config", "default_headers", "initial_response", "request", "response"),
+        *("root_path", "scheme", "scope", "server", "tasks", "_server_state", "ping_interval", "ping_timeout", "ping_timer"),
+        *("pong_timer", "pending_ping_payload", "ping_sent_at", "last_ping_rtt", "read_paused"),
+    )
+)
+"""Attributes that the handshake and the application need, and an open wire does not."""
+
+_TEXT = 0x81
+_PONG = 0x8A
+_CLOSE = 0x88
+_MASKED = 0x80
+_PING = b"\x89\x00"
+
+
+def listening_socket(config: Config) -> socket.socket:
+    """A bound socket whose connections are given up, and held short, by the system itself where it can."""
+    listener = config.bind_socket()
+    for option, value in _TCP_OPTIONS.items():
+        number = getattr(socket, option, None)
+        if number is not None:
+            listener.setsockopt(socket.IPPROTO_TCP, number, value)
+    return listener
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -30,6 +102,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._come()
         super().on_headers_complete()
 
+    def handle_websocket_upgrade(self) -> None:
+        super().handle_websocket_upgrade()
+        # It knows us and we know it: left to itself, each such pair waits for the collector.
+        self.parser = None  # type: ignore[assignment]
+
     def _wait(self) -> None:
         if self._late is None:
             self._late = self.loop.call_later(HEADERS_SECONDS, self.transport.close)
@@ -40,11 +117,415 @@ class HttpProtocol(HttpToolsProtocol):
             self._late = None
 
 
+class Rounds:
+    """Visits every connection of a server once in `seconds`: one timer for all, and nothing to do for who is heard anyway."""
+
+    SLOTS = 20
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self._loop = loop
+        self._pause = seconds / self.SLOTS
+        self._slots: list[set[SocketProtocol]] = [set() for _ in range(self.SLOTS)]
+        self._now = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @staticmethod
+    def of(server: ServerState, loop: asyncio.AbstractEventLoop, seconds: float) -> "Rounds":
+        rounds = _rounds.get(server)
+        if rounds is None:
+            rounds = _rounds[server] = Rounds(loop, seconds)
+        return rounds
+
+    def join(self, protocol: "SocketProtocol") -> "set[SocketProtocol]":
+        """To be visited in `seconds` from now, and again, until it leaves the set returned."""
+        slot = self._slots[self._now - 1]
+        slot.add(protocol)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._pause, self._visit)
+        return slot
+
+    def _visit(self) -> None:
+        for protocol in list(self._slots[self._now]):
+            protocol.visit()
+        self._now = (self._now + 1) % self.SLOTS
+        self._timer = self._loop.call_later(self._pause, self._visit) if any(self._slots) else None
+
+
+_rounds: WeakKeyDictionary[ServerState, Rounds] = WeakKeyDictionary()
+
+
+class _Nobody:
+    """Stands where the ASGI application's queue and event were, and takes what is for nobody."""
+
+    def put_nowait(self, message: object) -> None: ...
+
+    def set(self) -> None: ...
+
+    def clear(self) -> None: ...
+
+
+_nobody: Any = _Nobody()
+
+
 class SocketProtocol(WebSocketsSansIOProtocol):
-    """Answers and closes a handshake that the library refuses; uvicorn would keep it open, unanswered, for ever."""
+    """One WebSocket. A `Wire` for who knows the extension, plain ASGI for who does not."""
+
+    client: tuple[str, int] | None = None  # forgotten once the application has seen it
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._parser: Protocol | None = None
+        super().__init__(config, server_state, app_state, _loop)
+        self.close_timeout = FAREWELL_SECONDS
+        self.paused = False
+        self._server_state = server_state
+        self._max_size = config.ws_max_size
+        self._listener: Listener | None = None
+        # Until somebody asks for what comes: who is not let in is not listened to.
+        self._held = True
+        self._rest: bytearray | None = None
+        self._wanted = 0
+        self._begun = False
+        self._half: asyncio.TimerHandle | None = None
+        self._pings: Bucket | None = None
+        self._owed_pong: bytes | None = None
+        self._heard = True
+        self._pinged = False
+        self._slot: set[SocketProtocol] | None = None
+
+    @property  # type: ignore[override]
+    def conn(self) -> Protocol:
+        """The parser of `websockets`, made anew whenever a frame needs it."""
+        if self._parser is None:
+            self._parser = Protocol(SERVER, max_size=self._max_size, logger=self.logger)
+        return self._parser
+
+    @conn.setter
+    def conn(self, parser: Protocol | None) -> None:
+        self._parser = parser
+
+    # --- the handshake ----------------------------------------------------------------------------------------------
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            self.scope["extensions"][EXTENSION] = {"wire": self}
+
+    async def run_asgi(self) -> None:
+        try:
+            await self.app(self.scope, self.receive, self.send)
+        except ClientDisconnected:
+            pass
+        except BaseException:
+            self.logger.exception("Exception in ASGI application\n")
+            self.send_500_response()
+        else:
+            if not self.handshake_complete:
+                self.logger.error("ASGI callable returned without completing handshake.")
+                self.send_500_response()
+        if self._listener is None and self.close_timer is None:
+            self.transport.close()
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        super().on_task_complete(task)
+        if self._listener is not None:
+            # A new dictionary, because one that was large stays so.
+            self.__dict__ = {name: value for name, value in self.__dict__.items() if name not in _OF_HANDSHAKE}
+
+    async def receive(self) -> Any:
+        if self.handshake_complete and self.queue.empty():
+            self.release()
+        return await super().receive()
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "websocket.close" and self.handshake_complete and self._listener is None:
+            # Not by the parser: it may have to judge a frame while we are closing.
+            if not self.disconnected:
+                self.queue.put_nowait({"type": "websocket.disconnect", "code": message.get("code", 1000)})
+                self._say_goodbye(message.get("code", 1000), message.get("reason") or "")
+            return
+        await super().send(message)
+
+    # --- what comes in ----------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        self._heard = True
+        if not self.handshake_initiated:
+            super().data_received(data)
+            # uvicorn would keep a handshake that the library refuses open, unanswered, for ever.
+            if self.conn.handshake_exc is not None and not self.transport.is_closing():
+                self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+                self.transport.close()
+        elif self._held:
+            self._keep(data)
+        elif self._rest is None:
+            self._parse(data)
+        else:
+            self._rest += data
+            if len(self._rest) >= self._wanted:
+                data, self._rest = bytes(self._rest), None
+                self._parse(data)
+
+    def _keep(self, data: bytes) -> None:
+        if self._rest is None:
+            self._rest = bytearray()
+        self._rest += data
+        self.transport.pause_reading()
+        if len(self._rest) > MAX_HELD:
+            self.abort()
+
+    def _parse(self, data: bytes) -> None:
+        """Takes whole frames off `data`, and keeps what is left for the next time."""
+        at = 0
+        size = len(data)
+        wanted = 0
+        while size - at >= 2:
+            first = data[at]
+            second = data[at + 1]
+            length = second & 0x7F
+            start = at + 6
+            if length >= 126:
+                start = at + (8 if length == 126 else 14)
+                if size < start - 4:
+                    wanted = start - 4 - at
+                    break
+                length = int.from_bytes(data[at + 2 : start - 4], "big")
+            if length > self._max_size or second < _MASKED:
+                # Its head is enough to refuse it, and there is no waiting for the rest.
+                self._judge(data[at : start - 4])
+                return
+            end = start + length
+            if end > size:
+                wanted = end - at
+                break
+            if first == _TEXT and not self._begun and not self.close_sent:
+                self._text(apply_mask(data[start:end], data[start - 4 : start]))
+            elif first != _PONG or length >= 126:
+                self._judge(data[at:end])
+            at = end
+            if self._held or self.transport.is_closing():
+                break
+        if at < size and not self.transport.is_closing():
+            self._rest = bytearray(data[at:])
+            self._wanted = wanted or 2
+        self._time_half(at > 0)
+
+    def _text(self, data: bytes) -> None:
+        if not data.isascii():
+            try:
+                data.decode()
+            except UnicodeDecodeError:
+                self.close(1007, "bad UTF-8 in a text frame")
+                return
+        if self._listener is not None:
+            self._listener.text_received(data)
+        else:
+            self._queue({"type": "websocket.receive", "text": data.decode()})
+
+    def _queue(self, message: Any) -> None:
+        self.queue.put_nowait(message)
+        # One at a time: by `hold`, which stops the parsing as well as the reading.
+        self.hold()
+
+    def _judge(self, frame: bytes) -> None:
+        """One frame that is not ordinary, or the head of one that is to be refused: whatever the RFC says of it."""
+        kind = frame[0] & 0x0F
+        if self.close_sent:
+            # All that counts now is the answer to our goodbye.
+            if kind == 8 and len(frame) > 2:
+                self.transport.close()
+            return
+        if kind == 8:
+            # A message that was begun is not to be finished any more (RFC 6455 7.1.6 knows no such error).
+            self._begun = False
+            self.frames = []
+            self.conn.current_size = None
+        elif kind == 9 and not self._may_ping():
+            self.close(CloseCode.TOO_MANY_REQUESTS, CloseCode.TOO_MANY_REQUESTS.reason)
+            return
+        super().data_received(frame)
+        parser = self._parser
+        self._begun = parser is not None and parser.current_size is not None
+        if not self._begun and not self.close_sent:
+            self._parser = None
+
+    def _may_ping(self) -> bool:
+        if self._pings is None:
+            self._pings = Bucket(PINGS_PER_SECOND, PINGS_AT_ONCE, system_clock)
+        return self._pings.take()
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) >= MAX_FRAGMENTS:
+            self.close(1009, f"a message in more than {MAX_FRAGMENTS} fragments")
+            return
+        super().handle_cont(event)
+
+    def send_receive_event_to_app(self) -> None:
+        data = b"".join(self.frames)
+        self.frames = []
+        self._stop_half()
+        if self.close_sent:
+            return
+        if self.curr_msg_data_type == "text":
+            self._text(data)
+        elif self._listener is not None:
+            self._listener.binary_received()
+        else:
+            self._queue({"type": "websocket.receive", "bytes": data})
+
+    def handle_ping(self) -> None:
+        answer = b"".join(self.conn.data_to_send())
+        if self.paused:
+            # Who does not read needs no more than the last (RFC 6455 5.5.3), once it does.
+            self._owed_pong = answer
+        else:
+            self.transport.write(answer)
+
+    def handle_close(self, event: Frame) -> None:
+        super().handle_close(event)
+        self._linger()
+
+    def handle_parser_exception(self) -> None:
+        refused = self.conn.close_sent
+        if refused is None:
             self.transport.close()
+        else:
+            self.close(refused.code, refused.reason)
+
+    def _time_half(self, progress: bool) -> None:
+        """Half a message may not stay half for long, be it cut within a frame or between fragments."""
+        if not self._begun and (self._rest is None or self._held):
+            self._stop_half()
+            return
+        if progress and not self._begun:
+            self._stop_half()  # that was another message's
+        if self._half is None and not self.close_sent:
+            self._half = self.loop.call_later(HALF_SECONDS, self._too_long)
+
+    def _stop_half(self) -> None:
+        if self._half is not None:
+            self._half.cancel()
+            self._half = None
+
+    def _too_long(self) -> None:
+        self._half = None
+        self.close(CloseCode.UNFINISHED_MESSAGE, CloseCode.UNFINISHED_MESSAGE.reason)
+
+    # --- the wire ---------------------------------------------------------------------------------------------------
+
+    def listen(self, listener: Listener, high_water: int) -> None:
+        self._listener = listener
+        self.queue = self.writable = _nobody
+        if self.disconnected:
+            self._listener = None
+            listener.lost()
+            return
+        if not self.transport.is_closing():
+            self.transport.set_write_buffer_limits(high=high_water)
+        self.release()
+
+    async def served(self) -> None:
+        """At once: the connection lives on without its application's task."""
+
+    def write(self, frame: bytes) -> None:
+        if not self.close_sent:
+            self.transport.write(frame)
+
+    def hold(self) -> None:
+        if not self._held:
+            self._held = True
+            if not self.transport.is_closing():
+                self.transport.pause_reading()
+
+    def release(self) -> None:
+        if not self._held:
+            return
+        self._held = False
+        self._heard = True
+        rest, self._rest = self._rest, None
+        if rest:
+            self._parse(bytes(rest))
+        if not self._held and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def close(self, code: int, reason: str) -> None:
+        if not self.close_sent and not self.transport.is_closing():
+            CLOSED.labels(str(int(code))).inc()
+            self._say_goodbye(code, reason)
+
+    def _say_goodbye(self, code: int, reason: str) -> None:
+        if self.close_sent or self.transport.is_closing():
+            return
+        self.close_sent = True
+        self._parser = None
+        self._stop_half()
+        self.transport.write(Frame(Opcode.CLOSE, Close(code, reason).serialize()).serialize(mask=False))
+        self.close_timer = self.loop.call_later(self.close_timeout, self.abort)
+        # What is on its way is read, and let go: to close with bytes unread would reset the line, and lose our goodbye.
+        self.release()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def _linger(self) -> None:
+        """Gives what is unsent a while, but no more: a peer that never reads would hold it for ever."""
+        if self.close_timer is None:
+            self.close_timer = self.loop.call_later(self.close_timeout, self.abort)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        super().resume_writing()
+        if self._owed_pong is not None and not self.close_sent:
+            pong, self._owed_pong = self._owed_pong, None
+            self.transport.write(pong)
+        if self._listener is not None:
+            self._listener.writable()
+
+    # --- signs of life, and the end -----------------------------------------------------------------------------------
+
+    def start_keepalive(self) -> None:
+        if self.ping_interval:
+            self._slot = Rounds.of(self._server_state, self.loop, self.ping_interval).join(self)
+
+    def stop_keepalive(self) -> None:
+        if self._slot is not None:
+            self._slot.discard(self)
+            self._slot = None
+
+    def visit(self) -> None:
+        """Who has said anything since the last time is alive; who has not is asked, and the next time taken for dead."""
+        if self._heard or self._held:
+            self._heard = self._pinged = False
+        elif self._pinged:
+            self.close(CloseCode.NO_PONG, CloseCode.NO_PONG.reason)
+        elif not self.close_sent and not self.transport.is_closing():
+            self._pinged = True
+            self.transport.write(_PING)
+
+    def shutdown(self) -> None:
+        self.close_timeout = SHUTDOWN_SECONDS
+        if self._listener is not None:
+            self._listener.going_down()
+        elif self.handshake_complete and not self.close_sent:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.GOING_DOWN})
+            self.close(CloseCode.GOING_DOWN, CloseCode.GOING_DOWN.reason)
+        else:
+            super().shutdown()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_half()
+        self.close_sent = True
+        self._rest = self._parser = None
+        super().connection_lost(exc)
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.lost()

@@ -1,0 +1,158 @@
+"""A wire: one accepted WebSocket as the hub uses it. Ready frames go out without waiting, whole messages come in by a call.
+
+There are two kinds with one contract. `sockets.server.SocketProtocol` is its own wire, under the ASGI extension `EXTENSION`: no
+task and no queue stand between the transport and its listener. `AsgiWire` does the same by `websocket.send` and `receive`, for
+any other server and for test clients.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import Protocol
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from tracking.protocol import text_of
+
+EXTENSION = "tracking.wire"
+"""The key in an ASGI scope's `extensions` under which a server offers `{"wire": Wire}`."""
+
+
+class Listener(Protocol):
+    """Whoever is at our end of a wire. Every call is made on the event loop, and none may wait."""
+
+    def text_received(self, data: bytes) -> None:
+        """One whole text message, as valid UTF-8."""
+
+    def binary_received(self) -> None:
+        """A binary message, which nobody here has a use for."""
+
+    def writable(self) -> None:
+        """What was written has gone out, as far as the low-water mark: more may be."""
+
+    def going_down(self) -> None:
+        """The server stops: say so and end."""
+
+    def lost(self) -> None:
+        """The wire is no more, whoever ended it. Called once, last."""
+
+
+class Wire(Protocol):
+    """One accepted connection. Messages are held back until `listen`, and while it is `hold`ing."""
+
+    paused: bool
+    """More is unsent than the high-water mark: what need not be sent now should wait for `Listener.writable`."""
+
+    def listen(self, listener: Listener, high_water: int) -> None:
+        """From now on `listener` is told what comes; `high_water` in bytes."""
+
+    async def served(self) -> None:
+        """Returns when the ASGI application may return."""
+
+    def write(self, frame: bytes) -> None:
+        """Sends a ready frame (`protocol.frame`). Never waits; after `close` it does nothing."""
+
+    def hold(self) -> None:
+        """Holds back what comes from now on, without loss, until `release`. A client can fill no memory meanwhile."""
+
+    def release(self) -> None: ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Says goodbye after what was written, and ends the connection when that was answered, or after a while."""
+
+    def abort(self) -> None:
+        """Ends the connection at once, whatever is unsent."""
+
+
+def wire_of(websocket: WebSocket) -> Wire:
+    """The server's own wire where it offers one."""
+    offered = websocket.scope.get("extensions", {}).get(EXTENSION)
+    if offered is not None:
+        wire: Wire = offered["wire"]
+        return wire
+    return AsgiWire(websocket)
+
+
+class AsgiWire:
+    """A wire by ASGI's own messages: a task that reads and a task that writes, within `served`."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        self._listener: Listener | None = None
+        self._high_water = 0
+        self._unsent: deque[bytes] = deque()
+        self._size = 0
+        self._closing: tuple[int, str] | None = None
+        self._something = asyncio.Event()
+        self._may_read = asyncio.Event()
+        self._may_read.set()
+        self._over = asyncio.Event()
+        self.paused = False
+
+    def listen(self, listener: Listener, high_water: int) -> None:
+        self._listener = listener
+        self._high_water = high_water
+
+    def write(self, frame: bytes) -> None:
+        if self._closing is None:
+            self._unsent.append(frame)
+            self._size += len(frame)
+            if self._size > self._high_water > 0:
+                self.paused = True
+            self._something.set()
+
+    def hold(self) -> None:
+        self._may_read.clear()
+
+    def release(self) -> None:
+        self._may_read.set()
+
+    def close(self, code: int, reason: str) -> None:
+        if self._closing is None:
+            self._closing = code, reason
+            self._something.set()
+
+    def abort(self) -> None:
+        self._over.set()
+
+    async def served(self) -> None:
+        assert self._listener is not None, "listen comes before served"
+        tasks = [asyncio.create_task(work) for work in (self._read(self._listener), self._write(), self._over.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._listener.lost()
+
+    async def _read(self, listener: Listener) -> None:
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                await self._may_read.wait()
+                message = await self._websocket.receive()
+                await self._may_read.wait()
+                if message["type"] == "websocket.disconnect":
+                    return
+                text = message.get("text")
+                if text is None:
+                    listener.binary_received()
+                else:
+                    listener.text_received(text.encode())
+
+    async def _write(self) -> None:
+        # The client may have gone first, which Starlette says in either way.
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            while self._closing is None or self._unsent:
+                if not self._unsent:
+                    self._something.clear()
+                    await self._something.wait()
+                    continue
+                frame = self._unsent.popleft()
+                await self._websocket.send({"type": "websocket.send", "text": text_of(frame).decode()})
+                self._size -= len(frame)
+                if self.paused and self._size * 4 <= self._high_water:
+                    self.paused = False
+                    if self._listener is not None:
+                        self._listener.writable()
+            await self._websocket.close(*self._closing)
