@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from driver_sim.tracks import TrackError
 
 TOKEN_VARIABLE = "TRACKING_SERVICE_TOKEN"  # noqa: S105  the variable's name
 Result = TypeVar("Result")
+BENCH_SHAPES = ("idle", "trips", "popular", "slow", "flood", "return")
 DEFAULT_HUB = "http://127.0.0.1:8000"
 
 
@@ -134,6 +136,37 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
     click.echo(str(summary))
     if not summary.complete:
         raise SystemExit(1)
+
+
+@main.command()
+@click.option("--shape", "shapes", multiple=True, type=click.Choice(BENCH_SHAPES), help="Which to run; all by default.")
+@click.option(
+    "--trips", default="1000,2000,4000", show_default=True, help="Drivers in the shape `trips`, comma-separated: a run each."
+)
+@click.option("--idle", type=click.IntRange(100), default=4000, show_default=True, help="Drivers, and passengers, in `idle`.")
+@click.option("--passengers", type=click.IntRange(1), default=1000, show_default=True, help="In `popular` and `slow`.")
+@click.option("--clients", type=click.IntRange(2), default=2000, show_default=True, help="In `return`.")
+@click.option("--seconds", type=click.FloatRange(1), default=15.0, show_default=True, help="How long each run is measured.")
+@click.option(
+    "--json",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path(".data/bench.json"),
+    show_default=True,
+    help="Where the figures go.",
+)
+def bench(shapes: tuple[str, ...], trips: str, idle: int, passengers: int, clients: int, seconds: float, path: Path) -> None:
+    """Measure a hub of its own on a database of its own, on this machine, over real sockets."""
+    counts = {
+        "idle": [idle],
+        "trips": [int(count) for count in trips.split(",")],
+        "popular": [passengers],
+        "slow": [passengers],
+        "flood": [0],
+        "return": [clients],
+    }
+    # Imported here: it brings what the drivers' apps have no use for.
+    import_module("driver_sim.bench.run").run([(shape, counts[shape]) for shape in shapes or BENCH_SHAPES], seconds, path)
 
 
 async def _replay_own(hub: str, fleet: str, recording: Recording, speed: float | None, stopping: asyncio.Event) -> Summary:

@@ -84,6 +84,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         asyncio.create_task(work, name=name)
         for name, work in {
             "recorder": service.recorder.run(),
+            "latest positions": service.latest.run(),
             "revisions": service.revisions.run(),
             "tick": _tick(service),
             "revoked tokens": _learn_revoked(service),
@@ -99,6 +100,9 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             await asyncio.wait_for(service.recorder.flush(), FLUSH_SECONDS)
         except TimeoutError:
             logger.warning("going down with fixes not stored; they were not acknowledged, so their devices keep them")
+        else:
+            with contextlib.suppress(StoreUnavailable):
+                await service.latest.flush()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

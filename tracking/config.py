@@ -33,8 +33,9 @@ class Settings(BaseSettings):
     driver_frames_per_second: float = Field(200.0, gt=0, description="Frames a driver may send a second, for long")
     driver_frames_at_once: int = Field(1_000, gt=0, description="Frames a driver may send at once")
 
-    commit_interval: float = Field(0.025, ge=0, description="Seconds the recorder waits to fill a group")
+    commit_interval: float = Field(0.05, ge=0, description="Seconds the recorder waits to fill a group")
     commit_rows: int = Field(2_000, gt=0, description="Fixes in one group at the most")
+    latest_interval: float = Field(2.0, gt=0, description="Seconds between two writings of the vehicles' latest positions")
     queue_limit: int = Field(100_000, gt=0, description="Fixes that may wait for the database")
     database_timeout: float = Field(10.0, gt=0, description="Seconds after which a statement is given up")
 

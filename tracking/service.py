@@ -6,6 +6,7 @@ from tracking.auth import Auth
 from tracking.config import Settings
 from tracking.dispatch import Dispatch
 from tracking.hub.hub import Hub
+from tracking.ingest.latest import Latest
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.sources import Sources
@@ -28,6 +29,7 @@ class Service:
     """for tracks that are streamed as slowly as their reader reads"""
     sources: Sources
     recorder: Recorder
+    latest: Latest
     pipeline: Pipeline
     hub: Hub
     dispatch: Dispatch
@@ -38,7 +40,8 @@ class Service:
 def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
     """Builds the parts around the database at `url` and joins them; nothing runs yet."""
     database = Database(url, timeout=settings.database_timeout)
-    recording = Database(url, timeout=settings.database_timeout, size=2)
+    recording = Database(url, timeout=settings.database_timeout, size=2, tidy=False)
+    latest = Latest(recording, interval=settings.latest_interval)
     hub = Hub(
         clock,
         keep=settings.feed_updates,
@@ -55,6 +58,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         interval=settings.commit_interval,
         rows=settings.commit_rows,
         limit=settings.queue_limit,
+        on_live=latest.note,
         on_late=revisions.late,
     )
     return Service(
@@ -66,7 +70,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         exports=Database(url, timeout=settings.database_timeout, size=4),
         sources=sources,
         recorder=recorder,
-        pipeline=Pipeline(recorder, clock),
+        latest=latest,
+        pipeline=Pipeline(recorder),
         hub=hub,
         dispatch=Dispatch(database, sources, hub, clock),
         messaging=Messaging(database, hub, clock),

@@ -58,7 +58,7 @@ class Hub:
         if not position.live or position.trip_id is None:
             return
         feed = self.feeds.get(position.trip_id)
-        if feed is not None and feed.trip.status.under_way:
+        if feed is not None and feed.showing:
             feed.publish_position(position)
 
     def feed(self, trip: Trip) -> TripFeed:

@@ -107,7 +107,7 @@ class Outbox:
         old, waiting = self._newest, self._waiting
         if old is None or waiting is None:
             return
-        SKIPPED.inc()
+        SKIPPED.value += 1
         self._newest = None
         self.size -= len(old.data or b"")
         old.data = None

@@ -38,7 +38,7 @@ class Recorder:
     """Batched writer. `offer` takes what was accepted, in order; `run` commits and acknowledges until it is cancelled.
 
     `interval` (s) is how long a group may fill, `rows` how large it may get, `limit` how many fixes may wait in all.
-    `on_late` is told, after COMMIT, of plausible positions that came too late to move the marker.
+    After COMMIT `on_live` is told of each position that moved the marker, `on_late` of plausible ones that came too late to.
     """
 
     def __init__(
@@ -48,12 +48,14 @@ class Recorder:
         interval: float,
         rows: int,
         limit: int,
+        on_live: Callable[[Position], None] = lambda _: None,
         on_late: Callable[[list[Position]], None] = lambda _: None,
     ) -> None:
         self._database = database
         self._interval = interval
         self._rows = rows
         self._limit = limit
+        self._on_live = on_live
         self._on_late = on_late
         self._waiting: deque[Entry] = deque()
         self._group: list[Entry] = []
@@ -156,51 +158,51 @@ class Recorder:
 
     async def _commit(self, group: Sequence[Entry]) -> None:
         handled: dict[Session, int] = {}
-        for entry in group:
-            handled[entry.session] = entry.seq
+        rejected: dict[Session, list[Rejected]] = {}
+        days = self._days
+        missing: set[int] = set()
+        for session, seq, position, refused in group:
+            handled[session] = seq
+            if refused is not None:
+                rejected.setdefault(session, []).append(refused)
+            elif position is not None and (day := position.fix_time // DAY_MS) not in days:
+                missing.add(day)
+        if missing:
+            await self.make_partitions(missing)
         with COMMIT_SECONDS.time():
             stored = await self._store(group, handled)
-        STORED.inc(len(stored))
-
-        rejected: dict[Session, list[Rejected]] = {}
-        for entry in group:
-            if entry.rejected is not None:
-                rejected.setdefault(entry.session, []).append(entry.rejected)
+        STORED.value += stored
         for session, seq in handled.items():
             session.handled = max(session.handled, seq)
             if session.receiver is not None:
-                session.receiver.acknowledge(session, rejected.get(session, []))
+                session.receiver.acknowledge(session, rejected.get(session, ()))
         # Of the whole group, not of what this try stored: a try whose answer was lost told nobody.
-        late = [p for e in group if (p := e.position) and not p.live and p.trip_id is not None and not p.suspect]
+        late: list[Position] = []
+        for _, _, position, _ in group:
+            if position is None:
+                continue
+            if position.live:
+                self._on_live(position)
+            elif position.trip_id is not None and not position.suspect:
+                late.append(position)
         if late:
             self._on_late(late)
 
-    async def _store(self, group: Sequence[Entry], handled: dict[Session, int]) -> list[Position]:
-        await self._ensure_partitions(group)
+    async def _store(self, group: Sequence[Entry], handled: dict[Session, int]) -> int:
+        """How many positions this try stored."""
         async with self._database.transaction() as connection:
-            before = await sessions.lock(connection, [session.number for session in handled])
-            # A seq at or below the row's was committed by a try whose answer was lost. A session without a row belonged to a
-            # vehicle that was erased: its fixes must not come back.
-            fresh = [
-                entry.position
-                for entry in group
-                if entry.position is not None and entry.seq > before.get(entry.session.number, entry.seq)
-            ]
+            others = await sessions.move(
+                connection, [s.number for s in handled], list(handled.values()), [s.handled for s in handled]
+            )
+            if others:
+                # A seq at or below what the row had was committed by a try whose answer was lost. A session without a row
+                # belonged to a vehicle that was erased: its fixes must not come back.
+                fresh = [e.position for e in group if e.position is not None and _is_fresh(e, others)]
+            else:
+                fresh = [e.position for e in group if e.position is not None]
             if fresh:
                 await positions.insert(connection, fresh)
-            await sessions.move(
-                connection,
-                {s.number: max(seq, before[s.number]) for s, seq in handled.items() if s.number in before},
-            )
-            latest = {p.vehicle: p for p in fresh if p.live}
-            if latest:
-                await positions.move_latest(connection, list(latest.values()))
-        return fresh
-
-    async def _ensure_partitions(self, group: Sequence[Entry]) -> None:
-        missing = {e.position.fix_time // DAY_MS for e in group if e.position is not None} - self._days
-        if missing:
-            await self.make_partitions(missing)
+        return len(fresh)
 
     async def make_partitions(self, days: set[int]) -> None:
         """Makes the partitions of these UTC days, counted from 1970-01-01."""
@@ -208,3 +210,11 @@ class Recorder:
             for day in sorted(days):
                 await positions.ensure_partition(connection, day)
                 self._days.add(day)
+
+
+def _is_fresh(entry: Entry, others: dict[int, int | None]) -> bool:
+    number = entry.session.number
+    if number not in others:
+        return True
+    before = others[number]
+    return before is not None and entry.seq > before

@@ -21,7 +21,7 @@ REMEMBERED_MS = 7 * 86_400_000
 class Receiver(Protocol):
     """Whoever is to be told that fixes are handled: a driver's connection."""
 
-    def acknowledge(self, session: "Session", rejected: list[Rejected]) -> None: ...
+    def acknowledge(self, session: "Session", rejected: Sequence[Rejected]) -> None: ...
 
 
 class Session:
@@ -116,9 +116,9 @@ class Sources:
             spans = await trips.spans_of_vehicle(connection, stored.number, self._clock() - REMEMBERED_MS)
             trip = await trips.current_of_vehicle(connection, stored.number)
             source = Source(stored.number, stored.vehicle, spans, trip)
-            latest = await positions.latest(connection, stored.number)
-            if latest is not None:
-                source.motion.seed(latest.latitude, latest.longitude, latest.fix_time, latest.speed)
+            newest = await positions.newest(connection, stored.number)
+            if newest is not None:
+                source.motion.seed(newest.latitude, newest.longitude, newest.fix_time, newest.speed)
         return source
 
     async def open_session(self, source: Source, name: str) -> Session:

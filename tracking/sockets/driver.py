@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from collections.abc import Sequence
 
 from starlette.websockets import WebSocket
 
@@ -10,7 +11,7 @@ from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUn
 from tracking.frames import live_view
 from tracking.ingest.sources import Session, Source
 from tracking.metrics import FIXES
-from tracking.model import Trip
+from tracking.model import Fix, Trip
 from tracking.protocol import (
     Ack,
     DriverTextMessage,
@@ -21,6 +22,7 @@ from tracking.protocol import (
     Report,
     TextMessage,
     TripStatusChange,
+    Unreadable,
     Welcome,
     acks,
     decode_driver,
@@ -67,7 +69,7 @@ class DriverConnection(Connection):
         self._skew_told = False
         self._unread: list[int] | None = None
         self._told: set[int] | None = None
-        self._bucket = Bucket(settings.driver_frames_per_second, settings.driver_frames_at_once, service.clock)
+        self._bucket = Bucket(settings.driver_frames_per_second, settings.driver_frames_at_once, service.clock())
 
     async def opened(self) -> None:
         source = await self.service.sources.load(self.principal.subject)
@@ -94,14 +96,15 @@ class DriverConnection(Connection):
             self.session.receiver = None
 
     def received(self, data: bytes) -> None:
-        if not self._bucket.take():
+        now = self.service.clock()
+        if not self._bucket.take(now):
             raise SocketClosed(CloseCode.TOO_MANY_REQUESTS)
         if self._unread:
             numbers, self._unread = self._unread, None
             self.ask(lambda: self.service.messaging.mark_read(numbers))
         message = decode_driver(data)
         if type(message) is Report:
-            self._take(message)
+            self._take(message.fixes, now)
         elif isinstance(message, Hello):
             self.wire.hold()
             start(self._begin(message.session))
@@ -128,26 +131,26 @@ class DriverConnection(Connection):
         finally:
             self.wire.release()
 
-    def _take(self, report: Report) -> None:
+    def _take(self, fixes: Sequence[Fix | Unreadable], now: int) -> None:
         session = self.session
         source = self.source
         if session is None or source is None:
             raise Refusal(ErrorCode.CONFLICT, 'say {"type":"hello","session":"<uuid>"} before the first fix')
         pipeline, hub = self.service.pipeline, self.service.hub
         repeated = full = False
-        for fix in report.fixes:
+        for fix in fixes:
             if fix.seq is None:
-                _unreadable.inc()
+                _unreadable.value += 1
                 self.tell_error(Refusal(fix.code, fix.detail))
                 continue
             repeated = repeated or fix.seq <= session.handled
             # What comes after a fix that was not taken may not be taken either, or an ack would cover what was dropped.
             full = full or pipeline.full
-            position = (pipeline.preview if full else pipeline.accept)(source, session, fix)
+            position = (pipeline.preview if full else pipeline.accept)(source, session, fix, now)
             if position is not None:
                 hub.publish(position)
-                if position.fix_time - position.server_time > SKEW_TOLD_MS and not self._skew_told:
-                    self._tell_skew(position.fix_time - position.server_time)
+                if position.fix_time - now > SKEW_TOLD_MS and not self._skew_told:
+                    self._tell_skew(position.fix_time - now)
         if repeated:
             self.send(frame(Ack(session.handled)))
         if full:
@@ -158,10 +161,13 @@ class DriverConnection(Connection):
         detail = f"the device's clock is {ahead_ms / 1000:.0f} s ahead of ours: set it; past 60 s fixes are rejected"
         self.tell_error(Refusal(ErrorCode.CLOCK_SKEW, detail))
 
-    def acknowledge(self, session: Session, rejected: list[Rejected]) -> None:
+    def acknowledge(self, session: Session, rejected: Sequence[Rejected]) -> None:
         """Called by the recorder after COMMIT."""
-        for ack in acks(session.handled, rejected):
-            self.send(frame(ack))
+        if rejected:
+            for ack in acks(session.handled, rejected):
+                self.outbox.push(frame(ack))
+        else:
+            self.outbox.push(frame(Ack(session.handled)))
 
     # --- trips and messages -----------------------------------------------------------------------------------------
 

@@ -120,8 +120,8 @@ class PassengerConnection(Connection):
 
     def received(self, data: bytes) -> None:
         if self._bucket is None:
-            self._bucket = Bucket(MESSAGES_PER_SECOND, MESSAGES_AT_ONCE, self.service.clock)
-        if not self._bucket.take():
+            self._bucket = Bucket(MESSAGES_PER_SECOND, MESSAGES_AT_ONCE, self.service.clock())
+        if not self._bucket.take(self.service.clock()):
             raise Refusal(ErrorCode.RATE_LIMITED, f"at most {MESSAGES_PER_SECOND:g} messages a second")
         message = decode_passenger(data)
         if self.principal.role is not Role.PASSENGER:

@@ -313,7 +313,8 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if at < size and not self.transport.is_closing():
             self._rest = bytearray(data[at:])
             self._wanted = wanted or 2
-        self._time_half(at > 0)
+        if self._rest is not None or self._begun or self._half is not None:
+            self._time_half(at > 0)
 
     def _text(self, data: bytes) -> None:
         if not data.isascii():
@@ -356,8 +357,8 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def _may_ping(self) -> bool:
         if self._pings is None:
-            self._pings = Bucket(PINGS_PER_SECOND, PINGS_AT_ONCE, system_clock)
-        return self._pings.take()
+            self._pings = Bucket(PINGS_PER_SECOND, PINGS_AT_ONCE, system_clock())
+        return self._pings.take(system_clock())
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= MAX_FRAGMENTS:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from tracking.metrics import CLOSED
 from tracking.protocol import text_of
 
 EXTENSION = "tracking.wire"
@@ -109,6 +110,7 @@ class AsgiWire:
 
     def close(self, code: int, reason: str) -> None:
         if self._closing is None:
+            CLOSED.labels(str(int(code))).inc()
             self._closing = code, reason
             self._something.set()
 

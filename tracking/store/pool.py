@@ -44,8 +44,10 @@ class Database:
     when PostgreSQL is away, and let errors of the statement itself through.
     """
 
-    def __init__(self, url: str, *, timeout: float = 10.0, size: int = 10) -> None:
+    def __init__(self, url: str, *, timeout: float = 10.0, size: int = 10, tidy: bool = True) -> None:
+        """Without `tidy` a connection is given back as it is: for those who leave nothing behind in it but often come back."""
         self._url = url
+        self._reset = None if tidy else _leave
         self._timeout = timeout
         self._size = size
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
@@ -58,6 +60,7 @@ class Database:
             timeout=self._timeout,
             command_timeout=self._timeout,
             init=_set_codecs,
+            reset=self._reset,
             server_settings={
                 "application_name": "tracking",
                 # An ack means durable, whatever the server's own default is.
@@ -119,6 +122,15 @@ class Database:
             await connection.fetchval("SELECT 1")
 
 
+async def _leave(_connection: object) -> None:
+    """In place of asyncpg's own reset, which asks the server once more."""
+
+
+def to_microseconds(instant: int) -> int:
+    """An instant as PostgreSQL keeps it: microseconds since 2000-01-01 UTC."""
+    return (instant - _POSTGRES_EPOCH_MS) * 1000
+
+
 def _terminate(connection: Connection) -> None:
     with contextlib.suppress(asyncpg.InterfaceError):  # given back to the pool already
         connection.terminate()
@@ -134,7 +146,7 @@ async def _set_codecs(connection: Any) -> None:
         "timestamptz",
         schema="pg_catalog",
         format="tuple",
-        encoder=lambda instant: ((instant - _POSTGRES_EPOCH_MS) * 1000,),
+        encoder=lambda instant: (to_microseconds(instant),),
         decoder=lambda value: value[0] // 1000 + _POSTGRES_EPOCH_MS,
     )
     await connection.set_type_codec(

@@ -20,22 +20,28 @@ async def open(connection: Connection, vehicle: int, name: str) -> tuple[int, in
     return row["session"], row["handled_seq"]
 
 
-async def lock(connection: Connection, sessions: Sequence[int]) -> dict[int, int]:
-    """`handled_seq` by session, their rows locked, always in the same order, until the transaction ends."""
+async def move(
+    connection: Connection, sessions: Sequence[int], handled: Sequence[int], known: Sequence[int]
+) -> dict[int, int | None]:
+    """Raises `handled_seq` of each session, their rows locked until the transaction ends, always in the same order.
+
+    Returns what was there before where that is not what the caller thought to be `known`; None for a session that is gone.
+    """
     rows = await connection.fetch(
-        "SELECT session, handled_seq FROM sessions WHERE session = ANY($1::bigint[]) ORDER BY session FOR UPDATE", sessions
+        """
+        WITH before AS MATERIALIZED (
+            SELECT session, handled_seq FROM sessions WHERE session = ANY($1::bigint[]) ORDER BY session FOR UPDATE
+        ),
+        new AS (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS new (session, handled, known)),
+        moved AS (
+            UPDATE sessions SET handled_seq = new.handled FROM before JOIN new USING (session)
+            WHERE sessions.session = new.session AND new.handled > before.handled_seq
+        )
+        SELECT session, before.handled_seq FROM new LEFT JOIN before USING (session)
+        WHERE before.handled_seq IS DISTINCT FROM new.known
+        """,
+        sessions,
+        handled,
+        known,
     )
     return {row["session"]: row["handled_seq"] for row in rows}
-
-
-async def move(connection: Connection, handled: dict[int, int]) -> None:
-    """Sets `handled_seq` of each session."""
-    await connection.execute(
-        """
-        UPDATE sessions s SET handled_seq = moved.seq
-        FROM unnest($1::bigint[], $2::bigint[]) AS moved (session, seq)
-        WHERE s.session = moved.session
-        """,
-        list(handled),
-        list(handled.values()),
-    )

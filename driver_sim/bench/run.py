@@ -1,0 +1,40 @@
+"""One run of the bench: a stage for each shape, a table after each, the JSON at the end."""
+
+import contextlib
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import uvloop
+
+from driver_sim.bench.report import table, write
+from driver_sim.bench.shapes import SHAPES, Result
+from driver_sim.bench.stage import StageError, stage
+from tracking.cluster import ROOT
+
+
+def run(shapes: Sequence[tuple[str, Sequence[int]]], seconds: float, path: Path) -> None:
+    """Runs the shapes with each of their counts and prints their tables. Raises `ClickException` where the stage fails."""
+    _raise_open_files()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results: dict[str, list[Result]] = {}
+    for name, counts in shapes:
+        try:
+            results[name] = uvloop.run(_play(name, counts, seconds))
+        except StageError as error:
+            raise click.ClickException(str(error)) from None
+        click.echo(table(name, results[name]) + "\n")
+        write(path, results)
+    click.echo(f"As JSON: {path}")
+
+
+async def _play(name: str, counts: Sequence[int], seconds: float) -> list[Result]:
+    async with stage(ROOT / ".data" / "bench", {}) as made:
+        return [await SHAPES[name](made, count, seconds) for count in counts]
+
+
+def _raise_open_files() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,278 @@
+"""The shapes of load. Each connects its lines, lets the hub settle, measures a while, and counts what was lost."""
+
+import asyncio
+import itertools
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from driver_sim.bench.lines import DriverLine, Line, Lost, WatcherLine, connect
+from driver_sim.bench.stage import Cost, Stage
+
+Result = dict[str, Any]
+"""Figures by name; the unit is the end of the name."""
+
+SETTLE_SECONDS = 3.0
+DRAIN_SECONDS = 20.0
+TICK = 0.002
+
+POPULAR_HZ = 10.0
+FLOOD_DRIVERS = 500
+FLOOD_STEP = 2_500
+FLOOD_FIRST = 7_500
+FLOOD_LAST = 60_000
+FLOOD_SECONDS = 5.0
+FLOOD_BEARABLE = 1.0
+"""Seconds from report to ack (p99) past which the hub has not kept up."""
+RETURN_SECONDS = 120.0
+
+
+async def idle(stage: Stage, count: int, seconds: float) -> Result:
+    """Bytes of the hub for one connection that is open and silent."""
+    await stage.set_up(count)
+    # What is allocated once, and the pools that the first connections fill, are not the connections'.
+    warm: list[Line] = [stage.driver(n, 1.0) for n in range(200)]
+    await _connected(stage, warm, "warming up")
+    _close(warm)
+    await asyncio.sleep(1.0)
+    result: Result = {}
+    before = stage.memory()
+    drivers: list[Line] = [stage.driver(n, 1.0) for n in range(count)]
+    await _connected(stage, drivers, "drivers")
+    await asyncio.sleep(SETTLE_SECONDS)
+    result["driver_kb"] = (stage.memory() - before) / count / 1024
+    between = stage.memory()
+    watchers: list[Line] = [stage.watcher(n) for n in range(count)]
+    await _connected(stage, watchers, "passengers")
+    await asyncio.sleep(SETTLE_SECONDS)
+    result["passenger_kb"] = (stage.memory() - between) / count / 1024
+    cost = await stage.cost()
+    await _wait(seconds, "idle")
+    spent = (await stage.cost()).since(cost)
+    result["hub_cpu_percent"] = 100 * spent.hub / spent.at
+    _close([*drivers, *watchers])
+    return {"connections": 2 * count, **result}
+
+
+async def trips(stage: Stage, count: int, seconds: float) -> Result:
+    """So many drivers at 1 Hz, each with one passenger."""
+    await stage.set_up(count)
+    drivers = [stage.driver(n, 1.0) for n in range(count)]
+    watchers = [stage.watcher(n, driver) for n, driver in enumerate(drivers)]
+    return await _measured(stage, drivers, watchers, 1.0, seconds, "trips")
+
+
+async def popular(stage: Stage, count: int, seconds: float) -> Result:
+    """One driver at 10 Hz, and so many passengers."""
+    await stage.set_up(1)
+    driver = stage.driver(0, 1 / POPULAR_HZ)
+    return await _measured(stage, [driver], [stage.watcher(0, driver) for _ in range(count)], POPULAR_HZ, seconds, "popular")
+
+
+async def slow(stage: Stage, count: int, seconds: float) -> Result:
+    """The same with one passenger more, who stops reading: what the hub holds for it, and what the others notice."""
+    await stage.set_up(1)
+    driver = stage.driver(0, 1 / POPULAR_HZ)
+    watchers = [stage.watcher(0, driver) for _ in range(count)]
+    reader = stage.watcher(0)
+    await _connected(stage, [driver, *watchers, reader], "slow")
+    driver.sent_at = {}
+    result: Result = {}
+    await _report([driver], POPULAR_HZ, SETTLE_SECONDS, "settling")
+    for phase in ("all read", "one does not"):
+        if phase != "all read":
+            assert reader.transport is not None
+            reader.transport.pause_reading()
+        for watcher in watchers:
+            watcher.to_watcher.clear()
+        memory = stage.memory()
+        await _report([driver], POPULAR_HZ, seconds, phase)
+        late = [took for watcher in watchers for took in watcher.to_watcher]
+        result |= {f"{name} ({phase})": value for name, value in _latencies("to_watcher", late).items()}
+        result[f"hub_grew_kb ({phase})"] = (stage.memory() - memory) / 1024
+    _close([driver, *watchers, reader])
+    return {"passengers": count, "slow_got": reader.delivered, **result}
+
+
+async def flood(stage: Stage, _count: int, _seconds: float) -> Result:
+    """More and more durable fixes a second, in frames of one, until something gives."""
+    await stage.set_up(FLOOD_DRIVERS)
+    steps: list[Result] = []
+    for rate in range(FLOOD_FIRST, FLOOD_LAST, FLOOD_STEP):
+        each = rate / FLOOD_DRIVERS
+        drivers = [stage.driver(n, 1 / each) for n in range(FLOOD_DRIVERS)]
+        step = await _measured(stage, drivers, [], each, FLOOD_SECONDS, f"flood {rate}/s", settle=1.0)
+        steps.append(step)
+        behind = step["fixes_per_second"] < 0.97 * rate
+        if behind or step["lost"] or step["closed"] or step["to_ack_p99_ms"] > FLOOD_BEARABLE * 1000:
+            break
+    kept = [step for step in steps if step["fixes_per_second"] and step is not steps[-1]] or steps
+    best, last = kept[-1], steps[-1]
+    busy = {name: last[f"{name}_cpu_percent"] for name in ("hub", "database", "load")}
+    return {
+        **best,
+        "gave_at_per_second": last["fixes_per_second"],
+        "gave": f"CPU in percent of one core: {', '.join(f'{name} {value:.0f}' for name, value in busy.items())}",
+        "steps": steps,
+    }
+
+
+async def come_back(stage: Stage, count: int, _seconds: float) -> Result:
+    """The hub is killed and started, and so many clients, half of them drivers, are at its door at once."""
+    half = count // 2
+    await stage.set_up(half)
+
+    def lines() -> list[Line]:
+        return [line for n in range(half) for line in (stage.driver(n, 1.0), stage.watcher(n))]
+
+    await _connected(stage, lines(), "before")
+    stage.kill()
+    began = time.perf_counter()
+    await stage.start()
+    started = time.perf_counter()
+    served: list[float] = []
+    tries = 0
+
+    async def again(make: Callable[[], Line]) -> None:
+        nonlocal tries
+        while True:
+            tries += 1
+            try:
+                await connect([make()], stage.port, timeout=RETURN_SECONDS)
+            except (Lost, OSError):
+                await asyncio.sleep(0.1)
+                continue
+            served.append(time.perf_counter() - started)
+            return
+
+    makers = [[lambda n=n: stage.driver(n, 1.0), lambda n=n: stage.watcher(n)] for n in range(half)]
+    async with asyncio.timeout(RETURN_SECONDS):
+        await asyncio.gather(*(again(make) for make in itertools.chain(*makers)))
+    return {
+        "clients": 2 * half,
+        "tries": tries,
+        "hub_ready_after_s": started - began,
+        "half_served_after_s": statistics.median(served),
+        "all_served_after_s": max(served),
+    }
+
+
+SHAPES: dict[str, Callable[[Stage, int, float], Awaitable[Result]]] = {
+    "idle": idle,
+    "trips": trips,
+    "popular": popular,
+    "slow": slow,
+    "flood": flood,
+    "return": come_back,
+}
+
+
+# --- the parts ----------------------------------------------------------------------------------------------------------
+
+
+async def _measured(
+    stage: Stage,
+    drivers: list[DriverLine],
+    watchers: list[WatcherLine],
+    hertz: float,
+    seconds: float,
+    name: str,
+    *,
+    settle: float = SETTLE_SECONDS,
+) -> Result:
+    stored_before, _ = await stage.stored()
+    await _connected(stage, [*drivers, *watchers], name)
+    if watchers:
+        for driver in drivers:
+            driver.sent_at = {}
+    await _report(drivers, hertz, settle, f"{name}: settling")
+    for driver in drivers:
+        driver.to_ack.clear()
+    for watcher in watchers:
+        watcher.to_watcher.clear()
+    handled = sum(driver.acknowledged for driver in drivers)
+    delivered = sum(watcher.delivered for watcher in watchers)
+    before = await stage.cost()
+    await _report(drivers, hertz, seconds, name)
+    spent = (await stage.cost()).since(before)
+    handled = sum(driver.acknowledged for driver in drivers) - handled
+    delivered = sum(watcher.delivered for watcher in watchers) - delivered
+    await _drained(drivers)
+    closed = sum(line.closed is not None for line in (*drivers, *watchers))
+    _close([*drivers, *watchers])
+    sent = sum(driver.sent for driver in drivers)
+    stored, size = await stage.stored()
+    return {
+        "drivers": len(drivers),
+        "passengers": len(watchers),
+        "fixes_per_second": handled / spent.at,
+        "deliveries_per_second": delivered / spent.at,
+        **_latencies("to_ack", [took for driver in drivers for took in driver.to_ack]),
+        **_latencies("to_watcher", [took for watcher in watchers for took in watcher.to_watcher]),
+        "hub_us_per_fix": 1e6 * spent.hub / max(1, handled),
+        "hub_us_per_delivery": 1e6 * spent.hub / delivered if delivered else None,
+        "database_us_per_fix": 1e6 * spent.database / max(1, handled),
+        "wal_bytes_per_fix": spent.wal / max(1, handled),
+        "stored_bytes_per_fix": size / max(1, stored),
+        **_busy(spent),
+        "sent": sent,
+        "lost": sent - (stored - stored_before),
+        "not_acknowledged": sent - sum(driver.acknowledged for driver in drivers),
+        "not_delivered": sum(driver.sent - w.delivered for driver, w in zip(itertools.cycle(drivers), watchers, strict=False)),
+        "skipped": sum(watcher.skipped for watcher in watchers),
+        "breaks": sum(watcher.breaks for watcher in watchers),
+        "closed": closed,
+    }
+
+
+def _busy(spent: Cost) -> Result:
+    return {f"{name}_cpu_percent": 100 * getattr(spent, name) / spent.at for name in ("hub", "database", "load")}
+
+
+def _latencies(name: str, took: list[float]) -> Result:
+    if not took:
+        return {}
+    took.sort()
+    return {f"{name}_p{part}_ms": 1000 * took[min(len(took) - 1, len(took) * part // 100)] for part in (50, 95, 99)}
+
+
+async def _connected(stage: Stage, lines: Sequence[Line], name: str) -> None:
+    with tqdm(total=len(lines), desc=f"{name}: connecting", unit="", leave=False) as bar:
+        await connect(list(lines), stage.port, told=bar.update)
+
+
+async def _report(drivers: Sequence[DriverLine], hertz: float, seconds: float, name: str) -> None:
+    """Every driver `hertz` times a second, all of them spread evenly."""
+    rate = hertz * len(drivers)
+    total = int(rate * seconds)
+    begin = time.perf_counter()
+    sent = 0
+    with tqdm(total=total, desc=name, unit=" fixes", leave=False, mininterval=0.5) as bar:
+        while sent < total:
+            due = min(total, int((time.perf_counter() - begin) * rate))
+            for number in range(sent, due):
+                drivers[number % len(drivers)].report()
+            bar.update(due - sent)
+            sent = due
+            await asyncio.sleep(TICK)
+
+
+async def _wait(seconds: float, name: str) -> None:
+    for _ in tqdm(range(int(seconds)), desc=name, unit=" s", leave=False):
+        await asyncio.sleep(1.0)
+
+
+async def _drained(drivers: Sequence[DriverLine]) -> None:
+    deadline = time.perf_counter() + DRAIN_SECONDS
+    # A look now and then costs the load less than an event for each ack.
+    while any(driver.acknowledged < driver.sent for driver in drivers) and time.perf_counter() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)  # for the last deliveries
+
+
+def _close(lines: Sequence[Line]) -> None:
+    for line in lines:
+        line.close()

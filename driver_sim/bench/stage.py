@@ -1,0 +1,214 @@
+"""The stage: a private database, a hub in a process of its own, and a fleet with trips under way."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import jwt
+import psutil
+from tqdm import tqdm
+
+from driver_sim.backend import Backend, for_each
+from driver_sim.bench.lines import DriverLine, WatcherLine
+from tracking.cluster import Cluster
+from tracking.model import Place, TripStatus, Vehicle
+
+FLEET = "bench"
+READY_SECONDS = 30.0
+STOP_SECONDS = 15.0
+_PLACE = Place(47.0, 9.5)
+
+
+class StageError(Exception):
+    """The database or the hub could not be brought up, or went down."""
+
+
+@dataclass
+class Cost:
+    """What the operating system and the database have counted so far; seconds of CPU, bytes."""
+
+    at: float
+    hub: float
+    database: float
+    load: float
+    wal: int
+
+    def since(self, before: "Cost") -> "Cost":
+        return Cost(
+            self.at - before.at,
+            self.hub - before.hub,
+            self.database - before.database,
+            self.load - before.load,
+            self.wal - before.wal,
+        )
+
+
+class Stage:
+    """Made by `stage`. `vehicles` and `trips` are parallel: vehicle n is under way on trip n."""
+
+    def __init__(self, cluster: Cluster, database: str, log: Path, settings: Mapping[str, str]) -> None:
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.vehicles: list[str] = []
+        self.trips: list[str] = []
+        self._database = database
+        self._log = log
+        self._secret = secrets.token_hex(32)
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("TRACKING_")},
+            "TRACKING_DATABASE_URL": cluster.url(database),
+            "TRACKING_JWT_SECRET": self._secret,
+            "TRACKING_CONNECTIONS_PER_ADDRESS": "100000",
+            **settings,
+        }
+        self.sql: asyncpg.Connection[Any]
+        self._hub: subprocess.Popen[bytes] | None = None
+        self._hub_process: psutil.Process
+        self._postmaster = psutil.Process(int((cluster.data / "postmaster.pid").read_text().split("\n", 1)[0]))
+
+    async def open(self) -> None:
+        self._run("migrate")
+        await self.start()
+        self.sql = await asyncpg.connect(self._environment["TRACKING_DATABASE_URL"])
+
+    async def close(self) -> None:
+        await self.sql.close()
+        self.kill(graceful=True)
+
+    def _run(self, command: str) -> None:
+        done = subprocess.run([sys.executable, "-m", "tracking.cli", command], env=self._environment, capture_output=True)
+        if done.returncode != 0:
+            raise StageError(f"tracking {command} failed:\n{done.stderr.decode(errors='replace')}")
+
+    async def start(self) -> None:
+        """Starts the hub and waits until it is ready."""
+        with self._log.open("ab") as log:
+            self._hub = subprocess.Popen(  # noqa: ASYNC220  starting it takes no time; waiting for it does not block
+                [sys.executable, "-m", "tracking.cli", "serve", "--port", str(self.port)],
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._hub_process = psutil.Process(self._hub.pid)
+        deadline = time.monotonic() + READY_SECONDS
+        async with httpx.AsyncClient(trust_env=False, timeout=1.0) as http:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    if (await http.get(f"{self.url}/readyz")).is_success:
+                        return
+                if self._hub.poll() is not None or time.monotonic() > deadline:
+                    raise StageError(f"the hub did not become ready; its log is {self._log}")
+                await asyncio.sleep(0.02)
+
+    def kill(self, *, graceful: bool = False) -> None:
+        if self._hub is not None:
+            (self._hub.terminate if graceful else self._hub.kill)()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._hub.wait(STOP_SECONDS)
+            self._hub.kill()
+            self._hub.wait()
+
+    async def set_up(self, count: int) -> None:
+        """Makes vehicles until there are `count`, each under way on a trip of its own."""
+        missing = range(len(self.vehicles), count)
+        if not missing:
+            return
+        trips: dict[str, str] = {}
+        async with Backend(self.url, self._token("service")) as backend:
+            await backend.put_fleet(FLEET, "Bench")
+            with tqdm(total=len(missing), desc="vehicles and trips", unit="", leave=False) as bar:
+
+                async def make(number: int) -> None:
+                    vehicle_id = f"bench-{number:05}"
+                    await backend.put_vehicle(Vehicle(vehicle_id, FLEET, f"Van {number}", "van", f"FL {number}"))
+                    trip = await backend.create_trip(FLEET, vehicle_id, _PLACE, _PLACE)
+                    await backend.change(trip, TripStatus.ENROUTE_TO_PICKUP)
+                    trips[vehicle_id] = trip.trip_id
+                    bar.update()
+
+                await for_each(missing, make, at_once=16)
+        self.vehicles += sorted(trips)
+        self.trips += [trips[vehicle_id] for vehicle_id in sorted(trips)]
+
+    def driver(self, number: int, tick: float) -> DriverLine:
+        return DriverLine(self._token("driver", vehicle_id=self.vehicles[number]), str(uuid.uuid4()), tick=tick)
+
+    def watcher(self, number: int, driver: DriverLine | None = None) -> WatcherLine:
+        trip_id = self.trips[number]
+        return WatcherLine(trip_id, self._token("passenger", trip_id=trip_id), driver)
+
+    def _token(self, role: str, **claim: str) -> str:
+        claims = {"aud": "tracking", "exp": int(time.time()) + 86_400, "jti": secrets.token_urlsafe(16), "role": role, **claim}
+        return jwt.encode(claims, self._secret, algorithm="HS256")
+
+    async def cost(self) -> Cost:
+        wal = await self.sql.fetchval("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
+        return Cost(
+            time.perf_counter(), _cpu(self._hub_process), _cpu_with_children(self._postmaster), time.process_time(), int(wal)
+        )
+
+    def memory(self) -> int:
+        """Bytes that are the hub's alone."""
+        return int(self._hub_process.memory_full_info().uss)
+
+    async def stored(self) -> tuple[int, int]:
+        """How many positions are stored, and their bytes, indices included."""
+        count = await self.sql.fetchval("SELECT count(*) FROM positions")
+        size = await self.sql.fetchval(
+            "SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0) FROM pg_inherits WHERE inhparent = 'positions'::regclass"
+        )
+        return int(count), int(size)
+
+
+@contextlib.asynccontextmanager
+async def stage(directory: Path, settings: Mapping[str, str]) -> AsyncIterator[Stage]:
+    """A fresh database and a hub, both gone at the end. `settings` are the hub's, TRACKING_…. Raises `StageError`."""
+    directory.mkdir(mode=0o711, parents=True, exist_ok=True)  # noqa: ASYNC240  nothing runs yet
+    cluster = Cluster(directory / "pg", die_with_parent=True)
+    cluster.start()
+    try:
+        cluster.create_database("bench")
+        cluster.drop_database("bench")
+        cluster.create_database("bench")
+        made = Stage(cluster, "bench", directory / "hub.log", settings)
+        try:
+            await made.open()
+            yield made
+        finally:
+            await made.close()
+    finally:
+        cluster.remove()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _cpu_with_children(process: psutil.Process) -> float:
+    """With those that have ended too: a connection's process dies with it."""
+    times = process.cpu_times()
+    total = float(times.user + times.system + times.children_user + times.children_system)
+    for child in process.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += _cpu(child)
+    return total

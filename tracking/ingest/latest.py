@@ -1,0 +1,49 @@
+"""The newest plausible position of each vehicle, on its way to the table in which the nearest vehicles are looked up.
+
+It is written every so often, and not with each commit: only the newest counts, and this one row with its index was most of what
+a fix cost the database. Nothing is lost by it: a vehicle's motion is taken up again from the stored positions themselves.
+"""
+
+import asyncio
+import logging
+
+from tracking.errors import StoreUnavailable
+from tracking.model import Position
+from tracking.store import positions
+from tracking.store.pool import Database
+
+logger = logging.getLogger(__name__)
+
+ROWS = 2_000
+"""Vehicles in one statement at the most."""
+
+
+class Latest:
+    """`note` what was committed; `run` writes it every `interval` seconds until it is cancelled."""
+
+    def __init__(self, database: Database, *, interval: float) -> None:
+        self._database = database
+        self._interval = interval
+        self._newest: dict[int, Position] = {}
+
+    def note(self, position: Position) -> None:
+        """Takes a committed position that moved the marker."""
+        self._newest[position.vehicle] = position
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval)
+            try:
+                await self.flush()
+            except StoreUnavailable as error:
+                logger.info("the latest positions are not written now, trying again: %s", error)
+
+    async def flush(self) -> None:
+        """Writes what was noted. Raises `StoreUnavailable`, and then has it still."""
+        while self._newest:
+            newest = dict(sorted(self._newest.items())[:ROWS])
+            async with self._database.connection() as connection:
+                await positions.move_latest(connection, list(newest.values()))
+            for vehicle, position in newest.items():
+                if self._newest[vehicle] is position:
+                    del self._newest[vehicle]
