@@ -35,7 +35,7 @@ class Settings(BaseSettings):
 
     commit_interval: float = Field(0.05, ge=0, description="Seconds the recorder waits to fill a group")
     commit_rows: int = Field(2_000, gt=0, description="Fixes in one group at the most")
-    latest_interval: float = Field(2.0, gt=0, description="Seconds between two writings of the vehicles' latest positions")
+    latest_interval: float = Field(5.0, gt=0, description="Seconds between two writings of the vehicles' latest positions")
     queue_limit: int = Field(100_000, gt=0, description="Fixes that may wait for the database")
     database_timeout: float = Field(10.0, gt=0, description="Seconds after which a statement is given up")
 

@@ -31,19 +31,15 @@ def a_position(second: int, live: bool = True) -> Position:
 class Reader:
     """An outbox, and what came out of it."""
 
-    paused = False
-
     def __init__(self) -> None:
         self.ended: list[CloseCode] = []
         self.frames: list[bytes] = []
-        self.outbox = Outbox(self, limit=10**7, end=self.ended.append)
-
-    def write(self, frame: bytes) -> None:
-        self.frames.append(frame)
+        self.outbox = Outbox(self.frames.append, limit=10**7, end=self.ended.append)
 
     def read(self) -> list[dict[str, Any]]:
-        frames, self.frames = self.frames, []
-        return [json.loads(text_of(frame)) for frame in frames]
+        messages = [json.loads(text_of(frame)) for frame in self.frames]
+        self.frames.clear()
+        return messages
 
 
 def begin(feed: TripFeed, reader: Reader, **changes: Any) -> dict[str, Any]:

@@ -11,39 +11,35 @@ from tracking.protocol import text_of
 
 
 class Wire:
-    """A reader that takes frames while it is not `paused`, and after `room` of them pauses."""
+    """A reader that takes `room` frames (None: any number) and then says that it is full."""
 
-    def __init__(self, room: int | None = None) -> None:
-        self.paused = False
+    def __init__(self, room: int | None = None, limit: int = 10_000) -> None:
         self.room = room
         self.written: list[bytes] = []
+        self.ended: list[CloseCode] = []
+        self.outbox = Outbox(self.write, limit=limit, end=self.ended.append)
 
     def write(self, frame: bytes) -> None:
-        assert not self.paused, "written to a reader that has no room"
+        assert not self.outbox.blocked, "written to a reader that has no room"
         self.written.append(frame)
         if self.room is not None:
             self.room -= 1
-            self.paused = self.room <= 0
+            if self.room <= 0:
+                self.outbox.block()
+
+    def take(self, room: int | None = None) -> None:
+        """The reader has room again."""
+        self.room = room
+        self.outbox.flush()
 
     def messages(self) -> list[bytes]:
         """What was written, `skipped` as its JSON."""
         return [text_of(frame) if b"skipped" in frame else frame for frame in self.written]
 
 
-def make(wire: Wire, limit: int = 10_000) -> tuple[Outbox, list[CloseCode]]:
-    ended: list[CloseCode] = []
-    return Outbox(wire, limit=limit, end=ended.append), ended
-
-
-def take(outbox: Outbox, wire: Wire, room: int | None = None) -> None:
-    """The reader has room again."""
-    wire.room, wire.paused = room, False
-    outbox.flush()
-
-
 def test_a_reader_that_keeps_up_gets_everything_at_once() -> None:
     wire = Wire()
-    outbox, _ = make(wire)
+    outbox = wire.outbox
     outbox.push(b"welcome")
     outbox.push_position(b"one", 1)
     outbox.push_position(b"two", 2)
@@ -53,24 +49,24 @@ def test_a_reader_that_keeps_up_gets_everything_at_once() -> None:
 
 def test_a_slow_reader_gets_the_newest_and_is_told_what_it_missed() -> None:
     wire = Wire(room=1)
-    outbox, _ = make(wire)
+    outbox = wire.outbox
     for offset in (1, 2, 3, 4):
         outbox.push_position(b"12345678", offset)
     assert wire.written == [b"12345678"]
     assert outbox.size == 8
-    take(outbox, wire)
+    wire.take()
     assert wire.messages()[1:] == [b'{"type":"skipped","from":2,"to":3}', b"12345678"]
 
 
 def test_what_is_not_a_position_stays_in_its_place() -> None:
     wire = Wire()
-    outbox, _ = make(wire)
-    wire.paused = True
+    outbox = wire.outbox
+    outbox.block()
     outbox.push_position(b"position 1", 1)
     outbox.push(b"trip 2")
     outbox.push_position(b"position 3", 3)
     outbox.push_position(b"position 4", 4)
-    take(outbox, wire)
+    wire.take()
     assert wire.messages() == [
         b'{"type":"skipped","from":1,"to":1}',
         b"trip 2",
@@ -80,26 +76,26 @@ def test_what_is_not_a_position_stays_in_its_place() -> None:
 
 
 def test_a_slow_reader_of_many_positions_costs_no_more_than_one_of_few() -> None:
-    wire = Wire()
-    outbox, ended = make(wire, limit=100)
-    wire.paused = True
+    wire = Wire(limit=100)
+    outbox = wire.outbox
+    outbox.block()
     for offset in range(1, 10_001):
         outbox.push_position(b"12345678", offset)
     assert outbox.size == 8
-    take(outbox, wire)
+    wire.take()
     assert wire.messages() == [b'{"type":"skipped","from":1,"to":9999}', b"12345678"]
-    assert ended == []
+    assert wire.ended == []
 
 
 def test_past_the_limit_the_reader_is_closed_once() -> None:
-    wire = Wire()
-    outbox, ended = make(wire, limit=30)
-    wire.paused = True
+    wire = Wire(limit=30)
+    outbox = wire.outbox
+    outbox.block()
     for _ in range(10):
         outbox.push(b"0123456789")
-    assert ended == [CloseCode.TOO_SLOW]
+    assert wire.ended == [CloseCode.TOO_SLOW]
     assert outbox.size == 0
-    take(outbox, wire)
+    wire.take()
     assert wire.written == []
 
 
@@ -107,15 +103,15 @@ def test_past_the_limit_the_reader_is_closed_once() -> None:
 def test_every_offset_is_delivered_or_named_skipped(actions: list[str | int]) -> None:
     """Whatever comes and goes: offsets contiguous, none twice, no trip left out, the newest position always there."""
     wire = Wire()
-    outbox, _ = make(wire)
+    outbox = wire.outbox
     offset = newest = 0
     trips = []
     for action in actions:
         if action == "slow":
-            wire.paused = True
+            outbox.block()
             continue
         if isinstance(action, int):
-            take(outbox, wire, room=action)
+            wire.take(action)
             continue
         offset += 1
         data = json.dumps({"type": action, "offset": offset}).encode()
@@ -125,7 +121,7 @@ def test_every_offset_is_delivered_or_named_skipped(actions: list[str | int]) ->
         else:
             trips.append(offset)
             outbox.push(data)
-    take(outbox, wire)
+    wire.take()
     told: list[int] = []
     delivered: dict[str, list[int]] = {"position": [], "trip": []}
     for message in map(json.loads, wire.messages()):

@@ -38,6 +38,8 @@ class TripFeed:
     it can't miss each other.
     """
 
+    __slots__ = ("_updates", "epoch", "offset", "outboxes", "showing", "trip", "unwatched_since")
+
     def __init__(self, trip: Trip, *, keep: int) -> None:
         self.trip = trip
         self.showing = trip.status.under_way

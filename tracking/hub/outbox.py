@@ -2,19 +2,10 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 from tracking.errors import CloseCode
 from tracking.metrics import SKIPPED
 from tracking.protocol import Skipped, frame
-
-
-class Reader(Protocol):
-    """The way out to a reader. While it is `paused`, more is unsent than its high-water mark, and frames wait here."""
-
-    paused: bool
-
-    def write(self, frame: bytes) -> None: ...
 
 
 class _Waiting:
@@ -31,18 +22,21 @@ class _Waiting:
 class Outbox:
     """Frames for one reader, in order: written at once while it reads, waiting while it is slow.
 
-    Of the positions only the newest waits, and the reader is told which offsets were left out; past `limit` bytes of what may
-    not be dropped, the reader is ended with 4008 by `end`. Call `flush` when the reader is no longer paused.
+    `write` sends a ready frame. Call `block` when more is unsent than the reader's high-water mark, `flush` when it has room
+    again, `shut` when nothing may be written any more. Of the positions only the newest waits, and the reader is told which
+    offsets were left out; past `limit` bytes of what may not be dropped, the reader is ended with 4008 by `end`.
     """
 
-    __slots__ = ("_limit", "_newest", "_reader", "_waiting", "_write", "end", "overflowed", "size")
+    __slots__ = ("_flowing", "_limit", "_newest", "_shut", "_waiting", "_write", "blocked", "end", "size")
 
-    def __init__(self, reader: Reader, *, limit: int, end: Callable[[CloseCode], None]) -> None:
-        self._reader = reader
-        self._write = reader.write
+    def __init__(self, write: Callable[[bytes], None], *, limit: int, end: Callable[[CloseCode], None]) -> None:
+        self._write = write
         self._limit = limit
         self.end = end
-        self.overflowed = False
+        self.blocked = False
+        self._flowing = True
+        """Not blocked, not shut, and nothing waits: the one question asked for every frame."""
+        self._shut = False
         self._waiting: deque[_Waiting] | None = None
         self._newest: _Waiting | None = None
         """The position that waits."""
@@ -51,28 +45,29 @@ class Outbox:
 
     def push(self, data: bytes) -> None:
         """Sends a frame that is never dropped."""
-        if self._waiting is None and not self._reader.paused:
+        if self._flowing:
             self._write(data)
         else:
             self._wait(_Waiting(data, 0, 0))
 
     def push_position(self, data: bytes, offset: int) -> None:
         """Sends a position, which a newer one may replace."""
-        if self._waiting is None and not self._reader.paused:
+        if self._flowing:
             self._write(data)
-        else:
+        elif not self._shut:
             self._leave_out()
-            position = _Waiting(data, offset, offset)
+            position = self._newest = _Waiting(data, offset, offset)
             self._wait(position)
-            if not self.overflowed:
-                self._newest = position
+
+    def block(self) -> None:
+        self.blocked = True
+        self._flowing = False
 
     def flush(self) -> None:
         """Writes what waits, for as long as the reader takes it."""
+        self.blocked = False
         waiting = self._waiting
-        if waiting is None:
-            return
-        while waiting and not self._reader.paused:
+        while waiting and not self.blocked:
             item = waiting.popleft()
             if item is self._newest:
                 self._newest = None
@@ -85,21 +80,24 @@ class Outbox:
                 self._write(item.data)
         if not waiting:
             self._waiting = None
+            self._flowing = not self.blocked and not self._shut
 
-    def clear(self) -> None:
+    def shut(self) -> None:
+        """Lets go of what waits, and takes nothing more."""
+        self._shut = True
+        self._flowing = False
         self._waiting = self._newest = None
         self.size = 0
 
     def _wait(self, item: _Waiting) -> None:
-        if self.overflowed:
+        if self._shut:
             return
         if self._waiting is None:
             self._waiting = deque()
         self._waiting.append(item)
         self.size += len(item.data or b"")
         if self.size > self._limit:
-            self.overflowed = True
-            self.clear()
+            self.shut()
             self.end(CloseCode.TOO_SLOW)
 
     def _leave_out(self) -> None:

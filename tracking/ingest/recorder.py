@@ -112,29 +112,36 @@ class Recorder:
                 await asyncio.wait_for(self._full_group.wait(), self._interval)
 
     async def _commit_until_done(self, group: Sequence[Entry]) -> None:
+        if self.trouble is None:
+            try:
+                return await self._commit_whatever_is_in(group)
+            except Exception as error:
+                self._note_trouble(error)
         attempts = tenacity.AsyncRetrying(
             # Whatever the trouble is, giving up would leave every driver without an ack for ever.
             retry=tenacity.retry_if_exception_type(Exception),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
-            before_sleep=self._note_trouble,
+            before_sleep=lambda state: self._note_trouble(state.outcome.exception() if state.outcome is not None else None),
             reraise=True,
         )
         async for attempt in attempts:
             with attempt:
-                try:
-                    await self._commit(group)
-                except _FAULTS_OF_FIXES as error:
-                    logger.exception("the database refused a group of %d fixes: storing them one by one", len(group))
-                    await self._commit_apart(group, error)
+                await self._commit_whatever_is_in(group)
         if self.trouble is not None:
             logger.warning("storing again; %d fixes waited", len(group) + len(self._waiting))
             self.trouble = None
 
-    def _note_trouble(self, state: tenacity.RetryCallState) -> None:
+    async def _commit_whatever_is_in(self, group: Sequence[Entry]) -> None:
+        try:
+            await self._commit(group)
+        except _FAULTS_OF_FIXES as error:
+            logger.exception("the database refused a group of %d fixes: storing them one by one", len(group))
+            await self._commit_apart(group, error)
+
+    def _note_trouble(self, error: BaseException | None) -> None:
         COMMIT_FAILURES.inc()
         # A partition may have been dropped behind our back.
         self._days.clear()
-        error = state.outcome.exception() if state.outcome is not None else None
         if self.trouble is None:
             known = isinstance(error, StoreUnavailable | asyncpg.PostgresError)
             logger.warning("not storing, acknowledging nothing, trying again: %s", error, exc_info=None if known else error)

@@ -58,7 +58,7 @@ class Connection:
         self.wire: Wire = wire_of(websocket)
         self.service = service
         self.principal = principal
-        self.outbox = Outbox(self.wire, limit=service.settings.outbox_limit, end=self.close)
+        self.outbox = Outbox(self.wire.write, limit=service.settings.outbox_limit, end=self.close)
         self._closing: SocketClosed | None = None
         self._over = False
         self._errors: deque[int] | None = None
@@ -118,10 +118,14 @@ class Connection:
         if self._closing is not None:
             return
         self._closing = SocketClosed(code, reason)
-        if self.wire.paused:
+        if self.outbox.blocked:
             asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self._give_up)
         else:
-            self.wire.close(code, self._closing.reason)
+            self._say_goodbye(self._closing)
+
+    def _say_goodbye(self, closing: SocketClosed) -> None:
+        self.outbox.shut()
+        self.wire.close(closing.code, closing.reason)
 
     def _give_up(self) -> None:
         if not self._over:
@@ -158,10 +162,13 @@ class Connection:
     def binary_received(self) -> None:
         self.close(CloseCode.BINARY_FRAME)
 
+    def full(self) -> None:
+        self.outbox.block()
+
     def writable(self) -> None:
         self.outbox.flush()
-        if self._closing is not None and not self.wire.paused:
-            self.wire.close(self._closing.code, self._closing.reason)
+        if self._closing is not None and not self.outbox.blocked:
+            self._say_goodbye(self._closing)
 
     def going_down(self) -> None:
         self.close(CloseCode.GOING_DOWN)
@@ -176,7 +183,7 @@ class Connection:
             self._expiry.cancel()
         if self._worker is not None:
             self._worker.cancel()
-        self.outbox.clear()
+        self.outbox.shut()
         self.service.hub.closed(self.principal.jti, self)
         self.left()
 

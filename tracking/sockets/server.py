@@ -13,6 +13,7 @@ allocated for a length that a header merely claims.
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -182,7 +183,9 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self._parser: Protocol | None = None
         super().__init__(config, server_state, app_state, _loop)
         self.close_timeout = FAREWELL_SECONDS
-        self.paused = False
+        self._full = False
+        self._on_text: Callable[[bytes], None] | None = None
+        """Whom an ordinary frame goes to; None while there is anything that makes the next frame no ordinary one."""
         self._server_state = server_state
         self._max_size = config.ws_max_size
         self._listener: Listener | None = None
@@ -255,6 +258,20 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
+        on_text = self._on_text
+        if on_text is not None and data[0] == _TEXT and len(data) >= 8:
+            # The ordinary case, and nothing else: one whole masked text frame. Each attribute not looked at counts, because
+            # with thousands of connections none of them is in the processor's cache.
+            length = data[1] - _MASKED
+            start = 6
+            if length == 126:
+                length = data[2] << 8 | data[3]
+                start = 8
+            if length == len(data) - start and data[1] != 0xFF:
+                text = apply_mask(data[start:], data[start - 4 : start])
+                if text.isascii():
+                    on_text(text)
+                    return
         if not self.handshake_initiated:
             super().data_received(data)
             # uvicorn would keep a handshake that the library refuses open, unanswered, for ever.
@@ -270,6 +287,11 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             if len(self._rest) >= self._wanted:
                 data, self._rest = bytes(self._rest), None
                 self._parse(data)
+
+    def _see_ahead(self) -> None:
+        """To be called whenever something changes that makes the next frame an ordinary one, or no longer."""
+        ordinary = not (self._held or self._begun or self.close_sent) and self._rest is None and self._max_size >= 0xFFFF
+        self._on_text = self._listener.text_received if ordinary and self._listener is not None else None
 
     def _keep(self, data: bytes) -> None:
         if self._rest is None:
@@ -315,6 +337,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self._wanted = wanted or 2
         if self._rest is not None or self._begun or self._half is not None:
             self._time_half(at > 0)
+        self._see_ahead()
 
     def _text(self, data: bytes) -> None:
         if not data.isascii():
@@ -381,7 +404,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_ping(self) -> None:
         answer = b"".join(self.conn.data_to_send())
-        if self.paused:
+        if self._full:
             # Who does not read needs no more than the last (RFC 6455 5.5.3), once it does.
             self._owed_pong = answer
         else:
@@ -428,18 +451,21 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             return
         if not self.transport.is_closing():
             self.transport.set_write_buffer_limits(high=high_water)
+        if self._full:
+            listener.full()
         self.release()
 
     async def served(self) -> None:
         """At once: the connection lives on without its application's task."""
 
-    def write(self, frame: bytes) -> None:
-        if not self.close_sent:
-            self.transport.write(frame)
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        return self.transport.write
 
     def hold(self) -> None:
         if not self._held:
             self._held = True
+            self._on_text = None
             if not self.transport.is_closing():
                 self.transport.pause_reading()
 
@@ -451,6 +477,8 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         rest, self._rest = self._rest, None
         if rest:
             self._parse(bytes(rest))
+        else:
+            self._see_ahead()
         if not self._held and not self.transport.is_closing():
             self.transport.resume_reading()
 
@@ -463,7 +491,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if self.close_sent or self.transport.is_closing():
             return
         self.close_sent = True
-        self._parser = None
+        self._on_text = self._parser = None
         self._stop_half()
         self.transport.write(Frame(Opcode.CLOSE, Close(code, reason).serialize()).serialize(mask=False))
         self.close_timer = self.loop.call_later(self.close_timeout, self.abort)
@@ -479,11 +507,13 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self.close_timer = self.loop.call_later(self.close_timeout, self.abort)
 
     def pause_writing(self) -> None:
-        self.paused = True
+        self._full = True
         super().pause_writing()
+        if self._listener is not None:
+            self._listener.full()
 
     def resume_writing(self) -> None:
-        self.paused = False
+        self._full = False
         super().resume_writing()
         if self._owed_pong is not None and not self.close_sent:
             pong, self._owed_pong = self._owed_pong, None
@@ -525,7 +555,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_half()
         self.close_sent = True
-        self._rest = self._parser = None
+        self._rest = self._parser = self._on_text = None
         super().connection_lost(exc)
         listener, self._listener = self._listener, None
         if listener is not None:

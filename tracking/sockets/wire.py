@@ -8,6 +8,7 @@ any other server and for test clients.
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -28,6 +29,9 @@ class Listener(Protocol):
     def binary_received(self) -> None:
         """A binary message, which nobody here has a use for."""
 
+    def full(self) -> None:
+        """More is unsent than the high-water mark: what need not be sent now should wait for `writable`."""
+
     def writable(self) -> None:
         """What was written has gone out, as far as the low-water mark: more may be."""
 
@@ -41,17 +45,15 @@ class Listener(Protocol):
 class Wire(Protocol):
     """One accepted connection. Messages are held back until `listen`, and while it is `hold`ing."""
 
-    paused: bool
-    """More is unsent than the high-water mark: what need not be sent now should wait for `Listener.writable`."""
-
     def listen(self, listener: Listener, high_water: int) -> None:
         """From now on `listener` is told what comes; `high_water` in bytes."""
 
     async def served(self) -> None:
         """Returns when the ASGI application may return."""
 
-    def write(self, frame: bytes) -> None:
-        """Sends a ready frame (`protocol.frame`). Never waits; after `close` it does nothing."""
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        """Sends a ready frame (`protocol.frame`), without waiting. Not to be called after `close`, or once the wire is lost."""
 
     def hold(self) -> None:
         """Holds back what comes from now on, without loss, until `release`. A client can fill no memory meanwhile."""
@@ -88,19 +90,27 @@ class AsgiWire:
         self._may_read = asyncio.Event()
         self._may_read.set()
         self._over = asyncio.Event()
-        self.paused = False
+        self._full = False
 
     def listen(self, listener: Listener, high_water: int) -> None:
         self._listener = listener
         self._high_water = high_water
+        self._tell_full()
 
-    def write(self, frame: bytes) -> None:
-        if self._closing is None:
-            self._unsent.append(frame)
-            self._size += len(frame)
-            if self._size > self._high_water > 0:
-                self.paused = True
-            self._something.set()
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        return self._send
+
+    def _send(self, frame: bytes) -> None:
+        self._unsent.append(frame)
+        self._size += len(frame)
+        self._something.set()
+        self._tell_full()
+
+    def _tell_full(self) -> None:
+        if not self._full and self._listener is not None and self._size > self._high_water:
+            self._full = True
+            self._listener.full()
 
     def hold(self) -> None:
         self._may_read.clear()
@@ -153,8 +163,7 @@ class AsgiWire:
                 frame = self._unsent.popleft()
                 await self._websocket.send({"type": "websocket.send", "text": text_of(frame).decode()})
                 self._size -= len(frame)
-                if self.paused and self._size * 4 <= self._high_water:
-                    self.paused = False
-                    if self._listener is not None:
-                        self._listener.writable()
+                if self._full and self._size * 4 <= self._high_water and self._listener is not None:
+                    self._full = False
+                    self._listener.writable()
             await self._websocket.close(*self._closing)
