@@ -13,7 +13,7 @@ PORT ?=
 DRIVERS ?= 40
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test lint soak lock clean
+.PHONY: help install dev demo test lint bench soak lock clean
 
 help: ## Show this list
 	@echo "Targets:"
@@ -39,6 +39,9 @@ lint: dev ## Check style and types: ruff, mypy --strict, tsc
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@if [ -f web/tsconfig.json ]; then $(NPM) --prefix web run check; else echo "No web/tsconfig.json yet: tsc is skipped."; fi
+
+bench: dev ## Measure speed, memory and loss (ARGS='--shape trips'; ARGS='--help' shows all)
+	@exec $(BIN)/python -m driver_sim bench $(ARGS)
 
 soak: dev ## Run the long test (ARGS='--help' shows its arguments)
 	@exec $(BIN)/python -m tests.soak $(ARGS)

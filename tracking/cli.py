@@ -16,13 +16,12 @@ from tracking.app import create_app
 from tracking.auth import CLAIM_OF_ROLE, Auth, Role
 from tracking.config import load, require_database, require_key
 from tracking.errors import StoreUnavailable, TrackingError
+from tracking.hub.doors import Doors
 from tracking.protocol import MAX_FRAME_BYTES
 from tracking.sockets.server import HttpProtocol, SocketProtocol, listening_socket
 from tracking.store import migrations
 
 logger = logging.getLogger(__name__)
-
-PING_SECONDS = 20.0
 
 
 class _Group(click.Group):
@@ -57,12 +56,12 @@ def serve(host: str, port: int) -> None:
         app,
         host=host,
         port=port,
-        http=HttpProtocol,
+        http=HttpProtocol.guarded(Doors(settings.connections_per_address, settings.proxies)),
         ws=SocketProtocol,
         ws_max_size=MAX_FRAME_BYTES,
         ws_per_message_deflate=False,
-        ws_ping_interval=PING_SECONDS,
-        ws_ping_timeout=PING_SECONDS,
+        ws_ping_interval=settings.ping_interval,
+        ws_ping_timeout=settings.ping_interval,
         proxy_headers=bool(settings.proxies),
         forwarded_allow_ips=settings.proxies,
         timeout_graceful_shutdown=5,

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     outbox_high_water: int = Field(64 * 1024, gt=0, description="Unsent bytes past which only the newest position is kept")
     outbox_limit: int = Field(1024 * 1024, gt=0, description="Unsent bytes past which a slow reader is closed (4008)")
 
+    ping_interval: float = Field(20.0, gt=0, description="Seconds of silence after which a client is asked whether it lives")
+    connections_per_address: int = Field(10_000, gt=0, description="Sockets that one address may hold (IPv6: one /64)")
+    connections_per_token: int = Field(1_000, gt=0, description="Sockets that one token, or one share link, may hold")
     open_files: int = Field(65_536, gt=0, description="Limit of open files that the hub asks of the system")
 
     @field_validator("jwt_secret")

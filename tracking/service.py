@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tracking.auth import Auth
 from tracking.config import Settings
 from tracking.dispatch import Dispatch
+from tracking.hub.doors import Doors
 from tracking.hub.hub import Hub
 from tracking.ingest.latest import Latest
 from tracking.ingest.pipeline import Pipeline
@@ -32,6 +33,8 @@ class Service:
     latest: Latest
     pipeline: Pipeline
     hub: Hub
+    doors: Doors
+    """the sockets that were let in, by the address that they came from"""
     dispatch: Dispatch
     messaging: Messaging
     revisions: Revisions
@@ -73,6 +76,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         latest=latest,
         pipeline=Pipeline(recorder),
         hub=hub,
+        doors=Doors(settings.connections_per_address),
         dispatch=Dispatch(database, sources, hub, clock),
         messaging=Messaging(database, hub, clock),
         revisions=revisions,

@@ -40,12 +40,20 @@ class Wire:
         self._client = client
         self._server = server
         self._flowing: dict[Direction, asyncio.Event] = {direction: asyncio.Event() for direction in BOTH}
+        self._ended: set[Direction] = set()
         for event in self._flowing.values():
             event.set()
 
     def stall(self, *directions: Direction) -> None:
         for direction in directions or BOTH:
             self._flowing[direction].clear()
+
+    def half_close(self, direction: Direction) -> None:
+        """FIN that way; the other way goes on."""
+        self._ended.add(direction)
+        sink = self._server if direction == UP else self._client
+        if sink.can_write_eof() and not sink.is_closing():
+            sink.write_eof()
 
     def flow(self) -> None:
         for event in self._flowing.values():
@@ -70,11 +78,11 @@ class Wire:
             if direction == UP and self._proxy.deaf_at is not None and self._proxy.deaf_at in data:
                 self._proxy.deaf_at = None
                 self._proxy.swallow(DOWN)
-            if direction in self._proxy.swallowed:
+            if direction in self._proxy.swallowed or direction in self._ended:
                 continue
             sink.write(data)
             await sink.drain()
-        if direction not in self._proxy.swallowed and sink.can_write_eof():
+        if direction not in self._proxy.swallowed and direction not in self._ended and sink.can_write_eof():
             sink.write_eof()
 
 
@@ -133,6 +141,12 @@ class ChaosProxy:
         for wire in list(self.wires):
             if share >= 1.0 or self.rng.random() < share:
                 wire.cut(reset=reset)
+
+    def half_close(self, direction: Direction, share: float = 1.0) -> None:
+        """Ends one direction of the connections of the moment, or of a random share of them."""
+        for wire in list(self.wires):
+            if share >= 1.0 or self.rng.random() < share:
+                wire.half_close(direction)
 
     def stall(self, *directions: Direction) -> None:
         """The connections of the moment stay up and carry nothing; both ways, where none is named."""

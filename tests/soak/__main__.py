@@ -1,3 +1,16 @@
-from tests.soak.messy import main
+"""The long tests. Each takes a seed, which repeats a run as far as the machine allows."""
 
+import click
+
+from tests.soak.kills import kills
+from tests.soak.messy import messy
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Long tests of a real hub on a real database, each started for the test and removed at its end."""
+
+
+main.add_command(kills)
+main.add_command(messy)
 main()

@@ -1,6 +1,6 @@
 """The messy stream through a real hub, over real sockets, in real time, with a passenger watching each vehicle.
 
-    python -m tests.soak.messy --minutes 15 --seed 1 --json soak.json
+    python -m tests.soak messy --minutes 15 --seed 1 --json soak.json
 
 Starts a database and a hub of its own and removes them at the end. Exits with 1 where the invariant was broken: something
 acknowledged is missing or stored twice, a passenger's numbering broke, or a line on a passenger's map is not the stored one.
@@ -390,7 +390,7 @@ async def soak(cluster: Cluster, directory: Path, legs: list[Leg], watched: set[
     return result, told
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command()
 @click.option("--minutes", default=15.0, show_default=True, type=click.FloatRange(min=0.1), help="How much of the stream.")
 @click.option("--seed", default=1, show_default=True, help="Decides when each leg begins, and who is watched.")
 @click.option(
@@ -403,7 +403,7 @@ async def soak(cluster: Cluster, directory: Path, legs: list[Leg], watched: set[
 @click.option("--as-recorded", is_flag=True, help="Legs one after the other as they were, not side by side.")
 @click.option("--watch", default=1.0, show_default=True, type=click.FloatRange(0, 1), help="Share of legs with a passenger.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here as well.")
-def main(minutes: float, seed: int, speed: float, as_recorded: bool, watch: float, json_file: Path | None) -> None:
+def messy(minutes: float, seed: int, speed: float, as_recorded: bool, watch: float, json_file: Path | None) -> None:
     """Play the messy stream through a real hub in real time, and judge what came of it."""
     if not (DATA / "messy_stream_dev.csv.gz").exists():
         click.echo("skipped: the shared data (../shared/data/messy_stream_dev.csv.gz) is not here")
@@ -424,7 +424,3 @@ def main(minutes: float, seed: int, speed: float, as_recorded: bool, watch: floa
         settings = {"minutes": minutes, "seed": seed, "speed": speed, "as_recorded": as_recorded, "watch": watch}
         json_file.write_text(json.dumps({"settings": settings, **result}, indent=1) + "\n", encoding="utf-8")
     sys.exit(1 if result["broken"] else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -145,6 +145,9 @@ class Hub:
     def opened(self, jti: str, link: Link) -> None:
         self._links.setdefault(jti, set()).add(link)
 
+    def open_links(self, jti: str) -> int:
+        return len(self._links.get(jti, ()))
+
     def closed(self, jti: str, link: Link) -> None:
         links = self._links.get(jti)
         if links is not None:

@@ -42,6 +42,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_address",
         "_closing",
         "_errors",
         "_expiry",
@@ -59,6 +60,7 @@ class Connection:
         self.service = service
         self.principal = principal
         self.outbox = Outbox(self.wire.write, limit=service.settings.outbox_limit, end=self.close)
+        self._address: str | None = websocket.client.host if websocket.client is not None else ""
         self._closing: SocketClosed | None = None
         self._over = False
         self._errors: deque[int] | None = None
@@ -80,8 +82,11 @@ class Connection:
         """Opens the connection. Returns when its ASGI application may; the connection itself may live on."""
         loop = asyncio.get_running_loop()
         self._expiry = loop.call_later(max(0.0, (self.principal.expires_at - self.service.clock()) / 1000), self._expire)
+        too_many = self._is_one_too_many()
         self.service.hub.opened(self.principal.jti, self)
         try:
+            if too_many:
+                raise SocketClosed(CloseCode.TOO_MANY_CONNECTIONS)
             await self.opened()
         except SocketClosed as closed:
             self.close(closed.code, closed.reason)
@@ -94,6 +99,12 @@ class Connection:
             raise
         self.wire.listen(self, self.service.settings.outbox_high_water)
         await self.wire.served()
+
+    def _is_one_too_many(self) -> bool:
+        if self._address is not None and not self.service.doors.come(self._address):
+            self._address = None  # not counted, so not to be counted out
+            return True
+        return self.service.hub.open_links(self.principal.jti) >= self.service.settings.connections_per_token
 
     def send(self, data: bytes) -> None:
         """A ready frame."""
@@ -184,6 +195,8 @@ class Connection:
         if self._worker is not None:
             self._worker.cancel()
         self.outbox.shut()
+        if self._address is not None:
+            self.service.doors.go(self._address)
         self.service.hub.closed(self.principal.jti, self)
         self.left()
 

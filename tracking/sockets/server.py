@@ -28,6 +28,7 @@ from websockets.protocol import SERVER, Protocol
 from websockets.speedups import apply_mask
 
 from tracking.errors import CloseCode
+from tracking.hub.doors import Doors
 from tracking.metrics import CLOSED
 from tracking.model import system_clock
 from tracking.sockets.bucket import Bucket
@@ -56,6 +57,8 @@ _TCP_OPTIONS = {
     "TCP_NOTSENT_LOWAT": 32 * 1024,
 }
 
+_TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 10\r\nContent-Length: 0\r\n\r\n"
+
 _OF_HANDSHAKE = frozenset(
     (
         *("app", "app_state", "asgi_version", "client", "config", "default_headers", "initial_response", "request", "response"),
@@ -83,17 +86,36 @@ def listening_socket(config: Config) -> socket.socket:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """Closes a connection whose request's headers do not come to an end."""
+    """Closes a connection whose request's headers do not come to an end, and those of who has too many without a WebSocket."""
 
+    doors: Doors | None = None
     _late: asyncio.TimerHandle | None = None
+    _counted: str | None = None
+
+    @classmethod
+    def guarded(cls, doors: Doors) -> "type[HttpProtocol]":
+        """The same class, its connections counted at these doors until they have become WebSockets."""
+        return type(cls.__name__, (cls,), {"doors": doors})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait()
+        if self.doors is not None and self.client is not None:
+            if self.doors.come(self.client[0]):
+                self._counted = self.client[0]
+            else:
+                transport.write(_TOO_MANY)
+                transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._come()
+        self._count_out()
         super().connection_lost(exc)
+
+    def _count_out(self) -> None:
+        if self.doors is not None and self._counted is not None:
+            self.doors.go(self._counted)
+            self._counted = None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -105,6 +127,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         super().handle_websocket_upgrade()
+        self._count_out()
         # It knows us and we know it: left to itself, each such pair waits for the collector.
         self.parser = None  # type: ignore[assignment]
 
