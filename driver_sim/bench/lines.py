@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -34,6 +35,8 @@ class Line(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed: int | None = None
+        self.receive_buffer: int | None = None
+        """Bytes that the system may hold of what is not read; None: as it likes."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
@@ -208,7 +211,12 @@ async def connect(
 
     async def one(line: Line) -> None:
         async with gate:
-            await loop.create_connection(lambda: line, "127.0.0.1", port)
+            mine = socket.socket()
+            mine.setblocking(False)
+            if line.receive_buffer is not None:
+                mine.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, line.receive_buffer)
+            await loop.sock_connect(mine, ("127.0.0.1", port))
+            await loop.create_connection(lambda: line, sock=mine)
             await asyncio.wait_for(asyncio.shield(line.ready), timeout)
             told()
 

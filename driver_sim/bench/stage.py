@@ -161,8 +161,9 @@ class Stage:
         )
 
     def memory(self) -> int:
-        """Bytes that are the hub's alone."""
-        return int(self._hub_process.memory_full_info().uss)
+        """Bytes that the hub has in memory; look at what they grow by."""
+        # Not what is its alone: that changes with whoever else has the same libraries in use.
+        return int(self._hub_process.memory_info().rss)
 
     async def stored(self) -> tuple[int, int]:
         """How many positions are stored, and their bytes, indices included."""
