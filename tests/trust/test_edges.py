@@ -126,7 +126,7 @@ async def test_a_405_names_every_method_that_there_is(api: Api, fleet_id: str) -
 
 async def test_rate_limited_says_when_to_come_again(hub: HubProcess, api: Api) -> None:
     _, trip_id = await api.under_way()
-    async with Passenger(hub.url, trip_id) as passenger:
+    async with Passenger(hub.url, trip_id, max_queue=None) as passenger:
         for n in range(40):
             await passenger.send({"type": "message", "client_id": str(n), "text": "hello"})
         error = await passenger.expect("error")

@@ -45,7 +45,8 @@ async def test_row_35_a_share_that_expires_while_open_is_closed(hub: HubProcess,
     share = await api.call("POST", f"/trips/{trip_id}/shares", {"expires_in": 3}, expect=201)
     async with Driver(hub.url, vehicle_id) as driver, Passenger(hub.url, trip_id) as lasting:
         async with Passenger(hub.url, trip_id, share["token"]) as passenger:
-            await passenger.expect("snapshot")
+            for watcher in (lasting, passenger):
+                await watcher.expect("snapshot")
             await driver.report(fix(1))
             await passenger.expect("position")
             code, _ = await until_closed(passenger)

@@ -51,6 +51,8 @@ MAX_HELD = 256 * 1024
 """Bytes that may be held back; reading stops long before."""
 
 _TCP_OPTIONS = {
+    # uvloop does it by itself; asyncio does not, for a socket that it did not make.
+    "TCP_NODELAY": 1,
     # A peer that takes nothing for so many milliseconds is gone, also where it still answers for its full window.
     "TCP_USER_TIMEOUT": 30_000,
     # Bytes that the system takes beyond what is on its way: what waits there is old when it arrives, and can't be left out.
@@ -169,10 +171,12 @@ class Rounds:
         return slot
 
     def _visit(self) -> None:
-        for protocol in list(self._slots[self._now]):
-            protocol.visit()
-        self._now = (self._now + 1) % self.SLOTS
+        # First, so that whatever happens at one visit, the others have theirs.
         self._timer = self._loop.call_later(self._pause, self._visit) if any(self._slots) else None
+        slot = self._slots[self._now]
+        self._now = (self._now + 1) % self.SLOTS
+        for protocol in list(slot):
+            protocol.visit()
 
 
 _rounds: WeakKeyDictionary[ServerState, Rounds] = WeakKeyDictionary()
@@ -195,6 +199,8 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     """One WebSocket. A `Wire` for who knows the extension, plain ASGI for who does not."""
 
     client: tuple[str, int] | None = None  # forgotten once the application has seen it
+    _deaf = False
+    """Where one frame ends and the next begins is not known any more: whatever comes is let go."""
 
     def __init__(
         self,
@@ -241,6 +247,8 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if self.response.status_code == 101:
             self.scope["extensions"][EXTENSION] = {"wire": self}
+            # Nor is it noticed that it goes: what is written to it meanwhile finds a transport, if a dead one.
+            self.transport.pause_reading()
 
     async def run_asgi(self) -> None:
         try:
@@ -301,6 +309,8 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             if self.conn.handshake_exc is not None and not self.transport.is_closing():
                 self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
                 self.transport.close()
+        elif self._deaf:
+            pass
         elif self._held:
             self._keep(data)
         elif self._rest is None:
@@ -343,6 +353,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             if length > self._max_size or second < _MASKED:
                 # Its head is enough to refuse it, and there is no waiting for the rest.
                 self._judge(data[at : start - 4])
+                self._turn_deaf()
                 return
             end = start + length
             if end > size:
@@ -362,12 +373,21 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self._time_half(at > 0)
         self._see_ahead()
 
+    def _turn_deaf(self) -> None:
+        """What follows may look like anything, also like an answer to our goodbye, so it is read and let go.
+
+        The client sees our end of the line closed, and closes its own (RFC 6455 7.1.7); or is cut off after a while.
+        """
+        self._deaf = True
+        if self.disconnected and not self.transport.is_closing() and self.transport.can_write_eof():
+            self.transport.write_eof()
+
     def _text(self, data: bytes) -> None:
         if not data.isascii():
             try:
                 data.decode()
             except UnicodeDecodeError:
-                self.close(1007, "bad UTF-8 in a text frame")
+                self._fail(1007, "bad UTF-8 in a text frame")
                 return
         if self._listener is not None:
             self._listener.text_received(data)
@@ -393,13 +413,16 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self.frames = []
             self.conn.current_size = None
         elif kind == 9 and not self._may_ping():
-            self.close(CloseCode.TOO_MANY_REQUESTS, CloseCode.TOO_MANY_REQUESTS.reason)
+            self._fail(CloseCode.TOO_MANY_REQUESTS, CloseCode.TOO_MANY_REQUESTS.reason)
             return
         super().data_received(frame)
         parser = self._parser
         self._begun = parser is not None and parser.current_size is not None
         if not self._begun and not self.close_sent:
             self._parser = None
+        if kind == 8:
+            # Also after a bad one: its sender waits for the end of the line, and for nothing else.
+            self.transport.close()
 
     def _may_ping(self) -> bool:
         if self._pings is None:
@@ -408,7 +431,8 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= MAX_FRAGMENTS:
-            self.close(1009, f"a message in more than {MAX_FRAGMENTS} fragments")
+            self.frames = []
+            self._fail(1009, f"a message in more than {MAX_FRAGMENTS} fragments")
             return
         super().handle_cont(event)
 
@@ -436,13 +460,14 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     def handle_close(self, event: Frame) -> None:
         super().handle_close(event)
         self._linger()
+        self._let_go(1005)
 
     def handle_parser_exception(self) -> None:
         refused = self.conn.close_sent
         if refused is None:
             self.transport.close()
         else:
-            self.close(refused.code, refused.reason)
+            self._fail(refused.code, refused.reason)
 
     def _time_half(self, progress: bool) -> None:
         """Half a message may not stay half for long, be it cut within a frame or between fragments."""
@@ -461,19 +486,17 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def _too_long(self) -> None:
         self._half = None
-        self.close(CloseCode.UNFINISHED_MESSAGE, CloseCode.UNFINISHED_MESSAGE.reason)
+        self._fail(CloseCode.UNFINISHED_MESSAGE, CloseCode.UNFINISHED_MESSAGE.reason)
 
     # --- the wire ---------------------------------------------------------------------------------------------------
 
     def listen(self, listener: Listener, high_water: int) -> None:
-        self._listener = listener
         self.queue = self.writable = _nobody
-        if self.disconnected:
-            self._listener = None
+        if self.disconnected or self.transport.is_closing():
             listener.lost()
             return
-        if not self.transport.is_closing():
-            self.transport.set_write_buffer_limits(high=high_water)
+        self._listener = listener
+        self.transport.set_write_buffer_limits(high=high_water)
         if self._full:
             listener.full()
         self.release()
@@ -510,6 +533,20 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             CLOSED.labels(str(int(code))).inc()
             self._say_goodbye(code, reason)
 
+    def _fail(self, code: int, reason: str) -> None:
+        """Ends the connection for something that nobody but this protocol knows of."""
+        self.close(code, reason)
+        self._let_go(code)
+
+    def _let_go(self, code: int) -> None:
+        """For whoever is at our end it is over: a goodbye may still be on its way, but nothing may be written after it."""
+        self.disconnected = True
+        self._on_text = None
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": int(code)})
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.lost()
+
     def _say_goodbye(self, code: int, reason: str) -> None:
         if self.close_sent or self.transport.is_closing():
             return
@@ -538,7 +575,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         self._full = False
         super().resume_writing()
-        if self._owed_pong is not None and not self.close_sent:
+        if self._owed_pong is not None and not self.close_sent and not self.disconnected:
             pong, self._owed_pong = self._owed_pong, None
             self.transport.write(pong)
         if self._listener is not None:
@@ -560,7 +597,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if self._heard or self._held:
             self._heard = self._pinged = False
         elif self._pinged:
-            self.close(CloseCode.NO_PONG, CloseCode.NO_PONG.reason)
+            self._fail(CloseCode.NO_PONG, CloseCode.NO_PONG.reason)
         elif not self.close_sent and not self.transport.is_closing():
             self._pinged = True
             self.transport.write(_PING)
@@ -570,8 +607,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if self._listener is not None:
             self._listener.going_down()
         elif self.handshake_complete and not self.close_sent:
-            self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.GOING_DOWN})
-            self.close(CloseCode.GOING_DOWN, CloseCode.GOING_DOWN.reason)
+            self._fail(CloseCode.GOING_DOWN, CloseCode.GOING_DOWN.reason)
         else:
             super().shutdown()
 
@@ -580,6 +616,4 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self.close_sent = True
         self._rest = self._parser = self._on_text = None
         super().connection_lost(exc)
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.lost()
+        self._let_go(1006)

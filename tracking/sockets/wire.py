@@ -16,6 +16,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from tracking.metrics import CLOSED
 from tracking.protocol import text_of
 
+FAREWELL_SECONDS = 5.0
+"""How long a client may take to read what was written before the goodbye."""
+
 EXTENSION = "tracking.wire"
 """The key in an ASGI scope's `extensions` under which a server offers `{"wire": Wire}`."""
 
@@ -39,7 +42,7 @@ class Listener(Protocol):
         """The server stops: say so and end."""
 
     def lost(self) -> None:
-        """The wire is no more, whoever ended it. Called once, last."""
+        """The wire is no more, whoever ended it, or good for nothing but a goodbye. Called once, last."""
 
 
 class Wire(Protocol):
@@ -86,6 +89,7 @@ class AsgiWire:
         self._unsent: deque[bytes] = deque()
         self._size = 0
         self._closing: tuple[int, str] | None = None
+        self._late: asyncio.TimerHandle | None = None
         self._something = asyncio.Event()
         self._may_read = asyncio.Event()
         self._may_read.set()
@@ -123,6 +127,7 @@ class AsgiWire:
             CLOSED.labels(str(int(code))).inc()
             self._closing = code, reason
             self._something.set()
+            self._late = asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self.abort)
 
     def abort(self) -> None:
         self._over.set()
@@ -133,6 +138,8 @@ class AsgiWire:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            if self._late is not None:
+                self._late.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
