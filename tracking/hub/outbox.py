@@ -19,6 +19,10 @@ class _Waiting:
         self.last = last
 
 
+def _nowhere(_: object) -> None:
+    """Where everything goes once an outbox is shut."""
+
+
 class Outbox:
     """Frames for one reader, in order: written at once while it reads, waiting while it is slow.
 
@@ -87,6 +91,8 @@ class Outbox:
         self._shut = True
         self._flowing = False
         self._waiting = self._newest = None
+        # They lead back to who holds this outbox: a circle that would wait for the collector.
+        self._write = self.end = _nowhere
         self.size = 0
 
     def _wait(self, item: _Waiting) -> None:
@@ -97,8 +103,9 @@ class Outbox:
         self._waiting.append(item)
         self.size += len(item.data or b"")
         if self.size > self._limit:
+            end = self.end
             self.shut()
-            self.end(CloseCode.TOO_SLOW)
+            end(CloseCode.TOO_SLOW)
 
     def _leave_out(self) -> None:
         """Puts a gap where the position was that has waited until now, or widens the gap before it."""
