@@ -18,7 +18,8 @@ from tracking.config import load, require_database, require_key
 from tracking.errors import StoreUnavailable, TrackingError
 from tracking.hub.doors import Doors
 from tracking.protocol import MAX_FRAME_BYTES
-from tracking.sockets.server import HttpProtocol, SocketProtocol, listening_socket
+from tracking.sockets.http import HttpProtocol, listening_socket
+from tracking.sockets.server import SocketProtocol
 from tracking.store import migrations
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ import uvicorn
 from websockets.frames import Frame, Opcode
 
 from tracking.protocol import MAX_FRAME_BYTES
-from tracking.sockets.server import HttpProtocol, SocketProtocol
+from tracking.sockets.http import HttpProtocol
+from tracking.sockets.server import SocketProtocol
 from tracking.sockets.wire import EXTENSION, Wire
 
 

@@ -1,8 +1,8 @@
-"""uvicorn's protocols, made impatient, frugal and short of ways.
+"""uvicorn's WebSocket protocol, made impatient, frugal and short of ways.
 
-`HttpProtocol` lets nobody dawdle over a request's head. `SocketProtocol` is a WebSocket that may be used in two ways: by ASGI's
-messages, as any; or as a `Wire`, once its application has called `listen` on the extension `tracking.wire`. Then the ASGI
-application returns, and with it go its task, its scope and its queue: what stays is a protocol, a transport and a listener.
+`SocketProtocol` may be used in two ways: by ASGI's messages, as any; or as a `Wire`, once its application has called `listen`
+on the extension `tracking.wire`. Then the ASGI application returns, and with it go its task, its scope and its queue: what
+stays is a protocol, a transport and a listener.
 
     data_received -> _parse -+-> an ordinary text frame: unmasked here, straight to the listener
                              +-> anything else, one whole frame at a time: to the parser of `websockets`, which knows every rule
@@ -12,13 +12,10 @@ allocated for a length that a header merely claims.
 """
 
 import asyncio
-import socket
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
@@ -28,14 +25,12 @@ from websockets.protocol import SERVER, Protocol
 from websockets.speedups import apply_mask
 
 from tracking.errors import CloseCode
-from tracking.hub.doors import Doors
 from tracking.metrics import CLOSED
 from tracking.model import system_clock
 from tracking.sockets.bucket import Bucket
+from tracking.sockets.rounds import Rounds, Visited
 from tracking.sockets.wire import EXTENSION, Listener
 
-HEADERS_SECONDS = 8.0
-"""How long a client may take to send a request's headers."""
 HALF_SECONDS = 10.0
 """How long a client may take over one message."""
 FAREWELL_SECONDS = 5.0
@@ -49,17 +44,6 @@ PINGS_AT_ONCE = 100
 """Pings that a client may send: each wants an answer."""
 MAX_HELD = 256 * 1024
 """Bytes that may be held back; reading stops long before."""
-
-_TCP_OPTIONS = {
-    # uvloop does it by itself; asyncio does not, for a socket that it did not make.
-    "TCP_NODELAY": 1,
-    # A peer that takes nothing for so many milliseconds is gone, also where it still answers for its full window.
-    "TCP_USER_TIMEOUT": 30_000,
-    # Bytes that the system takes beyond what is on its way: what waits there is old when it arrives, and can't be left out.
-    "TCP_NOTSENT_LOWAT": 32 * 1024,
-}
-
-_TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 10\r\nContent-Length: 0\r\n\r\n"
 
 _OF_HANDSHAKE = frozenset(
     (
@@ -75,111 +59,6 @@ _PONG = 0x8A
 _CLOSE = 0x88
 _MASKED = 0x80
 _PING = b"\x89\x00"
-
-
-def listening_socket(config: Config) -> socket.socket:
-    """A bound socket whose connections are given up, and held short, by the system itself where it can."""
-    listener = config.bind_socket()
-    for option, value in _TCP_OPTIONS.items():
-        number = getattr(socket, option, None)
-        if number is not None:
-            listener.setsockopt(socket.IPPROTO_TCP, number, value)
-    return listener
-
-
-class HttpProtocol(HttpToolsProtocol):
-    """Closes a connection whose request's headers do not come to an end, and those of who has too many without a WebSocket."""
-
-    doors: Doors | None = None
-    _late: asyncio.TimerHandle | None = None
-    _counted: str | None = None
-
-    @classmethod
-    def guarded(cls, doors: Doors) -> "type[HttpProtocol]":
-        """The same class, its connections counted at these doors until they have become WebSockets."""
-        return type(cls.__name__, (cls,), {"doors": doors})
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._wait()
-        if self.doors is not None and self.client is not None:
-            if self.doors.come(self.client[0]):
-                self._counted = self.client[0]
-            else:
-                transport.write(_TOO_MANY)
-                transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._come()
-        self._count_out()
-        super().connection_lost(exc)
-
-    def _count_out(self) -> None:
-        if self.doors is not None and self._counted is not None:
-            self.doors.go(self._counted)
-            self._counted = None
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._wait()
-
-    def on_headers_complete(self) -> None:
-        self._come()
-        super().on_headers_complete()
-
-    def handle_websocket_upgrade(self) -> None:
-        super().handle_websocket_upgrade()
-        self._count_out()
-        # It knows us and we know it: left to itself, each such pair waits for the collector.
-        self.parser = None  # type: ignore[assignment]
-
-    def _wait(self) -> None:
-        if self._late is None:
-            self._late = self.loop.call_later(HEADERS_SECONDS, self.transport.close)
-
-    def _come(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
-
-
-class Rounds:
-    """Visits every connection of a server once in `seconds`: one timer for all, and nothing to do for who is heard anyway."""
-
-    SLOTS = 20
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        self._loop = loop
-        self._pause = seconds / self.SLOTS
-        self._slots: list[set[SocketProtocol]] = [set() for _ in range(self.SLOTS)]
-        self._now = 0
-        self._timer: asyncio.TimerHandle | None = None
-
-    @staticmethod
-    def of(server: ServerState, loop: asyncio.AbstractEventLoop, seconds: float) -> "Rounds":
-        rounds = _rounds.get(server)
-        if rounds is None:
-            rounds = _rounds[server] = Rounds(loop, seconds)
-        return rounds
-
-    def join(self, protocol: "SocketProtocol") -> "set[SocketProtocol]":
-        """To be visited in `seconds` from now, and again, until it leaves the set returned."""
-        slot = self._slots[self._now - 1]
-        slot.add(protocol)
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._pause, self._visit)
-        return slot
-
-    def _visit(self) -> None:
-        # First, so that whatever happens at one visit, the others have theirs.
-        self._timer = self._loop.call_later(self._pause, self._visit) if any(self._slots) else None
-        slot = self._slots[self._now]
-        self._now = (self._now + 1) % self.SLOTS
-        for protocol in list(slot):
-            protocol.visit()
-
-
-_rounds: WeakKeyDictionary[ServerState, Rounds] = WeakKeyDictionary()
 
 
 class _Nobody:
@@ -228,7 +107,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self._owed_pong: bytes | None = None
         self._heard = True
         self._pinged = False
-        self._slot: set[SocketProtocol] | None = None
+        self._slot: set[Visited] | None = None
 
     @property  # type: ignore[override]
     def conn(self) -> Protocol:

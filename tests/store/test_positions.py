@@ -1,0 +1,165 @@
+"""Positions on real PostGIS: what is packed by hand is what is stored, and the newest is found however late it was noted."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tracking.cluster import Cluster
+from tracking.errors import StoreUnavailable
+from tracking.ingest.latest import Latest
+from tracking.model import Fleet, Position, Suspicion, Vehicle
+from tracking.store import fleets, positions, sessions, vehicles
+from tracking.store.pool import Database
+from tracking.store.positions import DAY_MS
+
+DAY = 20_400
+BEGIN = DAY * DAY_MS + 43_200_000
+
+REALS = ("accuracy", "altitude", "speed", "bearing", "battery")
+_real = st.floats(allow_nan=False, allow_infinity=False)
+_known = st.none() | _real
+
+
+@pytest.fixture(scope="module")
+async def store(cluster: Cluster, template: str) -> AsyncIterator[Database]:
+    cluster.create_database("positions", template)
+    database = Database(cluster.url("positions"))
+    await database.open()
+    async with database.connection() as connection:
+        await positions.ensure_partition(connection, DAY)
+    yield database
+    await database.close()
+    cluster.drop_database("positions")
+
+
+async def a_vehicle(store: Database, name: str) -> tuple[int, int]:
+    """The numbers of a new vehicle and of a session of it."""
+    async with store.connection() as connection:
+        await fleets.put(connection, Fleet("fleet", "Fleet"))
+        stored, _ = await vehicles.put(connection, Vehicle(name, "fleet"))
+        session, _ = await sessions.open(connection, stored.number, "session")
+    return stored.number, session
+
+
+def a_position(vehicle: int, session: int, seq: int, **changes: object) -> Position:
+    position = Position(
+        vehicle, "", session, seq, BEGIN + seq * 1000, BEGIN, 47.1, 9.5, None, None, 7.5, None, None, None, None, (), True
+    )
+    for name, value in changes.items():
+        setattr(position, name, value)
+    return position
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.none() | st.integers(1, 2**31 - 1),
+            st.floats(-90, 90),
+            st.floats(-180, 180),
+            st.tuples(_known, _known, _known, _known, _known),
+            st.lists(st.sampled_from(list(Suspicion)), unique=True, max_size=6),
+        ),
+        min_size=1,
+        max_size=20,
+    )
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_every_row_comes_back_as_it_was(
+    store: Database, rows: list[tuple[int | None, float, float, tuple[float | None, ...], list[Suspicion]]]
+) -> None:
+    accepted = [
+        a_position(
+            999_999,
+            1,
+            seq,
+            latitude=latitude,
+            longitude=longitude,
+            trip=trip,
+            suspect=tuple(suspect),
+            **dict(zip(REALS, reals, strict=True)),
+        )
+        for seq, (trip, latitude, longitude, reals, suspect) in enumerate(rows, 1)
+    ]
+    async with store.connection() as connection:
+        await connection.execute("DELETE FROM positions WHERE vehicle = 999999")
+        await positions.insert(connection, accepted)
+        stored = await connection.fetch(
+            """
+            SELECT seq, fix_time, server_time, ST_Y(point) AS latitude, ST_X(point) AS longitude, ST_SRID(point) AS srid,
+                accuracy, altitude, speed, bearing, battery, trip, coalesce(suspect, '{}') AS suspect
+            FROM positions WHERE vehicle = 999999 ORDER BY seq
+            """
+        )
+    assert [dict(row) for row in stored] == [
+        {
+            **{name: getattr(p, name) for name in ("seq", "fix_time", "server_time", "latitude", "longitude", *REALS, "trip")},
+            "srid": 4326,
+            "suspect": [flag.value for flag in p.suspect],
+        }
+        for p in accepted
+    ]
+
+
+async def test_the_newest_is_found_before_it_is_noted_and_after(store: Database) -> None:
+    vehicle, session = await a_vehicle(store, "newest")
+    latest = Latest(store, interval=1.0)
+    async with store.connection() as connection:
+        assert await positions.newest(connection, vehicle) is None
+        first, second = (a_position(vehicle, session, seq) for seq in (1, 2))
+        await positions.insert(connection, [first])
+        latest.note(first)
+        await latest.flush()
+        await positions.insert(connection, [second, a_position(vehicle, session, 3, suspect=(Suspicion.JUMP,))])
+        found = await positions.newest(connection, vehicle)
+        assert found is not None
+        assert (found.fix_time, found.speed) == (second.fix_time, 7.5)
+        # Where its partition is gone, what was noted of it is left.
+        await connection.execute("DELETE FROM positions WHERE vehicle = $1", vehicle)
+        found = await positions.newest(connection, vehicle)
+        assert found is not None
+        assert found.fix_time == first.fix_time
+
+
+async def test_of_the_latest_only_a_newer_one_counts_and_none_of_a_vehicle_that_is_gone(store: Database) -> None:
+    vehicle, session = await a_vehicle(store, "latest")
+    gone, _ = await a_vehicle(store, "gone")
+    async with store.connection() as connection:
+        await vehicles.delete(connection, gone)
+    latest = Latest(store, interval=1.0)
+    for seq in (5, 3):
+        latest.note(a_position(vehicle, session, seq))
+        latest.note(a_position(gone, session, seq))
+        await latest.flush()
+    async with store.connection() as connection:
+        rows = await connection.fetch(
+            "SELECT vehicle, fix_time FROM latest_positions WHERE vehicle = ANY($1::int[])", [vehicle, gone]
+        )
+    assert [tuple(row) for row in rows] == [(vehicle, BEGIN + 5_000)]
+
+
+async def test_what_was_noted_waits_for_a_database_that_is_away(store: Database) -> None:
+    vehicle, session = await a_vehicle(store, "away")
+    away = Database("postgresql://nobody@127.0.0.1:1/none", timeout=1)
+    await away.open()
+    latest = Latest(away, interval=1.0)
+    latest.note(a_position(vehicle, session, 1))
+    with pytest.raises(StoreUnavailable):
+        await latest.flush()
+    latest._database = store
+    await latest.flush()
+    async with store.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM latest_positions WHERE vehicle = $1", vehicle) == 1
+    await away.close()
+
+
+async def test_sessions_are_moved_and_what_is_not_as_known_is_told(store: Database) -> None:
+    _, one = await a_vehicle(store, "one")
+    _, two = await a_vehicle(store, "two")
+    missing = 10**9
+    async with store.connection() as connection:
+        assert await sessions.move(connection, [one, two, missing], [5, 7, 9], [0, 0, 0]) == {missing: None}
+        # A commit whose answer was lost, tried again with more: the row says what was in already, and never goes back.
+        assert await sessions.move(connection, [one, two], [6, 4], [0, 7]) == {one: 5}
+        assert await sessions.move(connection, [one, two], [6, 7], [6, 7]) == {}
