@@ -25,5 +25,4 @@ def test_a_small_run_of_every_kind_counts_right(tmp_path: Path) -> None:
         )
         assert run["sent"] == expected * 4  # settling takes three seconds more
         assert run["to_watcher_p50_ms"] < run["to_ack_p99_ms"]
-        assert run["hub_us_per_fix"] > 0
     assert result["return"][0]["clients"] == 6
