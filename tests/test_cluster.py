@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 
 from tracking import cluster as module
@@ -99,6 +100,8 @@ async def test_it_starts_after_its_postmaster_alone_was_killed(cluster: Cluster)
     connection = await asyncpg.connect(cluster.url("postgres"))  # a child that must notice its postmaster's death
     postmaster = int((cluster.data / "postmaster.pid").read_text().split()[0])
     os.kill(postmaster, signal.SIGKILL)
+    # It is dead a moment later; until then it is a server that runs.
+    assert wait_until(lambda: psutil.Process(postmaster).status() == psutil.STATUS_ZOMBIE, 10)
     cluster.start()
     assert cluster.started
     assert await ask(cluster, "SELECT 1") == 1
