@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 
+import asyncpg
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Router, WebSocketRoute
@@ -101,7 +102,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         except TimeoutError:
             logger.warning("going down with fixes not stored; they were not acknowledged, so their devices keep them")
         else:
-            with contextlib.suppress(StoreUnavailable):
+            with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
                 await service.latest.flush()
         for task in tasks:
             task.cancel()

@@ -1,7 +1,9 @@
 """Positions on real PostGIS: what is packed by hand is what is stored, and the newest is found however late it was noted."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -152,6 +154,24 @@ async def test_what_was_noted_waits_for_a_database_that_is_away(store: Database)
     async with store.connection() as connection:
         assert await connection.fetchval("SELECT count(*) FROM latest_positions WHERE vehicle = $1", vehicle) == 1
     await away.close()
+
+
+async def test_a_table_that_refuses_is_tried_again_and_ends_nothing(store: Database) -> None:
+    vehicle, session = await a_vehicle(store, "refused")
+    latest = Latest(store, interval=0.01)
+    async with store.connection() as connection:
+        await connection.execute("ALTER TABLE latest_positions RENAME TO away")
+        latest.note(a_position(vehicle, session, 1))
+        with pytest.raises(asyncpg.UndefinedTableError):
+            await latest.flush()
+        running = asyncio.create_task(latest.run())
+        done, _ = await asyncio.wait({running}, timeout=0.2)
+        assert not done
+        await connection.execute("ALTER TABLE away RENAME TO latest_positions")
+        async with asyncio.timeout(10):
+            while not await connection.fetchval("SELECT count(*) FROM latest_positions WHERE vehicle = $1", vehicle):
+                await asyncio.sleep(0)
+        running.cancel()
 
 
 async def test_sessions_are_moved_and_what_is_not_as_known_is_told(store: Database) -> None:

@@ -7,6 +7,8 @@ a fix cost the database. Nothing is lost by it: a vehicle's motion is taken up a
 import asyncio
 import logging
 
+import asyncpg
+
 from tracking.errors import StoreUnavailable
 from tracking.model import Position
 from tracking.store import positions
@@ -35,8 +37,9 @@ class Latest:
             await asyncio.sleep(self._interval)
             try:
                 await self.flush()
-            except StoreUnavailable as error:
-                logger.info("the latest positions are not written now, trying again: %s", error)
+            except (StoreUnavailable, asyncpg.PostgresError) as error:
+                # Whatever the trouble is: the hub does without this table, and must not go down with it.
+                logger.warning("the latest positions are not written now, trying again: %s", error)
 
     async def flush(self) -> None:
         """Writes what was noted. Raises `StoreUnavailable`, and then has it still."""

@@ -56,7 +56,6 @@ _OF_HANDSHAKE = frozenset(
 
 _TEXT = 0x81
 _PONG = 0x8A
-_CLOSE = 0x88
 _MASKED = 0x80
 _PING = b"\x89\x00"
 
