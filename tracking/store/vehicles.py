@@ -1,5 +1,6 @@
 """Vehicles, and the numbers that the wide tables know them by."""
 
+from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 from tracking.model import Vehicle
@@ -52,6 +53,12 @@ async def of_fleet(connection: Connection, fleet_id: str, limit: int) -> list[Ve
         f"SELECT {_COLUMNS} FROM vehicles WHERE fleet_id = $1 ORDER BY vehicle_id LIMIT $2", fleet_id, limit
     )
     return [_stored(row).vehicle for row in rows]
+
+
+async def all_of_them(connection: Connection) -> AsyncIterator[Vehicle]:
+    """Needs an open transaction: they come through a cursor."""
+    async for row in connection.cursor(f"SELECT {_COLUMNS} FROM vehicles", prefetch=5_000):
+        yield _stored(row).vehicle
 
 
 async def delete(connection: Connection, number: int) -> None:
