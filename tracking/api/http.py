@@ -102,7 +102,7 @@ async def read(request: Request, kind: type[Body], *, most: int = MAX_BODY) -> B
 
 def _code_of(error: msgspec.ValidationError) -> ErrorCode:
     text = str(error)
-    if ("<=" in text or ">=" in text) and "of length" not in text:
+    if re.search(r" [<>]=? ", text) and "of length" not in text:
         return ErrorCode.OUT_OF_RANGE
     return ErrorCode.BAD_TYPE if text.startswith("Expected `") and ", got `" in text else ErrorCode.BAD_FIELD
 
