@@ -8,6 +8,7 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+import gpxpy
 import httpx
 import jwt
 import pytest
@@ -613,6 +614,25 @@ async def test_a_geojson_track_is_geojson(api: Api, driven: Driven) -> None:
         assert feature["type"] == "Feature"
         assert feature["geometry"] == {"type": "LineString", "coordinates": line}
         assert isinstance(feature["properties"], dict)
+
+
+async def test_a_gpx_track_is_gpx(api: Api, driven: Driven) -> None:
+    _, second, _, fourth = driven.fixes
+    for path, name, fixes in (
+        (f"/trips/{driven.trip_id}/track", driven.trip_id, [second, fourth]),
+        (f"/vehicles/{driven.vehicle_id}/track", driven.vehicle_id, [driven.fixes[0], second, fourth]),
+    ):
+        response = await api.http.get(path, params={"format": "gpx"})
+        assert response.headers["content-type"] == "application/gpx+xml"
+        document = gpxpy.parse(response.text, version="1.1")
+        (track,) = document.tracks
+        assert track.name == name
+        points = [point for segment in track.segments for point in segment.points]
+        assert [(point.latitude, point.longitude) for point in points] == [(f["latitude"], f["longitude"]) for f in fixes]
+        assert [round(point.time.timestamp() * 1000) for point in points if point.time] == [f["fix_time"] for f in fixes]
+        # An hour lies between the first fix and the others.
+        assert len(track.segments) == len(fixes) - 1
+        assert points[-2].elevation == second["altitude"]
 
 
 async def test_a_geojson_track_of_one_position_and_of_none(api: Api, driven: Driven) -> None:
