@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Router, WebSocketRoute
 
-from tracking.api import fleets, health, http, pages, shares, tokens, tracks, trips, vehicles
+from tracking.api import fleet_vehicles, fleets, health, http, pages, shares, tokens, tracks, trips, vehicles
 from tracking.auth import Auth
 from tracking.config import Settings, require_database, require_key
 from tracking.errors import Refusal, StoreUnavailable
@@ -47,6 +47,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
                     [
                         *tokens.routes,
                         *fleets.routes,
+                        *fleet_vehicles.routes,
                         *tracks.routes,
                         *shares.routes,
                         *vehicles.routes,
