@@ -12,7 +12,20 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Router, WebSocketRoute
 
-from tracking.api import events, fleets, geofences, health, http, pages, shares, tokens, tracks, trips, vehicles
+from tracking.api import (
+    events,
+    fleet_vehicles,
+    fleets,
+    geofences,
+    health,
+    http,
+    pages,
+    shares,
+    tokens,
+    tracks,
+    trips,
+    vehicles,
+)
 from tracking.auth import Auth
 from tracking.config import Settings, require_database, require_key
 from tracking.errors import Refusal, StoreUnavailable
@@ -51,6 +64,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
                     [
                         *tokens.routes,
                         *fleets.routes,
+                        *fleet_vehicles.routes,
                         *geofences.routes,
                         *events.routes,
                         *tracks.routes,

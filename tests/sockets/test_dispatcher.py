@@ -181,8 +181,10 @@ async def _fill(hub: HubProcess, fleet_id: str, count: int) -> None:
             INSERT INTO vehicles (vehicle_id, fleet_id, name)
             SELECT 'many-' || n, $1, 'Van ' || n FROM generate_series(1, $2::int) AS n RETURNING vehicle
         )
-        INSERT INTO latest_positions (vehicle, fix_time, server_time, point)
-        SELECT vehicle, now(), now(), ST_Point(9 + (row_number() OVER () - 0.5) / $2, 46.9 + 0.5 * random(), 4326) FROM made
+        INSERT INTO latest_positions (vehicle, fleet, fix_time, server_time, point)
+        SELECT vehicle, (SELECT fleet FROM fleets WHERE fleet_id = $1), now(), now(),
+            ST_Point(9 + (row_number() OVER () - 0.5) / $2, 46.9 + 0.5 * random(), 4326)
+        FROM made
         """,
         fleet_id,
         count,

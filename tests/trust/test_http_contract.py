@@ -8,6 +8,7 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+import gpxpy
 import httpx
 import jwt
 import pytest
@@ -553,6 +554,78 @@ async def test_a_share_that_there_is_not(api: Api) -> None:
     assert (await api.http.post("/trips/none/shares", json={})).json() == NOT_FOUND
 
 
+# --- where a fleet's vehicles are -----------------------------------------------------------------------------------
+
+
+async def test_the_nearest_vehicles_and_the_pages_of_a_fleet(hub: HubProcess, api: Api) -> None:
+    fleet_id = await api.fleet()
+    far, near, silent = [await api.vehicle(fleet_id, name=name) for name in ("Far", "Near", "Silent")]
+    now = now_ms()
+    for vehicle_id, latitude, known in ((far, 47.3, {"speed": 8.5, "battery": 0.5}), (near, 47.15, {})):
+        async with Driver(hub.url, vehicle_id) as driver:
+            await driver.report(fix(1, fix_time=now, latitude=latitude, **known))
+            await driver.acknowledged(1)
+    path = f"/fleets/{fleet_id}/vehicles"
+    # The table of latest positions is written every few seconds.
+    async with asyncio.timeout(30):
+        while len((await api.call("GET", path, near="47.141,9.521"))["vehicles"]) < 2:
+            pass
+    first, second = (await api.call("GET", path, near="47.141, 9.521"))["vehicles"]
+    assert first.pop("distance") == pytest.approx(1_000.8, abs=1)
+    assert second.pop("distance") == pytest.approx(17_680, abs=5)
+    described = {"fleet_id": fleet_id, "kind": "van", "plate": "FL 12345"}
+    seen = {"longitude": 9.521, "fix_time": now, "status": "available"}
+    assert first == {"vehicle_id": near, "name": "Near", "latitude": 47.15, **described, **seen}
+    assert second == {"vehicle_id": far, "name": "Far", "latitude": 47.3, "speed": 8.5, "battery": 0.5, **described, **seen}
+    assert (await api.call("GET", path, near="47.4,9.5", limit=1))["vehicles"][0]["vehicle_id"] == far
+    trip = await api.trip(fleet_id, near)
+    found = (await api.call("GET", path, near="47.141,9.521", available="true"))["vehicles"]
+    assert [vehicle["vehicle_id"] for vehicle in found] == [far]
+    await api.advance(trip["trip_id"], "canceled")
+    found = (await api.call("GET", path, near="47.141,9.521", available="true"))["vehicles"]
+    assert [vehicle["vehicle_id"] for vehicle in found] == [near, far]
+
+    listed = (await api.call("GET", path))["vehicles"]
+    assert listed == sorted(
+        [first, second, {"vehicle_id": silent, "name": "Silent", **described, "status": "available"}],
+        key=lambda v: v["vehicle_id"],
+    )
+    assert (await api.call("GET", path, search="fAR"))["vehicles"] == [second]
+    assert (await api.call("GET", path, search="nothing like it"))["vehicles"] == []
+    assert (await api.call("GET", path, after=listed[0]["vehicle_id"], limit=1))["vehicles"] == [listed[1]]
+
+
+@pytest.mark.parametrize(
+    "query, code, field",
+    [
+        ("near=", "bad_field", "near"),
+        ("near=here", "bad_field", "near"),
+        ("near=47.1", "bad_field", "near"),
+        ("near=47.1,9.5,1", "bad_field", "near"),
+        ("near=NaN,9.5", "bad_field", "near"),
+        ("near=47.1,inf", "bad_field", "near"),
+        ("near=47.1,1e1", "bad_field", "near"),
+        ("near=4_7,9.5", "bad_field", "near"),
+        ("near=%D9%A4,9.5", "bad_field", "near"),
+        ("near=47.1,9.5%00", "bad_field", "near"),
+        ("near=90.0001,9.5", "out_of_range", "near"),
+        ("near=9.5,180.5", "out_of_range", "near"),
+        ("near=47.1,9.5&available=yes", "bad_field", "available"),
+        ("near=47.1,9.5&limit=0", "bad_field", "limit"),
+        ("near=47.1,9.5&limit=1001", "bad_field", "limit"),
+        ("near=47.1,9.5&search=x", "bad_field", "search"),
+        ("near=47.1,9.5&after=x", "bad_field", "after"),
+        ("available=true", "bad_field", "available"),
+        ("search=%00", "bad_field", "search"),
+        ("after=%00", "bad_field", "after"),
+        ("search=" + "x" * 201, "bad_field", "search"),
+    ],
+)
+async def test_vehicles_that_are_asked_for_wrongly(api: Api, fleet_id: str, query: str, code: str, field: str) -> None:
+    error = await refused(api, "GET", f"/fleets/{fleet_id}/vehicles?{query}", status=422)
+    assert (error["code"], error["field"]) == (code, field)
+
+
 # --- tracks ---------------------------------------------------------------------------------------------------------
 
 COLUMNS = "vehicle_id,session,seq,fix_time,server_time,latitude,longitude,accuracy,altitude,speed,bearing,trip_id,suspect"
@@ -631,6 +704,25 @@ async def test_a_geojson_track_is_geojson(api: Api, driven: Driven) -> None:
         assert feature["type"] == "Feature"
         assert feature["geometry"] == {"type": "LineString", "coordinates": line}
         assert isinstance(feature["properties"], dict)
+
+
+async def test_a_gpx_track_is_gpx(api: Api, driven: Driven) -> None:
+    _, second, _, fourth = driven.fixes
+    for path, name, fixes in (
+        (f"/trips/{driven.trip_id}/track", driven.trip_id, [second, fourth]),
+        (f"/vehicles/{driven.vehicle_id}/track", driven.vehicle_id, [driven.fixes[0], second, fourth]),
+    ):
+        response = await api.http.get(path, params={"format": "gpx"})
+        assert response.headers["content-type"] == "application/gpx+xml"
+        document = gpxpy.parse(response.text, version="1.1")
+        (track,) = document.tracks
+        assert track.name == name
+        points = [point for segment in track.segments for point in segment.points]
+        assert [(point.latitude, point.longitude) for point in points] == [(f["latitude"], f["longitude"]) for f in fixes]
+        assert [round(point.time.timestamp() * 1000) for point in points if point.time] == [f["fix_time"] for f in fixes]
+        # An hour lies between the first fix and the others.
+        assert len(track.segments) == len(fixes) - 1
+        assert points[-2].elevation == second["altitude"]
 
 
 async def test_a_geojson_track_of_one_position_and_of_none(api: Api, driven: Driven) -> None:

@@ -1,4 +1,4 @@
-"""`/v1/fleets`: fleets, and what is in them."""
+"""`/v1/fleets`: fleets, and their trips."""
 
 from typing import Annotated
 
@@ -23,7 +23,7 @@ from tracking.auth import Role, may_manage_fleet
 from tracking.errors import ErrorCode, Refusal
 from tracking.model import Fleet, TripStatus
 from tracking.protocol import TripView
-from tracking.store import fleets, trips, vehicles
+from tracking.store import fleets, trips
 
 MAX_LISTED = 1_000
 
@@ -63,17 +63,6 @@ async def get(request: Request) -> Response:
     return respond(await fleet_of(request))
 
 
-async def list_vehicles(request: Request) -> Response:
-    fleet = await fleet_of(request)
-    for parameter in ("near", "available"):
-        if parameter in request.query_params:
-            raise Refusal(ErrorCode.BAD_FIELD, f"`{parameter}` is not served yet: leave it out", field=parameter)
-    limit = whole_number(request, "limit", MAX_LISTED, least=1, most=MAX_LISTED)
-    assert limit is not None
-    async with service_of(request).database.connection() as connection:
-        return respond({"vehicles": await vehicles.of_fleet(connection, fleet.fleet_id, limit)})
-
-
 async def list_trips(request: Request) -> Response:
     """Newest first; `status` narrows it, `before` (an instant) turns the page."""
     fleet = await fleet_of(request)
@@ -89,7 +78,7 @@ async def list_trips(request: Request) -> Response:
 
 
 async def fleet_of(request: Request) -> Fleet:
-    """The fleet that the path names. Raises `Refusal`, the same for one that is missing and for another's."""
+    """The fleet that the path names, if whoever asks manages it. Raises `Refusal` (`not_found`) otherwise."""
     principal = await principal_of(request)
     fleet_id = name_in_path(request, "fleet_id")
     fleet = None
@@ -103,6 +92,5 @@ async def fleet_of(request: Request) -> Fleet:
 
 routes = [
     resource("/fleets/{fleet_id}", PUT=put, GET=get),
-    resource("/fleets/{fleet_id}/vehicles", GET=list_vehicles),
     resource("/fleets/{fleet_id}/trips", GET=list_trips),
 ]

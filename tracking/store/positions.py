@@ -122,18 +122,18 @@ async def move_latest(connection: Connection, positions: Sequence[Position]) -> 
     await connection.execute(
         """
         INSERT INTO latest_positions AS old
-            (vehicle, trip, fix_time, server_time, accuracy, speed, bearing, battery, point)
-        SELECT vehicle, trip, fix_time, server_time, accuracy, speed, bearing, battery,
+            (vehicle, fleet, trip, fix_time, server_time, accuracy, speed, bearing, battery, point)
+        SELECT vehicle, fleet, trip, fix_time, server_time, accuracy, speed, bearing, battery,
             ST_SetSRID(ST_MakePoint(longitude, latitude), 4326)
         FROM unnest(
             $1::int[], $2::int[], $3::timestamptz[], $4::timestamptz[], $5::float8[], $6::float8[], $7::float8[],
             $8::float8[], $9::float8[], $10::float8[]
         ) AS new (vehicle, trip, fix_time, server_time, accuracy, speed, bearing, battery, longitude, latitude)
         JOIN (
-            SELECT vehicle FROM vehicles WHERE vehicle = ANY($1::int[]) ORDER BY vehicle FOR KEY SHARE
-        ) AS known USING (vehicle)
+            SELECT vehicle, fleet_id FROM vehicles WHERE vehicle = ANY($1::int[]) ORDER BY vehicle FOR KEY SHARE
+        ) AS known USING (vehicle) JOIN fleets USING (fleet_id)
         ON CONFLICT (vehicle) DO UPDATE SET
-            trip = EXCLUDED.trip, fix_time = EXCLUDED.fix_time, server_time = EXCLUDED.server_time,
+            fleet = EXCLUDED.fleet, trip = EXCLUDED.trip, fix_time = EXCLUDED.fix_time, server_time = EXCLUDED.server_time,
             accuracy = EXCLUDED.accuracy, speed = EXCLUDED.speed, bearing = EXCLUDED.bearing, battery = EXCLUDED.battery,
             point = EXCLUDED.point
         WHERE EXCLUDED.fix_time >= old.fix_time

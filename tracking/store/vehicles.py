@@ -34,6 +34,16 @@ async def put(connection: Connection, vehicle: Vehicle) -> tuple[Stored, bool]:
         vehicle.plate,
     )
     assert row is not None
+    if not row["created"]:
+        # It may have come from another fleet: there nobody is to find it any more.
+        await connection.execute(
+            """
+            UPDATE latest_positions l SET fleet = f.fleet FROM fleets f
+            WHERE l.vehicle = $1 AND f.fleet_id = $2 AND l.fleet <> f.fleet
+            """,
+            row["vehicle"],
+            vehicle.fleet_id,
+        )
     return _stored(row), row["created"]
 
 
@@ -46,13 +56,6 @@ async def lock(connection: Connection, vehicle_id: str) -> Stored | None:
     """The same, its row locked until the transaction ends."""
     row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM vehicles WHERE vehicle_id = $1 FOR UPDATE", vehicle_id)
     return _stored(row) if row else None
-
-
-async def of_fleet(connection: Connection, fleet_id: str, limit: int) -> list[Vehicle]:
-    rows = await connection.fetch(
-        f"SELECT {_COLUMNS} FROM vehicles WHERE fleet_id = $1 ORDER BY vehicle_id LIMIT $2", fleet_id, limit
-    )
-    return [_stored(row).vehicle for row in rows]
 
 
 async def all_of_them(connection: Connection) -> AsyncIterator[Vehicle]:
