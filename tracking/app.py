@@ -12,12 +12,26 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Router, WebSocketRoute
 
-from tracking.api import fleets, health, http, pages, shares, tokens, tracks, trips, vehicles
+from tracking.api import (
+    events,
+    fleet_vehicles,
+    fleets,
+    geofences,
+    health,
+    http,
+    pages,
+    shares,
+    tokens,
+    tracks,
+    trips,
+    vehicles,
+)
 from tracking.auth import Auth
 from tracking.config import Settings, require_database, require_key
 from tracking.errors import Refusal, StoreUnavailable
 from tracking.model import Clock, system_clock
 from tracking.service import Service, assemble
+from tracking.sockets.dispatcher import dispatcher_endpoint
 from tracking.sockets.driver import driver_endpoint
 from tracking.sockets.passenger import passenger_endpoint
 from tracking.store import shares as share_store
@@ -31,6 +45,8 @@ PATIENCE_SECONDS = 3.0
 """How long a start waits for the database before it goes on without."""
 DAYS_AHEAD = 3
 HOUSEKEEPING_SECONDS = 3600.0
+FLEET_TICK_SECONDS = 0.25
+TICKS_OF_RECOUNT = 4
 
 
 def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
@@ -41,12 +57,16 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
         routes=[
             WebSocketRoute("/v1/driver", driver_endpoint),
             WebSocketRoute("/v1/trips/{trip_id}/live", passenger_endpoint),
+            WebSocketRoute("/v1/fleets/{fleet_id}/live", dispatcher_endpoint),
             Mount(
                 "/v1",
                 app=Router(
                     [
                         *tokens.routes,
                         *fleets.routes,
+                        *fleet_vehicles.routes,
+                        *geofences.routes,
+                        *events.routes,
                         *tracks.routes,
                         *shares.routes,
                         *vehicles.routes,
@@ -88,6 +108,9 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             "latest positions": service.latest.run(),
             "revisions": service.revisions.run(),
             "tick": _tick(service),
+            "fleet tick": _fleet_tick(service),
+            "watch": service.watch.run(),
+            "events": service.watch.deliver(),
             "revoked tokens": _learn_revoked(service),
             "partitions": _make_partitions(service),
         }.items()
@@ -122,6 +145,20 @@ async def _tick(service: Service) -> None:
     while True:
         await asyncio.sleep(service.settings.tick_interval)
         service.hub.tick()
+
+
+async def _fleet_tick(service: Service) -> None:
+    """By the loop's clock, so that work between two ticks does not put the next one off."""
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    count = 0
+    while True:
+        due = max(due + FLEET_TICK_SECONDS, loop.time())
+        await asyncio.sleep(due - loop.time())
+        service.hub.fleets.tick()
+        count += 1
+        if count % TICKS_OF_RECOUNT == 0:
+            service.hub.fleets.recount()
 
 
 async def _learn_revoked(service: Service) -> None:

@@ -15,6 +15,7 @@ from tracking.messaging import Messaging
 from tracking.model import Clock
 from tracking.revisions import Revisions
 from tracking.store.pool import Database
+from tracking.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Service:
     dispatch: Dispatch
     messaging: Messaging
     revisions: Revisions
+    watch: Watch
 
 
 def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
@@ -80,4 +82,5 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         dispatch=Dispatch(database, sources, hub, clock),
         messaging=Messaging(database, hub, clock),
         revisions=revisions,
+        watch=Watch(database, hub.fleets, clock, gone_after=settings.gone_after),
     )

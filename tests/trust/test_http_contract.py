@@ -8,6 +8,7 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+import gpxpy
 import httpx
 import jwt
 import pytest
@@ -129,15 +130,29 @@ async def test_an_expired_token_is_unauthorized(api: Api) -> None:
 
 async def test_a_fleet_is_made_renamed_and_read(api: Api) -> None:
     fleet_id = new_id("Fleet_1.x")
+    thresholds = {"idle_after": 300, "off_route_distance": 150, "signal_lost_after": 60, "dwell_after": 300}
     assert await api.call("PUT", f"/fleets/{fleet_id}", {"name": "First"}, expect=201) == {
         "fleet_id": fleet_id,
         "name": "First",
+        **thresholds,
     }
-    renamed = {"fleet_id": fleet_id, "name": "Zweite „Flotte“ \U0001f698"}
+    renamed = {"fleet_id": fleet_id, "name": "Zweite „Flotte“ \U0001f698", **thresholds}
     assert await api.call("PUT", f"/fleets/{fleet_id}", {"name": renamed["name"]}, expect=200) == renamed
     assert await api.call("GET", f"/fleets/{fleet_id}") == renamed
     assert await api.call("GET", f"/fleets/{fleet_id}/vehicles") == {"vehicles": []}
     assert await api.call("GET", f"/fleets/{fleet_id}/trips") == {"trips": []}
+
+
+async def test_a_fleets_thresholds_are_set_and_default_again(api: Api) -> None:
+    fleet_id = await api.fleet()
+    given = {"name": "x", "speed_limit": 22.2, "idle_after": 60, "off_route_distance": 50, "signal_lost_after": 20}
+    await api.call("PUT", f"/fleets/{fleet_id}", given)
+    assert await api.call("GET", f"/fleets/{fleet_id}") == {"fleet_id": fleet_id, "dwell_after": 300, **given}
+    await api.call("PUT", f"/fleets/{fleet_id}", {"name": "x"})
+    assert "speed_limit" not in await api.call("GET", f"/fleets/{fleet_id}")
+    for value, code in ((0, "out_of_range"), (-1, "out_of_range"), ("fast", "bad_type"), (True, "bad_type")):
+        error = await refused(api, "PUT", f"/fleets/{fleet_id}", {"name": "x", "speed_limit": value}, status=422)
+        assert (error["code"], error["field"]) == (code, "speed_limit")
 
 
 NAMES_THAT_ARE_NONE = ["a%20b", "x" * 65, "a%00b", "%C3%BC", "a+b", "a~", "%2e%2e%00"]
@@ -182,7 +197,7 @@ async def test_a_vehicle_is_made_changed_read_and_removed(api: Api) -> None:
     assert await api.call("PUT", f"/vehicles/{vehicle_id}", body, expect=201) == {"vehicle_id": vehicle_id, **body}
     body["plate"] = "FL 2"
     assert await api.call("PUT", f"/vehicles/{vehicle_id}", body, expect=200) == {"vehicle_id": vehicle_id, **body}
-    assert await api.call("GET", f"/vehicles/{vehicle_id}") == {"vehicle_id": vehicle_id, **body}
+    assert await api.call("GET", f"/vehicles/{vehicle_id}") == {"vehicle_id": vehicle_id, **body, "status": "available"}
     (listed,) = (await api.call("GET", f"/fleets/{fleet_id}/vehicles"))["vehicles"]
     assert {name: listed[name] for name in ("vehicle_id", "name", "plate")} == {
         "vehicle_id": vehicle_id,
@@ -218,7 +233,11 @@ async def test_a_dispatcher_manages_its_fleet(api: Api, hub: HubProcess) -> None
         await dispatcher.advance(trip["trip_id"], "enroute_to_pickup", "canceled")
         assert len((await dispatcher.call("GET", f"/fleets/{fleet_id}/trips"))["trips"]) == 1
         assert await dispatcher.track(f"/vehicles/{vehicle_id}/track") == []
-        await refused(dispatcher, "PUT", f"/fleets/{fleet_id}", {"name": "x"}, status=403)
+        assert (await dispatcher.call("PUT", f"/fleets/{fleet_id}", {"name": "x"}, expect=200))["name"] == "x"
+        await refused(dispatcher, "PUT", f"/fleets/{await api.fleet()}", {"name": "x"}, status=404)
+    missing = new_id("fleet")
+    async with Api(hub.url, token("dispatcher", missing)) as dispatcher:
+        await refused(dispatcher, "PUT", f"/fleets/{missing}", {"name": "x"}, status=404)
 
 
 # --- trips ----------------------------------------------------------------------------------------------------------
@@ -535,6 +554,78 @@ async def test_a_share_that_there_is_not(api: Api) -> None:
     assert (await api.http.post("/trips/none/shares", json={})).json() == NOT_FOUND
 
 
+# --- where a fleet's vehicles are -----------------------------------------------------------------------------------
+
+
+async def test_the_nearest_vehicles_and_the_pages_of_a_fleet(hub: HubProcess, api: Api) -> None:
+    fleet_id = await api.fleet()
+    far, near, silent = [await api.vehicle(fleet_id, name=name) for name in ("Far", "Near", "Silent")]
+    now = now_ms()
+    for vehicle_id, latitude, known in ((far, 47.3, {"speed": 8.5, "battery": 0.5}), (near, 47.15, {})):
+        async with Driver(hub.url, vehicle_id) as driver:
+            await driver.report(fix(1, fix_time=now, latitude=latitude, **known))
+            await driver.acknowledged(1)
+    path = f"/fleets/{fleet_id}/vehicles"
+    # The table of latest positions is written every few seconds.
+    async with asyncio.timeout(30):
+        while len((await api.call("GET", path, near="47.141,9.521"))["vehicles"]) < 2:
+            pass
+    first, second = (await api.call("GET", path, near="47.141, 9.521"))["vehicles"]
+    assert first.pop("distance") == pytest.approx(1_000.8, abs=1)
+    assert second.pop("distance") == pytest.approx(17_680, abs=5)
+    described = {"fleet_id": fleet_id, "kind": "van", "plate": "FL 12345"}
+    seen = {"longitude": 9.521, "fix_time": now, "status": "available"}
+    assert first == {"vehicle_id": near, "name": "Near", "latitude": 47.15, **described, **seen}
+    assert second == {"vehicle_id": far, "name": "Far", "latitude": 47.3, "speed": 8.5, "battery": 0.5, **described, **seen}
+    assert (await api.call("GET", path, near="47.4,9.5", limit=1))["vehicles"][0]["vehicle_id"] == far
+    trip = await api.trip(fleet_id, near)
+    found = (await api.call("GET", path, near="47.141,9.521", available="true"))["vehicles"]
+    assert [vehicle["vehicle_id"] for vehicle in found] == [far]
+    await api.advance(trip["trip_id"], "canceled")
+    found = (await api.call("GET", path, near="47.141,9.521", available="true"))["vehicles"]
+    assert [vehicle["vehicle_id"] for vehicle in found] == [near, far]
+
+    listed = (await api.call("GET", path))["vehicles"]
+    assert listed == sorted(
+        [first, second, {"vehicle_id": silent, "name": "Silent", **described, "status": "available"}],
+        key=lambda v: v["vehicle_id"],
+    )
+    assert (await api.call("GET", path, search="fAR"))["vehicles"] == [second]
+    assert (await api.call("GET", path, search="nothing like it"))["vehicles"] == []
+    assert (await api.call("GET", path, after=listed[0]["vehicle_id"], limit=1))["vehicles"] == [listed[1]]
+
+
+@pytest.mark.parametrize(
+    "query, code, field",
+    [
+        ("near=", "bad_field", "near"),
+        ("near=here", "bad_field", "near"),
+        ("near=47.1", "bad_field", "near"),
+        ("near=47.1,9.5,1", "bad_field", "near"),
+        ("near=NaN,9.5", "bad_field", "near"),
+        ("near=47.1,inf", "bad_field", "near"),
+        ("near=47.1,1e1", "bad_field", "near"),
+        ("near=4_7,9.5", "bad_field", "near"),
+        ("near=%D9%A4,9.5", "bad_field", "near"),
+        ("near=47.1,9.5%00", "bad_field", "near"),
+        ("near=90.0001,9.5", "out_of_range", "near"),
+        ("near=9.5,180.5", "out_of_range", "near"),
+        ("near=47.1,9.5&available=yes", "bad_field", "available"),
+        ("near=47.1,9.5&limit=0", "bad_field", "limit"),
+        ("near=47.1,9.5&limit=1001", "bad_field", "limit"),
+        ("near=47.1,9.5&search=x", "bad_field", "search"),
+        ("near=47.1,9.5&after=x", "bad_field", "after"),
+        ("available=true", "bad_field", "available"),
+        ("search=%00", "bad_field", "search"),
+        ("after=%00", "bad_field", "after"),
+        ("search=" + "x" * 201, "bad_field", "search"),
+    ],
+)
+async def test_vehicles_that_are_asked_for_wrongly(api: Api, fleet_id: str, query: str, code: str, field: str) -> None:
+    error = await refused(api, "GET", f"/fleets/{fleet_id}/vehicles?{query}", status=422)
+    assert (error["code"], error["field"]) == (code, field)
+
+
 # --- tracks ---------------------------------------------------------------------------------------------------------
 
 COLUMNS = "vehicle_id,session,seq,fix_time,server_time,latitude,longitude,accuracy,altitude,speed,bearing,trip_id,suspect"
@@ -613,6 +704,25 @@ async def test_a_geojson_track_is_geojson(api: Api, driven: Driven) -> None:
         assert feature["type"] == "Feature"
         assert feature["geometry"] == {"type": "LineString", "coordinates": line}
         assert isinstance(feature["properties"], dict)
+
+
+async def test_a_gpx_track_is_gpx(api: Api, driven: Driven) -> None:
+    _, second, _, fourth = driven.fixes
+    for path, name, fixes in (
+        (f"/trips/{driven.trip_id}/track", driven.trip_id, [second, fourth]),
+        (f"/vehicles/{driven.vehicle_id}/track", driven.vehicle_id, [driven.fixes[0], second, fourth]),
+    ):
+        response = await api.http.get(path, params={"format": "gpx"})
+        assert response.headers["content-type"] == "application/gpx+xml"
+        document = gpxpy.parse(response.text, version="1.1")
+        (track,) = document.tracks
+        assert track.name == name
+        points = [point for segment in track.segments for point in segment.points]
+        assert [(point.latitude, point.longitude) for point in points] == [(f["latitude"], f["longitude"]) for f in fixes]
+        assert [round(point.time.timestamp() * 1000) for point in points if point.time] == [f["fix_time"] for f in fixes]
+        # An hour lies between the first fix and the others.
+        assert len(track.segments) == len(fixes) - 1
+        assert points[-2].elevation == second["altitude"]
 
 
 async def test_a_geojson_track_of_one_position_and_of_none(api: Api, driven: Driven) -> None:
@@ -734,7 +844,7 @@ async def test_no_body_lacks_its_fields(api: Api) -> None:
 async def test_unknown_fields_of_a_body_are_ignored(api: Api) -> None:
     fleet_id = new_id("fleet")
     made = await api.call("PUT", f"/fleets/{fleet_id}", {"name": "x", "fleet_id": "another", "colour": None})
-    assert made == {"fleet_id": fleet_id, "name": "x"}
+    assert (made["fleet_id"], made["name"], "colour" in made) == (fleet_id, "x", False)
 
 
 async def test_a_huge_body_is_refused(api: Api) -> None:

@@ -1,6 +1,9 @@
-"""`/v1/fleets`: fleets, and what is in them."""
+"""`/v1/fleets`: fleets, and their trips."""
+
+from typing import Annotated
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,41 +23,49 @@ from tracking.auth import Role, may_manage_fleet
 from tracking.errors import ErrorCode, Refusal
 from tracking.model import Fleet, TripStatus
 from tracking.protocol import TripView
-from tracking.store import fleets, trips, vehicles
+from tracking.store import fleets, trips
 
 MAX_LISTED = 1_000
 
 
+Threshold = Annotated[float, Meta(gt=0, le=1e7)]
+
+
 class FleetBody(msgspec.Struct):
+    """Without a threshold the fleet has the default; without `speed_limit`, none."""
+
     name: Label
+    speed_limit: Threshold | UnsetType = UNSET
+    idle_after: Threshold | UnsetType = UNSET
+    off_route_distance: Threshold | UnsetType = UNSET
+    signal_lost_after: Threshold | UnsetType = UNSET
+    dwell_after: Threshold | UnsetType = UNSET
 
 
 async def put(request: Request) -> Response:
-    await require(request, Role.SERVICE)
-    fleet = Fleet(name_in_path(request, "fleet_id"), (await read(request, FleetBody)).name)
-    async with service_of(request).database.transaction() as connection:
+    principal = await require(request, Role.SERVICE, Role.DISPATCHER)
+    fleet_id = name_in_path(request, "fleet_id")
+    if not may_manage_fleet(principal, fleet_id):
+        raise not_found()
+    body = await read(request, FleetBody)
+    given = {field: value for field, value in msgspec.structs.asdict(body).items() if value is not UNSET}
+    fleet = Fleet(fleet_id, **given)
+    service = service_of(request)
+    async with service.database.transaction() as connection:
+        if principal.role is not Role.SERVICE and await fleets.get(connection, fleet_id) is None:
+            raise not_found()  # a dispatcher manages a fleet, and makes none
         created = await fleets.put(connection, fleet)
+    service.watch.fleet_changed(fleet)
     return respond(fleet, 201 if created else 200)
 
 
 async def get(request: Request) -> Response:
-    return respond(await _fleet(request))
-
-
-async def list_vehicles(request: Request) -> Response:
-    fleet = await _fleet(request)
-    for parameter in ("near", "available"):
-        if parameter in request.query_params:
-            raise Refusal(ErrorCode.BAD_FIELD, f"`{parameter}` is not served yet: leave it out", field=parameter)
-    limit = whole_number(request, "limit", MAX_LISTED, least=1, most=MAX_LISTED)
-    assert limit is not None
-    async with service_of(request).database.connection() as connection:
-        return respond({"vehicles": await vehicles.of_fleet(connection, fleet.fleet_id, limit)})
+    return respond(await fleet_of(request))
 
 
 async def list_trips(request: Request) -> Response:
     """Newest first; `status` narrows it, `before` (an instant) turns the page."""
-    fleet = await _fleet(request)
+    fleet = await fleet_of(request)
     text = request.query_params.get("status")
     if text is not None and text not in list(TripStatus):
         raise Refusal(ErrorCode.BAD_FIELD, f"`status` must be one of {', '.join(TripStatus)}", field="status")
@@ -66,7 +77,8 @@ async def list_trips(request: Request) -> Response:
     return respond({"trips": [TripView.of(trip) for trip in found]})
 
 
-async def _fleet(request: Request) -> Fleet:
+async def fleet_of(request: Request) -> Fleet:
+    """The fleet that the path names, if whoever asks manages it. Raises `Refusal` (`not_found`) otherwise."""
     principal = await principal_of(request)
     fleet_id = name_in_path(request, "fleet_id")
     fleet = None
@@ -80,6 +92,5 @@ async def _fleet(request: Request) -> Fleet:
 
 routes = [
     resource("/fleets/{fleet_id}", PUT=put, GET=get),
-    resource("/fleets/{fleet_id}/vehicles", GET=list_vehicles),
     resource("/fleets/{fleet_id}/trips", GET=list_trips),
 ]

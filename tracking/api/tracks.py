@@ -1,5 +1,6 @@
-"""Tracks of a trip and of a vehicle as GeoJSON and CSV, streamed row by row: a month does not fill memory."""
+"""Tracks of a trip and of a vehicle as GeoJSON, CSV and GPX, streamed row by row: a month does not fill memory."""
 
+import asyncio
 import csv
 import io
 from array import array
@@ -13,6 +14,7 @@ from tracking.api.http import flag, name_in_path, not_found, principal_of, requi
 from tracking.api.trips import known_trip
 from tracking.auth import Role, Sight, may_manage_fleet, may_see
 from tracking.errors import ErrorCode, Refusal
+from tracking.gpx import gpx
 from tracking.ingest.sources import FOREVER
 from tracking.service import Service
 from tracking.store import positions, vehicles
@@ -47,7 +49,12 @@ async def of_trip(request: Request) -> Response:
     if not may_see(principal.role, Sight.POSITION, trip.status):
         raise Refusal(ErrorCode.FORBIDDEN, f"the trip is {trip.status}: a {principal.role} sees no track of it now")
     suspect = flag(request, "suspect")
-    return await _stream(request, service, lambda connection: positions.track_of_trip(connection, trip.number, suspect=suspect))
+    return await _stream(
+        request,
+        service,
+        trip.trip_id,
+        lambda connection: positions.track_of_trip(connection, trip.number, suspect=suspect),
+    )
 
 
 async def of_vehicle(request: Request) -> Response:
@@ -63,11 +70,13 @@ async def of_vehicle(request: Request) -> Response:
     return await _stream(
         request,
         service,
+        stored.vehicle.vehicle_id,
         lambda connection: positions.track_of_vehicle(connection, stored.number, from_, to, suspect=suspect),
     )
 
 
-async def _stream(request: Request, service: Service, query: Callable[[Connection], Rows]) -> Response:
+async def _stream(request: Request, service: Service, name: str, query: Callable[[Connection], Rows]) -> Response:
+    """`name` is the trip's or the vehicle's, for formats that have a place for it."""
     format_ = request.query_params.get("format", "geojson")
     if format_ not in _WRITERS:
         raise Refusal(
@@ -77,7 +86,7 @@ async def _stream(request: Request, service: Service, query: Callable[[Connectio
 
     async def body() -> AsyncIterator[bytes]:
         async with service.exports.transaction() as connection:
-            async for chunk in write(query(connection)):
+            async for chunk in write(query(connection), name):
                 yield chunk
 
     chunks = body()
@@ -88,11 +97,14 @@ async def _stream(request: Request, service: Service, query: Callable[[Connectio
         yield first
         async for chunk in chunks:
             yield chunk
+            # Rows come from the database thousands at a time, and a reader who reads fast is never waited for: between two
+            # pieces everything else has its turn.
+            await asyncio.sleep(0)
 
     return StreamingResponse(all_of_it(), media_type=media_type)
 
 
-async def _csv(rows: Rows) -> AsyncIterator[bytes]:
+async def _csv(rows: Rows, _name: str) -> AsyncIterator[bytes]:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -108,7 +120,7 @@ async def _csv(rows: Rows) -> AsyncIterator[bytes]:
     yield text.getvalue().encode()
 
 
-async def _geojson(rows: Rows) -> AsyncIterator[bytes]:
+async def _geojson(rows: Rows, _name: str) -> AsyncIterator[bytes]:
     """A FeatureCollection of one Feature, its LineString's fix times beside it, in the same order (RFC 7946).
 
     Fewer than two positions are no line: one is a Point, none leaves the collection empty.
@@ -141,9 +153,10 @@ async def _geojson(rows: Rows) -> AsyncIterator[bytes]:
     yield b"]}}]}"
 
 
-_WRITERS: dict[str, tuple[Callable[[Rows], AsyncIterator[bytes]], str]] = {
+_WRITERS: dict[str, tuple[Callable[[Rows, str], AsyncIterator[bytes]], str]] = {
     "geojson": (_geojson, "application/geo+json"),
     "csv": (_csv, "text/csv; charset=utf-8"),
+    "gpx": (gpx, "application/gpx+xml"),
 }
 
 routes = [

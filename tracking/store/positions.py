@@ -122,18 +122,18 @@ async def move_latest(connection: Connection, positions: Sequence[Position]) -> 
     await connection.execute(
         """
         INSERT INTO latest_positions AS old
-            (vehicle, trip, fix_time, server_time, accuracy, speed, bearing, battery, point)
-        SELECT vehicle, trip, fix_time, server_time, accuracy, speed, bearing, battery,
+            (vehicle, fleet, trip, fix_time, server_time, accuracy, speed, bearing, battery, point)
+        SELECT vehicle, fleet, trip, fix_time, server_time, accuracy, speed, bearing, battery,
             ST_SetSRID(ST_MakePoint(longitude, latitude), 4326)
         FROM unnest(
             $1::int[], $2::int[], $3::timestamptz[], $4::timestamptz[], $5::float8[], $6::float8[], $7::float8[],
             $8::float8[], $9::float8[], $10::float8[]
         ) AS new (vehicle, trip, fix_time, server_time, accuracy, speed, bearing, battery, longitude, latitude)
         JOIN (
-            SELECT vehicle FROM vehicles WHERE vehicle = ANY($1::int[]) ORDER BY vehicle FOR KEY SHARE
-        ) AS known USING (vehicle)
+            SELECT vehicle, fleet_id FROM vehicles WHERE vehicle = ANY($1::int[]) ORDER BY vehicle FOR KEY SHARE
+        ) AS known USING (vehicle) JOIN fleets USING (fleet_id)
         ON CONFLICT (vehicle) DO UPDATE SET
-            trip = EXCLUDED.trip, fix_time = EXCLUDED.fix_time, server_time = EXCLUDED.server_time,
+            fleet = EXCLUDED.fleet, trip = EXCLUDED.trip, fix_time = EXCLUDED.fix_time, server_time = EXCLUDED.server_time,
             accuracy = EXCLUDED.accuracy, speed = EXCLUDED.speed, bearing = EXCLUDED.bearing, battery = EXCLUDED.battery,
             point = EXCLUDED.point
         WHERE EXCLUDED.fix_time >= old.fix_time
@@ -174,6 +174,37 @@ async def newest(connection: Connection, vehicle: int) -> Latest | None:
         return None
     longitude, latitude = unpack_point(row["point"])
     return Latest(latitude, longitude, row["fix_time"], row["speed"])
+
+
+async def latest_of_all(connection: Connection, since: int) -> AsyncIterator[Position]:
+    """Each vehicle's latest position, of those heard of since that instant. Needs an open transaction."""
+    query = """
+        SELECT l.vehicle, v.vehicle_id, l.trip, t.trip_id, l.fix_time, l.server_time, l.accuracy, l.speed, l.bearing, l.battery,
+            l.point
+        FROM latest_positions l JOIN vehicles v USING (vehicle) LEFT JOIN trips t ON t.trip = l.trip
+        WHERE l.server_time >= $1::timestamptz
+    """
+    async for row in connection.cursor(query, since, prefetch=_TRACK_CHUNK):
+        longitude, latitude = unpack_point(row["point"])
+        yield Position(
+            vehicle=row["vehicle"],
+            vehicle_id=row["vehicle_id"],
+            session=0,
+            seq=0,
+            fix_time=row["fix_time"],
+            server_time=row["server_time"],
+            latitude=latitude,
+            longitude=longitude,
+            accuracy=row["accuracy"],
+            altitude=None,
+            speed=row["speed"],
+            bearing=row["bearing"],
+            battery=row["battery"],
+            trip=row["trip"],
+            trip_id=row["trip_id"],
+            suspect=(),
+            live=True,
+        )
 
 
 def track_of_vehicle(connection: Connection, vehicle: int, from_: int, to: int, *, suspect: bool) -> AsyncIterator[TrackRow]:

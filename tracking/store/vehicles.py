@@ -1,5 +1,6 @@
 """Vehicles, and the numbers that the wide tables know them by."""
 
+from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 from tracking.model import Vehicle
@@ -33,6 +34,16 @@ async def put(connection: Connection, vehicle: Vehicle) -> tuple[Stored, bool]:
         vehicle.plate,
     )
     assert row is not None
+    if not row["created"]:
+        # It may have come from another fleet: there nobody is to find it any more.
+        await connection.execute(
+            """
+            UPDATE latest_positions l SET fleet = f.fleet FROM fleets f
+            WHERE l.vehicle = $1 AND f.fleet_id = $2 AND l.fleet <> f.fleet
+            """,
+            row["vehicle"],
+            vehicle.fleet_id,
+        )
     return _stored(row), row["created"]
 
 
@@ -47,11 +58,10 @@ async def lock(connection: Connection, vehicle_id: str) -> Stored | None:
     return _stored(row) if row else None
 
 
-async def of_fleet(connection: Connection, fleet_id: str, limit: int) -> list[Vehicle]:
-    rows = await connection.fetch(
-        f"SELECT {_COLUMNS} FROM vehicles WHERE fleet_id = $1 ORDER BY vehicle_id LIMIT $2", fleet_id, limit
-    )
-    return [_stored(row).vehicle for row in rows]
+async def all_of_them(connection: Connection) -> AsyncIterator[Vehicle]:
+    """Needs an open transaction: they come through a cursor."""
+    async for row in connection.cursor(f"SELECT {_COLUMNS} FROM vehicles", prefetch=5_000):
+        yield _stored(row).vehicle
 
 
 async def delete(connection: Connection, number: int) -> None:

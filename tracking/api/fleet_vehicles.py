@@ -1,0 +1,111 @@
+"""`/v1/fleets/{fleet_id}/vehicles`: the vehicles of a fleet, nearest first or by name."""
+
+import re
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tracking.api.fleets import MAX_LISTED, fleet_of
+from tracking.api.http import flag, resource, respond, service_of, whole_number
+from tracking.errors import ErrorCode, Refusal
+from tracking.model import Vehicle, VehicleStatus
+from tracking.service import Service
+from tracking.store import whereabouts
+from tracking.store.whereabouts import Seen
+
+NEAREST = 10
+MAX_SEARCH = 200
+_DEGREES = re.compile(r"-?\d{1,3}(\.\d{1,20})?", re.ASCII)
+
+
+class VehicleSeen(msgspec.Struct, omit_defaults=True):
+    """A vehicle and, where it was ever heard of, its latest position. `distance` in metres."""
+
+    vehicle_id: str
+    fleet_id: str
+    name: str | UnsetType
+    kind: str | UnsetType
+    plate: str | UnsetType
+    distance: float | UnsetType = UNSET
+    latitude: float | UnsetType = UNSET
+    longitude: float | UnsetType = UNSET
+    fix_time: int | UnsetType = UNSET
+    speed: float | UnsetType = UNSET
+    bearing: float | UnsetType = UNSET
+    battery: float | UnsetType = UNSET
+    status: VehicleStatus | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, vehicle: Vehicle, seen: Seen | None, distance: float | UnsetType = UNSET) -> "VehicleSeen":
+        view = cls(vehicle.vehicle_id, vehicle.fleet_id, vehicle.name, vehicle.kind, vehicle.plate, distance)
+        if seen is not None:
+            for name, value in seen._asdict().items():
+                if value is not None:
+                    setattr(view, name, value)
+        return view
+
+
+async def list_vehicles(request: Request) -> Response:
+    """The nearest to `near` with their distances; without it all of them by id, which `search` and `after` narrow."""
+    fleet = await fleet_of(request)
+    service = service_of(request)
+    if "near" not in request.query_params:
+        if "available" in request.query_params:
+            raise Refusal(ErrorCode.BAD_FIELD, "`available` goes with `near=<latitude>,<longitude>`", field="available")
+        limit = whole_number(request, "limit", MAX_LISTED, least=1, most=MAX_LISTED) or MAX_LISTED
+        after, search = _text(request, "after"), _text(request, "search")
+        async with service.database.connection() as connection:
+            page = await whereabouts.page(connection, fleet.fleet_id, limit, after=after, search=search)
+        return respond({"vehicles": [_with_status(service, VehicleSeen.of(*found)) for found in page]})
+    for parameter in ("search", "after"):
+        if parameter in request.query_params:
+            raise Refusal(ErrorCode.BAD_FIELD, f"`{parameter}` does not go with `near`: ask for one of them", field=parameter)
+    latitude, longitude = _place(request)
+    limit = whole_number(request, "limit", NEAREST, least=1, most=MAX_LISTED) or NEAREST
+    since = service.clock() - int(fleet.signal_lost_after * 1000) if flag(request, "available") else None
+    async with service.database.connection() as connection:
+        nearest = await whereabouts.nearest(connection, fleet.fleet_id, latitude, longitude, limit, available_since=since)
+    return respond({"vehicles": [_with_status(service, VehicleSeen.of(*found)) for found in nearest]})
+
+
+def _with_status(service: Service, seen: VehicleSeen) -> VehicleSeen:
+    """The store knows where it is, memory what it is doing."""
+    live = service.hub.fleets.vehicles.get(seen.vehicle_id)
+    if live is not None:
+        seen.status = live.status
+    return seen
+
+
+def _place(request: Request) -> tuple[float, float]:
+    text = request.query_params["near"]
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(_DEGREES.fullmatch(part) for part in parts):
+        raise Refusal(
+            ErrorCode.BAD_FIELD,
+            f"`near` must be <latitude>,<longitude> in decimal degrees, like 47.1410,9.5210; got {text!r:.60}",
+            field="near",
+        )
+    latitude, longitude = float(parts[0]), float(parts[1])
+    if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
+        raise Refusal(
+            ErrorCode.OUT_OF_RANGE,
+            f"`near` must be a latitude from -90 to 90, then a longitude from -180 to 180; got {latitude:g},{longitude:g}",
+            field="near",
+        )
+    return latitude, longitude
+
+
+def _text(request: Request, parameter: str) -> str:
+    text = request.query_params.get(parameter, "")
+    if len(text) > MAX_SEARCH or "\0" in text:
+        raise Refusal(
+            ErrorCode.BAD_FIELD, f"`{parameter}` must be text of at most {MAX_SEARCH} characters, without NUL", field=parameter
+        )
+    return text
+
+
+routes = [
+    resource("/fleets/{fleet_id}/vehicles", GET=list_vehicles),
+]

@@ -1,0 +1,67 @@
+"""A track as GPX 1.1 (https://www.topografix.com/GPX/1/1/), a piece at a time, serialised by gpxpy.
+
+One `trk` with the name it is given; a `trkseg` ends where nothing was heard for more than `GAP_MS`, or another vehicle took
+over. Speed (m/s) and course (degrees) have no place in a point of GPX 1.1, so they stand in Garmin's `TrackPointExtension` v2.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from xml.etree.ElementTree import Element, SubElement
+
+from gpxpy.gpx import GPX, GPXTrack, GPXTrackPoint
+from gpxpy.gpxfield import gpx_fields_to_xml
+
+from tracking.store.positions import TrackRow
+
+GAP_MS = 300_000
+_VERSION = "1.1"
+_EXTENSION = "http://www.garmin.com/xmlschemas/TrackPointExtension/v2"
+_NAMESPACES = {"gpxtpx": _EXTENSION}
+_END = "</trk>"
+_CHUNK_ROWS = 500
+
+
+async def gpx(rows: AsyncIterator[TrackRow], name: str) -> AsyncIterator[bytes]:
+    """The file in pieces of some 500 points, whatever its length."""
+    document = GPX()
+    document.creator = "tracking"
+    document.nsmap = dict(_NAMESPACES)
+    document.tracks.append(GPXTrack(name=name))
+    head, end, tail = document.to_xml(_VERSION).rpartition(_END)
+    parts = [head.rstrip()]
+    last: TrackRow | None = None
+    async for row in rows:
+        if last is None:
+            parts.append("\n    <trkseg>")
+        elif row.fix_time - last.fix_time > GAP_MS or row.vehicle_id != last.vehicle_id:
+            parts.append("\n    </trkseg>\n    <trkseg>")
+        parts.append(gpx_fields_to_xml(_point(row), "trkpt", _VERSION, nsmap=_NAMESPACES, indent="      "))
+        last = row
+        if len(parts) >= _CHUNK_ROWS:
+            yield "".join(parts).encode()
+            parts.clear()
+    if last is not None:
+        parts.append("\n    </trkseg>")
+    parts += ("\n  ", end, tail)
+    yield "".join(parts).encode()
+
+
+class _Time(datetime):
+    """Milliseconds, always: gpxpy writes what `isoformat` gives, which is six digits of a second or none."""
+
+    def isoformat(self, sep: str = "T", timespec: str = "milliseconds") -> str:
+        return super().isoformat(sep, timespec)
+
+
+_EPOCH = _Time(1970, 1, 1, tzinfo=UTC)
+
+
+def _point(row: TrackRow) -> GPXTrackPoint:
+    point = GPXTrackPoint(row.latitude, row.longitude, row.altitude, _EPOCH + timedelta(milliseconds=row.fix_time))
+    if row.speed is not None or row.bearing is not None:
+        extension = Element(f"{{{_EXTENSION}}}TrackPointExtension")
+        for tag, value in (("speed", row.speed), ("course", row.bearing)):
+            if value is not None:
+                SubElement(extension, f"{{{_EXTENSION}}}{tag}").text = str(value)
+        point.extensions.append(extension)
+    return point

@@ -1,0 +1,97 @@
+"""Vehicles of a fleet with their latest positions: the nearest to a place, and all of them, a page at a time."""
+
+from typing import Any, NamedTuple
+
+from tracking.geo import unpack_point
+from tracking.model import Vehicle
+from tracking.store.pool import Connection
+
+
+class Seen(NamedTuple):
+    """Where a vehicle was last, as `latest_positions` has it: some seconds behind what is live."""
+
+    latitude: float
+    longitude: float
+    fix_time: int
+    speed: float | None
+    bearing: float | None
+    battery: float | None
+
+
+class Near(NamedTuple):
+    """`distance` in metres, on the sphere of `geo.distance`."""
+
+    vehicle: Vehicle
+    seen: Seen
+    distance: float
+
+
+_VEHICLE = "v.vehicle_id, v.fleet_id, v.name, v.kind, v.plate"
+_SEEN = "l.point, l.fix_time, l.speed, l.bearing, l.battery"
+_HERE = "ST_SetSRID(ST_MakePoint($2, $3), 4326)::geography"
+
+
+async def nearest(
+    connection: Connection, fleet_id: str, latitude: float, longitude: float, limit: int, *, available_since: int | None = None
+) -> list[Near]:
+    """The fleet's vehicles nearest to a place, nearest first.
+
+    With `available_since` only those that have no trip that is not over and were heard of at that instant or later.
+    """
+    # Of geography, `<->` is the distance on the sphere, and the index gives the rows in its order, one by one until there are
+    # enough. So what else is asked of a vehicle is asked of these few: the LIMIT keeps the planner from reading all trips.
+    available = """
+        AND l.fix_time >= $5::timestamptz
+        AND (
+            SELECT t.trip FROM trips t
+            WHERE t.vehicle = l.vehicle AND t.status NOT IN ('complete', 'canceled') LIMIT 1
+        ) IS NULL
+    """
+    rows = await connection.fetch(
+        f"""
+        SELECT {_VEHICLE}, {_SEEN}, l.point::geography <-> {_HERE} AS distance
+        FROM latest_positions l JOIN vehicles v USING (vehicle)
+        WHERE l.fleet = (SELECT fleet FROM fleets WHERE fleet_id = $1) {"" if available_since is None else available}
+        ORDER BY l.point::geography <-> {_HERE} LIMIT $4
+        """,
+        fleet_id,
+        longitude,
+        latitude,
+        limit,
+        *(() if available_since is None else (available_since,)),
+    )
+    return [Near(_vehicle(row), _seen(row), row["distance"]) for row in rows]
+
+
+async def page(
+    connection: Connection, fleet_id: str, limit: int, *, after: str = "", search: str = ""
+) -> list[tuple[Vehicle, Seen | None]]:
+    """The fleet's vehicles by `vehicle_id`, beginning past `after`; those with `search` in their id, name or plate."""
+    pattern = f"%{_escaped(search)}%" if search else None
+    rows = await connection.fetch(
+        f"""
+        SELECT {_VEHICLE}, {_SEEN} FROM vehicles v LEFT JOIN latest_positions l USING (vehicle)
+        WHERE v.fleet_id = $1 AND v.vehicle_id > $2
+            AND ($4::text IS NULL OR v.vehicle_id ILIKE $4 OR v.name ILIKE $4 OR v.plate ILIKE $4)
+        ORDER BY v.vehicle_id LIMIT $3
+        """,
+        fleet_id,
+        after,
+        limit,
+        pattern,
+    )
+    return [(_vehicle(row), _seen(row) if row["point"] is not None else None) for row in rows]
+
+
+def _escaped(text: str) -> str:
+    """As a part of a LIKE pattern that means itself."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def _vehicle(row: Any) -> Vehicle:
+    return Vehicle(row["vehicle_id"], row["fleet_id"], row["name"], row["kind"], row["plate"])
+
+
+def _seen(row: Any) -> Seen:
+    longitude, latitude = unpack_point(row["point"])
+    return Seen(latitude, longitude, row["fix_time"], row["speed"], row["bearing"], row["battery"])
