@@ -151,8 +151,8 @@ function start(settings) {
     const opened = new VehicleCard(api, live, id, {
       onShow: () => opened.place && map.goTo(opened.place),
       onReplay: () => replay.begin(id, live.vehicles.nameOf(id)),
-      onName: (name) => vehicleCard === opened && card.rename(name),
-      onTrip: (trip) => vehicleCard === opened && marks.showTrip(trip && isOver(trip) ? null : trip),
+      onName: (name) => selected === id && card.rename(name),
+      onTrip: (trip) => selected === id && marks.showTrip(trip && isOver(trip) ? null : trip),
     });
     const onClose = () => {
       opened.close();

@@ -132,7 +132,7 @@ async def of_fleet(
     newest = since is None and after is None
     rows = await connection.fetch(
         f"""
-        SELECT event, kind, v.vehicle_id, server_time, geofence_id, fix_time, point, trip_id, speed, speed_limit
+        SELECT event, e.kind, v.vehicle_id, server_time, geofence_id, fix_time, point, trip_id, speed, speed_limit
         FROM events e JOIN vehicles v USING (vehicle)
         WHERE e.fleet_id = $1
             AND ($2::timestamptz IS NULL OR server_time >= $2::timestamptz)
