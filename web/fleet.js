@@ -102,7 +102,8 @@ function start(settings) {
   const tripList = new TripList(openTrip);
   const replay = new Replay(api, map, (open) => {
     map.vehicles.faded = open;
-    map.vehicles.refresh();
+    if (open) map.vehicles.refresh();
+    else highlight(null);
   });
   new Thresholds(api, (fleet) => showName(fleet.name));
   map.vehicles.filter = (vehicle) => vehicle.id === selected || finder.passes(vehicle);
@@ -134,23 +135,29 @@ function start(settings) {
     if (!map.isBegun || ending) return;
     const seen = inView();
     const { clusters } = live.vehicles;
-    list.show(finder.lines(seen));
+    const lines = finder.lines(seen);
+    list.show(lines);
     finder.showCounts(countsOf(seen));
     const many = clusters?.reduce((sum, [, , count]) => sum + count, 0) ?? 0;
-    write(byId("count"), clusters ? `${many.toLocaleString()} vehicles: zoom in to list them` : `${seen.length} in view`);
+    const listed = lines.filter((line) => "vehicle" in line && !line.away).length;
+    const few = listed < seen.length ? `${listed} of ${seen.length} in view` : `${seen.length} in view`;
+    write(byId("count"), clusters ? `${many.toLocaleString()} vehicles: zoom in to list them` : few);
     vehicleCard?.update();
   }
 
   /** @param {string} id @param {{show?: boolean, focus?: boolean, away?: boolean}} [how] */
   function select(id, { show = false, focus = false, away = false } = {}) {
     if (editor.active || booking.active) return;
-    if (replay.open && replay.vehicleId !== id) replay.begin(id, live.vehicles.nameOf(id));
+    if (replay.open) {
+      if (replay.vehicleId !== id) beginReplay(id);
+      return;
+    }
     const place = live.vehicles.byId.get(id) ?? finder.placeOf(id);
     if (show && place && (away || !map.shows(place))) map.goTo(place);
     if (selected === id && vehicleCard) return;
     const opened = new VehicleCard(api, live, id, {
       onShow: () => opened.place && map.goTo(opened.place),
-      onReplay: () => replay.begin(id, live.vehicles.nameOf(id)),
+      onReplay: () => beginReplay(id),
       onName: (name) => selected === id && card.rename(name),
       onTrip: (trip) => selected === id && marks.showTrip(trip && isOver(trip) ? null : trip),
     });
@@ -164,6 +171,13 @@ function start(settings) {
     vehicleCard = opened;
     highlight(id);
     opened.update();
+  }
+
+  /** The map is the replay's then: no card over it. @param {string} id */
+  function beginReplay(id) {
+    card.close();
+    highlight(id);
+    replay.begin(id, live.vehicles.nameOf(id));
   }
 
   /** @param {string | null} id */

@@ -41,14 +41,14 @@ export class SpeedChart {
         legend: { show: false },
         cursor: { y: false, drag: { x: false, y: false }, points: { show: false } },
         scales: { x: { time: true }, y: { range: (_plot, _low, high) => [0, Math.max(high * 1.1, 10)] } },
-        axes: [{ ...axis, size: 26, values: timesOf }, { ...axis, size: 42, splits: undefined, space: 24, values: (_plot, splits) => splits.map((value, index) => (index === splits.length - 1 ? `${value} km/h` : String(value))) }],
+        axes: [{ ...axis, size: 26, space: 96, values: timesOf }, { ...axis, size: 36, space: 24 }],
         series: [{}, { stroke: accent, width: 1.5, fill: `color-mix(in srgb, ${accent} 14%, transparent)`, points: { show: false } }],
       },
       seriesOf(recording),
       this.element,
     );
     this.#plot = plot;
-    plot.over.append(this.#playhead);
+    plot.over.append(this.#playhead, h("span", { class: "unit" }, "km/h"));
     const seek = (/** @type {PointerEvent} */ event) => this.#onSeek(plot.posToVal(event.clientX - plot.over.getBoundingClientRect().left, "x") * 1_000);
     plot.over.addEventListener("pointerdown", (event) => {
       plot.over.setPointerCapture(event.pointerId);

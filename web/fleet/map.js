@@ -9,6 +9,8 @@ import { VehicleLayer } from "./layer.js";
 const REST = 100;
 const CLOSE_ZOOM = 15;
 const FLASH = 4_000;
+/** Between the edge and what is to be seen whole. */
+const ROOM = 48;
 
 /**
  * @typedef {object} MapEvents
@@ -38,7 +40,7 @@ export class FleetMap {
     const map = L.map(element, { zoomControl: false, attributionControl: false, maxZoom: 18, minZoom: 3, worldCopyJump: true });
     this.leaflet = map;
     L.control.attribution({ position: "bottomright", prefix: '<a href="https://leafletjs.com/" target="_blank" rel="noreferrer">Leaflet</a>' }).addTo(map);
-    L.control.zoom({ position: "bottomright" }).addTo(map);
+    L.control.zoom({ position: "topleft" }).addTo(map);
     L.control.scale({ position: "bottomleft", imperial: false }).addTo(map);
     // Above lines and areas, below the markers of places and of the replay.
     const pane = map.createPane("vehicles");
@@ -51,6 +53,7 @@ export class FleetMap {
     map.on("mousemove", (event) => this.#hover(event.containerPoint));
     map.on("mouseout", () => this.#hover(null));
     new ResizeObserver(() => map.invalidateSize({ animate: false, debounceMoveend: true })).observe(element);
+    new ResizeObserver(() => this.#arrange()).observe(/** @type {HTMLElement} */ (document.getElementById("replay")));
   }
 
   /** @param {import("../basemap.js").BasemapSettings | undefined} basemap */
@@ -90,7 +93,18 @@ export class FleetMap {
 
   /** Moves there, closer where it is far away. @param {{latitude: number, longitude: number}} place @param {number} [closest] */
   goTo({ latitude, longitude }, closest = CLOSE_ZOOM) {
-    this.leaflet.setView([latitude, longitude], Math.max(this.leaflet.getZoom(), closest));
+    const zoom = Math.max(this.leaflet.getZoom(), closest);
+    const { right, bottom } = this.#covered();
+    const middle = this.leaflet.project([latitude, longitude], zoom).add([right / 2, bottom / 2]);
+    this.leaflet.setView(this.leaflet.unproject(middle, zoom), zoom);
+  }
+
+  /** How much of the map lies under the card and the replay. */
+  #covered() {
+    const map = this.leaflet.getContainer().getBoundingClientRect();
+    const [card, replay] = ["card", "replay"].map((id) => /** @type {HTMLElement} */ (document.getElementById(id)).getBoundingClientRect());
+    const overlaps = (/** @type {DOMRect} */ box) => box.width > 0 && box.top < map.bottom && box.left < map.right;
+    return { right: overlaps(card) ? map.right - card.left : 0, bottom: overlaps(replay) ? map.bottom - replay.top : 0 };
   }
 
   /** Moves there and points at it for a moment. @param {{latitude: number, longitude: number}} place */
@@ -103,7 +117,14 @@ export class FleetMap {
 
   /** @param {L.LatLngBounds} bounds */
   fit(bounds) {
-    if (bounds.isValid()) this.leaflet.fitBounds(bounds, { maxZoom: CLOSE_ZOOM + 1, padding: [48, 48] });
+    if (!bounds.isValid()) return;
+    const { right, bottom } = this.#covered();
+    this.leaflet.fitBounds(bounds, { maxZoom: CLOSE_ZOOM + 1, paddingTopLeft: [ROOM, ROOM], paddingBottomRight: [ROOM + right, ROOM + bottom] });
+  }
+
+  /** Credits and scale stand above what covers the map's foot. */
+  #arrange() {
+    document.documentElement.style.setProperty("--covered", `${this.#covered().bottom}px`);
   }
 
   /** Clicks put something on the map, until it is given null. @param {((place: {latitude: number, longitude: number}) => void) | null} onPlace */

@@ -53,7 +53,6 @@ export class VehicleCard {
     );
     this.#timer = setInterval(() => this.#ask(), ASK_EVERY);
     this.#ask();
-    this.update();
   }
 
   close() {
