@@ -1,6 +1,6 @@
 """How smoothly the dispatcher's page draws while its map is dragged: `python -m tests.browser.frame_rate`.
 
-    a private database -> a hub -> 2,000 drivers who report every second -> Chromium, its map dragged to and fro -> frames counted
+    a private database -> a hub -> 2,000 drivers, a fix a second each -> Chromium, its map dragged to and fro -> frames counted
 
 No test: a figure of one machine at one time. Chromium draws in software here, beside the hub and all drivers.
 """
@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 import uuid
+from itertools import pairwise
 from pathlib import Path
 
 import asyncpg
@@ -120,7 +121,7 @@ async def drag(page: Page) -> list[float]:
 
 
 def report(times: list[float], name: str) -> None:
-    spans = sorted(later - sooner for sooner, later in zip(times, times[1:], strict=False))
+    spans = sorted(later - sooner for sooner, later in pairwise(times))
     if not spans:
         print(f"{name}: no frames")
         return
