@@ -24,7 +24,7 @@ from driver_sim.tracks import TrackError
 
 TOKEN_VARIABLE = "TRACKING_SERVICE_TOKEN"  # noqa: S105  the variable's name
 Result = TypeVar("Result")
-BENCH_SHAPES = ("idle", "trips", "popular", "slow", "flood", "return", "fleet")
+BENCH_SHAPES = ("idle", "trips", "popular", "slow", "flood", "return", "fleet", "geofences")
 DEFAULT_HUB = "http://127.0.0.1:8000"
 
 
@@ -167,6 +167,7 @@ def bench(
         "slow": [passengers],
         "flood": [0],
         "return": [clients],
+        "geofences": [1_000],
         "fleet": [int(count) for count in fleet.split(",")],
     }
     # Imported here: it brings what the drivers' apps have no use for.

@@ -187,7 +187,7 @@ class Watch:
                 asked += [i for i in watched.inside if i not in touches]
                 if asked:
                     self._cross(vehicle, position, move, fences, asked)
-                if watched.inside:
+                if watched.inside and position.fix_time >= watched.dwell_at:
                     self._tell_all(vehicle, position, watched.dwelling(position.fix_time, fleet, fences))
             if (alert := watched.judge_speed(position, watched.limit(fleet, fences))) is not None:
                 self._tell(vehicle, position, alert)

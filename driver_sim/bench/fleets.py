@@ -36,7 +36,7 @@ async def fleet(stage: Stage, count: int, seconds: float) -> Result:
     """So many vehicles at 1 Hz, without dispatchers, with some who each see a part, and (up to 2,000) with some who see all."""
     await stage.set_up_fleet(count)
     side = math.ceil(math.sqrt(count))
-    drivers = [stage.driver(n, 1.0, _place(n % side, n // side)) for n in range(count)]
+    drivers = [stage.driver(n, 1.0, place_of(n % side, n // side)) for n in range(count)]
     by_id = dict(zip(stage.vehicles, drivers, strict=True))
     # Neighbours do not report at the same time.
     random.Random(count).shuffle(drivers)
@@ -115,13 +115,13 @@ def _parts(side: int) -> list[Bounds]:
     return [_bounds(x, y, x + width, y + width) for x, y in corners]
 
 
-def _place(column: float, row: float) -> tuple[float, float]:
+def place_of(column: float, row: float) -> tuple[float, float]:
     """Latitude and longitude of a place in the square of vehicles."""
     latitude = _SOUTH + row * SPACING / _DEGREE
     return latitude, _WEST + column * SPACING / (_DEGREE * math.cos(math.radians(_SOUTH)))
 
 
 def _bounds(left: float, bottom: float, right: float, top: float) -> Bounds:
-    south, west = _place(left, bottom)
-    north, east = _place(right, top)
+    south, west = place_of(left, bottom)
+    north, east = place_of(right, top)
     return west, south, east, north

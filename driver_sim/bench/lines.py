@@ -12,7 +12,7 @@ import msgspec
 from websockets.speedups import apply_mask
 
 from tracking.model import system_clock
-from tracking.protocol import SUBPROTOCOL, FleetUpdate, Hello, ViewportChange, encode
+from tracking.protocol import SUBPROTOCOL, EventNews, FleetUpdate, Hello, ViewportChange, encode
 
 METRES_PER_DEGREE = 111_195.0
 SPEED = 10.0
@@ -225,6 +225,8 @@ class DispatcherLine(Line):
         self.delivered = 0
         self.messages = 0
         self.to_watcher: list[float] = []
+        self.events: list[str] = []
+        """their kinds"""
 
     def look(self) -> None:
         self.send(encode(ViewportChange(self._bounds, 12)))
@@ -243,16 +245,24 @@ class DispatcherLine(Line):
             rows = _decode_fleet(message).positions
             self.delivered += len(rows)
             for vehicle_id, _, _, _, _, fix_time in rows:
-                sent_at = self._drivers[vehicle_id].sent_at
-                sent = sent_at.get(fix_time) if sent_at is not None else None
-                if sent is not None:
-                    self.to_watcher.append(now - sent)
+                self._took(vehicle_id, fix_time, now)
+        elif message.startswith(b'{"type":"event"'):
+            event = _decode_event(message)
+            self.events.append(event.kind)
+            self._took(event.vehicle_id, event.fix_time or 0, time.perf_counter())
         elif message.startswith(b'{"type":"fleet_snapshot"'):
             self.in_view += message.count(b'"vehicle_id":')
             if not self.ready.done():
                 self.ready.set_result(None)
 
+    def _took(self, vehicle_id: str, fix_time: int, now: float) -> None:
+        driver = self._drivers.get(vehicle_id)
+        sent = driver.sent_at.get(fix_time) if driver is not None and driver.sent_at is not None else None
+        if sent is not None:
+            self.to_watcher.append(now - sent)
 
+
+_decode_event = msgspec.json.Decoder(EventNews).decode
 _decode_fleet = msgspec.json.Decoder(FleetUpdate).decode
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from driver_sim.bench.fleets import fleet
+from driver_sim.bench.geofences import geofences
 from driver_sim.bench.lines import DriverLine, Line, Lost, WatcherLine, connect
 from driver_sim.bench.parts import SETTLE_SECONDS, Result, busy, close, connected, drained, latencies, report, wait
 from driver_sim.bench.stage import Stage
@@ -169,6 +170,7 @@ SHAPES: dict[str, Callable[[Stage, int, float], Awaitable[Result]]] = {
     "flood": flood,
     "return": come_back,
     "fleet": fleet,
+    "geofences": geofences,
 }
 
 

@@ -159,6 +159,16 @@ class Stage:
         )
         self.vehicles = [f"{self.fleet}-{number}" for number in range(count)]
 
+    async def put_geofences(self, polygons: Mapping[str, dict[str, Any]]) -> None:
+        """Geofences of the fleet by their ids, as GeoJSON polygons."""
+        headers = {"Authorization": f"Bearer {self._token('service')}"}
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False, headers=headers, timeout=30) as http:
+            for geofence_id, polygon in tqdm(polygons.items(), desc="geofences", unit="", leave=False):
+                body = {"type": "Feature", "geometry": polygon, "properties": {"name": geofence_id}}
+                answer = await http.put(f"/v1/fleets/{self.fleet}/geofences/{geofence_id}", json=body)
+                if not answer.is_success:
+                    raise StageError(f"the hub refused a geofence: {answer.text}")
+
     async def metric(self, name: str) -> float:
         """The value of one of the hub's metrics."""
         async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {self._token('operator')}"}) as http:

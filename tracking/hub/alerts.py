@@ -13,7 +13,7 @@ Each alert is told once, when it begins, and again only after it has been over:
 """
 
 from collections.abc import Iterator, Mapping
-from math import cos, radians
+from math import cos, inf, radians
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +76,7 @@ class Watched:
     __slots__ = (
         "anchor",
         "due",
+        "dwell_at",
         "heard",
         "idle",
         "inside",
@@ -97,6 +98,8 @@ class Watched:
         self.due = False
         """someone looks after when it falls silent"""
         self.inside: dict[str, Stay] = {}
+        self.dwell_at = 0.0
+        """the instant before which no stay is long enough to be told"""
         self.speeding = False
         self.over_limit = 0
         self.anchor: tuple[float, float, int] | None = None
@@ -110,6 +113,8 @@ class Watched:
 
     def limit(self, fleet: Fleet, fences: Fences) -> float | None:
         """The speed limit that holds where it is, m/s."""
+        if not (self.inside and fences.limit_speed):
+            return None if fleet.speed_limit is UNSET else fleet.speed_limit
         limits = [] if fleet.speed_limit is UNSET else [fleet.speed_limit]
         for geofence_id in self.inside:
             fence = fences.by_id.get(geofence_id)
@@ -188,6 +193,7 @@ class Watched:
         for geofence_id, inside in changes:
             if inside:
                 self.inside[geofence_id] = Stay(fix_time)
+                self.dwell_at = 0.0
                 yield Alert(EventKind.ENTER, geofence_id)
             else:
                 self.inside.pop(geofence_id, None)
@@ -195,14 +201,17 @@ class Watched:
 
     def dwelling(self, instant: int, fleet: Fleet, fences: Fences) -> Iterator[Alert]:
         """The fences in which it has been for long enough now, each told once."""
+        self.dwell_at = inf
         for geofence_id, stay in self.inside.items():
             fence = fences.by_id.get(geofence_id)
             if stay.dwelt or fence is None:
                 continue
-            after = fence.dwell_after if fence.dwell_after is not None else fleet.dwell_after
-            if instant - stay.since >= after * 1000:
+            due = stay.since + 1000 * (fence.dwell_after if fence.dwell_after is not None else fleet.dwell_after)
+            if instant >= due:
                 stay.dwelt = True
                 yield Alert(EventKind.DWELL, geofence_id)
+            else:
+                self.dwell_at = min(self.dwell_at, due)
 
 
 def are_on_route(asked: Mapping[int, tuple[Route, Position, float]]) -> dict[int, bool]:

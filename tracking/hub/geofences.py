@@ -12,7 +12,7 @@ Every other stretch leaves the vehicle where it was, so that one which is parked
 """
 
 from collections.abc import Iterable, Sequence
-from math import cos, radians
+from math import cos, hypot, radians
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +41,8 @@ class Fence:
 
     def __init__(self, geofence: Geofence) -> None:
         self.geofence = geofence
+        self.speed_limit: float | None = geofence.properties.get("speed_limit")
+        self.dwell_after: float | None = geofence.properties.get("dwell_after")
         self.shape = shape_of(geofence.geometry)
         self._narrow = cos(radians((self.shape.bounds[1] + self.shape.bounds[3]) / 2)) * METRES_PER_DEGREE
         self._plane = shapely.transform(self.shape, lambda c: c * (self._narrow, METRES_PER_DEGREE))
@@ -52,14 +54,6 @@ class Fence:
         # A fence that is narrower than the receiver is accurate could never be entered else.
         self._most_margin = min(MOST_MARGIN, float(inner.length) / 2)
 
-    @property
-    def speed_limit(self) -> float | None:
-        return self.geofence.properties.get("speed_limit")
-
-    @property
-    def dwell_after(self) -> float | None:
-        return self.geofence.properties.get("dwell_after")
-
     def margin(self, accuracy: float | None) -> float:
         """Metres by which a place must be clear of the edge."""
         wanted = accuracy if accuracy is not None and accuracy > 0 else DEFAULT_MARGIN
@@ -69,22 +63,29 @@ class Fence:
         """Where the vehicle is, again and again, in the order of its way: True for each time it enters, False for each exit."""
         margin = self.margin(move.accuracy)
         x, y = move.end[0] * self._narrow, move.end[1] * METRES_PER_DEGREE
-        stretches = self._stretches(move, x, y)
+        is_clear = bool(shapely.distance(self._edge, shapely.points(x, y)) >= margin)
+        if move.start is None or self._length(move, x, y) <= 2 * margin:
+            # No stretch of it is long enough: its end alone counts.
+            ends_inside = bool(shapely.intersects_xy(self._plane, x, y))
+            return [ends_inside] if is_clear and ends_inside is not inside else []
+        stretches = self._stretches(move.start, x, y)
         changes: list[bool] = []
         for number, (length, is_inside) in enumerate(stretches):
             if is_inside is inside:
                 continue
             last = number == len(stretches) - 1
-            if length > 2 * margin or (last and float(shapely.distance(self._edge, Point(x, y))) >= margin):
+            if length > 2 * margin or (last and is_clear):
                 inside = is_inside
                 changes.append(inside)
         return changes
 
-    def _stretches(self, move: Move, x: float, y: float) -> list[tuple[float, bool]]:
+    def _length(self, move: Move, x: float, y: float) -> float:
+        assert move.start is not None
+        return hypot(move.start[0] * self._narrow - x, move.start[1] * METRES_PER_DEGREE - y)
+
+    def _stretches(self, start: PlaceAt, x: float, y: float) -> list[tuple[float, bool]]:
         """Length in metres, and whether it is inside, in the order of the way."""
-        if move.start is None or move.start == move.end:
-            return [(0.0, bool(shapely.intersects_xy(self._plane, x, y)))]
-        line = LineString([(move.start[0] * self._narrow, move.start[1] * METRES_PER_DEGREE), (x, y)])
+        line = LineString([(start[0] * self._narrow, start[1] * METRES_PER_DEGREE), (x, y)])
         common = shapely.get_parts(shapely.intersection(line, self._plane))
         spans = sorted(
             sorted((float(line.project(Point(part.coords[0]))), float(line.project(Point(part.coords[-1])))))
@@ -122,6 +123,8 @@ class Fences:
         self._list = list(self.by_id.values())
         self._shapes = np.array([fence.shape for fence in self._list], dtype=object)
         self._tree = shapely.STRtree(self._shapes)
+        self.limit_speed = any(fence.speed_limit is not None for fence in self._list)
+        """Whether one of them does."""
 
     def put(self, geofence: Geofence, *, build: bool = True) -> None:
         """Without `build` it is not found until that is called: for who puts many."""

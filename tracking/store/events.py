@@ -58,56 +58,86 @@ async def insert(connection: Connection, fleet_ids: Sequence[str], events: Seque
         [event.speed for event in events],
         [event.limit for event in events],
     )
-    for fleet_id, event in zip(fleet_ids, events, strict=True):
-        await _change_state(connection, fleet_id, event)
+    await _change_states(connection, fleet_ids, events)
     return {row["event"] for row in rows}
 
 
-async def _change_state(connection: Connection, fleet_id: str, event: Event) -> None:
-    known = "FROM vehicles WHERE vehicle_id = $1"
-    match event.kind:
-        case EventKind.ENTER:
-            # A fence that was removed meanwhile has no stays.
-            await connection.execute(
-                f"""
-                INSERT INTO geofence_stays (vehicle, fleet_id, geofence_id, since)
-                SELECT vehicle, $2, $3, $4::timestamptz {known}
-                    AND EXISTS (SELECT FROM geofences g WHERE g.fleet_id = $2 AND g.geofence_id = $3 FOR KEY SHARE)
-                ON CONFLICT (vehicle, fleet_id, geofence_id) DO UPDATE SET since = EXCLUDED.since, dwelt = false
-                """,
-                event.vehicle_id,
-                fleet_id,
-                event.geofence_id,
-                event.fix_time,
-            )
-        case EventKind.DWELL:
-            await connection.execute(
-                f"""
-                UPDATE geofence_stays SET dwelt = true
-                WHERE vehicle = (SELECT vehicle {known}) AND fleet_id = $2 AND geofence_id = $3
-                """,
-                event.vehicle_id,
-                fleet_id,
-                event.geofence_id,
-            )
-        case EventKind.EXIT:
-            await connection.execute(
-                f"""
-                DELETE FROM geofence_stays
-                WHERE vehicle = (SELECT vehicle {known}) AND fleet_id = $2 AND geofence_id = $3
-                """,
-                event.vehicle_id,
-                fleet_id,
-                event.geofence_id,
-            )
-        case EventKind.SIGNAL_LOST:
-            await connection.execute(
-                f"INSERT INTO silences (vehicle, since) SELECT vehicle, $2::timestamptz {known} ON CONFLICT DO NOTHING",
-                event.vehicle_id,
-                event.server_time,
-            )
-        case EventKind.SIGNAL_BACK:
-            await connection.execute(f"DELETE FROM silences WHERE vehicle = (SELECT vehicle {known})", event.vehicle_id)
+async def _change_states(connection: Connection, fleet_ids: Sequence[str], events: Sequence[Event]) -> None:
+    """What stands after all of them: of the events of one vehicle and fence the last one counts."""
+    stays: dict[tuple[str, str, str], tuple[int, bool] | None] = {}
+    dwelt: set[tuple[str, str, str]] = set()
+    silences: dict[str, int | None] = {}
+    for fleet_id, event in zip(fleet_ids, events, strict=True):
+        key = event.vehicle_id, fleet_id, event.geofence_id or ""
+        match event.kind:
+            case EventKind.ENTER:
+                stays[key] = event.fix_time or event.server_time, False
+            case EventKind.DWELL:
+                entered = stays.get(key)
+                if entered is None:
+                    dwelt.add(key)
+                else:
+                    stays[key] = entered[0], True
+            case EventKind.EXIT:
+                stays[key] = None
+            case EventKind.SIGNAL_LOST:
+                silences[event.vehicle_id] = event.server_time
+            case EventKind.SIGNAL_BACK:
+                silences[event.vehicle_id] = None
+    begun = [(*key, *stay) for key, stay in stays.items() if stay is not None]
+    ended = [key for key, stay in stays.items() if stay is None]
+    keys = (
+        "unnest($1::text[], $2::text[], $3::text[]) AS k (vehicle_id, fleet_id, geofence_id) JOIN vehicles v USING (vehicle_id)"
+    )
+    if ended:
+        await connection.execute(
+            f"""
+            DELETE FROM geofence_stays s USING {keys}
+            WHERE s.vehicle = v.vehicle AND s.fleet_id = k.fleet_id AND s.geofence_id = k.geofence_id
+            """,
+            *map(list, zip(*ended, strict=True)),
+        )
+    if dwelt:
+        await connection.execute(
+            f"""
+            UPDATE geofence_stays s SET dwelt = true FROM {keys}
+            WHERE s.vehicle = v.vehicle AND s.fleet_id = k.fleet_id AND s.geofence_id = k.geofence_id
+            """,
+            *map(list, zip(*dwelt, strict=True)),
+        )
+    if begun:
+        # Of fences that are there still, and locked, so that one which is being removed takes the stay along.
+        await connection.execute(
+            """
+            INSERT INTO geofence_stays (vehicle, fleet_id, geofence_id, since, dwelt)
+            SELECT v.vehicle, k.fleet_id, k.geofence_id, k.since, k.dwelt
+            FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::boolean[])
+                AS k (vehicle_id, fleet_id, geofence_id, since, dwelt)
+            JOIN vehicles v USING (vehicle_id)
+            JOIN (
+                SELECT fleet_id, geofence_id FROM geofences WHERE geofence_id = ANY($3::text[]) FOR KEY SHARE
+            ) AS g ON g.fleet_id = k.fleet_id AND g.geofence_id = k.geofence_id
+            ON CONFLICT (vehicle, fleet_id, geofence_id) DO UPDATE SET since = EXCLUDED.since, dwelt = EXCLUDED.dwelt
+            """,
+            *map(list, zip(*begun, strict=True)),
+        )
+    lost = {vehicle_id: since for vehicle_id, since in silences.items() if since is not None}
+    if lost:
+        await connection.execute(
+            """
+            INSERT INTO silences (vehicle, since)
+            SELECT vehicle, since
+            FROM unnest($1::text[], $2::timestamptz[]) AS k (vehicle_id, since) JOIN vehicles USING (vehicle_id)
+            ON CONFLICT (vehicle) DO NOTHING
+            """,
+            list(lost),
+            list(lost.values()),
+        )
+    back = [vehicle_id for vehicle_id, since in silences.items() if since is None]
+    if back:
+        await connection.execute(
+            "DELETE FROM silences s USING vehicles v WHERE s.vehicle = v.vehicle AND v.vehicle_id = ANY($1::text[])", back
+        )
 
 
 def _point(event: Event) -> bytes | None:
