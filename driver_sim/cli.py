@@ -57,6 +57,13 @@ def main(verbose: bool) -> None:
 @main.command()
 @_hub
 @click.option("--drivers", type=click.IntRange(1, 1000), default=12, show_default=True, help="How many vehicles.")
+@click.option(
+    "--standby",
+    type=click.IntRange(0, 100),
+    default=0,
+    show_default=True,
+    help="Vehicles more that wait for a dispatcher's trips.",
+)
 @click.option("--fleet", default="demo", show_default=True, help="The fleet to make and drive; its vehicles are FLEET-01, …")
 @click.option("--seed", type=int, default=None, help="The same seed, the same drives.")
 @click.option(
@@ -75,7 +82,14 @@ def main(verbose: bool) -> None:
     help="Simulated seconds a second. The speeds reported grow with it.",
 )
 def drive(
-    hub: str, drivers: int, fleet: str, seed: int | None, state: Path, duration: float | None, speed_factor: float
+    hub: str,
+    drivers: int,
+    standby: int,
+    fleet: str,
+    seed: int | None,
+    state: Path,
+    duration: float | None,
+    speed_factor: float,
 ) -> None:
     """Let a fleet drive through Liechtenstein until interrupted."""
 
@@ -84,6 +98,7 @@ def drive(
             hub,
             _service_token(),
             drivers=drivers,
+            standby=standby,
             fleet=fleet,
             state=state,
             stopping=stopping,
