@@ -139,6 +139,8 @@ function start(settings) {
     list.show(lines);
     finder.showCounts(countsOf(seen));
     const many = clusters?.reduce((sum, [, , count]) => sum + count, 0) ?? 0;
+    if (!lines.length) lines.push({ heading: clusters ? "Too many to list them" : seen.length ? "None of them fits what you look for" : "No vehicle here" });
+    list.show(lines);
     const listed = lines.filter((line) => "vehicle" in line && !line.away).length;
     const few = listed < seen.length ? `${listed} of ${seen.length} in view` : `${seen.length} in view`;
     write(byId("count"), clusters ? `${many.toLocaleString()} vehicles: zoom in to list them` : few);

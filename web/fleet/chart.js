@@ -83,15 +83,27 @@ function timesOf(_plot, splits) {
   return splits.map((at) => new Date(at * 1_000).toLocaleTimeString([], { hour: "numeric", minute: "2-digit", ...(seconds && { second: "2-digit" }) }));
 }
 
-/** The speeds in km/h; of very many, the highest in each short while. @param {Recording} recording @returns {[number[], (number | null)[]]} */
-function seriesOf({ samples }) {
-  const step = Math.ceil(samples.length / MOST_POINTS);
+/**
+ * The speeds in km/h; of very many, the highest in each short while. Nothing where nothing was heard.
+ * @param {Recording} recording
+ * @returns {[number[], (number | null)[]]}
+ */
+function seriesOf(recording) {
+  const step = Math.ceil(recording.samples.length / MOST_POINTS);
+  /** @type {number[]} */
   const times = [];
+  /** @type {(number | null)[]} */
   const speeds = [];
-  for (let at = 0; at < samples.length; at += step) {
-    const few = samples.slice(at, at + step).map(({ speed }) => speed).filter((speed) => speed !== null);
-    times.push(samples[at].fixTime / 1_000);
-    speeds.push(few.length ? Math.max(...few) * 3.6 : null);
+  for (const stretch of recording.stretchesUntil(recording.samples.length - 1)) {
+    if (times.length) {
+      times.push(stretch[0].fixTime / 1_000 - 1);
+      speeds.push(null);
+    }
+    for (let at = 0; at < stretch.length; at += step) {
+      const few = stretch.slice(at, at + step).map(({ speed }) => speed).filter((speed) => speed !== null);
+      times.push(stretch[at].fixTime / 1_000);
+      speeds.push(few.length ? Math.max(...few) * 3.6 : null);
+    }
   }
   return [times, speeds];
 }

@@ -58,8 +58,8 @@ export class FenceEditor {
     fences.hide(geofence.id, live.geofences);
     this.#layer.addTo(this.#map);
     this.#layer.pm.enable({ allowSelfIntersection: false });
-    map.fit(this.#layer.getBounds());
     this.#ask(nameOf(geofence));
+    map.fit(this.#layer.getBounds());
   }
 
   /** Nothing is kept of what was drawn or moved. */

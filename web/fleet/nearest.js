@@ -3,6 +3,8 @@ import { reasonOf } from "./api.js";
 import { distanceText } from "./words.js";
 
 const HOW_MANY = 5;
+/** Vehicles drive on, and become free. */
+const ASK_EVERY = 3_000;
 
 /** The nearest vehicles that are free, to give a trip to one of them. */
 export class Nearest {
@@ -10,6 +12,7 @@ export class Nearest {
 
   #list = h("ul", { class: "nearest-list", "aria-label": "Nearest available vehicles" }, h("li", { class: "none" }, "Looking…"));
   #onChoose;
+  #shown = "";
 
   /**
    * @param {import("./api.js").Api} api
@@ -25,12 +28,23 @@ export class Nearest {
   /** @param {import("./api.js").Api} api @param {{latitude: number, longitude: number}} place */
   async #load(api, place) {
     try {
-      const vehicles = await api.nearest(place, HOW_MANY);
-      this.#list.replaceChildren(...vehicles.map((vehicle) => this.#entry(vehicle)));
-      if (!vehicles.length) this.#list.append(h("li", { class: "none" }, "None is free now."));
+      this.#show(await api.nearest(place, HOW_MANY));
     } catch (error) {
+      this.#shown = "";
       this.#list.replaceChildren(h("li", { class: "problem", role: "alert" }, reasonOf(error)));
     }
+    setTimeout(() => this.element.isConnected && this.#load(api, place), ASK_EVERY);
+  }
+
+  /** @param {import("./api.js").NearVehicle[]} vehicles */
+  #show(vehicles) {
+    const shown = JSON.stringify(vehicles.map(({ vehicle_id: id, name, plate, distance }) => [id, name, plate, distanceText(distance)]));
+    if (shown === this.#shown) return;
+    this.#shown = shown;
+    const focused = document.activeElement?.getAttribute("data-vehicle");
+    this.#list.replaceChildren(...vehicles.map((vehicle) => this.#entry(vehicle)));
+    if (!vehicles.length) this.#list.append(h("li", { class: "none" }, "None is free now."));
+    if (focused) /** @type {HTMLElement | null} */ (this.#list.querySelector(`[data-vehicle="${CSS.escape(focused)}"]`))?.focus();
   }
 
   /** @param {import("./api.js").NearVehicle} vehicle */

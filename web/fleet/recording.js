@@ -80,11 +80,26 @@ export class Recording {
     };
   }
 
-  /** Metres driven until the sample with this index. @param {number} index */
-  distanceUntil(index) {
+  /** Metres driven, as far as they are known. */
+  get length() {
     let metres = 0;
-    for (let at = 1; at <= index; at += 1) metres += distance(this.samples[at - 1], this.samples[at]);
+    for (const stretch of this.stretchesUntil(this.samples.length - 1)) {
+      for (let at = 1; at < stretch.length; at += 1) metres += distance(stretch[at - 1], stretch[at]);
+    }
     return metres;
+  }
+
+  /** What was driven until the sample with this index, apart wherever nothing was heard for long. @param {number} index */
+  stretchesUntil(index) {
+    /** @type {Sample[][]} */
+    const stretches = [];
+    let before = -Infinity;
+    for (const sample of this.samples.slice(0, index + 1)) {
+      if (sample.fixTime - before > LONGEST_GAP) stretches.push([]);
+      stretches[stretches.length - 1].push(sample);
+      before = sample.fixTime;
+    }
+    return stretches;
   }
 
   /** What the receiver said, or where it drove next. @param {number} index */

@@ -131,14 +131,12 @@ export class Replay {
   #take(recording) {
     this.#recording = recording;
     const { samples } = recording;
-    const metres = recording.isEmpty ? 0 : recording.distanceUntil(samples.length - 1);
-    this.#problem.textContent = recording.isEmpty ? "Nothing was recorded in this time." : `${samples.length} positions · ${distanceText(metres)}`;
+    this.#problem.textContent = recording.isEmpty ? "Nothing was recorded in this time." : `${samples.length} positions · ${distanceText(recording.length)}`;
     this.#stage.hidden = recording.isEmpty;
     if (recording.isEmpty) return;
     this.playback.load(recording.from, recording.to);
     Object.assign(this.#scrubber, { min: String(recording.from), max: String(recording.to), value: String(recording.from) });
-    const line = samples.map(({ latitude, longitude }) => L.latLng(latitude, longitude));
-    const whole = L.polyline(line, { className: "route", interactive: false, weight: 5 });
+    const whole = L.polyline(lineOf(recording, samples.length - 1), { className: "route", interactive: false, weight: 5 });
     this.#lines.clearLayers();
     this.#lines.addLayer(whole).addLayer(this.#driven).addTo(this.#map.leaflet);
     this.#chart.show(recording);
@@ -182,7 +180,7 @@ export class Replay {
     this.#car.show(this.#map.leaflet, { ...moment, settled: true });
     if (moment.index !== this.#drawn) {
       this.#drawn = moment.index;
-      this.#driven.setLatLngs(this.#recording.samples.slice(0, moment.index + 1).map(({ latitude, longitude }) => L.latLng(latitude, longitude)));
+      this.#driven.setLatLngs(lineOf(this.#recording, moment.index));
     }
     this.#scrubber.value = String(time);
     this.#chart.mark(time);
@@ -223,6 +221,11 @@ export class Replay {
       this.#problem.textContent = reasonOf(error);
     }
   }
+}
+
+/** @param {Recording} recording @param {number} index of the last sample */
+function lineOf(recording, index) {
+  return recording.stretchesUntil(index).map((stretch) => stretch.map(({ latitude, longitude }) => L.latLng(latitude, longitude)));
 }
 
 /** An instant as a datetime-local field has it: local, without a zone. @param {number} instant */

@@ -32,13 +32,15 @@ test("between two fixes the vehicle is between their places, turning the shorter
 test("in a long silence it waits where it was last seen", () => {
   const recording = new Recording(parseTrack([HEADER, line(0), line(600_000, 47.1)].join("\n")));
   assert.equal(recording.at(300_000)?.latitude, 47);
+  assert.deepEqual(recording.stretchesUntil(1).map((stretch) => stretch.length), [1, 1]);
+  assert.equal(recording.length, 0);
 });
 
 test("without bearings it points where it drove", () => {
   const recording = new Recording(parseTrack([HEADER, line(0, 47, "", ""), line(1_000, 47.01, "", "")].join("\n")));
   assert.ok((recording.at(0)?.bearing ?? 99) < 0.01);
   assert.ok((recording.at(1_000)?.bearing ?? 99) < 0.01);
-  assert.ok(Math.abs(recording.distanceUntil(1) - 1_112) < 2);
+  assert.ok(Math.abs(recording.length - 1_112) < 2);
 });
 
 test("nothing recorded is nothing shown", () => {
