@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Router, WebSocketRoute
 
-from tracking.api import fleet_vehicles, fleets, health, http, pages, shares, tokens, tracks, trips, vehicles
+from tracking.api import fleet_vehicles, fleets, health, history, http, pages, shares, tokens, tracks, trips, vehicles
 from tracking.auth import Auth
 from tracking.config import Settings, require_database, require_key
 from tracking.errors import Refusal, StoreUnavailable
@@ -49,6 +49,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
                         *fleets.routes,
                         *fleet_vehicles.routes,
                         *tracks.routes,
+                        *history.routes,
                         *shares.routes,
                         *vehicles.routes,
                         *trips.routes,
@@ -76,7 +77,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     service: Service = app.state.service
-    databases = (service.database, service.recording, service.exports)
+    databases = (service.database, service.recording, service.exports, service.housekeeping)
     for database in databases:
         await database.open()
     with contextlib.suppress(StoreUnavailable, TimeoutError):
@@ -88,6 +89,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             "recorder": service.recorder.run(),
             "latest positions": service.latest.run(),
             "revisions": service.revisions.run(),
+            "history": service.history.run(),
             "tick": _tick(service),
             "revoked tokens": _learn_revoked(service),
             "partitions": _make_partitions(service),

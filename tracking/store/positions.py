@@ -37,13 +37,13 @@ class Latest(NamedTuple):
 
 
 class TrackRow(NamedTuple):
-    """One stored position, as tracks are exported."""
+    """One stored position, as tracks are exported. What the line of a finished trip has not kept is None."""
 
     vehicle_id: str
-    session: str
-    seq: int
+    session: str | None
+    seq: int | None
     fix_time: int
-    server_time: int
+    server_time: int | None
     latitude: float
     longitude: float
     accuracy: float | None
