@@ -24,7 +24,7 @@ from driver_sim.tracks import TrackError
 
 TOKEN_VARIABLE = "TRACKING_SERVICE_TOKEN"  # noqa: S105  the variable's name
 Result = TypeVar("Result")
-BENCH_SHAPES = ("idle", "trips", "popular", "slow", "flood", "return")
+BENCH_SHAPES = ("idle", "trips", "popular", "slow", "flood", "return", "nearest", "history")
 DEFAULT_HUB = "http://127.0.0.1:8000"
 
 
@@ -146,6 +146,14 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
 @click.option("--idle", type=click.IntRange(100), default=4000, show_default=True, help="Drivers, and passengers, in `idle`.")
 @click.option("--passengers", type=click.IntRange(1), default=1000, show_default=True, help="In `popular` and `slow`.")
 @click.option("--clients", type=click.IntRange(2), default=2000, show_default=True, help="In `return`.")
+@click.option("--vehicles", type=click.IntRange(1000), default=100_000, show_default=True, help="In `nearest`.")
+@click.option(
+    "--positions",
+    type=click.IntRange(5000),
+    default=20_000_000,
+    show_default=True,
+    help="In `history`: 20 million take 5 GB and some minutes.",
+)
 @click.option("--seconds", type=click.FloatRange(1), default=15.0, show_default=True, help="How long each run is measured.")
 @click.option(
     "--json",
@@ -155,7 +163,17 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
     show_default=True,
     help="Where the figures go.",
 )
-def bench(shapes: tuple[str, ...], trips: str, idle: int, passengers: int, clients: int, seconds: float, path: Path) -> None:
+def bench(
+    shapes: tuple[str, ...],
+    trips: str,
+    idle: int,
+    passengers: int,
+    clients: int,
+    vehicles: int,
+    positions: int,
+    seconds: float,
+    path: Path,
+) -> None:
     """Measure a hub of its own on a database of its own, on this machine, over real sockets."""
     counts = {
         "idle": [idle],
@@ -164,6 +182,8 @@ def bench(shapes: tuple[str, ...], trips: str, idle: int, passengers: int, clien
         "slow": [passengers],
         "flood": [0],
         "return": [clients],
+        "nearest": [vehicles],
+        "history": [positions],
     }
     # Imported here: it brings what the drivers' apps have no use for.
     import_module("driver_sim.bench.run").run([(shape, counts[shape]) for shape in shapes or BENCH_SHAPES], seconds, path)
