@@ -121,7 +121,7 @@ async def _csv(rows: Rows, _name: str) -> AsyncIterator[bytes]:
     writer.writerow(CSV_COLUMNS)
     waiting = 0
     async for row in rows:
-        writer.writerow((*row[:-1], ";".join(row.suspect)))
+        writer.writerow((*row[:-1], ";".join(row.suspect)) if row.suspect else row)
         waiting += 1
         if waiting >= _CHUNK_ROWS:
             yield text.getvalue().encode()
