@@ -1,5 +1,6 @@
 """Summaries of trips and days on real PostGIS: what they count, when they are made, and what is left when positions go."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from itertools import pairwise
@@ -485,8 +486,30 @@ async def test_a_trip_that_can_not_be_compacted_keeps_its_positions(store: Datab
     assert await partitions_of(connection) == [DAY]
 
 
-async def test_a_download_does_not_keep_the_recorder_waiting(store: Database, connection: Connection) -> None:
-    """Dropping waits for who reads, and who writes does not wait for the dropping."""
+async def test_dropping_waits_for_who_reads_and_nobody_waits_for_the_dropping(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    await van.drove(north(0, 100, 10))
+    await van.drove(north(0, 100, 10), begin=BEGIN + 10 * DAY_MS)
+    keeper = History(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8)
+    async with store.transaction() as reader:
+        await reader.fetch("SELECT count(*) FROM positions")
+        dropping = asyncio.create_task(keeper.work())
+        async with asyncio.timeout(30):
+            while not await connection.fetchval(
+                """
+                SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND query LIKE 'ALTER TABLE%DETACH%' AND wait_event_type = 'Lock'
+                """
+            ):
+                assert not dropping.done()
+        await connection.execute("SET lock_timeout = '1s'")
+        await van.drove(north(200, 100, 10), begin=BEGIN + 10 * DAY_MS)
+        await connection.execute("RESET lock_timeout")
+    await dropping
+    assert await partitions_of(connection) == [DAY + 10]
+
+
+async def test_dropping_that_was_given_up_half_way_is_taken_up_again(store: Database, connection: Connection) -> None:
     van = await Van.new(connection)
     await van.drove(north(0, 100, 10))
     await van.drove(north(0, 100, 10), begin=BEGIN + 10 * DAY_MS)
@@ -497,9 +520,8 @@ async def test_a_download_does_not_keep_the_recorder_waiting(store: Database, co
         await reader.fetch("SELECT count(*) FROM positions")
         with pytest.raises((StoreUnavailable, asyncpg.PostgresError)):
             await keeper.work()
-        async with store.transaction() as writer:
-            await writer.execute("SET LOCAL lock_timeout = '1s'")
-            await writer.execute("UPDATE positions SET speed = 1 WHERE fix_time > to_timestamp($1)", BEGIN / 1000 + 86_400)
+    (partition, _) = await history.position_days(connection)
+    assert partition.detaching
     await keeper.work()
     assert await partitions_of(connection) == [DAY + 10]
     await impatient.close()

@@ -12,6 +12,8 @@ from tracking.geo import unpack_line_m
 from tracking.store.pool import Connection
 from tracking.store.positions import DAY_MS, TrackRow
 
+DETACH_SECONDS = 5.0
+"""It waits for who reads positions; meanwhile no partition can be made."""
 _NAME = "positions_%Y%m%d"
 
 
@@ -285,13 +287,16 @@ async def note_day(connection: Connection, day: int, what: str, now: int) -> Non
 
 
 async def drop_partition(connection: Connection, partition: PositionDay) -> None:
-    """Removes a day's positions. Must not be in a transaction."""
+    """Removes a day's positions. Must not be in a transaction.
+
+    Raises `TimeoutError` where somebody reads them for long: half of it is done then, and the next call does the rest.
+    """
     name = date_of(partition.day).strftime(_NAME)
     # To drop it where it hangs would need a lock on all positions, which waits for every download, and the recorder behind it.
     if partition.detaching:
-        await connection.execute(f"ALTER TABLE positions DETACH PARTITION {name} FINALIZE")
+        await connection.execute(f"ALTER TABLE positions DETACH PARTITION {name} FINALIZE", timeout=DETACH_SECONDS)
     elif partition.attached:
-        await connection.execute(f"ALTER TABLE positions DETACH PARTITION {name} CONCURRENTLY")
+        await connection.execute(f"ALTER TABLE positions DETACH PARTITION {name} CONCURRENTLY", timeout=DETACH_SECONDS)
     await connection.execute(f"DROP TABLE {name}")
 
 
