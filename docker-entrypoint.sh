@@ -31,7 +31,7 @@ case ${1:-serve} in
         ;;
     drive)
         service_token
-        exec python -m driver_sim drive --drivers "${DRIVERS:-40}" --hub "$hub" --state "$data/drivers"
+        exec python -m driver_sim drive --drivers "${DRIVERS:-40}" --standby 4 --hub "$hub" --state "$data/drivers"
         ;;
     links)
         service_token

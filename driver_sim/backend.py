@@ -60,8 +60,12 @@ class Backend:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def put_fleet(self, fleet_id: str, name: str) -> None:
-        await self._ask("PUT", f"/fleets/{fleet_id}", {"name": name})
+    async def put_fleet(self, fleet_id: str, name: str, thresholds: Mapping[str, float] | None = None) -> None:
+        await self._ask("PUT", f"/fleets/{fleet_id}", {"name": name, **(thresholds or {})})
+
+    async def put_geofence(self, fleet_id: str, geofence_id: str, feature: Mapping[str, Any]) -> None:
+        """`feature`: GeoJSON, a Polygon or MultiPolygon."""
+        await self._ask("PUT", f"/fleets/{fleet_id}/geofences/{geofence_id}", feature)
 
     async def put_vehicle(self, vehicle: Vehicle) -> None:
         body = {"fleet_id": vehicle.fleet_id, "name": vehicle.name, "kind": vehicle.kind, "plate": vehicle.plate}

@@ -24,7 +24,7 @@ from driver_sim.tracks import TrackError
 
 TOKEN_VARIABLE = "TRACKING_SERVICE_TOKEN"  # noqa: S105  the variable's name
 Result = TypeVar("Result")
-BENCH_SHAPES = ("idle", "trips", "popular", "slow", "flood", "return", "nearest", "history")
+BENCH_SHAPES = ("idle", "trips", "popular", "slow", "flood", "return", "fleet", "geofences", "nearest", "history")
 DEFAULT_HUB = "http://127.0.0.1:8000"
 
 
@@ -57,6 +57,13 @@ def main(verbose: bool) -> None:
 @main.command()
 @_hub
 @click.option("--drivers", type=click.IntRange(1, 1000), default=12, show_default=True, help="How many vehicles.")
+@click.option(
+    "--standby",
+    type=click.IntRange(0, 100),
+    default=0,
+    show_default=True,
+    help="Vehicles more that wait for a dispatcher's trips.",
+)
 @click.option("--fleet", default="demo", show_default=True, help="The fleet to make and drive; its vehicles are FLEET-01, …")
 @click.option("--seed", type=int, default=None, help="The same seed, the same drives.")
 @click.option(
@@ -75,7 +82,14 @@ def main(verbose: bool) -> None:
     help="Simulated seconds a second. The speeds reported grow with it.",
 )
 def drive(
-    hub: str, drivers: int, fleet: str, seed: int | None, state: Path, duration: float | None, speed_factor: float
+    hub: str,
+    drivers: int,
+    standby: int,
+    fleet: str,
+    seed: int | None,
+    state: Path,
+    duration: float | None,
+    speed_factor: float,
 ) -> None:
     """Let a fleet drive through Liechtenstein until interrupted."""
 
@@ -84,6 +98,7 @@ def drive(
             hub,
             _service_token(),
             drivers=drivers,
+            standby=standby,
             fleet=fleet,
             state=state,
             stopping=stopping,
@@ -146,6 +161,7 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
 @click.option("--idle", type=click.IntRange(100), default=4000, show_default=True, help="Drivers, and passengers, in `idle`.")
 @click.option("--passengers", type=click.IntRange(1), default=1000, show_default=True, help="In `popular` and `slow`.")
 @click.option("--clients", type=click.IntRange(2), default=2000, show_default=True, help="In `return`.")
+@click.option("--fleet", default="500,10000", show_default=True, help="Vehicles in `fleet`, comma-separated: a run each.")
 @click.option("--vehicles", type=click.IntRange(1000), default=100_000, show_default=True, help="In `nearest`.")
 @click.option(
     "--positions",
@@ -169,6 +185,7 @@ def bench(
     idle: int,
     passengers: int,
     clients: int,
+    fleet: str,
     vehicles: int,
     positions: int,
     seconds: float,
@@ -182,6 +199,8 @@ def bench(
         "slow": [passengers],
         "flood": [0],
         "return": [clients],
+        "geofences": [1_000],
+        "fleet": [int(count) for count in fleet.split(",")],
         "nearest": [vehicles],
         "history": [positions],
     }

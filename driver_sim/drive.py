@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from driver_sim.areas import AREAS, THRESHOLDS
 from driver_sim.backend import Backend, BackendError, for_each
 from driver_sim.client import DriverClient, Ending
 from driver_sim.closing import NORMAL
@@ -31,19 +32,21 @@ async def drive(
     fleet: str,
     state: Path,
     stopping: asyncio.Event,
+    standby: int = 0,
     seed: int | None = None,
     pace: float = 1.0,
     say: Callable[[str], None] = print,
 ) -> None:
     """Provision `fleet`, connect `drivers` vehicles, and drive until `stopping` is set.
 
+    So many more stand by: they make no trips of their own, and wait for a dispatcher's.
     `state` is the directory of the outboxes. Raises `BackendError` where the hub refuses, `StoreError` where the state
     directory can't be used; a hub that is away is waited for.
     """
     rng = random.Random(seed)
     roads = RoadGraph.load()
     zones = dead_zones(rng, [roads.nodes[node] for node in sorted(roads.nodes)], spare=[VADUZ])
-    chosen = vehicles(fleet, drivers, random.Random(fleet))
+    chosen = vehicles(fleet, drivers + standby, random.Random(fleet))
     store = SqliteStore(state / f"{fleet}.sqlite")
     tasks: list[asyncio.Task[object]] = []
     clients: list[DriverClient] = []
@@ -58,7 +61,8 @@ async def drive(
             provisioning.result()
             for number, vehicle in enumerate(chosen):
                 errands = _errands(number, roads, random.Random(rng.random()))
-                client, shift = _driver(hub, vehicle, backend, store.outbox(vehicle.vehicle_id), errands, zones, pace)
+                outbox = store.outbox(vehicle.vehicle_id)
+                client, shift = _driver(hub, vehicle, backend, outbox, errands, zones, pace, waits=number >= drivers)
                 clients.append(client)
                 tasks.append(asyncio.ensure_future(_stay(vehicle, client, say)))
                 tasks.append(asyncio.ensure_future(shift.run()))
@@ -81,7 +85,9 @@ async def drive(
 
 async def _provision(backend: Backend, fleet: str, chosen: list[Vehicle]) -> None:
     name = "Liechtenstein demo" if fleet == "demo" else f"Liechtenstein {fleet}"
-    await backend.put_fleet(fleet, name)
+    await backend.put_fleet(fleet, name, THRESHOLDS)
+    for area in AREAS:
+        await backend.put_geofence(fleet, area.geofence_id, area.feature())
     await for_each(chosen, backend.put_vehicle)
     # An earlier run's trips: nobody drives them any more.
     numbered = re.compile(re.escape(fleet) + r"-\d+")
@@ -103,6 +109,8 @@ def _driver(
     errands: Errands,
     zones: Sequence[DeadZone],
     pace: float,
+    *,
+    waits: bool,
 ) -> tuple[DriverClient, Shift]:
     async def token() -> str:
         return await backend.driver_token(vehicle.vehicle_id)
@@ -130,7 +138,7 @@ def _driver(
         on_rejected=lambda rejection: logger.info("%s: fix rejected: %s", vehicle.vehicle_id, rejection),
         on_lost=lambda code, reason: logger.info("%s: line lost: %d %s", vehicle.vehicle_id, code, reason),
     )
-    shift = Shift(vehicle.vehicle_id, client, errands, make_trip, zones=zones, pace=pace)
+    shift = Shift(vehicle.vehicle_id, client, errands, None if waits else make_trip, zones=zones, pace=pace)
     return client, shift
 
 

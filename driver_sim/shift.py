@@ -30,9 +30,9 @@ class _TripTaken(Exception):
 class Shift:
     """One vehicle's work.
 
-    `pace` is simulated seconds a second: 2.0 drives twice as fast, and reports twice the speed, for that is what is seen.
-    `clock` gives the instants of the fixes and, with `pace`, the vehicle's own time. Hook `taken` up to the client's `on_trip`
-    and `answered` to its `on_done`.
+    Without `make_trip` it stands and waits for the trips that a dispatcher gives it. `pace` is simulated seconds a second: 2.0
+    drives twice as fast, and reports twice the speed, for that is what is seen. `clock` gives the instants of the fixes and,
+    with `pace`, the vehicle's own time. Hook `taken` up to the client's `on_trip` and `answered` to its `on_done`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Shift:
         vehicle_id: str,
         client: DriverClient,
         errands: Errands,
-        make_trip: TripMaker,
+        make_trip: TripMaker | None,
         *,
         zones: Sequence[DeadZone] = (),
         pace: float = 1.0,
@@ -127,10 +127,14 @@ class Shift:
 
     async def _next(self) -> tuple[Errand, str]:
         """A trip that a dispatcher gave this vehicle, or one of its own making."""
-        for trip_id in list(self._assigned):
-            trip = self._assigned.pop(trip_id)
-            if trip_id not in self._lost:
-                return errand_of(trip, self._roads, self._here), trip_id
+        while True:
+            for trip_id in list(self._assigned):
+                trip = self._assigned.pop(trip_id)
+                if trip_id not in self._lost:
+                    return errand_of(trip, self._roads, self._here), trip_id
+            if self._make_trip is not None:
+                break
+            await self._stand(self._client.interval)
         errand = self._errands.next(self._here)
         making = asyncio.ensure_future(self._make_trip(errand, self._trouble))
         try:

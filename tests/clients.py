@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import math
 import time
 import uuid
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -199,3 +201,70 @@ class Passenger(Socket):
     def __init__(self, url: str, trip_id: str, bearer: str | None = None, query: str = "", **options: Any) -> None:
         bearer = bearer if bearer is not None else token("passenger", trip_id)
         super().__init__(f"{url}/v1/trips/{trip_id}/live{query}", bearer, **options)
+
+
+class Dispatcher(Socket):
+    """A dispatcher's connection, which keeps what its screen would show.
+
+    `vehicles` are the newest states by vehicle, `clusters` the last ones; `messages` all that came, in order.
+    """
+
+    def __init__(self, url: str, fleet_id: str, bearer: str | None = None, **options: Any) -> None:
+        bearer = bearer if bearer is not None else token("dispatcher", fleet_id)
+        super().__init__(f"{url}/v1/fleets/{fleet_id}/live", bearer, **options)
+        self.vehicles: dict[str, Message] = {}
+        self.clusters: list[list[float]] | None = None
+        self.messages: list[Message] = []
+
+    async def look(self, west: float, south: float, east: float, north: float, zoom: float = 12) -> None:
+        await self.send({"type": "viewport", "bounds": [west, south, east, north], "zoom": zoom})
+
+    async def receive(self) -> Message:
+        message = await super().receive()
+        self.messages.append(message)
+        self._show(message)
+        return message
+
+    def _show(self, message: Message) -> None:
+        match message["type"]:
+            case "fleet_snapshot":
+                self.clusters = None
+                cells = set(message["cells"])
+                for vehicle_id in [i for i, v in self.vehicles.items() if "latitude" in v and cell_of(v) in cells]:
+                    del self.vehicles[vehicle_id]
+                for vehicle in message["vehicles"]:
+                    self.vehicles[vehicle["vehicle_id"]] = vehicle
+            case "clusters":
+                self.clusters = message["clusters"]
+                self.vehicles.clear()
+            case "fleet":
+                for vehicle in message.get("vehicles", []):
+                    known = self.vehicles.setdefault(vehicle["vehicle_id"], {})
+                    known.pop("trip_id", None)
+                    known.update(vehicle)
+                for vehicle_id, latitude, longitude, bearing, speed, fix_time in message["positions"]:
+                    state = {"latitude": latitude, "longitude": longitude, "fix_time": fix_time}
+                    self.vehicles.setdefault(vehicle_id, {}).update(state, bearing=bearing, speed=speed)
+                for vehicle_id in message.get("left", []):
+                    self.vehicles.pop(vehicle_id, None)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Reads until the condition holds."""
+        while not condition():
+            await self.receive()
+
+    async def events(self, count: int) -> list[Message]:
+        """The first so many events."""
+        await self.until(lambda: len(self.news()) >= count)
+        return self.news()
+
+    def news(self) -> list[Message]:
+        return [message for message in self.messages if message["type"] == "event"]
+
+
+def cell_of(place: Message) -> str:
+    """The web mercator tile at zoom 14 that a place lies in, as OpenStreetMap's wiki has it ("Slippy map tilenames")."""
+    latitude = math.radians(place["latitude"])
+    x = math.floor((place["longitude"] + 180) / 360 * 2**14)
+    y = math.floor((1 - math.log(math.tan(latitude) + 1 / math.cos(latitude)) / math.pi) / 2 * 2**14)
+    return f"14/{x}/{y}"

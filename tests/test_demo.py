@@ -83,8 +83,12 @@ def _play_hub(port: int, here: Path) -> None:
 
         def do_POST(self) -> None:
             assert self.headers["Authorization"] == "Bearer the-token"
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/v1/tokens":
+                assert (asked["role"], asked["fleet_id"]) == ("dispatcher", "demo")
+                self.answer({"token": "the-fleets"})
+                return
             trip_id = self.path.split("/")[3]
-            self.rfile.read(int(self.headers["Content-Length"]))
             self.answer({"url": f"http://127.0.0.1:{port}/trip/{trip_id}#secret"})
 
         def answer(self, body: dict[str, Any]) -> None:
@@ -196,6 +200,7 @@ def test_it_prints_a_passengers_link_and_the_next_one_when_that_trip_is_over(sta
     port = free_port()
     running = start(port=port)
     assert running.wait_for_line("Passenger:") == f"Passenger: http://127.0.0.1:{port}/trip/first#secret"
+    assert running.wait_for_line("Dispatcher:") == f"Dispatcher: http://127.0.0.1:{port}/fleet/demo#the-fleets"
     assert running.wait_for_line("Passenger of demo-02:").endswith("/trip/second#secret")
     assert "Ctrl-C" in running.output
     (tmp_path / "over").touch()
@@ -342,6 +347,11 @@ def test_the_real_parts_show_a_driving_car_and_stop_in_time(database_url: str, t
         page, token = link.split("#")
         trip = httpx.get(page.replace("/trip/", "/v1/trips/"), headers={"Authorization": f"Bearer {token}"}).json()
         assert trip["vehicle"]["vehicle_id"] == "demo-01"
+        fleet, token = running.wait_for_line("Dispatcher:").removeprefix("Dispatcher: ").split("#")
+        assert httpx.get(fleet).status_code == 200
+        geofences = f"{fleet.replace('/fleet/', '/v1/fleets/')}/geofences"
+        found = httpx.get(geofences, headers={"Authorization": f"Bearer {token}"}).json()
+        assert len(found["features"]) == 3
         running.process.send_signal(signal.SIGINT)
         assert running.ended(GRACE) == 0, running.output
     finally:

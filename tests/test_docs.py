@@ -10,7 +10,7 @@ from tracking import protocol
 from tracking.config import Settings
 from tracking.errors import CLOSE_CODES, HTTP_STATUS, CloseCode, ErrorCode
 from tracking.metrics import REGISTRY
-from tracking.model import Suspicion
+from tracking.model import EventKind, Suspicion, VehicleStatus
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -32,6 +32,8 @@ def test_every_code_message_and_flag_is_in_the_reference() -> None:
         *(str(code.value) for code in CloseCode),
         *ErrorCode,
         *Suspicion,
+        *EventKind,
+        *VehicleStatus,
         *(
             str(struct.__struct_config__.tag)
             for struct in vars(protocol).values()

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -12,12 +13,28 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Router, WebSocketRoute
 
-from tracking.api import fleet_vehicles, fleets, health, history, http, pages, shares, tokens, tracks, trips, vehicles
+from tracking.api import (
+    events,
+    fleet_vehicles,
+    fleets,
+    geofences,
+    health,
+    history,
+    http,
+    pages,
+    shares,
+    tokens,
+    tracks,
+    trips,
+    vehicles,
+)
 from tracking.auth import Auth
 from tracking.config import Settings, require_database, require_key
 from tracking.errors import Refusal, StoreUnavailable
+from tracking.metrics import FLEET_TICK_SECONDS
 from tracking.model import Clock, system_clock
 from tracking.service import Service, assemble
+from tracking.sockets.dispatcher import dispatcher_endpoint
 from tracking.sockets.driver import driver_endpoint
 from tracking.sockets.passenger import passenger_endpoint
 from tracking.store import shares as share_store
@@ -31,6 +48,9 @@ PATIENCE_SECONDS = 3.0
 """How long a start waits for the database before it goes on without."""
 DAYS_AHEAD = 3
 HOUSEKEEPING_SECONDS = 3600.0
+FLEET_TICK = 0.25
+"""Seconds."""
+TICKS_OF_RECOUNT = 4
 
 
 def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
@@ -41,6 +61,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
         routes=[
             WebSocketRoute("/v1/driver", driver_endpoint),
             WebSocketRoute("/v1/trips/{trip_id}/live", passenger_endpoint),
+            WebSocketRoute("/v1/fleets/{fleet_id}/live", dispatcher_endpoint),
             Mount(
                 "/v1",
                 app=Router(
@@ -48,6 +69,8 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
                         *tokens.routes,
                         *fleets.routes,
                         *fleet_vehicles.routes,
+                        *geofences.routes,
+                        *events.routes,
                         *tracks.routes,
                         *history.routes,
                         *shares.routes,
@@ -91,6 +114,9 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             "revisions": service.revisions.run(),
             "history": service.history.run(),
             "tick": _tick(service),
+            "fleet tick": _fleet_tick(service),
+            "watch": service.watch.run(),
+            "events": service.watch.deliver(),
             "revoked tokens": _learn_revoked(service),
             "partitions": _make_partitions(service),
         }.items()
@@ -125,6 +151,22 @@ async def _tick(service: Service) -> None:
     while True:
         await asyncio.sleep(service.settings.tick_interval)
         service.hub.tick()
+
+
+async def _fleet_tick(service: Service) -> None:
+    """By the loop's clock, so that work between two ticks does not put the next one off."""
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    count = 0
+    while True:
+        due = max(due + FLEET_TICK, loop.time())
+        await asyncio.sleep(due - loop.time())
+        count += 1
+        began = time.thread_time()
+        service.hub.fleets.tick()
+        if count % TICKS_OF_RECOUNT == 0:
+            service.hub.fleets.recount()
+        FLEET_TICK_SECONDS.observe(time.thread_time() - began)
 
 
 async def _learn_revoked(service: Service) -> None:

@@ -47,9 +47,11 @@ class Settings(BaseSettings):
 
     feed_updates: int = Field(2_000, gt=0, description="Updates of a trip kept for those who come back")
     feed_linger: float = Field(600.0, ge=0, description="Seconds a feed is kept after its last watcher left")
-    tick_interval: float = Field(15.0, gt=0, description="Seconds between ticks to passengers")
+    tick_interval: float = Field(15.0, gt=0, description="Seconds between ticks to passengers and dispatchers")
     outbox_high_water: int = Field(64 * 1024, gt=0, description="Unsent bytes past which only the newest position is kept")
     outbox_limit: int = Field(1024 * 1024, gt=0, description="Unsent bytes past which a slow reader is closed (4008)")
+
+    gone_after: float = Field(86_400.0, gt=0, description="Seconds of silence after which a vehicle leaves its fleet's map")
 
     ping_interval: float = Field(20.0, gt=0, description="Seconds of silence after which a client is asked whether it lives")
     connections_per_address: int = Field(10_000, gt=0, description="Sockets that one address may hold (IPv6: one /64)")

@@ -35,6 +35,8 @@ DATA = ROOT / ".data"
 FLEET = "demo"
 SHOWCASE = "demo-01"
 OTHERS_SHOWN = 2
+STANDBY = 4
+"""Vehicles that wait for the trips of whoever tries the dispatcher's page."""
 LINK_SECONDS = 86_400
 UNDER_WAY = ("enroute_to_pickup", "arrived_at_pickup", "enroute_to_dropoff", "arrived_at_stop")
 
@@ -55,7 +57,7 @@ class Commands:
     token: Sequence[str] = (sys.executable, "-m", "tracking.cli", "token", "--role", "service")
     drive: Sequence[str] = (
         *(sys.executable, "-m", "driver_sim", "drive"),
-        *("--drivers", "{drivers}", "--fleet", FLEET, "--hub", "{url}", "--state", "{state}"),
+        *("--drivers", "{drivers}", "--standby", str(STANDBY), "--fleet", FLEET, "--hub", "{url}", "--state", "{state}"),
     )
 
 
@@ -299,7 +301,7 @@ class _Demo:
 
 
 class Links:
-    """Prints a link to the showcase vehicle's trip, and to the next one when that is over; once, links to some others."""
+    """Prints a link to the showcase vehicle's trip, and to the next when that is over; once, to the fleet and some others."""
 
     def __init__(
         self,
@@ -312,6 +314,8 @@ class Links:
         self._http = http
         self._since = since
         self._around = around
+        self._fleet_shown = False
+        self._origin = ""
         self._shown: str | None = None
         self._others: set[str] = set()
         self._patience = time.monotonic() + READY_SECONDS
@@ -326,10 +330,19 @@ class Links:
             if self._shown is None and SHOWCASE in trips and self._print("Passenger", trips[SHOWCASE]):
                 self._shown = trips[SHOWCASE]
             if self._shown is not None:
+                self._fleet_shown = self._fleet_shown or self._print_fleet()
                 self._print_others(trips)
         if self._shown is None and time.monotonic() > self._patience:
             say(f"No trip of {SHOWCASE} is under way: still waiting. What the drivers say tells why.")
             self._patience += READY_SECONDS
+
+    def _print_fleet(self) -> bool:
+        asked = {"role": "dispatcher", "fleet_id": FLEET, "expires_in": LINK_SECONDS}
+        made = self._ask("POST", "/v1/tokens", json=asked)
+        if made is None:
+            return False
+        say(f"Dispatcher: {self._origin}/fleet/{FLEET}#{made['token']}")
+        return True
 
     def _print_others(self, trips: Mapping[str, str]) -> None:
         for vehicle in [vehicle for vehicle in trips if vehicle not in {SHOWCASE, *self._others}]:
@@ -340,6 +353,8 @@ class Links:
         share = self._ask("POST", f"/v1/trips/{trip_id}/shares", json={"expires_in": LINK_SECONDS})
         if share is None:
             return False
+        # The address that people reach the hub by may be another than ours.
+        self._origin = share["url"].partition("/trip/")[0]
         say(f"{whose}: {share['url']}")
         return True
 

@@ -148,10 +148,12 @@ class Dispatch:
             states = [await self._state(connection, vehicle)] if vehicle is not None else []
         for vehicle_id, spans, current in states:
             self._sources.changed(vehicle_id, spans, current)
+            self._hub.fleets.set_trip(vehicle_id, current)
             driver = self._hub.drivers.get(vehicle_id)
             if driver is not None and not trip.status.over:
                 driver.tell_trip(msgspec.structs.replace(trip, vehicle=None))
         self._hub.trip_gone(trip_id)
+        self._hub.fleets.trip_gone(trip)
 
     async def _change(
         self,
@@ -226,7 +228,9 @@ class Dispatch:
     def _tell(self, trip: Trip, states: list[VehicleTrips], *, taken_from: str | None = None) -> None:
         for vehicle_id, spans, current in states:
             self._sources.changed(vehicle_id, spans, current)
+            self._hub.fleets.set_trip(vehicle_id, current)
         self._hub.trip_changed(trip)
+        self._hub.fleets.trip_changed(trip)
         has_it = trip.vehicle.vehicle_id if trip.vehicle is not None else None
         for vehicle_id, _, current in states:
             driver = self._hub.drivers.get(vehicle_id)
@@ -246,17 +250,21 @@ class Dispatch:
         if source is not None:
             source.vehicle = vehicle
             source.trip = next((trip for trip in open_trips if source.trip and trip.number == source.trip.number), source.trip)
+        self._hub.fleets.know(vehicle)
         for trip in open_trips:
             self._hub.trip_changed(trip)
+            self._hub.fleets.trip_changed(trip)
 
     def vehicle_gone(self, vehicle_id: str, left: Sequence[Trip]) -> None:
         """After COMMIT: the vehicle was removed, and `left` are the trips that it was to drive."""
         self._sources.forget(vehicle_id)
+        self._hub.fleets.forget(vehicle_id)
         driver = self._hub.drivers.get(vehicle_id)
         if driver is not None:
             driver.close(CloseCode.NOT_FOUND)
         for trip in left:
             self._hub.trip_changed(trip)
+            self._hub.fleets.trip_changed(trip)
 
 
 async def _vehicle_of_fleet(connection: Connection, vehicle_id: str, fleet_id: str) -> vehicles.Stored:

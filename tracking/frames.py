@@ -9,6 +9,7 @@ import msgspec
 import shapely
 
 from tracking.errors import ErrorCode, Refusal
+from tracking.geo import METRES_PER_DEGREE
 from tracking.model import Trip
 from tracking.protocol import MAX_FRAME_BYTES, TrackPoint, TripView, encode
 
@@ -26,7 +27,6 @@ _ROUNDED_POINT = 39
 """The same with six decimals (0.1 m): `[-180.123456,-90.123456,1234567890123],`."""
 _ROUTE_POINT = 25
 """`[-180.123456,-90.123456],`"""
-_METRES_PER_DEGREE = 111_195.0
 
 
 def check_places(view: TripView) -> None:
@@ -77,7 +77,7 @@ def _simplified(points: Sequence[Sequence[float]], most: int) -> list[int]:
     line = shapely.LineString([(point[0] * narrow, point[1], float(index)) for index, point in enumerate(points)])
     tolerance = 0.5
     while True:
-        kept = shapely.get_coordinates(line.simplify(tolerance / _METRES_PER_DEGREE, preserve_topology=False), include_z=True)
+        kept = shapely.get_coordinates(line.simplify(tolerance / METRES_PER_DEGREE, preserve_topology=False), include_z=True)
         if len(kept) <= most:
             return [int(index) for _, _, index in kept]
         tolerance *= 2

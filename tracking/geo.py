@@ -4,8 +4,13 @@ import struct
 from collections.abc import Iterator
 from math import asin, cos, radians, sin, sqrt
 
+PlaceAt = tuple[float, float]
+"""`(longitude, latitude)`, as in GeoJSON."""
 EARTH_RADIUS = 6_371_008.8
 """Mean radius R1 of the GRS 80 ellipsoid, metres (Moritz, Geodetic Reference System 1980, 2000)."""
+
+METRES_PER_DEGREE = radians(1.0) * EARTH_RADIUS
+"""Of latitude, on that sphere; of longitude at the equator."""
 
 _pack_point = struct.Struct("<BIdd").pack
 _unpack_point = struct.Struct("<BIdd").unpack

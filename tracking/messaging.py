@@ -1,4 +1,4 @@
-"""Messages between the driver and the passenger of a trip: committed first, then shown to the other side."""
+"""Messages within a trip, of its driver, passengers and dispatchers: committed first, then shown to the others."""
 
 from tracking.errors import ErrorCode, Refusal, StoreUnavailable
 from tracking.hub.hub import Hub
@@ -19,11 +19,15 @@ class Messaging:
 
     async def from_driver(self, vehicle_id: str, trip_id: str, client_id: str, text: str) -> None:
         """Raises `Refusal`: `forbidden` where the trip is not this vehicle's, `conflict` where it is over."""
-        await self._post(trip_id, "driver", client_id, text, vehicle_id)
+        await self._post(trip_id, "driver", client_id, text, vehicle_id=vehicle_id)
 
     async def from_passenger(self, trip_id: str, client_id: str, text: str) -> None:
         """Raises `Refusal` (`conflict`) where the trip is over."""
-        await self._post(trip_id, "passenger", client_id, text, None)
+        await self._post(trip_id, "passenger", client_id, text)
+
+    async def from_dispatcher(self, fleet_id: str, trip_id: str, client_id: str, text: str) -> None:
+        """Raises `Refusal`: `not_found` where the trip is not this fleet's, `conflict` where it is over."""
+        await self._post(trip_id, "dispatcher", client_id, text, fleet_id=fleet_id)
 
     async def unread(self, vehicle: int) -> list[Message]:
         """What the driver of the vehicle (its number) has not read."""
@@ -34,13 +38,26 @@ class Messaging:
         async with self._database.connection() as connection:
             await messages.mark_read(connection, numbers, self._clock())
 
-    async def _post(self, trip_id: str, sender: str, client_id: str, text: str, vehicle_id: str | None) -> None:
+    async def _post(
+        self,
+        trip_id: str,
+        sender: str,
+        client_id: str,
+        text: str,
+        *,
+        vehicle_id: str | None = None,
+        fleet_id: str | None = None,
+    ) -> None:
         key = (trip_id, sender, client_id)
         try:
             async with self._database.transaction() as connection:
                 trip = await trips.get(connection, trip_id)
+                if trip is None and fleet_id is not None:
+                    raise Refusal(ErrorCode.NOT_FOUND, "no such trip in this fleet")
                 if trip is None or (vehicle_id is not None and _vehicle_of(trip) != vehicle_id):
                     raise Refusal(ErrorCode.FORBIDDEN, "this trip is not yours")
+                if fleet_id is not None and trip.fleet_id != fleet_id:
+                    raise Refusal(ErrorCode.NOT_FOUND, "no such trip in this fleet")
                 if trip.status.over:
                     raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: nobody reads messages any more")
                 message, fresh = await messages.insert(connection, trip.number, trip_id, sender, client_id, text, self._clock())
@@ -55,7 +72,7 @@ class Messaging:
         if feed is not None:
             feed.publish_message(message.text, sender, message.server_time)
         driver = self._hub.drivers.get(_vehicle_of(trip) or "")
-        if sender == "passenger" and driver is not None:
+        if sender != "driver" and driver is not None:
             driver.tell_message(message.number, trip_id, message.text, sender, message.server_time)
 
 

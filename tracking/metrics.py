@@ -58,9 +58,19 @@ COMMIT_SECONDS = Histogram(
 COMMIT_FAILURES = Counter("tracking_commit_failures", "Groups that had to be tried again", registry=REGISTRY)
 QUEUE = Gauge("tracking_recorder_queue", "Fixes waiting for the database", registry=REGISTRY)
 DELIVERIES = Tally("tracking_deliveries", "Updates handed to watchers' outboxes")
+FLEET_DELIVERIES = Tally("tracking_fleet_deliveries", "Vehicles' updates handed to dispatchers' viewports")
 SKIPPED = Tally("tracking_positions_skipped", "Positions left out for slow readers")
 DRIVERS = Gauge("tracking_drivers", "Drivers connected", registry=REGISTRY)
 WATCHERS = Gauge("tracking_watchers", "Passengers and others watching a trip", registry=REGISTRY)
+FLEET_TICK_SECONDS = Histogram(
+    "tracking_fleet_tick_seconds",
+    "CPU time of one tick of all fleets: what the dispatchers' screens cost",
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25),
+    registry=REGISTRY,
+)
+DISPATCHERS = Gauge("tracking_dispatchers", "Dispatchers watching a fleet", registry=REGISTRY)
+EVENTS = Counter("tracking_events", "Events of vehicles stored, by kind", ["kind"], registry=REGISTRY)
+EVENT_FAILURES = Counter("tracking_event_failures", "Groups of events that had to be tried again", registry=REGISTRY)
 FEEDS = Gauge("tracking_feeds", "Trip feeds held in memory", registry=REGISTRY)
 CLOSED = Counter("tracking_sockets_closed", "Sockets that the hub closed, by code", ["code"], registry=REGISTRY)
 SOCKET_ERRORS = Counter("tracking_socket_errors", "Errors told to sockets, by code", ["code"], registry=REGISTRY)

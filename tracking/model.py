@@ -122,8 +122,73 @@ class Place(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Fleet(msgspec.Struct, frozen=True):
+    """A fleet, and what its dispatchers want to be told of: the thresholds of its events.
+
+    `speed_limit` in m/s, unset for none; `idle_after` s of standing; `off_route_distance` m from the trip's route;
+    `signal_lost_after` s without a fix; `dwell_after` s inside a geofence that has no time of its own.
+    """
+
     fleet_id: str
     name: str
+    speed_limit: float | msgspec.UnsetType = msgspec.UNSET
+    idle_after: float = 300.0
+    off_route_distance: float = 150.0
+    signal_lost_after: float = 60.0
+    dwell_after: float = 300.0
+
+
+class VehicleStatus(StrEnum):
+    """What a dispatcher's map tells of a vehicle by its colour."""
+
+    AVAILABLE = "available"
+    """it has no trip that is not over"""
+    ON_TRIP = "on_trip"
+    """it has one"""
+    STOPPED = "stopped"
+    """it is under way on one, and has been standing for a minute"""
+    LOST = "lost"
+    """it has not been heard of for the fleet's `signal_lost_after`"""
+
+
+class EventKind(StrEnum):
+    ENTER = "enter"
+    EXIT = "exit"
+    DWELL = "dwell"
+    SPEEDING = "speeding"
+    OFF_ROUTE = "off_route"
+    IDLE = "idle"
+    SIGNAL_LOST = "signal_lost"
+    SIGNAL_BACK = "signal_back"
+
+
+class Event(msgspec.Struct, omit_defaults=True, frozen=True):
+    """Something that happened to a vehicle. `event_id` rises with the order in which events were stored; 0: not stored yet.
+
+    `fix_time`, `latitude` and `longitude` are of the position that showed it, `speed` and `limit` (m/s) of a `speeding`.
+    """
+
+    event_id: int
+    kind: EventKind
+    vehicle_id: str
+    server_time: int
+    geofence_id: str | None = None
+    fix_time: int | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    trip_id: str | None = None
+    speed: float | None = None
+    limit: float | None = None
+
+
+class Geofence(msgspec.Struct, frozen=True):
+    """An area of a fleet. `geometry` is GeoJSON, a Polygon or MultiPolygon; of `properties` the hub knows `name`, `speed_limit`
+    (m/s) and `dwell_after` (s), and keeps the rest for whoever put it there.
+    """
+
+    fleet_id: str
+    geofence_id: str
+    geometry: dict[str, Any]
+    properties: dict[str, Any]
 
 
 class Vehicle(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from tracking.errors import ErrorCode, Refusal
-from tracking.model import Fix, Place, Position, Trip, TripStatus, Vehicle
+from tracking.model import Event, EventKind, Fix, Geofence, Place, Position, Trip, TripStatus, Vehicle, VehicleStatus
 
 MAX_FRAME_BYTES = 64 * 1024
 MAX_BATCH = 500
@@ -246,6 +246,128 @@ class Tick(Struct, tag="tick"):
     server_time: int
 
 
+# --- dispatcher -> hub ----------------------------------------------------------------------------------------------
+
+
+class ViewportChange(Struct, tag="viewport", frozen=True):
+    """What a screen shows now: `bounds` as `[west, south, east, north]`, across the date line where west > east."""
+
+    bounds: tuple[float, float, float, float]
+    zoom: float
+
+
+DispatcherMessage = ViewportChange | TextMessage
+
+
+# --- hub -> dispatcher ----------------------------------------------------------------------------------------------
+
+
+class VehicleState(Struct, gc=False):
+    """A vehicle as a `fleet_snapshot` shows it: what it is, where it is, and what it is doing."""
+
+    vehicle_id: str
+    name: str
+    kind: str
+    plate: str
+    latitude: float
+    longitude: float
+    fix_time: int
+    status: VehicleStatus
+    trip_id: str | UnsetType = UNSET
+    bearing: float | UnsetType = UNSET
+    speed: float | UnsetType = UNSET
+    accuracy: float | UnsetType = UNSET
+    battery: float | UnsetType = UNSET
+
+
+class FleetSnapshot(Struct, tag="fleet_snapshot"):
+    """The vehicles of some grid cells, named `z/x/y`; what was known of these cells it replaces. Without cells it adds."""
+
+    cells: Sequence[str]
+    vehicles: Sequence[VehicleState]
+
+
+FleetRow = tuple[str, float, float, float | None, float | None, int]
+"""`(vehicle_id, latitude, longitude, bearing, speed, fix_time)`"""
+
+
+class VehicleDescription(Struct):
+    """A vehicle without its whereabouts: one that came into a cell, or whose name, status or trip is another now."""
+
+    vehicle_id: str
+    name: str
+    kind: str
+    plate: str
+    status: VehicleStatus
+    trip_id: str | UnsetType = UNSET
+
+
+class FleetUpdate(Struct, tag="fleet"):
+    """What a tick brought to a viewport: the newest position of each vehicle that moved."""
+
+    positions: Sequence[FleetRow]
+    left: Sequence[str] | UnsetType = UNSET
+    vehicles: Sequence[VehicleDescription] | UnsetType = UNSET
+
+
+class Clusters(Struct, tag="clusters"):
+    """`(latitude, longitude, count)` in place of single vehicles, where a viewport holds too many of them."""
+
+    clusters: Sequence[tuple[float, float, int]]
+
+
+class EventNews(Struct, tag="event", omit_defaults=True):
+    """See `model.Event`."""
+
+    event_id: int
+    kind: EventKind
+    vehicle_id: str
+    server_time: int
+    geofence_id: str | None = None
+    fix_time: int | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    trip_id: str | None = None
+    speed: float | None = None
+    limit: float | None = None
+
+    @classmethod
+    def of(cls, event: Event) -> "EventNews":
+        return cls(**msgspec.structs.asdict(event))
+
+
+class FleetTrip(Struct, tag="trip"):
+    """A trip of the fleet is new or changed."""
+
+    trip: TripView
+
+
+class TripGone(Struct, tag="trip_gone"):
+    trip_id: str
+
+
+class GeofenceView(Struct, tag_field="type", tag="Feature"):
+    """A geofence as GeoJSON (RFC 7946), over HTTP and on the socket."""
+
+    id: str
+    geometry: dict[str, Any]
+    properties: dict[str, Any]
+
+    @classmethod
+    def of(cls, geofence: Geofence) -> "GeofenceView":
+        return cls(geofence.geofence_id, geofence.geometry, geofence.properties)
+
+
+class GeofenceNews(Struct, tag="geofence"):
+    """A geofence of the fleet is new or changed."""
+
+    geofence: GeofenceView
+
+
+class GeofenceGone(Struct, tag="geofence_gone"):
+    geofence_id: str
+
+
 # --- encoding -------------------------------------------------------------------------------------------------------
 
 encode = msgspec.json.Encoder().encode
@@ -258,7 +380,11 @@ _long_head = struct.Struct("!BBQ").pack
 
 def frame(message: Struct) -> bytes:
     """Any message above, ready to be written to every reader: a whole, unmasked WebSocket text frame (RFC 6455 5.2)."""
-    text = encode(message)
+    return framed(encode(message))
+
+
+def framed(text: bytes) -> bytes:
+    """UTF-8 JSON as such a frame."""
     length = len(text)
     if length < 126:
         return _SHORT_HEADS[length] + text
@@ -323,6 +449,7 @@ _decode_driver = msgspec.json.Decoder(
     Union[Hello, PositionReport, PositionsReport, TripStatusChange, TextMessage]  # noqa: UP007 a value, not an annotation
 ).decode
 _decode_passenger = msgspec.json.Decoder(TextMessage).decode
+_decode_dispatcher = msgspec.json.Decoder(Union[ViewportChange, TextMessage]).decode  # noqa: UP007 a value, not an annotation
 _decode_any = msgspec.json.Decoder().decode
 
 _STRUCT_OF_TYPE: dict[str, type[Struct]] = {
@@ -330,6 +457,7 @@ _STRUCT_OF_TYPE: dict[str, type[Struct]] = {
     "trip_status": TripStatusChange,
     "message": TextMessage,
 }
+_DISPATCHER_STRUCTS: dict[str, type[Struct]] = {"viewport": ViewportChange, "message": TextMessage}
 _ESCAPE = re.compile(r"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.")
 """A pair of surrogates, a lone one, or any other escape, so that an escaped backslash is never taken for the start of one."""
 
@@ -362,6 +490,47 @@ def decode_passenger(frame: str | bytes) -> TextMessage:
         message = _convert(tree, TextMessage)
     _check(message)
     return message
+
+
+def decode_dispatcher(frame: str | bytes) -> DispatcherMessage:
+    """One frame of a dispatcher's. Raises `Refusal`."""
+    message: DispatcherMessage
+    try:
+        message = _decode_dispatcher(frame)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        tree = _tree(frame)
+        kind = _DISPATCHER_STRUCTS.get(str(tree.get("type")))
+        if kind is None:
+            raise Refusal(
+                ErrorCode.BAD_TYPE, f"a dispatcher sends `viewport` or `message`; got {_shown(tree.get('type'))}", field="type"
+            ) from None
+        message = _convert(tree, kind)
+    if isinstance(message, TextMessage):
+        _check(message)
+    else:
+        _check_viewport(message)
+    return message
+
+
+MAX_ZOOM = 30
+
+
+def _check_viewport(viewport: ViewportChange) -> None:
+    west, south, east, north = viewport.bounds
+    if not (-90 <= south <= 90 and -90 <= north <= 90 and abs(west) <= 540 and abs(east) <= 540):
+        raise Refusal(
+            ErrorCode.OUT_OF_RANGE,
+            f"`bounds` are [west, south, east, north] in degrees; got {_shown(list(viewport.bounds))}",
+            field="bounds",
+        )
+    if south > north:
+        raise Refusal(
+            ErrorCode.BAD_FIELD,
+            f"`bounds` stand upside down: south {south:g} lies north of {north:g}; the order is [west, south, east, north]",
+            field="bounds",
+        )
+    if not 0 <= viewport.zoom <= MAX_ZOOM:
+        raise Refusal(ErrorCode.OUT_OF_RANGE, f"`zoom` must be from 0 to {MAX_ZOOM}; got {viewport.zoom:g}", field="zoom")
 
 
 def _decode_driver_slowly(frame: str | bytes) -> DriverMessage:

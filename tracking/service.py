@@ -16,6 +16,7 @@ from tracking.messaging import Messaging
 from tracking.model import Clock
 from tracking.revisions import Revisions
 from tracking.store.pool import Database
+from tracking.watch import Watch
 
 HOUSEKEEPING_TIMEOUT = 60.0
 
@@ -44,6 +45,7 @@ class Service:
     messaging: Messaging
     revisions: Revisions
     history: History
+    watch: Watch
 
 
 def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
@@ -97,4 +99,5 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         messaging=Messaging(database, hub, clock),
         revisions=revisions,
         history=history,
+        watch=Watch(database, hub.fleets, clock, gone_after=settings.gone_after),
     )

@@ -7,7 +7,7 @@ import { endingOf, isBusy } from "./closing.js";
 /**
  * The parts of the world a connection touches, so that a test can bring its own.
  * @typedef {object} World
- * @property {new (url: string, protocols: string[]) => Pick<WebSocket, "close" | "onopen" | "onmessage" | "onclose" | "onerror">} WebSocket
+ * @property {new (url: string, protocols: string[]) => Pick<WebSocket, "close" | "send" | "onopen" | "onmessage" | "onclose" | "onerror">} WebSocket
  * @property {() => number} now milliseconds that only rise
  * @property {(call: () => void, delay: number) => unknown} setTimeout
  * @property {(timer: any) => void} clearTimeout
@@ -99,6 +99,16 @@ export class Connection {
     socket.onclose = (event) => this.#closed(event.code);
     this.#timer = this.#world.setTimeout(() => this.#closed(0), OPENING_LIMIT);
     this.#become("connecting");
+  }
+
+  /**
+   * Sends where the line is open; otherwise what was to be said is said by whoever finds it open again.
+   * @param {object} message
+   */
+  send(message) {
+    if (this.state !== "open" || !this.#socket) return false;
+    this.#socket.send(JSON.stringify(message));
+    return true;
   }
 
   /** Drops the socket and makes another: what came through it can't be continued. */

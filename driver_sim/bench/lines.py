@@ -6,12 +6,13 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import msgspec
 from websockets.speedups import apply_mask
 
 from tracking.model import system_clock
-from tracking.protocol import SUBPROTOCOL, Hello, encode
+from tracking.protocol import SUBPROTOCOL, EventNews, FleetUpdate, Hello, ViewportChange, encode
 
 METRES_PER_DEGREE = 111_195.0
 SPEED = 10.0
@@ -74,6 +75,7 @@ class Line(asyncio.Protocol):
                 return
             self._upgraded = True
             at = end + 4
+            self.upgraded()
         size = len(data)
         while size - at >= 2:
             length = data[at + 1]
@@ -98,6 +100,9 @@ class Line(asyncio.Protocol):
             at = end
         self._rest = data[at:]
 
+    def upgraded(self) -> None:
+        """The connection stands."""
+
     def received(self, message: bytes) -> None:
         raise NotImplementedError
 
@@ -119,8 +124,12 @@ class Line(asyncio.Protocol):
 class DriverLine(Line):
     """Reports fixes with rising numbers, and notes how long each took to be acknowledged."""
 
-    def __init__(self, token: str, session: str, *, first_seq: int = 1, tick: float = 0.1) -> None:
+    def __init__(
+        self, token: str, session: str, *, first_seq: int = 1, tick: float = 0.1, place: tuple[float, float] = (47.0, 9.521345)
+    ) -> None:
+        """`place` is where it begins, as latitude and longitude."""
         super().__init__("/v1/driver", token)
+        self._latitude, self._longitude = place
         self._session = session
         self._next = first_seq
         self._step = SPEED * tick / METRES_PER_DEGREE
@@ -158,8 +167,9 @@ class DriverLine(Line):
                 del self.sent_at[next(iter(self.sent_at))]
         self.sent += 1
         self.send(
-            b'{"type":"position","seq":%d,"fix_time":%d,"latitude":%.6f,"longitude":9.521345,"accuracy":4.5,"altitude":460.2,'
-            b'"speed":10.0,"bearing":0.0,"battery":0.83}' % (seq, fix_time, 47.0 + (seq % 10_000) * self._step)
+            b'{"type":"position","seq":%d,"fix_time":%d,"latitude":%.6f,"longitude":%.6f,'
+            b'"accuracy":4.5,"altitude":460.2,"speed":10.0,"bearing":0.0,"battery":0.83}'
+            % (seq, fix_time, self._latitude + (seq % 10_000) * self._step, self._longitude)
         )
 
 
@@ -200,6 +210,60 @@ class WatcherLine(Line):
         if self._offset is not None and offset != self._offset + 1:
             self.breaks += 1
         self._offset = offset
+
+
+class DispatcherLine(Line):
+    """Looks at a part of a fleet, and counts the updates that come; with `drivers` it notes how long each was under way."""
+
+    def __init__(
+        self, fleet_id: str, token: str, bounds: tuple[float, float, float, float], drivers: Mapping[str, DriverLine]
+    ) -> None:
+        super().__init__(f"/v1/fleets/{fleet_id}/live", token)
+        self._bounds = bounds
+        self._drivers = drivers
+        self.in_view = 0
+        self.delivered = 0
+        self.messages = 0
+        self.to_watcher: list[float] = []
+        self.events: list[str] = []
+        """their kinds"""
+
+    def look(self) -> None:
+        self.send(encode(ViewportChange(self._bounds, 12)))
+
+    def upgraded(self) -> None:
+        self.look()
+
+    def received(self, message: bytes) -> None:
+        if message.startswith(b'{"type":"fleet",'):
+            self.messages += 1
+            if not self._drivers:
+                # Rows are told by what stands between them, which nothing else of the message holds.
+                self.delivered += message.count(b"],[") + (b'"positions":[[' in message)
+                return
+            now = time.perf_counter()
+            rows = _decode_fleet(message).positions
+            self.delivered += len(rows)
+            for vehicle_id, _, _, _, _, fix_time in rows:
+                self._took(vehicle_id, fix_time, now)
+        elif message.startswith(b'{"type":"event"'):
+            event = _decode_event(message)
+            self.events.append(event.kind)
+            self._took(event.vehicle_id, event.fix_time or 0, time.perf_counter())
+        elif message.startswith(b'{"type":"fleet_snapshot"'):
+            self.in_view += message.count(b'"vehicle_id":')
+            if not self.ready.done():
+                self.ready.set_result(None)
+
+    def _took(self, vehicle_id: str, fix_time: int, now: float) -> None:
+        driver = self._drivers.get(vehicle_id)
+        sent = driver.sent_at.get(fix_time) if driver is not None and driver.sent_at is not None else None
+        if sent is not None:
+            self.to_watcher.append(now - sent)
+
+
+_decode_event = msgspec.json.Decoder(EventNews).decode
+_decode_fleet = msgspec.json.Decoder(FleetUpdate).decode
 
 
 async def connect(

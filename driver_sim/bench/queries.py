@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from driver_sim.bench.shapes import Result
+from driver_sim.bench.parts import Result
 from driver_sim.bench.stage import Stage
 from tracking.model import system_clock
 from tracking.store import history as stored_history

@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from driver_sim.bench.shapes import Result
+from driver_sim.bench.parts import Result
 
 
 def table(name: str, results: Sequence[Result]) -> str:
     """One column a result, one row a figure; lists are left to the JSON."""
-    rows = [key for key in results[0] if not isinstance(results[0][key], list)]
+    figures = {key: value for result in results for key, value in result.items()}
+    rows = [key for key, value in figures.items() if not isinstance(value, list)]
     cells = [[key, *(_shown(result.get(key)) for result in results)] for key in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     lines = []

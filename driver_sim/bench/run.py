@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 import uvloop
 
+from driver_sim.bench.parts import Result
 from driver_sim.bench.queries import QUERIES, SETTINGS
 from driver_sim.bench.report import table, write
-from driver_sim.bench.shapes import SHAPES, Result
+from driver_sim.bench.shapes import SHAPES
 from driver_sim.bench.stage import StageError, stage
 from tracking.cluster import ROOT
 

@@ -4,20 +4,13 @@ import asyncio
 import itertools
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-from tqdm import tqdm
-
+from driver_sim.bench.fleets import fleet
+from driver_sim.bench.geofences import geofences
 from driver_sim.bench.lines import DriverLine, Line, Lost, WatcherLine, connect
-from driver_sim.bench.stage import Cost, Stage
-
-Result = dict[str, Any]
-"""Figures by name; the unit is the end of the name."""
-
-SETTLE_SECONDS = 3.0
-DRAIN_SECONDS = 20.0
-TICK = 0.002
+from driver_sim.bench.parts import SETTLE_SECONDS, Result, busy, close, connected, drained, latencies, report, wait
+from driver_sim.bench.stage import Stage
 
 POPULAR_HZ = 10.0
 SLOW_HZ = 40.0
@@ -38,25 +31,25 @@ async def idle(stage: Stage, count: int, seconds: float) -> Result:
     await stage.set_up(count)
     # What is allocated once, and the pools that the first connections fill, are not the connections'.
     warm: list[Line] = [stage.driver(n, 1.0) for n in range(200)]
-    await _connected(stage, warm, "warming up")
-    _close(warm)
+    await connected(stage, warm, "warming up")
+    close(warm)
     await asyncio.sleep(1.0)
     result: Result = {}
     before = stage.memory()
     drivers: list[Line] = [stage.driver(n, 1.0) for n in range(count)]
-    await _connected(stage, drivers, "drivers")
+    await connected(stage, drivers, "drivers")
     await asyncio.sleep(SETTLE_SECONDS)
     result["driver_kb"] = (stage.memory() - before) / count / 1024
     between = stage.memory()
     watchers: list[Line] = [stage.watcher(n) for n in range(count)]
-    await _connected(stage, watchers, "passengers")
+    await connected(stage, watchers, "passengers")
     await asyncio.sleep(SETTLE_SECONDS)
     result["passenger_kb"] = (stage.memory() - between) / count / 1024
     cost = await stage.cost()
-    await _wait(seconds, "idle")
+    await wait(seconds, "idle")
     spent = (await stage.cost()).since(cost)
     result["hub_cpu_percent"] = 100 * spent.hub / spent.at
-    _close([*drivers, *watchers])
+    close([*drivers, *watchers])
     return {"connections": 2 * count, **result}
 
 
@@ -82,10 +75,10 @@ async def slow(stage: Stage, count: int, seconds: float) -> Result:
     watchers = [stage.watcher(0, driver) for _ in range(count)]
     reader = stage.watcher(0)
     reader.receive_buffer = 4096  # so that what it does not read stays with the hub
-    await _connected(stage, [driver, *watchers, reader], "slow")
+    await connected(stage, [driver, *watchers, reader], "slow")
     driver.sent_at = {}
     result: Result = {}
-    await _report([driver], SLOW_HZ, SETTLE_SECONDS, "settling")
+    await report([driver], SLOW_HZ, SETTLE_SECONDS, "settling")
     assert reader.transport is not None
     for phase in ("warming up", "all read", "one does not"):
         if phase == "one does not":
@@ -93,15 +86,15 @@ async def slow(stage: Stage, count: int, seconds: float) -> Result:
         for watcher in watchers:
             watcher.to_watcher.clear()
         memory = stage.memory()
-        await _report([driver], SLOW_HZ, max(seconds, SLOW_SECONDS), phase)
+        await report([driver], SLOW_HZ, max(seconds, SLOW_SECONDS), phase)
         late = [took for watcher in watchers for took in watcher.to_watcher]
-        result |= {f"{name} ({phase})": value for name, value in _latencies("to_watcher", late).items()}
+        result |= {f"{name} ({phase})": value for name, value in latencies("to_watcher", late).items()}
         result[f"hub_grew_kb ({phase})"] = (stage.memory() - memory) / 1024
     # What it was still owed comes now: the newest, and word of what was left out.
     reader.transport.resume_reading()
-    await _drained([driver])
+    await drained([driver])
     await asyncio.sleep(1.0)
-    _close([driver, *watchers, reader])
+    close([driver, *watchers, reader])
     lost = {"slow_delivered": reader.delivered, "slow_skipped": reader.skipped, "slow_breaks": reader.breaks}
     return {"passengers": count, "sent": driver.sent, **lost, **result}
 
@@ -137,7 +130,7 @@ async def come_back(stage: Stage, count: int, _seconds: float) -> Result:
     def lines() -> list[Line]:
         return [line for n in range(half) for line in (stage.driver(n, 1.0), stage.watcher(n))]
 
-    await _connected(stage, lines(), "before")
+    await connected(stage, lines(), "before")
     stage.kill()
     began = time.perf_counter()
     await stage.start()
@@ -176,6 +169,8 @@ SHAPES: dict[str, Callable[[Stage, int, float], Awaitable[Result]]] = {
     "slow": slow,
     "flood": flood,
     "return": come_back,
+    "fleet": fleet,
+    "geofences": geofences,
 }
 
 
@@ -193,11 +188,11 @@ async def _measured(
     settle: float = SETTLE_SECONDS,
 ) -> Result:
     stored_before, _ = await stage.stored()
-    await _connected(stage, [*drivers, *watchers], name)
+    await connected(stage, [*drivers, *watchers], name)
     if watchers:
         for driver in drivers:
             driver.sent_at = {}
-    await _report(drivers, hertz, settle, f"{name}: settling")
+    await report(drivers, hertz, settle, f"{name}: settling")
     for driver in drivers:
         driver.to_ack.clear()
     for watcher in watchers:
@@ -205,13 +200,13 @@ async def _measured(
     handled = sum(driver.acknowledged for driver in drivers)
     delivered = sum(watcher.delivered for watcher in watchers)
     before = await stage.cost()
-    await _report(drivers, hertz, seconds, name)
+    await report(drivers, hertz, seconds, name)
     spent = (await stage.cost()).since(before)
     handled = sum(driver.acknowledged for driver in drivers) - handled
     delivered = sum(watcher.delivered for watcher in watchers) - delivered
-    await _drained(drivers)
+    await drained(drivers)
     closed = sum(line.closed is not None for line in (*drivers, *watchers))
-    _close([*drivers, *watchers])
+    close([*drivers, *watchers])
     sent = sum(driver.sent for driver in drivers)
     stored, size = await stage.stored()
     return {
@@ -219,14 +214,14 @@ async def _measured(
         "passengers": len(watchers),
         "fixes_per_second": handled / spent.at,
         "deliveries_per_second": delivered / spent.at,
-        **_latencies("to_ack", [took for driver in drivers for took in driver.to_ack]),
-        **_latencies("to_watcher", [took for watcher in watchers for took in watcher.to_watcher]),
+        **latencies("to_ack", [took for driver in drivers for took in driver.to_ack]),
+        **latencies("to_watcher", [took for watcher in watchers for took in watcher.to_watcher]),
         "hub_us_per_fix": 1e6 * spent.hub / max(1, handled),
         "hub_us_per_delivery": 1e6 * spent.hub / delivered if delivered else None,
         "database_us_per_fix": 1e6 * spent.database / max(1, handled),
         "wal_bytes_per_fix": spent.wal / max(1, handled),
         "stored_bytes_per_fix": size / max(1, stored),
-        **_busy(spent),
+        **busy(spent),
         "sent": sent,
         "lost": sent - (stored - stored_before),
         "not_acknowledged": sent - sum(driver.acknowledged for driver in drivers),
@@ -235,53 +230,3 @@ async def _measured(
         "breaks": sum(watcher.breaks for watcher in watchers),
         "closed": closed,
     }
-
-
-def _busy(spent: Cost) -> Result:
-    return {f"{name}_cpu_percent": 100 * getattr(spent, name) / spent.at for name in ("hub", "database", "load")}
-
-
-def _latencies(name: str, took: list[float]) -> Result:
-    if not took:
-        return {}
-    took.sort()
-    return {f"{name}_p{part}_ms": 1000 * took[min(len(took) - 1, len(took) * part // 100)] for part in (50, 95, 99)}
-
-
-async def _connected(stage: Stage, lines: Sequence[Line], name: str) -> None:
-    with tqdm(total=len(lines), desc=f"{name}: connecting", unit="", leave=False) as bar:
-        await connect(list(lines), stage.port, told=bar.update)
-
-
-async def _report(drivers: Sequence[DriverLine], hertz: float, seconds: float, name: str) -> None:
-    """Every driver `hertz` times a second, all of them spread evenly."""
-    rate = hertz * len(drivers)
-    total = int(rate * seconds)
-    begin = time.perf_counter()
-    sent = 0
-    with tqdm(total=total, desc=name, unit=" fixes", leave=False, mininterval=0.5) as bar:
-        while sent < total:
-            due = min(total, int((time.perf_counter() - begin) * rate))
-            for number in range(sent, due):
-                drivers[number % len(drivers)].report()
-            bar.update(due - sent)
-            sent = due
-            await asyncio.sleep(TICK)
-
-
-async def _wait(seconds: float, name: str) -> None:
-    for _ in tqdm(range(int(seconds)), desc=name, unit=" s", leave=False):
-        await asyncio.sleep(1.0)
-
-
-async def _drained(drivers: Sequence[DriverLine]) -> None:
-    deadline = time.perf_counter() + DRAIN_SECONDS
-    # A look now and then costs the load less than an event for each ack.
-    while any(driver.acknowledged < driver.sent for driver in drivers) and time.perf_counter() < deadline:  # noqa: ASYNC110
-        await asyncio.sleep(0.05)
-    await asyncio.sleep(0.2)  # for the last deliveries
-
-
-def _close(lines: Sequence[Line]) -> None:
-    for line in lines:
-        line.close()

@@ -21,7 +21,7 @@ import psutil
 from tqdm import tqdm
 
 from driver_sim.backend import Backend, for_each
-from driver_sim.bench.lines import DriverLine, WatcherLine
+from driver_sim.bench.lines import DispatcherLine, DriverLine, WatcherLine
 from tracking.cluster import Cluster
 from tracking.model import Place, TripStatus, Vehicle
 
@@ -63,6 +63,7 @@ class Stage:
         self.url = f"http://127.0.0.1:{self.port}"
         self.vehicles: list[str] = []
         self.trips: list[str] = []
+        self.fleet = FLEET
         self._database = database
         self._log = log
         self._secret = secrets.token_hex(32)
@@ -143,8 +144,46 @@ class Stage:
         self.vehicles += sorted(trips)
         self.trips += [trips[vehicle_id] for vehicle_id in sorted(trips)]
 
-    def driver(self, number: int, tick: float) -> DriverLine:
-        return DriverLine(self._token("driver", vehicle_id=self.vehicles[number]), str(uuid.uuid4()), tick=tick)
+    async def set_up_fleet(self, count: int) -> None:
+        """A fleet of its own of so many vehicles without trips, made by SQL: over HTTP it would take its time."""
+        self.fleet = f"{FLEET}-{count}"
+        async with Backend(self.url, self._token("service")) as backend:
+            await backend.put_fleet(self.fleet, "Bench")
+        await self.sql.execute(
+            """
+            INSERT INTO vehicles (vehicle_id, fleet_id, name, kind, plate)
+            SELECT $1 || '-' || n, $1, 'Van ' || n, 'van', 'FL ' || n FROM generate_series(0, $2::int - 1) AS n
+            """,
+            self.fleet,
+            count,
+        )
+        self.vehicles = [f"{self.fleet}-{number}" for number in range(count)]
+
+    async def put_geofences(self, polygons: Mapping[str, dict[str, Any]]) -> None:
+        """Geofences of the fleet by their ids, as GeoJSON polygons."""
+        headers = {"Authorization": f"Bearer {self._token('service')}"}
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False, headers=headers, timeout=30) as http:
+            for geofence_id, polygon in tqdm(polygons.items(), desc="geofences", unit="", leave=False):
+                body = {"type": "Feature", "geometry": polygon, "properties": {"name": geofence_id}}
+                answer = await http.put(f"/v1/fleets/{self.fleet}/geofences/{geofence_id}", json=body)
+                if not answer.is_success:
+                    raise StageError(f"the hub refused a geofence: {answer.text}")
+
+    async def metric(self, name: str) -> float:
+        """The value of one of the hub's metrics."""
+        async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {self._token('operator')}"}) as http:
+            text = (await http.get(f"{self.url}/metrics")).text
+        return float(next(line.split(" ")[1] for line in text.splitlines() if line.startswith(f"{name} ")))
+
+    def dispatcher(
+        self, bounds: tuple[float, float, float, float], drivers: Mapping[str, DriverLine] | None = None
+    ) -> DispatcherLine:
+        """`bounds` are west, south, east, north."""
+        return DispatcherLine(self.fleet, self._token("dispatcher", fleet_id=self.fleet), bounds, drivers or {})
+
+    def driver(self, number: int, tick: float, place: tuple[float, float] | None = None) -> DriverLine:
+        token, session = self._token("driver", vehicle_id=self.vehicles[number]), str(uuid.uuid4())
+        return DriverLine(token, session, tick=tick) if place is None else DriverLine(token, session, tick=tick, place=place)
 
     def watcher(self, number: int, driver: DriverLine | None = None) -> WatcherLine:
         trip_id = self.trips[number]

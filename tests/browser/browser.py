@@ -25,6 +25,7 @@ ARGUMENTS = (
     "--disable-sync",
 )
 WEB = Path(__file__).parents[2] / "web"
+LIBRARIES = ("leaflet", "protomaps-leaflet", "@geoman-io/leaflet-geoman-free", "uplot")
 
 
 def find_chromium() -> tuple[str | None, str]:
@@ -63,7 +64,7 @@ def require_browser() -> str:
     path, reason = find_chromium()
     if path is None:
         pytest.skip(reason)
-    missing = [name for name in ("leaflet", "protomaps-leaflet") if not (WEB / "node_modules" / name / "dist").is_dir()]
+    missing = [name for name in LIBRARIES if not (WEB / "node_modules" / name / "dist").is_dir()]
     if missing:
         pytest.skip(f"the pages' libraries are missing ({', '.join(missing)}): run `npm ci` in web/")
     return path

@@ -19,6 +19,7 @@ from tracking.model import NEXT_STATUS, UNDER_WAY, TripStatus
 class FakeHub:
     def __init__(self) -> None:
         self.fleets: dict[str, Any] = {}
+        self.geofences: dict[str, Any] = {}
         self.vehicles: dict[str, Any] = {}
         self.trips: dict[str, dict[str, Any]] = {}
         self.steps: dict[str, list[str]] = {}
@@ -34,6 +35,7 @@ class FakeHub:
             routes=[
                 Route("/v1/fleets/{fleet_id}", self._put_fleet, methods=["PUT"]),
                 Route("/v1/fleets/{fleet_id}/trips", self._list_trips),
+                Route("/v1/fleets/{fleet_id}/geofences/{geofence_id}", self._put_geofence, methods=["PUT"]),
                 Route("/v1/vehicles/{vehicle_id}", self._put_vehicle, methods=["PUT"]),
                 Route("/v1/tokens", self._issue, methods=["POST"]),
                 Route("/v1/trips", self._create, methods=["POST"]),
@@ -78,6 +80,10 @@ class FakeHub:
 
     async def _put_fleet(self, request: Request) -> JSONResponse:
         self.fleets[request.path_params["fleet_id"]] = await request.json()
+        return JSONResponse({})
+
+    async def _put_geofence(self, request: Request) -> JSONResponse:
+        self.geofences[request.path_params["geofence_id"]] = await request.json()
         return JSONResponse({})
 
     async def _put_vehicle(self, request: Request) -> JSONResponse:

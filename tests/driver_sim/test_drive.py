@@ -48,7 +48,9 @@ async def fake() -> AsyncIterator[FakeHub]:
 
 
 @contextlib.asynccontextmanager
-async def driving(fake: FakeHub, state: Path, drivers: int = 3, pace: float = 1.0) -> AsyncIterator[list[str]]:
+async def driving(
+    fake: FakeHub, state: Path, drivers: int = 3, pace: float = 1.0, standby: int = 0
+) -> AsyncIterator[list[str]]:
     stopping = asyncio.Event()
     said: list[str] = []
     task = asyncio.create_task(
@@ -56,6 +58,7 @@ async def driving(fake: FakeHub, state: Path, drivers: int = 3, pace: float = 1.
             fake.url,
             "service",
             drivers=drivers,
+            standby=standby,
             fleet="demo",
             state=state,
             stopping=stopping,
@@ -76,7 +79,9 @@ async def test_a_fleet_is_made_connected_and_driven_through_whole_trips(fake: Fa
     async with driving(fake, tmp_path, drivers=3, pace=400.0) as said:
         await fake.until(lambda: sum(trip["status"] == "complete" for trip in fake.trips.values()) >= 4)
     assert said == [f"3 drivers of fleet demo are connected to {fake.url}"]
-    assert fake.fleets == {"demo": {"name": "Liechtenstein demo"}}
+    assert fake.fleets["demo"]["name"] == "Liechtenstein demo"
+    assert fake.fleets["demo"]["signal_lost_after"] == 40
+    assert sorted(fake.geofences) == ["balzers", "schaan", "vaduz"]
     assert sorted(fake.vehicles) == ["demo-01", "demo-02", "demo-03"]
     assert all(vehicle["plate"].startswith("FL ") for vehicle in fake.vehicles.values())
     assert fake.refusals == []
@@ -91,6 +96,17 @@ async def test_a_fleet_is_made_connected_and_driven_through_whole_trips(fake: Fa
         for one, other in itertools.pairwise(fixes):
             gone = metres((one["latitude"], one["longitude"]), (other["latitude"], other["longitude"]))
             assert gone <= 400.0 * 23.0 * (other["fix_time"] - one["fix_time"]) / 1000 + 100.0, "the vehicle leapt"
+
+
+async def test_who_stands_by_makes_no_trips_and_drives_a_dispatchers(fake: FakeHub, tmp_path: Path) -> None:
+    async with driving(fake, tmp_path, drivers=1, pace=400.0, standby=1) as said:
+        await fake.until(lambda: len(fake.fixes.get("demo-02", ())) >= 3 and len(fake.trips) >= 2)
+        assert {trip["vehicle"]["vehicle_id"] for trip in fake.trips.values()} == {"demo-01"}
+        places = {"pickup": {"latitude": 47.141, "longitude": 9.521}, "dropoff": {"latitude": 47.165, "longitude": 9.509}}
+        trip_id = fake.add_trip({"fleet_id": "demo", "vehicle_id": "demo-02", **places})["trip_id"]
+        await fake.sockets["demo-02"].send_json({"type": "trip", "trip": fake.trips[trip_id]})
+        await fake.until(lambda: fake.trips[trip_id]["status"] == "complete")
+    assert said == [f"2 drivers of fleet demo are connected to {fake.url}"]
 
 
 async def test_the_showcase_is_in_vaduz_at_once_and_for_long(roads: RoadGraph) -> None:

@@ -130,15 +130,29 @@ async def test_an_expired_token_is_unauthorized(api: Api) -> None:
 
 async def test_a_fleet_is_made_renamed_and_read(api: Api) -> None:
     fleet_id = new_id("Fleet_1.x")
+    thresholds = {"idle_after": 300, "off_route_distance": 150, "signal_lost_after": 60, "dwell_after": 300}
     assert await api.call("PUT", f"/fleets/{fleet_id}", {"name": "First"}, expect=201) == {
         "fleet_id": fleet_id,
         "name": "First",
+        **thresholds,
     }
-    renamed = {"fleet_id": fleet_id, "name": "Zweite „Flotte“ \U0001f698"}
+    renamed = {"fleet_id": fleet_id, "name": "Zweite „Flotte“ \U0001f698", **thresholds}
     assert await api.call("PUT", f"/fleets/{fleet_id}", {"name": renamed["name"]}, expect=200) == renamed
     assert await api.call("GET", f"/fleets/{fleet_id}") == renamed
     assert await api.call("GET", f"/fleets/{fleet_id}/vehicles") == {"vehicles": []}
     assert await api.call("GET", f"/fleets/{fleet_id}/trips") == {"trips": []}
+
+
+async def test_a_fleets_thresholds_are_set_and_default_again(api: Api) -> None:
+    fleet_id = await api.fleet()
+    given = {"name": "x", "speed_limit": 22.2, "idle_after": 60, "off_route_distance": 50, "signal_lost_after": 20}
+    await api.call("PUT", f"/fleets/{fleet_id}", given)
+    assert await api.call("GET", f"/fleets/{fleet_id}") == {"fleet_id": fleet_id, "dwell_after": 300, **given}
+    await api.call("PUT", f"/fleets/{fleet_id}", {"name": "x"})
+    assert "speed_limit" not in await api.call("GET", f"/fleets/{fleet_id}")
+    for value, code in ((0, "out_of_range"), (-1, "out_of_range"), ("fast", "bad_type"), (True, "bad_type")):
+        error = await refused(api, "PUT", f"/fleets/{fleet_id}", {"name": "x", "speed_limit": value}, status=422)
+        assert (error["code"], error["field"]) == (code, "speed_limit")
 
 
 NAMES_THAT_ARE_NONE = ["a%20b", "x" * 65, "a%00b", "%C3%BC", "a+b", "a~", "%2e%2e%00"]
@@ -183,7 +197,7 @@ async def test_a_vehicle_is_made_changed_read_and_removed(api: Api) -> None:
     assert await api.call("PUT", f"/vehicles/{vehicle_id}", body, expect=201) == {"vehicle_id": vehicle_id, **body}
     body["plate"] = "FL 2"
     assert await api.call("PUT", f"/vehicles/{vehicle_id}", body, expect=200) == {"vehicle_id": vehicle_id, **body}
-    assert await api.call("GET", f"/vehicles/{vehicle_id}") == {"vehicle_id": vehicle_id, **body}
+    assert await api.call("GET", f"/vehicles/{vehicle_id}") == {"vehicle_id": vehicle_id, **body, "status": "available"}
     (listed,) = (await api.call("GET", f"/fleets/{fleet_id}/vehicles"))["vehicles"]
     assert {name: listed[name] for name in ("vehicle_id", "name", "plate")} == {
         "vehicle_id": vehicle_id,
@@ -219,7 +233,11 @@ async def test_a_dispatcher_manages_its_fleet(api: Api, hub: HubProcess) -> None
         await dispatcher.advance(trip["trip_id"], "enroute_to_pickup", "canceled")
         assert len((await dispatcher.call("GET", f"/fleets/{fleet_id}/trips"))["trips"]) == 1
         assert await dispatcher.track(f"/vehicles/{vehicle_id}/track") == []
-        await refused(dispatcher, "PUT", f"/fleets/{fleet_id}", {"name": "x"}, status=403)
+        assert (await dispatcher.call("PUT", f"/fleets/{fleet_id}", {"name": "x"}, expect=200))["name"] == "x"
+        await refused(dispatcher, "PUT", f"/fleets/{await api.fleet()}", {"name": "x"}, status=404)
+    missing = new_id("fleet")
+    async with Api(hub.url, token("dispatcher", missing)) as dispatcher:
+        await refused(dispatcher, "PUT", f"/fleets/{missing}", {"name": "x"}, status=404)
 
 
 # --- trips ----------------------------------------------------------------------------------------------------------
@@ -556,7 +574,7 @@ async def test_the_nearest_vehicles_and_the_pages_of_a_fleet(hub: HubProcess, ap
     assert first.pop("distance") == pytest.approx(1_000.8, abs=1)
     assert second.pop("distance") == pytest.approx(17_680, abs=5)
     described = {"fleet_id": fleet_id, "kind": "van", "plate": "FL 12345"}
-    seen = {"longitude": 9.521, "fix_time": now}
+    seen = {"longitude": 9.521, "fix_time": now, "status": "available"}
     assert first == {"vehicle_id": near, "name": "Near", "latitude": 47.15, **described, **seen}
     assert second == {"vehicle_id": far, "name": "Far", "latitude": 47.3, "speed": 8.5, "battery": 0.5, **described, **seen}
     assert (await api.call("GET", path, near="47.4,9.5", limit=1))["vehicles"][0]["vehicle_id"] == far
@@ -569,7 +587,8 @@ async def test_the_nearest_vehicles_and_the_pages_of_a_fleet(hub: HubProcess, ap
 
     listed = (await api.call("GET", path))["vehicles"]
     assert listed == sorted(
-        [first, second, {"vehicle_id": silent, "name": "Silent", **described}], key=lambda v: v["vehicle_id"]
+        [first, second, {"vehicle_id": silent, "name": "Silent", **described, "status": "available"}],
+        key=lambda v: v["vehicle_id"],
     )
     assert (await api.call("GET", path, search="fAR"))["vehicles"] == [second]
     assert (await api.call("GET", path, search="nothing like it"))["vehicles"] == []
@@ -825,7 +844,7 @@ async def test_no_body_lacks_its_fields(api: Api) -> None:
 async def test_unknown_fields_of_a_body_are_ignored(api: Api) -> None:
     fleet_id = new_id("fleet")
     made = await api.call("PUT", f"/fleets/{fleet_id}", {"name": "x", "fleet_id": "another", "colour": None})
-    assert made == {"fleet_id": fleet_id, "name": "x"}
+    assert (made["fleet_id"], made["name"], "colour" in made) == (fleet_id, "x", False)
 
 
 async def test_a_huge_body_is_refused(api: Api) -> None:

@@ -10,13 +10,12 @@ from starlette.responses import Response
 from tracking.api.fleets import MAX_LISTED, fleet_of
 from tracking.api.http import flag, resource, respond, service_of, whole_number
 from tracking.errors import ErrorCode, Refusal
-from tracking.model import Vehicle
+from tracking.model import Vehicle, VehicleStatus
+from tracking.service import Service
 from tracking.store import whereabouts
 from tracking.store.whereabouts import Seen
 
 NEAREST = 10
-SIGNAL_LOST_AFTER = 60.0
-"""Seconds without a fix after which a vehicle is not to be counted on."""
 MAX_SEARCH = 200
 _DEGREES = re.compile(r"-?\d{1,3}(\.\d{1,20})?", re.ASCII)
 
@@ -36,6 +35,7 @@ class VehicleSeen(msgspec.Struct, omit_defaults=True):
     speed: float | UnsetType = UNSET
     bearing: float | UnsetType = UNSET
     battery: float | UnsetType = UNSET
+    status: VehicleStatus | UnsetType = UNSET
 
     @classmethod
     def of(cls, vehicle: Vehicle, seen: Seen | None, distance: float | UnsetType = UNSET) -> "VehicleSeen":
@@ -58,16 +58,24 @@ async def list_vehicles(request: Request) -> Response:
         after, search = _text(request, "after"), _text(request, "search")
         async with service.database.connection() as connection:
             page = await whereabouts.page(connection, fleet.fleet_id, limit, after=after, search=search)
-        return respond({"vehicles": [VehicleSeen.of(*found) for found in page]})
+        return respond({"vehicles": [_with_status(service, VehicleSeen.of(*found)) for found in page]})
     for parameter in ("search", "after"):
         if parameter in request.query_params:
             raise Refusal(ErrorCode.BAD_FIELD, f"`{parameter}` does not go with `near`: ask for one of them", field=parameter)
     latitude, longitude = _place(request)
     limit = whole_number(request, "limit", NEAREST, least=1, most=MAX_LISTED) or NEAREST
-    since = service.clock() - int(SIGNAL_LOST_AFTER * 1000) if flag(request, "available") else None
+    since = service.clock() - int(fleet.signal_lost_after * 1000) if flag(request, "available") else None
     async with service.database.connection() as connection:
         nearest = await whereabouts.nearest(connection, fleet.fleet_id, latitude, longitude, limit, available_since=since)
-    return respond({"vehicles": [VehicleSeen.of(*found) for found in nearest]})
+    return respond({"vehicles": [_with_status(service, VehicleSeen.of(*found)) for found in nearest]})
+
+
+def _with_status(service: Service, seen: VehicleSeen) -> VehicleSeen:
+    """The store knows where it is, memory what it is doing."""
+    live = service.hub.fleets.vehicles.get(seen.vehicle_id)
+    if live is not None:
+        seen.status = live.status
+    return seen
 
 
 def _place(request: Request) -> tuple[float, float]:

@@ -1,6 +1,9 @@
 """`/v1/fleets`: fleets, and their trips."""
 
+from typing import Annotated
+
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,15 +28,34 @@ from tracking.store import fleets, trips
 MAX_LISTED = 1_000
 
 
+Threshold = Annotated[float, Meta(gt=0, le=1e7)]
+
+
 class FleetBody(msgspec.Struct):
+    """Without a threshold the fleet has the default; without `speed_limit`, none."""
+
     name: Label
+    speed_limit: Threshold | UnsetType = UNSET
+    idle_after: Threshold | UnsetType = UNSET
+    off_route_distance: Threshold | UnsetType = UNSET
+    signal_lost_after: Threshold | UnsetType = UNSET
+    dwell_after: Threshold | UnsetType = UNSET
 
 
 async def put(request: Request) -> Response:
-    await require(request, Role.SERVICE)
-    fleet = Fleet(name_in_path(request, "fleet_id"), (await read(request, FleetBody)).name)
-    async with service_of(request).database.transaction() as connection:
+    principal = await require(request, Role.SERVICE, Role.DISPATCHER)
+    fleet_id = name_in_path(request, "fleet_id")
+    if not may_manage_fleet(principal, fleet_id):
+        raise not_found()
+    body = await read(request, FleetBody)
+    given = {field: value for field, value in msgspec.structs.asdict(body).items() if value is not UNSET}
+    fleet = Fleet(fleet_id, **given)
+    service = service_of(request)
+    async with service.database.transaction() as connection:
+        if principal.role is not Role.SERVICE and await fleets.get(connection, fleet_id) is None:
+            raise not_found()  # a dispatcher manages a fleet, and makes none
         created = await fleets.put(connection, fleet)
+    service.watch.fleet_changed(fleet)
     return respond(fleet, 201 if created else 200)
 
 

@@ -82,13 +82,16 @@ def not_found() -> Refusal:
     return Refusal(ErrorCode.NOT_FOUND, NOT_FOUND)
 
 
-async def read(request: Request, kind: type[Body]) -> Body:
-    """The body as `kind`. Raises `Refusal`: `bad_json`, `bad_type`, `out_of_range` or `bad_field`, naming the field."""
+async def read(request: Request, kind: type[Body], *, most: int = MAX_BODY) -> Body:
+    """The body, of at most so many bytes, as `kind`.
+
+    Raises `Refusal`: `bad_json`, `bad_type`, `out_of_range` or `bad_field`, naming the field.
+    """
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY:
-            raise Refusal(ErrorCode.BATCH_TOO_LARGE, f"a body has at most {MAX_BODY} bytes")
+        if len(body) > most:
+            raise Refusal(ErrorCode.BATCH_TOO_LARGE, f"a body has at most {most} bytes")
     try:
         return msgspec.json.decode(bytes(body) or b"{}", type=kind)
     except msgspec.ValidationError as error:
@@ -99,7 +102,7 @@ async def read(request: Request, kind: type[Body]) -> Body:
 
 def _code_of(error: msgspec.ValidationError) -> ErrorCode:
     text = str(error)
-    if ("<=" in text or ">=" in text) and "of length" not in text:
+    if re.search(r" [<>]=? ", text) and "of length" not in text:
         return ErrorCode.OUT_OF_RANGE
     return ErrorCode.BAD_TYPE if text.startswith("Expected `") and ", got `" in text else ErrorCode.BAD_FIELD
 

@@ -1,6 +1,7 @@
 """The pages and the files they need."""
 
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,15 @@ def _policy(tiles: str) -> str:
     )
 
 
-async def trip_page(request: Request) -> Response:
-    settings = service_of(request).settings
-    headers = {**SECURITY_HEADERS, "Content-Security-Policy": _policy(settings.basemap_url), "Cache-Control": "no-cache"}
-    return FileResponse(WEB / "trip.html", headers=headers)
+def _page(name: str) -> Callable[[Request], Awaitable[Response]]:
+    """The page itself; whose it is to show, its script learns from the link, and asks the hub with the link's token."""
+
+    async def page(request: Request) -> Response:
+        settings = service_of(request).settings
+        headers = {**SECURITY_HEADERS, "Content-Security-Policy": _policy(settings.basemap_url), "Cache-Control": "no-cache"}
+        return FileResponse(WEB / name, headers=headers)
+
+    return page
 
 
 async def web_config(request: Request) -> Response:
@@ -76,14 +82,18 @@ class _PageFiles(_Files):
 
 
 def _vendor(package: str) -> BaseRoute:
-    return Mount(f"/web/vendor/{package}", _Files(directory=_VENDOR / package / "dist", check_dir=False))
+    return Mount(f"/web/vendor/{package.rpartition('/')[2]}", _Files(directory=_VENDOR / package / "dist", check_dir=False))
 
 
 routes: list[BaseRoute] = [
-    Route("/trip/{trip_id}", trip_page),
+    Route("/trip/{trip_id}", _page("trip.html")),
+    Route("/fleet/{fleet_id}", _page("fleet.html")),
     Route("/web-config.json", web_config),
     _vendor("leaflet"),
     _vendor("protomaps-leaflet"),
+    _vendor("@geoman-io/leaflet-geoman-free"),
+    _vendor("uplot"),
     Mount("/web/data", _Files(directory=WEB / "data", check_dir=False)),
+    Mount("/web/fleet", _PageFiles(directory=WEB / "fleet", check_dir=False)),
     Mount("/web", _PageFiles(directory=WEB, check_dir=False)),
 ]

@@ -1,13 +1,14 @@
 """`/v1/vehicles`."""
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tracking.api.http import Label, Name, name_in_path, not_found, read, require, resource, respond, service_of
 from tracking.auth import Principal, Role, may_manage_fleet
 from tracking.errors import ErrorCode, Refusal
-from tracking.model import Vehicle
+from tracking.model import Position, Vehicle, VehicleStatus
 from tracking.store import fleets, trips, vehicles
 from tracking.store.pool import Connection
 
@@ -17,6 +18,45 @@ class VehicleBody(msgspec.Struct):
     name: Label = ""
     kind: Label = ""
     plate: Label = ""
+
+
+class PositionNow(msgspec.Struct, omit_defaults=True):
+    """Where a vehicle is, as its fleet's dispatchers see it."""
+
+    latitude: float
+    longitude: float
+    fix_time: int
+    server_time: int
+    speed: float | None = None
+    bearing: float | None = None
+    accuracy: float | None = None
+    battery: float | None = None
+
+    @classmethod
+    def of(cls, position: Position) -> "PositionNow":
+        return cls(
+            position.latitude,
+            position.longitude,
+            position.fix_time,
+            position.server_time,
+            position.speed,
+            position.bearing,
+            position.accuracy,
+            position.battery,
+        )
+
+
+class VehicleNow(msgspec.Struct):
+    """A vehicle, and what the hub knows of it now."""
+
+    vehicle_id: str
+    fleet_id: str
+    name: str
+    kind: str
+    plate: str
+    status: VehicleStatus
+    trip_id: str | UnsetType = UNSET
+    position: PositionNow | UnsetType = UNSET
 
 
 async def put(request: Request) -> Response:
@@ -44,7 +84,16 @@ async def get(request: Request) -> Response:
     principal = await require(request, Role.SERVICE, Role.DISPATCHER)
     async with service_of(request).database.connection() as connection:
         stored = await vehicles.get(connection, name_in_path(request, "vehicle_id"))
-    return respond(_managed(principal, stored).vehicle)
+    vehicle = _managed(principal, stored).vehicle
+    live = service_of(request).hub.fleets.vehicles.get(vehicle.vehicle_id)
+    if live is None:
+        return respond(vehicle)
+    view = VehicleNow(**msgspec.structs.asdict(vehicle), status=live.status)
+    if live.trip is not None:
+        view.trip_id = live.trip.trip_id
+    if live.position is not None:
+        view.position = PositionNow.of(live.position)
+    return respond(view)
 
 
 async def delete(request: Request) -> Response:

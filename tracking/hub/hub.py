@@ -1,9 +1,10 @@
-"""The hub: the feeds of the trips being watched, the drivers connected, and all open connections by token."""
+"""The hub: the feeds of the trips being watched, the fleets, the drivers connected, and all open connections by token."""
 
 from typing import Protocol
 
 from tracking.errors import CloseCode
 from tracking.hub.feed import TripFeed
+from tracking.hub.fleets import Fleets
 from tracking.metrics import DRIVERS, FEEDS
 from tracking.model import Clock, Position, Trip
 from tracking.protocol import Tick, frame
@@ -50,16 +51,19 @@ class Hub:
         self._interval_trip = interval_trip
         self._interval_idle = interval_idle
         self.feeds: dict[str, TripFeed] = {}
+        self.fleets = Fleets()
         self.drivers: dict[str, DriverLink] = {}
         self._links: dict[str, set[Link]] = {}
 
     def publish(self, position: Position) -> None:
-        """Shows a position to whoever watches its trip. One that does not move the marker is not shown."""
-        if not position.live or position.trip_id is None:
+        """Shows a position to whoever watches its trip or its fleet. One that does not move the marker is not shown."""
+        if not position.live:
             return
-        feed = self.feeds.get(position.trip_id)
-        if feed is not None and feed.showing:
-            feed.publish_position(position)
+        if position.trip_id is not None:
+            feed = self.feeds.get(position.trip_id)
+            if feed is not None and feed.showing:
+                feed.publish_position(position)
+        self.fleets.publish(position)
 
     def feed(self, trip: Trip) -> TripFeed:
         """The trip's feed, begun now where there is none."""
@@ -134,6 +138,7 @@ class Hub:
             if feed.unwatched_since is not None and now - feed.unwatched_since >= self._linger_ms:
                 del self.feeds[feed.trip.trip_id]
         FEEDS.set(len(self.feeds))
+        self.fleets.heartbeat(now)
 
     def _ask_interval(self, feed: TripFeed) -> None:
         # Who waits for the vehicle's next trip has no say in how often it reports on this one.

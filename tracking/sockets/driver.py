@@ -77,6 +77,10 @@ class DriverConnection(Connection):
             raise not_yours()
         self.source = source
         hub = self.service.hub
+        if source.vehicle.vehicle_id not in hub.fleets.vehicles:
+            # It came to be without us, or the fleets are not read yet.
+            hub.fleets.know(source.vehicle)
+            hub.fleets.set_trip(source.vehicle.vehicle_id, source.trip)
         if not hub.claim(source.vehicle.vehicle_id, self):
             raise SocketClosed(CloseCode.REPLACED)
         self._interval = hub.interval_for(source.trip)

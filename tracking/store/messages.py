@@ -1,4 +1,4 @@
-"""Messages between the driver and the passenger of a trip."""
+"""Messages within a trip."""
 
 from typing import NamedTuple
 
@@ -34,11 +34,11 @@ async def insert(
 
 
 async def unread_by_driver(connection: Connection, vehicle: int) -> list[Message]:
-    """What passengers of the vehicle's open trips wrote and its driver has not read, oldest first."""
+    """What passengers and dispatchers wrote to the vehicle's open trips and its driver has not read, oldest first."""
     rows = await connection.fetch(
         """
         SELECT m.message, t.trip_id, m.sender, m.text, m.server_time FROM messages m JOIN trips t USING (trip)
-        WHERE t.vehicle = $1 AND t.status NOT IN ('complete', 'canceled') AND m.sender = 'passenger' AND m.read_at IS NULL
+        WHERE t.vehicle = $1 AND t.status NOT IN ('complete', 'canceled') AND m.sender <> 'driver' AND m.read_at IS NULL
         ORDER BY m.message
         """,
         vehicle,

@@ -176,6 +176,37 @@ async def newest(connection: Connection, vehicle: int) -> Latest | None:
     return Latest(latitude, longitude, row["fix_time"], row["speed"])
 
 
+async def latest_of_all(connection: Connection, since: int) -> AsyncIterator[Position]:
+    """Each vehicle's latest position, of those heard of since that instant. Needs an open transaction."""
+    query = """
+        SELECT l.vehicle, v.vehicle_id, l.trip, t.trip_id, l.fix_time, l.server_time, l.accuracy, l.speed, l.bearing, l.battery,
+            l.point
+        FROM latest_positions l JOIN vehicles v USING (vehicle) LEFT JOIN trips t ON t.trip = l.trip
+        WHERE l.server_time >= $1::timestamptz
+    """
+    async for row in connection.cursor(query, since, prefetch=_TRACK_CHUNK):
+        longitude, latitude = unpack_point(row["point"])
+        yield Position(
+            vehicle=row["vehicle"],
+            vehicle_id=row["vehicle_id"],
+            session=0,
+            seq=0,
+            fix_time=row["fix_time"],
+            server_time=row["server_time"],
+            latitude=latitude,
+            longitude=longitude,
+            accuracy=row["accuracy"],
+            altitude=None,
+            speed=row["speed"],
+            bearing=row["bearing"],
+            battery=row["battery"],
+            trip=row["trip"],
+            trip_id=row["trip_id"],
+            suspect=(),
+            live=True,
+        )
+
+
 def track_of_vehicle(connection: Connection, vehicle: int, from_: int, to: int, *, suspect: bool) -> AsyncIterator[TrackRow]:
     """Positions of a vehicle in [from_, to), by fix time. Needs an open transaction: rows come through a cursor."""
     return _track(

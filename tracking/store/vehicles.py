@@ -1,5 +1,6 @@
 """Vehicles, and the numbers that the wide tables know them by."""
 
+from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 from tracking.model import Vehicle
@@ -56,6 +57,12 @@ async def lock(connection: Connection, vehicle_id: str) -> Stored | None:
     """The same, its row locked until the transaction ends."""
     row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM vehicles WHERE vehicle_id = $1 FOR UPDATE", vehicle_id)
     return _stored(row) if row else None
+
+
+async def all_of_them(connection: Connection) -> AsyncIterator[Vehicle]:
+    """Needs an open transaction: they come through a cursor."""
+    async for row in connection.cursor(f"SELECT {_COLUMNS} FROM vehicles", prefetch=5_000):
+        yield _stored(row).vehicle
 
 
 async def delete(connection: Connection, number: int) -> None:

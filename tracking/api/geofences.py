@@ -1,0 +1,103 @@
+"""`/v1/fleets/{fleet_id}/geofences`: a fleet's areas, as GeoJSON Features."""
+
+import math
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tracking.api.fleets import fleet_of
+from tracking.api.http import name_in_path, not_found, read, resource, respond, service_of
+from tracking.errors import ErrorCode, Refusal
+from tracking.geojson import checked_geometry
+from tracking.model import Geofence
+from tracking.protocol import GeofenceView
+from tracking.store import fleets, geofences
+
+MAX_FEATURE = 4 * 1024 * 1024
+"""Bytes of a Feature: past what `geojson.MAX_VERTICES` take, so that too many are told of as such."""
+MAX_PROPERTIES = 4 * 1024
+"""Bytes of its properties."""
+MAX_GEOFENCES = 10_000
+
+
+class FeatureBody(msgspec.Struct):
+    type: str
+    geometry: Any = None
+    properties: dict[str, Any] | None = None
+    id: str | int | float | UnsetType = UNSET
+
+
+async def put(request: Request) -> Response:
+    fleet = await fleet_of(request)
+    geofence_id = name_in_path(request, "geofence_id")
+    body = await read(request, FeatureBody, most=MAX_FEATURE)
+    if body.type != "Feature":
+        raise Refusal(ErrorCode.BAD_TYPE, f"`type` must be Feature; got {body.type!r:.60}", field="type")
+    if body.id is not UNSET and body.id != geofence_id:
+        raise Refusal(ErrorCode.BAD_FIELD, f"`id` is {body.id!r:.80}, the path says {geofence_id}: leave it out", field="id")
+    geofence = Geofence(fleet.fleet_id, geofence_id, checked_geometry(body.geometry), _checked(body.properties or {}))
+    service = service_of(request)
+    async with service.database.transaction() as connection:
+        if await fleets.get(connection, fleet.fleet_id) is None:
+            raise not_found()
+        created = await geofences.put(connection, geofence)
+    service.watch.geofence_changed(geofence)
+    return respond(GeofenceView.of(geofence), 201 if created else 200)
+
+
+async def get(request: Request) -> Response:
+    fleet = await fleet_of(request)
+    async with service_of(request).database.connection() as connection:
+        geofence = await geofences.get(connection, fleet.fleet_id, name_in_path(request, "geofence_id"))
+    if geofence is None:
+        raise not_found()
+    return respond(GeofenceView.of(geofence))
+
+
+async def delete(request: Request) -> Response:
+    fleet = await fleet_of(request)
+    geofence_id = name_in_path(request, "geofence_id")
+    service = service_of(request)
+    async with service.database.transaction() as connection:
+        found = await geofences.delete(connection, fleet.fleet_id, geofence_id)
+    if not found:
+        raise not_found()
+    service.watch.geofence_gone(fleet.fleet_id, geofence_id)
+    return Response(status_code=204)
+
+
+async def list_all(request: Request) -> Response:
+    fleet = await fleet_of(request)
+    async with service_of(request).database.connection() as connection:
+        found = await geofences.of_fleet(connection, fleet.fleet_id)
+    return respond({"type": "FeatureCollection", "features": [GeofenceView.of(geofence) for geofence in found]})
+
+
+def _checked(properties: dict[str, Any]) -> dict[str, Any]:
+    size = len(msgspec.json.encode(properties))
+    if size > MAX_PROPERTIES:
+        raise Refusal(ErrorCode.BAD_FIELD, f"`properties` take {size} bytes, at most {MAX_PROPERTIES} fit", field="properties")
+    if b"\\u0000" in msgspec.json.encode(properties):
+        raise Refusal(ErrorCode.BAD_FIELD, "`properties` hold a NUL character; leave it out", field="properties")
+    name = properties.get("name")
+    if name is not None and not (isinstance(name, str) and len(name) <= 200):
+        raise Refusal(ErrorCode.BAD_FIELD, "`name` must be a text of at most 200 characters", field="name")
+    known = dict(properties)
+    for field, unit in (("speed_limit", "m/s"), ("dwell_after", "seconds")):
+        value = known.get(field)
+        if value is None:
+            known.pop(field, None)
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            raise Refusal(ErrorCode.BAD_TYPE, f"`{field}` must be a number of {unit}; got {value!r:.60}", field=field)
+        elif not (math.isfinite(value) and 0 < value <= 1e7):
+            raise Refusal(ErrorCode.OUT_OF_RANGE, f"`{field}` must be more than 0 {unit}; got {value:g}", field=field)
+    return known
+
+
+routes = [
+    resource("/fleets/{fleet_id}/geofences", GET=list_all),
+    resource("/fleets/{fleet_id}/geofences/{geofence_id}", PUT=put, GET=get, DELETE=delete),
+]

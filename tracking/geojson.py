@@ -1,0 +1,90 @@
+"""GeoJSON polygons (RFC 7946): in from outside, with errors that teach, and to shapely's shapes. No I/O."""
+
+from typing import Any
+
+import shapely
+from shapely.geometry import MultiPolygon, Polygon
+from shapely.geometry.base import BaseGeometry
+
+from tracking.errors import ErrorCode, Refusal
+from tracking.geo import PlaceAt
+
+MAX_VERTICES = 20_000
+
+
+def shape_of(geometry: dict[str, Any]) -> BaseGeometry:
+    """A GeoJSON Polygon or MultiPolygon as shapely's; see `checked_geometry` for one that comes from outside."""
+    polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+    shapes = [Polygon(rings[0], rings[1:]) for rings in polygons]
+    return shapes[0] if geometry["type"] == "Polygon" else MultiPolygon(shapes)
+
+
+def checked_geometry(geometry: object) -> dict[str, Any]:
+    """A GeoJSON Polygon or MultiPolygon from outside, its rings turned as RFC 7946 3.1.6 wants them: outer ones
+    counterclockwise.
+
+    Raises `Refusal`, which says what is wrong with it, where, and what to do.
+    """
+    if not isinstance(geometry, dict) or geometry.get("type") not in ("Polygon", "MultiPolygon"):
+        kind = geometry.get("type") if isinstance(geometry, dict) else geometry
+        raise _refusal(f"must be a GeoJSON Polygon or MultiPolygon; got {kind!r:.60}", ErrorCode.BAD_TYPE)
+    coordinates = geometry.get("coordinates")
+    polygons = [coordinates] if geometry["type"] == "Polygon" else coordinates
+    if not isinstance(polygons, list) or not polygons:
+        raise _refusal("has no coordinates: draw at least one ring of four positions")
+    total = 0
+    shapes = []
+    for polygon in polygons:
+        if not isinstance(polygon, list) or not polygon:
+            raise _refusal("has an empty polygon: give it a ring of at least four positions")
+        rings = [_ring(ring) for ring in polygon]
+        total += sum(map(len, rings))
+        if total > MAX_VERTICES:
+            raise _refusal(f"has more than {MAX_VERTICES} vertices: simplify it, a metre is finer than any receiver")
+        shapes.append(Polygon(rings[0], rings[1:]))
+    shape = shapes[0] if geometry["type"] == "Polygon" else MultiPolygon(shapes)
+    if not shape.is_valid:
+        raise _refusal(f"is not a valid polygon: {shapely.is_valid_reason(shape)}; its lines may not cross or overlap")
+    if shape.area == 0:
+        raise _refusal("encloses nothing: its positions lie on one line")
+    west, _, east, _ = shape.bounds
+    if geometry["type"] == "Polygon" and east - west > 180:
+        raise _refusal(
+            "is wider than 180 degrees: one that goes across the date line is cut there, into a MultiPolygon (RFC 7946, 3.1.9)"
+        )
+    turned = shapely.orient_polygons(shape)
+    return {"type": geometry["type"], "coordinates": _coordinates(turned)}
+
+
+def _ring(ring: object) -> list[PlaceAt]:
+    if not isinstance(ring, list) or len(ring) < 4:
+        raise _refusal("has a ring of fewer than four positions: the first is repeated as the last")
+    places: list[PlaceAt] = []
+    for position in ring:
+        if (
+            not isinstance(position, list)
+            or len(position) < 2
+            or any(isinstance(number, bool) or not isinstance(number, int | float) for number in position[:2])
+        ):
+            raise _refusal(f"has the position {position!r:.60}: expected [longitude, latitude]", ErrorCode.BAD_TYPE)
+        longitude, latitude = position[:2]
+        if not (-180 <= longitude <= 180 and -90 <= latitude <= 90):
+            raise _refusal(
+                f"has the position [{longitude:g}, {latitude:g}]: expected [longitude, latitude] in degrees",
+                ErrorCode.OUT_OF_RANGE,
+            )
+        places.append((float(longitude), float(latitude)))
+    if places[0] != places[-1]:
+        raise _refusal("has a ring that is not closed: repeat its first position as the last")
+    return places
+
+
+def _coordinates(shape: BaseGeometry) -> list[Any]:
+    if isinstance(shape, MultiPolygon):
+        return [_coordinates(part) for part in shape.geoms]
+    assert isinstance(shape, Polygon)
+    return [[list(place) for place in ring.coords] for ring in (shape.exterior, *shape.interiors)]
+
+
+def _refusal(detail: str, code: ErrorCode = ErrorCode.BAD_FIELD) -> Refusal:
+    return Refusal(code, f"`geometry` {detail}", field="geometry")

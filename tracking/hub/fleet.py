@@ -1,0 +1,450 @@
+"""One fleet, live: its vehicles in grid cells, the viewports that look at them, and a tick that tells each what changed.
+
+A position costs a look at its vehicle's cell, and nothing more where no screen shows that cell. At a tick every cell that
+changed is encoded once, and a viewport gets what it touches joined into one message, by one write.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from msgspec import UNSET
+
+from tracking.hub.alerts import Watched
+from tracking.hub.grid import ZOOM, Area, Cell, area_of, cell_name, column_of, row_of
+from tracking.hub.outbox import Outbox
+from tracking.metrics import FLEET_DELIVERIES, SKIPPED
+from tracking.model import Fleet, Position, Trip, Vehicle, VehicleStatus
+from tracking.protocol import (
+    MAX_FRAME_BYTES,
+    Clusters,
+    FleetRow,
+    FleetSnapshot,
+    VehicleDescription,
+    VehicleState,
+    encode,
+    frame,
+    framed,
+)
+
+MOST_SINGLE = 2_000
+"""Vehicles that a viewport may hold before it gets clusters in their place."""
+MOST_NAMED_CELLS = 1_024
+"""New cells that a snapshot names whether or not something is in them; beyond that it names those that hold vehicles."""
+MOST_CLUSTERS = 400
+"""Clusters in one viewport, about."""
+CLUSTER_STEPS = 1
+"""Zoom levels by which a cluster's tile is smaller than a tile of the screen's zoom: half of 256 pixels."""
+_ROOM = MAX_FRAME_BYTES - 1024
+_ROWS_ENCODED = 400
+"""Vehicles in one piece of a message, so that pieces can be packed into frames."""
+_STATES_ENCODED = 100
+
+
+class LiveVehicle:
+    """A vehicle as its fleet knows it. `cell` is None while it is not on the map: no position, or silent for too long."""
+
+    __slots__ = ("cell", "feed", "lost", "position", "standing", "status", "trip", "vehicle", "watched")
+
+    def __init__(self, vehicle: Vehicle, feed: "FleetFeed") -> None:
+        self.vehicle = vehicle
+        self.feed = feed
+        self.trip: Trip | None = None
+        """the trip its driver is to see: the one under way, or the next"""
+        self.position: Position | None = None
+        self.cell: FleetCell | None = None
+        self.lost = False
+        self.standing = False
+        self.status = self.judge_status()
+        self.watched = Watched()
+
+    def judge_status(self) -> VehicleStatus:
+        if self.lost:
+            return VehicleStatus.LOST
+        if self.trip is None:
+            return VehicleStatus.AVAILABLE
+        return VehicleStatus.STOPPED if self.standing and self.trip.status.under_way else VehicleStatus.ON_TRIP
+
+    def row(self) -> FleetRow:
+        position = self.position
+        assert position is not None
+        return (
+            self.vehicle.vehicle_id,
+            position.latitude,
+            position.longitude,
+            position.bearing,
+            position.speed,
+            position.fix_time,
+        )
+
+    def state(self) -> VehicleState:
+        position, vehicle = self.position, self.vehicle
+        assert position is not None
+        return VehicleState(
+            vehicle.vehicle_id,
+            vehicle.name,
+            vehicle.kind,
+            vehicle.plate,
+            position.latitude,
+            position.longitude,
+            position.fix_time,
+            self.status,
+            UNSET if self.trip is None else self.trip.trip_id,
+            UNSET if position.bearing is None else position.bearing,
+            UNSET if position.speed is None else position.speed,
+            UNSET if position.accuracy is None else position.accuracy,
+            UNSET if position.battery is None else position.battery,
+        )
+
+    def description(self) -> VehicleDescription:
+        vehicle = self.vehicle
+        return VehicleDescription(
+            vehicle.vehicle_id,
+            vehicle.name,
+            vehicle.kind,
+            vehicle.plate,
+            self.status,
+            UNSET if self.trip is None else self.trip.trip_id,
+        )
+
+
+class Viewport:
+    """One screen. While its reader is slow it notes which vehicles changed, and gets the newest of each when there is room."""
+
+    __slots__ = (
+        "area",
+        "cells",
+        "clustered",
+        "clusters",
+        "descriptions",
+        "left",
+        "missed",
+        "missed_descriptions",
+        "outbox",
+        "rows",
+        "wanted",
+        "zoom",
+    )
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.outbox = outbox
+        self.area: Area | None = None
+        self.zoom = 0.0
+        self.wanted: tuple[tuple[float, float, float, float], float] | None = None
+        """Bounds and zoom that are still to be shown."""
+        self.cells: set[FleetCell] = set()
+        self.clustered = False
+        self.clusters = b""
+        """as they were sent last"""
+        self.rows: list[bytes] = []
+        self.descriptions: list[bytes] = []
+        self.left: list[str] = []
+        self.missed: set[LiveVehicle] = set()
+        self.missed_descriptions: set[LiveVehicle] = set()
+
+    @property
+    def holds_back(self) -> bool:
+        return bool(self.missed or self.missed_descriptions or self.left)
+
+
+FleetCell: TypeAlias = Cell[LiveVehicle, Viewport]
+
+
+class FleetFeed:
+    """The live state of one fleet. All of it is synchronous, so that a snapshot and what follows can't miss each other."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.vehicles: set[LiveVehicle] = set()
+        self.outboxes: set[Outbox] = set()
+        """of the dispatchers, with a viewport or without"""
+        self._cells: dict[tuple[int, int], FleetCell] = {}
+        self._dirty: set[FleetCell] = set()
+        self._viewports: set[Viewport] = set()
+        self._waiting: set[Viewport] = set()
+        """viewports with something to be told that no cell's change brings"""
+        self._looked: set[Viewport] = set()
+        """viewports that were shown another part of the map since the last tick"""
+        self._sums: dict[FleetCell, tuple[float, float, int]] = {}
+        """For clusters: the sums of latitudes and longitudes in a cell, and how many vehicles; anew every second."""
+
+    # --- vehicles -----------------------------------------------------------------------------------------------------
+
+    def moved(self, vehicle: LiveVehicle, position: Position) -> None:
+        """A position that moves the vehicle's marker."""
+        vehicle.position = position
+        cell = vehicle.cell
+        latitude, longitude = position.latitude, position.longitude
+        if cell is None or not (cell.south <= latitude < cell.north and cell.west <= longitude < cell.east):
+            self._change_cell(vehicle, latitude, longitude)
+        elif cell.viewers:
+            cell.moved.add(vehicle)
+            self._dirty.add(cell)
+
+    def _change_cell(self, vehicle: LiveVehicle, latitude: float, longitude: float) -> None:
+        key = column_of(longitude), row_of(latitude)
+        new = self._cells.get(key)
+        if new is None:
+            new = self._cells[key] = Cell(*key)
+            new.viewers = {v for v in self._viewports if not v.clustered and v.area is not None and v.area.touches(*key)}
+            for viewport in new.viewers:
+                viewport.cells.add(new)
+        old = vehicle.cell
+        if old is not new:
+            self._take_out(vehicle)
+            if old is not None and old.viewers:
+                old.gone.add(vehicle)
+                self._dirty.add(old)
+            new.vehicles.add(vehicle)
+            vehicle.cell = new
+            if new.viewers:
+                new.described.add(vehicle)
+        if new.viewers:
+            new.gone.discard(vehicle)
+            new.moved.add(vehicle)
+            self._dirty.add(new)
+
+    def _take_out(self, vehicle: LiveVehicle) -> None:
+        cell, vehicle.cell = vehicle.cell, None
+        if cell is None:
+            return
+        for vehicles in (cell.vehicles, cell.moved, cell.described):
+            vehicles.discard(vehicle)
+        if not cell.vehicles and not cell.viewers:
+            del self._cells[cell.column, cell.row]
+
+    def restate(self, vehicle: LiveVehicle) -> None:
+        """Its trip, its name or what it is doing is another now."""
+        vehicle.status = vehicle.judge_status()
+        cell = vehicle.cell
+        if cell is not None and cell.viewers:
+            cell.described.add(vehicle)
+            self._dirty.add(cell)
+
+    def leave(self, vehicle: LiveVehicle) -> None:
+        """It is no longer on the map."""
+        cell = vehicle.cell
+        if cell is None:
+            return
+        self._take_out(vehicle)
+        for viewport in cell.viewers:
+            viewport.left.append(vehicle.vehicle.vehicle_id)
+            viewport.missed.discard(vehicle)
+            viewport.missed_descriptions.discard(vehicle)
+            self._waiting.add(viewport)
+
+    # --- dispatchers --------------------------------------------------------------------------------------------------
+
+    def broadcast(self, data: bytes) -> None:
+        """A ready frame to every dispatcher, never dropped."""
+        for outbox in self.outboxes:
+            outbox.push(data)
+
+    def look(self, viewport: Viewport, bounds: tuple[float, float, float, float], zoom: float) -> None:
+        """The screen shows another part of the map, and is sent what is new to it.
+
+        Of a screen that moves many times within a tick, or faster than its reader reads, the first and the newest count.
+        """
+        self._viewports.add(viewport)
+        if viewport in self._looked or viewport.outbox.blocked or viewport.holds_back:
+            viewport.wanted = bounds, zoom
+            self._waiting.add(viewport)
+            return
+        self._looked.add(viewport)
+        viewport.wanted = None
+        before, viewport.area, viewport.zoom = viewport.area, area_of(*bounds), zoom
+        if self._is_too_full(viewport.area):
+            self._show_clusters(viewport)
+        else:
+            self._show_vehicles(viewport, None if viewport.clustered else before)
+
+    def forget(self, viewport: Viewport) -> None:
+        self._viewports.discard(viewport)
+        self._waiting.discard(viewport)
+        self._unregister(viewport, set(viewport.cells))
+
+    def _unregister(self, viewport: Viewport, cells: set[FleetCell]) -> None:
+        viewport.cells -= cells
+        for cell in cells:
+            cell.viewers.discard(viewport)
+            if not cell.viewers:
+                for vehicles in (cell.moved, cell.gone, cell.described):
+                    vehicles.clear()
+                self._dirty.discard(cell)
+                if not cell.vehicles:
+                    del self._cells[cell.column, cell.row]
+
+    def _occupied(self, area: Area) -> Iterable[FleetCell]:
+        if area.size <= len(self._cells):
+            return [cell for key in area.places() if (cell := self._cells.get(key)) is not None]
+        return [cell for key, cell in self._cells.items() if area.touches(*key)]
+
+    def _show_vehicles(self, viewport: Viewport, before: Area | None) -> None:
+        area = viewport.area
+        assert area is not None
+        viewport.clustered = False
+        cells = set(self._occupied(area))
+        self._unregister(viewport, viewport.cells - cells)
+        fresh = cells - viewport.cells
+        viewport.cells |= fresh
+        for cell in fresh:
+            cell.viewers.add(viewport)
+        names: list[str]
+        if area.size <= MOST_NAMED_CELLS:
+            # Named although they are empty: a client may hold vehicles of them from an earlier look.
+            names = [cell_name(*key) for key in area.places() if before is None or not before.touches(*key)]
+        else:
+            names = [cell.name for cell in fresh if cell.vehicles]
+        vehicles = [vehicle for cell in fresh for vehicle in cell.vehicles]
+        for at in range(0, max(1, len(vehicles)), _STATES_ENCODED):
+            if at and viewport.outbox.blocked:
+                # The rest in its time, as it will be then.
+                viewport.missed.update(vehicles[at:])
+                viewport.missed_descriptions.update(vehicles[at:])
+                self._waiting.add(viewport)
+                break
+            states = [vehicle.state() for vehicle in vehicles[at : at + _STATES_ENCODED]]
+            viewport.outbox.push(frame(FleetSnapshot(() if at else names, states)))
+
+    # --- clusters -----------------------------------------------------------------------------------------------------
+
+    def _is_too_full(self, area: Area) -> bool:
+        if len(self.vehicles) <= MOST_SINGLE:
+            return False
+        cells = self._occupied(area)
+        if sum(len(cell.vehicles) for cell in cells) <= MOST_SINGLE:
+            return False
+        # The cells at the edge reach beyond the screen: what counts is what the screen holds.
+        held = 0
+        for cell in cells:
+            held += sum(area.shows(v.position.latitude, v.position.longitude) for v in cell.vehicles if v.position)
+            if held > MOST_SINGLE:
+                return True
+        return False
+
+    def _show_clusters(self, viewport: Viewport) -> None:
+        self._unregister(viewport, set(viewport.cells))
+        assert viewport.area is not None
+        clusters = frame(Clusters(self._clusters(viewport.area, viewport.zoom)))
+        if viewport.clustered and clusters == viewport.clusters:
+            return
+        viewport.clustered = True
+        viewport.clusters = clusters
+        viewport.outbox.push(clusters)
+
+    def _clusters(self, area: Area, zoom: float) -> list[tuple[float, float, int]]:
+        """Vehicles counted by tiles of half the screen's, each shown at the middle of the vehicles in it.
+
+        No tile is smaller than a cell: more than `MOST_SINGLE` vehicles on a screen of one cell are one cluster.
+        """
+        level = min(ZOOM, int(zoom) + CLUSTER_STEPS)
+        while level > 0 and area.size / 4 ** (ZOOM - level) > MOST_CLUSTERS:
+            level -= 1
+        shift = ZOOM - level
+        tiles: dict[tuple[int, int], list[float]] = {}
+        for cell in self._occupied(area):
+            latitude, longitude, count = self._sum(cell)
+            if not count:
+                continue
+            tile = tiles.setdefault((cell.column >> shift, cell.row >> shift), [0.0, 0.0, 0])
+            tile[0] += latitude
+            tile[1] += longitude
+            tile[2] += count
+        return [(round(tile[0] / tile[2], 6), round(tile[1] / tile[2], 6), int(tile[2])) for tile in tiles.values()]
+
+    def _sum(self, cell: FleetCell) -> tuple[float, float, int]:
+        found = self._sums.get(cell)
+        if found is None:
+            places = [vehicle.position for vehicle in cell.vehicles if vehicle.position is not None]
+            found = sum(p.latitude for p in places), sum(p.longitude for p in places), len(places)
+            self._sums[cell] = found
+        return found
+
+    def recount(self) -> None:
+        """To be called every second: whether a viewport holds too many vehicles, or no longer; clusters as they are now."""
+        self._sums.clear()
+        for viewport in list(self._viewports):
+            if viewport.area is None or viewport.outbox.blocked:
+                continue
+            if self._is_too_full(viewport.area):
+                self._show_clusters(viewport)
+            elif viewport.clustered:
+                self._show_vehicles(viewport, None)
+
+    # --- the tick -----------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """To be called every 250 ms: tells each viewport what changed in the cells that it touches."""
+        touched, self._waiting = self._waiting, set()
+        self._looked.clear()
+        if self._dirty:
+            dirty, self._dirty = self._dirty, set()
+            for cell in dirty:
+                self._tell_viewers(cell, touched)
+        for viewport in touched:
+            self._flush(viewport)
+
+    def _tell_viewers(self, cell: FleetCell, touched: set[Viewport]) -> None:
+        rows = _pieces([vehicle.row() for vehicle in cell.moved], _ROWS_ENCODED) if cell.moved else ()
+        descriptions = _pieces([v.description() for v in cell.described], _STATES_ENCODED) if cell.described else ()
+        count = len(cell.moved)
+        for viewport in cell.viewers:
+            touched.add(viewport)
+            if viewport.outbox.blocked or viewport.missed:
+                SKIPPED.value += len(viewport.missed & cell.moved)
+                viewport.missed |= cell.moved
+                viewport.missed_descriptions |= cell.described
+            else:
+                viewport.rows += rows
+                viewport.descriptions += descriptions
+                FLEET_DELIVERIES.value += count
+        for vehicle in cell.gone:
+            row = encode(vehicle.row())
+            for viewport in cell.viewers:
+                # Whoever sees where it went is told from there.
+                if vehicle.cell is None or viewport not in vehicle.cell.viewers:
+                    if viewport.outbox.blocked or viewport.missed:
+                        viewport.missed.add(vehicle)
+                    else:
+                        viewport.rows.append(row)
+        cell.moved.clear()
+        cell.gone.clear()
+        cell.described.clear()
+
+    def _flush(self, viewport: Viewport) -> None:
+        if viewport.outbox.blocked:
+            self._waiting.add(viewport)
+            return
+        if viewport.missed or viewport.missed_descriptions:
+            viewport.rows += _pieces([v.row() for v in viewport.missed if v.position is not None], _ROWS_ENCODED)
+            viewport.descriptions += _pieces([v.description() for v in viewport.missed_descriptions], _STATES_ENCODED)
+            viewport.missed.clear()
+            viewport.missed_descriptions.clear()
+        if viewport.rows or viewport.descriptions or viewport.left:
+            viewport.outbox.push(b"".join(_updates(viewport.rows, viewport.descriptions, viewport.left)))
+            viewport.rows, viewport.descriptions, viewport.left = [], [], []
+        if viewport.wanted is not None:
+            self.look(viewport, *viewport.wanted)
+
+
+def _pieces(items: Sequence[object], most: int) -> list[bytes]:
+    """The items as JSON without the brackets around them, some at a time."""
+    return [encode(items[at : at + most])[1:-1] for at in range(0, len(items), most)] if items else []
+
+
+def _updates(rows: list[bytes], descriptions: list[bytes], left: list[str]) -> Iterable[bytes]:
+    """`fleet` messages as ready frames, none longer than a frame may be, put together from pieces that are JSON already."""
+    # Who left before the tick may be back with it; and nobody is shown before it has a name.
+    for at in range(0, len(left), _ROWS_ENCODED):
+        yield framed(b'{"type":"fleet","positions":[],"left":%b}' % encode(left[at : at + _ROWS_ENCODED]))
+    for piece in descriptions:
+        yield framed(b'{"type":"fleet","positions":[],"vehicles":[%b]}' % piece)
+    part: list[bytes] = []
+    size = 0
+    for piece in rows:
+        if part and size + len(piece) > _ROOM:
+            yield framed(b'{"type":"fleet","positions":[%b]}' % b",".join(part))
+            part, size = [], 0
+        part.append(piece)
+        size += len(piece) + 1
+    if part:
+        yield framed(b'{"type":"fleet","positions":[%b]}' % b",".join(part))

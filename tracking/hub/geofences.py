@@ -1,0 +1,166 @@
+"""Which geofences a vehicle enters and leaves with a move. Pure geometry: no I/O, no clock.
+
+A fence is crossed by the segment between two positions, not only by their ends. Places are only as good as the receiver's
+accuracy, so a move counts only where it is clear of the edge: by more than a *margin*, which is the accuracy, within limits.
+Cut at the fence's edge, a move is a row of stretches that lie inside and outside by turns; a stretch decides where the vehicle
+is
+
+- where it is longer than twice the margin, or
+- where it is the last one, and its end lies at least a margin from the edge.
+
+Every other stretch leaves the vehicle where it was, so that one which is parked on the line does not flap.
+"""
+
+from collections.abc import Iterable, Sequence
+from math import cos, hypot, radians
+from typing import Any, NamedTuple
+
+import numpy as np
+import shapely
+from shapely.geometry import LineString, Point
+
+from tracking.geo import METRES_PER_DEGREE, PlaceAt
+from tracking.geojson import shape_of
+from tracking.model import Geofence
+
+DEFAULT_MARGIN = 10.0
+"""Metres, where a position does not tell its accuracy."""
+LEAST_MARGIN, MOST_MARGIN = 1.0, 50.0
+
+
+class Move(NamedTuple):
+    """From one position to the next; without a start where the vehicle was not heard of before, or for too long."""
+
+    start: PlaceAt | None
+    end: PlaceAt
+    accuracy: float | None
+
+
+class Fence:
+    """One geofence, ready to be asked. Lengths are measured on a plane that is true to scale at the fence's middle latitude."""
+
+    def __init__(self, geofence: Geofence) -> None:
+        self.geofence = geofence
+        self.speed_limit: float | None = geofence.properties.get("speed_limit")
+        self.dwell_after: float | None = geofence.properties.get("dwell_after")
+        self.shape = shape_of(geofence.geometry)
+        self._narrow = cos(radians((self.shape.bounds[1] + self.shape.bounds[3]) / 2)) * METRES_PER_DEGREE
+        self._plane = shapely.transform(self.shape, lambda c: c * (self._narrow, METRES_PER_DEGREE))
+        self._edge = self._plane.boundary
+        for prepared in (self.shape, self._plane, self._edge):
+            shapely.prepare(prepared)
+        parts = sorted(shapely.get_parts(self._plane), key=lambda part: float(part.area))
+        inner = shapely.maximum_inscribed_circle(parts[-1], tolerance=float(parts[-1].area) ** 0.5 / 100)
+        # A fence that is narrower than the receiver is accurate could never be entered else.
+        self._most_margin = min(MOST_MARGIN, float(inner.length) / 2)
+
+    def margin(self, accuracy: float | None) -> float:
+        """Metres by which a place must be clear of the edge."""
+        wanted = accuracy if accuracy is not None and accuracy > 0 else DEFAULT_MARGIN
+        return max(min(wanted, self._most_margin), min(LEAST_MARGIN, self._most_margin))
+
+    def walk(self, move: Move, inside: bool) -> list[bool]:
+        """Where the vehicle is, again and again, in the order of its way: True for each time it enters, False for each exit."""
+        margin = self.margin(move.accuracy)
+        x, y = move.end[0] * self._narrow, move.end[1] * METRES_PER_DEGREE
+        is_clear = bool(shapely.distance(self._edge, shapely.points(x, y)) >= margin)
+        if move.start is None or self._length(move, x, y) <= 2 * margin:
+            # No stretch of it is long enough: its end alone counts.
+            ends_inside = bool(shapely.intersects_xy(self._plane, x, y))
+            return [ends_inside] if is_clear and ends_inside is not inside else []
+        stretches = self._stretches(move.start, x, y)
+        changes: list[bool] = []
+        for number, (length, is_inside) in enumerate(stretches):
+            if is_inside is inside:
+                continue
+            last = number == len(stretches) - 1
+            if length > 2 * margin or (last and is_clear):
+                inside = is_inside
+                changes.append(inside)
+        return changes
+
+    def _length(self, move: Move, x: float, y: float) -> float:
+        assert move.start is not None
+        return hypot(move.start[0] * self._narrow - x, move.start[1] * METRES_PER_DEGREE - y)
+
+    def _stretches(self, start: PlaceAt, x: float, y: float) -> list[tuple[float, bool]]:
+        """Length in metres, and whether it is inside, in the order of the way."""
+        line = LineString([(start[0] * self._narrow, start[1] * METRES_PER_DEGREE), (x, y)])
+        common = shapely.get_parts(shapely.intersection(line, self._plane))
+        spans = sorted(
+            sorted((float(line.project(Point(part.coords[0]))), float(line.project(Point(part.coords[-1])))))
+            for part in common
+            if part.geom_type == "LineString" and part.length > 0
+        )
+        stretches: list[tuple[float, bool]] = []
+        at = 0.0
+        for begin, end in spans:
+            if begin - at > _NOTHING:
+                stretches.append((begin - at, False))
+            if stretches and stretches[-1][1]:
+                stretches[-1] = (stretches[-1][0] + end - begin, True)
+            else:
+                stretches.append((end - begin, True))
+            at = end
+        if float(line.length) - at > _NOTHING or not stretches:
+            stretches.append((float(line.length) - at, False))
+        return stretches
+
+
+_NOTHING = 1e-6
+"""Metres: what the arithmetic leaves over."""
+
+
+class Fences:
+    """The geofences of one fleet, in a tree by their bounds."""
+
+    def __init__(self, geofences: Iterable[Geofence] = ()) -> None:
+        self.by_id = {geofence.geofence_id: Fence(geofence) for geofence in geofences}
+        self.build()
+
+    def build(self) -> None:
+        """Makes the tree of what was put and removed."""
+        self._list = list(self.by_id.values())
+        self._shapes = np.array([fence.shape for fence in self._list], dtype=object)
+        self._tree = shapely.STRtree(self._shapes)
+        self.limit_speed = any(fence.speed_limit is not None for fence in self._list)
+        """Whether one of them does."""
+
+    def put(self, geofence: Geofence, *, build: bool = True) -> None:
+        """Without `build` it is not found until that is called: for who puts many."""
+        self.by_id[geofence.geofence_id] = Fence(geofence)
+        if build:
+            self.build()
+
+    def remove(self, geofence_id: str) -> None:
+        self.by_id.pop(geofence_id, None)
+        self.build()
+
+    def touched(self, moves: Sequence[Move]) -> list[dict[str, bool]]:
+        """For each move the fences it touches, and whether it lies wholly within. All moves at once: this is the quick part."""
+        found: list[dict[str, bool]] = [{} for _ in moves]
+        if not self._list or not moves:
+            return found
+        ends = np.array([move.end for move in moves])
+        starts = np.array([move.end if move.start is None else move.start for move in moves])
+        ways: Any = shapely.linestrings(np.stack((starts, ends), axis=1))
+        still = (starts == ends).all(axis=1)
+        if still.any():
+            ways[still] = shapely.points(ends[still])
+        move_of, fence_of = self._tree.query(ways)
+        shapes, ways = self._shapes[fence_of], ways[move_of]
+        touch = shapely.intersects(shapes, ways)
+        within = shapely.contains_properly(shapes, ways)
+        for move, fence, wholly in zip(move_of[touch].tolist(), fence_of[touch].tolist(), within[touch].tolist(), strict=True):
+            found[move][self._list[fence].geofence.geofence_id] = wholly
+        return found
+
+
+def move_of(previous: PlaceAt | None, end: PlaceAt, accuracy: float | None) -> Move:
+    """A move that never goes the long way round: one across the date line begins there."""
+    if previous is not None and abs(previous[0] - end[0]) > 180.0:
+        edge = 180.0 if end[0] > 0 else -180.0
+        there, here = 180.0 - abs(previous[0]), 180.0 - abs(end[0])
+        share = there / (there + here) if there + here > 0 else 1.0
+        previous = edge, previous[1] + (end[1] - previous[1]) * share
+    return Move(previous, end, accuracy)

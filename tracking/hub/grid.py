@@ -1,0 +1,144 @@
+"""The grid that a fleet's vehicles lie in: web mercator tiles at one zoom, and what of them a viewport touches. No I/O.
+
+A cell knows its edges in degrees, so that for a vehicle that stays in its cell, as nearly all do from one fix to the next, four
+comparisons are enough.
+"""
+
+from collections.abc import Iterator
+from math import asinh, atan, degrees, floor, pi, radians, sinh, tan
+from typing import Generic, NamedTuple, TypeVar
+
+ZOOM = 14
+"""Of the cells: at most 2.4 km wide, 1.7 km in the middle of Europe. Smaller ones would be more to join for each screen, larger
+ones would bring a screen more than it shows."""
+SIDE = 1 << ZOOM
+MAX_LATITUDE = 85.0511287798066
+"""Where web mercator ends; what lies beyond is in the outermost row."""
+
+Vehicle = TypeVar("Vehicle")
+Viewer = TypeVar("Viewer")
+
+
+def column_of(longitude: float) -> int:
+    """The column of cells at a longitude, from 0 at -180 degrees."""
+    return min(SIDE - 1, max(0, floor((longitude + 180.0) / 360.0 * SIDE)))
+
+
+def row_of(latitude: float) -> int:
+    """The row of cells at a latitude, from 0 in the north."""
+    latitude = min(MAX_LATITUDE, max(-MAX_LATITUDE, latitude))
+    return min(SIDE - 1, max(0, floor((1.0 - asinh(tan(radians(latitude))) / pi) / 2.0 * SIDE)))
+
+
+def _west_edge(column: int) -> float:
+    return column / SIDE * 360.0 - 180.0
+
+
+def _north_edge(row: int) -> float:
+    return degrees(atan(sinh(pi * (1.0 - 2.0 * row / SIDE))))
+
+
+class Rectangle(NamedTuple):
+    """Cells from one column and row to another, all included."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def holds(self, column: int, row: int) -> bool:
+        return self.left <= column <= self.right and self.top <= row <= self.bottom
+
+    @property
+    def size(self) -> int:
+        return (self.right - self.left + 1) * (self.bottom - self.top + 1)
+
+
+class Area(NamedTuple):
+    """What a viewport shows: its bounds, longitudes in -180..180, and the cells that it touches, in two parts across the date
+    line."""
+
+    west: float
+    south: float
+    east: float
+    north: float
+    parts: tuple[Rectangle, ...]
+
+    def touches(self, column: int, row: int) -> bool:
+        return any(part.holds(column, row) for part in self.parts)
+
+    def shows(self, latitude: float, longitude: float) -> bool:
+        """Whether a place lies within the bounds themselves."""
+        if not self.south <= latitude <= self.north:
+            return False
+        if self.west <= self.east:
+            return self.west <= longitude <= self.east
+        return longitude >= self.west or longitude <= self.east
+
+    @property
+    def size(self) -> int:
+        """How many cells it touches, occupied or not."""
+        return sum(part.size for part in self.parts)
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Column and row of each of them."""
+        for part in self.parts:
+            for row in range(part.top, part.bottom + 1):
+                for column in range(part.left, part.right + 1):
+                    yield column, row
+
+
+def area_of(west: float, south: float, east: float, north: float) -> Area:
+    """The area of bounds in degrees; they go across the date line where west > east, or where one of them lies beyond it."""
+    if east - west >= 360.0:
+        west, east = -180.0, 180.0
+    else:
+        west, east = _wrapped(west), _wrapped(east)
+    top, bottom = row_of(north), row_of(south)
+    left, right = column_of(west), column_of(east)
+    if west <= east:
+        parts: tuple[Rectangle, ...] = (Rectangle(left, top, right, bottom),)
+    elif right >= left:  # all the way round, and ending in the cell where it began
+        parts = (Rectangle(0, top, SIDE - 1, bottom),)
+    else:
+        parts = (Rectangle(left, top, SIDE - 1, bottom), Rectangle(0, top, right, bottom))
+    return Area(west, south, east, north, parts)
+
+
+def _wrapped(longitude: float) -> float:
+    return longitude if -180.0 <= longitude <= 180.0 else (longitude + 180.0) % 360.0 - 180.0
+
+
+class Cell(Generic[Vehicle, Viewer]):
+    """One tile: the vehicles in it, who looks at it, and what changed since the last tick (noted only where someone looks)."""
+
+    __slots__ = ("column", "described", "east", "gone", "moved", "north", "row", "south", "vehicles", "viewers", "west")
+
+    def __init__(self, column: int, row: int) -> None:
+        self.column = column
+        self.row = row
+        # What lies beyond the map's edge is in the outermost cells.
+        self.west = _west_edge(column)
+        self.east = _west_edge(column + 1) if column < SIDE - 1 else 180.0000001
+        self.north = _north_edge(row) if row > 0 else 90.0000001
+        self.south = _north_edge(row + 1) if row < SIDE - 1 else -90.0
+        self.vehicles: set[Vehicle] = set()
+        self.viewers: set[Viewer] = set()
+        self.moved: set[Vehicle] = set()
+        """in it, and with a new position"""
+        self.gone: set[Vehicle] = set()
+        """left it with their newest position"""
+        self.described: set[Vehicle] = set()
+        """came into it, or are something else now"""
+
+    @property
+    def name(self) -> str:
+        """`z/x/y`"""
+        return cell_name(self.column, self.row)
+
+    def holds(self, latitude: float, longitude: float) -> bool:
+        return self.south <= latitude < self.north and self.west <= longitude < self.east
+
+
+def cell_name(column: int, row: int) -> str:
+    return f"{ZOOM}/{column}/{row}"

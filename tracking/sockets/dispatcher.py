@@ -1,0 +1,77 @@
+"""`/v1/fleets/{fleet_id}/live`: a fleet, live: what a dispatcher's screen shows of it, and all that happens in it."""
+
+import asyncio
+
+from starlette.websockets import WebSocket
+
+from tracking.auth import Principal, may_manage_fleet
+from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed
+from tracking.hub.fleet import FleetFeed, Viewport
+from tracking.metrics import DISPATCHERS
+from tracking.protocol import TextMessage, decode_dispatcher
+from tracking.service import Service
+from tracking.sockets.bucket import Bucket
+from tracking.sockets.connection import Connection, admit, not_yours
+
+FRAMES_PER_SECOND = 200.0
+FRAMES_AT_ONCE = 1_000
+"""A screen that is dragged sends its viewport many times a second; past this it is not a screen any more."""
+READ_SECONDS = 5.0
+"""How long a connection that comes right after the hub's start waits for the fleets to be read."""
+
+
+async def dispatcher_endpoint(websocket: WebSocket) -> None:
+    service: Service = websocket.app.state.service
+    principal = await admit(websocket, service)
+    if principal is not None:
+        await DispatcherConnection(websocket, service, principal, websocket.path_params["fleet_id"]).run()
+
+
+class DispatcherConnection(Connection):
+    """One dispatcher's screen."""
+
+    __slots__ = ("_bucket", "_feed", "_fleet_id", "_viewport")
+
+    def __init__(self, websocket: WebSocket, service: Service, principal: Principal, fleet_id: str) -> None:
+        super().__init__(websocket, service, principal)
+        self._fleet_id = fleet_id
+        self._feed: FleetFeed | None = None
+        self._viewport = Viewport(self.outbox)
+        self._bucket = Bucket(FRAMES_PER_SECOND, FRAMES_AT_ONCE, service.clock())
+
+    async def opened(self) -> None:
+        if not may_manage_fleet(self.principal, self._fleet_id):
+            raise not_yours()
+        try:
+            await asyncio.wait_for(self.service.watch.ready.wait(), READ_SECONDS)
+        except TimeoutError:
+            raise SocketClosed(CloseCode.OVERLOADED) from None
+        feed = self.service.hub.fleets.feeds.get(self._fleet_id)
+        if feed is None:
+            raise not_yours()
+        self._feed = feed
+        feed.outboxes.add(self.outbox)
+        DISPATCHERS.inc()
+
+    def left(self) -> None:
+        if self._feed is not None:
+            self._feed.outboxes.discard(self.outbox)
+            self._feed.forget(self._viewport)
+            DISPATCHERS.dec()
+
+    def received(self, data: bytes) -> None:
+        if not self._bucket.take(self.service.clock()):
+            raise SocketClosed(CloseCode.TOO_MANY_REQUESTS)
+        message = decode_dispatcher(data)
+        if isinstance(message, TextMessage):
+            self._post(message)
+        elif self._feed is not None:
+            self._feed.look(self._viewport, message.bounds, message.zoom)
+
+    def _post(self, message: TextMessage) -> None:
+        async def post() -> None:
+            if not isinstance(message.trip_id, str):
+                raise Refusal(ErrorCode.BAD_FIELD, "`trip_id` is missing: say which trip you write to", field="trip_id")
+            await self.service.messaging.from_dispatcher(self._fleet_id, message.trip_id, message.client_id, message.text)
+
+        self.ask(lambda: self.answer(message.client_id, post))

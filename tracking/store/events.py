@@ -1,0 +1,218 @@
+"""Events of vehicles, and the states that they are the edges of: stays in geofences, silences."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tracking.geo import pack_point, unpack_point
+from tracking.model import Event, EventKind
+from tracking.store.pool import Connection
+
+
+class StayRow(NamedTuple):
+    vehicle_id: str
+    fleet_id: str
+    geofence_id: str
+    since: int
+    dwelt: bool
+
+
+async def reserve(connection: Connection, count: int) -> list[int]:
+    """Event ids that nobody else gets, rising."""
+    rows = await connection.fetch(
+        "SELECT nextval(pg_get_serial_sequence('events', 'event')) AS event FROM generate_series(1, $1::int)", count
+    )
+    return [row["event"] for row in rows]
+
+
+async def insert(connection: Connection, fleet_ids: Sequence[str], events: Sequence[Event]) -> set[int]:
+    """Stores events, each with the id reserved for it, and what they change; the ids of those whose vehicle still exists.
+
+    Safe to repeat with the same events, where it is not known whether they were stored. Needs an open transaction.
+    """
+    rows = await connection.fetch(
+        """
+        INSERT INTO events AS stored
+            (event, fleet_id, vehicle, kind, geofence_id, trip_id, server_time, fix_time, point, speed, speed_limit)
+        SELECT new.event, new.fleet_id, vehicle, kind, geofence_id, trip_id, server_time, fix_time, point, speed, speed_limit
+        FROM unnest(
+            $1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[],
+            $9::geometry[], $10::float8[], $11::float8[]
+        ) AS new (
+            event, fleet_id, vehicle_id, kind, geofence_id, trip_id, server_time, fix_time, point, speed, speed_limit
+        )
+        -- Locked, so that a vehicle that is being removed takes them along, and none is left without it.
+        JOIN (SELECT vehicle, vehicle_id FROM vehicles WHERE vehicle_id = ANY($3::text[]) FOR KEY SHARE) AS known
+            USING (vehicle_id)
+        ON CONFLICT (event) DO UPDATE SET event = stored.event
+        RETURNING event
+        """,
+        [event.event_id for event in events],
+        list(fleet_ids),
+        [event.vehicle_id for event in events],
+        [event.kind.value for event in events],
+        [event.geofence_id for event in events],
+        [event.trip_id for event in events],
+        [event.server_time for event in events],
+        [event.fix_time for event in events],
+        [_point(event) for event in events],
+        [event.speed for event in events],
+        [event.limit for event in events],
+    )
+    await _change_states(connection, fleet_ids, events)
+    return {row["event"] for row in rows}
+
+
+async def _change_states(connection: Connection, fleet_ids: Sequence[str], events: Sequence[Event]) -> None:
+    """What stands after all of them: of the events of one vehicle and fence the last one counts."""
+    stays: dict[tuple[str, str, str], tuple[int, bool] | None] = {}
+    dwelt: set[tuple[str, str, str]] = set()
+    silences: dict[str, int | None] = {}
+    for fleet_id, event in zip(fleet_ids, events, strict=True):
+        key = event.vehicle_id, fleet_id, event.geofence_id or ""
+        match event.kind:
+            case EventKind.ENTER:
+                stays[key] = event.fix_time or event.server_time, False
+            case EventKind.DWELL:
+                entered = stays.get(key)
+                if entered is None:
+                    dwelt.add(key)
+                else:
+                    stays[key] = entered[0], True
+            case EventKind.EXIT:
+                stays[key] = None
+            case EventKind.SIGNAL_LOST:
+                silences[event.vehicle_id] = event.server_time
+            case EventKind.SIGNAL_BACK:
+                silences[event.vehicle_id] = None
+    begun = [(*key, *stay) for key, stay in stays.items() if stay is not None]
+    ended = [key for key, stay in stays.items() if stay is None]
+    keys = (
+        "unnest($1::text[], $2::text[], $3::text[]) AS k (vehicle_id, fleet_id, geofence_id) JOIN vehicles v USING (vehicle_id)"
+    )
+    if ended:
+        await connection.execute(
+            f"""
+            DELETE FROM geofence_stays s USING {keys}
+            WHERE s.vehicle = v.vehicle AND s.fleet_id = k.fleet_id AND s.geofence_id = k.geofence_id
+            """,
+            *map(list, zip(*ended, strict=True)),
+        )
+    if dwelt:
+        await connection.execute(
+            f"""
+            UPDATE geofence_stays s SET dwelt = true FROM {keys}
+            WHERE s.vehicle = v.vehicle AND s.fleet_id = k.fleet_id AND s.geofence_id = k.geofence_id
+            """,
+            *map(list, zip(*dwelt, strict=True)),
+        )
+    if begun:
+        # Of fences that are there still, and locked, so that one which is being removed takes the stay along.
+        await connection.execute(
+            """
+            INSERT INTO geofence_stays (vehicle, fleet_id, geofence_id, since, dwelt)
+            SELECT v.vehicle, k.fleet_id, k.geofence_id, k.since, k.dwelt
+            FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::boolean[])
+                AS k (vehicle_id, fleet_id, geofence_id, since, dwelt)
+            JOIN vehicles v USING (vehicle_id)
+            JOIN (
+                SELECT fleet_id, geofence_id FROM geofences WHERE geofence_id = ANY($3::text[]) FOR KEY SHARE
+            ) AS g ON g.fleet_id = k.fleet_id AND g.geofence_id = k.geofence_id
+            ON CONFLICT (vehicle, fleet_id, geofence_id) DO UPDATE SET since = EXCLUDED.since, dwelt = EXCLUDED.dwelt
+            """,
+            *map(list, zip(*begun, strict=True)),
+        )
+    lost = {vehicle_id: since for vehicle_id, since in silences.items() if since is not None}
+    if lost:
+        await connection.execute(
+            """
+            INSERT INTO silences (vehicle, since)
+            SELECT vehicle, since
+            FROM unnest($1::text[], $2::timestamptz[]) AS k (vehicle_id, since) JOIN vehicles USING (vehicle_id)
+            ON CONFLICT (vehicle) DO NOTHING
+            """,
+            list(lost),
+            list(lost.values()),
+        )
+    back = [vehicle_id for vehicle_id, since in silences.items() if since is None]
+    if back:
+        await connection.execute(
+            "DELETE FROM silences s USING vehicles v WHERE s.vehicle = v.vehicle AND v.vehicle_id = ANY($1::text[])", back
+        )
+
+
+def _point(event: Event) -> bytes | None:
+    if event.longitude is None or event.latitude is None:
+        return None
+    return pack_point(event.longitude, event.latitude)
+
+
+async def of_fleet(
+    connection: Connection,
+    fleet_id: str,
+    *,
+    since: int | None,
+    until: int | None,
+    after: int | None,
+    kind: EventKind | None,
+    vehicle_id: str | None,
+    geofence_id: str | None,
+    limit: int,
+) -> list[Event]:
+    """Oldest first: the first `limit` from `since` or `after` on, or the last `limit` where neither is given."""
+    newest = since is None and after is None
+    rows = await connection.fetch(
+        f"""
+        SELECT event, e.kind, v.vehicle_id, server_time, geofence_id, fix_time, point, trip_id, speed, speed_limit
+        FROM events e JOIN vehicles v USING (vehicle)
+        WHERE e.fleet_id = $1
+            AND ($2::timestamptz IS NULL OR server_time >= $2::timestamptz)
+            AND ($3::timestamptz IS NULL OR server_time < $3::timestamptz)
+            AND ($4::bigint IS NULL OR event > $4)
+            AND ($5::text IS NULL OR e.kind = $5)
+            AND ($6::text IS NULL OR v.vehicle_id = $6)
+            AND ($7::text IS NULL OR geofence_id = $7)
+        ORDER BY event {"DESC" if newest else ""} LIMIT $8
+        """,
+        fleet_id,
+        since,
+        until,
+        after,
+        kind.value if kind is not None else None,
+        vehicle_id,
+        geofence_id,
+        limit,
+    )
+    events = [_event(row) for row in rows]
+    return events[::-1] if newest else events
+
+
+def _event(row: Any) -> Event:
+    longitude, latitude = (None, None) if row["point"] is None else unpack_point(row["point"])
+    return Event(
+        row["event"],
+        EventKind(row["kind"]),
+        row["vehicle_id"],
+        row["server_time"],
+        row["geofence_id"],
+        row["fix_time"],
+        latitude,
+        longitude,
+        row["trip_id"],
+        row["speed"],
+        row["speed_limit"],
+    )
+
+
+async def stays(connection: Connection) -> list[StayRow]:
+    """Who is inside which fence, of those whose fleet has not changed since."""
+    rows = await connection.fetch(
+        "SELECT vehicle_id, fleet_id, geofence_id, since, dwelt FROM geofence_stays JOIN vehicles USING (vehicle, fleet_id)"
+    )
+    return [StayRow(*row) for row in rows]
+
+
+async def silent(connection: Connection) -> set[str]:
+    """The vehicles whose signal is lost."""
+    return {
+        row["vehicle_id"] for row in await connection.fetch("SELECT vehicle_id FROM silences JOIN vehicles USING (vehicle)")
+    }

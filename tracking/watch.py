@@ -1,0 +1,333 @@
+"""The watch over all fleets: looks at every move, and tells dispatchers of what happened once it is committed.
+
+    hub.publish -> moves -> look, five times a second: fences and alerts -> events -> COMMIT -> the fleet's dispatchers
+
+Looking waits for nothing, so that what a vehicle is doing shows on the map while the database is away; the events themselves
+wait until they are stored.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import asyncpg
+import msgspec
+import tenacity
+
+from tracking.errors import StoreUnavailable
+from tracking.hub.alerts import GAP_MS, Alert, Route, Stay, are_on_route
+from tracking.hub.fleet import FleetFeed, LiveVehicle
+from tracking.hub.fleets import Fleets
+from tracking.hub.geofences import Fences, Move, move_of
+from tracking.metrics import EVENT_FAILURES, EVENTS
+from tracking.model import Clock, Event, EventKind, Fleet, Geofence, Position
+from tracking.protocol import EventNews, GeofenceGone, GeofenceNews, GeofenceView, frame
+from tracking.store import events, fleets, geofences, positions, trips, vehicles
+from tracking.store.pool import Database
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.2
+SWEEP_MS = 1_000
+MAX_GROUP = 1_000
+"""Events in one transaction."""
+MAX_WAITING = 100_000
+"""Events that may wait for the database; past it the oldest are given up, and that is logged."""
+
+
+class _News(NamedTuple):
+    feed: FleetFeed
+    fleet_id: str
+    event: Event
+
+
+class Watch:
+    """`run` reads all fleets and then looks after them, until it is cancelled; `deliver` stores and tells what it saw.
+
+    `gone_after` (s) is how long a vehicle may be silent before it leaves its fleet's map.
+    """
+
+    def __init__(self, database: Database, fleets: Fleets, clock: Clock, *, gone_after: float) -> None:
+        self._database = database
+        self._fleets = fleets
+        self._clock = clock
+        self._gone_after_ms = int(gone_after * 1000)
+        self._fences: dict[str, Fences] = {}
+        self._waiting: list[_News] = []
+        self._arrived = asyncio.Event()
+        self._due: dict[int, list[LiveVehicle]] = {}
+        """Vehicles to look after, by the second in which they may have fallen silent."""
+        self._swept = 0
+        self.ready = asyncio.Event()
+        """All fleets, vehicles and fences are known."""
+
+    # --- what there is to watch ---------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        now = self._clock()
+        async with self._database.transaction() as connection:
+            for fleet in await fleets.all_of_them(connection):
+                self._fleets.feed(fleet)
+            for geofence in await geofences.all_of_them(connection):
+                self._fences_of(geofence.fleet_id).put(geofence, build=False)
+            async for vehicle in vehicles.all_of_them(connection):
+                self._fleets.know(vehicle)
+            async for trip in trips.current_of_all(connection):
+                if trip.vehicle is not None:
+                    self._fleets.set_trip(trip.vehicle.vehicle_id, trip)
+            async for position in positions.latest_of_all(connection, now - self._gone_after_ms):
+                self._take_up(position, now)
+            for stay in await events.stays(connection):
+                self._fleets.vehicles[stay.vehicle_id].watched.inside[stay.geofence_id] = Stay(stay.since, stay.dwelt)
+            for vehicle_id in await events.silent(connection):
+                self._fall_silent(self._fleets.vehicles[vehicle_id])
+        for fences in self._fences.values():
+            fences.build()
+
+    def _take_up(self, position: Position, now: int) -> None:
+        """What the store knows of a vehicle, unless it was heard of already."""
+        vehicle = self._fleets.vehicles[position.vehicle_id]
+        if vehicle.position is not None:
+            return
+        vehicle.watched.previous = position
+        # Heard of just now, as far as its silence goes: while no hub was there, nobody could be heard.
+        vehicle.watched.heard = now
+        vehicle.feed.moved(vehicle, position)
+        self._look_after(vehicle)
+
+    def _fall_silent(self, vehicle: LiveVehicle) -> None:
+        vehicle.watched.silent = vehicle.lost = True
+        vehicle.feed.restate(vehicle)
+
+    def _fences_of(self, fleet_id: str) -> Fences:
+        return self._fences.setdefault(fleet_id, Fences())
+
+    def fleet_changed(self, fleet: Fleet) -> None:
+        """After COMMIT: its name or thresholds are these now."""
+        self._fleets.feed(fleet)
+
+    def geofence_changed(self, geofence: Geofence) -> None:
+        """After COMMIT: in force at once, for the vehicles that stand in it too."""
+        fences = self._fences_of(geofence.fleet_id)
+        fences.put(geofence)
+        feed = self._fleets.feeds.get(geofence.fleet_id)
+        if feed is None:
+            return
+        feed.broadcast(frame(GeofenceNews(GeofenceView.of(geofence))))
+        for vehicle in feed.vehicles:
+            if vehicle.position is not None:
+                move = Move(None, (vehicle.position.longitude, vehicle.position.latitude), vehicle.position.accuracy)
+                self._cross(vehicle, vehicle.position, move, fences, [geofence.geofence_id])
+
+    def geofence_gone(self, fleet_id: str, geofence_id: str) -> None:
+        """After COMMIT. Nobody leaves a fence that is no more: no `exit` is told."""
+        self._fences_of(fleet_id).remove(geofence_id)
+        feed = self._fleets.feeds.get(fleet_id)
+        if feed is not None:
+            feed.broadcast(frame(GeofenceGone(geofence_id)))
+            for vehicle in feed.vehicles:
+                vehicle.watched.inside.pop(geofence_id, None)
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        while not self.ready.is_set():
+            try:
+                await self._read()
+            except StoreUnavailable as error:
+                logger.warning("the fleets can't be read now, trying again: %s", error)
+                await asyncio.sleep(1)
+            else:
+                self.ready.set()
+        while True:
+            try:
+                self.look()
+            except Exception:
+                # The map and the recorder must not go down with it.
+                logger.exception("a fault of ours in the watch: some moves were not judged")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def look(self) -> None:
+        """Judges the moves since the last look, and who has not been heard of."""
+        moves, self._fleets.moves = self._fleets.moves, []
+        by_feed: dict[FleetFeed, list[tuple[LiveVehicle, Position]]] = {}
+        for vehicle, position in moves:
+            by_feed.setdefault(vehicle.feed, []).append((vehicle, position))
+        for feed, of_feed in by_feed.items():
+            self._look_at(feed, of_feed)
+        now = self._clock()
+        if now - self._swept >= SWEEP_MS or now < self._swept:
+            self._swept = now
+            self._sweep(now)
+
+    def _look_at(self, feed: FleetFeed, moves: list[tuple[LiveVehicle, Position]]) -> None:
+        fleet = feed.fleet
+        fences = self._fences.get(fleet.fleet_id, _NO_FENCES)
+        touched = self._touched(fences, moves) if fences.by_id else None
+        routes: dict[int, tuple[Route, Position, float]] = {}
+        for number, (vehicle, position) in enumerate(moves):
+            if vehicle.trip is not None or vehicle.watched.route is not None:
+                route = vehicle.watched.route_of(vehicle.trip)
+                if route is not None:
+                    routes[number] = route, position, fleet.off_route_distance
+        on_route = are_on_route(routes)
+        for number, (vehicle, position) in enumerate(moves):
+            watched = vehicle.watched
+            watched.heard = position.server_time
+            if not watched.due:
+                self._look_after(vehicle)
+            if watched.silent:
+                watched.silent = vehicle.lost = False
+                self._tell(vehicle, position, Alert(EventKind.SIGNAL_BACK))
+                feed.restate(vehicle)
+            if touched is not None and (touched[number][1] or watched.inside):
+                move, touches = touched[number]
+                asked = [i for i, wholly in touches.items() if not (wholly and i in watched.inside)]
+                asked += [i for i in watched.inside if i not in touches]
+                if asked:
+                    self._cross(vehicle, position, move, fences, asked)
+                if watched.inside and position.fix_time >= watched.dwell_at:
+                    self._tell_all(vehicle, position, watched.dwelling(position.fix_time, fleet, fences))
+            if (alert := watched.judge_speed(position, watched.limit(fleet, fences))) is not None:
+                self._tell(vehicle, position, alert)
+            if (alert := watched.judge_standing(position, fleet.idle_after)) is not None:
+                self._tell(vehicle, position, alert)
+            if number in on_route and (alert := watched.judge_route(on_route[number])) is not None:
+                self._tell(vehicle, position, alert)
+            watched.previous = position
+            standing = watched.stands(position.fix_time)
+            if standing is not vehicle.standing:
+                vehicle.standing = standing
+                feed.restate(vehicle)
+
+    def _touched(self, fences: Fences, moves: list[tuple[LiveVehicle, Position]]) -> list[tuple[Move, dict[str, bool]]]:
+        before: dict[LiveVehicle, Position] = {}
+        made: list[Move] = []
+        for vehicle, position in moves:
+            previous = before.get(vehicle, vehicle.watched.previous)
+            before[vehicle] = position
+            start = None
+            if previous is not None and position.fix_time - previous.fix_time <= GAP_MS:
+                start = previous.longitude, previous.latitude
+            made.append(move_of(start, (position.longitude, position.latitude), position.accuracy))
+        return list(zip(made, fences.touched(made), strict=True))
+
+    def _cross(self, vehicle: LiveVehicle, position: Position, move: Move, fences: Fences, asked: list[str]) -> None:
+        watched = vehicle.watched
+
+        def changes() -> Iterator[tuple[str, bool]]:
+            for geofence_id in asked:
+                fence = fences.by_id.get(geofence_id)
+                if fence is None:
+                    watched.inside.pop(geofence_id, None)
+                    continue
+                for inside in fence.walk(move, geofence_id in watched.inside):
+                    yield geofence_id, inside
+
+        self._tell_all(vehicle, position, watched.change_fences(changes(), position.fix_time))
+
+    # --- silence ------------------------------------------------------------------------------------------------------
+
+    def _look_after(self, vehicle: LiveVehicle) -> None:
+        """Has it looked at in the second in which it will have been silent for too long."""
+        watched = vehicle.watched
+        assert watched.heard is not None
+        after = self._gone_after_ms if watched.silent else int(vehicle.feed.fleet.signal_lost_after * 1000)
+        second = max(watched.heard + after, self._swept) // 1000 + 1
+        watched.due = True
+        self._due.setdefault(second, []).append(vehicle)
+
+    def _sweep(self, now: int) -> None:
+        for second in [second for second in self._due if second <= now // 1000]:
+            for vehicle in self._due.pop(second):
+                vehicle.watched.due = False
+                if self._fleets.vehicles.get(vehicle.vehicle.vehicle_id) is vehicle:
+                    self._check_silence(vehicle, now)
+        for feed in self._fleets.feeds.values():
+            fences = self._fences.get(feed.fleet.fleet_id)
+            if fences is None or not fences.by_id:
+                continue
+            for vehicle in feed.vehicles:
+                # Who stands in a fence may have nothing new to report.
+                if vehicle.watched.inside and vehicle.position is not None and not vehicle.lost:
+                    self._tell_all(vehicle, vehicle.position, vehicle.watched.dwelling(now, feed.fleet, fences))
+
+    def _check_silence(self, vehicle: LiveVehicle, now: int) -> None:
+        watched, feed = vehicle.watched, vehicle.feed
+        assert watched.heard is not None
+        silent_for = now - watched.heard
+        if watched.silent:
+            if silent_for >= self._gone_after_ms:
+                feed.leave(vehicle)
+                return
+        elif silent_for >= feed.fleet.signal_lost_after * 1000:
+            self._fall_silent(vehicle)
+            self._tell(vehicle, vehicle.position, Alert(EventKind.SIGNAL_LOST))
+        self._look_after(vehicle)
+
+    # --- telling ------------------------------------------------------------------------------------------------------
+
+    def _tell_all(self, vehicle: LiveVehicle, position: Position, alerts: Iterator[Alert]) -> None:
+        for alert in list(alerts):
+            self._tell(vehicle, position, alert)
+
+    def _tell(self, vehicle: LiveVehicle, position: Position | None, alert: Alert) -> None:
+        event = Event(
+            event_id=0,
+            kind=alert.kind,
+            vehicle_id=vehicle.vehicle.vehicle_id,
+            server_time=self._clock(),
+            geofence_id=alert.geofence_id,
+            fix_time=position.fix_time if position is not None else None,
+            latitude=position.latitude if position is not None else None,
+            longitude=position.longitude if position is not None else None,
+            trip_id=vehicle.trip.trip_id if vehicle.trip is not None and vehicle.trip.status.under_way else None,
+            speed=alert.speed,
+            limit=alert.limit,
+        )
+        self._waiting.append(_News(vehicle.feed, vehicle.feed.fleet.fleet_id, event))
+        if len(self._waiting) > MAX_WAITING:
+            logger.error("%d events wait for the database: the oldest one is given up", MAX_WAITING)
+            del self._waiting[0]
+        self._arrived.set()
+
+    async def deliver(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                group = self._waiting[:MAX_GROUP]
+                del self._waiting[:MAX_GROUP]
+                try:
+                    await self._commit(group)
+                except asyncpg.PostgresError:
+                    logger.exception("the database refused a group of %d events: they are given up", len(group))
+
+    async def _commit(self, group: list[_News]) -> None:
+        numbered: list[_News] = []
+
+        async def once() -> set[int]:
+            async with self._database.transaction() as connection:
+                if not numbered:
+                    ids = await events.reserve(connection, len(group))
+                    numbered.extend(
+                        _News(feed, fleet_id, msgspec.structs.replace(event, event_id=number))
+                        for number, (feed, fleet_id, event) in zip(ids, group, strict=True)
+                    )
+                return await events.insert(connection, [n.fleet_id for n in numbered], [n.event for n in numbered])
+
+        attempts = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(StoreUnavailable),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
+            before_sleep=lambda _: EVENT_FAILURES.inc(),
+            reraise=True,
+        )
+        stored: set[int] = await attempts(once)
+        for feed, _, event in numbered:
+            if event.event_id in stored:
+                EVENTS.labels(event.kind.value).inc()
+                feed.broadcast(frame(EventNews.of(event)))
+
+
+_NO_FENCES = Fences()

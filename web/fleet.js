@@ -1,0 +1,388 @@
+/** The dispatcher's page: reads the link, and joins the live fleet, the map, the list and the cards. */
+
+import { Api } from "./fleet/api.js";
+import { Booking } from "./fleet/booking.js";
+import { Card } from "./fleet/card.js";
+import { byId, write } from "./fleet/dom.js";
+import { FenceEditor } from "./fleet/editor.js";
+import { Fences } from "./fleet/fences.js";
+import { Finder } from "./fleet/finder.js";
+import { Journal } from "./fleet/journal.js";
+import { VehicleList } from "./fleet/list.js";
+import { Live } from "./fleet/live.js";
+import { FleetMap } from "./fleet/map.js";
+import { Marks } from "./fleet/marks.js";
+import { Notices } from "./fleet/notices.js";
+import { boxAround, recall, remember } from "./fleet/outlook.js";
+import { Replay } from "./fleet/replay.js";
+import { Tabs } from "./fleet/tabs.js";
+import { Thresholds } from "./fleet/thresholds.js";
+import { TripBox } from "./fleet/trip.js";
+import { TripList } from "./fleet/triplist.js";
+import { isOver } from "./fleet/trips.js";
+import { VehicleCard } from "./fleet/vehicle.js";
+
+/** @typedef {import("./closing.js").Ending} Ending */
+
+const ONLINE_PATIENCE = 5_000;
+/** The list is written anew at most this often; the map as often as the screen. */
+const LIST_REST = 400;
+const SAMPLE_OF_FLEET = 500;
+/** @type {[number, number, number, number]} */
+const WORLD = [-50, -120, 65, 150];
+
+/** What the hub says of how the page is set up. @returns {Promise<{basemap?: import("./basemap.js").BasemapSettings}>} */
+async function readSettings() {
+  try {
+    const answer = await fetch("/web-config.json");
+    return answer.ok ? await answer.json() : {};
+  } catch {
+    // A page without a basemap still shows the fleet.
+    return {};
+  }
+}
+
+/** @param {Awaited<ReturnType<typeof readSettings>>} settings */
+function start(settings) {
+  const token = location.hash.slice(1);
+  const fleetId = decodeURIComponent(location.pathname.split("/").filter(Boolean).at(-1) ?? "");
+  const api = new Api(token, fleetId);
+  const notices = new Notices();
+  const card = new Card();
+  /** @type {Ending | null} */
+  let ending = null;
+  /** @type {string | null} */
+  let selected = null;
+  /** @type {VehicleCard | null} */
+  let vehicleCard = null;
+  /** @type {TripBox | null} */
+  let tripBox = null;
+  let unseenEvents = 0;
+  let listTimer = 0;
+  /** Whether nobody has said yet where the fleet is. */
+  let lost = false;
+
+  const live = new Live({
+    api,
+    token,
+    url: `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/fleets/${encodeURIComponent(fleetId)}/live`,
+    view: () => (map.isBegun ? map.view : null),
+    onChange: (part) => {
+      if (part === "vehicles") showVehicles();
+      if (part === "trips") showTrips();
+      if (part === "geofences") showGeofences();
+      refreshList();
+    },
+    onEvents: takeEvents,
+    onDone: (done) => {
+      vehicleCard?.done(done);
+      tripBox?.done(done);
+    },
+    onState: (why) => (why ? end(why) : showLine()),
+  });
+  const map = new FleetMap(byId("map"), settings.basemap, live.vehicles, {
+    onView: (bounds, zoom) => {
+      live.look(bounds, zoom);
+      const seen = map.leaflet.getBounds();
+      remember(fleetId, [seen.getSouth(), seen.getWest(), seen.getNorth(), seen.getEast()]);
+    },
+    onVehicle: (vehicle) => (vehicle ? select(vehicle.id) : card.close()),
+  });
+  const finder = new Finder(api, () => {
+    map.vehicles.refresh();
+    showList();
+  });
+  const list = new VehicleList(() => live.now(), (vehicle, away) => select(vehicle.id, { show: true, focus: true, away }));
+  const tabs = new Tabs((panel) => panel === "events" && seeEvents());
+  const marks = new Marks(map.leaflet);
+  const fences = new Fences(map.leaflet, { onZoom: (bounds) => map.fit(bounds), onEdit: (geofence) => editor.edit(geofence) });
+  const editor = new FenceEditor({ api, live, map, card, fences, notices });
+  const booking = new Booking({ api, map, marks, card, notices, onCreated: openTrip });
+  const journal = new Journal(live, showEvent);
+  const tripList = new TripList(openTrip);
+  const replay = new Replay(api, map, (open) => {
+    map.vehicles.faded = open;
+    if (open) map.vehicles.refresh();
+    else highlight(null);
+  });
+  new Thresholds(api, (fleet) => showName(fleet.name));
+  map.vehicles.filter = (vehicle) => vehicle.id === selected || finder.passes(vehicle);
+
+  // --- the list and the map, in step ----------------------------------------------------------------------------------
+
+  function showVehicles() {
+    map.vehicles.refresh();
+    const [first] = live.vehicles.byId.values();
+    if (!lost || !first) return;
+    lost = false;
+    lookAt([...live.vehicles.byId.values()]);
+  }
+
+  function refreshList() {
+    listTimer ||= setTimeout(() => {
+      listTimer = 0;
+      showList();
+    }, LIST_REST);
+  }
+
+  function inView() {
+    const seen = [];
+    for (const vehicle of live.vehicles.byId.values()) if (map.shows(vehicle)) seen.push(vehicle);
+    return seen;
+  }
+
+  function showList() {
+    if (!map.isBegun || ending) return;
+    const seen = inView();
+    const { clusters } = live.vehicles;
+    const lines = finder.lines(seen);
+    list.show(lines);
+    finder.showCounts(countsOf(seen));
+    const many = clusters?.reduce((sum, [, , count]) => sum + count, 0) ?? 0;
+    const listed = lines.filter((line) => "vehicle" in line && !line.away).length;
+    const few = listed < seen.length ? `${listed} of ${seen.length} in view` : `${seen.length} in view`;
+    write(byId("count"), clusters ? `${many.toLocaleString()} vehicles: zoom in to list them` : few);
+    vehicleCard?.update();
+  }
+
+  /** @param {string} id @param {{show?: boolean, focus?: boolean, away?: boolean}} [how] */
+  function select(id, { show = false, focus = false, away = false } = {}) {
+    if (editor.active || booking.active) return;
+    if (replay.open) {
+      if (replay.vehicleId !== id) beginReplay(id);
+      return;
+    }
+    const place = live.vehicles.byId.get(id) ?? finder.placeOf(id);
+    if (show && place && (away || !map.shows(place))) map.goTo(place);
+    if (selected === id && vehicleCard) return;
+    const opened = new VehicleCard(api, live, id, {
+      onShow: () => opened.place && map.goTo(opened.place),
+      onReplay: () => beginReplay(id),
+      onName: (name) => selected === id && card.rename(name),
+      onTrip: (trip) => selected === id && marks.showTrip(trip && isOver(trip) ? null : trip),
+    });
+    const onClose = () => {
+      opened.close();
+      vehicleCard = null;
+      highlight(null);
+      marks.clear();
+    };
+    card.show({ title: live.vehicles.nameOf(id), body: opened.element, onClose }, { focus });
+    vehicleCard = opened;
+    highlight(id);
+    opened.update();
+  }
+
+  /** The map is the replay's then: no card over it. @param {string} id */
+  function beginReplay(id) {
+    card.close();
+    highlight(id);
+    replay.begin(id, live.vehicles.nameOf(id));
+  }
+
+  /** @param {string | null} id */
+  function highlight(id) {
+    selected = id;
+    map.vehicles.selected = id;
+    map.vehicles.refresh();
+    list.select(id);
+  }
+
+  // --- trips, geofences, events ---------------------------------------------------------------------------------------
+
+  function showTrips() {
+    const { open } = live.trips;
+    tripList.show(open);
+    tabs.badge("trips", open.filter(({ vehicle }) => !vehicle).length);
+    const shown = tripBox && live.trips.get(tripBox.tripId);
+    if (shown) tripBox?.show(shown);
+    vehicleCard?.update();
+  }
+
+  /** @param {import("./messages.js").Trip} trip */
+  function openTrip(trip) {
+    live.trips.put(trip);
+    showTrips();
+    const box = new TripBox(api, live, trip);
+    const onClose = () => {
+      tripBox = null;
+      marks.clear();
+    };
+    card.show({ title: trip.vehicle ? `Trip · ${trip.vehicle.name || trip.vehicle.vehicle_id}` : "Trip", body: box.element, onClose }, { focus: true });
+    tripBox = box;
+    marks.showTrip(trip);
+    map.fit(Marks.boundsOf(trip));
+  }
+
+  function showGeofences() {
+    fences.show(live.geofences);
+    journal.show();
+  }
+
+  /** @param {import("./fleet/messages.js").FleetEvent[]} events @param {boolean} fresh */
+  function takeEvents(events, fresh) {
+    journal.show();
+    if (!fresh) return;
+    notices.announce(journal.say(events[events.length - 1]));
+    if (tabs.shown === "events") return;
+    unseenEvents += events.length;
+    tabs.badge("events", unseenEvents);
+  }
+
+  function seeEvents() {
+    unseenEvents = 0;
+    tabs.badge("events", 0);
+    journal.show();
+  }
+
+  /** @param {import("./fleet/messages.js").FleetEvent} event */
+  function showEvent({ vehicle_id: id, latitude, longitude }) {
+    if (latitude !== undefined && longitude !== undefined) map.flash({ latitude, longitude });
+    select(id, { show: latitude === undefined });
+  }
+
+  // --- the line to the hub --------------------------------------------------------------------------------------------
+
+  function showLine() {
+    if (ending) return;
+    if (live.up) notices.showLine(true, "Live");
+    else notices.showLine(false, navigator.onLine ? "Reconnecting…" : "No network");
+  }
+
+  /** @param {Ending} why */
+  function end(why) {
+    ending = why;
+    replay.close();
+    booking.stop();
+    card.close();
+    notices.showEnding(why);
+  }
+
+  /** @param {string} name */
+  function showName(name) {
+    write(byId("fleet-name"), name || fleetId);
+    document.title = name || fleetId;
+  }
+
+  /** Looks where the dispatcher looked last, or at most of the fleet; and learns the names of its vehicles. */
+  async function lookFirst() {
+    const before = recall(fleetId);
+    if (before) map.begin([[before[0], before[1]], [before[2], before[3]]]);
+    const [fleet, vehicles] = await Promise.allSettled([api.fleet(), api.search("", SAMPLE_OF_FLEET)]);
+    if (fleet.status === "fulfilled") showName(fleet.value.name);
+    const known = vehicles.status === "fulfilled" ? vehicles.value : [];
+    for (const vehicle of known) live.vehicles.learn(vehicle);
+    journal.show();
+    if (map.isBegun) return;
+    const places = known.flatMap(({ latitude, longitude }) => (latitude === undefined || longitude === undefined ? [] : [{ latitude, longitude }]));
+    lost = places.length === 0;
+    lookAt(places);
+  }
+
+  /** @param {{latitude: number, longitude: number}[]} places none of them means the world */
+  function lookAt(places) {
+    const [south, west, north, east] = boxAround(places) ?? WORLD;
+    map.begin([[south, west], [north, east]]);
+  }
+
+  // --- the page -------------------------------------------------------------------------------------------------------
+
+  /** What Escape leaves: the innermost thing first. */
+  function stepBack() {
+    if (editor.active) editor.stop();
+    else if (booking.active) booking.stop();
+    else if (card.content) card.close();
+    else if (replay.open) replay.close();
+    else return false;
+    if (card.content && !vehicleCard && !tripBox) card.close();
+    return true;
+  }
+
+  /** @param {KeyboardEvent} event */
+  function pressed(event) {
+    const typing = event.target instanceof HTMLElement && event.target.matches("input, select, textarea");
+    const search = /** @type {HTMLInputElement} */ (byId("search"));
+    if (document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Escape" && event.target === search && search.value) {
+      search.value = "";
+      search.dispatchEvent(new Event("input"));
+    } else if (event.key === "Escape" && stepBack()) event.preventDefault();
+    else if (event.key === "/" && !typing) {
+      event.preventDefault();
+      tabs.show("vehicles");
+      search.focus();
+    } else if (event.target === search && (event.key === "ArrowDown" || event.key === "Enter")) {
+      event.preventDefault();
+      list.focus();
+    }
+  }
+
+  const calm = matchMedia("(prefers-reduced-motion: reduce)");
+  const heedCalm = () => (map.vehicles.reduced = calm.matches);
+  heedCalm();
+  calm.addEventListener("change", heedCalm);
+  document.addEventListener("keydown", pressed);
+  byId("new-trip").addEventListener("click", () => (editor.stop(), booking.begin()));
+  byId("new-fence").addEventListener("click", () => (booking.stop(), editor.draw()));
+  byId("grip").addEventListener("click", () => document.body.classList.toggle("high"));
+  addEventListener("online", () => live.connection.wake(ONLINE_PATIENCE));
+  addEventListener("offline", showLine);
+  addEventListener("hashchange", () => location.reload());
+  addEventListener("pagehide", () => live.connection.sleep());
+  addEventListener("pageshow", () => live.connection.wake());
+  document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && live.connection.wake());
+  setInterval(refreshList, 1_000);
+
+  const view = {
+    get state() {
+      return { connection: live.connection.state, live: live.up, ending, clusters: live.vehicles.clusters?.length ?? null, zoom: map.isBegun ? map.view.zoom : null };
+    },
+    get counts() {
+      return { ...live.vehicles.counts };
+    },
+    get vehicles() {
+      return [...live.vehicles.byId.values()].map(({ id, name, status, latitude, longitude, fixTime, tripId }) => ({ id, name, status, latitude, longitude, fixTime, tripId }));
+    },
+    get list() {
+      return list.lines.map((line) => ("vehicle" in line ? line.vehicle.name : line.heading));
+    },
+    get selected() {
+      return selected;
+    },
+    get events() {
+      return live.log.events.map((event) => ({ ...event }));
+    },
+    get trips() {
+      return live.trips.open.map(({ trip_id, status, vehicle }) => ({ trip_id, status, vehicle_id: vehicle?.vehicle_id ?? null }));
+    },
+    get geofences() {
+      return [...live.geofences.byId.keys()];
+    },
+    get replay() {
+      const { playing, time, from, to, rate } = replay.playback;
+      return replay.open ? { vehicle: replay.vehicleId, positions: replay.length, playing, time, from, to, rate, shown: replay.shown } : null;
+    },
+    /** Where a place is on the screen, for a hand that is to click it. @param {number} latitude @param {number} longitude */
+    pointOf(latitude, longitude) {
+      const { x, y } = map.leaflet.latLngToContainerPoint([latitude, longitude]);
+      const { left, top } = map.leaflet.getContainer().getBoundingClientRect();
+      return { x: x + left, y: y + top };
+    },
+  };
+  Object.defineProperty(window, "tracking", { value: Object.freeze(view) });
+
+  if (!token) {
+    end("incomplete");
+    return;
+  }
+  lookFirst().finally(() => live.connection.open());
+}
+
+/** @param {import("./fleet/roster.js").Listed[]} vehicles */
+function countsOf(vehicles) {
+  const counts = { available: 0, on_trip: 0, stopped: 0, lost: 0 };
+  for (const { status } of vehicles) counts[status] += 1;
+  return counts;
+}
+
+start(await readSettings());

@@ -1,0 +1,290 @@
+import { coloursOf, Glyphs } from "./glyphs.js";
+import { placeAt } from "./vehicles.js";
+
+/** @typedef {import("./vehicles.js").Vehicle} Vehicle */
+/** @typedef {import("./vehicles.js").Vehicles} Vehicles */
+
+/** How near a click must be to mean a vehicle: a finger is wider than a pointer. */
+const POINTER_REACH = 16;
+const FINGER_REACH = 26;
+/** With more than this on the screen, or from farther away than this, glyphs are smaller so that they don't hide each other. */
+const MANY = 400;
+const FAR_ZOOM = 11;
+const SMALL = 0.68;
+const NAMES_FROM_ZOOM = 14;
+const MOST_NAMES = 80;
+const FONT = "600 12px system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', Arial, sans-serif";
+
+/** All vehicles on one canvas, drawn at most once a frame, and not at all while nothing moves. */
+export class VehicleLayer extends L.Layer {
+  /** @type {string | null} */
+  selected = null;
+  /** @type {string | null} */
+  hovered = null;
+  /** Whether a vehicle is shown at all. @type {(vehicle: Vehicle) => boolean} */
+  filter = () => true;
+  /** Paler, where something else is to be looked at. */
+  faded = false;
+  /** Vehicles are set down at their fixes instead of gliding there. */
+  reduced = false;
+
+  #vehicles;
+  #canvas = document.createElement("canvas");
+  #context = /** @type {CanvasRenderingContext2D} */ (this.#canvas.getContext("2d"));
+  #request = 0;
+  #zooming = false;
+  #ratio = 1;
+  /** @type {{normal: Glyphs, small: Glyphs} | null} */
+  #glyphs = null;
+  /** @type {Record<string, string>} */
+  #colours = {};
+  /** What the canvas shows: where the map was when it was drawn. */
+  #drawn = { zoom: 0, corner: L.point(0, 0) };
+
+  /** @param {Vehicles} vehicles */
+  constructor(vehicles) {
+    super({ pane: "vehicles" });
+    this.#vehicles = vehicles;
+    this.#canvas.className = "leaflet-zoom-animated vehicle-canvas";
+    this.#canvas.setAttribute("aria-hidden", "true");
+  }
+
+  /** @override @param {L.Map} map */
+  onAdd(map) {
+    this.getPane()?.append(this.#canvas);
+    this.#measure(map);
+    this.refresh();
+    return this;
+  }
+
+  /** @override */
+  onRemove() {
+    cancelAnimationFrame(this.#request);
+    this.#request = 0;
+    this.#canvas.remove();
+    return this;
+  }
+
+  /** @override */
+  getEvents() {
+    return {
+      move: () => this.refresh(),
+      moveend: () => this.refresh(),
+      viewreset: () => this.refresh(),
+      resize: () => this.#measure(this._map),
+      zoomstart: () => (this.#zooming = true),
+      zoomend: () => ((this.#zooming = false), this.refresh()),
+      zoomanim: (/** @type {L.LeafletEvent} */ event) => this.#follow(/** @type {L.ZoomAnimEvent} */ (event)),
+    };
+  }
+
+  /** Something changed: draw in the next frame. */
+  refresh() {
+    this.#request ||= requestAnimationFrame((now) => {
+      this.#request = 0;
+      if (this._map && this.#draw(now)) this.refresh();
+    });
+  }
+
+  /** The theme or the screen changed: glyphs are made anew. */
+  repaint() {
+    this.#glyphs = null;
+    this.refresh();
+  }
+
+  /**
+   * The vehicle at a point of the map's container, or null.
+   * @param {L.Point} point
+   * @param {boolean} finger
+   * @returns {Vehicle | null}
+   */
+  vehicleAt(point, finger) {
+    const now = performance.now();
+    const project = this.#projection();
+    let nearest = null;
+    let least = finger ? FINGER_REACH : POINTER_REACH;
+    for (const vehicle of this.#vehicles.byId.values()) {
+      if (!this.filter(vehicle)) continue;
+      const { x, y } = project(this.#placeOf(vehicle, now));
+      const away = Math.hypot(x - point.x, y - point.y);
+      if (away > least) continue;
+      least = away;
+      nearest = vehicle;
+    }
+    return nearest;
+  }
+
+  /** @param {L.Map} map */
+  #measure(map) {
+    const size = map.getSize();
+    this.#ratio = Math.min(devicePixelRatio || 1, 2);
+    this.#canvas.width = Math.round(size.x * this.#ratio);
+    this.#canvas.height = Math.round(size.y * this.#ratio);
+    this.#canvas.style.width = `${size.x}px`;
+    this.#canvas.style.height = `${size.y}px`;
+    this.repaint();
+  }
+
+  /** From the world (0 to 1) to the container's pixels, taking of all worlds side by side the one in the middle. */
+  #projection() {
+    const map = this._map;
+    const scale = 256 * 2 ** map.getZoom();
+    const corner = map.getPixelOrigin().add(map.containerPointToLayerPoint([0, 0]));
+    const middle = (corner.x + map.getSize().x / 2) / scale;
+    return (/** @type {{x: number, y: number}} */ { x, y }) => ({ x: (x + Math.round(middle - x)) * scale - corner.x, y: y * scale - corner.y });
+  }
+
+  /** @param {Vehicle} vehicle @param {number} now */
+  #placeOf(vehicle, now) {
+    return this.reduced ? vehicle : placeAt(vehicle, now);
+  }
+
+  /** @param {number} now whether more is to come without any news */
+  #draw(now) {
+    const map = this._map;
+    // While Leaflet scales the panes the canvas is scaled with them; drawn now it would be at the wrong place.
+    if (this.#zooming) return false;
+    const corner = map.containerPointToLayerPoint([0, 0]);
+    L.DomUtil.setPosition(this.#canvas, corner);
+    this.#drawn = { zoom: map.getZoom(), corner: map.getPixelOrigin().add(corner) };
+    const context = this.#context;
+    context.setTransform(this.#ratio, 0, 0, this.#ratio, 0, 0);
+    context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
+    context.globalAlpha = this.faded ? 0.35 : 1;
+    const { clusters } = this.#vehicles;
+    if (clusters) {
+      this.#drawClusters(clusters);
+      return false;
+    }
+    return this.#drawVehicles(now);
+  }
+
+  /** @param {number} now */
+  #drawVehicles(now) {
+    const context = this.#context;
+    const { normal, small } = this.#dress();
+    const project = this.#projection();
+    const { x: width, y: height } = this._map.getSize();
+    const snap = this.#ratio;
+    let gliding = false;
+    /** @type {{vehicle: Vehicle, x: number, y: number}[]} */
+    const shown = [];
+    for (const vehicle of this.#vehicles.byId.values()) {
+      if (!this.filter(vehicle)) continue;
+      if (!this.reduced && now - vehicle.movedAt < vehicle.glide) gliding = true;
+      const { x, y } = project(this.#placeOf(vehicle, now));
+      if (x < -24 || y < -24 || x > width + 24 || y > height + 24) continue;
+      // On whole device pixels a picture is copied, between them it is computed.
+      shown.push({ vehicle, x: Math.round(x * snap) / snap, y: Math.round(y * snap) / snap });
+    }
+    const glyphs = shown.length > MANY || this._map.getZoom() < FAR_ZOOM ? small : normal;
+    for (const { vehicle, x, y } of shown) {
+      if (vehicle.id !== this.selected && vehicle.id !== this.hovered) glyphs.draw(context, vehicle.status, vehicle.bearing, x, y);
+    }
+    context.globalAlpha = 1;
+    const named = this._map.getZoom() >= NAMES_FROM_ZOOM && shown.length <= MOST_NAMES && !this.faded;
+    for (const { vehicle, x, y } of shown) {
+      const distinct = vehicle.id === this.selected || vehicle.id === this.hovered;
+      if (distinct) {
+        this.#halo(x, y, vehicle.id === this.selected);
+        normal.draw(context, vehicle.status, vehicle.bearing, x, y);
+      }
+      if (distinct || named) this.#label(vehicle.name, x, y);
+    }
+    return gliding;
+  }
+
+  /** @param {number} x @param {number} y @param {boolean} selected */
+  #halo(x, y, selected) {
+    const context = this.#context;
+    context.beginPath();
+    context.arc(x, y, 20, 0, 2 * Math.PI);
+    context.fillStyle = this.#colours.halo;
+    context.fill();
+    context.lineWidth = 3;
+    context.strokeStyle = this.#colours.accent;
+    if (selected) context.stroke();
+  }
+
+  /** @param {string} name @param {number} x @param {number} y */
+  #label(name, x, y) {
+    const context = this.#context;
+    context.font = FONT;
+    context.textAlign = "center";
+    context.textBaseline = "top";
+    context.lineJoin = "round";
+    context.lineWidth = 4;
+    context.strokeStyle = this.#colours.edge;
+    context.strokeText(name, x, y + 17);
+    context.fillStyle = this.#colours.ink;
+    context.fillText(name, x, y + 17);
+  }
+
+  /** @param {import("./messages.js").Cluster[]} clusters */
+  #drawClusters(clusters) {
+    this.#dress();
+    const context = this.#context;
+    const project = this.#clusterProjection();
+    context.font = FONT;
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    for (const [latitude, longitude, count] of clusters) {
+      const { x, y } = project(latitude, longitude);
+      const radius = clusterRadius(count);
+      context.beginPath();
+      context.arc(x, y, radius, 0, 2 * Math.PI);
+      context.fillStyle = this.#colours.cluster;
+      context.fill();
+      context.lineWidth = 2;
+      context.strokeStyle = this.#colours.edge;
+      context.stroke();
+      context.fillStyle = this.#colours.onCluster;
+      context.fillText(shortCount(count), x, y + 0.5);
+    }
+  }
+
+  /** The cluster at a point of the map's container. @param {L.Point} point */
+  clusterAt(point) {
+    const project = this.#clusterProjection();
+    return (
+      this.#vehicles.clusters?.find(([latitude, longitude, count]) => {
+        const { x, y } = project(latitude, longitude);
+        return Math.hypot(x - point.x, y - point.y) <= clusterRadius(count) + 4;
+      }) ?? null
+    );
+  }
+
+  #clusterProjection() {
+    const map = this._map;
+    return (/** @type {number} */ latitude, /** @type {number} */ longitude) => map.latLngToContainerPoint([latitude, longitude]);
+  }
+
+  #dress() {
+    if (this.#glyphs) return this.#glyphs;
+    const element = this._map.getContainer();
+    const style = getComputedStyle(element);
+    const colour = (/** @type {string} */ name) => style.getPropertyValue(`--${name}`).trim();
+    this.#colours = { edge: colour("glyph-edge"), ink: colour("ink"), accent: colour("accent"), halo: colour("halo"), cluster: colour("cluster"), onCluster: colour("on-cluster") };
+    const colours = coloursOf(element);
+    this.#glyphs = { normal: new Glyphs(colours, 1, this.#ratio), small: new Glyphs(colours, SMALL, this.#ratio) };
+    return this.#glyphs;
+  }
+
+  /** Leaflet animates a zoom by scaling its panes' contents to where they will be. @param {L.ZoomAnimEvent} event */
+  #follow({ center, zoom }) {
+    const map = this._map;
+    const scale = map.getZoomScale(zoom, this.#drawn.zoom);
+    const origin = map.project(center, zoom).subtract(map.getSize().divideBy(2)).subtract(L.DomUtil.getPosition(map.getPane("mapPane") ?? this.#canvas));
+    L.DomUtil.setTransform(this.#canvas, this.#drawn.corner.multiplyBy(scale).subtract(origin.round()), scale);
+  }
+}
+
+/** @param {number} count */
+function clusterRadius(count) {
+  return Math.min(14 + 4.5 * Math.log10(Math.max(count, 1)), 34);
+}
+
+/** @param {number} count */
+function shortCount(count) {
+  return count < 1_000 ? String(count) : `${(count / 1_000).toFixed(count < 10_000 ? 1 : 0)}k`;
+}

@@ -1,0 +1,111 @@
+import { bearing, distance, turn } from "../geo.js";
+
+/** @typedef {{fixTime: number, latitude: number, longitude: number, speed: number | null, bearing: number | null}} Sample */
+/** @typedef {{time: number, latitude: number, longitude: number, bearing: number | null, speed: number | null, index: number}} Moment */
+
+/** Between two fixes farther apart in time than this nobody knows how it drove; it waits at the first. */
+const LONGEST_GAP = 120_000;
+const STANDING_DISTANCE = 4;
+
+/**
+ * The hub's CSV of a track, in the order of fix times.
+ * @param {string} text
+ * @returns {Sample[]}
+ */
+export function parseTrack(text) {
+  const lines = text.split("\n");
+  const columns = fields(lines[0] ?? "");
+  const [time, latitude, longitude, speed, heading] = ["fix_time", "latitude", "longitude", "speed", "bearing"].map((name) => columns.indexOf(name));
+  if (Math.min(time, latitude, longitude) < 0) return [];
+  const optional = (/** @type {string | undefined} */ field) => (field ? Number(field) : null);
+  /** @type {Sample[]} */
+  const samples = [];
+  for (const line of lines.slice(1)) {
+    if (!line) continue;
+    const row = fields(line);
+    const sample = {
+      fixTime: Number(row[time]),
+      latitude: Number(row[latitude]),
+      longitude: Number(row[longitude]),
+      speed: optional(row[speed]),
+      bearing: optional(row[heading]),
+    };
+    if ([sample.fixTime, sample.latitude, sample.longitude].every(Number.isFinite)) samples.push(sample);
+  }
+  return samples.sort((one, other) => one.fixTime - other.fixTime);
+}
+
+/** One row of CSV (RFC 4180, no line breaks within fields). @param {string} line */
+function fields(line) {
+  const row = line.endsWith("\r") ? line.slice(0, -1) : line;
+  if (!row.includes('"')) return row.split(",");
+  return [...row.matchAll(/(?:^|,)(?:"((?:[^"]|"")*)"|([^,]*))/g)].map(([, quoted, plain]) => (quoted === undefined ? plain : quoted.replaceAll('""', '"')));
+}
+
+/** A drive of the past, to be looked at again at any instant of it. */
+export class Recording {
+  /** @param {Sample[]} samples in the order of their fix times */
+  constructor(samples) {
+    this.samples = samples;
+    this.from = samples[0]?.fixTime ?? 0;
+    this.to = samples.at(-1)?.fixTime ?? 0;
+  }
+
+  get isEmpty() {
+    return this.samples.length === 0;
+  }
+
+  /**
+   * The vehicle at an instant, or null where nothing was recorded.
+   * @param {number} time
+   * @returns {Moment | null}
+   */
+  at(time) {
+    if (this.isEmpty) return null;
+    const index = Math.max(this.#countUntil(time) - 1, 0);
+    const sample = this.samples[index];
+    const next = this.samples[index + 1];
+    const interval = next ? next.fixTime - sample.fixTime : 0;
+    const share = next && interval > 0 && interval <= LONGEST_GAP ? Math.max((time - sample.fixTime) / interval, 0) : 0;
+    if (!share) return { ...sample, time, index, bearing: this.#headingAt(index) };
+    const here = this.#headingAt(index);
+    const there = this.#headingAt(index + 1);
+    return {
+      time,
+      index,
+      latitude: sample.latitude + (next.latitude - sample.latitude) * share,
+      longitude: sample.longitude + (next.longitude - sample.longitude) * share,
+      speed: sample.speed,
+      bearing: here === null || there === null ? (here ?? there) : (here + turn(here, there) * share + 360) % 360,
+    };
+  }
+
+  /** Metres driven until the sample with this index. @param {number} index */
+  distanceUntil(index) {
+    let metres = 0;
+    for (let at = 1; at <= index; at += 1) metres += distance(this.samples[at - 1], this.samples[at]);
+    return metres;
+  }
+
+  /** What the receiver said, or where it drove next. @param {number} index */
+  #headingAt(index) {
+    const { samples } = this;
+    if (samples[index].bearing !== null) return samples[index].bearing;
+    const next = samples[index + 1];
+    if (next && distance(samples[index], next) >= STANDING_DISTANCE) return bearing(samples[index], next);
+    const before = samples[index - 1];
+    return before && distance(before, samples[index]) >= STANDING_DISTANCE ? bearing(before, samples[index]) : null;
+  }
+
+  /** @param {number} time */
+  #countUntil(time) {
+    let low = 0;
+    let high = this.samples.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.samples[middle].fixTime <= time) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+}
