@@ -58,7 +58,7 @@ class LiveVehicle:
         self.watched = Watched()
 
     def judge_status(self) -> VehicleStatus:
-        if self.lost:
+        if self.lost or self.position is None:
             return VehicleStatus.LOST
         if self.trip is None:
             return VehicleStatus.AVAILABLE
@@ -196,6 +196,8 @@ class FleetFeed:
                 self._dirty.add(old)
             new.vehicles.add(vehicle)
             vehicle.cell = new
+            if old is None:
+                vehicle.status = vehicle.judge_status()
             if new.viewers:
                 new.described.add(vehicle)
         if new.viewers:
