@@ -67,9 +67,9 @@ export class Finder {
     return latitude === undefined || longitude === undefined ? null : { latitude, longitude };
   }
 
-  /** @param {Record<VehicleStatus, number>} counts */
+  /** @param {Record<VehicleStatus, number> | null} counts null where vehicles are counted only all together */
   showCounts(counts) {
-    for (const [status, number] of this.#chips) write(number, String(counts[status]));
+    for (const [status, number] of this.#chips) write(number, counts ? String(counts[status]) : "–");
   }
 
   /** @param {string} search */

@@ -29,7 +29,7 @@ export class VehicleCard {
   #shape = "";
   #timer;
   /** @type {import("./api.js").VehicleView | null} */
-  #asked = null;
+  #view = null;
   #onName;
   #closed = false;
 
@@ -52,7 +52,8 @@ export class VehicleCard {
       this.#tripPlace,
     );
     this.#timer = setInterval(() => this.#ask(), ASK_EVERY);
-    this.#ask();
+    /** Settled when the hub has said what it knows. */
+    this.asked = this.#ask();
   }
 
   close() {
@@ -62,12 +63,12 @@ export class VehicleCard {
 
   /** The newest place known of it. */
   get place() {
-    return this.#live.vehicles.byId.get(this.#id) ?? this.#asked?.position ?? null;
+    return this.#live.vehicles.byId.get(this.#id) ?? this.#view?.position ?? null;
   }
 
   update() {
     const seen = this.#live.vehicles.byId.get(this.#id);
-    const asked = this.#asked;
+    const asked = this.#view;
     const status = seen?.status ?? asked?.status ?? null;
     const position = seen ?? asked?.position ?? null;
     const fixTime = seen?.fixTime ?? asked?.position?.fix_time;
@@ -129,8 +130,8 @@ export class VehicleCard {
 
   async #ask() {
     try {
-      this.#asked = await this.#api.vehicle(this.#id);
-      this.#live.vehicles.learn(this.#asked);
+      this.#view = await this.#api.vehicle(this.#id);
+      this.#live.vehicles.learn(this.#view);
     } catch {
       // What the socket says is enough for now.
     }
