@@ -24,7 +24,7 @@ from driver_sim.tracks import TrackError
 
 TOKEN_VARIABLE = "TRACKING_SERVICE_TOKEN"  # noqa: S105  the variable's name
 Result = TypeVar("Result")
-BENCH_SHAPES = ("idle", "trips", "popular", "slow", "flood", "return", "fleet", "geofences")
+BENCH_SHAPES = ("idle", "trips", "popular", "slow", "flood", "return", "fleet", "geofences", "nearest", "history")
 DEFAULT_HUB = "http://127.0.0.1:8000"
 
 
@@ -162,6 +162,14 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
 @click.option("--passengers", type=click.IntRange(1), default=1000, show_default=True, help="In `popular` and `slow`.")
 @click.option("--clients", type=click.IntRange(2), default=2000, show_default=True, help="In `return`.")
 @click.option("--fleet", default="500,10000", show_default=True, help="Vehicles in `fleet`, comma-separated: a run each.")
+@click.option("--vehicles", type=click.IntRange(1000), default=100_000, show_default=True, help="In `nearest`.")
+@click.option(
+    "--positions",
+    type=click.IntRange(5000),
+    default=20_000_000,
+    show_default=True,
+    help="In `history`: 20 million take 5 GB and some minutes.",
+)
 @click.option("--seconds", type=click.FloatRange(1), default=15.0, show_default=True, help="How long each run is measured.")
 @click.option(
     "--json",
@@ -172,7 +180,16 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
     help="Where the figures go.",
 )
 def bench(
-    shapes: tuple[str, ...], trips: str, idle: int, passengers: int, clients: int, fleet: str, seconds: float, path: Path
+    shapes: tuple[str, ...],
+    trips: str,
+    idle: int,
+    passengers: int,
+    clients: int,
+    fleet: str,
+    vehicles: int,
+    positions: int,
+    seconds: float,
+    path: Path,
 ) -> None:
     """Measure a hub of its own on a database of its own, on this machine, over real sockets."""
     counts = {
@@ -184,6 +201,8 @@ def bench(
         "return": [clients],
         "geofences": [1_000],
         "fleet": [int(count) for count in fleet.split(",")],
+        "nearest": [vehicles],
+        "history": [positions],
     }
     # Imported here: it brings what the drivers' apps have no use for.
     import_module("driver_sim.bench.run").run([(shape, counts[shape]) for shape in shapes or BENCH_SHAPES], seconds, path)

@@ -19,6 +19,7 @@ from tracking.api import (
     fleets,
     geofences,
     health,
+    history,
     http,
     pages,
     shares,
@@ -71,6 +72,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
                         *geofences.routes,
                         *events.routes,
                         *tracks.routes,
+                        *history.routes,
                         *shares.routes,
                         *vehicles.routes,
                         *trips.routes,
@@ -98,7 +100,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     service: Service = app.state.service
-    databases = (service.database, service.recording, service.exports)
+    databases = (service.database, service.recording, service.exports, service.housekeeping)
     for database in databases:
         await database.open()
     with contextlib.suppress(StoreUnavailable, TimeoutError):
@@ -110,6 +112,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             "recorder": service.recorder.run(),
             "latest positions": service.latest.run(),
             "revisions": service.revisions.run(),
+            "history": service.history.run(),
             "tick": _tick(service),
             "fleet tick": _fleet_tick(service),
             "watch": service.watch.run(),

@@ -3,12 +3,14 @@
 from functools import cached_property
 from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tracking.errors import ConfigError
 
 MIN_SECRET_BYTES = 32
+LEAST_RETENTION_DAYS = 8
+"""The seven days that a fix may be late, and a day to spare."""
 
 
 class Settings(BaseSettings):
@@ -39,6 +41,10 @@ class Settings(BaseSettings):
     queue_limit: int = Field(100_000, gt=0, description="Fixes that may wait for the database")
     database_timeout: float = Field(10.0, gt=0, description="Seconds after which a statement is given up")
 
+    summary_delay: float = Field(600.0, gt=0, description="Seconds from the end of a trip or day to its summary")
+    retention_days: int = Field(0, ge=0, description="Days that positions are kept, at least 8; 0: for ever")
+    summary_retention_days: int = Field(0, ge=0, description="Days that summaries and trips' lines are kept; 0: for ever")
+
     feed_updates: int = Field(2_000, gt=0, description="Updates of a trip kept for those who come back")
     feed_linger: float = Field(600.0, ge=0, description="Seconds a feed is kept after its last watcher left")
     tick_interval: float = Field(15.0, gt=0, description="Seconds between ticks to passengers and dispatchers")
@@ -58,6 +64,27 @@ class Settings(BaseSettings):
         if secret is not None and len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
             raise ValueError(f"must have at least {MIN_SECRET_BYTES} bytes: make one with `openssl rand -hex 32`")
         return secret
+
+    @field_validator("retention_days")
+    @classmethod
+    def _past_the_late(cls, days: int) -> int:
+        if 0 < days < LEAST_RETENTION_DAYS:
+            raise ValueError(
+                f"must be 0 (positions are kept for ever) or at least {LEAST_RETENTION_DAYS}: fixes come up to 7 days late,"
+                " and a day is summed up once more after that"
+            )
+        return days
+
+    @field_validator("summary_retention_days")
+    @classmethod
+    def _no_shorter_than_positions(cls, days: int, info: ValidationInfo) -> int:
+        positions = info.data.get("retention_days", 0)
+        if days and not 0 < positions <= days:
+            raise ValueError(
+                "must be 0 (summaries are kept for ever) or at least TRACKING_RETENTION_DAYS, which must be set too:"
+                " summaries would be made again from positions that are still there"
+            )
+        return days
 
     @field_validator("public_url")
     @classmethod

@@ -1,6 +1,7 @@
 """Pure geometry on WGS 84: no I/O, no state. Degrees and metres."""
 
 import struct
+from collections.abc import Iterator
 from math import asin, cos, radians, sin, sqrt
 
 PlaceAt = tuple[float, float]
@@ -14,6 +15,8 @@ METRES_PER_DEGREE = radians(1.0) * EARTH_RADIUS
 _pack_point = struct.Struct("<BIdd").pack
 _unpack_point = struct.Struct("<BIdd").unpack
 _EWKB_POINT = 1
+_EWKB_HAS_SRID = 0x20000000
+_unpack_vertices = struct.Struct("<ddd").iter_unpack
 _unpack_point_srid = struct.Struct("<BIIdd").unpack
 
 
@@ -41,3 +44,9 @@ def unpack_point(ewkb: bytes) -> tuple[float, float]:
     else:
         _, _, _, longitude, latitude = _unpack_point_srid(ewkb)
     return longitude, latitude
+
+
+def unpack_line_m(ewkb: bytes) -> Iterator[tuple[float, float, float]]:
+    """`(longitude, latitude, m)` of each vertex of a little-endian EWKB LineStringM, with or without SRID."""
+    begin = 13 if int.from_bytes(ewkb[1:5], "little") & _EWKB_HAS_SRID else 9
+    return _unpack_vertices(memoryview(ewkb)[begin:])

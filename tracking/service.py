@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tracking.auth import Auth
 from tracking.config import Settings
 from tracking.dispatch import Dispatch
+from tracking.history import History
 from tracking.hub.doors import Doors
 from tracking.hub.hub import Hub
 from tracking.ingest.latest import Latest
@@ -16,6 +17,8 @@ from tracking.model import Clock
 from tracking.revisions import Revisions
 from tracking.store.pool import Database
 from tracking.watch import Watch
+
+HOUSEKEEPING_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class Service:
     """for the recorder alone: nobody's question may keep it waiting"""
     exports: Database
     """for tracks that are streamed as slowly as their reader reads"""
+    housekeeping: Database
+    """for work that may take its time"""
     sources: Sources
     recorder: Recorder
     latest: Latest
@@ -39,6 +44,7 @@ class Service:
     dispatch: Dispatch
     messaging: Messaging
     revisions: Revisions
+    history: History
     watch: Watch
 
 
@@ -46,6 +52,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
     """Builds the parts around the database at `url` and joins them; nothing runs yet."""
     database = Database(url, timeout=settings.database_timeout)
     recording = Database(url, timeout=settings.database_timeout, size=2, tidy=False)
+    housekeeping = Database(url, timeout=max(HOUSEKEEPING_TIMEOUT, settings.database_timeout), size=1)
     latest = Latest(recording, interval=settings.latest_interval)
     hub = Hub(
         clock,
@@ -58,6 +65,13 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
     sources = Sources(database, clock)
     # The two know each other: what the recorder stored late is shown anew, with what it has not stored yet.
     revisions = Revisions(database, hub, lambda trip_id: recorder.pending(trip_id))
+    history = History(
+        housekeeping,
+        clock,
+        delay=settings.summary_delay,
+        retention_days=settings.retention_days,
+        summary_retention_days=settings.summary_retention_days,
+    )
     recorder = Recorder(
         recording,
         interval=settings.commit_interval,
@@ -65,6 +79,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         limit=settings.queue_limit,
         on_live=latest.note,
         on_late=revisions.late,
+        on_stored=history.stored,
     )
     return Service(
         settings=settings,
@@ -73,6 +88,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         database=database,
         recording=recording,
         exports=Database(url, timeout=settings.database_timeout, size=4),
+        housekeeping=housekeeping,
         sources=sources,
         recorder=recorder,
         latest=latest,
@@ -82,5 +98,6 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         dispatch=Dispatch(database, sources, hub, clock),
         messaging=Messaging(database, hub, clock),
         revisions=revisions,
+        history=history,
         watch=Watch(database, hub.fleets, clock, gone_after=settings.gone_after),
     )

@@ -9,6 +9,7 @@ import click
 import uvloop
 
 from driver_sim.bench.parts import Result
+from driver_sim.bench.queries import QUERIES, SETTINGS
 from driver_sim.bench.report import table, write
 from driver_sim.bench.shapes import SHAPES
 from driver_sim.bench.stage import StageError, stage
@@ -31,8 +32,9 @@ def run(shapes: Sequence[tuple[str, Sequence[int]]], seconds: float, path: Path)
 
 
 async def _play(name: str, counts: Sequence[int], seconds: float) -> list[Result]:
-    async with stage(ROOT / ".data" / "bench", {}) as made:
-        return [await SHAPES[name](made, count, seconds) for count in counts]
+    shape = {**SHAPES, **QUERIES}[name]
+    async with stage(ROOT / ".data" / "bench", SETTINGS.get(name, {})) as made:
+        return [await shape(made, count, seconds) for count in counts]
 
 
 def _raise_open_files() -> None:

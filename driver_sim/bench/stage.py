@@ -189,6 +189,13 @@ class Stage:
         trip_id = self.trips[number]
         return WatcherLine(trip_id, self._token("passenger", trip_id=trip_id), driver)
 
+    def service_token(self) -> str:
+        return self._token("service")
+
+    @property
+    def database_url(self) -> str:
+        return self._environment["TRACKING_DATABASE_URL"]
+
     def _token(self, role: str, **claim: str) -> str:
         claims = {"aud": "tracking", "exp": int(time.time()) + 86_400, "jti": secrets.token_urlsafe(16), "role": role, **claim}
         return jwt.encode(claims, self._secret, algorithm="HS256")

@@ -26,3 +26,16 @@ def test_a_small_run_of_every_kind_counts_right(tmp_path: Path) -> None:
         assert run["sent"] == expected * 4  # settling takes three seconds more
         assert run["to_watcher_p50_ms"] < run["to_ack_p99_ms"]
     assert result["return"][0]["clients"] == 6
+
+
+def test_a_small_run_of_those_that_ask_gets_what_it_asks_for(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    small = ("--vehicles", "30000", "--positions", "100000", "--json", str(path), "--shape", "nearest", "--shape", "history")
+    done = subprocess.run([sys.executable, "-m", "driver_sim", "bench", *small], cwd=ROOT, capture_output=True, timeout=100)
+    assert done.returncode == 0, done.stderr.decode()[-4000:]
+    result = json.loads(path.read_text())
+    for shape, questions in (("nearest", 6), ("history", 4)):
+        (run,) = result[shape]
+        wrong = {name: value for name, value in run.items() if name.endswith("wrong")}
+        assert (len(wrong), set(wrong.values())) == (questions, {0})
+    assert (result["history"][0]["positions"], result["history"][0]["fixes_of_a_day"]) == (100_000, 20)

@@ -64,19 +64,30 @@ async def test_the_nearest_are_those_of_the_fewest_metres(
     store: Database, drawn: tuple[tuple[float, float], list[tuple[float, float]]], limit: int
 ) -> None:
     here, places = drawn
-    async with store.transaction() as connection:
+    async with store.connection() as connection:
         await connection.execute("TRUNCATE latest_positions, trips, vehicles, fleets CASCADE")
         await seen(connection, places)
         await seen(connection, [here], "others")
         # A table this small would be read whole.
-        await connection.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")
+        await connection.execute("SET enable_seqscan = off; SET enable_sort = off")
         found = await whereabouts.nearest(connection, "fleet", *here, limit)
+        await connection.execute("RESET enable_seqscan; RESET enable_sort")
     expected = sorted(measured(places, *here))[:limit]
     assert [near.distance for near in found] == pytest.approx(expected, abs=0.01, rel=1e-6)
     for near in found:
         assert measured([(near.seen.latitude, near.seen.longitude)], *here) == pytest.approx(
             [near.distance], abs=0.01, rel=1e-6
         )
+
+
+@pytest.mark.parametrize("longitude", [1.3e-31, 1e-9, 1.7e-8, 1e-7])
+async def test_a_car_on_the_meridian_of_greenwich(connection: Connection, longitude: float) -> None:
+    """PostGIS's index and its measuring differ by nanometres, which PostgreSQL takes for a fault."""
+    await seen(connection, [(0.0, 0.0), (0.0, 1.0)])
+    await connection.execute("SET enable_seqscan = off; SET enable_sort = off")
+    found = await whereabouts.nearest(connection, "fleet", 0.0, longitude, 2)
+    await connection.execute("RESET enable_seqscan; RESET enable_sort")
+    assert [near.vehicle.vehicle_id for near in found] == ["fleet-0000", "fleet-0001"]
 
 
 async def test_a_degree_of_longitude_is_less_far_than_one_of_latitude(connection: Connection) -> None:

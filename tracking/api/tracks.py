@@ -15,9 +15,10 @@ from tracking.api.trips import known_trip
 from tracking.auth import Role, Sight, may_manage_fleet, may_see
 from tracking.errors import ErrorCode, Refusal
 from tracking.gpx import gpx
-from tracking.ingest.sources import FOREVER
+from tracking.ingest.sources import FOREVER, GRACE_MS
+from tracking.model import Trip
 from tracking.service import Service
-from tracking.store import positions, vehicles
+from tracking.store import history, positions, vehicles
 from tracking.store.pool import Connection
 from tracking.store.positions import TrackRow
 
@@ -53,8 +54,18 @@ async def of_trip(request: Request) -> Response:
         request,
         service,
         trip.trip_id,
-        lambda connection: positions.track_of_trip(connection, trip.number, suspect=suspect),
+        lambda connection: _of_trip(connection, trip, suspect),
     )
+
+
+async def _of_trip(connection: Connection, trip: Trip, suspect: bool) -> Rows:
+    """What the trip's line has kept of days whose positions are gone, then the positions."""
+    kept_from = await history.horizon(connection)
+    if kept_from is not None and trip.started_at is not None and trip.started_at - GRACE_MS < kept_from:
+        async for row in history.kept_track(connection, trip.number, kept_from):
+            yield row
+    async for row in positions.track_of_trip(connection, trip.number, suspect=suspect, from_=kept_from):
+        yield row
 
 
 async def of_vehicle(request: Request) -> Response:
@@ -110,7 +121,7 @@ async def _csv(rows: Rows, _name: str) -> AsyncIterator[bytes]:
     writer.writerow(CSV_COLUMNS)
     waiting = 0
     async for row in rows:
-        writer.writerow((*row[:-1], ";".join(row.suspect)))
+        writer.writerow((*row[:-1], ";".join(row.suspect)) if row.suspect else row)
         waiting += 1
         if waiting >= _CHUNK_ROWS:
             yield text.getvalue().encode()

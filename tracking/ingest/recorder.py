@@ -38,7 +38,8 @@ class Recorder:
     """Batched writer. `offer` takes what was accepted, in order; `run` commits and acknowledges until it is cancelled.
 
     `interval` (s) is how long a group may fill, `rows` how large it may get, `limit` how many fixes may wait in all.
-    After COMMIT `on_live` is told of each position that moved the marker, `on_late` of plausible ones that came too late to.
+    After COMMIT `on_live` is told of each position that moved the marker, `on_late` of plausible ones that came too late to,
+    and `on_stored` of the whole group.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Recorder:
         limit: int,
         on_live: Callable[[Position], None] = lambda _: None,
         on_late: Callable[[list[Position]], None] = lambda _: None,
+        on_stored: Callable[[Sequence[Entry]], None] = lambda _: None,
     ) -> None:
         self._database = database
         self._interval = interval
@@ -57,6 +59,7 @@ class Recorder:
         self._limit = limit
         self._on_live = on_live
         self._on_late = on_late
+        self._on_stored = on_stored
         self._waiting: deque[Entry] = deque()
         self._group: list[Entry] = []
         self._arrived = asyncio.Event()
@@ -194,6 +197,7 @@ class Recorder:
                 late.append(position)
         if late:
             self._on_late(late)
+        self._on_stored(group)
 
     async def _store(self, group: Sequence[Entry], handled: dict[Session, int]) -> int:
         """How many positions this try stored."""

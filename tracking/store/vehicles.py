@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 from tracking.model import Vehicle
+from tracking.store import history
 from tracking.store.pool import Connection
 
 _COLUMNS = "vehicle, vehicle_id, fleet_id, name, kind, plate"
@@ -70,4 +71,5 @@ async def delete(connection: Connection, number: int) -> None:
     await connection.execute("DELETE FROM sessions WHERE vehicle = $1", number)
     await connection.execute("DELETE FROM positions WHERE vehicle = $1", number)
     await connection.execute("DELETE FROM latest_positions WHERE vehicle = $1", number)
+    await history.erase(connection, number)
     await connection.execute("DELETE FROM vehicles WHERE vehicle = $1", number)

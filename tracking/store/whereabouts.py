@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+import asyncpg
+
 from tracking.geo import unpack_point
 from tracking.model import Vehicle
 from tracking.store.pool import Connection
@@ -36,7 +38,8 @@ async def nearest(
 ) -> list[Near]:
     """The fleet's vehicles nearest to a place, nearest first.
 
-    With `available_since` only those that have no trip that is not over and were heard of at that instant or later.
+    With `available_since` only those that have no trip that is not over and were heard of at that instant or later. Must not be
+    in a transaction.
     """
     # Of geography, `<->` is the distance on the sphere, and the index gives the rows in its order, one by one until there are
     # enough. So what else is asked of a vehicle is asked of these few: the LIMIT keeps the planner from reading all trips.
@@ -47,19 +50,20 @@ async def nearest(
             WHERE t.vehicle = l.vehicle AND t.status NOT IN ('complete', 'canceled') LIMIT 1
         ) IS NULL
     """
-    rows = await connection.fetch(
-        f"""
+    query = f"""
         SELECT {_VEHICLE}, {_SEEN}, l.point::geography <-> {_HERE} AS distance
         FROM latest_positions l JOIN vehicles v USING (vehicle)
         WHERE l.fleet = (SELECT fleet FROM fleets WHERE fleet_id = $1) {"" if available_since is None else available}
-        ORDER BY l.point::geography <-> {_HERE} LIMIT $4
-        """,
-        fleet_id,
-        longitude,
-        latitude,
-        limit,
-        *(() if available_since is None else (available_since,)),
-    )
+        ORDER BY {{distance}} LIMIT $4
+    """
+    distance = f"l.point::geography <-> {_HERE}"
+    arguments = (fleet_id, longitude, latitude, limit, *(() if available_since is None else (available_since,)))
+    try:
+        rows = await connection.fetch(query.format(distance=distance), *arguments)
+    except asyncpg.InternalServerError:
+        # "index returned tuples in wrong order": PostGIS rounds to 10 nm what it measures, and not the bound that its index
+        # gives; it shows where a coordinate on the globe is next to zero, as on Greenwich's meridian. So without the index.
+        rows = await connection.fetch(query.format(distance=f"({distance}) + 0"), *arguments)
     return [Near(_vehicle(row), _seen(row), row["distance"]) for row in rows]
 
 

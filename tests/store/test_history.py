@@ -1,0 +1,590 @@
+"""Summaries of trips and days on real PostGIS: what they count, when they are made, and what is left when positions go."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from itertools import pairwise
+from math import cos, radians
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tracking.config import load
+from tracking.errors import ConfigError, StoreUnavailable
+from tracking.geo import distance
+from tracking.history import History
+from tracking.ingest.recorder import Entry
+from tracking.ingest.sources import Session
+from tracking.model import Fleet, Place, Position, Suspicion, Vehicle
+from tracking.store import fleets, history, positions, sessions, trips, vehicles
+from tracking.store.history import VehicleDay
+from tracking.store.pool import Connection, Database
+from tracking.store.positions import DAY_MS
+
+DAY = 20_400
+BEGIN = DAY * DAY_MS + 43_200_000
+HOME = (47.141, 9.521)
+HOUR_MS = 3_600_000
+DEGREE = 111_195.08
+
+Step = tuple[float, float, float, float | None]
+"""Seconds since the beginning, metres north and east of home, speed."""
+
+
+class Turned:
+    """A clock that a test turns."""
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url)
+    await database.open()
+    async with database.connection() as connection:
+        await fleets.put(connection, Fleet("fleet", "Fleet"))
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def connection(store: Database) -> AsyncIterator[Connection]:
+    async with store.connection() as connection:
+        yield connection
+
+
+class Van:
+    """A vehicle whose fixes are written straight into the table. Places are metres from home."""
+
+    def __init__(self, connection: Connection, number: int, session: int) -> None:
+        self.connection = connection
+        self.number = number
+        self.session = session
+        self.seq = 0
+
+    @classmethod
+    async def new(cls, connection: Connection, vehicle_id: str = "van") -> "Van":
+        stored, _ = await vehicles.put(connection, Vehicle(vehicle_id, "fleet"))
+        session, _ = await sessions.open(connection, stored.number, "session")
+        return cls(connection, stored.number, session)
+
+    async def drove(
+        self, steps: Sequence[Step], *, begin: int = BEGIN, trip: int | None = None, **fields: Any
+    ) -> list[Position]:
+        made = []
+        for seconds, north, east, speed in steps:
+            self.seq += 1
+            fix_time = begin + round(seconds * 1000)
+            made.append(
+                Position(
+                    self.number, "van", self.session, self.seq, fix_time, fields.get("server_time", fix_time), *at(north, east),
+                    None, None, speed, None, None, trip, None, fields.get("suspect", ()), True,
+                )
+            )  # fmt: skip
+        for day in {position.fix_time // DAY_MS for position in made}:
+            await positions.ensure_partition(self.connection, day)
+        await positions.insert(self.connection, made)
+        return made
+
+    async def summed(self) -> VehicleDay:
+        found = await history.day_now(self.connection, self.number, DAY)
+        assert found is not None
+        return found
+
+
+def at(north: float, east: float) -> tuple[float, float]:
+    latitude, longitude = HOME
+    return latitude + north / DEGREE, longitude + east / DEGREE / cos(radians(latitude))
+
+
+def north(begin: float, metres: float, speed: float, *, start: float = 0.0, reported: bool = True) -> list[Step]:
+    """A fix a second, going north from `start` for so many metres, the last of them included."""
+    seconds = int(metres / speed)
+    return [(begin + n, start + n * speed, 0.0, speed if reported else None) for n in range(seconds + 1)]
+
+
+def stand(
+    begin: float, seconds: int, place: float, *, jitter: float = 0.0, speed: float | None = None, every: int = 1
+) -> list[Step]:
+    chance = random.Random(1)
+    return [
+        (begin + n, place + chance.uniform(-jitter, jitter), chance.uniform(-jitter, jitter), speed) for n in range(seconds + 1)
+    ]
+
+
+# --- what is counted ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_drive_without_a_stop(connection: Connection) -> None:
+    van = await Van.new(connection)
+    await van.drove(north(0, 3_000, 10))
+    day = await van.summed()
+    assert day.distance == pytest.approx(3_000, abs=0.5)
+    assert (day.driving_time, day.stops, day.top_speed, day.positions) == (300, 0, 10, 301)
+    assert (day.first_fix_time, day.last_fix_time) == (BEGIN, BEGIN + 300_000)
+
+
+@pytest.mark.parametrize("seconds, stops", [(40, 0), (90, 1), (3_600, 1)])
+@pytest.mark.parametrize("speed", [None, 0.0])
+async def test_standing_is_a_stop_after_a_minute_and_its_jitter_is_no_way(
+    connection: Connection, seconds: int, stops: int, speed: float | None
+) -> None:
+    van = await Van.new(connection)
+    await van.drove(north(0, 1_000, 10))
+    await van.drove(stand(101, seconds, 1_000, jitter=8, speed=speed))
+    await van.drove(north(102 + seconds, 1_000, 10, start=1_000))
+    day = await van.summed()
+    assert day.stops == stops
+    if stops:
+        # An hour of it would be twenty kilometres.
+        assert day.distance == pytest.approx(2_000, abs=45)
+        assert day.driving_time == pytest.approx(200, abs=12)
+
+
+async def test_several_stops_are_several(connection: Connection) -> None:
+    van = await Van.new(connection)
+    for part in range(3):
+        begin = part * 300
+        await van.drove(north(begin, 1_000, 10, start=part * 1_000))
+        await van.drove(stand(begin + 101, 150, (part + 1) * 1_000, jitter=5))
+    day = await van.summed()
+    assert day.stops == 3
+    assert day.distance == pytest.approx(3_000, abs=60)
+
+
+async def test_an_excursion_of_the_receiver_does_not_make_two_stops_of_one(connection: Connection) -> None:
+    van = await Van.new(connection)
+    await van.drove([*stand(0, 300, 0, jitter=5), (301, 80, 60, None), (302, 85, 60, None), *stand(303, 300, 0, jitter=5)])
+    day = await van.summed()
+    assert day.stops == 1
+    assert day.distance < 15
+    assert day.driving_time == 0
+
+
+async def test_a_receiver_that_drifts_while_it_reports_no_speed_stands(connection: Connection) -> None:
+    van = await Van.new(connection)
+    await van.drove([(n, 60.0 * ((n // 20) % 2), 0.0, 0.2) for n in range(600)])
+    day = await van.summed()
+    assert (day.stops, day.driving_time) == (1, 0)
+
+
+@pytest.mark.parametrize("speed, stops", [(0.8, 1), (1.3, 0)])
+async def test_creeping_is_standing_below_a_metre_a_second(connection: Connection, speed: float, stops: int) -> None:
+    van = await Van.new(connection)
+    await van.drove(north(0, 70 * speed, speed, reported=False))
+    assert (await van.summed()).stops == stops
+
+
+async def test_silence_is_no_driving_but_the_way_counts(connection: Connection) -> None:
+    van = await Van.new(connection)
+    await van.drove(north(0, 500, 10))
+    await van.drove(north(50 + 301, 500, 10, start=4_500))
+    day = await van.summed()
+    assert day.distance == pytest.approx(5_000, abs=0.5)
+    assert (day.driving_time, day.stops) == (100, 0)
+
+
+async def test_parked_with_the_phone_off_is_one_stop(connection: Connection) -> None:
+    van = await Van.new(connection)
+    await van.drove([(0, 0, 0, None), (7_200, 5, 0, None)])
+    day = await van.summed()
+    assert (day.stops, day.driving_time) == (1, 0)
+
+
+async def test_doubted_fixes_do_not_count(connection: Connection) -> None:
+    van = await Van.new(connection)
+    await van.drove(north(0, 1_000, 10))
+    await van.drove([(50.5, 90_000, 0, 400.0)], suspect=(Suspicion.JUMP,))
+    day = await van.summed()
+    assert (day.top_speed, day.positions) == (10, 101)
+    assert day.distance == pytest.approx(1_000, abs=0.5)
+
+
+async def test_across_the_date_line_is_not_around_the_world(connection: Connection) -> None:
+    van = await Van.new(connection)
+    await van.drove([(n, 0, 0, None) for n in range(200)])
+    await connection.execute(
+        """
+        UPDATE positions SET point = ST_SetSRID(
+            ST_MakePoint(CASE WHEN seq % 2 = 0 THEN 179.99995 ELSE -179.99995 END, -17), 4326
+        )
+        """
+    )
+    day = await van.summed()
+    assert (day.stops, round(day.distance)) == (1, 11)
+
+
+@given(st.lists(st.tuples(st.floats(60, 5_000), st.booleans(), st.integers(1, 290)), min_size=1, max_size=30))
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_without_stops_the_distance_is_from_fix_to_fix(
+    connection: Connection, legs: list[tuple[float, bool, int]]
+) -> None:
+    await connection.execute("DELETE FROM positions")
+    van = await Van.new(connection)
+    steps: list[Step] = [(0.0, 0.0, 0.0, None)]
+    for metres, along, seconds in legs:
+        time, northing, easting, _ = steps[-1]
+        steps.append((time + seconds, northing + metres * along, easting + metres * (not along), None))
+    made = await van.drove(steps)
+    expected = sum(distance(a.latitude, a.longitude, b.latitude, b.longitude) for a, b in pairwise(made))
+    day = await van.summed()
+    assert day.distance == pytest.approx(expected, rel=1e-6)
+    assert (day.stops, day.driving_time) == (0, sum(seconds for _, _, seconds in legs))
+
+
+# --- trips --------------------------------------------------------------------------------------------------------------
+
+
+async def a_trip(connection: Connection, vehicle: int, begin: int, end: int | None, trip_id: str = "trip") -> int:
+    place = Place(*HOME)
+    trip = await trips.insert(
+        connection,
+        trip_id=trip_id,
+        fleet_id="fleet",
+        vehicle=vehicle,
+        pickup=place,
+        dropoff=place,
+        stops=(),
+        route=None,
+        now=begin,
+    )
+    await trips.open_span(connection, trip.number, vehicle, begin)
+    await connection.execute(
+        "UPDATE trips SET started_at = $2, status = 'enroute_to_dropoff' WHERE trip = $1", trip.number, begin
+    )
+    if end is not None:
+        await ended(connection, trip.number, end)
+    return trip.number
+
+
+async def ended(connection: Connection, trip: int, end: int) -> None:
+    await trips.close_span(connection, trip, end)
+    await connection.execute("UPDATE trips SET ended_at = $2, status = 'complete' WHERE trip = $1", trip, end)
+
+
+def entries(made: Sequence[Position]) -> list[Entry]:
+    session = Session(1, "session", 0)
+    return [Entry(session, position.seq, position, None) for position in made]
+
+
+async def line_of(connection: Connection, trip: int) -> list[tuple[float, float, float]]:
+    summary = await history.trip_summary(connection, trip)
+    assert summary is not None
+    return list(summary.line)
+
+
+async def test_a_trip_is_compacted_when_its_late_fixes_are_in_and_anew_when_more_come(
+    store: Database, connection: Connection
+) -> None:
+    van = await Van.new(connection)
+    end = BEGIN + 300_000
+    trip = await a_trip(connection, van.number, BEGIN, end)
+    made = await van.drove(north(0, 1_000, 10), trip=trip)
+    clock = Turned(end + 599_999)
+    keeper = History(store, clock, delay=600)
+    await keeper.work()
+    assert await history.trip_summary(connection, trip) is None
+    clock.now += 1
+    await keeper.work()
+    assert await line_of(connection, trip) == [(p.longitude, p.latitude, p.fix_time) for p in made]
+    assert await connection.fetchval("SELECT ST_IsValidTrajectory(line) FROM trip_summaries")
+    summary = await history.trip_summary(connection, trip)
+    assert summary is not None
+    assert (round(summary.distance), summary.stops, summary.top_speed) == (1_000, 0, 10)
+
+    # A device that was away: its fixes move the marker, and yet belong to a trip that is over.
+    late = await van.drove(north(101, 1_000, 10, start=1_000), trip=trip)
+    await keeper.work()
+    assert len(await line_of(connection, trip)) == len(made)
+    keeper.stored(entries(late))
+    await keeper.work()
+    assert len(await line_of(connection, trip)) == len(made) + len(late)
+    assert round((await history.trip_summary(connection, trip) or summary).distance) == 2_000
+
+
+async def test_two_vehicles_on_one_trip_are_not_joined_by_a_way(store: Database, connection: Connection) -> None:
+    first, second = await Van.new(connection, "first"), await Van.new(connection, "second")
+    trip = await a_trip(connection, first.number, BEGIN, None)
+    await first.drove(north(0, 1_000, 10), trip=trip)
+    await trips.close_span(connection, trip, BEGIN + 100_000)
+    await trips.open_span(connection, trip, second.number, BEGIN + 100_001)
+    await second.drove(north(110, 1_000, 10, start=50_000), trip=trip)
+    await ended(connection, trip, BEGIN + 300_000)
+    await History(store, Turned(BEGIN + DAY_MS), delay=1).work()
+    summary = await history.trip_summary(connection, trip)
+    assert summary is not None
+    assert (round(summary.distance), len(summary.line)) == (2_000, 202)
+
+
+async def test_a_trip_without_fixes_and_one_that_never_began(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    trip = await a_trip(connection, van.number, BEGIN, BEGIN + 1_000)
+    await History(store, Turned(BEGIN + DAY_MS), delay=1).work()
+    assert await history.trip_summary(connection, trip) == (0.0, 0, None, [])
+    assert await history.trips_to_compact(connection, BEGIN + DAY_MS, [], 10) == []
+
+
+async def test_one_trip_that_fails_keeps_no_other_from_its_summary(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    bad = await a_trip(connection, van.number, BEGIN, BEGIN + 1_000, "bad")
+    good = await a_trip(connection, van.number, BEGIN + 2_000, BEGIN + 3_000, "good")
+    await connection.execute(f"ALTER TABLE trip_summaries ADD CHECK (trip <> {bad})")
+    await History(store, Turned(BEGIN + DAY_MS), delay=1).work()
+    assert await history.trip_summary(connection, bad) is None
+    assert await history.trip_summary(connection, good) is not None
+
+
+async def test_the_work_waits_for_a_database_that_is_away() -> None:
+    away = Database("postgresql://nobody@127.0.0.1:1/none", timeout=1)
+    await away.open()
+    keeper = History(away, Turned(BEGIN), delay=1)
+    with pytest.raises(StoreUnavailable):
+        await keeper.work()
+    await away.close()
+
+
+# --- days ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_day_is_summed_up_when_it_is_over_and_anew_when_more_comes(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    await Van.new(connection, "idle")
+    await van.drove(north(0, 1_000, 10))
+    clock = Turned((DAY + 1) * DAY_MS + 599_999)
+    keeper = History(store, clock, delay=600)
+    await keeper.work()
+    assert await history.days(connection, van.number, DAY, DAY) == []
+    clock.now += 1
+    await keeper.work()
+    (day,) = await history.days(connection, van.number, DAY - 1, DAY + 1)
+    assert day == await van.summed()
+    assert await connection.fetchval("SELECT count(*) FROM vehicle_days") == 1
+
+    late = await van.drove(north(200, 1_000, 10, start=1_000))
+    await keeper.work()
+    assert await history.days(connection, van.number, DAY, DAY) == [day]
+    keeper.stored(entries(late))
+    await keeper.work()
+    (later,) = await history.days(connection, van.number, DAY, DAY)
+    assert (later.positions, later) == (202, await van.summed())
+
+
+async def test_what_a_hub_forgot_when_it_died_is_found_when_nothing_can_come_any_more(
+    store: Database, connection: Connection
+) -> None:
+    van = await Van.new(connection)
+    trip = await a_trip(connection, van.number, BEGIN, BEGIN + 300_000)
+    await van.drove(north(0, 1_000, 10), trip=trip)
+    clock = Turned((DAY + 1) * DAY_MS + HOUR_MS)
+    await History(store, clock, delay=600).work()
+    await van.drove(north(101, 1_000, 10, start=1_000), trip=trip, server_time=clock.now + HOUR_MS)
+    clock.now = (DAY + 8) * DAY_MS + HOUR_MS - 1
+    await History(store, clock, delay=600).work()
+    assert len(await line_of(connection, trip)) == 101
+    clock.now += 1
+    await History(store, clock, delay=600).work()
+    assert len(await line_of(connection, trip)) == 202
+    (day,) = await history.days(connection, van.number, DAY, DAY)
+    assert day.positions == 202
+
+
+# --- letting go ---------------------------------------------------------------------------------------------------------
+
+
+async def partitions_of(connection: Connection) -> list[int]:
+    return [found.day for found in await history.position_days(connection)]
+
+
+async def track_of(connection: Connection, trip: int) -> list[int]:
+    """As `/v1/trips/{trip_id}/track` puts it together."""
+    kept_from = await history.horizon(connection)
+    kept = [] if kept_from is None else [row.fix_time async for row in history.kept_track(connection, trip, kept_from)]
+    async with connection.transaction():
+        rows = [row async for row in positions.track_of_trip(connection, trip, suspect=False, from_=kept_from)]
+    return kept + [row.fix_time for row in rows]
+
+
+async def test_old_positions_go_and_what_they_said_stays(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    midnight = (DAY + 1) * DAY_MS
+    over = await a_trip(connection, van.number, BEGIN, BEGIN + 600_000, "over")
+    made = await van.drove(north(0, 2_000, 10), trip=over)
+    # Over midnight, and for ten days: its first day goes while it is under way, with a speed that nothing else had.
+    long = await a_trip(connection, van.number, midnight - 100_000, None, "long")
+    evening = await van.drove(north(0, 900, 30), begin=midnight - 100_000, trip=long)
+    morning = await van.drove(north(0, 900, 10, start=2_600), begin=midnight, trip=long)
+    clock = Turned((DAY + 9) * DAY_MS - 1)
+    keeper = History(store, clock, delay=600, retention_days=8)
+    await keeper.work()
+    assert await partitions_of(connection) == [DAY, DAY + 1]
+    before = await history.days(connection, van.number, DAY, DAY)
+    clock.now += HOUR_MS
+    await keeper.work()
+    assert await partitions_of(connection) == [DAY + 1]
+    assert await history.days(connection, van.number, DAY, DAY) == before
+    assert await track_of(connection, over) == [p.fix_time for p in made]
+    assert await track_of(connection, long) == [p.fix_time for p in (*evening, *morning)]
+
+    # It ends: the line is whole, and so is the rest.
+    await ended(connection, long, clock.now)
+    clock.now += 700_000
+    await keeper.work()
+    assert [vertex[2] for vertex in await line_of(connection, long)] == [p.fix_time for p in (*evening, *morning)]
+    summary = await history.trip_summary(connection, long)
+    assert summary is not None
+    assert (round(summary.distance, -1), summary.top_speed) == (3_500, 30)
+    clock.now += DAY_MS
+    await keeper.work()
+    assert await partitions_of(connection) == []
+    assert await track_of(connection, long) == [p.fix_time for p in (*evening, *morning)]
+
+
+async def test_a_fix_of_a_dropped_day_changes_nothing_and_goes_too(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    trip = await a_trip(connection, van.number, BEGIN, BEGIN + 600_000)
+    await van.drove(north(0, 2_000, 10), trip=trip)
+    clock = Turned((DAY + 10) * DAY_MS)
+    keeper = History(store, clock, delay=600, retention_days=8)
+    await keeper.work()
+    assert await partitions_of(connection) == []
+    days = await history.days(connection, van.number, DAY, DAY)
+    # The partition comes back, as the recorder would have it.
+    keeper.stored(entries(await van.drove([(300, 0, 0, None)], trip=trip)))
+    clock.now += HOUR_MS
+    await keeper.work()
+    assert await partitions_of(connection) == []
+    assert await history.days(connection, van.number, DAY, DAY) == days
+    assert len(await line_of(connection, trip)) == 201
+
+
+async def test_a_partition_that_was_left_half_dropped_is_dropped(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    await van.drove(north(0, 100, 10))
+    keeper = History(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8)
+    await keeper._sum_up_days()
+    await history.note_day(connection, DAY, "dropped", BEGIN)
+    (partition,) = await history.position_days(connection)
+    await connection.execute(f"ALTER TABLE positions DETACH PARTITION positions_{history.date_of(DAY):%Y%m%d}")
+    await keeper.work()
+    assert partition.attached
+    assert await partitions_of(connection) == []
+
+
+async def test_a_trip_that_can_not_be_compacted_keeps_its_positions(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    trip = await a_trip(connection, van.number, BEGIN, BEGIN + 1_000)
+    await van.drove(north(0, 100, 10), trip=trip)
+    await connection.execute("ALTER TABLE trip_summaries ADD CHECK (distance < 0)")
+    await History(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8).work()
+    assert await partitions_of(connection) == [DAY]
+
+
+async def test_dropping_waits_for_who_reads_and_nobody_waits_for_the_dropping(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    await van.drove(north(0, 100, 10))
+    await van.drove(north(0, 100, 10), begin=BEGIN + 10 * DAY_MS)
+    keeper = History(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8)
+    async with store.transaction() as reader:
+        await reader.fetch("SELECT count(*) FROM positions")
+        dropping = asyncio.create_task(keeper.work())
+        async with asyncio.timeout(30):
+            while not await connection.fetchval(
+                """
+                SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND query LIKE 'ALTER TABLE%DETACH%' AND wait_event_type = 'Lock'
+                """
+            ):
+                assert not dropping.done()
+        await connection.execute("SET lock_timeout = '1s'")
+        await van.drove(north(200, 100, 10), begin=BEGIN + 10 * DAY_MS)
+        await connection.execute("RESET lock_timeout")
+    await dropping
+    assert await partitions_of(connection) == [DAY + 10]
+
+
+async def test_dropping_that_was_given_up_half_way_is_taken_up_again(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    await van.drove(north(0, 100, 10))
+    await van.drove(north(0, 100, 10), begin=BEGIN + 10 * DAY_MS)
+    impatient = Database(store._url, timeout=1)
+    await impatient.open()
+    keeper = History(impatient, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8)
+    async with store.transaction() as reader:
+        await reader.fetch("SELECT count(*) FROM positions")
+        with pytest.raises((StoreUnavailable, asyncpg.PostgresError)):
+            await keeper.work()
+    (partition, _) = await history.position_days(connection)
+    assert partition.detaching
+    await keeper.work()
+    assert await partitions_of(connection) == [DAY + 10]
+    await impatient.close()
+
+
+async def test_summaries_go_when_they_are_old_enough_too(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    trip = await a_trip(connection, van.number, BEGIN, BEGIN + 600_000)
+    await van.drove(north(0, 2_000, 10), trip=trip)
+    clock = Turned((DAY + 30) * DAY_MS)
+    keeper = History(store, clock, delay=600, retention_days=8, summary_retention_days=30)
+    await keeper.work()
+    assert len(await history.days(connection, van.number, DAY, DAY)) == 1
+    clock.now += DAY_MS
+    await keeper.work()
+    assert await history.days(connection, van.number, DAY, DAY) == []
+    assert await history.trip_summary(connection, trip) is None
+    clock.now += DAY_MS
+    await keeper.work()
+    assert await history.trip_summary(connection, trip) is None
+
+
+@pytest.mark.parametrize(
+    "settings, variable",
+    [
+        ({"retention_days": 7}, "TRACKING_RETENTION_DAYS"),
+        ({"retention_days": -1}, "TRACKING_RETENTION_DAYS"),
+        ({"summary_retention_days": 30}, "TRACKING_SUMMARY_RETENTION_DAYS"),
+        ({"retention_days": 30, "summary_retention_days": 29}, "TRACKING_SUMMARY_RETENTION_DAYS"),
+        ({"summary_delay": 0}, "TRACKING_SUMMARY_DELAY"),
+    ],
+)
+def test_a_retention_that_can_not_be(settings: dict[str, Any], variable: str) -> None:
+    with pytest.raises(ConfigError, match=variable):
+        load(**settings)
+
+
+def test_a_retention_that_can_be() -> None:
+    assert load(retention_days=8, summary_retention_days=8).retention_days == 8
+    assert load().retention_days == 0
+
+
+# --- erasure ------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_erased_vehicle_leaves_no_day_and_no_line(store: Database, connection: Connection) -> None:
+    van, other = await Van.new(connection), await Van.new(connection, "other")
+    trip = await a_trip(connection, van.number, BEGIN, BEGIN + 600_000, "alone")
+    await van.drove(north(0, 2_000, 10), trip=trip)
+    shared = await a_trip(connection, van.number, BEGIN + 700_000, None, "shared")
+    await van.drove(north(700, 2_000, 10), trip=shared)
+    await trips.close_span(connection, shared, BEGIN + 900_000)
+    await trips.open_span(connection, shared, other.number, BEGIN + 900_001)
+    own = await other.drove(north(901, 2_000, 10), trip=shared)
+    await ended(connection, shared, BEGIN + 1_200_000)
+    keeper = History(store, Turned((DAY + 2) * DAY_MS), delay=600)
+    await keeper.work()
+    async with store.transaction() as eraser:
+        await vehicles.lock(eraser, "van")
+        await vehicles.delete(eraser, van.number)
+    assert await connection.fetchval("SELECT count(*) FROM trip_summaries") == 0
+    assert await connection.fetchval("SELECT count(*) FROM vehicle_days WHERE vehicle = $1", van.number) == 0
+    await keeper.work()
+    assert await history.trip_summary(connection, trip) is None
+    assert [vertex[2] for vertex in await line_of(connection, shared)] == [p.fix_time for p in own]
+    assert len(await history.days(connection, other.number, DAY, DAY)) == 1

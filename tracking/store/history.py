@@ -1,0 +1,333 @@
+"""What outlives the raw positions: summaries of trips and days, the lines of trips; and the days whose positions may go.
+
+The sums are PostgreSQL's (`sum_up` in `sql/0007_history.sql`, which defines stops and distance): computed here they would keep
+the event loop from the live map.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, NamedTuple
+
+from tracking.geo import unpack_line_m
+from tracking.store.pool import Connection
+from tracking.store.positions import DAY_MS, TrackRow
+
+DETACH_SECONDS = 5.0
+"""It waits for who reads positions; meanwhile no partition can be made."""
+_NAME = "positions_%Y%m%d"
+
+
+class TripSummary(NamedTuple):
+    """Metres and m/s. `line`: `(longitude, latitude, fix_time)`, empty where there were fewer than two fixes."""
+
+    distance: float
+    stops: int
+    top_speed: float | None
+    line: Sequence[tuple[float, float, float]]
+
+
+class VehicleDay(NamedTuple):
+    """A UTC day of a vehicle, of its plausible fixes; metres, seconds, m/s."""
+
+    day: date
+    distance: float
+    driving_time: float
+    stops: int
+    top_speed: float | None
+    positions: int
+    first_fix_time: int
+    last_fix_time: int
+
+
+_DAY_COLUMNS = "distance, driving_time, stops, top_speed, positions, first_fix_time, last_fix_time"
+
+
+def date_of(day: int) -> date:
+    """A UTC day counted from 1970-01-01."""
+    return date(1970, 1, 1) + timedelta(days=day)
+
+
+def day_of(day: date) -> int:
+    return (day - date(1970, 1, 1)).days
+
+
+# --- trips --------------------------------------------------------------------------------------------------------------
+
+
+async def compact_trip(connection: Connection, trip: int, now: int) -> None:
+    """Makes the trip's summary and line anew; of a trip that is over, notes that it is compacted. Needs an open transaction."""
+    # Whoever erases a vehicle locks it first: its whereabouts must not be read before that and written after.
+    locked = await connection.fetch(
+        """
+        SELECT vehicle FROM vehicles WHERE vehicle IN (SELECT vehicle FROM trip_spans WHERE trip = $1)
+        ORDER BY vehicle FOR KEY SHARE
+        """,
+        trip,
+    )
+    if locked:
+        await connection.execute(
+            """
+            WITH line AS (
+                SELECT ST_SetSRID(
+                    ST_MakeLine(
+                        ST_MakePointM(ST_X(point), ST_Y(point), round(extract(epoch FROM fix_time) * 1000)) ORDER BY fix_time
+                    ),
+                    4326
+                ) AS line
+                -- A trajectory is in one place at a time.
+                FROM (SELECT DISTINCT ON (fix_time) * FROM trip_fixes($1) ORDER BY fix_time, session, seq) f
+                HAVING count(*) > 1
+            )
+            INSERT INTO trip_summaries (trip, built_at, distance, stops, top_speed, line)
+            SELECT $1, $2, s.distance, s.stops, s.top_speed, (SELECT line FROM line)
+            FROM sum_up_trip($1) s JOIN trips t ON t.trip = $1
+            ON CONFLICT (trip) DO UPDATE SET
+                built_at = EXCLUDED.built_at, distance = EXCLUDED.distance, stops = EXCLUDED.stops,
+                top_speed = EXCLUDED.top_speed, line = EXCLUDED.line
+            """,
+            trip,
+            now,
+        )
+    await connection.execute(
+        "UPDATE trips SET compacted = true WHERE trip = $1 AND status IN ('complete', 'canceled') AND NOT compacted", trip
+    )
+
+
+async def trips_to_compact(connection: Connection, ended_before: int, but: Sequence[int], limit: int) -> list[int]:
+    """Trips that ended before the instant and wait for their summaries, the oldest first, leaving out those in `but`."""
+    rows = await connection.fetch(
+        """
+        SELECT trip FROM trips
+        WHERE NOT compacted AND started_at IS NOT NULL AND status IN ('complete', 'canceled')
+            AND ended_at <= $1::timestamptz AND ended_at >= positions_horizon() AND trip <> ALL($2::int[])
+        ORDER BY ended_at LIMIT $3
+        """,
+        ended_before,
+        but,
+        limit,
+    )
+    return [row["trip"] for row in rows]
+
+
+async def trips_of_day(connection: Connection, day: int) -> list[int]:
+    """Trips that were under way on a UTC day and are not compacted, be they over or not."""
+    rows = await connection.fetch(
+        """
+        SELECT DISTINCT s.trip FROM trip_spans s JOIN trips t USING (trip)
+        WHERE NOT t.compacted AND s.started_at - interval '30 s' < $2::timestamptz
+            AND coalesce(s.ended_at, 'infinity') >= $1::timestamptz
+        ORDER BY s.trip
+        """,
+        *_bounds(day),
+    )
+    return [row["trip"] for row in rows]
+
+
+async def uncompact(connection: Connection, trips: Sequence[int]) -> None:
+    """Has these trips compacted anew, those that are."""
+    await connection.execute("UPDATE trips SET compacted = false WHERE trip = ANY($1::int[]) AND compacted", trips)
+
+
+async def trip_summary(connection: Connection, trip: int) -> TripSummary | None:
+    row = await connection.fetchrow("SELECT distance, stops, top_speed, line FROM trip_summaries WHERE trip = $1", trip)
+    if row is None:
+        return None
+    line = list(unpack_line_m(row["line"])) if row["line"] is not None else []
+    return TripSummary(row["distance"], row["stops"], row["top_speed"], line)
+
+
+async def horizon(connection: Connection) -> int | None:
+    """Positions are kept from this instant on; None: all of them."""
+    found: int | None = await connection.fetchval("SELECT nullif(positions_horizon(), '-infinity')")
+    return found
+
+
+async def kept_track(connection: Connection, trip: int, before: int) -> AsyncIterator[TrackRow]:
+    """What the trip's line has kept of fixes before an instant."""
+    row = await connection.fetchrow(
+        """
+        SELECT v.vehicle_id, t.trip_id, s.line
+        FROM trip_summaries s JOIN trips t USING (trip) LEFT JOIN vehicles v USING (vehicle)
+        WHERE s.trip = $1 AND s.line IS NOT NULL
+        """,
+        trip,
+    )
+    if row is None:
+        return
+    vehicle_id, trip_id = row["vehicle_id"] or "", row["trip_id"]
+    for longitude, latitude, fix_time in unpack_line_m(row["line"]):
+        if fix_time >= before:
+            return
+        yield TrackRow(vehicle_id, None, None, int(fix_time), None, latitude, longitude, None, None, None, None, trip_id, ())
+
+
+# --- days ---------------------------------------------------------------------------------------------------------------
+
+
+async def sum_up_day(connection: Connection, vehicle: int, day: int, now: int) -> None:
+    """Makes the summary of a vehicle's UTC day anew. Needs an open transaction."""
+    # As for trips; and a vehicle that is gone has no days.
+    if await connection.fetchval("SELECT vehicle FROM vehicles WHERE vehicle = $1 FOR KEY SHARE", vehicle) is None:
+        return
+    await connection.execute(
+        f"""
+        INSERT INTO vehicle_days (vehicle, day, built_at, {_DAY_COLUMNS})
+        SELECT $1, $2, $3, {_DAY_COLUMNS} FROM sum_up_span($1, $4, $5) WHERE positions > 0
+        ON CONFLICT (vehicle, day) DO UPDATE SET
+            built_at = EXCLUDED.built_at, distance = EXCLUDED.distance, driving_time = EXCLUDED.driving_time,
+            stops = EXCLUDED.stops, top_speed = EXCLUDED.top_speed, positions = EXCLUDED.positions,
+            first_fix_time = EXCLUDED.first_fix_time, last_fix_time = EXCLUDED.last_fix_time
+        """,
+        vehicle,
+        date_of(day),
+        now,
+        *_bounds(day),
+    )
+
+
+async def day_now(connection: Connection, vehicle: int, day: int) -> VehicleDay | None:
+    """The vehicle's UTC day as its positions are now, stored or not; None for a day without any."""
+    row = await connection.fetchrow(
+        f"SELECT {_DAY_COLUMNS} FROM sum_up_span($1, $2, $3) WHERE positions > 0", vehicle, *_bounds(day)
+    )
+    return VehicleDay(date_of(day), *row) if row else None
+
+
+async def days(connection: Connection, vehicle: int, first: int, last: int) -> list[VehicleDay]:
+    """The stored summaries of a vehicle from the first day to the last, both included."""
+    rows = await connection.fetch(
+        f"SELECT day, {_DAY_COLUMNS} FROM vehicle_days WHERE vehicle = $1 AND day BETWEEN $2 AND $3 ORDER BY day",
+        vehicle,
+        date_of(first),
+        date_of(last),
+    )
+    return [VehicleDay(*row) for row in rows]
+
+
+async def vehicles_to_sum_up(connection: Connection, day: int) -> list[int]:
+    """Vehicles that have positions of a UTC day, and no summary of it."""
+    rows = await connection.fetch(
+        """
+        SELECT v.vehicle FROM vehicles v
+        WHERE EXISTS (
+                SELECT FROM positions p
+                WHERE p.vehicle = v.vehicle AND p.fix_time >= $1::timestamptz AND p.fix_time < $2::timestamptz
+            )
+            AND NOT EXISTS (SELECT FROM vehicle_days d WHERE d.vehicle = v.vehicle AND d.day = $3)
+        ORDER BY v.vehicle
+        """,
+        *_bounds(day),
+        date_of(day),
+    )
+    return [row["vehicle"] for row in rows]
+
+
+async def came_later(connection: Connection, day: int) -> tuple[list[int], list[int]]:
+    """The vehicles and the trips of which plausible positions of a UTC day came after they were summed up."""
+    rows = await connection.fetch(
+        """
+        SELECT p.vehicle, p.trip, bool_or(p.server_time > coalesce(d.built_at, '-infinity')) AS day_is_old,
+            bool_or(coalesce(p.server_time > s.built_at, false)) AS trip_is_old
+        FROM positions p
+            LEFT JOIN vehicle_days d ON d.vehicle = p.vehicle AND d.day = $3
+            LEFT JOIN trip_summaries s ON s.trip = p.trip
+        WHERE p.fix_time >= $1::timestamptz AND p.fix_time < $2::timestamptz AND p.suspect IS NULL
+            AND (p.server_time > coalesce(d.built_at, '-infinity') OR p.server_time > s.built_at)
+        GROUP BY p.vehicle, p.trip
+        """,
+        *_bounds(day),
+        date_of(day),
+    )
+    vehicles = sorted({row["vehicle"] for row in rows if row["day_is_old"]})
+    trips = sorted({row["trip"] for row in rows if row["trip_is_old"]})
+    return vehicles, trips
+
+
+# --- partitions ---------------------------------------------------------------------------------------------------------
+
+
+class PositionDay(NamedTuple):
+    """A UTC day that has a partition of positions, and what became of it."""
+
+    day: int
+    attached: bool
+    detaching: bool
+    summed: bool
+    settled: bool
+    dropped: bool
+
+
+async def position_days(connection: Connection) -> list[PositionDay]:
+    """The days that have a partition, the oldest first; with those that were detached and, by accident, not yet dropped."""
+    rows = await connection.fetch(
+        """
+        SELECT c.relname AS name, i.inhrelid IS NOT NULL AS attached, coalesce(i.inhdetachpending, false) AS detaching,
+            d.summed_at IS NOT NULL AS summed, d.settled_at IS NOT NULL AS settled, d.dropped_at IS NOT NULL AS dropped
+        FROM pg_class c
+            LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhparent = 'positions'::regclass
+            LEFT JOIN position_days d ON 'positions_' || to_char(d.day, 'YYYYMMDD') = c.relname
+        WHERE c.relkind = 'r' AND c.relname ~ '^positions_[0-9]{8}$'
+            AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'positions'::regclass)
+        ORDER BY c.relname
+        """
+    )
+    return [PositionDay(day_of(datetime.strptime(name, _NAME).replace(tzinfo=UTC).date()), *rest) for name, *rest in rows]
+
+
+async def note_day(connection: Connection, day: int, what: str, now: int) -> None:
+    """Notes that a UTC day was `summed`, `settled` or `dropped`."""
+    await connection.execute(
+        f"""
+        INSERT INTO position_days (day, {what}_at) VALUES ($1, $2)
+        ON CONFLICT (day) DO UPDATE SET {what}_at = EXCLUDED.{what}_at
+        """,
+        date_of(day),
+        now,
+    )
+
+
+async def drop_partition(connection: Connection, partition: PositionDay) -> None:
+    """Removes a day's positions. Must not be in a transaction.
+
+    Raises `TimeoutError` where somebody reads them for long: half of it is done then, and the next call does the rest.
+    """
+    name = date_of(partition.day).strftime(_NAME)
+    # To drop it where it hangs would need a lock on all positions, which waits for every download, and the recorder behind it.
+    if partition.detaching:
+        await connection.execute(f"ALTER TABLE positions DETACH PARTITION {name} FINALIZE", timeout=DETACH_SECONDS)
+    elif partition.attached:
+        await connection.execute(f"ALTER TABLE positions DETACH PARTITION {name} CONCURRENTLY", timeout=DETACH_SECONDS)
+    await connection.execute(f"DROP TABLE {name}")
+
+
+async def forget(connection: Connection, before: int) -> None:
+    """Removes the summaries of UTC days before this one, and those of trips that ended before it."""
+    await connection.execute("DELETE FROM vehicle_days WHERE day < $1", date_of(before))
+    await connection.execute(
+        """
+        DELETE FROM trip_summaries s USING trips t
+        WHERE t.trip = s.trip AND t.status IN ('complete', 'canceled') AND t.ended_at < $1::timestamptz
+        """,
+        before * DAY_MS,
+    )
+
+
+async def erase(connection: Connection, vehicle: int) -> None:
+    """Removes the days of a vehicle, and the lines of all trips that it drove. Its row must be locked for update."""
+    await connection.execute("DELETE FROM vehicle_days WHERE vehicle = $1", vehicle)
+    # Where another vehicle drove a part of the trip, that part is compacted anew.
+    await connection.execute(
+        """
+        WITH driven AS (SELECT DISTINCT trip FROM trip_spans WHERE vehicle = $1),
+        gone AS (DELETE FROM trip_summaries WHERE trip IN (SELECT trip FROM driven))
+        UPDATE trips SET compacted = NOT EXISTS (
+            SELECT FROM trip_spans s WHERE s.trip = trips.trip AND s.vehicle <> $1
+        )
+        WHERE trip IN (SELECT trip FROM driven)
+        """,
+        vehicle,
+    )
+
+
+def _bounds(day: int) -> tuple[Any, Any]:
+    return day * DAY_MS, (day + 1) * DAY_MS
