@@ -2,7 +2,7 @@ import { ago } from "../format.js";
 import { fact, h, write } from "./dom.js";
 import { glyphIcon } from "./glyphs.js";
 import { TripBox } from "./trip.js";
-import { kilometresPerHour, VEHICLE_STATUS } from "./words.js";
+import { distanceText, durationText, kilometresPerHour, VEHICLE_STATUS } from "./words.js";
 
 /** Battery, and a vehicle out of view, come by asking. */
 const ASK_EVERY = 10_000;
@@ -20,6 +20,7 @@ export class VehicleCard {
   #age = h("span");
   #battery = h("span");
   #bearing = h("span");
+  #today = h("p", { class: "today", hidden: true });
   #tripPlace = h("div", { class: "trip-place" });
   /** @type {TripBox | null} */
   #trip = null;
@@ -48,12 +49,14 @@ export class VehicleCard {
     this.element.append(
       h("p", { class: "line-of top" }, this.#status, this.#plate),
       h("dl", { class: "facts" }, fact("Speed", this.#speed), fact("Last fix", this.#age), fact("Heading", this.#bearing), fact("Battery", this.#battery)),
+      this.#today,
       h("p", { class: "line-of" }, h("button", { type: "button", class: "show", onclick: onShow }, "Show on map"), h("button", { type: "button", class: "replay-open", onclick: onReplay }, "Replay")),
       this.#tripPlace,
     );
     this.#timer = setInterval(() => this.#ask(), ASK_EVERY);
     /** Settled when the hub has said what it knows. */
     this.asked = this.#ask();
+    this.#askToday();
   }
 
   close() {
@@ -125,6 +128,20 @@ export class VehicleCard {
       if (!this.#closed) this.update();
     } catch {
       // The hub tells of the trip when it next changes.
+    }
+  }
+
+  /** The hub's days begin at midnight UTC. */
+  async #askToday() {
+    const today = new Date(this.#live.now()).toISOString().slice(0, 10);
+    try {
+      const [day] = await this.#api.days(this.#id, today, today);
+      if (!day) return;
+      const stops = day.stops === 1 ? "1 stop" : `${day.stops} stops`;
+      write(this.#today, `Since midnight UTC: ${distanceText(day.distance)}, ${durationText(day.driving_time)} driving, ${stops}`);
+      this.#today.hidden = false;
+    } catch {
+      // A sum that is missing is missed less than a message about it.
     }
   }
 
