@@ -199,7 +199,7 @@ function start(settings) {
   function openTrip(trip) {
     live.trips.put(trip);
     showTrips();
-    const box = new TripBox(api, live, trip);
+    const box = new TripBox(api, live, trip, (id) => select(id, { show: true, focus: true }));
     const onClose = () => {
       tripBox = null;
       marks.clear();
@@ -290,7 +290,10 @@ function start(settings) {
   hearKeys({ onSearch: () => tabs.show("vehicles"), onList: () => list.focus(), onEscape: stepBack });
   byId("new-trip").addEventListener("click", () => (editor.stop(), booking.begin()));
   byId("new-fence").addEventListener("click", () => (booking.stop(), editor.draw()));
-  byId("grip").addEventListener("click", () => document.body.classList.toggle("high"));
+  byId("grip").addEventListener("click", ({ currentTarget }) => {
+    const high = document.body.classList.toggle("high");
+    /** @type {Element} */ (currentTarget).setAttribute("aria-expanded", String(high));
+  });
   addEventListener("online", () => live.connection.wake(ONLINE_PATIENCE));
   addEventListener("offline", showLine);
   addEventListener("hashchange", () => location.reload());
