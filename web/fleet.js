@@ -93,7 +93,7 @@ function start(settings) {
     map.vehicles.refresh();
     showList();
   });
-  const list = new VehicleList(() => live.now(), (vehicle, away) => select(vehicle.id, { show: true, focus: true, away }));
+  const list = new VehicleList(() => live.now(), (vehicle) => select(vehicle.id, { show: true, focus: true }));
   const tabs = new Tabs((panel) => panel === "events" && seeEvents());
   const marks = new Marks(map.leaflet);
   const fences = new Fences(map.leaflet, { onZoom: (bounds) => map.fit(bounds), onEdit: (geofence) => editor.edit(geofence) });
@@ -140,16 +140,18 @@ function start(settings) {
     vehicleCard?.update();
   }
 
-  /** @param {string} id @param {{show?: boolean, focus?: boolean, away?: boolean}} [how] */
-  function select(id, { show = false, focus = false, away = false } = {}) {
+  /** @param {string} id @param {{show?: boolean, focus?: boolean}} [how] */
+  function select(id, { show = false, focus = false } = {}) {
     if (editor.active || booking.active) return;
     if (replay.open) {
       if (replay.vehicleId !== id) beginReplay(id);
       return;
     }
     const place = live.vehicles.byId.get(id) ?? finder.placeOf(id);
-    if (show && place && (away || !map.shows(place))) map.goTo(place);
-    if (selected === id && vehicleCard) return;
+    if (selected === id && vehicleCard) {
+      if (show && place) map.reveal(place);
+      return;
+    }
     const opened = new VehicleCard(api, live, id, {
       onShow: () => opened.place && map.goTo(opened.place),
       onReplay: () => beginReplay(id),
@@ -166,7 +168,8 @@ function start(settings) {
     vehicleCard = opened;
     highlight(id);
     opened.update();
-    if (show && !place) opened.asked.then(() => selected === id && opened.place && map.goTo(opened.place));
+    if (show && place) map.reveal(place);
+    else if (show) opened.asked.then(() => selected === id && opened.place && map.goTo(opened.place));
   }
 
   /** The map is the replay's then: no card over it. @param {string} id */

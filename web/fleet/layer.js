@@ -36,7 +36,9 @@ export class VehicleLayer extends L.Layer {
 
   /** @param {Vehicles} vehicles */
   constructor(vehicles) {
-    super({ pane: "vehicles" });
+    super();
+    // Leaflet's layers have no constructor of their own that would take options.
+    L.Util.setOptions(this, { pane: "vehicles" });
     this.#vehicles = vehicles;
     this.#canvas.className = "leaflet-zoom-animated vehicle-canvas";
     this.#canvas.setAttribute("aria-hidden", "true");
