@@ -67,7 +67,8 @@ class Screen:
             case "fleet_snapshot":
                 self.clusters = None
                 cells = set(message["cells"])
-                self.vehicles = {i: v for i, v in self.vehicles.items() if cell_of(v) not in cells}
+                # What is named without a place was forgotten before its news came.
+                self.vehicles = {i: v for i, v in self.vehicles.items() if "latitude" not in v or cell_of(v) not in cells}
                 self.vehicles |= {vehicle["vehicle_id"]: vehicle for vehicle in message["vehicles"]}
             case "clusters":
                 self.clusters = message["clusters"]
@@ -84,6 +85,7 @@ class Screen:
 
     def look(self, feed: FleetFeed, west: float, south: float, east: float, north: float, zoom: float = 12) -> None:
         self.bounds = west, south, east, north
+        self.forget_what_lies_outside()
         feed.look(self.viewport, self.bounds, zoom)
 
     def forget_what_lies_outside(self) -> None:

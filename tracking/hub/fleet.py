@@ -30,6 +30,8 @@ MOST_SINGLE = 2_000
 """Vehicles that a viewport may hold before it gets clusters in their place."""
 MOST_NAMED_CELLS = 1_024
 """New cells that a snapshot names whether or not something is in them; beyond that it names those that hold vehicles."""
+MOST_SKIPPED = 50
+"""Areas that a screen came through unshown, past which all that it shows is sent anew."""
 MOST_CLUSTERS = 400
 """Clusters in one viewport, about."""
 CLUSTER_STEPS = 1
@@ -121,6 +123,7 @@ class Viewport:
         "missed_descriptions",
         "outbox",
         "rows",
+        "skipped",
         "wanted",
         "zoom",
     )
@@ -131,6 +134,8 @@ class Viewport:
         self.zoom = 0.0
         self.wanted: tuple[tuple[float, float, float, float], float] | None = None
         """Bounds and zoom that are still to be shown."""
+        self.skipped: list[Area] = []
+        """where it was meanwhile, unshown: what did not lie there its client has forgotten"""
         self.cells: set[FleetCell] = set()
         self.clustered = False
         self.clusters = b""
@@ -257,16 +262,23 @@ class FleetFeed:
         """
         self._viewports.add(viewport)
         if viewport in self._looked or viewport.outbox.blocked or viewport.holds_back:
+            if viewport.wanted is not None:
+                viewport.skipped.append(area_of(*viewport.wanted[0]))
+                # While its reader is slow there may be many.
+                del viewport.skipped[: len(viewport.skipped) - MOST_SKIPPED - 1]
             viewport.wanted = bounds, zoom
             self._waiting.add(viewport)
             return
         self._looked.add(viewport)
         viewport.wanted = None
         before, viewport.area, viewport.zoom = viewport.area, area_of(*bounds), zoom
+        passed, viewport.skipped = viewport.skipped, []
         if self._is_too_full(viewport.area):
             self._show_clusters(viewport)
+        elif before is None or viewport.clustered or len(passed) > MOST_SKIPPED:
+            self._show_vehicles(viewport, ())
         else:
-            self._show_vehicles(viewport, None if viewport.clustered else before)
+            self._show_vehicles(viewport, (before, *passed))
 
     def forget(self, viewport: Viewport) -> None:
         self._viewports.discard(viewport)
@@ -289,20 +301,25 @@ class FleetFeed:
             return [cell for key in area.places() if (cell := self._cells.get(key)) is not None]
         return [cell for key, cell in self._cells.items() if area.touches(*key)]
 
-    def _show_vehicles(self, viewport: Viewport, before: Area | None) -> None:
+    def _show_vehicles(self, viewport: Viewport, before: Sequence[Area]) -> None:
+        """Sends what did not lie in every area of `before`, where the screen came from; without any, all that it shows."""
         area = viewport.area
         assert area is not None
+
+        def is_known(column: int, row: int) -> bool:
+            return bool(before) and all(one.touches(column, row) for one in before)
+
         viewport.clustered = False
         cells = set(self._occupied(area))
         self._unregister(viewport, viewport.cells - cells)
-        fresh = cells - viewport.cells
+        fresh = {cell for cell in cells if cell not in viewport.cells or not is_known(cell.column, cell.row)}
         viewport.cells |= fresh
         for cell in fresh:
             cell.viewers.add(viewport)
         names: list[str]
         if area.size <= MOST_NAMED_CELLS:
             # Named although they are empty: a client may hold vehicles of them from an earlier look.
-            names = [cell_name(*key) for key in area.places() if before is None or not before.touches(*key)]
+            names = [cell_name(*key) for key in area.places() if not is_known(*key)]
         else:
             names = [cell.name for cell in fresh if cell.vehicles]
         vehicles = [vehicle for cell in fresh for vehicle in cell.vehicles]
@@ -379,7 +396,7 @@ class FleetFeed:
             if self._is_too_full(viewport.area):
                 self._show_clusters(viewport)
             elif viewport.clustered:
-                self._show_vehicles(viewport, None)
+                self._show_vehicles(viewport, ())
 
     # --- the tick -----------------------------------------------------------------------------------------------------
 
