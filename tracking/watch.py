@@ -207,10 +207,10 @@ class Watch:
         for vehicle, position in moves:
             previous = before.get(vehicle, vehicle.watched.previous)
             before[vehicle] = position
-            start = None
+            start = accuracy_before = None
             if previous is not None and position.fix_time - previous.fix_time <= GAP_MS:
-                start = previous.longitude, previous.latitude
-            made.append(move_of(start, (position.longitude, position.latitude), position.accuracy))
+                start, accuracy_before = (previous.longitude, previous.latitude), previous.accuracy
+            made.append(move_of(start, (position.longitude, position.latitude), position.accuracy, accuracy_before))
         return list(zip(made, fences.touched(made), strict=True))
 
     def _cross(self, vehicle: LiveVehicle, position: Position, move: Move, fences: Fences, asked: list[str]) -> None:
