@@ -19,9 +19,9 @@ from tracking.errors import StoreUnavailable
 from tracking.hub.alerts import GAP_MS, Alert, Route, Stay, are_on_route
 from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.hub.fleets import Fleets
-from tracking.hub.geofences import Fences, Move, move_of
+from tracking.hub.geofences import Fence, Fences, Move, move_of
 from tracking.metrics import EVENT_FAILURES, EVENTS
-from tracking.model import Clock, Event, EventKind, Fleet, Geofence, Position
+from tracking.model import Clock, Event, EventKind, Fleet, Position
 from tracking.protocol import EventNews, GeofenceGone, GeofenceNews, GeofenceView, frame
 from tracking.store import events, fleets, geofences, positions, trips, vehicles
 from tracking.store.pool import Database
@@ -63,7 +63,7 @@ class Watch:
         self._due: dict[int, list[LiveVehicle]] = {}
         """Vehicles to look after, by the second in which they may have fallen silent."""
         self._swept = 0
-        self._changed_meanwhile: dict[tuple[str, str], Geofence | None] = {}
+        self._changed_meanwhile: dict[tuple[str, str], Fence | None] = {}
         """Fences put or removed while all of them were being read, which may have been before or after."""
         self.ready = asyncio.Event()
         """All fleets, vehicles and fences are known."""
@@ -75,8 +75,10 @@ class Watch:
         async with self._database.transaction() as connection:
             for fleet in await fleets.all_of_them(connection):
                 self._fleets.feed(fleet)
-            for geofence in await geofences.all_of_them(connection):
-                self._fences_of(geofence.fleet_id).put(geofence, build=False)
+            stored = await geofences.all_of_them(connection)
+            # In a thread, so that 10,000 of them hold nobody up.
+            for fence in await asyncio.to_thread(lambda: [Fence(geofence) for geofence in stored]):
+                self._fences_of(fence.geofence.fleet_id).put(fence, build=False)
             async for vehicle in vehicles.all_of_them(connection):
                 # What someone changed meanwhile is known already, and newer than this row may be.
                 if vehicle.vehicle_id not in self._fleets.vehicles:
@@ -120,15 +122,16 @@ class Watch:
         """After COMMIT: its name or thresholds are these now."""
         self._fleets.feed(fleet)
 
-    def geofence_changed(self, geofence: Geofence) -> None:
+    def geofence_changed(self, fence: Fence) -> None:
         """After COMMIT: in force at once, for the vehicles that stand in it too."""
+        geofence = fence.geofence
         if not self.ready.is_set():
-            self._changed_meanwhile[geofence.fleet_id, geofence.geofence_id] = geofence
+            self._changed_meanwhile[geofence.fleet_id, geofence.geofence_id] = fence
             return
         # What they did before the fence was as it is now.
         self._try_to_look()
         fences = self._fences_of(geofence.fleet_id)
-        fences.put(geofence)
+        fences.put(fence)
         feed = self._fleets.feeds.get(geofence.fleet_id)
         if feed is None:
             return
@@ -176,11 +179,11 @@ class Watch:
     def _begin(self) -> None:
         self.ready.set()
         changed, self._changed_meanwhile = self._changed_meanwhile, {}
-        for (fleet_id, geofence_id), geofence in changed.items():
-            if geofence is None:
+        for (fleet_id, geofence_id), fence in changed.items():
+            if fence is None:
                 self.geofence_gone(fleet_id, geofence_id)
             else:
-                self.geofence_changed(geofence)
+                self.geofence_changed(fence)
 
     def look(self) -> None:
         """Judges the moves since the last look, and who has not been heard of."""

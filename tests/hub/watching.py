@@ -6,6 +6,7 @@ from typing import Any
 from tests.hub.geofence_truth import Seen, Told
 from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.hub.fleets import Fleets
+from tracking.hub.geofences import Fence
 from tracking.model import Event, EventKind, Fleet, Geofence, Position, Vehicle
 from tracking.store.pool import Database
 from tracking.watch import Watch
@@ -29,7 +30,7 @@ class Watching:
         return self.fleets.feeds[fleet_id]
 
     def put(self, geofence_id: str, geometry: dict[str, Any], fleet_id: str = FLEET, **properties: Any) -> None:
-        self.watch.geofence_changed(Geofence(fleet_id, geofence_id, geometry, properties))
+        self.watch.geofence_changed(Fence(Geofence(fleet_id, geofence_id, geometry, properties)))
 
     def vehicle(self, vehicle_id: str, fleet_id: str = FLEET) -> LiveVehicle:
         return self.fleets.know(Vehicle(vehicle_id, fleet_id))

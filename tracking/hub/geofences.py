@@ -119,6 +119,8 @@ def _cross(one: Any, other: Any) -> Any:
 
 def _reach(polygon: Any) -> float:
     """The radius of the largest circle in it."""
+    if polygon.area < _NOTHING:
+        return 0.0  # of such a part the arithmetic makes no number
     circle = shapely.maximum_inscribed_circle(polygon, tolerance=float(polygon.area) ** 0.5 / 100)
     return float(circle.length)
 
@@ -126,8 +128,8 @@ def _reach(polygon: Any) -> float:
 class Fences:
     """The geofences of one fleet, in a tree by their bounds."""
 
-    def __init__(self, geofences: Iterable[Geofence] = ()) -> None:
-        self.by_id = {geofence.geofence_id: Fence(geofence) for geofence in geofences}
+    def __init__(self, fences: Iterable[Fence] = ()) -> None:
+        self.by_id = {fence.geofence.geofence_id: fence for fence in fences}
         self.build()
 
     def build(self) -> None:
@@ -138,9 +140,9 @@ class Fences:
         self.limit_speed = any(fence.speed_limit is not None for fence in self._list)
         """Whether one of them does."""
 
-    def put(self, geofence: Geofence, *, build: bool = True) -> None:
+    def put(self, fence: Fence, *, build: bool = True) -> None:
         """Without `build` it is not found until that is called: for who puts many."""
-        self.by_id[geofence.geofence_id] = Fence(geofence)
+        self.by_id[fence.geofence.geofence_id] = fence
         if build:
             self.build()
 
