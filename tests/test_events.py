@@ -1,5 +1,6 @@
 """Events of a real hub, over real sockets and HTTP, out of a real PostGIS."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import asyncpg
 import pytest
 
 from tests.clients import Api, Dispatcher, Driver, Message, Socket, fix, new_id, now_ms, token
+from tests.faults.devices import until
 from tests.hub_process import HubProcess
 
 RING = [[9.52, 47.14], [9.53, 47.14], [9.53, 47.15], [9.52, 47.15], [9.52, 47.14]]
@@ -129,6 +131,31 @@ async def test_a_hub_killed_between_enter_and_exit(own_hub: Callable[..., HubPro
             await drive.to(OUTSIDE)
             assert [event["kind"] for event in await screen.events(1)] == ["exit"]
         assert [event["kind"] for event in await listed(api, fleet_id)] == ["enter", "exit"]
+
+
+async def test_a_hub_that_goes_down_stores_what_it_saw(own_hub: Callable[..., HubProcess]) -> None:
+    hub = own_hub()
+    async with Api(hub.url) as api:
+        fleet_id = await quiet_fleet(api)
+        vehicle_id = await api.vehicle(fleet_id)
+        await put_fence(api, fleet_id)
+        begin = hour_ago()
+        async with Driver(hub.url, vehicle_id) as driver:
+            connection = await asyncpg.connect(hub.environment["TRACKING_DATABASE_URL"])
+            await connection.execute("BEGIN; LOCK TABLE events IN SHARE MODE")
+            ways = [OUTSIDE, INSIDE] * 20 + [OUTSIDE]
+            await driver.report(*(fix(i + 1, fix_time=begin + i * 60_000, **place) for i, place in enumerate(ways)))
+            await driver.acknowledged(len(ways))
+            stopping = asyncio.create_task(asyncio.to_thread(hub.stop))
+            assert await driver.closed() == 1012
+            waits = "events are still being stored"
+            await until(lambda: stopping.done() or waits in hub.log.read_text(), "it waits, or is down")
+            assert not stopping.done()
+            await connection.execute("COMMIT")
+            await connection.close()
+            await stopping
+        hub.start()
+        assert [event["kind"] for event in await listed(api, fleet_id)] == ["enter", "exit"] * 20
 
 
 async def test_what_is_asked_for_is_listed(hub: HubProcess, api: Api) -> None:

@@ -60,6 +60,7 @@ class Watch:
         self._fences: dict[str, Fences] = {}
         self._waiting: list[_News] = []
         self._arrived = asyncio.Event()
+        self._all_told = asyncio.Event()
         self._due: dict[int, list[LiveVehicle]] = {}
         """Vehicles to look after, by the second in which they may have fallen silent."""
         self._swept = 0
@@ -340,10 +341,20 @@ class Watch:
         if len(self._waiting) > MAX_WAITING:
             logger.error("%d events wait for the database: the oldest one is given up", MAX_WAITING)
             del self._waiting[0]
+        self._all_told.clear()
         self._arrived.set()
+
+    async def flush(self) -> None:
+        """Judges what came, and waits until all that was told of it is stored: before the hub goes down."""
+        if self.ready.is_set():
+            self._try_to_look()
+            if not self._all_told.is_set():
+                logger.info("events are still being stored")
+                await self._all_told.wait()
 
     async def deliver(self) -> None:
         while True:
+            self._all_told.set()
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
