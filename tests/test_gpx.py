@@ -21,7 +21,7 @@ SPEED, COURSE = (f"{{http://www.garmin.com/xmlschemas/TrackPointExtension/v2}}{n
 
 def a_row(fix_time: int, latitude: float = 47.1, longitude: float = 9.5, vehicle_id: str = "van", **known: Any) -> TrackRow:
     reals = {name: known.get(name) for name in ("accuracy", "altitude", "speed", "bearing")}
-    return TrackRow(vehicle_id, "s", 1, fix_time, fix_time, latitude, longitude, **reals, trip_id=None, suspect=())
+    return TrackRow(vehicle_id, "s", 1, fix_time, fix_time, latitude, longitude, **reals, trip_id=None, suspect=None)
 
 
 async def each(rows: Sequence[TrackRow]) -> AsyncIterator[TrackRow]:

@@ -25,6 +25,7 @@ LATE_MS = 7 * DAY_MS + 3_600_000
 ROUND_SECONDS = 10.0
 RETAIN_MS = 3_600_000
 TRIPS_AT_ONCE = 200
+VEHICLES_AT_ONCE = 200
 
 
 class History:
@@ -118,7 +119,10 @@ class History:
             if partition.day < over and not partition.summed:
                 async with self._database.connection() as connection:
                     vehicles = await history.vehicles_to_sum_up(connection, partition.day)
-                for vehicle in vehicles:
+                for number, vehicle in enumerate(vehicles):
+                    if number % VEHICLES_AT_ONCE == VEHICLES_AT_ONCE - 1:
+                        # A large fleet's day takes long, and trips go on ending.
+                        await self._compact_trips()
                     await self._sum_up(vehicle, partition.day)
                 async with self._database.connection() as connection:
                     await history.note_day(connection, partition.day, "summed", now)

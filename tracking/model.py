@@ -147,7 +147,7 @@ class VehicleStatus(StrEnum):
     STOPPED = "stopped"
     """it is under way on one, and has been standing for a minute"""
     LOST = "lost"
-    """it has not been heard of for the fleet's `signal_lost_after`"""
+    """it has not been heard of for the fleet's `signal_lost_after`, or never"""
 
 
 class EventKind(StrEnum):

@@ -8,12 +8,13 @@ import { FenceEditor } from "./fleet/editor.js";
 import { Fences } from "./fleet/fences.js";
 import { Finder } from "./fleet/finder.js";
 import { Journal } from "./fleet/journal.js";
+import { hearKeys } from "./fleet/keys.js";
 import { VehicleList } from "./fleet/list.js";
 import { Live } from "./fleet/live.js";
 import { FleetMap } from "./fleet/map.js";
 import { Marks } from "./fleet/marks.js";
 import { Notices } from "./fleet/notices.js";
-import { boxAround, recall, remember } from "./fleet/outlook.js";
+import { Outlook } from "./fleet/outlook.js";
 import { Replay } from "./fleet/replay.js";
 import { Tabs } from "./fleet/tabs.js";
 import { Thresholds } from "./fleet/thresholds.js";
@@ -21,6 +22,7 @@ import { TripBox } from "./fleet/trip.js";
 import { TripList } from "./fleet/triplist.js";
 import { isOver } from "./fleet/trips.js";
 import { VehicleCard } from "./fleet/vehicle.js";
+import { viewOf } from "./fleet/view.js";
 
 /** @typedef {import("./closing.js").Ending} Ending */
 
@@ -28,8 +30,6 @@ const ONLINE_PATIENCE = 5_000;
 /** The list is written anew at most this often; the map as often as the screen. */
 const LIST_REST = 400;
 const SAMPLE_OF_FLEET = 500;
-/** @type {[number, number, number, number]} */
-const WORLD = [-50, -120, 65, 150];
 
 /** What the hub says of how the page is set up. @returns {Promise<{basemap?: import("./basemap.js").BasemapSettings}>} */
 async function readSettings() {
@@ -59,8 +59,6 @@ function start(settings) {
   let tripBox = null;
   let unseenEvents = 0;
   let listTimer = 0;
-  /** Whether nobody has said yet where the fleet is. */
-  let lost = false;
 
   const live = new Live({
     api,
@@ -68,7 +66,10 @@ function start(settings) {
     url: `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/fleets/${encodeURIComponent(fleetId)}/live`,
     view: () => (map.isBegun ? map.view : null),
     onChange: (part) => {
-      if (part === "vehicles") showVehicles();
+      if (part === "vehicles") {
+        map.vehicles.refresh();
+        outlook.find(live.vehicles);
+      }
       if (part === "trips") showTrips();
       if (part === "geofences") showGeofences();
       refreshList();
@@ -83,16 +84,16 @@ function start(settings) {
   const map = new FleetMap(byId("map"), settings.basemap, live.vehicles, {
     onView: (bounds, zoom) => {
       live.look(bounds, zoom);
-      const seen = map.leaflet.getBounds();
-      remember(fleetId, [seen.getSouth(), seen.getWest(), seen.getNorth(), seen.getEast()]);
+      outlook.remember();
     },
     onVehicle: (vehicle) => (vehicle ? select(vehicle.id) : card.close()),
   });
+  const outlook = new Outlook(map, fleetId);
   const finder = new Finder(api, () => {
     map.vehicles.refresh();
     showList();
   });
-  const list = new VehicleList(() => live.now(), (vehicle, away) => select(vehicle.id, { show: true, focus: true, away }));
+  const list = new VehicleList(() => live.now(), (vehicle) => select(vehicle.id, { show: true, focus: true }));
   const tabs = new Tabs((panel) => panel === "events" && seeEvents());
   const marks = new Marks(map.leaflet);
   const fences = new Fences(map.leaflet, { onZoom: (bounds) => map.fit(bounds), onEdit: (geofence) => editor.edit(geofence) });
@@ -109,14 +110,6 @@ function start(settings) {
   map.vehicles.filter = (vehicle) => vehicle.id === selected || finder.passes(vehicle);
 
   // --- the list and the map, in step ----------------------------------------------------------------------------------
-
-  function showVehicles() {
-    map.vehicles.refresh();
-    const [first] = live.vehicles.byId.values();
-    if (!lost || !first) return;
-    lost = false;
-    lookAt([...live.vehicles.byId.values()]);
-  }
 
   function refreshList() {
     listTimer ||= setTimeout(() => {
@@ -139,24 +132,26 @@ function start(settings) {
     list.show(lines);
     finder.showCounts(countsOf(seen));
     const many = clusters?.reduce((sum, [, , count]) => sum + count, 0) ?? 0;
-    if (!lines.length) lines.push({ heading: clusters ? "Too many to list them" : seen.length ? "None of them fits what you look for" : "No vehicle here" });
+    if (!lines.length) lines.push({ heading: clusters ? "Zoom in to list them" : seen.length ? "None of them fits what you look for" : "No vehicle here" });
     list.show(lines);
     const listed = lines.filter((line) => "vehicle" in line && !line.away).length;
     const few = listed < seen.length ? `${listed} of ${seen.length} in view` : `${seen.length} in view`;
-    write(byId("count"), clusters ? `${many.toLocaleString()} vehicles: zoom in to list them` : few);
+    write(byId("count"), clusters ? `${many.toLocaleString()} in view` : few);
     vehicleCard?.update();
   }
 
-  /** @param {string} id @param {{show?: boolean, focus?: boolean, away?: boolean}} [how] */
-  function select(id, { show = false, focus = false, away = false } = {}) {
+  /** @param {string} id @param {{show?: boolean, focus?: boolean}} [how] */
+  function select(id, { show = false, focus = false } = {}) {
     if (editor.active || booking.active) return;
     if (replay.open) {
       if (replay.vehicleId !== id) beginReplay(id);
       return;
     }
     const place = live.vehicles.byId.get(id) ?? finder.placeOf(id);
-    if (show && place && (away || !map.shows(place))) map.goTo(place);
-    if (selected === id && vehicleCard) return;
+    if (selected === id && vehicleCard) {
+      if (show && place) map.reveal(place);
+      return;
+    }
     const opened = new VehicleCard(api, live, id, {
       onShow: () => opened.place && map.goTo(opened.place),
       onReplay: () => beginReplay(id),
@@ -173,6 +168,8 @@ function start(settings) {
     vehicleCard = opened;
     highlight(id);
     opened.update();
+    if (show && place) map.reveal(place);
+    else if (show) opened.asked.then(() => selected === id && opened.place && map.goTo(opened.place));
   }
 
   /** The map is the replay's then: no card over it. @param {string} id */
@@ -205,7 +202,7 @@ function start(settings) {
   function openTrip(trip) {
     live.trips.put(trip);
     showTrips();
-    const box = new TripBox(api, live, trip);
+    const box = new TripBox(api, live, trip, (id) => select(id, { show: true, focus: true }));
     const onClose = () => {
       tripBox = null;
       marks.clear();
@@ -266,25 +263,14 @@ function start(settings) {
     document.title = name || fleetId;
   }
 
-  /** Looks where the dispatcher looked last, or at most of the fleet; and learns the names of its vehicles. */
-  async function lookFirst() {
-    const before = recall(fleetId);
-    if (before) map.begin([[before[0], before[1]], [before[2], before[3]]]);
+  /** Learns what the fleet is called, and which vehicles it has. */
+  async function learn() {
     const [fleet, vehicles] = await Promise.allSettled([api.fleet(), api.search("", SAMPLE_OF_FLEET)]);
     if (fleet.status === "fulfilled") showName(fleet.value.name);
     const known = vehicles.status === "fulfilled" ? vehicles.value : [];
     for (const vehicle of known) live.vehicles.learn(vehicle);
     journal.show();
-    if (map.isBegun) return;
-    const places = known.flatMap(({ latitude, longitude }) => (latitude === undefined || longitude === undefined ? [] : [{ latitude, longitude }]));
-    lost = places.length === 0;
-    lookAt(places);
-  }
-
-  /** @param {{latitude: number, longitude: number}[]} places none of them means the world */
-  function lookAt(places) {
-    const [south, west, north, east] = boxAround(places) ?? WORLD;
-    map.begin([[south, west], [north, east]]);
+    outlook.begin(known.flatMap(({ latitude, longitude }) => (latitude === undefined || longitude === undefined ? [] : [{ latitude, longitude }])));
   }
 
   // --- the page -------------------------------------------------------------------------------------------------------
@@ -300,33 +286,17 @@ function start(settings) {
     return true;
   }
 
-  /** @param {KeyboardEvent} event */
-  function pressed(event) {
-    const typing = event.target instanceof HTMLElement && event.target.matches("input, select, textarea");
-    const search = /** @type {HTMLInputElement} */ (byId("search"));
-    if (document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "Escape" && event.target === search && search.value) {
-      search.value = "";
-      search.dispatchEvent(new Event("input"));
-    } else if (event.key === "Escape" && stepBack()) event.preventDefault();
-    else if (event.key === "/" && !typing) {
-      event.preventDefault();
-      tabs.show("vehicles");
-      search.focus();
-    } else if (event.target === search && (event.key === "ArrowDown" || event.key === "Enter")) {
-      event.preventDefault();
-      list.focus();
-    }
-  }
-
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const heedCalm = () => (map.vehicles.reduced = calm.matches);
   heedCalm();
   calm.addEventListener("change", heedCalm);
-  document.addEventListener("keydown", pressed);
+  hearKeys({ onSearch: () => tabs.show("vehicles"), onList: () => list.focus(), onEscape: stepBack });
   byId("new-trip").addEventListener("click", () => (editor.stop(), booking.begin()));
   byId("new-fence").addEventListener("click", () => (booking.stop(), editor.draw()));
-  byId("grip").addEventListener("click", () => document.body.classList.toggle("high"));
+  byId("grip").addEventListener("click", ({ currentTarget }) => {
+    const high = document.body.classList.toggle("high");
+    /** @type {Element} */ (currentTarget).setAttribute("aria-expanded", String(high));
+  });
   addEventListener("online", () => live.connection.wake(ONLINE_PATIENCE));
   addEventListener("offline", showLine);
   addEventListener("hashchange", () => location.reload());
@@ -335,49 +305,14 @@ function start(settings) {
   document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && live.connection.wake());
   setInterval(refreshList, 1_000);
 
-  const view = {
-    get state() {
-      return { connection: live.connection.state, live: live.up, ending, clusters: live.vehicles.clusters?.length ?? null, zoom: map.isBegun ? map.view.zoom : null };
-    },
-    get counts() {
-      return { ...live.vehicles.counts };
-    },
-    get vehicles() {
-      return [...live.vehicles.byId.values()].map(({ id, name, status, latitude, longitude, fixTime, tripId }) => ({ id, name, status, latitude, longitude, fixTime, tripId }));
-    },
-    get list() {
-      return list.lines.map((line) => ("vehicle" in line ? line.vehicle.name : line.heading));
-    },
-    get selected() {
-      return selected;
-    },
-    get events() {
-      return live.log.events.map((event) => ({ ...event }));
-    },
-    get trips() {
-      return live.trips.open.map(({ trip_id, status, vehicle }) => ({ trip_id, status, vehicle_id: vehicle?.vehicle_id ?? null }));
-    },
-    get geofences() {
-      return [...live.geofences.byId.keys()];
-    },
-    get replay() {
-      const { playing, time, from, to, rate } = replay.playback;
-      return replay.open ? { vehicle: replay.vehicleId, positions: replay.length, playing, time, from, to, rate, shown: replay.shown } : null;
-    },
-    /** Where a place is on the screen, for a hand that is to click it. @param {number} latitude @param {number} longitude */
-    pointOf(latitude, longitude) {
-      const { x, y } = map.leaflet.latLngToContainerPoint([latitude, longitude]);
-      const { left, top } = map.leaflet.getContainer().getBoundingClientRect();
-      return { x: x + left, y: y + top };
-    },
-  };
-  Object.defineProperty(window, "tracking", { value: Object.freeze(view) });
+  Object.defineProperty(window, "tracking", { value: viewOf({ live, map, list, replay, page: () => ({ ending, selected }) }) });
 
   if (!token) {
     end("incomplete");
     return;
   }
-  lookFirst().finally(() => live.connection.open());
+  outlook.recall();
+  learn().finally(() => live.connection.open());
 }
 
 /** @param {import("./fleet/roster.js").Listed[]} vehicles */

@@ -247,6 +247,8 @@ async def test_a_trip_is_made_without_a_vehicle_assigned_and_canceled(hub: HubPr
         await page.page.click("#trip-list .row-open")
         await page.page.click(f".nearest-list [data-vehicle='{vehicle_id}']")
         await page.until(f"tracking.trips[0].vehicle_id === '{vehicle_id}'")
+        await page.page.click(".show-vehicle")
+        await page.until(f"tracking.selected === '{vehicle_id}'")
         await page.page.fill(".message-form .text", "Come to the back door")
         await page.page.keyboard.press("Enter")
         assert (await driver.expect("message"))["text"] == "Come to the back door"

@@ -306,3 +306,43 @@ async def test_trust_38_39_a_fleet_is_shown_to_its_own_dispatchers_alone(hub: Hu
         await screen.look(*VADUZ)
         await screen.expect("fleet_snapshot")
         assert all(message["type"] == "fleet_snapshot" and not message["vehicles"] for message in screen.messages)
+
+
+async def test_trust_31_32_a_dispatcher_whose_token_ends_is_sent_away(hub: HubProcess, api: Api) -> None:
+    fleet_id = await api.fleet()
+    issued = await api.call("POST", "/tokens", {"role": "dispatcher", "fleet_id": fleet_id})
+    async with Dispatcher(hub.url, fleet_id, issued["token"]) as revoked, Dispatcher(hub.url, fleet_id) as other:
+        for screen in (revoked, other):
+            await screen.look(*VADUZ)
+            await screen.expect("fleet_snapshot")
+        await api.call("DELETE", f"/tokens/{issued['jti']}")
+        assert await revoked.closed() == 4503
+        await other.look(*VADUZ)
+        await other.expect("fleet_snapshot")
+    async with Dispatcher(hub.url, fleet_id, token("dispatcher", fleet_id, expires_in=1)) as expiring:
+        assert await expiring.closed() == 4405
+
+
+async def test_a_screen_gets_signs_of_life(own_hub: Callable[..., HubProcess]) -> None:
+    hub = own_hub(tick_interval="0.2")
+    async with Api(hub.url) as api:
+        fleet_id = await api.fleet()
+    async with Dispatcher(hub.url, fleet_id) as screen:
+        assert abs((await screen.expect("tick"))["server_time"] - now_ms()) < 10_000
+
+
+async def test_a_vehicle_tells_what_the_hub_knows_of_it(hub: HubProcess, api: Api) -> None:
+    fleet_id = await api.fleet()
+    vehicle_id = await api.vehicle(fleet_id)
+    assert (await api.call("GET", f"/vehicles/{vehicle_id}"))["status"] == "lost"
+    trip = await api.trip(fleet_id, vehicle_id)
+    async with Driver(hub.url, vehicle_id) as driver:
+        now = now_ms()
+        await driver.report(fix(1, fix_time=now, speed=3.5, battery=0.25, accuracy=6.0))
+        await driver.acknowledged(1)
+        seen = await api.call("GET", f"/vehicles/{vehicle_id}")
+    assert (seen["status"], seen["trip_id"]) == ("on_trip", trip["trip_id"])
+    position = seen["position"]
+    assert abs(position.pop("server_time") - now) < 10_000
+    place = {"latitude": 47.14105, "longitude": 9.521}
+    assert position == {**place, "fix_time": now, "speed": 3.5, "battery": 0.25, "accuracy": 6.0}

@@ -197,7 +197,7 @@ async def test_a_vehicle_is_made_changed_read_and_removed(api: Api) -> None:
     assert await api.call("PUT", f"/vehicles/{vehicle_id}", body, expect=201) == {"vehicle_id": vehicle_id, **body}
     body["plate"] = "FL 2"
     assert await api.call("PUT", f"/vehicles/{vehicle_id}", body, expect=200) == {"vehicle_id": vehicle_id, **body}
-    assert await api.call("GET", f"/vehicles/{vehicle_id}") == {"vehicle_id": vehicle_id, **body, "status": "available"}
+    assert await api.call("GET", f"/vehicles/{vehicle_id}") == {"vehicle_id": vehicle_id, **body, "status": "lost"}
     (listed,) = (await api.call("GET", f"/fleets/{fleet_id}/vehicles"))["vehicles"]
     assert {name: listed[name] for name in ("vehicle_id", "name", "plate")} == {
         "vehicle_id": vehicle_id,
@@ -587,7 +587,7 @@ async def test_the_nearest_vehicles_and_the_pages_of_a_fleet(hub: HubProcess, ap
 
     listed = (await api.call("GET", path))["vehicles"]
     assert listed == sorted(
-        [first, second, {"vehicle_id": silent, "name": "Silent", **described, "status": "available"}],
+        [first, second, {"vehicle_id": silent, "name": "Silent", **described, "status": "lost"}],
         key=lambda v: v["vehicle_id"],
     )
     assert (await api.call("GET", path, search="fAR"))["vehicles"] == [second]

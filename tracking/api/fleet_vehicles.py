@@ -58,7 +58,7 @@ async def list_vehicles(request: Request) -> Response:
         after, search = _text(request, "after"), _text(request, "search")
         async with service.database.connection() as connection:
             page = await whereabouts.page(connection, fleet.fleet_id, limit, after=after, search=search)
-        return respond({"vehicles": [_with_status(service, VehicleSeen.of(*found)) for found in page]})
+        return respond({"vehicles": [_now(service, VehicleSeen.of(*found)) for found in page]})
     for parameter in ("search", "after"):
         if parameter in request.query_params:
             raise Refusal(ErrorCode.BAD_FIELD, f"`{parameter}` does not go with `near`: ask for one of them", field=parameter)
@@ -76,6 +76,18 @@ def _with_status(service: Service, seen: VehicleSeen) -> VehicleSeen:
     if live is not None:
         seen.status = live.status
     return seen
+
+
+def _now(service: Service, seen: VehicleSeen) -> VehicleSeen:
+    """The same, and where it is now: the store is some seconds behind."""
+    live = service.hub.fleets.vehicles.get(seen.vehicle_id)
+    position = live.position if live is not None else None
+    if position is not None and (seen.fix_time is UNSET or position.fix_time >= seen.fix_time):
+        seen.latitude, seen.longitude, seen.fix_time = position.latitude, position.longitude, position.fix_time
+        for name in ("speed", "bearing", "battery"):
+            value = getattr(position, name)
+            setattr(seen, name, UNSET if value is None else value)
+    return _with_status(service, seen)
 
 
 def _place(request: Request) -> tuple[float, float]:

@@ -4,7 +4,7 @@ import asyncio
 import csv
 import io
 from array import array
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 from starlette.requests import Request
@@ -41,6 +41,7 @@ _CHUNK_ROWS = 500
 
 _encode = msgspec.json.encode
 Rows = AsyncIterator[TrackRow]
+Batches = AsyncIterator[Sequence[TrackRow]]
 
 
 async def of_trip(request: Request) -> Response:
@@ -58,14 +59,13 @@ async def of_trip(request: Request) -> Response:
     )
 
 
-async def _of_trip(connection: Connection, trip: Trip, suspect: bool) -> Rows:
+async def _of_trip(connection: Connection, trip: Trip, suspect: bool) -> Batches:
     """What the trip's line has kept of days whose positions are gone, then the positions."""
     kept_from = await history.horizon(connection)
     if kept_from is not None and trip.started_at is not None and trip.started_at - GRACE_MS < kept_from:
-        async for row in history.kept_track(connection, trip.number, kept_from):
-            yield row
-    async for row in positions.track_of_trip(connection, trip.number, suspect=suspect, from_=kept_from):
-        yield row
+        yield [row async for row in history.kept_track(connection, trip.number, kept_from)]
+    async for rows in positions.batches_of_trip(connection, trip.number, suspect=suspect, from_=kept_from):
+        yield rows
 
 
 async def of_vehicle(request: Request) -> Response:
@@ -86,7 +86,7 @@ async def of_vehicle(request: Request) -> Response:
     )
 
 
-async def _stream(request: Request, service: Service, name: str, query: Callable[[Connection], Rows]) -> Response:
+async def _stream(request: Request, service: Service, name: str, query: Callable[[Connection], Batches]) -> Response:
     """`name` is the trip's or the vehicle's, for formats that have a place for it."""
     format_ = request.query_params.get("format", "geojson")
     if format_ not in _WRITERS:
@@ -115,27 +115,36 @@ async def _stream(request: Request, service: Service, name: str, query: Callable
     return StreamingResponse(all_of_it(), media_type=media_type)
 
 
-async def _csv(rows: Rows, _name: str) -> AsyncIterator[bytes]:
+async def _csv(batches: Batches, _name: str) -> AsyncIterator[bytes]:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
-    waiting = 0
-    async for row in rows:
-        writer.writerow((*row[:-1], ";".join(row.suspect)) if row.suspect else row)
-        waiting += 1
-        if waiting >= _CHUNK_ROWS:
+    async for rows in batches:
+        # A row is what its line is, so that no Python runs for each.
+        for begin in range(0, len(rows), _CHUNK_ROWS):
+            writer.writerows(rows[begin : begin + _CHUNK_ROWS])
             yield text.getvalue().encode()
             text.seek(0)
             text.truncate()
-            waiting = 0
     yield text.getvalue().encode()
 
 
-async def _geojson(rows: Rows, _name: str) -> AsyncIterator[bytes]:
+async def _each(batches: Batches) -> Rows:
+    async for rows in batches:
+        for row in rows:
+            yield row
+
+
+def _gpx(batches: Batches, name: str) -> AsyncIterator[bytes]:
+    return gpx(_each(batches), name)
+
+
+async def _geojson(batches: Batches, _name: str) -> AsyncIterator[bytes]:
     """A FeatureCollection of one Feature, its LineString's fix times beside it, in the same order (RFC 7946).
 
     Fewer than two positions are no line: one is a Point, none leaves the collection empty.
     """
+    rows = _each(batches)
     first = await anext(rows, None)
     if first is None:
         yield b'{"type":"FeatureCollection","features":[]}'
@@ -164,10 +173,10 @@ async def _geojson(rows: Rows, _name: str) -> AsyncIterator[bytes]:
     yield b"]}}]}"
 
 
-_WRITERS: dict[str, tuple[Callable[[Rows, str], AsyncIterator[bytes]], str]] = {
+_WRITERS: dict[str, tuple[Callable[[Batches, str], AsyncIterator[bytes]], str]] = {
     "geojson": (_geojson, "application/geo+json"),
     "csv": (_csv, "text/csv; charset=utf-8"),
-    "gpx": (gpx, "application/gpx+xml"),
+    "gpx": (_gpx, "application/gpx+xml"),
 }
 
 routes = [

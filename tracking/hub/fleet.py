@@ -58,7 +58,7 @@ class LiveVehicle:
         self.watched = Watched()
 
     def judge_status(self) -> VehicleStatus:
-        if self.lost:
+        if self.lost or self.position is None:
             return VehicleStatus.LOST
         if self.trip is None:
             return VehicleStatus.AVAILABLE
@@ -196,6 +196,8 @@ class FleetFeed:
                 self._dirty.add(old)
             new.vehicles.add(vehicle)
             vehicle.cell = new
+            if old is None:
+                vehicle.status = vehicle.judge_status()
             if new.viewers:
                 new.described.add(vehicle)
         if new.viewers:
@@ -226,10 +228,19 @@ class FleetFeed:
         if cell is None:
             return
         self._take_out(vehicle)
-        for viewport in cell.viewers:
+        # Whoever sees it: where it is, where it was and has not been seen to go from, and who is behind with it.
+        viewers = set(cell.viewers)
+        for left in self._dirty:
+            if vehicle in left.gone:
+                left.gone.discard(vehicle)
+                viewers |= left.viewers
+        for viewport in self._viewports:
+            if vehicle in viewport.missed or vehicle in viewport.missed_descriptions:
+                viewport.missed.discard(vehicle)
+                viewport.missed_descriptions.discard(vehicle)
+                viewers.add(viewport)
+        for viewport in viewers:
             viewport.left.append(vehicle.vehicle.vehicle_id)
-            viewport.missed.discard(vehicle)
-            viewport.missed_descriptions.discard(vehicle)
             self._waiting.add(viewport)
 
     # --- dispatchers --------------------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ async def kept_track(connection: Connection, trip: int, before: int) -> AsyncIte
     for longitude, latitude, fix_time in unpack_line_m(row["line"]):
         if fix_time >= before:
             return
-        yield TrackRow(vehicle_id, None, None, int(fix_time), None, latitude, longitude, None, None, None, None, trip_id, ())
+        yield TrackRow(vehicle_id, None, None, int(fix_time), None, latitude, longitude, None, None, None, None, trip_id, None)
 
 
 # --- days ---------------------------------------------------------------------------------------------------------------

@@ -51,7 +51,8 @@ class TrackRow(NamedTuple):
     speed: float | None
     bearing: float | None
     trip_id: str | None
-    suspect: Sequence[str] | None
+    suspect: str | None
+    """why it was doubted, joined by `;`"""
 
 
 async def ensure_partition(connection: Connection, day: int) -> None:
@@ -207,8 +208,13 @@ async def latest_of_all(connection: Connection, since: int) -> AsyncIterator[Pos
         )
 
 
-def track_of_vehicle(connection: Connection, vehicle: int, from_: int, to: int, *, suspect: bool) -> AsyncIterator[TrackRow]:
-    """Positions of a vehicle in [from_, to), by fix time. Needs an open transaction: rows come through a cursor."""
+def track_of_vehicle(
+    connection: Connection, vehicle: int, from_: int, to: int, *, suspect: bool
+) -> AsyncIterator[list[TrackRow]]:
+    """Positions of a vehicle in [from_, to), by fix time, some at a time.
+
+    Needs an open transaction: they come through a cursor.
+    """
     return _track(
         connection,
         "p.vehicle = $1 AND p.fix_time >= $2::timestamptz AND p.fix_time < $3::timestamptz",
@@ -219,9 +225,18 @@ def track_of_vehicle(connection: Connection, vehicle: int, from_: int, to: int, 
     )
 
 
-def track_of_trip(
+async def track_of_trip(
     connection: Connection, trip: int, *, suspect: bool, from_: int | None = None, to: int | None = None
 ) -> AsyncIterator[TrackRow]:
+    """The same as `batches_of_trip`, one by one."""
+    async for rows in batches_of_trip(connection, trip, suspect=suspect, from_=from_, to=to):
+        for row in rows:
+            yield row
+
+
+def batches_of_trip(
+    connection: Connection, trip: int, *, suspect: bool, from_: int | None = None, to: int | None = None
+) -> AsyncIterator[list[TrackRow]]:
     """Positions of a trip by fix time, whichever vehicles drove it; from_ and to, both included, narrow it.
 
     Needs an open transaction.
@@ -239,18 +254,17 @@ def track_of_trip(
     return _track(connection, condition, suspect, trip, from_, to)
 
 
-async def _track(connection: Connection, condition: str, suspect: bool, *arguments: Any) -> AsyncIterator[TrackRow]:
+async def _track(connection: Connection, condition: str, suspect: bool, *arguments: Any) -> AsyncIterator[list[TrackRow]]:
     # The columns are those of `TrackRow`, as numbers that asyncpg reads by itself: our own codecs are Python, and took a third
     # of the time of a day's track.
     query = f"""
         SELECT v.vehicle_id, s.name, p.seq, (date_part('epoch', p.fix_time) * 1000)::bigint,
             (date_part('epoch', p.server_time) * 1000)::bigint, ST_Y(p.point), ST_X(p.point), p.accuracy, p.altitude, p.speed,
-            p.bearing, t.trip_id, p.suspect
+            p.bearing, t.trip_id, array_to_string(p.suspect, ';')
         FROM positions p JOIN vehicles v USING (vehicle) JOIN sessions s USING (session) LEFT JOIN trips t ON t.trip = p.trip
         WHERE {condition} {"" if suspect else "AND p.suspect IS NULL"}
         ORDER BY p.fix_time, p.session, p.seq
     """
     cursor = await connection.cursor(query, *arguments)
     while rows := await cursor.fetch(_TRACK_CHUNK):
-        for row in rows:
-            yield TrackRow(*row)
+        yield [TrackRow(*row) for row in rows]

@@ -67,9 +67,9 @@ export class Finder {
     return latitude === undefined || longitude === undefined ? null : { latitude, longitude };
   }
 
-  /** @param {Record<VehicleStatus, number>} counts */
+  /** @param {Record<VehicleStatus, number> | null} counts null where vehicles are counted only all together */
   showCounts(counts) {
-    for (const [status, number] of this.#chips) write(number, String(counts[status]));
+    for (const [status, number] of this.#chips) write(number, counts ? String(counts[status]) : "–");
   }
 
   /** @param {string} search */
@@ -109,5 +109,6 @@ export class Finder {
 
 /** @param {import("./api.js").FoundVehicle} found @returns {ListedVehicle} */
 function listedOf({ vehicle_id: id, name, plate, kind, status, fix_time: fixTime, speed }) {
-  return { id, name: name || id, plate, kind, status, fixTime: fixTime ?? null, speed: speed ?? null };
+  // One that the hub has never heard of, or not for long, has no status yet.
+  return { id, name: name || id, plate, kind, status: STATUSES.includes(status) ? status : "lost", fixTime: fixTime ?? null, speed: speed ?? null };
 }

@@ -17,20 +17,26 @@ const SHAPES = {
 const NOSE = "M-6.800-8 0-17.500 6.800-8z";
 const HOLLOW_WIDTH = 4;
 
-/** @typedef {Record<VehicleStatus | "edge" | "surface", string>} GlyphColours */
+const COLOURS = /** @type {const} */ ({
+  available: "--available",
+  on_trip: "--on-trip",
+  stopped: "--stopped",
+  lost: "--lost",
+  edge: "--glyph-edge",
+  surface: "--glyph-surface",
+  ink: "--ink",
+  accent: "--accent",
+  halo: "--halo",
+  cluster: "--cluster",
+  on_cluster: "--on-cluster",
+});
 
-/** The colours as the page's styles have them now. @returns {GlyphColours} */
-export function coloursOf(/** @type {HTMLElement} */ element) {
+/** @typedef {Record<keyof typeof COLOURS, string>} Colours */
+
+/** What is drawn on a canvas has the colours of the page's styles, as they are now. @param {HTMLElement} element @returns {Colours} */
+export function coloursOf(element) {
   const style = getComputedStyle(element);
-  const colour = (/** @type {string} */ name) => style.getPropertyValue(`--${name}`).trim();
-  return {
-    available: colour("available"),
-    on_trip: colour("on-trip"),
-    stopped: colour("stopped"),
-    lost: colour("lost"),
-    edge: colour("glyph-edge"),
-    surface: colour("glyph-surface"),
-  };
+  return /** @type {Colours} */ (Object.fromEntries(Object.entries(COLOURS).map(([name, variable]) => [name, style.getPropertyValue(variable).trim()])));
 }
 
 /** All glyphs drawn beforehand, side by side: a vehicle then costs one copy of a small picture. */
@@ -39,7 +45,7 @@ export class Glyphs {
   #sheet = document.createElement("canvas");
   #pixels;
 
-  /** @param {GlyphColours} colours @param {number} scale of the glyph @param {number} ratio device pixels for each of the page's */
+  /** @param {Colours} colours @param {number} scale of the glyph @param {number} ratio device pixels for each of the page's */
   constructor(colours, scale, ratio) {
     this.#pixels = Math.ceil(2 * REACH * scale * ratio);
     this.size = this.#pixels / ratio;
@@ -69,7 +75,7 @@ export class Glyphs {
 
 const STATUSES = /** @type {VehicleStatus[]} */ (Object.keys(SHAPES));
 
-/** @param {CanvasRenderingContext2D} context @param {VehicleStatus} status @param {GlyphColours} colours @param {number | null} bearing */
+/** @param {CanvasRenderingContext2D} context @param {VehicleStatus} status @param {Colours} colours @param {number | null} bearing */
 function paint(context, status, colours, bearing) {
   const { body, mark, hollow } = SHAPES[status];
   const shape = new Path2D(body);

@@ -1,4 +1,4 @@
-import { coloursOf, Glyphs } from "./glyphs.js";
+import { clusterRadius, Painter } from "./painter.js";
 import { placeAt } from "./vehicles.js";
 
 /** @typedef {import("./vehicles.js").Vehicle} Vehicle */
@@ -7,13 +7,8 @@ import { placeAt } from "./vehicles.js";
 /** How near a click must be to mean a vehicle: a finger is wider than a pointer. */
 const POINTER_REACH = 16;
 const FINGER_REACH = 26;
-/** With more than this on the screen, or from farther away than this, glyphs are smaller so that they don't hide each other. */
-const MANY = 400;
-const FAR_ZOOM = 11;
-const SMALL = 0.68;
-const NAMES_FROM_ZOOM = 14;
-const MOST_NAMES = 80;
-const FONT = "600 12px system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', Arial, sans-serif";
+/** How far beyond the edge a vehicle may be and still reach into the picture. */
+const BEYOND = 24;
 
 /** All vehicles on one canvas, drawn at most once a frame, and not at all while nothing moves. */
 export class VehicleLayer extends L.Layer {
@@ -34,16 +29,16 @@ export class VehicleLayer extends L.Layer {
   #request = 0;
   #zooming = false;
   #ratio = 1;
-  /** @type {{normal: Glyphs, small: Glyphs} | null} */
-  #glyphs = null;
-  /** @type {Record<string, string>} */
-  #colours = {};
+  /** @type {Painter | null} */
+  #painter = null;
   /** What the canvas shows: where the map was when it was drawn. */
   #drawn = { zoom: 0, corner: L.point(0, 0) };
 
   /** @param {Vehicles} vehicles */
   constructor(vehicles) {
-    super({ pane: "vehicles" });
+    super();
+    // Leaflet's layers have no constructor of their own that would take options.
+    L.Util.setOptions(this, { pane: "vehicles" });
     this.#vehicles = vehicles;
     this.#canvas.className = "leaflet-zoom-animated vehicle-canvas";
     this.#canvas.setAttribute("aria-hidden", "true");
@@ -88,7 +83,7 @@ export class VehicleLayer extends L.Layer {
 
   /** The theme or the screen changed: glyphs are made anew. */
   repaint() {
-    this.#glyphs = null;
+    this.#painter = null;
     this.refresh();
   }
 
@@ -150,97 +145,32 @@ export class VehicleLayer extends L.Layer {
     const context = this.#context;
     context.setTransform(this.#ratio, 0, 0, this.#ratio, 0, 0);
     context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
-    context.globalAlpha = this.faded ? 0.35 : 1;
+    this.#painter ??= new Painter(context, map.getContainer(), this.#ratio);
     const { clusters } = this.#vehicles;
-    if (clusters) {
-      this.#drawClusters(clusters);
-      return false;
-    }
-    return this.#drawVehicles(now);
+    if (!clusters) return this.#drawVehicles(this.#painter, now);
+    const project = this.#clusterProjection();
+    this.#painter.drawClusters(clusters.map(([latitude, longitude, count]) => ({ ...project(latitude, longitude), count })));
+    return false;
   }
 
-  /** @param {number} now */
-  #drawVehicles(now) {
-    const context = this.#context;
-    const { normal, small } = this.#dress();
+  /** @param {Painter} painter @param {number} now whether any is still on its way */
+  #drawVehicles(painter, now) {
     const project = this.#projection();
     const { x: width, y: height } = this._map.getSize();
     const snap = this.#ratio;
     let gliding = false;
-    /** @type {{vehicle: Vehicle, x: number, y: number}[]} */
-    const shown = [];
+    /** @type {import("./painter.js").Placed[]} */
+    const placed = [];
     for (const vehicle of this.#vehicles.byId.values()) {
       if (!this.filter(vehicle)) continue;
       if (!this.reduced && now - vehicle.movedAt < vehicle.glide) gliding = true;
       const { x, y } = project(this.#placeOf(vehicle, now));
-      if (x < -24 || y < -24 || x > width + 24 || y > height + 24) continue;
+      if (x < -BEYOND || y < -BEYOND || x > width + BEYOND || y > height + BEYOND) continue;
       // On whole device pixels a picture is copied, between them it is computed.
-      shown.push({ vehicle, x: Math.round(x * snap) / snap, y: Math.round(y * snap) / snap });
+      placed.push({ vehicle, x: Math.round(x * snap) / snap, y: Math.round(y * snap) / snap });
     }
-    const glyphs = shown.length > MANY || this._map.getZoom() < FAR_ZOOM ? small : normal;
-    for (const { vehicle, x, y } of shown) {
-      if (vehicle.id !== this.selected && vehicle.id !== this.hovered) glyphs.draw(context, vehicle.status, vehicle.bearing, x, y);
-    }
-    context.globalAlpha = 1;
-    const named = this._map.getZoom() >= NAMES_FROM_ZOOM && shown.length <= MOST_NAMES && !this.faded;
-    for (const { vehicle, x, y } of shown) {
-      const distinct = vehicle.id === this.selected || vehicle.id === this.hovered;
-      if (distinct) {
-        this.#halo(x, y, vehicle.id === this.selected);
-        normal.draw(context, vehicle.status, vehicle.bearing, x, y);
-      }
-      if (distinct || named) this.#label(vehicle.name, x, y);
-    }
+    painter.drawVehicles(placed, { zoom: this._map.getZoom(), selected: this.selected, hovered: this.hovered, faded: this.faded });
     return gliding;
-  }
-
-  /** @param {number} x @param {number} y @param {boolean} selected */
-  #halo(x, y, selected) {
-    const context = this.#context;
-    context.beginPath();
-    context.arc(x, y, 20, 0, 2 * Math.PI);
-    context.fillStyle = this.#colours.halo;
-    context.fill();
-    context.lineWidth = 3;
-    context.strokeStyle = this.#colours.accent;
-    if (selected) context.stroke();
-  }
-
-  /** @param {string} name @param {number} x @param {number} y */
-  #label(name, x, y) {
-    const context = this.#context;
-    context.font = FONT;
-    context.textAlign = "center";
-    context.textBaseline = "top";
-    context.lineJoin = "round";
-    context.lineWidth = 4;
-    context.strokeStyle = this.#colours.edge;
-    context.strokeText(name, x, y + 17);
-    context.fillStyle = this.#colours.ink;
-    context.fillText(name, x, y + 17);
-  }
-
-  /** @param {import("./messages.js").Cluster[]} clusters */
-  #drawClusters(clusters) {
-    this.#dress();
-    const context = this.#context;
-    const project = this.#clusterProjection();
-    context.font = FONT;
-    context.textAlign = "center";
-    context.textBaseline = "middle";
-    for (const [latitude, longitude, count] of clusters) {
-      const { x, y } = project(latitude, longitude);
-      const radius = clusterRadius(count);
-      context.beginPath();
-      context.arc(x, y, radius, 0, 2 * Math.PI);
-      context.fillStyle = this.#colours.cluster;
-      context.fill();
-      context.lineWidth = 2;
-      context.strokeStyle = this.#colours.edge;
-      context.stroke();
-      context.fillStyle = this.#colours.onCluster;
-      context.fillText(shortCount(count), x, y + 0.5);
-    }
   }
 
   /** The cluster at a point of the map's container. @param {L.Point} point */
@@ -259,17 +189,6 @@ export class VehicleLayer extends L.Layer {
     return (/** @type {number} */ latitude, /** @type {number} */ longitude) => map.latLngToContainerPoint([latitude, longitude]);
   }
 
-  #dress() {
-    if (this.#glyphs) return this.#glyphs;
-    const element = this._map.getContainer();
-    const style = getComputedStyle(element);
-    const colour = (/** @type {string} */ name) => style.getPropertyValue(`--${name}`).trim();
-    this.#colours = { edge: colour("glyph-edge"), ink: colour("ink"), accent: colour("accent"), halo: colour("halo"), cluster: colour("cluster"), onCluster: colour("on-cluster") };
-    const colours = coloursOf(element);
-    this.#glyphs = { normal: new Glyphs(colours, 1, this.#ratio), small: new Glyphs(colours, SMALL, this.#ratio) };
-    return this.#glyphs;
-  }
-
   /** Leaflet animates a zoom by scaling its panes' contents to where they will be. @param {L.ZoomAnimEvent} event */
   #follow({ center, zoom }) {
     const map = this._map;
@@ -277,14 +196,4 @@ export class VehicleLayer extends L.Layer {
     const origin = map.project(center, zoom).subtract(map.getSize().divideBy(2)).subtract(L.DomUtil.getPosition(map.getPane("mapPane") ?? this.#canvas));
     L.DomUtil.setTransform(this.#canvas, this.#drawn.corner.multiplyBy(scale).subtract(origin.round()), scale);
   }
-}
-
-/** @param {number} count */
-function clusterRadius(count) {
-  return Math.min(14 + 4.5 * Math.log10(Math.max(count, 1)), 34);
-}
-
-/** @param {number} count */
-function shortCount(count) {
-  return count < 1_000 ? String(count) : `${(count / 1_000).toFixed(count < 10_000 ? 1 : 0)}k`;
 }

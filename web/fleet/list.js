@@ -28,7 +28,7 @@ export class VehicleList {
 
   /**
    * @param {() => number} now the hub's time
-   * @param {(vehicle: ListedVehicle, away: boolean) => void} onSelect
+   * @param {(vehicle: ListedVehicle) => void} onSelect
    */
   constructor(now, onSelect) {
     this.#now = now;
@@ -122,7 +122,7 @@ export class VehicleList {
     const line = this.lines[Number(option?.id.slice(5) || NaN)];
     if (!line || !("vehicle" in line)) return;
     this.#active = line.vehicle.id;
-    this.#onSelect(line.vehicle, line.away);
+    this.#onSelect(line.vehicle);
   }
 
   /** @param {KeyboardEvent} event */
@@ -132,7 +132,7 @@ export class VehicleList {
     const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -this.lines.length, End: this.lines.length };
     if (event.key === "Enter") {
       const line = this.lines[this.#indexOf(this.#active)];
-      if (line && "vehicle" in line) this.#onSelect(line.vehicle, line.away);
+      if (line && "vehicle" in line) this.#onSelect(line.vehicle);
     } else if (event.key in steps) {
       const at = this.#indexOf(this.#active);
       this.#activate(at < 0 ? this.#step(-1, 1) : this.#step(at, steps[event.key]));

@@ -19,6 +19,7 @@ import { Vehicles } from "./vehicles.js";
  * @property {(events: import("./messages.js").FleetEvent[], fresh: boolean) => void} onEvents `fresh`: they have just happened
  * @property {(done: import("./messages.js").Done) => void} onDone
  * @property {(ending: Ending | null) => void} onState
+ * @property {import("../connection.js").World} [world]
  */
 
 /** After a reconnect the hub may still be reading its tables. */
@@ -50,6 +51,7 @@ export class Live {
     this.#connection = new Connection({
       url: options.url,
       token: options.token,
+      world: options.world,
       cursor: () => null,
       onOpen: () => undefined,
       onFrame: (frame) => this.#receive(decode(frame)),

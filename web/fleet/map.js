@@ -99,6 +99,18 @@ export class FleetMap {
     this.leaflet.setView(this.leaflet.unproject(middle, zoom), zoom);
   }
 
+  /** Moves only where it must: the place is off the screen, or under a card. @param {{latitude: number, longitude: number}} place */
+  reveal(place) {
+    if (!this.shows(place)) {
+      this.goTo(place);
+      return;
+    }
+    const { x, y } = this.leaflet.latLngToContainerPoint([place.latitude, place.longitude]);
+    const size = this.leaflet.getSize();
+    const { right, bottom } = this.#covered();
+    if (x > size.x - right || y > size.y - bottom) this.goTo(place, 0);
+  }
+
   /** How much of the map lies under the card and the replay. */
   #covered() {
     const map = this.leaflet.getContainer().getBoundingClientRect();

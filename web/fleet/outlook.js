@@ -1,32 +1,68 @@
-/** Where the dispatcher looked last, so that a page loaded again begins there. */
+/** Where the map looks when the page is loaded. */
 
-/** @typedef {[south: number, west: number, north: number, east: number]} Remembered */
+/** @typedef {[south: number, west: number, north: number, east: number]} Box */
+/** @typedef {{latitude: number, longitude: number}} Point */
 
 const KEY = "tracking.fleet.view.";
+/** @type {Box} */
+const WORLD = [-50, -120, 65, 150];
 
-/** @param {string} fleetId @returns {Remembered | null} */
-export function recall(fleetId) {
-  try {
-    const view = JSON.parse(localStorage.getItem(KEY + fleetId) ?? "null");
-    return Array.isArray(view) && view.length === 4 && view.every(Number.isFinite) ? /** @type {Remembered} */ (view) : null;
-  } catch {
-    return null;
+/** Where the dispatcher looked last; else at most of the fleet; else at the world, until the first vehicles come. */
+export class Outlook {
+  #map;
+  #key;
+  #lost = false;
+
+  /** @param {import("./map.js").FleetMap} map @param {string} fleetId */
+  constructor(map, fleetId) {
+    this.#map = map;
+    this.#key = KEY + fleetId;
   }
-}
 
-/** @param {string} fleetId @param {Remembered} view */
-export function remember(fleetId, view) {
-  try {
-    localStorage.setItem(KEY + fleetId, JSON.stringify(view.map((degrees) => Number(degrees.toFixed(5)))));
-  } catch {
-    // A browser that keeps nothing begins with the whole fleet again.
+  recall() {
+    try {
+      const box = JSON.parse(localStorage.getItem(this.#key) ?? "null");
+      if (Array.isArray(box) && box.length === 4 && box.every(Number.isFinite)) this.#look(/** @type {Box} */ (box));
+    } catch {
+      // A browser that keeps nothing begins with the whole fleet.
+    }
+  }
+
+  remember() {
+    const { leaflet } = this.#map;
+    const bounds = leaflet.getBounds();
+    const box = [bounds.getSouth(), bounds.getWest(), bounds.getNorth(), bounds.getEast()];
+    try {
+      localStorage.setItem(this.#key, JSON.stringify(box.map((degrees) => Number(degrees.toFixed(5)))));
+    } catch {
+      // As above.
+    }
+  }
+
+  /** @param {Point[]} places of vehicles, as far as they are known */
+  begin(places) {
+    if (this.#map.isBegun) return;
+    this.#lost = places.length === 0;
+    this.#look(boxAround(places) ?? WORLD);
+  }
+
+  /** Nobody could say where the fleet is, and now some of it is in view. @param {import("./vehicles.js").Vehicles} vehicles */
+  find({ byId }) {
+    if (!this.#lost || !byId.size) return;
+    this.#lost = false;
+    this.#look(boxAround([...byId.values()]) ?? WORLD);
+  }
+
+  /** @param {Box} box */
+  #look([south, west, north, east]) {
+    this.#map.begin([[south, west], [north, east]]);
   }
 }
 
 /**
  * A box around the places of most vehicles: one that was driven abroad must not make all others a dot.
- * @param {{latitude: number, longitude: number}[]} places
- * @returns {Remembered | null}
+ * @param {Point[]} places
+ * @returns {Box | null}
  */
 export function boxAround(places) {
   if (!places.length) return null;

@@ -24,14 +24,22 @@ export class TripBox {
   #cancel = h("button", { type: "button", class: "danger cancel-trip", onclick: () => this.#askCancel() }, "Cancel trip");
   #shares;
   #clientId = "";
+  #vehicle = h("button", { type: "button", class: "show-vehicle", hidden: true, onclick: () => this.#trip.vehicle && this.#onVehicle?.(this.#trip.vehicle.vehicle_id) });
+  #onVehicle;
 
-  /** @param {import("./api.js").Api} api @param {import("./live.js").Live} live @param {Trip} trip */
-  constructor(api, live, trip) {
+  /**
+   * @param {import("./api.js").Api} api
+   * @param {import("./live.js").Live} live
+   * @param {Trip} trip
+   * @param {(vehicleId: string) => void} [onVehicle] shows the vehicle, where it isn't shown already
+   */
+  constructor(api, live, trip, onVehicle) {
+    this.#onVehicle = onVehicle;
     this.#api = api;
     this.#live = live;
     this.#trip = trip;
     this.#shares = new Shares(api, trip.trip_id, () => live.now());
-    this.element.append(this.#status, this.#places, this.#assign, this.#problem, this.#form, this.#sent, this.#shares.element, h("p", { class: "line-of" }, this.#cancel));
+    this.element.append(this.#status, this.#places, h("p", { class: "line-of" }, this.#vehicle), this.#assign, this.#problem, this.#form, this.#sent, this.#shares.element, h("p", { class: "line-of" }, this.#cancel));
     this.show(trip);
   }
 
@@ -50,6 +58,8 @@ export class TripBox {
     const places = /** @type {const} */ ([["Pickup", trip.pickup], ...(trip.stops ?? []).map((stop) => ["Stop", stop]), ["Drop-off", trip.dropoff]]);
     this.#places.replaceChildren(...places.map(([role, place]) => h("li", {}, h("span", { class: "role" }, String(role)), " ", placeText(/** @type {any} */ (place)))));
     this.#form.hidden = this.#shares.element.hidden = this.#cancel.hidden = over;
+    this.#vehicle.hidden = !trip.vehicle || !this.#onVehicle;
+    this.#vehicle.textContent = trip.vehicle ? `Show ${trip.vehicle.name || trip.vehicle.vehicle_id}` : "";
     this.#text.disabled = !trip.vehicle;
     if (first || Boolean(before.vehicle) !== Boolean(trip.vehicle) || over) this.#offer(trip, over);
   }

@@ -3,6 +3,9 @@
 /** The statuses of a trip that is still to be done, in the order of a trip's life. */
 export const OPEN = /** @type {const} */ (["new", "enroute_to_pickup", "arrived_at_pickup", "enroute_to_dropoff", "arrived_at_stop"]);
 
+/** Of those that ended only the last ones may still be looked at. */
+const MOST_OVER = 100;
+
 /** @param {Pick<Trip, "status">} trip */
 export const isOver = ({ status }) => status === "complete" || status === "canceled";
 
@@ -42,7 +45,14 @@ export class Trips {
     this.#heard.add(trip.trip_id);
     if (known && known.version > trip.version) return known;
     this.#byId.set(trip.trip_id, trip);
+    if (isOver(trip)) this.#forgetOldest();
     return trip;
+  }
+
+  /** A page that is open for weeks sees many trips end. */
+  #forgetOldest() {
+    const over = [...this.#byId.values()].filter(isOver);
+    for (const { trip_id: id } of over.slice(0, -MOST_OVER)) this.#byId.delete(id);
   }
 
   /** @param {string} tripId */

@@ -2,7 +2,7 @@ import { ago } from "../format.js";
 import { fact, h, write } from "./dom.js";
 import { glyphIcon } from "./glyphs.js";
 import { TripBox } from "./trip.js";
-import { kilometresPerHour, VEHICLE_STATUS } from "./words.js";
+import { distanceText, durationText, kilometresPerHour, VEHICLE_STATUS } from "./words.js";
 
 /** Battery, and a vehicle out of view, come by asking. */
 const ASK_EVERY = 10_000;
@@ -20,6 +20,7 @@ export class VehicleCard {
   #age = h("span");
   #battery = h("span");
   #bearing = h("span");
+  #today = h("p", { class: "today", hidden: true });
   #tripPlace = h("div", { class: "trip-place" });
   /** @type {TripBox | null} */
   #trip = null;
@@ -29,7 +30,7 @@ export class VehicleCard {
   #shape = "";
   #timer;
   /** @type {import("./api.js").VehicleView | null} */
-  #asked = null;
+  #view = null;
   #onName;
   #closed = false;
 
@@ -48,11 +49,14 @@ export class VehicleCard {
     this.element.append(
       h("p", { class: "line-of top" }, this.#status, this.#plate),
       h("dl", { class: "facts" }, fact("Speed", this.#speed), fact("Last fix", this.#age), fact("Heading", this.#bearing), fact("Battery", this.#battery)),
+      this.#today,
       h("p", { class: "line-of" }, h("button", { type: "button", class: "show", onclick: onShow }, "Show on map"), h("button", { type: "button", class: "replay-open", onclick: onReplay }, "Replay")),
       this.#tripPlace,
     );
     this.#timer = setInterval(() => this.#ask(), ASK_EVERY);
-    this.#ask();
+    /** Settled when the hub has said what it knows. */
+    this.asked = this.#ask();
+    this.#askToday();
   }
 
   close() {
@@ -62,12 +66,12 @@ export class VehicleCard {
 
   /** The newest place known of it. */
   get place() {
-    return this.#live.vehicles.byId.get(this.#id) ?? this.#asked?.position ?? null;
+    return this.#live.vehicles.byId.get(this.#id) ?? this.#view?.position ?? null;
   }
 
   update() {
     const seen = this.#live.vehicles.byId.get(this.#id);
-    const asked = this.#asked;
+    const asked = this.#view;
     const status = seen?.status ?? asked?.status ?? null;
     const position = seen ?? asked?.position ?? null;
     const fixTime = seen?.fixTime ?? asked?.position?.fix_time;
@@ -127,10 +131,24 @@ export class VehicleCard {
     }
   }
 
+  /** The hub's days begin at midnight UTC. */
+  async #askToday() {
+    const today = new Date(this.#live.now()).toISOString().slice(0, 10);
+    try {
+      const [day] = await this.#api.days(this.#id, today, today);
+      if (!day) return;
+      const stops = day.stops === 1 ? "1 stop" : `${day.stops} stops`;
+      write(this.#today, `Since midnight UTC: ${distanceText(day.distance)}, ${durationText(day.driving_time)} driving, ${stops}`);
+      this.#today.hidden = false;
+    } catch {
+      // A sum that is missing is missed less than a message about it.
+    }
+  }
+
   async #ask() {
     try {
-      this.#asked = await this.#api.vehicle(this.#id);
-      this.#live.vehicles.learn(this.#asked);
+      this.#view = await this.#api.vehicle(this.#id);
+      this.#live.vehicles.learn(this.#view);
     } catch {
       // What the socket says is enough for now.
     }

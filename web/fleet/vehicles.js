@@ -52,9 +52,6 @@ export class Vehicles {
   /** The names of all vehicles ever heard of, for what is said of those out of view. @type {Map<string, string>} */
   #names = new Map();
 
-  /** Rises with whatever a list would show otherwise: who is here, their names and their statuses. */
-  revision = 0;
-
   /** Those that left the viewport, or that it left, a moment ago. @type {Map<string, {vehicle: Vehicle, since: number}>} */
   #outside = new Map();
 
@@ -95,7 +92,6 @@ export class Vehicles {
         this.byId.clear();
         this.#outside.clear();
         this.clusters = message.clusters;
-        this.revision += 1;
         break;
     }
   }
@@ -126,7 +122,6 @@ export class Vehicles {
       if (!listed.has(vehicle.id) && replaced.has(cellOf(vehicle))) this.#forget(vehicle.id);
     }
     this.clusters = null;
-    this.revision += 1;
     for (const state of vehicles) {
       this.learn(state);
       const known = this.#find(state.vehicle_id);
@@ -145,7 +140,6 @@ export class Vehicles {
     const vehicle = this.#find(description.vehicle_id);
     if (vehicle) Object.assign(vehicle, describedBy(description));
     else this.#unplaced.set(description.vehicle_id, description);
-    this.revision += 1;
   }
 
   /** @param {import("./messages.js").Row} row @param {number} now */
@@ -180,7 +174,6 @@ export class Vehicles {
   /** Puts a vehicle where it belongs: in view, or outside. @param {Vehicle} vehicle @param {number} now */
   #settle(vehicle, now) {
     const inside = !this.#area || this.#area.holds(vehicle);
-    if (inside !== this.byId.has(vehicle.id)) this.revision += 1;
     if (inside) {
       this.byId.set(vehicle.id, vehicle);
       this.#outside.delete(vehicle.id);
@@ -208,7 +201,7 @@ export class Vehicles {
   /** @param {string} id */
   #forget(id) {
     this.#outside.delete(id);
-    if (this.byId.delete(id)) this.revision += 1;
+    this.byId.delete(id);
   }
 }
 

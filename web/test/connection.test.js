@@ -3,58 +3,7 @@ import { test } from "node:test";
 
 import { endingOf } from "../closing.js";
 import { Connection, SILENCE_LIMIT } from "../connection.js";
-
-/** A world of one's own: time stands until it is turned, and sockets do what the test says. */
-function world() {
-  let time = 0;
-  let nextTimer = 1;
-  /** @type {Map<number, {at: number, call: () => void}>} */
-  const timers = new Map();
-  /** @type {any[]} */
-  const sockets = [];
-  class Socket {
-    /** @type {any} */ onopen = null;
-    /** @type {any} */ onmessage = null;
-    /** @type {any} */ onclose = null;
-    /** @type {any} */ onerror = null;
-    closed = false;
-    constructor(/** @type {string} */ url, /** @type {string[]} */ protocols) {
-      if (protocols.some((name) => /[\s=]/.test(name))) throw new SyntaxError("bad subprotocol");
-      Object.assign(this, { url, protocols });
-      sockets.push(this);
-    }
-    close() {
-      this.closed = true;
-    }
-  }
-  const turn = (/** @type {number} */ milliseconds) => {
-    const end = time + milliseconds;
-    for (;;) {
-      const due = [...timers].filter(([, timer]) => timer.at <= end).sort((one, other) => one[1].at - other[1].at)[0];
-      if (!due) break;
-      timers.delete(due[0]);
-      time = Math.max(time, due[1].at);
-      due[1].call();
-    }
-    time = end;
-  };
-  return {
-    sockets,
-    turn,
-    last: () => sockets[sockets.length - 1],
-    open: () => sockets.filter((socket) => !socket.closed).length,
-    parts: {
-      WebSocket: /** @type {any} */ (Socket),
-      now: () => time,
-      setTimeout: (/** @type {() => void} */ call, /** @type {number} */ delay) => {
-        timers.set(nextTimer, { at: time + delay, call });
-        return nextTimer++;
-      },
-      clearTimeout: (/** @type {any} */ timer) => void timers.delete(timer),
-      random: () => 1,
-    },
-  };
-}
+import { world } from "./world.js";
 
 /** @param {{token?: string}} [options] */
 function connect({ token = "a.b.c" } = {}) {
@@ -215,4 +164,14 @@ test("sleeping lets the socket go until it is woken", () => {
 test("a token that can't be a subprotocol makes the link invalid", () => {
   const { connection } = connect({ token: "not a token" });
   assert.equal(connection.ending, "invalid");
+});
+
+test("what is sent goes out while the line is open, and is refused while it isn't", () => {
+  const { connection, last } = connect();
+  assert.equal(connection.send({ type: "viewport" }), false);
+  last().onopen();
+  assert.equal(connection.send({ type: "viewport", zoom: 3 }), true);
+  assert.deepEqual(last().sent, ['{"type":"viewport","zoom":3}']);
+  last().onclose({ code: 1006 });
+  assert.equal(connection.send({ type: "viewport" }), false);
 });
