@@ -149,7 +149,7 @@ geometries = (
 
 
 @given(geometries)
-@settings(max_examples=500)
+@settings(max_examples=300)
 def test_anything_is_a_valid_fence_or_refused(geometry: Any) -> None:
     try:
         checked = checked_geometry(geometry)
@@ -162,7 +162,7 @@ def test_anything_is_a_valid_fence_or_refused(geometry: Any) -> None:
 
 
 @given(geometries)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_anything_over_http_is_answered(hub: HubProcess, geometry: Any) -> None:
     fleet_id = new_id("fleet")
     with httpx.Client(base_url=f"{hub.url}/v1", headers={"Authorization": f"Bearer {token('service')}"}) as http:

@@ -173,7 +173,7 @@ def test_real_tracks_over_random_fences(name: str) -> None:
     if not path.exists():
         pytest.skip(f"the shared data (../shared/data/{path.name}) is not here")
     rng = random.Random(name)
-    seen = _read(path, rng)[:12_000]
+    seen = _read(path, rng)[:8_000]
     fences = {}
     for i in range(24):
         about = rng.choice(seen)
