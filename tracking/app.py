@@ -133,6 +133,10 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         else:
             with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
                 await service.latest.flush()
+            try:
+                await asyncio.wait_for(service.watch.flush(), FLUSH_SECONDS)
+            except TimeoutError:
+                logger.warning("going down with events not stored: they are lost")
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

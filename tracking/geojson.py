@@ -10,6 +10,8 @@ from tracking.errors import ErrorCode, Refusal
 from tracking.geo import PlaceAt
 
 MAX_VERTICES = 20_000
+_LEAST_AREA = 1e-12
+"""Square degrees: a hundredth of a square metre."""
 
 
 def shape_of(geometry: dict[str, Any]) -> BaseGeometry:
@@ -45,10 +47,9 @@ def checked_geometry(geometry: object) -> dict[str, Any]:
     shape = shapes[0] if geometry["type"] == "Polygon" else MultiPolygon(shapes)
     if not shape.is_valid:
         raise _refusal(f"is not a valid polygon: {shapely.is_valid_reason(shape)}; its lines may not cross or overlap")
-    if shape.area == 0:
-        raise _refusal("encloses nothing: its positions lie on one line")
-    west, _, east, _ = shape.bounds
-    if geometry["type"] == "Polygon" and east - west > 180:
+    if shape.area < _LEAST_AREA:
+        raise _refusal("encloses nothing: its positions lie on one line, or in one place")
+    if any(east - west > 180 for west, _, east, _ in (part.bounds for part in shapes)):
         raise _refusal(
             "is wider than 180 degrees: one that goes across the date line is cut there, into a MultiPolygon (RFC 7946, 3.1.9)"
         )
@@ -70,7 +71,7 @@ def _ring(ring: object) -> list[PlaceAt]:
         longitude, latitude = position[:2]
         if not (-180 <= longitude <= 180 and -90 <= latitude <= 90):
             raise _refusal(
-                f"has the position [{longitude:g}, {latitude:g}]: expected [longitude, latitude] in degrees",
+                f"has the position {position[:2]!r:.60}: expected [longitude, latitude] in degrees",
                 ErrorCode.OUT_OF_RANGE,
             )
         places.append((float(longitude), float(latitude)))

@@ -19,9 +19,9 @@ from tracking.errors import StoreUnavailable
 from tracking.hub.alerts import GAP_MS, Alert, Route, Stay, are_on_route
 from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.hub.fleets import Fleets
-from tracking.hub.geofences import Fences, Move, move_of
+from tracking.hub.geofences import Fence, Fences, Move, move_of
 from tracking.metrics import EVENT_FAILURES, EVENTS
-from tracking.model import Clock, Event, EventKind, Fleet, Geofence, Position
+from tracking.model import Clock, Event, EventKind, Fleet, Position
 from tracking.protocol import EventNews, GeofenceGone, GeofenceNews, GeofenceView, frame
 from tracking.store import events, fleets, geofences, positions, trips, vehicles
 from tracking.store.pool import Database
@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.2
 SWEEP_MS = 1_000
+PAUSE_MS = 10_000
+"""Past this between two sweeps the clock was set, or this process stood still."""
+LOOK_AFTER_MS = 10_000
+"""So often at least is asked whether a vehicle is silent: its fleet, or its fleet's threshold, may have become another."""
 MAX_GROUP = 1_000
 """Events in one transaction."""
 MAX_WAITING = 100_000
@@ -56,9 +60,12 @@ class Watch:
         self._fences: dict[str, Fences] = {}
         self._waiting: list[_News] = []
         self._arrived = asyncio.Event()
+        self._all_told = asyncio.Event()
         self._due: dict[int, list[LiveVehicle]] = {}
         """Vehicles to look after, by the second in which they may have fallen silent."""
         self._swept = 0
+        self._changed_meanwhile: dict[tuple[str, str], Fence | None] = {}
+        """Fences put or removed while all of them were being read, which may have been before or after."""
         self.ready = asyncio.Event()
         """All fleets, vehicles and fences are known."""
 
@@ -69,26 +76,35 @@ class Watch:
         async with self._database.transaction() as connection:
             for fleet in await fleets.all_of_them(connection):
                 self._fleets.feed(fleet)
-            for geofence in await geofences.all_of_them(connection):
-                self._fences_of(geofence.fleet_id).put(geofence, build=False)
+            stored = await geofences.all_of_them(connection)
+            # In a thread, so that 10,000 of them hold nobody up.
+            for fence in await asyncio.to_thread(lambda: [Fence(geofence) for geofence in stored]):
+                self._fences_of(fence.geofence.fleet_id).put(fence, build=False)
             async for vehicle in vehicles.all_of_them(connection):
-                self._fleets.know(vehicle)
+                # What someone changed meanwhile is known already, and newer than this row may be.
+                if vehicle.vehicle_id not in self._fleets.vehicles:
+                    self._fleets.know(vehicle)
             async for trip in trips.current_of_all(connection):
                 if trip.vehicle is not None:
                     self._fleets.set_trip(trip.vehicle.vehicle_id, trip)
             async for position in positions.latest_of_all(connection, now - self._gone_after_ms):
                 self._take_up(position, now)
+            # Each of these may be of a vehicle that was removed, or is new, since the vehicles were read.
             for stay in await events.stays(connection):
-                self._fleets.vehicles[stay.vehicle_id].watched.inside[stay.geofence_id] = Stay(stay.since, stay.dwelt)
+                live = self._fleets.vehicles.get(stay.vehicle_id)
+                if live is not None and live.feed.fleet.fleet_id == stay.fleet_id:
+                    live.watched.inside[stay.geofence_id] = Stay(stay.since, stay.dwelt)
             for vehicle_id in await events.silent(connection):
-                self._fall_silent(self._fleets.vehicles[vehicle_id])
+                live = self._fleets.vehicles.get(vehicle_id)
+                if live is not None:
+                    self._fall_silent(live)
         for fences in self._fences.values():
             fences.build()
 
     def _take_up(self, position: Position, now: int) -> None:
         """What the store knows of a vehicle, unless it was heard of already."""
-        vehicle = self._fleets.vehicles[position.vehicle_id]
-        if vehicle.position is not None:
+        vehicle = self._fleets.vehicles.get(position.vehicle_id)
+        if vehicle is None or vehicle.position is not None:
             return
         vehicle.watched.previous = position
         # Heard of just now, as far as its silence goes: while no hub was there, nobody could be heard.
@@ -107,21 +123,35 @@ class Watch:
         """After COMMIT: its name or thresholds are these now."""
         self._fleets.feed(fleet)
 
-    def geofence_changed(self, geofence: Geofence) -> None:
+    def geofence_changed(self, fence: Fence) -> None:
         """After COMMIT: in force at once, for the vehicles that stand in it too."""
+        geofence = fence.geofence
+        if not self.ready.is_set():
+            self._changed_meanwhile[geofence.fleet_id, geofence.geofence_id] = fence
+            return
+        # What they did before the fence was as it is now.
+        self._try_to_look()
         fences = self._fences_of(geofence.fleet_id)
-        fences.put(geofence)
+        fences.put(fence)
         feed = self._fleets.feeds.get(geofence.fleet_id)
         if feed is None:
             return
         feed.broadcast(frame(GeofenceNews(GeofenceView.of(geofence))))
+        west, south, east, north = fence.shape.bounds
         for vehicle in feed.vehicles:
-            if vehicle.position is not None:
+            if vehicle.position is None or vehicle.cell is None:
+                continue
+            is_near = west <= vehicle.position.longitude <= east and south <= vehicle.position.latitude <= north
+            if is_near or geofence.geofence_id in vehicle.watched.inside:
                 move = Move(None, (vehicle.position.longitude, vehicle.position.latitude), vehicle.position.accuracy)
                 self._cross(vehicle, vehicle.position, move, fences, [geofence.geofence_id])
 
     def geofence_gone(self, fleet_id: str, geofence_id: str) -> None:
         """After COMMIT. Nobody leaves a fence that is no more: no `exit` is told."""
+        if not self.ready.is_set():
+            self._changed_meanwhile[fleet_id, geofence_id] = None
+            return
+        self._try_to_look()
         self._fences_of(fleet_id).remove(geofence_id)
         feed = self._fleets.feeds.get(fleet_id)
         if feed is not None:
@@ -139,14 +169,26 @@ class Watch:
                 logger.warning("the fleets can't be read now, trying again: %s", error)
                 await asyncio.sleep(1)
             else:
-                self.ready.set()
+                self._begin()
         while True:
-            try:
-                self.look()
-            except Exception:
-                # The map and the recorder must not go down with it.
-                logger.exception("a fault of ours in the watch: some moves were not judged")
+            self._try_to_look()
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _try_to_look(self) -> None:
+        try:
+            self.look()
+        except Exception:
+            # The map, the recorder and who puts a fence must not go down with it.
+            logger.exception("a fault of ours in the watch: some moves were not judged")
+
+    def _begin(self) -> None:
+        self.ready.set()
+        changed, self._changed_meanwhile = self._changed_meanwhile, {}
+        for (fleet_id, geofence_id), fence in changed.items():
+            if fence is None:
+                self.geofence_gone(fleet_id, geofence_id)
+            else:
+                self.geofence_changed(fence)
 
     def look(self) -> None:
         """Judges the moves since the last look, and who has not been heard of."""
@@ -158,6 +200,8 @@ class Watch:
             self._look_at(feed, of_feed)
         now = self._clock()
         if now - self._swept >= SWEEP_MS or now < self._swept:
+            if self._swept and not 0 <= now - self._swept < PAUSE_MS:
+                self._resume(now, now - self._swept)
             self._swept = now
             self._sweep(now)
 
@@ -207,10 +251,10 @@ class Watch:
         for vehicle, position in moves:
             previous = before.get(vehicle, vehicle.watched.previous)
             before[vehicle] = position
-            start = None
+            start = accuracy_before = None
             if previous is not None and position.fix_time - previous.fix_time <= GAP_MS:
-                start = previous.longitude, previous.latitude
-            made.append(move_of(start, (position.longitude, position.latitude), position.accuracy))
+                start, accuracy_before = (previous.longitude, previous.latitude), previous.accuracy
+            made.append(move_of(start, (position.longitude, position.latitude), position.accuracy, accuracy_before))
         return list(zip(made, fences.touched(made), strict=True))
 
     def _cross(self, vehicle: LiveVehicle, position: Position, move: Move, fences: Fences, asked: list[str]) -> None:
@@ -234,9 +278,17 @@ class Watch:
         watched = vehicle.watched
         assert watched.heard is not None
         after = self._gone_after_ms if watched.silent else int(vehicle.feed.fleet.signal_lost_after * 1000)
-        second = max(watched.heard + after, self._swept) // 1000 + 1
+        second = max(min(watched.heard + after, self._swept + LOOK_AFTER_MS), self._swept) // 1000 + 1
         watched.due = True
         self._due.setdefault(second, []).append(vehicle)
+
+    def _resume(self, now: int, gap: int) -> None:
+        """The time that passed unseen is no silence of anyone's: nobody could be heard, or it did not pass at all."""
+        everyone = [vehicle for vehicles in self._due.values() for vehicle in vehicles]
+        self._due = {now // 1000: everyone}
+        for vehicle in everyone:
+            if vehicle.watched.heard is not None:
+                vehicle.watched.heard = min(vehicle.watched.heard + gap, now)
 
     def _sweep(self, now: int) -> None:
         for second in [second for second in self._due if second <= now // 1000]:
@@ -250,8 +302,11 @@ class Watch:
                 continue
             for vehicle in feed.vehicles:
                 # Who stands in a fence may have nothing new to report.
-                if vehicle.watched.inside and vehicle.position is not None and not vehicle.lost:
-                    self._tell_all(vehicle, vehicle.position, vehicle.watched.dwelling(now, feed.fleet, fences))
+                position = vehicle.position
+                if vehicle.watched.inside and position is not None and not vehicle.lost:
+                    # By its own clock: while it sends what it could not send for an hour, it is not later there yet.
+                    instant = position.fix_time + max(0, now - position.server_time)
+                    self._tell_all(vehicle, position, vehicle.watched.dwelling(instant, feed.fleet, fences))
 
     def _check_silence(self, vehicle: LiveVehicle, now: int) -> None:
         watched, feed = vehicle.watched, vehicle.feed
@@ -290,10 +345,20 @@ class Watch:
         if len(self._waiting) > MAX_WAITING:
             logger.error("%d events wait for the database: the oldest one is given up", MAX_WAITING)
             del self._waiting[0]
+        self._all_told.clear()
         self._arrived.set()
+
+    async def flush(self) -> None:
+        """Judges what came, and waits until all that was told of it is stored: before the hub goes down."""
+        if self.ready.is_set():
+            self._try_to_look()
+            if not self._all_told.is_set():
+                logger.info("events are still being stored")
+                await self._all_told.wait()
 
     async def deliver(self) -> None:
         while True:
+            self._all_told.set()
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
@@ -318,7 +383,8 @@ class Watch:
                 return await events.insert(connection, [n.fleet_id for n in numbered], [n.event for n in numbered])
 
         attempts = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(StoreUnavailable),
+            # A deadlock's victim has done nothing wrong: it is tried again too.
+            retry=tenacity.retry_if_exception_type((StoreUnavailable, asyncpg.TransactionRollbackError)),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
             before_sleep=lambda _: EVENT_FAILURES.inc(),
             reraise=True,

@@ -1,5 +1,6 @@
 """`/v1/fleets/{fleet_id}/geofences`: a fleet's areas, as GeoJSON Features."""
 
+import asyncio
 import math
 from typing import Any
 
@@ -12,6 +13,7 @@ from tracking.api.fleets import fleet_of
 from tracking.api.http import name_in_path, not_found, read, resource, respond, service_of
 from tracking.errors import ErrorCode, Refusal
 from tracking.geojson import checked_geometry
+from tracking.hub.geofences import Fence
 from tracking.model import Geofence
 from tracking.protocol import GeofenceView
 from tracking.store import fleets, geofences
@@ -38,13 +40,18 @@ async def put(request: Request) -> Response:
         raise Refusal(ErrorCode.BAD_TYPE, f"`type` must be Feature; got {body.type!r:.60}", field="type")
     if body.id is not UNSET and body.id != geofence_id:
         raise Refusal(ErrorCode.BAD_FIELD, f"`id` is {body.id!r:.80}, the path says {geofence_id}: leave it out", field="id")
-    geofence = Geofence(fleet.fleet_id, geofence_id, checked_geometry(body.geometry), _checked(body.properties or {}))
+    properties = _checked(body.properties or {})
+    # In a thread: a second of arithmetic, at worst.
+    fence = await asyncio.to_thread(
+        lambda: Fence(Geofence(fleet.fleet_id, geofence_id, checked_geometry(body.geometry), properties))
+    )
+    geofence = fence.geofence
     service = service_of(request)
     async with service.database.transaction() as connection:
         if await fleets.get(connection, fleet.fleet_id) is None:
             raise not_found()
         created = await geofences.put(connection, geofence)
-    service.watch.geofence_changed(geofence)
+    service.watch.geofence_changed(fence)
     return respond(GeofenceView.of(geofence), 201 if created else 200)
 
 

@@ -46,6 +46,8 @@ class Fleets:
                 live.feed.vehicles.discard(live)
                 live.feed = feed
                 feed.vehicles.add(live)
+                # The other fleet's fences; this one may have some of the same names.
+                live.watched.inside.clear()
                 if live.position is not None:
                     feed.moved(live, live.position)
             feed.restate(live)

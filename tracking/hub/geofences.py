@@ -5,7 +5,7 @@ accuracy, so a move counts only where it is clear of the edge: by more than a *m
 Cut at the fence's edge, a move is a row of stretches that lie inside and outside by turns; a stretch decides where the vehicle
 is
 
-- where it is longer than twice the margin, or
+- where it is longer than twice the margin of the less accurate end of the move, or
 - where it is the last one, and its end lies at least a margin from the edge.
 
 Every other stretch leaves the vehicle where it was, so that one which is parked on the line does not flap.
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
-from shapely.geometry import LineString, Point
 
 from tracking.geo import METRES_PER_DEGREE, PlaceAt
 from tracking.geojson import shape_of
@@ -34,6 +33,8 @@ class Move(NamedTuple):
     start: PlaceAt | None
     end: PlaceAt
     accuracy: float | None
+    accuracy_before: float | None = None
+    """of the start"""
 
 
 class Fence:
@@ -47,12 +48,13 @@ class Fence:
         self._narrow = cos(radians((self.shape.bounds[1] + self.shape.bounds[3]) / 2)) * METRES_PER_DEGREE
         self._plane = shapely.transform(self.shape, lambda c: c * (self._narrow, METRES_PER_DEGREE))
         self._edge = self._plane.boundary
+        rings = [shapely.get_coordinates(ring) for ring in shapely.get_parts(self._edge)]
+        self._edge_begins = np.concatenate([ring[:-1] for ring in rings])
+        self._edge_ends = np.concatenate([ring[1:] for ring in rings])
         for prepared in (self.shape, self._plane, self._edge):
             shapely.prepare(prepared)
-        parts = sorted(shapely.get_parts(self._plane), key=lambda part: float(part.area))
-        inner = shapely.maximum_inscribed_circle(parts[-1], tolerance=float(parts[-1].area) ** 0.5 / 100)
         # A fence that is narrower than the receiver is accurate could never be entered else.
-        self._most_margin = min(MOST_MARGIN, float(inner.length) / 2)
+        self._most_margin = min(MOST_MARGIN, max(map(_reach, shapely.get_parts(self._plane))) / 2)
 
     def margin(self, accuracy: float | None) -> float:
         """Metres by which a place must be clear of the edge."""
@@ -62,9 +64,11 @@ class Fence:
     def walk(self, move: Move, inside: bool) -> list[bool]:
         """Where the vehicle is, again and again, in the order of its way: True for each time it enters, False for each exit."""
         margin = self.margin(move.accuracy)
+        # Of two places that are each within their accuracy of the edge, none is farther from the other than that.
+        long = 2 * (margin if move.start is None else max(margin, self.margin(move.accuracy_before)))
         x, y = move.end[0] * self._narrow, move.end[1] * METRES_PER_DEGREE
-        is_clear = bool(shapely.distance(self._edge, shapely.points(x, y)) >= margin)
-        if move.start is None or self._length(move, x, y) <= 2 * margin:
+        is_clear = not bool(shapely.dwithin(self._edge, shapely.points(x, y), margin))
+        if move.start is None or self._length(move, x, y) <= long:
             # No stretch of it is long enough: its end alone counts.
             ends_inside = bool(shapely.intersects_xy(self._plane, x, y))
             return [ends_inside] if is_clear and ends_inside is not inside else []
@@ -74,7 +78,7 @@ class Fence:
             if is_inside is inside:
                 continue
             last = number == len(stretches) - 1
-            if length > 2 * margin or (last and is_clear):
+            if length > long or (last and is_clear):
                 inside = is_inside
                 changes.append(inside)
         return changes
@@ -83,27 +87,25 @@ class Fence:
         assert move.start is not None
         return hypot(move.start[0] * self._narrow - x, move.start[1] * METRES_PER_DEGREE - y)
 
-    def _stretches(self, start: PlaceAt, x: float, y: float) -> list[tuple[float, bool]]:
-        """Length in metres, and whether it is inside, in the order of the way."""
-        line = LineString([(start[0] * self._narrow, start[1] * METRES_PER_DEGREE), (x, y)])
-        common = shapely.get_parts(shapely.intersection(line, self._plane))
-        spans = sorted(
-            sorted((float(line.project(Point(part.coords[0]))), float(line.project(Point(part.coords[-1])))))
-            for part in common
-            if part.geom_type == "LineString" and part.length > 0
-        )
+    def _stretches(self, place: PlaceAt, x: float, y: float) -> list[tuple[float, bool]]:
+        """Length in metres, and whether it is inside, in the order of the way from `place`."""
+        start = np.array([place[0] * self._narrow, place[1] * METRES_PER_DEGREE])
+        way = np.array([x, y]) - start
+        # By hand: an overlay of shapely's takes milliseconds for a fence of many vertices, however short the way.
+        begins, ends = self._edge_begins - start, self._edge_ends - start
+        crossed = (_cross(way, begins) > 0) != (_cross(way, ends) > 0)
+        begins, edges = begins[crossed], (ends - begins)[crossed]
+        shares = _cross(begins, edges) / _cross(way, edges)
+        cuts = np.concatenate(([0.0], np.sort(shares[(shares > 0) & (shares < 1)]), [1.0]))
+        middles = start + way * ((cuts[:-1] + cuts[1:]) / 2)[:, np.newaxis]
+        insides = shapely.intersects_xy(self._plane, middles)
+        lengths = np.diff(cuts) * hypot(*way)
         stretches: list[tuple[float, bool]] = []
-        at = 0.0
-        for begin, end in spans:
-            if begin - at > _NOTHING:
-                stretches.append((begin - at, False))
-            if stretches and stretches[-1][1]:
-                stretches[-1] = (stretches[-1][0] + end - begin, True)
+        for length, is_inside in zip(lengths.tolist(), insides.tolist(), strict=True):
+            if stretches and (stretches[-1][1] is is_inside or length <= _NOTHING):
+                stretches[-1] = stretches[-1][0] + length, stretches[-1][1]
             else:
-                stretches.append((end - begin, True))
-            at = end
-        if float(line.length) - at > _NOTHING or not stretches:
-            stretches.append((float(line.length) - at, False))
+                stretches.append((length, is_inside))
         return stretches
 
 
@@ -111,11 +113,23 @@ _NOTHING = 1e-6
 """Metres: what the arithmetic leaves over."""
 
 
+def _cross(one: Any, other: Any) -> Any:
+    return one[..., 0] * other[..., 1] - one[..., 1] * other[..., 0]
+
+
+def _reach(polygon: Any) -> float:
+    """The radius of the largest circle in it."""
+    if polygon.area < _NOTHING:
+        return 0.0  # of such a part the arithmetic makes no number
+    circle = shapely.maximum_inscribed_circle(polygon, tolerance=float(polygon.area) ** 0.5 / 100)
+    return float(circle.length)
+
+
 class Fences:
     """The geofences of one fleet, in a tree by their bounds."""
 
-    def __init__(self, geofences: Iterable[Geofence] = ()) -> None:
-        self.by_id = {geofence.geofence_id: Fence(geofence) for geofence in geofences}
+    def __init__(self, fences: Iterable[Fence] = ()) -> None:
+        self.by_id = {fence.geofence.geofence_id: fence for fence in fences}
         self.build()
 
     def build(self) -> None:
@@ -126,9 +140,9 @@ class Fences:
         self.limit_speed = any(fence.speed_limit is not None for fence in self._list)
         """Whether one of them does."""
 
-    def put(self, geofence: Geofence, *, build: bool = True) -> None:
+    def put(self, fence: Fence, *, build: bool = True) -> None:
         """Without `build` it is not found until that is called: for who puts many."""
-        self.by_id[geofence.geofence_id] = Fence(geofence)
+        self.by_id[fence.geofence.geofence_id] = fence
         if build:
             self.build()
 
@@ -156,11 +170,11 @@ class Fences:
         return found
 
 
-def move_of(previous: PlaceAt | None, end: PlaceAt, accuracy: float | None) -> Move:
+def move_of(previous: PlaceAt | None, end: PlaceAt, accuracy: float | None, accuracy_before: float | None = None) -> Move:
     """A move that never goes the long way round: one across the date line begins there."""
     if previous is not None and abs(previous[0] - end[0]) > 180.0:
         edge = 180.0 if end[0] > 0 else -180.0
         there, here = 180.0 - abs(previous[0]), 180.0 - abs(end[0])
         share = there / (there + here) if there + here > 0 else 1.0
         previous = edge, previous[1] + (end[1] - previous[1]) * share
-    return Move(previous, end, accuracy)
+    return Move(previous, end, accuracy, accuracy_before)

@@ -45,6 +45,10 @@ async def put(connection: Connection, vehicle: Vehicle) -> tuple[Stored, bool]:
             row["vehicle"],
             vehicle.fleet_id,
         )
+        # And should it go back there, it is in none of the fences until it is seen in them.
+        await connection.execute(
+            "DELETE FROM geofence_stays WHERE vehicle = $1 AND fleet_id <> $2", row["vehicle"], vehicle.fleet_id
+        )
     return _stored(row), row["created"]
 
 

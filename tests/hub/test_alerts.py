@@ -1,0 +1,266 @@
+"""What a dispatcher is told of one vehicle, by a real watch and a clock that the test turns."""
+
+import math
+from typing import Any
+
+import pytest
+
+from tests.hub.geofence_truth import METRES, Seen
+from tests.hub.watching import BEGIN, FLEET, Watching, position_of
+from tracking.model import Event, EventKind, Place, Trip, TripStatus, Vehicle
+
+EAST = METRES * math.cos(math.radians(47.0))
+YARD: dict[str, Any] = {
+    "type": "Polygon",
+    "coordinates": [[[9.5, 47.0], [9.51, 47.0], [9.51, 47.01], [9.5, 47.01], [9.5, 47.0]]],
+}
+INSIDE, OUTSIDE = (380.0, 500.0), (-400.0, 500.0)
+
+
+def at(seconds: float, east: float = 0.0, north: float = 0.0, accuracy: float | None = 5.0, vehicle: str = "van") -> Seen:
+    """So many seconds after the beginning, so many metres from the yard's south-west corner."""
+    return Seen(vehicle, BEGIN + int(seconds * 1000), 9.5 + east / EAST, 47.0 + north / METRES, accuracy)
+
+
+def kinds(events: list[Event]) -> list[str]:
+    return [event.kind.value for event in events]
+
+
+# --- speeding ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_measured_speed_counts_at_once_and_again_only_after_it_was_over() -> None:
+    watching = Watching(speed_limit=20.0)
+    told = [
+        kinds(watching.drive(at(i, north=20.0 * i), speed=speed))
+        for i, speed in enumerate([19.9, 20.0, 20.1, 25.0, 19.5, 21.0, 19.0, 20.1])
+    ]
+    assert told == [[], [], ["speeding"], [], [], [], [], ["speeding"]]
+
+
+def test_a_speed_worked_out_of_two_positions_counts_the_second_time() -> None:
+    watching = Watching(speed_limit=20.0)
+    north, told = 0.0, []
+    for i, metres in enumerate([0, 15, 25, 15, 25, 26, 25]):
+        north += metres
+        told.append(watching.drive(at(i, north=north)))
+    assert [kinds(events) for events in told] == [[], [], [], [], [], ["speeding"], []]
+    [speeding] = told[5]
+    assert speeding.speed == pytest.approx(26.0, rel=1e-3)
+    assert speeding.limit == 20.0
+
+
+def test_no_speed_is_worked_out_over_a_gap_or_between_fixes_that_are_too_close() -> None:
+    watching = Watching(speed_limit=20.0)
+    assert kinds(watching.drive(at(0), at(0.4, north=30), at(0.8, north=60))) == []
+    watching.drive(at(301, north=90_000), at(602, north=180_000))
+    assert EventKind.SPEEDING not in [event.kind for event in watching.told()]
+
+
+def test_the_least_limit_counts_where_it_is() -> None:
+    watching = Watching(speed_limit=20.0)
+    watching.put("yard", YARD, speed_limit=5.0)
+    watching.put("fast", YARD, speed_limit=40.0)
+    assert kinds(watching.drive(at(0, *OUTSIDE), speed=10.0)) == []
+    told = watching.drive(at(60, *INSIDE), speed=10.0)
+    assert kinds(told) == ["enter", "enter", "speeding"]
+    assert (told[-1].speed, told[-1].limit) == (10.0, 5.0)
+    assert kinds(watching.drive(at(120, *OUTSIDE), speed=10.0)) == ["exit", "exit"]
+    # A limit that is taken away is no limit, from now on.
+    watching.change_fleet()
+    assert kinds(watching.drive(at(121, *OUTSIDE), speed=100.0)) == []
+
+
+# --- idle, and off the route ------------------------------------------------------------------------------------------
+
+
+def test_idle_is_told_once_a_standstill() -> None:
+    watching = Watching(idle_after=120.0, signal_lost_after=1e6)
+    told = [kinds(watching.drive(at(10 * i, north=29.0 * (i % 2)))) for i in range(40)]
+    assert told.index(["idle"]) == 12
+    assert told.count(["idle"]) == 1
+    assert kinds(watching.drive(at(400, north=1_000), at(515, north=1_000))) == []
+    assert kinds(watching.drive(at(520, north=1_000))) == ["idle"]
+
+
+def test_off_route_is_told_the_second_time_and_only_on_the_way_to_the_dropoff() -> None:
+    watching = Watching(off_route_distance=100.0)
+    vehicle = watching.vehicle("van")
+    vehicle.trip = _trip(TripStatus.ENROUTE_TO_PICKUP)
+    assert kinds(watching.drive(*(at(i, north=500.0 + i) for i in range(3)))) == []
+    vehicle.trip = _trip(TripStatus.ENROUTE_TO_DROPOFF, version=2)
+    ways = [90, 500, 90, 500, 510, 520, 103, 500, 500, 110]
+    told = [kinds(watching.drive(at(10 + i, east=1_000 + i, north=north))) for i, north in enumerate(ways)]
+    assert [bool(events) for events in told] == [False, False, False, False, True, False, False, False, True, False]
+    assert told[4] == ["off_route"]
+    # At most as much again for a receiver that is not accurate.
+    assert kinds(watching.drive(at(40, north=150, accuracy=60), at(41, north=150, accuracy=60))) == []
+    assert kinds(watching.drive(at(42, north=210, accuracy=500), at(43, north=210, accuracy=500))) == ["off_route"]
+
+
+def _trip(status: TripStatus, version: int = 1) -> Trip:
+    here = Place(47.0, 9.5)
+    route = {"type": "LineString", "coordinates": [[9.5, 47.0], [9.6, 47.0]]}
+    vehicle = Vehicle("van", FLEET)
+    return Trip(1, "trip", FLEET, vehicle, status, version, here, here, (), route, BEGIN, BEGIN, None)
+
+
+# --- silence ----------------------------------------------------------------------------------------------------------
+
+
+def test_silence_is_told_in_its_second_and_its_end_with_the_next_position() -> None:
+    watching = Watching(signal_lost_after=60.0, idle_after=1e6)
+    watching.drive(at(0))
+    assert kinds(watching.pass_time(59)) == []
+    [lost] = watching.pass_time(3)
+    assert (lost.kind, lost.server_time) == (EventKind.SIGNAL_LOST, BEGIN + 60_000 + 1_000)
+    assert watching.vehicle("van").status == "lost"
+    assert kinds(watching.pass_time(600)) == []
+    assert kinds(watching.drive(at(700))) == ["signal_back"]
+    assert watching.vehicle("van").status == "available"
+
+
+def test_a_threshold_that_is_lowered_holds_soon_for_who_is_silent() -> None:
+    watching = Watching(signal_lost_after=3_600.0)
+    watching.drive(at(0))
+    assert kinds(watching.pass_time(30)) == []
+    watching.change_fleet(signal_lost_after=10.0)
+    assert kinds(watching.pass_time(12)) == ["signal_lost"]
+
+
+def test_a_threshold_that_is_raised_holds_too() -> None:
+    watching = Watching(signal_lost_after=10.0)
+    watching.drive(at(0))
+    watching.change_fleet(signal_lost_after=300.0)
+    assert kinds(watching.pass_time(290)) == []
+    assert kinds(watching.pass_time(13)) == ["signal_lost"]
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_jumps_makes_nobody_silent_and_keeps_nobody_from_it(hours: int) -> None:
+    watching = Watching(signal_lost_after=60.0)
+    watching.drive(at(0))
+    watching.pass_time(20)
+    watching.clock += hours * 3_600_000
+    assert kinds(watching.pass_time(30)) == []
+    assert kinds(watching.pass_time(25)) == ["signal_lost"]
+
+
+def test_those_who_wait_to_be_looked_after_do_not_grow_in_number() -> None:
+    watching = Watching(signal_lost_after=5.0)
+    for i in range(300):
+        watching.drive(*(at(i, vehicle=f"van-{j}") for j in range(3)))
+        watching.change_fleet(signal_lost_after=5.0 + i % 2 * 1_000)
+    assert sum(map(len, watching.watch._due.values())) == 3
+    for j in range(3):
+        watching.fleets.forget(f"van-{j}")
+    watching.pass_time(30)
+    assert not watching.watch._due
+
+
+# --- dwell ------------------------------------------------------------------------------------------------------------
+
+
+def test_dwell_by_fix_time_once_a_stay() -> None:
+    watching = Watching(dwell_after=100.0, signal_lost_after=1e6, idle_after=1e6)
+    watching.put("yard", YARD)
+    watching.put("own", YARD, dwell_after=50.0)
+    watching.drive(at(0, *OUTSIDE), at(10, *INSIDE))
+    assert [(e.kind.value, e.geofence_id) for e in watching.drive(at(59, *INSIDE), at(60, *INSIDE))] == [("dwell", "own")]
+    assert [(e.kind.value, e.geofence_id) for e in watching.drive(at(109, *INSIDE), at(110, *INSIDE))] == [("dwell", "yard")]
+    assert kinds(watching.drive(at(400, *INSIDE))) == []
+    assert kinds(watching.drive(at(410, *OUTSIDE), at(420, *INSIDE))) == ["exit", "exit", "enter", "enter"]
+    assert kinds(watching.drive(at(520, *INSIDE))) == ["dwell", "dwell"]
+
+
+def test_dwell_of_who_is_silent() -> None:
+    watching = Watching(dwell_after=100.0, signal_lost_after=1e6)
+    watching.put("yard", YARD)
+    watching.drive(at(0, *OUTSIDE), at(10, *INSIDE))
+    assert kinds(watching.pass_time(99)) == []
+    assert kinds(watching.pass_time(2)) == ["dwell"]
+    assert kinds(watching.pass_time(1000)) == []
+
+
+def test_dwell_of_who_sends_what_it_could_not_send_for_an_hour() -> None:
+    watching = Watching(dwell_after=100.0, signal_lost_after=1e6)
+    watching.put("yard", YARD)
+    watching.clock = BEGIN + 3_600_000
+    assert kinds(watching.drive(at(0, *OUTSIDE), at(10, *INSIDE))) == ["enter"]
+    assert kinds(watching.pass_time(5)) == []
+    assert kinds(watching.drive(at(30, *OUTSIDE))) == ["exit"]
+
+
+# --- fences that change, and fleets -----------------------------------------------------------------------------------
+
+
+def test_a_fence_put_over_who_stands_there_holds_at_once_and_one_that_is_gone_is_left_by_nobody() -> None:
+    watching = Watching(signal_lost_after=1e6)
+    watching.drive(at(0, *INSIDE))
+    watching.put("yard", YARD)
+    assert kinds(watching.told()) == ["enter"]
+    moved = {"type": "Polygon", "coordinates": [[[x + 0.1, y] for x, y in YARD["coordinates"][0]]]}
+    watching.put("yard", moved)
+    assert kinds(watching.told()) == ["exit"]
+    watching.put("yard", YARD)
+    watching.watch.geofence_gone(FLEET, "yard")
+    assert kinds(watching.told()) == ["enter"]
+    assert kinds(watching.drive(at(60, *OUTSIDE))) == []
+
+
+def test_a_fence_is_changed_after_what_came_before_was_judged() -> None:
+    """Else its new shape tells the newest position, and then the moves that led there once more."""
+    watching = Watching()
+    watching.put("yard", YARD)
+    watching.drive(at(0, *OUTSIDE))
+    watching.publish(at(30, *INSIDE))
+    watching.publish(at(60, *OUTSIDE))
+    watching.publish(at(90, *INSIDE))
+    watching.put("yard", YARD)
+    watching.watch.look()
+    assert kinds(watching.told()) == ["enter", "exit", "enter"]
+
+
+def test_who_has_left_the_map_enters_no_new_fence() -> None:
+    watching = Watching()
+    watching.drive(at(0, *INSIDE))
+    watching.clock += 1
+    watching.fleets.feeds[FLEET].leave(watching.vehicle("van"))
+    watching.put("yard", YARD)
+    assert watching.told() == []
+
+
+def test_a_vehicle_takes_no_stay_along_to_another_fleet() -> None:
+    watching = Watching()
+    watching.change_fleet("other")
+    watching.put("yard", YARD)
+    watching.put("yard", {"type": "Polygon", "coordinates": [[[1, 1], [2, 1], [2, 2], [1, 1]]]}, "other")
+    assert kinds(watching.drive(at(0, *INSIDE))) == ["enter"]
+    watching.vehicle("van", "other")
+    assert kinds(watching.drive(at(10, *INSIDE))) == []
+    watching.vehicle("van", FLEET)
+    assert kinds(watching.drive(at(20, *INSIDE))) == ["enter"]
+
+
+def test_fences_put_and_removed_while_the_hub_starts_are_as_they_were_left() -> None:
+    watching = Watching()
+    watching.watch.ready.clear()
+    vehicle = watching.vehicle("van")
+    vehicle.feed.moved(vehicle, position_of(at(0, *INSIDE), BEGIN))
+    for geofence_id in ("yard", "gone"):
+        watching.put(geofence_id, YARD)
+    watching.watch.geofence_gone(FLEET, "gone")
+    assert watching.told() == []
+    watching.watch._begin()
+    assert [(event.kind.value, event.geofence_id) for event in watching.told()] == [("enter", "yard")]
+
+
+def test_a_huge_backlog_is_judged_at_once() -> None:
+    watching = Watching(signal_lost_after=1e6, idle_after=1e6)
+    watching.put("yard", YARD)
+    for i in range(20_000):
+        watching.publish(at(i, *(INSIDE if i // 100 % 2 else OUTSIDE)))
+    watching.watch.look()
+    told = [event.kind.value for event in watching.told() if event.kind is not EventKind.DWELL]
+    assert told == ["enter", "exit"] * 99 + ["enter"]
+    assert watching.fleets.moves == []

@@ -1,0 +1,265 @@
+"""Events of a real hub, over real sockets and HTTP, out of a real PostGIS."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.clients import Api, Dispatcher, Driver, Message, Socket, fix, new_id, now_ms, token
+from tests.faults.devices import until
+from tests.hub_process import HubProcess
+
+RING = [[9.52, 47.14], [9.53, 47.14], [9.53, 47.15], [9.52, 47.15], [9.52, 47.14]]
+YARD = {"type": "Polygon", "coordinates": [RING]}
+ELSEWHERE = {"type": "Polygon", "coordinates": [[[x + 1, y] for x, y in RING]]}
+INSIDE = {"latitude": 47.145, "longitude": 9.525, "accuracy": 5.0}
+OUTSIDE = {"latitude": 47.145, "longitude": 9.515, "accuracy": 5.0}
+
+
+class Drive:
+    """A driver whose fixes are a minute apart, so that all of it is plausible."""
+
+    def __init__(self, driver: Driver, begin: int, seq: int = 0) -> None:
+        self.driver, self.begin, self.seq = driver, begin, seq
+
+    async def to(self, place: Message, **fields: Any) -> int:
+        """Reports that it is there, and waits for the ack; the fix time."""
+        self.seq += 1
+        fix_time = self.begin + self.seq * 60_000
+        await self.driver.report(fix(self.seq, fix_time=fix_time, **{**place, **fields}))
+        assert await self.driver.acknowledged(self.seq) == []
+        return fix_time
+
+
+def hour_ago() -> int:
+    return now_ms() - 3_600_000
+
+
+async def put_fence(api: Api, fleet_id: str, geometry: Any = YARD, geofence_id: str = "yard", **properties: Any) -> None:
+    body = {"type": "Feature", "geometry": geometry, "properties": properties}
+    await api.call("PUT", f"/fleets/{fleet_id}/geofences/{geofence_id}", body)
+
+
+async def quiet_fleet(api: Api) -> str:
+    """One that is told of fences alone."""
+    fleet_id = new_id("fleet")
+    thresholds = {"idle_after": 1e6, "dwell_after": 1e6, "signal_lost_after": 1e6}
+    await api.call("PUT", f"/fleets/{fleet_id}", {"name": "Quiet", **thresholds})
+    return fleet_id
+
+
+async def listed(api: Api, fleet_id: str, **params: Any) -> list[Message]:
+    found: list[Message] = (await api.call("GET", f"/fleets/{fleet_id}/events", **params))["events"]
+    return found
+
+
+async def settled(screen: Dispatcher, driver: Drive) -> None:
+    """A mark behind everything that was reported: what the watch told of it came before this speeding."""
+    seen = len(screen.news())
+    await driver.to(OUTSIDE, speed=99.0)
+    await screen.until(lambda: any(event["kind"] == "speeding" for event in screen.news()[seen:]))
+
+
+async def test_a_vehicle_driven_through_a_fence(hub: HubProcess, api: Api) -> None:
+    fleet_id = await quiet_fleet(api)
+    vehicle_id = await api.vehicle(fleet_id)
+    await put_fence(api, fleet_id)
+    connection = await asyncpg.connect(hub.environment["TRACKING_DATABASE_URL"])
+    async with Dispatcher(hub.url, fleet_id) as screen, Driver(hub.url, vehicle_id) as driver:
+        drive = Drive(driver, hour_ago())
+        await drive.to(OUTSIDE)
+        entered = await drive.to(INSIDE)
+        [enter] = await screen.events(1)
+        # It was told after COMMIT: whoever hears of it finds it.
+        stored = await connection.fetchval("SELECT kind FROM events WHERE event = $1", enter["event_id"])
+        assert stored == "enter"
+        left = await drive.to(OUTSIDE)
+        _, exited = await screen.events(2)
+        assert await connection.fetchval("SELECT kind FROM events WHERE event = $1", exited["event_id"]) == "exit"
+    await connection.close()
+    for event, kind, fix_time, place in ((enter, "enter", entered, INSIDE), (exited, "exit", left, OUTSIDE)):
+        wanted = {"type": "event", "kind": kind, "vehicle_id": vehicle_id, "geofence_id": "yard", "fix_time": fix_time}
+        wanted |= {"latitude": place["latitude"], "longitude": place["longitude"]}
+        assert {**event, **wanted} == event
+        assert abs(event["server_time"] - now_ms()) < 60_000
+    assert enter["event_id"] < exited["event_id"]
+    assert [{"type": "event", **event} for event in await listed(api, fleet_id)] == [enter, exited]
+
+
+async def test_a_fence_over_a_parked_vehicle(hub: HubProcess, api: Api) -> None:
+    fleet_id = await quiet_fleet(api)
+    await api.call("PUT", f"/fleets/{fleet_id}", {"name": "Quiet", "idle_after": 1e6, "dwell_after": 1e6, "speed_limit": 90})
+    vehicle_id = await api.vehicle(fleet_id)
+    connection = await asyncpg.connect(hub.environment["TRACKING_DATABASE_URL"])
+    async with Dispatcher(hub.url, fleet_id) as screen, Driver(hub.url, vehicle_id) as driver:
+        drive = Drive(driver, hour_ago())
+        await drive.to(INSIDE)
+        for geometry in (YARD, ELSEWHERE, YARD):
+            await put_fence(api, fleet_id, geometry)
+        told = await screen.events(3)
+        assert [event["kind"] for event in told] == ["enter", "exit", "enter"]
+        stays = "SELECT count(*) FROM geofence_stays WHERE fleet_id = $1"
+        assert await connection.fetchval(stays, fleet_id) == 1
+        # Nobody leaves a fence that is no more.
+        await api.call("DELETE", f"/fleets/{fleet_id}/geofences/yard", expect=204)
+        assert (await screen.expect("geofence_gone"))["geofence_id"] == "yard"
+        await settled(screen, drive)
+        assert [event["kind"] for event in screen.news()] == ["enter", "exit", "enter", "speeding"]
+        assert await connection.fetchval(stays, fleet_id) == 0
+    await connection.close()
+
+
+async def test_a_hub_killed_between_enter_and_exit(own_hub: Callable[..., HubProcess]) -> None:
+    hub = own_hub()
+    async with Api(hub.url) as api:
+        fleet_id = await quiet_fleet(api)
+        vehicle_id = await api.vehicle(fleet_id)
+        await put_fence(api, fleet_id)
+        begin = hour_ago()
+        async with Dispatcher(hub.url, fleet_id) as screen, Driver(hub.url, vehicle_id) as driver:
+            drive = Drive(driver, begin)
+            await drive.to(OUTSIDE)
+            await drive.to(INSIDE)
+            await screen.events(1)
+            hub.kill()
+        hub.start()
+        async with Dispatcher(hub.url, fleet_id) as screen, Driver(hub.url, vehicle_id, driver.session) as driver:
+            drive = Drive(driver, begin, seq=2)
+            await drive.to(INSIDE, latitude=47.1455)
+            await drive.to(OUTSIDE)
+            assert [event["kind"] for event in await screen.events(1)] == ["exit"]
+        assert [event["kind"] for event in await listed(api, fleet_id)] == ["enter", "exit"]
+
+
+async def test_a_hub_that_goes_down_stores_what_it_saw(own_hub: Callable[..., HubProcess]) -> None:
+    hub = own_hub()
+    async with Api(hub.url) as api:
+        fleet_id = await quiet_fleet(api)
+        vehicle_id = await api.vehicle(fleet_id)
+        await put_fence(api, fleet_id)
+        begin = hour_ago()
+        async with Driver(hub.url, vehicle_id) as driver:
+            connection = await asyncpg.connect(hub.environment["TRACKING_DATABASE_URL"])
+            await connection.execute("BEGIN; LOCK TABLE events IN SHARE MODE")
+            ways = [OUTSIDE, INSIDE] * 20 + [OUTSIDE]
+            await driver.report(*(fix(i + 1, fix_time=begin + i * 60_000, **place) for i, place in enumerate(ways)))
+            await driver.acknowledged(len(ways))
+            stopping = asyncio.create_task(asyncio.to_thread(hub.stop))
+            assert await driver.closed() == 1012
+            waits = "events are still being stored"
+            await until(lambda: stopping.done() or waits in hub.log.read_text(), "it waits, or is down")
+            assert not stopping.done()
+            await connection.execute("COMMIT")
+            await connection.close()
+            await stopping
+        hub.start()
+        assert [event["kind"] for event in await listed(api, fleet_id)] == ["enter", "exit"] * 20
+
+
+async def test_what_is_asked_for_is_listed(hub: HubProcess, api: Api) -> None:
+    fleet_id = await quiet_fleet(api)
+    vehicles = [await api.vehicle(fleet_id) for _ in range(2)]
+    for geofence_id in ("yard", "also"):
+        await put_fence(api, fleet_id, geofence_id=geofence_id)
+    async with Dispatcher(hub.url, fleet_id) as screen:
+        for number, vehicle_id in enumerate(vehicles):
+            async with Driver(hub.url, vehicle_id) as driver:
+                drive = Drive(driver, hour_ago())
+                for place in (OUTSIDE, INSIDE, OUTSIDE):
+                    await drive.to(place)
+                await screen.events(4 * (number + 1))
+    every = await listed(api, fleet_id)
+    ids = [event["event_id"] for event in every]
+    assert len(ids) == 8
+    assert ids == sorted(set(ids))
+
+    async def found(**params: Any) -> list[int]:
+        return [event["event_id"] for event in await listed(api, fleet_id, **params)]
+
+    def those(**fields: Any) -> list[int]:
+        return [event["event_id"] for event in every if all(event[field] == value for field, value in fields.items())]
+
+    assert await found(kind="exit") == those(kind="exit")
+    assert await found(vehicle_id=vehicles[1]) == those(vehicle_id=vehicles[1])
+    assert await found(geofence_id="also", kind="enter") == those(geofence_id="also", kind="enter")
+    assert await found(limit=3) == ids[-3:]
+    assert await found(after=ids[2]) == ids[3:]
+    assert await found(after=0, limit=2) == ids[:2]
+    instants = [event["server_time"] for event in every]
+    middle = instants[4]
+    assert await found(since=middle) == [i for i, t in zip(ids, instants, strict=True) if t >= middle]
+    assert await found(until=middle) == [i for i, t in zip(ids, instants, strict=True) if t < middle]
+    assert await found(since=instants[0], until=instants[-1] + 1, limit=1) == ids[:1]
+    assert await found(after=ids[-1]) == await found(since=now_ms() + 60_000) == await found(vehicle_id="nobody") == []
+    bad = {"kind": "exits", "limit": "0", "since": "yesterday", "after": "-1", "until": "1.5", "vehicle_id": "x" * 65}
+    for parameter, value in bad.items():
+        error = await api.call("GET", f"/fleets/{fleet_id}/events", expect=422, **{parameter: value})
+        assert error["error"]["field"] == parameter
+
+
+async def test_events_go_with_their_vehicle(hub: HubProcess, api: Api) -> None:
+    fleet_id = await quiet_fleet(api)
+    vehicle_id = await api.vehicle(fleet_id)
+    await put_fence(api, fleet_id)
+    async with Dispatcher(hub.url, fleet_id) as screen, Driver(hub.url, vehicle_id) as driver:
+        drive = Drive(driver, hour_ago())
+        await drive.to(OUTSIDE)
+        await drive.to(INSIDE)
+        await screen.events(1)
+        await api.call("DELETE", f"/vehicles/{vehicle_id}")
+    assert await listed(api, fleet_id) == []
+
+
+async def test_trust_38_39_events_and_fences_are_the_fleets_own(hub: HubProcess, api: Api) -> None:
+    fleet_id, other = await api.fleet(), await api.fleet()
+    vehicle_id = await api.vehicle(fleet_id)
+    trip = await api.trip(fleet_id, vehicle_id)
+    await put_fence(api, fleet_id)
+    feature = {"type": "Feature", "geometry": YARD}
+    asked: list[tuple[str, str, Any]] = [
+        ("GET", "events", None),
+        ("GET", "geofences", None),
+        ("GET", "geofences/yard", None),
+        ("PUT", "geofences/yard", feature),
+        ("DELETE", "geofences/yard", None),
+    ]
+    for method, path, body in asked:
+        async with Api(hub.url, token("dispatcher", other)) as stranger:
+            answers = [await stranger.call(method, f"/fleets/{f}/{path}", body, expect=404) for f in (fleet_id, new_id("no"))]
+        for bearer in (token("passenger", trip["trip_id"]), token("driver", vehicle_id), token("operator")):
+            async with Api(hub.url, bearer) as nobody:
+                answers.append(await nobody.call(method, f"/fleets/{fleet_id}/{path}", body, expect=404))
+        assert all(answer == answers[0] for answer in answers)
+    async with Api(hub.url, token("dispatcher", fleet_id)) as own:
+        await own.call("GET", f"/fleets/{fleet_id}/events")
+        await own.call("DELETE", f"/fleets/{fleet_id}/geofences/yard", expect=204)
+        await own.call("GET", f"/fleets/{fleet_id}/geofences/yard", expect=404)
+        await own.call("DELETE", f"/fleets/{fleet_id}/geofences/yard", expect=404)
+    async with Socket(f"{hub.url}/v1/fleets/{fleet_id}/live", token("dispatcher", other)) as socket:
+        assert await socket.closed() == 4502
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["once", "and back"])
+async def test_a_vehicle_that_changes_fleets_takes_no_stay_along(own_hub: Callable[..., HubProcess], back: bool) -> None:
+    hub = own_hub()
+    async with Api(hub.url) as api:
+        old, new = await quiet_fleet(api), await quiet_fleet(api)
+        vehicle_id = await api.vehicle(old)
+        await put_fence(api, old)
+        await put_fence(api, new, ELSEWHERE)
+        begin = hour_ago()
+        async with Dispatcher(hub.url, old) as screen, Driver(hub.url, vehicle_id) as driver:
+            drive = Drive(driver, begin)
+            await drive.to(INSIDE)
+            await screen.events(1)
+        for fleet_id in (new, old) if back else (new,):
+            await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id})
+        hub.kill()
+        hub.start()
+        here = old if back else new
+        async with Dispatcher(hub.url, here) as screen, Driver(hub.url, vehicle_id, driver.session) as driver:
+            await api.call("PUT", f"/fleets/{here}", {"name": "Limited", "speed_limit": 90, "idle_after": 1e6})
+            await settled(screen, Drive(driver, begin, seq=1))
+            assert [event["kind"] for event in screen.news()] == ["speeding"]
