@@ -237,24 +237,24 @@ def test_a_slow_reader_gets_the_newest_of_each_vehicle_and_holds_no_more_than_th
     assert {state["fix_time"] for state in screen.vehicles.values()} == {START + 1_000}
 
 
-def test_a_cell_is_encoded_once_for_all_who_look_at_it(monkeypatch: Any) -> None:
+def test_a_position_is_encoded_once_for_all_who_look_at_it(monkeypatch: Any) -> None:
     fleets, feed = fleet_of(50)
     screens = [Screen(feed) for _ in range(40)]
     for screen in screens:
         screen.look(feed, 9.4, 47.0, 9.6, 47.2)
     feed.tick()
-    encoded: list[int] = []
+    encoded: list[str] = []
     encode = protocol.encode
 
-    def counted(message: Any) -> bytes:
-        encoded.append(len(message))
-        return encode(message)
+    def counted(row: Any) -> bytes:
+        encoded.append(row[0])
+        return encode(row)
 
     monkeypatch.setattr(module, "encode", counted)
     for number in range(50):
         fleets.publish(position(f"v{number}", 47.1 + number * 0.00001, 9.5, START + 1))
     feed.tick()
-    assert sorted(encoded) == [5, 45], "they lie in two cells"
+    assert sorted(encoded) == sorted(f"v{number}" for number in range(50))
     assert all(screen.rows == 50 for screen in screens)
     # And nothing at all where nobody looks.
     for screen in screens:
@@ -275,6 +275,18 @@ def test_no_frame_is_longer_than_one_may_be() -> None:
         fleets.publish(position(f"v{number}", 47.123456789 + number * 1e-10, 9.5, START + 1))
     feed.tick()  # `frames_in` looks at each
     assert screen.rows == 1_990
+    # Names as long as may be, in letters of four bytes.
+    for number in range(1_990):
+        fleets.know(Vehicle(f"v{number}", "f", "\U0001f698" * 200, "\U0001f69a" * 200, "\U0001f695" * 200))
+    feed.tick()
+    other = Screen(feed)
+    other.look(feed, 9.4, 47.0, 9.6, 47.2)
+    assert len(other.vehicles) == 1_990
+    assert other.vehicles == screen.vehicles
+    for number in range(1_990):
+        fleets.forget(f"v{number}")
+    feed.tick()
+    assert other.vehicles == screen.vehicles == {}
 
 
 def test_a_crowd_on_one_spot_is_a_cluster_until_the_screen_holds_fewer() -> None:

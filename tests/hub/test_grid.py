@@ -2,10 +2,10 @@
 
 from math import cos, log, pi, radians, tan
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracking.hub.grid import MAX_LATITUDE, SIDE, Cell, area_of, cell_name, column_of, row_of
+from tracking.hub.grid import MAX_LATITUDE, SIDE, ZOOM, Cell, Pyramid, area_of, cell_name, column_of, row_of
 
 latitudes = st.floats(-90, 90)
 longitudes = st.floats(-180, 180)
@@ -70,3 +70,45 @@ def test_the_whole_world_is_one_part() -> None:
         assert area.size == SIDE * SIDE
         assert area.touches(0, 0)
         assert area.touches(SIDE - 1, SIDE - 1)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(st.floats(46.0, 48.0), st.floats(-181.0, -179.0).map(lambda x: x if x > -180 else x + 360)), max_size=60
+    ),
+    st.lists(st.booleans(), min_size=60, max_size=60),
+    st.floats(178.5, 181.5),
+    st.floats(0.0, 3.0),
+    st.floats(46.0, 48.0),
+    st.floats(0.0, 2.0),
+)
+def test_a_pyramid_counts_as_one_who_looks_at_every_vehicle(
+    places: list[tuple[float, float]], stay: list[bool], west: float, width: float, south: float, height: float
+) -> None:
+    pyramid = Pyramid()
+    keys = [(column_of(longitude), row_of(latitude)) for latitude, longitude in places]
+    for key, place in zip(keys, places, strict=True):
+        pyramid.add(*key, place)
+    for key, place, stays in zip(keys, places, stay, strict=False):
+        if not stays:
+            pyramid.remove(*key, place)
+    left = [(key, place) for key, place, stays in zip(keys, places, stay, strict=False) if stays]
+    area = area_of(west, south, west + width, south + height)
+    touched = [key for key, _ in left if area.touches(*key)]
+    cells = [(column, row) for column, row, _ in pyramid.cells(area)]
+    assert len(cells) == len(set(cells))
+    assert set(cells) == set(touched)
+    counted = 0
+    for column, row, count in pyramid.counted(area):
+        counted += count if count is not None else sum(key == (column, row) for key, _ in left)
+    assert counted == len(touched)
+    for level in (0, 5, 11, ZOOM):
+        tiles = pyramid.tiles(area, level)
+        assert sum(tile.count for tile in tiles) >= len(touched)
+        assert len(tiles) <= max(1, len(left))
+    # On one side of the date line, where the middle is one: that of all who are in the tile.
+    whole = pyramid.tiles(area_of(-180, -90, 180, 90), 0)
+    assert [tile.count for tile in whole] == ([len(left)] if left else [])
+    if left:
+        assert abs(whole[0].latitudes - sum(place[0] for _, place in left)) < 1e-6

@@ -4,13 +4,13 @@ A position costs a look at its vehicle's cell, and nothing more where no screen 
 changed is encoded once, and a viewport gets what it touches joined into one message, by one write.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from msgspec import UNSET
 
 from tracking.hub.alerts import Watched
-from tracking.hub.grid import ZOOM, Area, Cell, area_of, cell_name, column_of, row_of
+from tracking.hub.grid import ZOOM, Area, Cell, Pyramid, area_of, cell_name, column_of, row_of
 from tracking.hub.outbox import Outbox
 from tracking.metrics import FLEET_DELIVERIES, SKIPPED
 from tracking.model import Fleet, Position, Trip, Vehicle, VehicleStatus
@@ -18,7 +18,6 @@ from tracking.protocol import (
     MAX_FRAME_BYTES,
     Clusters,
     FleetRow,
-    FleetSnapshot,
     VehicleDescription,
     VehicleState,
     encode,
@@ -37,15 +36,12 @@ MOST_CLUSTERS = 400
 CLUSTER_STEPS = 1
 """Zoom levels by which a cluster's tile is smaller than a tile of the screen's zoom: half of 256 pixels."""
 _ROOM = MAX_FRAME_BYTES - 1024
-_ROWS_ENCODED = 400
-"""Vehicles in one piece of a message, so that pieces can be packed into frames."""
-_STATES_ENCODED = 100
 
 
 class LiveVehicle:
     """A vehicle as its fleet knows it. `cell` is None while it is not on the map: no position, or silent for too long."""
 
-    __slots__ = ("cell", "feed", "lost", "position", "standing", "status", "trip", "vehicle", "watched")
+    __slots__ = ("cell", "counted_at", "feed", "lost", "position", "standing", "status", "trip", "vehicle", "watched")
 
     def __init__(self, vehicle: Vehicle, feed: "FleetFeed") -> None:
         self.vehicle = vehicle
@@ -54,6 +50,8 @@ class LiveVehicle:
         """the trip its driver is to see: the one under way, or the next"""
         self.position: Position | None = None
         self.cell: FleetCell | None = None
+        self.counted_at = 0.0, 0.0
+        """where it came into its cell"""
         self.lost = False
         self.standing = False
         self.status = self.judge_status()
@@ -169,8 +167,7 @@ class FleetFeed:
         """viewports with something to be told that no cell's change brings"""
         self._looked: set[Viewport] = set()
         """viewports that were shown another part of the map since the last tick"""
-        self._sums: dict[FleetCell, tuple[float, float, int]] = {}
-        """For clusters: the sums of latitudes and longitudes in a cell, and how many vehicles; anew every second."""
+        self._pyramid = Pyramid()
 
     # --- vehicles -----------------------------------------------------------------------------------------------------
 
@@ -182,7 +179,8 @@ class FleetFeed:
         if cell is None or not (cell.south <= latitude < cell.north and cell.west <= longitude < cell.east):
             self._change_cell(vehicle, latitude, longitude)
         elif cell.viewers:
-            cell.moved.add(vehicle)
+            # Now, while all of it is at hand: at the next tick it would have to be fetched from memory again.
+            cell.moved[vehicle] = encode(vehicle.row())
             self._dirty.add(cell)
 
     def _change_cell(self, vehicle: LiveVehicle, latitude: float, longitude: float) -> None:
@@ -190,9 +188,12 @@ class FleetFeed:
         new = self._cells.get(key)
         if new is None:
             new = self._cells[key] = Cell(*key)
-            new.viewers = {v for v in self._viewports if not v.clustered and v.area is not None and v.area.touches(*key)}
-            for viewport in new.viewers:
-                viewport.cells.add(new)
+        if not new.vehicles:
+            # A screen is registered at the cells that hold something.
+            for viewport in self._viewports:
+                if not viewport.clustered and viewport.area is not None and viewport.area.touches(*key):
+                    viewport.cells.add(new)
+                    new.viewers.add(viewport)
         old = vehicle.cell
         if old is not new:
             self._take_out(vehicle)
@@ -201,21 +202,25 @@ class FleetFeed:
                 self._dirty.add(old)
             new.vehicles.add(vehicle)
             vehicle.cell = new
+            vehicle.counted_at = latitude, longitude
+            self._pyramid.add(*key, vehicle.counted_at)
             if old is None:
                 vehicle.status = vehicle.judge_status()
             if new.viewers:
                 new.described.add(vehicle)
         if new.viewers:
             new.gone.discard(vehicle)
-            new.moved.add(vehicle)
+            new.moved[vehicle] = encode(vehicle.row())
             self._dirty.add(new)
 
     def _take_out(self, vehicle: LiveVehicle) -> None:
         cell, vehicle.cell = vehicle.cell, None
         if cell is None:
             return
-        for vehicles in (cell.vehicles, cell.moved, cell.described):
-            vehicles.discard(vehicle)
+        self._pyramid.remove(cell.column, cell.row, vehicle.counted_at)
+        cell.vehicles.discard(vehicle)
+        cell.described.discard(vehicle)
+        cell.moved.pop(vehicle, None)
         if not cell.vehicles and not cell.viewers:
             del self._cells[cell.column, cell.row]
 
@@ -290,16 +295,12 @@ class FleetFeed:
         for cell in cells:
             cell.viewers.discard(viewport)
             if not cell.viewers:
-                for vehicles in (cell.moved, cell.gone, cell.described):
-                    vehicles.clear()
+                cell.moved.clear()
+                cell.gone.clear()
+                cell.described.clear()
                 self._dirty.discard(cell)
                 if not cell.vehicles:
                     del self._cells[cell.column, cell.row]
-
-    def _occupied(self, area: Area) -> Iterable[FleetCell]:
-        if area.size <= len(self._cells):
-            return [cell for key in area.places() if (cell := self._cells.get(key)) is not None]
-        return [cell for key, cell in self._cells.items() if area.touches(*key)]
 
     def _show_vehicles(self, viewport: Viewport, before: Sequence[Area]) -> None:
         """Sends what did not lie in every area of `before`, where the screen came from; without any, all that it shows."""
@@ -310,8 +311,9 @@ class FleetFeed:
             return bool(before) and all(one.touches(column, row) for one in before)
 
         viewport.clustered = False
-        cells = set(self._occupied(area))
-        self._unregister(viewport, viewport.cells - cells)
+        cells = {self._cells[column, row] for column, row, _ in self._pyramid.cells(area)}
+        # Not those that are empty now: whoever went from there is still to be seen to go.
+        self._unregister(viewport, {cell for cell in viewport.cells if not area.touches(cell.column, cell.row)})
         fresh = {cell for cell in cells if cell not in viewport.cells or not is_known(cell.column, cell.row)}
         viewport.cells |= fresh
         for cell in fresh:
@@ -323,34 +325,37 @@ class FleetFeed:
         else:
             names = [cell.name for cell in fresh if cell.vehicles]
         vehicles = [vehicle for cell in fresh for vehicle in cell.vehicles]
-        for at in range(0, max(1, len(vehicles)), _STATES_ENCODED):
-            if at and viewport.outbox.blocked:
+        messages = _snapshots(names, vehicles)
+        for sent, message in messages:
+            viewport.outbox.push(message)
+            if viewport.outbox.blocked:
                 # The rest in its time, as it will be then.
-                viewport.missed.update(vehicles[at:])
-                viewport.missed_descriptions.update(vehicles[at:])
+                viewport.missed.update(vehicles[sent:])
+                viewport.missed_descriptions.update(vehicles[sent:])
                 self._waiting.add(viewport)
                 break
-            states = [vehicle.state() for vehicle in vehicles[at : at + _STATES_ENCODED]]
-            viewport.outbox.push(frame(FleetSnapshot(() if at else names, states)))
 
     # --- clusters -----------------------------------------------------------------------------------------------------
 
     def _is_too_full(self, area: Area) -> bool:
         if len(self.vehicles) <= MOST_SINGLE:
             return False
-        cells = self._occupied(area)
-        if sum(len(cell.vehicles) for cell in cells) <= MOST_SINGLE:
-            return False
-        # The cells at the edge reach beyond the screen: what counts is what the screen holds.
         held = 0
-        for cell in cells:
-            held += sum(area.shows(v.position.latitude, v.position.longitude) for v in cell.vehicles if v.position)
+        for column, row, count in self._pyramid.counted(area):
+            if count is not None:
+                held += count
+            else:
+                # A cell at the edge reaches beyond the screen: what counts is what the screen holds.
+                places = [vehicle.position for vehicle in self._cells[column, row].vehicles]
+                held += sum(area.shows(place.latitude, place.longitude) for place in places if place is not None)
             if held > MOST_SINGLE:
                 return True
         return False
 
     def _show_clusters(self, viewport: Viewport) -> None:
         self._unregister(viewport, set(viewport.cells))
+        viewport.missed.clear()
+        viewport.missed_descriptions.clear()
         assert viewport.area is not None
         clusters = frame(Clusters(self._clusters(viewport.area, viewport.zoom)))
         if viewport.clustered and clusters == viewport.clusters:
@@ -360,36 +365,22 @@ class FleetFeed:
         viewport.outbox.push(clusters)
 
     def _clusters(self, area: Area, zoom: float) -> list[tuple[float, float, int]]:
-        """Vehicles counted by tiles of half the screen's, each shown at the middle of the vehicles in it.
+        """Vehicles counted by tiles of half the screen's, each shown about the middle of the vehicles in it.
 
         No tile is smaller than a cell: more than `MOST_SINGLE` vehicles on a screen of one cell are one cluster.
         """
         level = min(ZOOM, int(zoom) + CLUSTER_STEPS)
         while level > 0 and area.size / 4 ** (ZOOM - level) > MOST_CLUSTERS:
             level -= 1
-        shift = ZOOM - level
-        tiles: dict[tuple[int, int], list[float]] = {}
-        for cell in self._occupied(area):
-            latitude, longitude, count = self._sum(cell)
-            if not count:
-                continue
-            tile = tiles.setdefault((cell.column >> shift, cell.row >> shift), [0.0, 0.0, 0])
-            tile[0] += latitude
-            tile[1] += longitude
-            tile[2] += count
-        return [(round(tile[0] / tile[2], 6), round(tile[1] / tile[2], 6), int(tile[2])) for tile in tiles.values()]
-
-    def _sum(self, cell: FleetCell) -> tuple[float, float, int]:
-        found = self._sums.get(cell)
-        if found is None:
-            places = [vehicle.position for vehicle in cell.vehicles if vehicle.position is not None]
-            found = sum(p.latitude for p in places), sum(p.longitude for p in places), len(places)
-            self._sums[cell] = found
-        return found
+        return [
+            (round(tile.latitudes / tile.count, 6), round(tile.longitudes / tile.count, 6), tile.count)
+            for tile in self._pyramid.tiles(area, level)
+        ]
 
     def recount(self) -> None:
         """To be called every second: whether a viewport holds too many vehicles, or no longer; clusters as they are now."""
-        self._sums.clear()
+        if len(self.vehicles) <= MOST_SINGLE and not any(viewport.clustered for viewport in self._viewports):
+            return
         for viewport in list(self._viewports):
             if viewport.area is None or viewport.outbox.blocked:
                 continue
@@ -412,14 +403,14 @@ class FleetFeed:
             self._flush(viewport)
 
     def _tell_viewers(self, cell: FleetCell, touched: set[Viewport]) -> None:
-        rows = _pieces([vehicle.row() for vehicle in cell.moved], _ROWS_ENCODED) if cell.moved else ()
-        descriptions = _pieces([v.description() for v in cell.described], _STATES_ENCODED) if cell.described else ()
+        rows = list(_packed(cell.moved.values()))
+        descriptions = list(_packed(encode(vehicle.description()) for vehicle in cell.described))
         count = len(cell.moved)
         for viewport in cell.viewers:
             touched.add(viewport)
             if viewport.outbox.blocked or viewport.missed:
-                SKIPPED.value += len(viewport.missed & cell.moved)
-                viewport.missed |= cell.moved
+                SKIPPED.value += len(viewport.missed & cell.moved.keys())
+                viewport.missed |= cell.moved.keys()
                 viewport.missed_descriptions |= cell.described
             else:
                 viewport.rows += rows
@@ -443,8 +434,8 @@ class FleetFeed:
             self._waiting.add(viewport)
             return
         if viewport.missed or viewport.missed_descriptions:
-            viewport.rows += _pieces([v.row() for v in viewport.missed if v.position is not None], _ROWS_ENCODED)
-            viewport.descriptions += _pieces([v.description() for v in viewport.missed_descriptions], _STATES_ENCODED)
+            viewport.rows += _packed(encode(vehicle.row()) for vehicle in viewport.missed)
+            viewport.descriptions += _packed(encode(vehicle.description()) for vehicle in viewport.missed_descriptions)
             viewport.missed.clear()
             viewport.missed_descriptions.clear()
         if viewport.rows or viewport.descriptions or viewport.left:
@@ -454,25 +445,41 @@ class FleetFeed:
             self.look(viewport, *viewport.wanted)
 
 
-def _pieces(items: Sequence[object], most: int) -> list[bytes]:
-    """The items as JSON without the brackets around them, some at a time."""
-    return [encode(items[at : at + most])[1:-1] for at in range(0, len(items), most)] if items else []
+def _packed(pieces: Iterable[bytes], room: int = _ROOM) -> Iterator[bytes]:
+    """JSON values with commas between them, as many together as fit into a message."""
+    part: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        if part and size + len(piece) >= room:
+            yield b",".join(part)
+            part, size = [], 0
+        part.append(piece)
+        size += len(piece) + 1
+    if part:
+        yield b",".join(part)
+
+
+def _snapshots(names: Sequence[str], vehicles: Sequence[LiveVehicle]) -> Iterator[tuple[int, bytes]]:
+    """`fleet_snapshot` messages as ready frames, each with how many of the vehicles are sent with it; one at least."""
+    cells = encode(names)
+    part: list[bytes] = []
+    size = len(cells)
+    for number, vehicle in enumerate(vehicles):
+        state = encode(vehicle.state())
+        if part and size + len(state) >= _ROOM:
+            yield number, framed(b'{"type":"fleet_snapshot","cells":%b,"vehicles":[%b]}' % (cells, b",".join(part)))
+            cells, part, size = b"[]", [], 2
+        part.append(state)
+        size += len(state) + 1
+    yield len(vehicles), framed(b'{"type":"fleet_snapshot","cells":%b,"vehicles":[%b]}' % (cells, b",".join(part)))
 
 
 def _updates(rows: list[bytes], descriptions: list[bytes], left: list[str]) -> Iterable[bytes]:
     """`fleet` messages as ready frames, none longer than a frame may be, put together from pieces that are JSON already."""
     # Who left before the tick may be back with it; and nobody is shown before it has a name.
-    for at in range(0, len(left), _ROWS_ENCODED):
-        yield framed(b'{"type":"fleet","positions":[],"left":%b}' % encode(left[at : at + _ROWS_ENCODED]))
-    for piece in descriptions:
-        yield framed(b'{"type":"fleet","positions":[],"vehicles":[%b]}' % piece)
-    part: list[bytes] = []
-    size = 0
-    for piece in rows:
-        if part and size + len(piece) > _ROOM:
-            yield framed(b'{"type":"fleet","positions":[%b]}' % b",".join(part))
-            part, size = [], 0
-        part.append(piece)
-        size += len(piece) + 1
-    if part:
-        yield framed(b'{"type":"fleet","positions":[%b]}' % b",".join(part))
+    for ids in _packed(encode(vehicle_id) for vehicle_id in left):
+        yield framed(b'{"type":"fleet","positions":[],"left":[%b]}' % ids)
+    for described in _packed(descriptions):
+        yield framed(b'{"type":"fleet","positions":[],"vehicles":[%b]}' % described)
+    for moved in _packed(rows):
+        yield framed(b'{"type":"fleet","positions":[%b]}' % moved)

@@ -42,13 +42,14 @@ class Fleets:
         elif live.vehicle != vehicle:
             live.vehicle = vehicle
             if live.feed is not feed:
+                was_on_map = live.cell is not None
                 live.feed.leave(live)
                 live.feed.vehicles.discard(live)
                 live.feed = feed
                 feed.vehicles.add(live)
                 # The other fleet's fences; this one may have some of the same names.
                 live.watched.inside.clear()
-                if live.position is not None:
+                if was_on_map and live.position is not None:
                     feed.moved(live, live.position)
             feed.restate(live)
         return live

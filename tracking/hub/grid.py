@@ -88,6 +88,98 @@ class Area(NamedTuple):
                     yield column, row
 
 
+class Tile:
+    """How many vehicles lie in a tile, and the sums of where they came into their cells: its middle, near enough."""
+
+    __slots__ = ("count", "latitudes", "longitudes")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.latitudes = 0.0
+        self.longitudes = 0.0
+
+
+Place = tuple[float, float]
+"""Latitude and longitude."""
+
+
+class Pyramid:
+    """The tiles of every zoom up to the cells' own.
+
+    A vehicle that comes into a cell changes one tile a zoom, so that a screen of any size is counted by the tiles that it
+    shows, whatever lies in them.
+    """
+
+    def __init__(self) -> None:
+        self._levels: list[dict[tuple[int, int], Tile]] = [{} for _ in range(ZOOM + 1)]
+
+    def add(self, column: int, row: int, place: Place) -> None:
+        for level, tiles in enumerate(self._levels):
+            key = column >> (ZOOM - level), row >> (ZOOM - level)
+            tile = tiles.get(key)
+            if tile is None:
+                tile = tiles[key] = Tile()
+            tile.count += 1
+            tile.latitudes += place[0]
+            tile.longitudes += place[1]
+
+    def remove(self, column: int, row: int, place: Place) -> None:
+        """Takes away what was added with the same arguments."""
+        for level, tiles in enumerate(self._levels):
+            key = column >> (ZOOM - level), row >> (ZOOM - level)
+            tile = tiles[key]
+            if tile.count == 1:
+                del tiles[key]
+            else:
+                tile.count -= 1
+                tile.latitudes -= place[0]
+                tile.longitudes -= place[1]
+
+    def tiles(self, area: Area, level: int) -> list[Tile]:
+        """The tiles of one zoom that an area touches and that hold vehicles."""
+        tiles, shift = self._levels[level], ZOOM - level
+        # Both sides of the date line may lie in one tile.
+        found: dict[tuple[int, int], Tile] = {}
+        for part in area.parts:
+            left, top, right, bottom = (side >> shift for side in part)
+            if (right - left + 1) * (bottom - top + 1) > len(tiles):
+                found |= {(x, y): tile for (x, y), tile in tiles.items() if left <= x <= right and top <= y <= bottom}
+            else:
+                keys = ((x, y) for y in range(top, bottom + 1) for x in range(left, right + 1))
+                found |= {key: tiles[key] for key in keys if key in tiles}
+        return list(found.values())
+
+    def cells(self, area: Area) -> Iterator[tuple[int, int, bool]]:
+        """Column and row of the occupied cells that an area touches, and whether the cell lies inside it, off its edge."""
+        for column, row, level, _, inside in self._descend(area, whole=False):
+            assert level == ZOOM
+            yield column, row, inside
+
+    def counted(self, area: Area) -> Iterator[tuple[int, int, int | None]]:
+        """The same in as few steps as possible: whole tiles off the edge with their count, cells at the edge with None."""
+        for column, row, _, tile, inside in self._descend(area, whole=True):
+            yield column, row, tile.count if inside else None
+
+    def _descend(self, area: Area, *, whole: bool) -> Iterator[tuple[int, int, int, Tile, bool]]:
+        for part in area.parts:
+            waiting = [(0, 0, 0)]
+            while waiting:
+                x, y, level = waiting.pop()
+                tile = self._levels[level].get((x, y))
+                if tile is None:
+                    continue
+                shift = ZOOM - level
+                left, top = x << shift, y << shift
+                right, bottom = left + (1 << shift) - 1, top + (1 << shift) - 1
+                if right < part.left or left > part.right or bottom < part.top or top > part.bottom:
+                    continue
+                inside = part.left < left and right < part.right and part.top < top and bottom < part.bottom
+                if level == ZOOM or (whole and inside):
+                    yield x, y, level, tile, inside
+                else:
+                    waiting += [(2 * x + dx, 2 * y + dy, level + 1) for dx in (0, 1) for dy in (0, 1)]
+
+
 def area_of(west: float, south: float, east: float, north: float) -> Area:
     """The area of bounds in degrees; they go across the date line where west > east, or where one of them lies beyond it."""
     if east - west >= 360.0:
@@ -124,8 +216,8 @@ class Cell(Generic[Vehicle, Viewer]):
         self.south = _north_edge(row + 1) if row < SIDE - 1 else -90.0
         self.vehicles: set[Vehicle] = set()
         self.viewers: set[Viewer] = set()
-        self.moved: set[Vehicle] = set()
-        """in it, and with a new position"""
+        self.moved: dict[Vehicle, bytes] = {}
+        """in it, and with a new position, which is encoded"""
         self.gone: set[Vehicle] = set()
         """left it with their newest position"""
         self.described: set[Vehicle] = set()
