@@ -10,8 +10,9 @@ import shapely
 
 from tracking.errors import ErrorCode, Refusal
 from tracking.geo import METRES_PER_DEGREE
-from tracking.model import Trip
-from tracking.protocol import MAX_FRAME_BYTES, TrackPoint, TripView, encode
+from tracking.geojson import shape_of
+from tracking.model import Geofence, Trip
+from tracking.protocol import MAX_FRAME_BYTES, GeofenceView, TrackPoint, TripView, encode
 
 PLACES_ROOM = 16 * 1024
 """Bytes that a trip may take in a frame, without its route."""
@@ -21,6 +22,8 @@ ENVELOPE = 1024
 """Bytes of everything else around a track."""
 TRACK_ROOM = MAX_FRAME_BYTES - ENVELOPE
 
+_TOLERANCES = 18
+"""Each twice the one before it, from half a metre to 65 km."""
 _WHOLE_POINT = 56
 """Bytes of `[longitude,latitude,fix_time],` at full precision, at the most."""
 _ROUNDED_POINT = 39
@@ -54,6 +57,22 @@ def _thin_route(data: bytes) -> list[list[float]]:
     points = msgspec.json.decode(data, type=list[list[float]])
     kept = _simplified(points, ROUTE_ROOM // _ROUTE_POINT)
     return [[round(points[index][0], 6), round(points[index][1], 6)] for index in kept]
+
+
+def live_geofence(geofence: Geofence) -> GeofenceView:
+    """The geofence as sockets show it: simplified as far as a frame needs, to its bounds where it has too many parts for
+    anything else. HTTP gives it whole.
+    """
+    view = GeofenceView.of(geofence)
+    if len(encode(view)) <= TRACK_ROOM:
+        return view
+    shape = shape_of(geofence.geometry)
+    for doubled in range(_TOLERANCES):
+        simple = shape.simplify(0.5 * 2**doubled / METRES_PER_DEGREE, preserve_topology=True)
+        view = msgspec.structs.replace(view, geometry=msgspec.json.decode(shapely.to_geojson(simple)))
+        if len(encode(view)) <= TRACK_ROOM:
+            return view
+    return msgspec.structs.replace(view, geometry=msgspec.json.decode(shapely.to_geojson(shape.envelope)))
 
 
 def fit_track(track: Sequence[TrackPoint], room: int = TRACK_ROOM) -> Sequence[TrackPoint]:
