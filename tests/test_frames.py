@@ -6,10 +6,10 @@ from math import cos, sin
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracking.frames import fit_track, live_geofence
+from tracking.frames import fit_track, geofence_news
 from tracking.geojson import shape_of
 from tracking.model import Geofence
-from tracking.protocol import MAX_FRAME_BYTES, GeofenceNews, TrackPoint, frame
+from tracking.protocol import MAX_FRAME_BYTES, TrackPoint, frame
 
 points = st.tuples(st.floats(-180, 180), st.floats(-90, 90), st.integers(0, 2**41))
 
@@ -44,16 +44,19 @@ def test_every_track_fits_and_keeps_its_ends(track: list[TrackPoint], room: int)
 def test_a_geofence_that_does_not_fit_is_simplified() -> None:
     ring = [[9.5 + 0.1 * cos(i / 10_000 * 6.2831), 47.1 + 0.1 * sin(i / 10_000 * 6.2831)] for i in range(10_000)]
     round_one = Geofence("f", "round", {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}, {"name": "Round"})
-    view = live_geofence(round_one)
-    assert len(frame(GeofenceNews(view))) <= MAX_FRAME_BYTES
+    news = geofence_news(round_one)
+    view = news.geofence
+    assert news.simplified is True
+    assert len(frame(news)) <= MAX_FRAME_BYTES
     assert (
         shape_of(view.geometry).symmetric_difference(shape_of(round_one.geometry)).area < 0.001 * shape_of(view.geometry).area
     )
     # Triangles can't lose a corner.
     triangles = [[[[x, y], [x + 0.001, y], [x, y + 0.001], [x, y]]] for x in range(70) for y in range(70)]
     many = Geofence("f", "many", {"type": "MultiPolygon", "coordinates": triangles}, {})
-    view = live_geofence(many)
-    assert len(frame(GeofenceNews(view))) <= MAX_FRAME_BYTES
+    news = geofence_news(many)
+    view = news.geofence
+    assert len(frame(news)) <= MAX_FRAME_BYTES
     assert shape_of(view.geometry).bounds == shape_of(many.geometry).bounds
     small = Geofence("f", "small", {"type": "Polygon", "coordinates": triangles[0]}, {})
-    assert live_geofence(small).geometry is small.geometry
+    assert geofence_news(small).geofence.geometry is small.geometry

@@ -12,7 +12,7 @@ from tracking.errors import ErrorCode, Refusal
 from tracking.geo import METRES_PER_DEGREE
 from tracking.geojson import shape_of
 from tracking.model import Geofence, Trip
-from tracking.protocol import MAX_FRAME_BYTES, GeofenceView, TrackPoint, TripView, encode
+from tracking.protocol import MAX_FRAME_BYTES, GeofenceNews, GeofenceView, TrackPoint, TripView, encode
 
 PLACES_ROOM = 16 * 1024
 """Bytes that a trip may take in a frame, without its route."""
@@ -59,20 +59,21 @@ def _thin_route(data: bytes) -> list[list[float]]:
     return [[round(points[index][0], 6), round(points[index][1], 6)] for index in kept]
 
 
-def live_geofence(geofence: Geofence) -> GeofenceView:
+def geofence_news(geofence: Geofence) -> GeofenceNews:
     """The geofence as sockets show it: simplified as far as a frame needs, to its bounds where it has too many parts for
     anything else. HTTP gives it whole.
     """
     view = GeofenceView.of(geofence)
     if len(encode(view)) <= TRACK_ROOM:
-        return view
+        return GeofenceNews(view)
     shape = shape_of(geofence.geometry)
     for doubled in range(_TOLERANCES):
         simple = shape.simplify(0.5 * 2**doubled / METRES_PER_DEGREE, preserve_topology=True)
         view = msgspec.structs.replace(view, geometry=msgspec.json.decode(shapely.to_geojson(simple)))
         if len(encode(view)) <= TRACK_ROOM:
-            return view
-    return msgspec.structs.replace(view, geometry=msgspec.json.decode(shapely.to_geojson(shape.envelope)))
+            return GeofenceNews(view, simplified=True)
+    bounds = msgspec.json.decode(shapely.to_geojson(shape.envelope))
+    return GeofenceNews(msgspec.structs.replace(view, geometry=bounds), simplified=True)
 
 
 def fit_track(track: Sequence[TrackPoint], room: int = TRACK_ROOM) -> Sequence[TrackPoint]:

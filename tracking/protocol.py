@@ -359,9 +359,10 @@ class GeofenceView(Struct, tag_field="type", tag="Feature"):
 
 
 class GeofenceNews(Struct, tag="geofence"):
-    """A geofence of the fleet is new or changed."""
+    """A geofence of the fleet is new or changed; `simplified` where it did not fit into a frame: HTTP has it whole."""
 
     geofence: GeofenceView
+    simplified: bool | UnsetType = UNSET
 
 
 class GeofenceGone(Struct, tag="geofence_gone"):

@@ -16,14 +16,14 @@ import msgspec
 import tenacity
 
 from tracking.errors import StoreUnavailable
-from tracking.frames import live_geofence
+from tracking.frames import geofence_news
 from tracking.hub.alerts import GAP_MS, Alert, Route, Stay, are_on_route
 from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.hub.fleets import Fleets
 from tracking.hub.geofences import Fence, Fences, Move, move_of
 from tracking.metrics import EVENT_FAILURES, EVENTS
 from tracking.model import Clock, Event, EventKind, Fleet, Position
-from tracking.protocol import EventNews, GeofenceGone, GeofenceNews, frame
+from tracking.protocol import EventNews, GeofenceGone, frame
 from tracking.store import events, fleets, geofences, positions, trips, vehicles
 from tracking.store.pool import Database
 
@@ -137,7 +137,7 @@ class Watch:
         feed = self._fleets.feeds.get(geofence.fleet_id)
         if feed is None:
             return
-        feed.broadcast(frame(GeofenceNews(live_geofence(geofence))))
+        feed.broadcast(frame(geofence_news(geofence)))
         west, south, east, north = fence.shape.bounds
         for vehicle in feed.vehicles:
             if vehicle.position is None or vehicle.cell is None:

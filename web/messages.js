@@ -22,6 +22,7 @@
  * @property {Place} dropoff
  * @property {Place[]} [stops]
  * @property {Vehicle} [vehicle]
+ * @property {number} [created_at]
  * @property {{type: string, coordinates: [number, number][]}} [route]
  *
  * @typedef {object} Position

@@ -31,6 +31,8 @@ export function reasonOf(error) {
   return "The hub can’t be reached. Try again in a moment.";
 }
 
+/** As many as the hub gives at once. */
+const TRIPS_PAGE = 1_000;
 const { encodeURIComponent: part } = globalThis;
 
 export class Api {
@@ -74,9 +76,19 @@ export class Api {
     return (await this.#json("GET", `/vehicles/${part(vehicleId)}/days?from=${from}&to=${to}`)).days;
   }
 
-  /** @param {string} status @returns {Promise<Trip[]>} */
+  /** All of them, a page at a time. @param {string} status @returns {Promise<Trip[]>} */
   async trips(status) {
-    return (await this.#json("GET", `${this.#fleet}/trips?status=${status}`)).trips;
+    /** @type {Map<string, Trip>} */
+    const found = new Map();
+    for (let before = ""; ; ) {
+      /** @type {Trip[]} */
+      const page = (await this.#json("GET", `${this.#fleet}/trips?status=${status}&limit=${TRIPS_PAGE}${before}`)).trips;
+      const known = found.size;
+      for (const trip of page) found.set(trip.trip_id, trip);
+      if (page.length < TRIPS_PAGE || found.size === known) return [...found.values()];
+      // Newest first; several may be of the same millisecond.
+      before = `&before=${Number(page[page.length - 1].created_at) + 1}`;
+    }
   }
 
   /** @param {object} trip @returns {Promise<Trip>} */
@@ -112,6 +124,11 @@ export class Api {
   /** @returns {Promise<Geofence[]>} */
   async geofences() {
     return (await this.#json("GET", `${this.#fleet}/geofences`)).features;
+  }
+
+  /** @param {string} id @returns {Promise<Geofence>} */
+  geofence(id) {
+    return this.#json("GET", `${this.#fleet}/geofences/${part(id)}`);
   }
 
   /** @param {Geofence} geofence @returns {Promise<Geofence>} */

@@ -123,6 +123,8 @@ export class Live {
       case "geofence":
         this.geofences.put(message.geofence);
         onChange("geofences");
+        // Who edits it must have it whole.
+        if (message.simplified) this.#fetchWhole(message.geofence.id);
         break;
       case "geofence_gone":
         this.geofences.remove(message.geofence_id);
@@ -154,6 +156,17 @@ export class Live {
     const outcomes = await Promise.allSettled([missed, geofences, trips]);
     this.#caughtUp = outcomes.every(({ status }) => status === "fulfilled");
     if (!this.#caughtUp) this.#timer = setTimeout(() => this.up && !this.#caughtUp && this.#catchUp(), TRY_AGAIN);
+  }
+
+  /** @param {string} id */
+  async #fetchWhole(id) {
+    const { api, onChange } = this.#options;
+    try {
+      this.geofences.put(await api.geofence(id));
+      onChange("geofences");
+    } catch {
+      this.#catchUp();
+    }
   }
 
   /** At first the newest events, later all since the last one heard before the break. */

@@ -55,7 +55,7 @@
  * @typedef {{type: "event"} & FleetEvent} EventMessage
  * @typedef {{type: "trip", trip: Trip}} TripMessage
  * @typedef {{type: "trip_gone", trip_id: string}} TripGone
- * @typedef {{type: "geofence", geofence: Geofence}} GeofenceMessage
+ * @typedef {{type: "geofence", geofence: Geofence, simplified?: boolean}} GeofenceMessage
  * @typedef {{type: "geofence_gone", geofence_id: string}} GeofenceGone
  * @typedef {{type: "tick", server_time: number}} Tick
  * @typedef {{type: "done", client_id: string, code?: string, detail?: string}} Done
