@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tracking.config import load
 from tracking.errors import ConfigError, StoreUnavailable
 from tracking.geo import distance
-from tracking.history import History
+from tracking.history import GIVE_UP_AFTER, History
 from tracking.ingest.recorder import Entry
 from tracking.ingest.sources import Session
 from tracking.model import Fleet, Place, Position, Suspicion, Vehicle
@@ -341,6 +341,44 @@ async def test_one_trip_that_fails_keeps_no_other_from_its_summary(store: Databa
     assert await history.trip_summary(connection, good) is not None
 
 
+async def test_a_trip_that_takes_too_long_keeps_no_other_from_its_summary(store: Database, connection: Connection) -> None:
+    slow, quick = await Van.new(connection, "slow"), await Van.new(connection, "quick")
+    bad = await a_trip(connection, slow.number, BEGIN, BEGIN + 1_000, "bad")
+    impatient = Database(store._url, timeout=1, size=1)
+    await impatient.open()
+    clock = Turned(BEGIN + HOUR_MS)
+    keeper = History(impatient, clock, delay=1)
+    async with store.transaction() as other:
+        # Whoever compacts it waits, and waits too long.
+        await vehicles.lock(other, "slow")
+        for number in range(GIVE_UP_AFTER):
+            good = await a_trip(connection, quick.number, BEGIN + 2_000, BEGIN + 3_000, f"good-{number}")
+            await keeper.work()
+            assert await history.trip_summary(connection, good) is not None
+            clock.now += HOUR_MS
+    # It was given up, until the next start.
+    await keeper.work()
+    assert await history.trip_summary(connection, bad) is None
+    await History(impatient, clock, delay=1).work()
+    assert await history.trip_summary(connection, bad) is not None
+    await impatient.close()
+
+
+async def test_a_trip_that_was_refused_once_is_compacted_an_hour_later(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    trip = await a_trip(connection, van.number, BEGIN, BEGIN + 1_000)
+    await connection.execute("ALTER TABLE trip_summaries ADD CONSTRAINT bad CHECK (distance < 0)")
+    clock = Turned(BEGIN + HOUR_MS)
+    keeper = History(store, clock, delay=1)
+    await keeper.work()
+    await connection.execute("ALTER TABLE trip_summaries DROP CONSTRAINT bad")
+    await keeper.work()
+    assert await history.trip_summary(connection, trip) is None
+    clock.now += HOUR_MS
+    await keeper.work()
+    assert await history.trip_summary(connection, trip) is not None
+
+
 async def test_the_work_waits_for_a_database_that_is_away() -> None:
     away = Database("postgresql://nobody@127.0.0.1:1/none", timeout=1)
     await away.open()
@@ -393,6 +431,50 @@ async def test_what_a_hub_forgot_when_it_died_is_found_when_nothing_can_come_any
     assert len(await line_of(connection, trip)) == 202
     (day,) = await history.days(connection, van.number, DAY, DAY)
     assert day.positions == 202
+
+
+async def test_a_day_is_looked_through_a_few_vehicles_at_a_time_and_gone_on_with_after_a_restart(
+    store: Database, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracking.history.SETTLE_SHARE", 0)
+    vans = [await Van.new(connection, f"van-{number}") for number in range(3)]
+    for van in vans:
+        await van.drove(north(0, 1_000, 10))
+    await Van.new(connection, "idle")
+    clock = Turned((DAY + 1) * DAY_MS + HOUR_MS)
+    await History(store, clock, delay=600).work()
+    for van in vans:
+        await van.drove(north(101, 1_000, 10, start=1_000), server_time=clock.now + HOUR_MS)
+    clock.now = (DAY + 8) * DAY_MS + HOUR_MS
+    found = []
+    for _ in vans:
+        await History(store, clock, delay=600).work()
+        found.append([(await history.days(connection, van.number, DAY, DAY))[0].positions for van in vans])
+    assert found == [[202, 101, 101], [202, 202, 101], [202, 202, 202]]
+    assert [day.settled for day in await history.position_days(connection)] == [True]
+
+
+async def test_who_looks_through_a_day_reads_one_vehicle_alone(connection: Connection) -> None:
+    vans = [await Van.new(connection, f"van-{number}") for number in range(10)]
+    for van in vans:
+        await van.drove(north(0, 5_000, 10))
+    await connection.execute("ANALYZE positions")
+    await connection.execute("SET plan_cache_mode = force_generic_plan")
+    before = await rows_read(connection)
+    assert await history.vehicles_of_day(connection, DAY) == [van.number for van in vans]
+    assert await history.came_later(connection, vans[5].number, DAY) == (True, [])
+    assert await rows_read(connection) - before <= 501 + len(vans)
+    await connection.execute("RESET plan_cache_mode")
+
+
+async def rows_read(connection: Connection) -> int:
+    """Rows that this session's statements were given by the day's table or its index."""
+    await connection.execute("SELECT pg_stat_force_next_flush()")
+    count: int = await connection.fetchval(
+        "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = $1",
+        f"positions_{history.date_of(DAY):%Y%m%d}",
+    )
+    return count
 
 
 # --- letting go ---------------------------------------------------------------------------------------------------------
@@ -484,6 +566,24 @@ async def test_a_trip_that_can_not_be_compacted_keeps_its_positions(store: Datab
     await connection.execute("ALTER TABLE trip_summaries ADD CHECK (distance < 0)")
     await History(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8).work()
     assert await partitions_of(connection) == [DAY]
+
+
+async def test_old_positions_go_though_another_day_can_not_be_looked_through(
+    store: Database, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("it takes too long")
+
+    van = await Van.new(connection)
+    await van.drove(north(0, 100, 10))
+    clock = Turned((DAY + 8) * DAY_MS + HOUR_MS)
+    await History(store, clock, delay=600).work()
+    await van.drove(north(0, 100, 10), begin=BEGIN + DAY_MS)
+    clock.now += DAY_MS
+    monkeypatch.setattr(history, "came_later", away)
+    with pytest.raises(StoreUnavailable):
+        await History(store, clock, delay=600, retention_days=8).work()
+    assert await partitions_of(connection) == [DAY + 1]
 
 
 async def test_dropping_waits_for_who_reads_and_nobody_waits_for_the_dropping(store: Database, connection: Connection) -> None:

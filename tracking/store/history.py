@@ -204,43 +204,44 @@ async def days(connection: Connection, vehicle: int, first: int, last: int) -> l
     return [VehicleDay(*row) for row in rows]
 
 
-async def vehicles_to_sum_up(connection: Connection, day: int) -> list[int]:
-    """Vehicles that have positions of a UTC day, and no summary of it."""
-    rows = await connection.fetch(
-        """
+async def vehicles_of_day(
+    connection: Connection, day: int, *, after: int = 0, limit: int | None = None, unsummed: bool = False
+) -> list[int]:
+    """Vehicles past `after` that have positions of a UTC day; with `unsummed` those without a summary of it."""
+    # Not EXISTS, which may become a join that reads the whole day: this looks into the key once for each vehicle.
+    query = f"""
         SELECT v.vehicle FROM vehicles v
-        WHERE EXISTS (
-                SELECT FROM positions p
-                WHERE p.vehicle = v.vehicle AND p.fix_time >= $1::timestamptz AND p.fix_time < $2::timestamptz
-            )
-            AND NOT EXISTS (SELECT FROM vehicle_days d WHERE d.vehicle = v.vehicle AND d.day = $3)
-        ORDER BY v.vehicle
-        """,
-        *_bounds(day),
-        date_of(day),
-    )
+        WHERE v.vehicle > $3
+            AND (
+                SELECT p.vehicle FROM positions p
+                WHERE p.vehicle = v.vehicle AND p.fix_time >= $1::timestamptz AND p.fix_time < $2::timestamptz LIMIT 1
+            ) IS NOT NULL
+            {"AND NOT EXISTS (SELECT FROM vehicle_days d WHERE d.vehicle = v.vehicle AND d.day = $5)" if unsummed else ""}
+        ORDER BY v.vehicle LIMIT $4
+    """
+    rows = await connection.fetch(query, *_bounds(day), after, limit, *((date_of(day),) if unsummed else ()))
     return [row["vehicle"] for row in rows]
 
 
-async def came_later(connection: Connection, day: int) -> tuple[list[int], list[int]]:
-    """The vehicles and the trips of which plausible positions of a UTC day came after they were summed up."""
+async def came_later(connection: Connection, vehicle: int, day: int) -> tuple[bool, list[int]]:
+    """Whether plausible positions of a vehicle's UTC day came after it was summed up, and of which trips after theirs."""
     rows = await connection.fetch(
         """
-        SELECT p.vehicle, p.trip, bool_or(p.server_time > coalesce(d.built_at, '-infinity')) AS day_is_old,
-            bool_or(coalesce(p.server_time > s.built_at, false)) AS trip_is_old
-        FROM positions p
-            LEFT JOIN vehicle_days d ON d.vehicle = p.vehicle AND d.day = $3
-            LEFT JOIN trip_summaries s ON s.trip = p.trip
-        WHERE p.fix_time >= $1::timestamptz AND p.fix_time < $2::timestamptz AND p.suspect IS NULL
-            AND (p.server_time > coalesce(d.built_at, '-infinity') OR p.server_time > s.built_at)
-        GROUP BY p.vehicle, p.trip
+        SELECT p.trip,
+            p.last > coalesce((SELECT d.built_at FROM vehicle_days d WHERE d.vehicle = $1 AND d.day = $4), '-infinity')
+                AS day_is_old,
+            coalesce(p.last > (SELECT s.built_at FROM trip_summaries s WHERE s.trip = p.trip), false) AS trip_is_old
+        FROM (
+            SELECT trip, max(server_time) AS last FROM positions
+            WHERE vehicle = $1 AND fix_time >= $2::timestamptz AND fix_time < $3::timestamptz AND suspect IS NULL
+            GROUP BY trip
+        ) p
         """,
+        vehicle,
         *_bounds(day),
         date_of(day),
     )
-    vehicles = sorted({row["vehicle"] for row in rows if row["day_is_old"]})
-    trips = sorted({row["trip"] for row in rows if row["trip_is_old"]})
-    return vehicles, trips
+    return any(row["day_is_old"] for row in rows), [row["trip"] for row in rows if row["trip_is_old"]]
 
 
 # --- partitions ---------------------------------------------------------------------------------------------------------
@@ -254,6 +255,8 @@ class PositionDay(NamedTuple):
     detaching: bool
     summed: bool
     settled: bool
+    settled_to: int
+    """all vehicles up to this one were looked through once more"""
     dropped: bool
 
 
@@ -262,7 +265,8 @@ async def position_days(connection: Connection) -> list[PositionDay]:
     rows = await connection.fetch(
         """
         SELECT c.relname AS name, i.inhrelid IS NOT NULL AS attached, coalesce(i.inhdetachpending, false) AS detaching,
-            d.summed_at IS NOT NULL AS summed, d.settled_at IS NOT NULL AS settled, d.dropped_at IS NOT NULL AS dropped
+            d.summed_at IS NOT NULL AS summed, d.settled_at IS NOT NULL AS settled,
+            coalesce(d.settled_to, 0) AS settled_to, d.dropped_at IS NOT NULL AS dropped
         FROM pg_class c
             LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhparent = 'positions'::regclass
             LEFT JOIN position_days d ON 'positions_' || to_char(d.day, 'YYYYMMDD') = c.relname
@@ -283,6 +287,18 @@ async def note_day(connection: Connection, day: int, what: str, now: int) -> Non
         """,
         date_of(day),
         now,
+    )
+
+
+async def note_settled_to(connection: Connection, day: int, vehicle: int) -> None:
+    """Notes that all vehicles of a UTC day up to this one were looked through once more."""
+    await connection.execute(
+        """
+        INSERT INTO position_days (day, settled_to) VALUES ($1, $2)
+        ON CONFLICT (day) DO UPDATE SET settled_to = EXCLUDED.settled_to
+        """,
+        date_of(day),
+        vehicle,
     )
 
 
