@@ -282,8 +282,9 @@ class History:
         async with self._database.connection() as connection:
             partitions = await history.position_days(connection)
         for partition in partitions:
+            # The oldest first, up to the first that may not go: positions count as gone from the last dropped day on backwards.
             if partition.day >= first_kept or not (partition.dropped or await self._may_go(partition)):
-                continue
+                break
             if not partition.dropped:
                 async with self._database.connection() as connection:
                     await history.note_day(connection, partition.day, "dropped", now)

@@ -586,6 +586,18 @@ async def test_old_positions_go_though_another_day_can_not_be_looked_through(
     assert await partitions_of(connection) == [DAY + 1]
 
 
+async def test_no_day_goes_before_one_that_may_not(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    bad = await a_trip(connection, van.number, BEGIN, BEGIN + 1_000)
+    await van.drove(north(0, 100, 10), trip=bad)
+    await van.drove(north(0, 100, 10), begin=BEGIN + DAY_MS)
+    await connection.execute("ALTER TABLE trip_summaries ADD CHECK (distance < 0)")
+    await History(store, Turned((DAY + 12) * DAY_MS), delay=600, retention_days=8).work()
+    assert await partitions_of(connection) == [DAY, DAY + 1]
+    # Or what is kept would count as gone.
+    assert await history.horizon(connection) is None
+
+
 async def test_dropping_waits_for_who_reads_and_nobody_waits_for_the_dropping(store: Database, connection: Connection) -> None:
     van = await Van.new(connection)
     await van.drove(north(0, 100, 10))
