@@ -8,13 +8,14 @@ from math import cos, radians
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tracking.config import load
 from tracking.errors import ConfigError, StoreUnavailable
-from tracking.geo import distance
+from tracking.geo import distance, unpack_line_m
 from tracking.history import GIVE_UP_AFTER, History
 from tracking.ingest.recorder import Entry
 from tracking.ingest.sources import Session
@@ -275,9 +276,9 @@ def entries(made: Sequence[Position]) -> list[Entry]:
 
 
 async def line_of(connection: Connection, trip: int) -> list[tuple[float, float, float]]:
-    summary = await history.trip_summary(connection, trip)
-    assert summary is not None
-    return list(summary.line)
+    line = await connection.fetchval("SELECT line FROM trip_summaries WHERE trip = $1", trip)
+    assert line is not None
+    return list(unpack_line_m(line))
 
 
 async def test_a_trip_is_compacted_when_its_late_fixes_are_in_and_anew_when_more_come(
@@ -309,6 +310,39 @@ async def test_a_trip_is_compacted_when_its_late_fixes_are_in_and_anew_when_more
     assert round((await history.trip_summary(connection, trip) or summary).distance) == 2_000
 
 
+async def test_a_long_line_keeps_the_loop_from_nothing(connection: Connection) -> None:
+    van = await Van.new(connection)
+    trip = await a_trip(connection, van.number, BEGIN, BEGIN + DAY_MS)
+    await connection.execute(
+        f"""
+        INSERT INTO trip_summaries (trip, built_at, distance, stops, line)
+        SELECT {trip}, now(), 0, 0, ST_SetSRID(ST_MakeLine(vertex ORDER BY n), 4326)
+        FROM generate_series(0, 99999) n, ST_MakePointM(9 + n / 3e5, 47 + n / 7e5, {BEGIN} + n) vertex
+        """
+    )
+    turns, sizes = 0, []
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    async for rows in history.kept_track(connection, trip, BEGIN + 50_000):
+        sizes.append((len(rows), turns))
+    task.cancel()
+    assert sum(size for size, _ in sizes) == 50_000
+    assert all(size <= 1_000 and later > before for (size, before), (_, later) in pairwise(sizes))
+
+    summary = await history.trip_summary(connection, trip)
+    assert summary is not None and summary.track is not None
+    assert msgspec.json.decode(summary.track) == {
+        "type": "LineString",
+        "coordinates": [list(vertex[:2]) for vertex in await line_of(connection, trip)],
+    }
+
+
 async def test_two_vehicles_on_one_trip_are_not_joined_by_a_way(store: Database, connection: Connection) -> None:
     first, second = await Van.new(connection, "first"), await Van.new(connection, "second")
     trip = await a_trip(connection, first.number, BEGIN, None)
@@ -320,14 +354,14 @@ async def test_two_vehicles_on_one_trip_are_not_joined_by_a_way(store: Database,
     await History(store, Turned(BEGIN + DAY_MS), delay=1).work()
     summary = await history.trip_summary(connection, trip)
     assert summary is not None
-    assert (round(summary.distance), len(summary.line)) == (2_000, 202)
+    assert (round(summary.distance), len(await line_of(connection, trip))) == (2_000, 202)
 
 
 async def test_a_trip_without_fixes_and_one_that_never_began(store: Database, connection: Connection) -> None:
     van = await Van.new(connection)
     trip = await a_trip(connection, van.number, BEGIN, BEGIN + 1_000)
     await History(store, Turned(BEGIN + DAY_MS), delay=1).work()
-    assert await history.trip_summary(connection, trip) == (0.0, 0, None, [])
+    assert await history.trip_summary(connection, trip) == (0.0, 0, None, None)
     assert await history.trips_to_compact(connection, BEGIN + DAY_MS, [], 10) == []
 
 
@@ -487,7 +521,9 @@ async def partitions_of(connection: Connection) -> list[int]:
 async def track_of(connection: Connection, trip: int) -> list[int]:
     """As `/v1/trips/{trip_id}/track` puts it together."""
     kept_from = await history.horizon(connection)
-    kept = [] if kept_from is None else [row.fix_time async for row in history.kept_track(connection, trip, kept_from)]
+    kept = []
+    if kept_from is not None:
+        kept = [row.fix_time async for rows in history.kept_track(connection, trip, kept_from) for row in rows]
     async with connection.transaction():
         rows = [row async for row in positions.track_of_trip(connection, trip, suspect=False, from_=kept_from)]
     return kept + [row.fix_time for row in rows]

@@ -4,13 +4,15 @@ The sums are PostgreSQL's (`sum_up` in `sql/0007_history.sql`, which defines sto
 the event loop from the live map.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice, takewhile
 from typing import Any, NamedTuple
 
 from tracking.geo import unpack_line_m
 from tracking.store.pool import Connection
-from tracking.store.positions import DAY_MS, TrackRow
+from tracking.store.positions import DAY_MS, TRACK_CHUNK, TrackRow
 
 DETACH_SECONDS = 5.0
 """It waits for who reads positions; meanwhile no partition can be made."""
@@ -18,12 +20,12 @@ _NAME = "positions_%Y%m%d"
 
 
 class TripSummary(NamedTuple):
-    """Metres and m/s. `line`: `(longitude, latitude, fix_time)`, empty where there were fewer than two fixes."""
+    """Metres and m/s. `track`: a GeoJSON LineString, ready to be sent; None where there were fewer than two fixes."""
 
     distance: float
     stops: int
     top_speed: float | None
-    line: Sequence[tuple[float, float, float]]
+    track: bytes | None
 
 
 class VehicleDay(NamedTuple):
@@ -129,11 +131,16 @@ async def uncompact(connection: Connection, trips: Sequence[int]) -> None:
 
 
 async def trip_summary(connection: Connection, trip: int) -> TripSummary | None:
-    row = await connection.fetchrow("SELECT distance, stops, top_speed, line FROM trip_summaries WHERE trip = $1", trip)
-    if row is None:
-        return None
-    line = list(unpack_line_m(row["line"])) if row["line"] is not None else []
-    return TripSummary(row["distance"], row["stops"], row["top_speed"], line)
+    # As JSON, because a line has as many vertices as the trip had fixes: a million tuples made here would stop everything else.
+    # 15 decimals are what a double has, but for next to zero.
+    row = await connection.fetchrow(
+        """
+        SELECT distance, stops, top_speed, convert_to(ST_AsGeoJSON(ST_Force2D(line), 15, 0), 'UTF8')
+        FROM trip_summaries WHERE trip = $1
+        """,
+        trip,
+    )
+    return TripSummary(*row) if row is not None else None
 
 
 async def horizon(connection: Connection) -> int | None:
@@ -142,8 +149,8 @@ async def horizon(connection: Connection) -> int | None:
     return found
 
 
-async def kept_track(connection: Connection, trip: int, before: int) -> AsyncIterator[TrackRow]:
-    """What the trip's line has kept of fixes before an instant."""
+async def kept_track(connection: Connection, trip: int, before: int) -> AsyncIterator[list[TrackRow]]:
+    """What the trip's line has kept of fixes before an instant, some at a time; everything else has its turn in between."""
     row = await connection.fetchrow(
         """
         SELECT v.vehicle_id, t.trip_id, s.line
@@ -155,10 +162,13 @@ async def kept_track(connection: Connection, trip: int, before: int) -> AsyncIte
     if row is None:
         return
     vehicle_id, trip_id = row["vehicle_id"] or "", row["trip_id"]
-    for longitude, latitude, fix_time in unpack_line_m(row["line"]):
-        if fix_time >= before:
-            return
-        yield TrackRow(vehicle_id, None, None, int(fix_time), None, latitude, longitude, None, None, None, None, trip_id, None)
+    kept = takewhile(lambda vertex: vertex[2] < before, unpack_line_m(row["line"]))
+    while rows := [
+        TrackRow(vehicle_id, None, None, int(fix_time), None, latitude, longitude, None, None, None, None, trip_id, None)
+        for longitude, latitude, fix_time in islice(kept, TRACK_CHUNK)
+    ]:
+        yield rows
+        await asyncio.sleep(0)
 
 
 # --- days ---------------------------------------------------------------------------------------------------------------
