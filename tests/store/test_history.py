@@ -8,14 +8,15 @@ from math import cos, radians
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tracking.config import load
 from tracking.errors import ConfigError, StoreUnavailable
-from tracking.geo import distance
-from tracking.history import History
+from tracking.geo import distance, unpack_line_m
+from tracking.history import GIVE_UP_AFTER, History
 from tracking.ingest.recorder import Entry
 from tracking.ingest.sources import Session
 from tracking.model import Fleet, Place, Position, Suspicion, Vehicle
@@ -275,9 +276,9 @@ def entries(made: Sequence[Position]) -> list[Entry]:
 
 
 async def line_of(connection: Connection, trip: int) -> list[tuple[float, float, float]]:
-    summary = await history.trip_summary(connection, trip)
-    assert summary is not None
-    return list(summary.line)
+    line = await connection.fetchval("SELECT line FROM trip_summaries WHERE trip = $1", trip)
+    assert line is not None
+    return list(unpack_line_m(line))
 
 
 async def test_a_trip_is_compacted_when_its_late_fixes_are_in_and_anew_when_more_come(
@@ -309,6 +310,39 @@ async def test_a_trip_is_compacted_when_its_late_fixes_are_in_and_anew_when_more
     assert round((await history.trip_summary(connection, trip) or summary).distance) == 2_000
 
 
+async def test_a_long_line_keeps_the_loop_from_nothing(connection: Connection) -> None:
+    van = await Van.new(connection)
+    trip = await a_trip(connection, van.number, BEGIN, BEGIN + DAY_MS)
+    await connection.execute(
+        f"""
+        INSERT INTO trip_summaries (trip, built_at, distance, stops, line)
+        SELECT {trip}, now(), 0, 0, ST_SetSRID(ST_MakeLine(vertex ORDER BY n), 4326)
+        FROM generate_series(0, 99999) n, ST_MakePointM(9 + n / 3e5, 47 + n / 7e5, {BEGIN} + n) vertex
+        """
+    )
+    turns, sizes = 0, []
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    async for rows in history.kept_track(connection, trip, BEGIN + 50_000):
+        sizes.append((len(rows), turns))
+    task.cancel()
+    assert sum(size for size, _ in sizes) == 50_000
+    assert all(size <= 1_000 and later > before for (size, before), (_, later) in pairwise(sizes))
+
+    summary = await history.trip_summary(connection, trip)
+    assert summary is not None and summary.track is not None
+    assert msgspec.json.decode(summary.track) == {
+        "type": "LineString",
+        "coordinates": [list(vertex[:2]) for vertex in await line_of(connection, trip)],
+    }
+
+
 async def test_two_vehicles_on_one_trip_are_not_joined_by_a_way(store: Database, connection: Connection) -> None:
     first, second = await Van.new(connection, "first"), await Van.new(connection, "second")
     trip = await a_trip(connection, first.number, BEGIN, None)
@@ -320,14 +354,14 @@ async def test_two_vehicles_on_one_trip_are_not_joined_by_a_way(store: Database,
     await History(store, Turned(BEGIN + DAY_MS), delay=1).work()
     summary = await history.trip_summary(connection, trip)
     assert summary is not None
-    assert (round(summary.distance), len(summary.line)) == (2_000, 202)
+    assert (round(summary.distance), len(await line_of(connection, trip))) == (2_000, 202)
 
 
 async def test_a_trip_without_fixes_and_one_that_never_began(store: Database, connection: Connection) -> None:
     van = await Van.new(connection)
     trip = await a_trip(connection, van.number, BEGIN, BEGIN + 1_000)
     await History(store, Turned(BEGIN + DAY_MS), delay=1).work()
-    assert await history.trip_summary(connection, trip) == (0.0, 0, None, [])
+    assert await history.trip_summary(connection, trip) == (0.0, 0, None, None)
     assert await history.trips_to_compact(connection, BEGIN + DAY_MS, [], 10) == []
 
 
@@ -339,6 +373,44 @@ async def test_one_trip_that_fails_keeps_no_other_from_its_summary(store: Databa
     await History(store, Turned(BEGIN + DAY_MS), delay=1).work()
     assert await history.trip_summary(connection, bad) is None
     assert await history.trip_summary(connection, good) is not None
+
+
+async def test_a_trip_that_takes_too_long_keeps_no_other_from_its_summary(store: Database, connection: Connection) -> None:
+    slow, quick = await Van.new(connection, "slow"), await Van.new(connection, "quick")
+    bad = await a_trip(connection, slow.number, BEGIN, BEGIN + 1_000, "bad")
+    impatient = Database(store._url, timeout=1, size=1)
+    await impatient.open()
+    clock = Turned(BEGIN + HOUR_MS)
+    keeper = History(impatient, clock, delay=1)
+    async with store.transaction() as other:
+        # Whoever compacts it waits, and waits too long.
+        await vehicles.lock(other, "slow")
+        for number in range(GIVE_UP_AFTER):
+            good = await a_trip(connection, quick.number, BEGIN + 2_000, BEGIN + 3_000, f"good-{number}")
+            await keeper.work()
+            assert await history.trip_summary(connection, good) is not None
+            clock.now += HOUR_MS
+    # It was given up, until the next start.
+    await keeper.work()
+    assert await history.trip_summary(connection, bad) is None
+    await History(impatient, clock, delay=1).work()
+    assert await history.trip_summary(connection, bad) is not None
+    await impatient.close()
+
+
+async def test_a_trip_that_was_refused_once_is_compacted_an_hour_later(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    trip = await a_trip(connection, van.number, BEGIN, BEGIN + 1_000)
+    await connection.execute("ALTER TABLE trip_summaries ADD CONSTRAINT bad CHECK (distance < 0)")
+    clock = Turned(BEGIN + HOUR_MS)
+    keeper = History(store, clock, delay=1)
+    await keeper.work()
+    await connection.execute("ALTER TABLE trip_summaries DROP CONSTRAINT bad")
+    await keeper.work()
+    assert await history.trip_summary(connection, trip) is None
+    clock.now += HOUR_MS
+    await keeper.work()
+    assert await history.trip_summary(connection, trip) is not None
 
 
 async def test_the_work_waits_for_a_database_that_is_away() -> None:
@@ -395,6 +467,50 @@ async def test_what_a_hub_forgot_when_it_died_is_found_when_nothing_can_come_any
     assert day.positions == 202
 
 
+async def test_a_day_is_looked_through_a_few_vehicles_at_a_time_and_gone_on_with_after_a_restart(
+    store: Database, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracking.history.SETTLE_SHARE", 0)
+    vans = [await Van.new(connection, f"van-{number}") for number in range(3)]
+    for van in vans:
+        await van.drove(north(0, 1_000, 10))
+    await Van.new(connection, "idle")
+    clock = Turned((DAY + 1) * DAY_MS + HOUR_MS)
+    await History(store, clock, delay=600).work()
+    for van in vans:
+        await van.drove(north(101, 1_000, 10, start=1_000), server_time=clock.now + HOUR_MS)
+    clock.now = (DAY + 8) * DAY_MS + HOUR_MS
+    found = []
+    for _ in vans:
+        await History(store, clock, delay=600).work()
+        found.append([(await history.days(connection, van.number, DAY, DAY))[0].positions for van in vans])
+    assert found == [[202, 101, 101], [202, 202, 101], [202, 202, 202]]
+    assert [day.settled for day in await history.position_days(connection)] == [True]
+
+
+async def test_who_looks_through_a_day_reads_one_vehicle_alone(connection: Connection) -> None:
+    vans = [await Van.new(connection, f"van-{number}") for number in range(10)]
+    for van in vans:
+        await van.drove(north(0, 5_000, 10))
+    await connection.execute("ANALYZE positions")
+    await connection.execute("SET plan_cache_mode = force_generic_plan")
+    before = await rows_read(connection)
+    assert await history.vehicles_of_day(connection, DAY) == [van.number for van in vans]
+    assert await history.came_later(connection, vans[5].number, DAY) == (True, [])
+    assert await rows_read(connection) - before <= 501 + len(vans)
+    await connection.execute("RESET plan_cache_mode")
+
+
+async def rows_read(connection: Connection) -> int:
+    """Rows that this session's statements were given by the day's table or its index."""
+    await connection.execute("SELECT pg_stat_force_next_flush()")
+    count: int = await connection.fetchval(
+        "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = $1",
+        f"positions_{history.date_of(DAY):%Y%m%d}",
+    )
+    return count
+
+
 # --- letting go ---------------------------------------------------------------------------------------------------------
 
 
@@ -405,7 +521,9 @@ async def partitions_of(connection: Connection) -> list[int]:
 async def track_of(connection: Connection, trip: int) -> list[int]:
     """As `/v1/trips/{trip_id}/track` puts it together."""
     kept_from = await history.horizon(connection)
-    kept = [] if kept_from is None else [row.fix_time async for row in history.kept_track(connection, trip, kept_from)]
+    kept = []
+    if kept_from is not None:
+        kept = [row.fix_time async for rows in history.kept_track(connection, trip, kept_from) for row in rows]
     async with connection.transaction():
         rows = [row async for row in positions.track_of_trip(connection, trip, suspect=False, from_=kept_from)]
     return kept + [row.fix_time for row in rows]
@@ -484,6 +602,36 @@ async def test_a_trip_that_can_not_be_compacted_keeps_its_positions(store: Datab
     await connection.execute("ALTER TABLE trip_summaries ADD CHECK (distance < 0)")
     await History(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8).work()
     assert await partitions_of(connection) == [DAY]
+
+
+async def test_old_positions_go_though_another_day_can_not_be_looked_through(
+    store: Database, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("it takes too long")
+
+    van = await Van.new(connection)
+    await van.drove(north(0, 100, 10))
+    clock = Turned((DAY + 8) * DAY_MS + HOUR_MS)
+    await History(store, clock, delay=600).work()
+    await van.drove(north(0, 100, 10), begin=BEGIN + DAY_MS)
+    clock.now += DAY_MS
+    monkeypatch.setattr(history, "came_later", away)
+    with pytest.raises(StoreUnavailable):
+        await History(store, clock, delay=600, retention_days=8).work()
+    assert await partitions_of(connection) == [DAY + 1]
+
+
+async def test_no_day_goes_before_one_that_may_not(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    bad = await a_trip(connection, van.number, BEGIN, BEGIN + 1_000)
+    await van.drove(north(0, 100, 10), trip=bad)
+    await van.drove(north(0, 100, 10), begin=BEGIN + DAY_MS)
+    await connection.execute("ALTER TABLE trip_summaries ADD CHECK (distance < 0)")
+    await History(store, Turned((DAY + 12) * DAY_MS), delay=600, retention_days=8).work()
+    assert await partitions_of(connection) == [DAY, DAY + 1]
+    # Or what is kept would count as gone.
+    assert await history.horizon(connection) is None
 
 
 async def test_dropping_waits_for_who_reads_and_nobody_waits_for_the_dropping(store: Database, connection: Connection) -> None:

@@ -129,6 +129,29 @@ async def test_a_fleet_is_found_by_the_index_however_small_or_large_it_is(
     assert read < 200, f"{read} rows read for 10 of {number}"
 
 
+async def test_the_available_are_found_by_the_index_too(connection: Connection) -> None:
+    """Of twenty fleets of a thousand, nine in ten on a trip; all were heard of since the planner's statistics were made."""
+    await connection.execute(
+        """
+        INSERT INTO fleets (fleet_id, name) SELECT 'many-' || n, '' FROM generate_series(0, 19) n;
+        INSERT INTO vehicles (vehicle_id, fleet_id) SELECT 'many-' || n, 'many-' || n % 20 FROM generate_series(1, 20000) n;
+        INSERT INTO trips (trip_id, fleet_id, vehicle, pickup, dropoff, created_at)
+        SELECT vehicle_id, fleet_id, vehicle, '{}', '{}', now() FROM vehicles WHERE vehicle / 20 % 10 <> 0;
+        INSERT INTO latest_positions (vehicle, fleet, fix_time, server_time, point)
+        SELECT vehicle, fleet, '2020-01-01'::timestamptz - random() * interval '1 h', now(),
+            ST_SetSRID(ST_MakePoint(9.4 + random() * 0.3, 47 + random() * 0.3), 4326)
+        FROM vehicles JOIN fleets USING (fleet_id);
+        ANALYZE latest_positions, vehicles, fleets, trips;
+        UPDATE latest_positions SET fix_time = now();
+        """
+    )
+    before = await rows_read(connection)
+    found = await whereabouts.nearest(connection, "many-7", *HOME, 10, available_since=BEGIN)
+    read = await rows_read(connection) - before
+    assert len(found) == 10
+    assert read < 500, f"{read} rows read for 10 of 100 of 1,000"
+
+
 async def rows_read(connection: Connection) -> int:
     """Rows of `latest_positions` that this session's statements were given by the table or its indices."""
     await connection.execute("SELECT pg_stat_force_next_flush()")

@@ -4,6 +4,7 @@ import re
 from datetime import date
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -45,8 +46,8 @@ async def of_trip(request: Request) -> Response:
     }
     if summary.top_speed is not None:
         view["top_speed"] = summary.top_speed
-    if summary.line:
-        view["track"] = {"type": "LineString", "coordinates": [vertex[:2] for vertex in summary.line]}
+    if summary.track is not None:
+        view["track"] = msgspec.Raw(summary.track)
     return respond(view)
 
 

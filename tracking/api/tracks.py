@@ -63,7 +63,8 @@ async def _of_trip(connection: Connection, trip: Trip, suspect: bool) -> Batches
     """What the trip's line has kept of days whose positions are gone, then the positions."""
     kept_from = await history.horizon(connection)
     if kept_from is not None and trip.started_at is not None and trip.started_at - GRACE_MS < kept_from:
-        yield [row async for row in history.kept_track(connection, trip.number, kept_from)]
+        async for rows in history.kept_track(connection, trip.number, kept_from):
+            yield rows
     async for rows in positions.batches_of_trip(connection, trip.number, suspect=suspect, from_=kept_from):
         yield rows
 

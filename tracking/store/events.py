@@ -160,30 +160,77 @@ async def of_fleet(
 ) -> list[Event]:
     """Oldest first: the first `limit` from `since` or `after` on, or the last `limit` where neither is given."""
     newest = since is None and after is None
+    values: list[Any] = [fleet_id]
+
+    def value(value: Any) -> str:
+        values.append(value)
+        return f"${len(values)}"
+
+    # Only what is asked for: a plan for all cases at once could use no index but that of the order.
+    filters = []
+    lowest, highest = "0", str(2**63 - 1)
+    if since is not None:
+        instant = f"{value(since)}::timestamptz"
+        filters.append(f"{_TIME} >= {instant}")
+        lowest = f"({_bound('min', '>=', instant, '')})"
+    if until is not None:
+        instant = f"{value(until)}::timestamptz"
+        filters.append(f"{_TIME} < {instant}")
+        highest = f"({_bound('max', '<', instant, 'DESC')})"
+    if after is not None:
+        number = f"{value(after)}::bigint"
+        filters.append(f"event > {number}")
+        lowest = f"greatest({lowest}, {number})"
+    kind_is = f"e.kind = {value(kind.value)}" if kind is not None else ""
+    if vehicle_id is not None:
+        key, wanted = "e.vehicle", f"(SELECT vehicle FROM vehicles WHERE vehicle_id = {value(vehicle_id)})"
+        filters += ["e.fleet_id = $1", kind_is]
+        if geofence_id is not None:
+            filters.append(f"geofence_id = {value(geofence_id)}")
+    elif geofence_id is not None:
+        key, wanted = "geofence_id", value(geofence_id)
+        filters += ["e.fleet_id = $1", "geofence_id IS NOT NULL", kind_is]
+    elif kind is not None:
+        key, wanted = "e.kind", f"${len(values)}"
+        filters.append("e.fleet_id = $1")
+    else:
+        key, wanted = "e.fleet_id", "$1"
+    order = "DESC" if newest else ""
+    if key == "e.fleet_id" and until is not None and not newest:
+        filters += [f"{key} = {wanted}", f"event >= {lowest}", f"event <= {highest}"]
+    else:
+        # Where `key = …` would do: the planner does not see that the key is the same in all of this range, so it takes the
+        # index that begins with it. For the order alone it would take the primary key, and walk by it through all events of all
+        # fleets where those asked for are rarer than it thinks. (Such a scan ends with the key, and not with the highest id:
+        # hence the above.)
+        filters += [f"({key}, event) >= ({wanted}, {lowest})", f"({key}, event) <= ({wanted}, {highest})"]
     rows = await connection.fetch(
         f"""
         SELECT event, e.kind, v.vehicle_id, server_time, geofence_id, fix_time, point, trip_id, speed, speed_limit
         FROM events e JOIN vehicles v USING (vehicle)
-        WHERE e.fleet_id = $1
-            AND ($2::timestamptz IS NULL OR server_time >= $2::timestamptz)
-            AND ($3::timestamptz IS NULL OR server_time < $3::timestamptz)
-            AND ($4::bigint IS NULL OR event > $4)
-            AND ($5::text IS NULL OR e.kind = $5)
-            AND ($6::text IS NULL OR v.vehicle_id = $6)
-            AND ($7::text IS NULL OR geofence_id = $7)
-        ORDER BY event {"DESC" if newest else ""} LIMIT $8
+        WHERE {" AND ".join(filter(None, filters))}
+        ORDER BY {key} {order}, event {order} LIMIT {value(limit)}
         """,
-        fleet_id,
-        since,
-        until,
-        after,
-        kind.value if kind is not None else None,
-        vehicle_id,
-        geofence_id,
-        limit,
+        *values,
     )
     events = [_event(row) for row in rows]
     return events[::-1] if newest else events
+
+
+_TIME = "(server_time + interval '0')"
+"""The time as a filter: it has led to the ids already, and is not to lead into its index, which has them in no order."""
+
+
+def _bound(least: str, side: str, instant: str, order: str) -> str:
+    """The id from which, or up to which, a fleet's events are on one side of an instant.
+
+    Ids rise with the time, unless the clock was set: so the first hundred of that side are asked.
+    """
+    return f"""
+        SELECT {least}(event) FROM (
+            SELECT event FROM events WHERE fleet_id = $1 AND server_time {side} {instant} ORDER BY server_time {order} LIMIT 100
+        ) nearest
+    """
 
 
 def _event(row: Any) -> Event:

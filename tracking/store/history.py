@@ -4,13 +4,15 @@ The sums are PostgreSQL's (`sum_up` in `sql/0007_history.sql`, which defines sto
 the event loop from the live map.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice, takewhile
 from typing import Any, NamedTuple
 
 from tracking.geo import unpack_line_m
 from tracking.store.pool import Connection
-from tracking.store.positions import DAY_MS, TrackRow
+from tracking.store.positions import DAY_MS, TRACK_CHUNK, TrackRow
 
 DETACH_SECONDS = 5.0
 """It waits for who reads positions; meanwhile no partition can be made."""
@@ -18,12 +20,12 @@ _NAME = "positions_%Y%m%d"
 
 
 class TripSummary(NamedTuple):
-    """Metres and m/s. `line`: `(longitude, latitude, fix_time)`, empty where there were fewer than two fixes."""
+    """Metres and m/s. `track`: a GeoJSON LineString, ready to be sent; None where there were fewer than two fixes."""
 
     distance: float
     stops: int
     top_speed: float | None
-    line: Sequence[tuple[float, float, float]]
+    track: bytes | None
 
 
 class VehicleDay(NamedTuple):
@@ -129,11 +131,16 @@ async def uncompact(connection: Connection, trips: Sequence[int]) -> None:
 
 
 async def trip_summary(connection: Connection, trip: int) -> TripSummary | None:
-    row = await connection.fetchrow("SELECT distance, stops, top_speed, line FROM trip_summaries WHERE trip = $1", trip)
-    if row is None:
-        return None
-    line = list(unpack_line_m(row["line"])) if row["line"] is not None else []
-    return TripSummary(row["distance"], row["stops"], row["top_speed"], line)
+    # As JSON, because a line has as many vertices as the trip had fixes: a million tuples made here would stop everything else.
+    # 15 decimals are what a double has, but for next to zero.
+    row = await connection.fetchrow(
+        """
+        SELECT distance, stops, top_speed, convert_to(ST_AsGeoJSON(ST_Force2D(line), 15, 0), 'UTF8')
+        FROM trip_summaries WHERE trip = $1
+        """,
+        trip,
+    )
+    return TripSummary(*row) if row is not None else None
 
 
 async def horizon(connection: Connection) -> int | None:
@@ -142,8 +149,8 @@ async def horizon(connection: Connection) -> int | None:
     return found
 
 
-async def kept_track(connection: Connection, trip: int, before: int) -> AsyncIterator[TrackRow]:
-    """What the trip's line has kept of fixes before an instant."""
+async def kept_track(connection: Connection, trip: int, before: int) -> AsyncIterator[list[TrackRow]]:
+    """What the trip's line has kept of fixes before an instant, some at a time; everything else has its turn in between."""
     row = await connection.fetchrow(
         """
         SELECT v.vehicle_id, t.trip_id, s.line
@@ -155,10 +162,13 @@ async def kept_track(connection: Connection, trip: int, before: int) -> AsyncIte
     if row is None:
         return
     vehicle_id, trip_id = row["vehicle_id"] or "", row["trip_id"]
-    for longitude, latitude, fix_time in unpack_line_m(row["line"]):
-        if fix_time >= before:
-            return
-        yield TrackRow(vehicle_id, None, None, int(fix_time), None, latitude, longitude, None, None, None, None, trip_id, None)
+    kept = takewhile(lambda vertex: vertex[2] < before, unpack_line_m(row["line"]))
+    while rows := [
+        TrackRow(vehicle_id, None, None, int(fix_time), None, latitude, longitude, None, None, None, None, trip_id, None)
+        for longitude, latitude, fix_time in islice(kept, TRACK_CHUNK)
+    ]:
+        yield rows
+        await asyncio.sleep(0)
 
 
 # --- days ---------------------------------------------------------------------------------------------------------------
@@ -204,43 +214,44 @@ async def days(connection: Connection, vehicle: int, first: int, last: int) -> l
     return [VehicleDay(*row) for row in rows]
 
 
-async def vehicles_to_sum_up(connection: Connection, day: int) -> list[int]:
-    """Vehicles that have positions of a UTC day, and no summary of it."""
-    rows = await connection.fetch(
-        """
+async def vehicles_of_day(
+    connection: Connection, day: int, *, after: int = 0, limit: int | None = None, unsummed: bool = False
+) -> list[int]:
+    """Vehicles past `after` that have positions of a UTC day; with `unsummed` those without a summary of it."""
+    # Not EXISTS, which may become a join that reads the whole day: this looks into the key once for each vehicle.
+    query = f"""
         SELECT v.vehicle FROM vehicles v
-        WHERE EXISTS (
-                SELECT FROM positions p
-                WHERE p.vehicle = v.vehicle AND p.fix_time >= $1::timestamptz AND p.fix_time < $2::timestamptz
-            )
-            AND NOT EXISTS (SELECT FROM vehicle_days d WHERE d.vehicle = v.vehicle AND d.day = $3)
-        ORDER BY v.vehicle
-        """,
-        *_bounds(day),
-        date_of(day),
-    )
+        WHERE v.vehicle > $3
+            AND (
+                SELECT p.vehicle FROM positions p
+                WHERE p.vehicle = v.vehicle AND p.fix_time >= $1::timestamptz AND p.fix_time < $2::timestamptz LIMIT 1
+            ) IS NOT NULL
+            {"AND NOT EXISTS (SELECT FROM vehicle_days d WHERE d.vehicle = v.vehicle AND d.day = $5)" if unsummed else ""}
+        ORDER BY v.vehicle LIMIT $4
+    """
+    rows = await connection.fetch(query, *_bounds(day), after, limit, *((date_of(day),) if unsummed else ()))
     return [row["vehicle"] for row in rows]
 
 
-async def came_later(connection: Connection, day: int) -> tuple[list[int], list[int]]:
-    """The vehicles and the trips of which plausible positions of a UTC day came after they were summed up."""
+async def came_later(connection: Connection, vehicle: int, day: int) -> tuple[bool, list[int]]:
+    """Whether plausible positions of a vehicle's UTC day came after it was summed up, and of which trips after theirs."""
     rows = await connection.fetch(
         """
-        SELECT p.vehicle, p.trip, bool_or(p.server_time > coalesce(d.built_at, '-infinity')) AS day_is_old,
-            bool_or(coalesce(p.server_time > s.built_at, false)) AS trip_is_old
-        FROM positions p
-            LEFT JOIN vehicle_days d ON d.vehicle = p.vehicle AND d.day = $3
-            LEFT JOIN trip_summaries s ON s.trip = p.trip
-        WHERE p.fix_time >= $1::timestamptz AND p.fix_time < $2::timestamptz AND p.suspect IS NULL
-            AND (p.server_time > coalesce(d.built_at, '-infinity') OR p.server_time > s.built_at)
-        GROUP BY p.vehicle, p.trip
+        SELECT p.trip,
+            p.last > coalesce((SELECT d.built_at FROM vehicle_days d WHERE d.vehicle = $1 AND d.day = $4), '-infinity')
+                AS day_is_old,
+            coalesce(p.last > (SELECT s.built_at FROM trip_summaries s WHERE s.trip = p.trip), false) AS trip_is_old
+        FROM (
+            SELECT trip, max(server_time) AS last FROM positions
+            WHERE vehicle = $1 AND fix_time >= $2::timestamptz AND fix_time < $3::timestamptz AND suspect IS NULL
+            GROUP BY trip
+        ) p
         """,
+        vehicle,
         *_bounds(day),
         date_of(day),
     )
-    vehicles = sorted({row["vehicle"] for row in rows if row["day_is_old"]})
-    trips = sorted({row["trip"] for row in rows if row["trip_is_old"]})
-    return vehicles, trips
+    return any(row["day_is_old"] for row in rows), [row["trip"] for row in rows if row["trip_is_old"]]
 
 
 # --- partitions ---------------------------------------------------------------------------------------------------------
@@ -254,6 +265,8 @@ class PositionDay(NamedTuple):
     detaching: bool
     summed: bool
     settled: bool
+    settled_to: int
+    """all vehicles up to this one were looked through once more"""
     dropped: bool
 
 
@@ -262,7 +275,8 @@ async def position_days(connection: Connection) -> list[PositionDay]:
     rows = await connection.fetch(
         """
         SELECT c.relname AS name, i.inhrelid IS NOT NULL AS attached, coalesce(i.inhdetachpending, false) AS detaching,
-            d.summed_at IS NOT NULL AS summed, d.settled_at IS NOT NULL AS settled, d.dropped_at IS NOT NULL AS dropped
+            d.summed_at IS NOT NULL AS summed, d.settled_at IS NOT NULL AS settled,
+            coalesce(d.settled_to, 0) AS settled_to, d.dropped_at IS NOT NULL AS dropped
         FROM pg_class c
             LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhparent = 'positions'::regclass
             LEFT JOIN position_days d ON 'positions_' || to_char(d.day, 'YYYYMMDD') = c.relname
@@ -283,6 +297,18 @@ async def note_day(connection: Connection, day: int, what: str, now: int) -> Non
         """,
         date_of(day),
         now,
+    )
+
+
+async def note_settled_to(connection: Connection, day: int, vehicle: int) -> None:
+    """Notes that all vehicles of a UTC day up to this one were looked through once more."""
+    await connection.execute(
+        """
+        INSERT INTO position_days (day, settled_to) VALUES ($1, $2)
+        ON CONFLICT (day) DO UPDATE SET settled_to = EXCLUDED.settled_to
+        """,
+        date_of(day),
+        vehicle,
     )
 
 

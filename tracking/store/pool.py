@@ -122,6 +122,11 @@ class Database:
             await connection.fetchval("SELECT 1")
 
 
+def timed_out(error: StoreUnavailable) -> bool:
+    """Whether it was a statement that took too long, and not the database as such. Ask `ping` whether that answers."""
+    return isinstance(error.__cause__, TimeoutError | asyncpg.QueryCanceledError)
+
+
 async def _leave(_connection: object) -> None:
     """In place of asyncpg's own reset, which asks the server once more."""
 

@@ -26,7 +26,7 @@ _COLUMNS = (
     "point",
     "suspect",
 )
-_TRACK_CHUNK = 1_000
+TRACK_CHUNK = 1_000
 
 
 class Latest(NamedTuple):
@@ -185,7 +185,7 @@ async def latest_of_all(connection: Connection, since: int) -> AsyncIterator[Pos
         FROM latest_positions l JOIN vehicles v USING (vehicle) LEFT JOIN trips t ON t.trip = l.trip
         WHERE l.server_time >= $1::timestamptz
     """
-    async for row in connection.cursor(query, since, prefetch=_TRACK_CHUNK):
+    async for row in connection.cursor(query, since, prefetch=TRACK_CHUNK):
         longitude, latitude = unpack_point(row["point"])
         yield Position(
             vehicle=row["vehicle"],
@@ -266,5 +266,5 @@ async def _track(connection: Connection, condition: str, suspect: bool, *argumen
         ORDER BY p.fix_time, p.session, p.seq
     """
     cursor = await connection.cursor(query, *arguments)
-    while rows := await cursor.fetch(_TRACK_CHUNK):
+    while rows := await cursor.fetch(TRACK_CHUNK):
         yield [TrackRow(*row) for row in rows]

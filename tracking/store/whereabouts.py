@@ -42,13 +42,14 @@ async def nearest(
     in a transaction.
     """
     # Of geography, `<->` is the distance on the sphere, and the index gives the rows in its order, one by one until there are
-    # enough. So what else is asked of a vehicle is asked of these few: the LIMIT keeps the planner from reading all trips.
+    # enough. So what else is asked of a vehicle is asked of these few: the LIMIT keeps the planner from reading all trips. And
+    # CASE has it expect that every second row fulfils that: from the conditions themselves it concludes that next to none does
+    # (the newest fixes are younger than its statistics), and would read and sort the whole fleet.
     available = """
-        AND l.fix_time >= $5::timestamptz
-        AND (
+        AND CASE WHEN l.fix_time >= $5::timestamptz THEN (
             SELECT t.trip FROM trips t
             WHERE t.vehicle = l.vehicle AND t.status NOT IN ('complete', 'canceled') LIMIT 1
-        ) IS NULL
+        ) IS NULL ELSE false END
     """
     query = f"""
         SELECT {_VEHICLE}, {_SEEN}, l.point::geography <-> {_HERE} AS distance
