@@ -7,7 +7,6 @@ from typing import Any
 
 import asyncpg
 import msgspec
-import tenacity
 from msgspec import UNSET, UnsetType
 
 from tracking.errors import CloseCode, ErrorCode, Refusal, StoreUnavailable
@@ -17,19 +16,11 @@ from tracking.ingest.sources import REMEMBERED_MS, Sources
 from tracking.model import NEXT_STATUS, Clock, Place, Trip, TripStatus, Vehicle
 from tracking.protocol import TripView
 from tracking.store import trips, vehicles
-from tracking.store.pool import Connection, Database
+from tracking.store.pool import Connection, Database, unlocked
 from tracking.store.trips import Span
 
 FIND_OUT_SECONDS = 0.5
 NOT_FOUND = "not yours, or no such thing"
-
-# Two changes that lock the same vehicles in another order: the one that the database gives up begins anew.
-_unlocked = tenacity.retry(
-    retry=tenacity.retry_if_exception_type(asyncpg.DeadlockDetectedError),
-    stop=tenacity.stop_after_attempt(5),
-    wait=tenacity.wait_random(0, 0.05),
-    reraise=True,
-)
 
 VehicleTrips = tuple[str, list[Span], Trip | None]
 """A vehicle's id, its spans, and the trip its driver is to see, as they are after a change."""
@@ -45,7 +36,7 @@ class Dispatch:
         self._clock = clock
         self._finding_out: set[asyncio.Task[None]] = set()
 
-    @_unlocked
+    @unlocked
     async def create(
         self,
         *,
@@ -74,7 +65,7 @@ class Dispatch:
         self._tell(trip, changed)
         return trip
 
-    @_unlocked
+    @unlocked
     async def change(
         self,
         trip_id: str,
@@ -134,7 +125,7 @@ class Dispatch:
                 self._tell(trip, states)
             return
 
-    @_unlocked
+    @unlocked
     async def delete(self, trip_id: str, *, allowed: Callable[[Trip], bool]) -> None:
         """Removes a trip that is not under way (`conflict` otherwise)."""
         async with self._database.transaction() as connection:

@@ -17,6 +17,7 @@ from tracking.hub.geofences import Fence
 from tracking.model import Geofence
 from tracking.protocol import GeofenceView
 from tracking.store import fleets, geofences
+from tracking.store.pool import unlocked
 
 MAX_FEATURE = 4 * 1024 * 1024
 """Bytes of a Feature: past what `geojson.MAX_VERTICES` take, so that too many are told of as such."""
@@ -68,9 +69,13 @@ async def delete(request: Request) -> Response:
     fleet = await fleet_of(request)
     geofence_id = name_in_path(request, "geofence_id")
     service = service_of(request)
-    async with service.database.transaction() as connection:
-        found = await geofences.delete(connection, fleet.fleet_id, geofence_id)
-    if not found:
+
+    @unlocked
+    async def remove() -> bool:
+        async with service.database.transaction() as connection:
+            return await geofences.delete(connection, fleet.fleet_id, geofence_id)
+
+    if not await remove():
         raise not_found()
     service.watch.geofence_gone(fleet.fleet_id, geofence_id)
     return Response(status_code=204)

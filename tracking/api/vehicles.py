@@ -8,9 +8,9 @@ from starlette.responses import Response
 from tracking.api.http import Label, Name, name_in_path, not_found, read, require, resource, respond, service_of
 from tracking.auth import Principal, Role, may_manage_fleet
 from tracking.errors import ErrorCode, Refusal
-from tracking.model import Position, Vehicle, VehicleStatus
+from tracking.model import Position, Trip, Vehicle, VehicleStatus
 from tracking.store import fleets, trips, vehicles
-from tracking.store.pool import Connection
+from tracking.store.pool import Connection, unlocked
 
 
 class VehicleBody(msgspec.Struct):
@@ -100,13 +100,20 @@ async def delete(request: Request) -> Response:
     """Removes the vehicle, and every position that was stored of it."""
     principal = await require(request, Role.SERVICE, Role.DISPATCHER)
     service = service_of(request)
-    async with service.database.transaction() as connection:
-        stored = _managed(principal, await vehicles.lock(connection, name_in_path(request, "vehicle_id")))
-        for trip in await trips.open_of_vehicle(connection, stored.number):
-            if trip.status.under_way:
-                raise Refusal(ErrorCode.CONFLICT, f"the vehicle is under way on trip {trip.trip_id}: end that first")
-        left = await trips.unassign(connection, stored.number)
-        await vehicles.delete(connection, stored.number)
+    vehicle_id = name_in_path(request, "vehicle_id")
+
+    @unlocked
+    async def remove() -> tuple[vehicles.Stored, list[Trip]]:
+        async with service.database.transaction() as connection:
+            stored = _managed(principal, await vehicles.lock(connection, vehicle_id))
+            for trip in await trips.open_of_vehicle(connection, stored.number):
+                if trip.status.under_way:
+                    raise Refusal(ErrorCode.CONFLICT, f"the vehicle is under way on trip {trip.trip_id}: end that first")
+            left = await trips.unassign(connection, stored.number)
+            await vehicles.delete(connection, stored.number)
+            return stored, left
+
+    stored, left = await remove()
     service.dispatch.vehicle_gone(stored.vehicle.vehicle_id, left)
     return Response(status_code=204)
 
