@@ -235,14 +235,59 @@ class Dispatch:
                 driver.tell_trip(current)
             driver.ask_interval(self._hub.interval_for(current))
 
-    def vehicle_changed(self, vehicle: Vehicle, open_trips: Sequence[Trip]) -> None:
+    def vehicle_changed(self, stored: vehicles.Stored, open_trips: Sequence[Trip], *, created: bool = False) -> None:
         """After COMMIT: the vehicle's name, kind or plate is another now, and who waits for it looks out for that."""
+        vehicle = stored.vehicle
+        number = self._number_of(vehicle.vehicle_id)
+        if created if number is None else number != stored.number:
+            # What is known by this id was removed, and nobody told us: where it was is not this one's to show.
+            self.vehicle_gone(vehicle.vehicle_id, [])
         source = self._sources.get(vehicle.vehicle_id)
         if source is not None:
             source.vehicle = vehicle
             source.trip = next((trip for trip in open_trips if source.trip and trip.number == source.trip.number), source.trip)
         self._hub.fleets.know(vehicle)
         for trip in open_trips:
+            self._hub.trip_changed(trip)
+            self._hub.fleets.trip_changed(trip)
+
+    def known(self, vehicle_id: str) -> Vehicle | None:
+        """The vehicle as it is in memory."""
+        live, source = self._hub.fleets.vehicles.get(vehicle_id), self._sources.get(vehicle_id)
+        return live.vehicle if live is not None else source.vehicle if source is not None else None
+
+    def _number_of(self, vehicle_id: str) -> int | None:
+        """The store's number of the vehicle that is in memory by this id, where it is known."""
+        live, source = self._hub.fleets.vehicles.get(vehicle_id), self._sources.get(vehicle_id)
+        if source is not None:
+            return source.number
+        return live.position.vehicle if live is not None and live.position is not None else None
+
+    async def look_up_vehicle(self, vehicle_id: str) -> None:
+        """Tells how the vehicle is, where it is not known what became of a change. Raises `StoreUnavailable`."""
+        live = self._hub.fleets.vehicles.get(vehicle_id)
+        concerned = {live.trip.trip_id} if live is not None and live.trip is not None else set()
+        for feed in self._hub.feeds.values():
+            if feed.trip.vehicle is not None and feed.trip.vehicle.vehicle_id == vehicle_id:
+                concerned.add(feed.trip.trip_id)
+        async with self._database.transaction() as connection:
+            # Locked: what is being committed still is waited for.
+            stored = await vehicles.lock(connection, vehicle_id)
+            open_trips = await trips.open_of_vehicle(connection, stored.number) if stored is not None else []
+            state = await self._state(connection, stored) if stored is not None else None
+            found = [await trips.get(connection, trip_id) for trip_id in concerned]
+        others = [
+            trip for trip in found if trip is not None and (trip.vehicle is None or trip.vehicle.vehicle_id != vehicle_id)
+        ]
+        if stored is None or state is None:
+            if self.known(vehicle_id) is not None:
+                self.vehicle_gone(vehicle_id, others)
+            return
+        self.vehicle_changed(stored, open_trips)
+        _, spans, current = state
+        self._sources.changed(vehicle_id, spans, current)
+        self._hub.fleets.set_trip(vehicle_id, current)
+        for trip in others:
             self._hub.trip_changed(trip)
             self._hub.fleets.trip_changed(trip)
 

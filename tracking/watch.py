@@ -146,6 +146,11 @@ class Watch:
                 move = Move(None, (vehicle.position.longitude, vehicle.position.latitude), vehicle.position.accuracy)
                 self._cross(vehicle, vehicle.position, move, fences, [geofence.geofence_id])
 
+    def knows_geofence(self, fleet_id: str, geofence_id: str) -> bool:
+        """Whether it is in force, as far as is known yet."""
+        fences = self._fences.get(fleet_id)
+        return not self.ready.is_set() or (fences is not None and geofence_id in fences.by_id)
+
     def geofence_gone(self, fleet_id: str, geofence_id: str) -> None:
         """After COMMIT. Nobody leaves a fence that is no more: no `exit` is told."""
         if not self.ready.is_set():

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
@@ -9,13 +10,14 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking.api.fleets import fleet_of
+from tracking.api.fleets import fleet_of, turn_of
 from tracking.api.http import name_in_path, not_found, read, resource, respond, service_of
 from tracking.errors import ErrorCode, Refusal
 from tracking.geojson import checked_geometry
 from tracking.hub.geofences import Fence
 from tracking.model import Geofence
 from tracking.protocol import GeofenceView
+from tracking.service import Service
 from tracking.store import fleets, geofences
 from tracking.store.pool import unlocked
 
@@ -48,11 +50,12 @@ async def put(request: Request) -> Response:
     )
     geofence = fence.geofence
     service = service_of(request)
-    async with service.database.transaction() as connection:
-        if await fleets.get(connection, fleet.fleet_id) is None:
-            raise not_found()
-        created = await geofences.put(connection, geofence)
-    service.watch.geofence_changed(fence)
+    async with _turn(service, fleet.fleet_id, geofence_id):
+        async with service.database.transaction() as connection:
+            if await fleets.get(connection, fleet.fleet_id) is None:
+                raise not_found()
+            created = await geofences.put(connection, geofence)
+        service.watch.geofence_changed(fence)
     return respond(GeofenceView.of(geofence), 201 if created else 200)
 
 
@@ -75,10 +78,26 @@ async def delete(request: Request) -> Response:
         async with service.database.transaction() as connection:
             return await geofences.delete(connection, fleet.fleet_id, geofence_id)
 
-    if not await remove():
-        raise not_found()
-    service.watch.geofence_gone(fleet.fleet_id, geofence_id)
+    async with _turn(service, fleet.fleet_id, geofence_id):
+        found = await remove()
+        # One that is known and not found was removed by a request that was not answered, and this is its repeat.
+        if found or service.watch.knows_geofence(fleet.fleet_id, geofence_id):
+            service.watch.geofence_gone(fleet.fleet_id, geofence_id)
+        if not found:
+            raise not_found()
     return Response(status_code=204)
+
+
+def _turn(service: Service, fleet_id: str, geofence_id: str) -> AbstractAsyncContextManager[None]:
+    async def look_up() -> None:
+        async with service.database.connection() as connection:
+            stored = await geofences.get(connection, fleet_id, geofence_id)
+        if stored is not None:
+            service.watch.geofence_changed(await asyncio.to_thread(Fence, stored))
+        elif service.watch.knows_geofence(fleet_id, geofence_id):
+            service.watch.geofence_gone(fleet_id, geofence_id)
+
+    return service.changes.turn(turn_of(fleet_id), look_up, part=geofence_id)
 
 
 async def list_all(request: Request) -> Response:
