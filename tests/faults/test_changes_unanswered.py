@@ -13,7 +13,7 @@ from tests.faults.conftest import MakeHub, Mortal
 from tests.faults.devices import until
 from tests.faults.proxy import ChaosProxy
 from tests.faults.test_wire import hub_over_wire
-from tests.test_events import OUTSIDE, YARD, Drive, hour_ago
+from tests.test_events import OUTSIDE, YARD, Drive, hour_ago, listed
 
 
 class Stage:
@@ -71,7 +71,7 @@ async def test_a_fleet_is_changed(stage: Stage) -> None:
 
     async def speeds() -> bool:
         await stage.drive.to(OUTSIDE, speed=30.0)
-        return bool((await stage.api.call("GET", f"/fleets/{stage.fleet_id}/events"))["events"])
+        return bool(await listed(stage.api, stage.fleet_id, kind="speeding"))
 
     await until(speeds, "its limit is in force")
 
