@@ -40,10 +40,37 @@ MAX_WAITING = 100_000
 """Events that may wait for the database; past it the oldest are given up, and that is logged."""
 
 
+_FAULTS_OF_EVENTS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+"""What may be wrong with an event itself. Every other error is the database's, and is waited out."""
+
+
 class _News(NamedTuple):
     feed: FleetFeed
     fleet_id: str
+    vehicle: LiveVehicle
+    number: int | None
+    """the store's of the vehicle, where it is known"""
     event: Event
+
+
+def _is_passing(error: BaseException) -> bool:
+    # A deadlock's victim has done nothing wrong; and a table that is broken may be mended.
+    return isinstance(error, StoreUnavailable | asyncpg.PostgresError) and not isinstance(error, _FAULTS_OF_EVENTS)
+
+
+def _note_failure(state: tenacity.RetryCallState) -> None:
+    EVENT_FAILURES.inc()
+    if state.attempt_number == 1:
+        error = state.outcome.exception() if state.outcome is not None else None
+        logger.warning("events are not stored, trying again: %s", error)
+
+
+_until_stored = tenacity.retry(
+    retry=tenacity.retry_if_exception(_is_passing),
+    wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
+    before_sleep=_note_failure,
+    reraise=True,
+)
 
 
 class Watch:
@@ -200,15 +227,24 @@ class Watch:
         moves, self._fleets.moves = self._fleets.moves, []
         by_feed: dict[FleetFeed, list[tuple[LiveVehicle, Position]]] = {}
         for vehicle, position in moves:
-            by_feed.setdefault(vehicle.feed, []).append((vehicle, position))
+            if self._is_there(vehicle):
+                by_feed.setdefault(vehicle.feed, []).append((vehicle, position))
         for feed, of_feed in by_feed.items():
-            self._look_at(feed, of_feed)
+            try:
+                self._look_at(feed, of_feed)
+            except Exception:
+                # The other fleets, and those who are silent, must not go unseen with it.
+                logger.exception("a fault of ours in the watch: some moves of fleet %s were not judged", feed.fleet.fleet_id)
         now = self._clock()
         if now - self._swept >= SWEEP_MS or now < self._swept:
             if self._swept and not 0 <= now - self._swept < PAUSE_MS:
                 self._resume(now, now - self._swept)
             self._swept = now
             self._sweep(now)
+
+    def _is_there(self, vehicle: LiveVehicle) -> bool:
+        """It was not removed; another one may have its id by now."""
+        return self._fleets.vehicles.get(vehicle.vehicle.vehicle_id) is vehicle
 
     def _look_at(self, feed: FleetFeed, moves: list[tuple[LiveVehicle, Position]]) -> None:
         fleet = feed.fleet
@@ -299,7 +335,7 @@ class Watch:
         for second in [second for second in self._due if second <= now // 1000]:
             for vehicle in self._due.pop(second):
                 vehicle.watched.due = False
-                if self._fleets.vehicles.get(vehicle.vehicle.vehicle_id) is vehicle:
+                if self._is_there(vehicle):
                     self._check_silence(vehicle, now)
         for feed in self._fleets.feeds.values():
             fences = self._fences.get(feed.fleet.fleet_id)
@@ -346,7 +382,8 @@ class Watch:
             speed=alert.speed,
             limit=alert.limit,
         )
-        self._waiting.append(_News(vehicle.feed, vehicle.feed.fleet.fleet_id, event))
+        number = position.vehicle if position is not None else None
+        self._waiting.append(_News(vehicle.feed, vehicle.feed.fleet.fleet_id, vehicle, number, event))
         if len(self._waiting) > MAX_WAITING:
             logger.error("%d events wait for the database: the oldest one is given up", MAX_WAITING)
             del self._waiting[0]
@@ -363,42 +400,51 @@ class Watch:
 
     async def deliver(self) -> None:
         while True:
-            self._all_told.set()
+            if not self._waiting:
+                self._all_told.set()
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
                 group = self._waiting[:MAX_GROUP]
                 del self._waiting[:MAX_GROUP]
+                numbered = await self._number(group)
                 try:
-                    await self._commit(group)
-                except asyncpg.PostgresError:
-                    logger.exception("the database refused a group of %d events: they are given up", len(group))
+                    await self._commit(numbered)
+                except _FAULTS_OF_EVENTS:
+                    logger.exception("the database refused a group of %d events: storing them one by one", len(numbered))
+                    await self._commit_apart(numbered)
 
-    async def _commit(self, group: list[_News]) -> None:
-        numbered: list[_News] = []
+    async def _commit_apart(self, numbered: list[_News]) -> None:
+        """Finds the event that the database refuses, so that it takes no others with it."""
+        for news in numbered:
+            try:
+                await self._commit([news])
+            except _FAULTS_OF_EVENTS as error:
+                logger.error("an event is given up, as the database refuses it: %s: %s", news.event, error)
 
-        async def once() -> set[int]:
-            async with self._database.transaction() as connection:
-                if not numbered:
-                    ids = await events.reserve(connection, len(group))
-                    numbered.extend(
-                        _News(feed, fleet_id, msgspec.structs.replace(event, event_id=number))
-                        for number, (feed, fleet_id, event) in zip(ids, group, strict=True)
-                    )
-                return await events.insert(connection, [n.fleet_id for n in numbered], [n.event for n in numbered])
+    @_until_stored
+    async def _number(self, group: list[_News]) -> list[_News]:
+        async with self._database.connection() as connection:
+            ids = await events.reserve(connection, len(group))
+        return [
+            news._replace(event=msgspec.structs.replace(news.event, event_id=number))
+            for number, news in zip(ids, group, strict=True)
+        ]
 
-        attempts = tenacity.AsyncRetrying(
-            # A deadlock's victim has done nothing wrong: it is tried again too.
-            retry=tenacity.retry_if_exception_type((StoreUnavailable, asyncpg.TransactionRollbackError)),
-            wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
-            before_sleep=lambda _: EVENT_FAILURES.inc(),
-            reraise=True,
-        )
-        stored: set[int] = await attempts(once)
-        for feed, _, event in numbered:
-            if event.event_id in stored:
-                EVENTS.labels(event.kind.value).inc()
-                feed.broadcast(frame(EventNews.of(event)))
+    @_until_stored
+    async def _commit(self, numbered: list[_News]) -> None:
+        # Of a vehicle that was removed while they waited, nothing is kept; and another one may have its id.
+        group = [news for news in numbered if self._is_there(news.vehicle)]
+        if not group:
+            return
+        async with self._database.transaction() as connection:
+            stored = await events.insert(
+                connection, [n.fleet_id for n in group], [n.number for n in group], [n.event for n in group]
+            )
+        for news in group:
+            if news.event.event_id in stored:
+                EVENTS.labels(news.event.kind.value).inc()
+                news.feed.broadcast(frame(EventNews.of(news.event)))
 
 
 _NO_FENCES = Fences()
