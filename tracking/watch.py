@@ -34,6 +34,8 @@ PAUSE_MS = 10_000
 """Past this between two sweeps the clock was set, or this process stood still."""
 LOOK_AFTER_MS = 10_000
 """So often at least is asked whether a vehicle is silent: its fleet, or its fleet's threshold, may have become another."""
+MAX_MEANWHILE = 1_000
+"""Geofences whose changes are remembered while all are being read."""
 MAX_GROUP = 1_000
 """Events in one transaction."""
 MAX_WAITING = 100_000
@@ -93,6 +95,8 @@ class Watch:
         self._swept = 0
         self._changed_meanwhile: dict[tuple[str, str], Fence | None] = {}
         """Fences put or removed while all of them were being read, which may have been before or after."""
+        self._overtaken = False
+        """There were too many of those: all is to be read again."""
         self.ready = asyncio.Event()
         """All fleets, vehicles and fences are known."""
 
@@ -102,35 +106,31 @@ class Watch:
         now = self._clock()
         async with self._database.transaction() as connection:
             for fleet in await fleets.all_of_them(connection):
-                self._fleets.feed(fleet)
-            stored = await geofences.all_of_them(connection)
-            # In a thread, so that 10,000 of them hold nobody up.
-            for fence in await asyncio.to_thread(lambda: [Fence(geofence) for geofence in stored]):
-                self._fences_of(fence.geofence.fleet_id).put(fence, build=False)
+                self._fleets.read_fleet(fleet)
+            rows = await geofences.rows_of_all(connection)
+        # In a thread, and with no transaction open meanwhile: thousands of them take longer than one may idle.
+        self._fences = await asyncio.to_thread(_built, rows)
+        async with self._database.transaction() as connection:
             async for vehicle in vehicles.all_of_them(connection):
-                # What someone changed meanwhile is known already, and newer than this row may be.
-                if vehicle.vehicle_id not in self._fleets.vehicles:
-                    self._fleets.know(vehicle)
+                self._fleets.read_vehicle(vehicle)
             async for trip in trips.current_of_all(connection):
                 if trip.vehicle is not None:
-                    self._fleets.set_trip(trip.vehicle.vehicle_id, trip)
+                    self._fleets.read_trip(trip.vehicle.vehicle_id, trip)
             async for position in positions.latest_of_all(connection, now - self._gone_after_ms):
                 self._take_up(position, now)
             # Each of these may be of a vehicle that was removed, or is new, since the vehicles were read.
             for stay in await events.stays(connection):
-                live = self._fleets.vehicles.get(stay.vehicle_id)
+                live = self._fleets.of_row(stay.vehicle_id)
                 if live is not None and live.feed.fleet.fleet_id == stay.fleet_id:
                     live.watched.inside[stay.geofence_id] = Stay(stay.since, stay.dwelt)
             for vehicle_id in await events.silent(connection):
-                live = self._fleets.vehicles.get(vehicle_id)
+                live = self._fleets.of_row(vehicle_id)
                 if live is not None:
                     self._fall_silent(live)
-        for fences in self._fences.values():
-            fences.build()
 
     def _take_up(self, position: Position, now: int) -> None:
         """What the store knows of a vehicle, unless it was heard of already."""
-        vehicle = self._fleets.vehicles.get(position.vehicle_id)
+        vehicle = self._fleets.of_row(position.vehicle_id)
         if vehicle is None or vehicle.position is not None:
             return
         vehicle.watched.previous = position
@@ -148,13 +148,13 @@ class Watch:
 
     def fleet_changed(self, fleet: Fleet) -> None:
         """After COMMIT: its name or thresholds are these now."""
-        self._fleets.feed(fleet)
+        self._fleets.fleet_changed(fleet)
 
     def geofence_changed(self, fence: Fence) -> None:
         """After COMMIT: in force at once, for the vehicles that stand in it too."""
         geofence = fence.geofence
         if not self.ready.is_set():
-            self._changed_meanwhile[geofence.fleet_id, geofence.geofence_id] = fence
+            self._note_meanwhile(geofence.fleet_id, geofence.geofence_id, fence)
             return
         # What they did before the fence was as it is now.
         self._try_to_look()
@@ -173,6 +173,13 @@ class Watch:
                 move = Move(None, (vehicle.position.longitude, vehicle.position.latitude), vehicle.position.accuracy)
                 self._cross(vehicle, vehicle.position, move, fences, [geofence.geofence_id])
 
+    def _note_meanwhile(self, fleet_id: str, geofence_id: str, fence: Fence | None) -> None:
+        self._changed_meanwhile[fleet_id, geofence_id] = fence
+        if len(self._changed_meanwhile) > MAX_MEANWHILE:
+            # What is committed by now is in what will be read.
+            self._changed_meanwhile.clear()
+            self._overtaken = True
+
     def knows_geofence(self, fleet_id: str, geofence_id: str) -> bool:
         """Whether it is in force, as far as is known yet."""
         fences = self._fences.get(fleet_id)
@@ -181,7 +188,7 @@ class Watch:
     def geofence_gone(self, fleet_id: str, geofence_id: str) -> None:
         """After COMMIT. Nobody leaves a fence that is no more: no `exit` is told."""
         if not self.ready.is_set():
-            self._changed_meanwhile[fleet_id, geofence_id] = None
+            self._note_meanwhile(fleet_id, geofence_id, None)
             return
         self._try_to_look()
         self._fences_of(fleet_id).remove(geofence_id)
@@ -195,13 +202,17 @@ class Watch:
 
     async def run(self) -> None:
         while not self.ready.is_set():
+            self._overtaken = False
             try:
                 await self._read()
             except StoreUnavailable as error:
                 logger.warning("the fleets can't be read now, trying again: %s", error)
                 await asyncio.sleep(1)
             else:
-                self._begin()
+                if self._overtaken:
+                    logger.warning("more than %d geofences changed while all were read: reading again", MAX_MEANWHILE)
+                else:
+                    self._begin()
         while True:
             self._try_to_look()
             await asyncio.sleep(LOOK_SECONDS)
@@ -214,6 +225,7 @@ class Watch:
             logger.exception("a fault of ours in the watch: some moves were not judged")
 
     def _begin(self) -> None:
+        self._fleets.all_read()
         self.ready.set()
         changed, self._changed_meanwhile = self._changed_meanwhile, {}
         for (fleet_id, geofence_id), fence in changed.items():
@@ -445,6 +457,16 @@ class Watch:
             if news.event.event_id in stored:
                 EVENTS.labels(news.event.kind.value).inc()
                 news.feed.broadcast(frame(EventNews.of(news.event)))
+
+
+def _built(rows: list[geofences.Row]) -> dict[str, Fences]:
+    by_fleet: dict[str, Fences] = {}
+    for row in rows:
+        fence = Fence(geofences.geofence_of(row))
+        by_fleet.setdefault(fence.geofence.fleet_id, Fences()).put(fence, build=False)
+    for fences in by_fleet.values():
+        fences.build()
+    return by_fleet
 
 
 _NO_FENCES = Fences()

@@ -301,3 +301,12 @@ def test_a_fault_in_one_fleet_hides_no_other(monkeypatch: pytest.MonkeyPatch) ->
     watching.publish(at(62, *INSIDE))
     watching.watch.look()
     assert [(event.kind.value, event.vehicle_id) for event in watching.told()] == [("enter", "van"), ("signal_lost", "silent")]
+
+
+def test_moves_that_nobody_looks_at_do_not_grow_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracking.hub.fleets.MAX_MOVES", 100)
+    watching = Watching()
+    for seconds in range(1_000):
+        watching.publish(at(seconds))
+        assert len(watching.fleets.moves) <= 100
+    assert watching.fleets.moves[-1][1].fix_time == BEGIN + 999_000

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
+import shapely
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,13 +20,16 @@ from tracking.model import Geofence
 from tracking.protocol import GeofenceView
 from tracking.service import Service
 from tracking.store import fleets, geofences
-from tracking.store.pool import unlocked
+from tracking.store.pool import Connection, unlocked
 
 MAX_FEATURE = 4 * 1024 * 1024
 """Bytes of a Feature: past what `geojson.MAX_VERTICES` take, so that too many are told of as such."""
 MAX_PROPERTIES = 4 * 1024
 """Bytes of its properties."""
-MAX_GEOFENCES = 10_000
+MAX_GEOFENCES = 1_000
+"""Of one fleet."""
+MAX_FLEET_VERTICES = 500_000
+"""Of all of them together."""
 
 
 class FeatureBody(msgspec.Struct):
@@ -49,11 +53,13 @@ async def put(request: Request) -> Response:
         lambda: Fence(Geofence(fleet.fleet_id, geofence_id, checked_geometry(body.geometry), properties))
     )
     geofence = fence.geofence
+    vertices = int(shapely.get_num_coordinates(fence.shape))
     service = service_of(request)
     async with _turn(service, fleet.fleet_id, geofence_id):
         async with service.database.transaction() as connection:
             if await fleets.get(connection, fleet.fleet_id) is None:
                 raise not_found()
+            await _check_room(connection, geofence, vertices)
             created = await geofences.put(connection, geofence)
         service.watch.geofence_changed(fence)
     return respond(GeofenceView.of(geofence), 201 if created else 200)
@@ -103,8 +109,27 @@ def _turn(service: Service, fleet_id: str, geofence_id: str) -> AbstractAsyncCon
 async def list_all(request: Request) -> Response:
     fleet = await fleet_of(request)
     async with service_of(request).database.connection() as connection:
-        found = await geofences.of_fleet(connection, fleet.fleet_id)
+        rows = await geofences.rows_of_fleet(connection, fleet.fleet_id)
+    found = await asyncio.to_thread(lambda: [geofences.geofence_of(row) for row in rows])
     return respond({"type": "FeatureCollection", "features": [GeofenceView.of(geofence) for geofence in found]})
+
+
+async def _check_room(connection: Connection, geofence: Geofence, vertices: int) -> None:
+    """Raises `Refusal` where the fleet has no room for it."""
+    count, others = await geofences.count_others(connection, geofence.fleet_id, geofence.geofence_id)
+    if count >= MAX_GEOFENCES:
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            f"the fleet has {count} other geofences, and at most {MAX_GEOFENCES} fit: delete one, "
+            "or draw several areas as one MultiPolygon",
+        )
+    if others + vertices > MAX_FLEET_VERTICES:
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            f"this geofence has {vertices} vertices, the fleet's others have {others}, and at most {MAX_FLEET_VERTICES} fit: "
+            "simplify them, a metre is finer than any receiver",
+            field="geometry",
+        )
 
 
 def _checked(properties: dict[str, Any]) -> dict[str, Any]:
