@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import math
 import threading
 from collections.abc import AsyncIterator
@@ -139,6 +140,47 @@ async def test_a_fleet_has_so_many_fences_and_vertices(hub: HubProcess, api: Api
     await put_fence(api, fleet_id, geofence_id="fence-25")
     await put_fence(api, fleet_id, {"type": "Polygon", "coordinates": [_circle(100)]}, geofence_id="another")
     await connection.close()
+
+
+async def test_a_listing_is_made_once_and_again_after_each_change() -> None:
+    watching = Watching()
+    watching.change_fleet("other")
+
+    async def listed(fleet_id: str = FLEET) -> list[str]:
+        listing = await watching.watch.listing(fleet_id)
+        assert listing is not None
+        return [feature["id"] for feature in json.loads(listing)["features"]]
+
+    for geofence_id in ("b", "c", "a"):
+        watching.put(geofence_id, YARD)
+        watching.put("elsewhere", YARD, "other")
+    assert await listed() == ["a", "b", "c"]
+    one, same = await watching.watch.listing(FLEET), await watching.watch.listing(FLEET)
+    assert one is same
+    watching.put("c", YARD, name="Changed")
+    assert b"Changed" in (await watching.watch.listing(FLEET) or b"")
+    watching.watch.geofence_gone(FLEET, "b")
+    assert (await listed(), await listed("other"), await listed("nobody")) == (["a", "c"], ["elsewhere"], [])
+    for number in range(100):
+        await listed(f"fleet-{number}")
+    assert len(watching.watch._listings) == module.MOST_LISTINGS
+    watching.watch.ready.clear()
+    assert await watching.watch.listing(FLEET) is None
+
+
+async def test_geofences_are_listed_from_memory_as_they_are_stored(hub: HubProcess, api: Api) -> None:
+    fleet_id = await api.fleet()
+    path = f"/fleets/{fleet_id}/geofences"
+    holes = {"type": "Polygon", "coordinates": [_circle(9), [[9.4, 47.0], [9.5, 47.1], [9.6, 47.0], [9.4, 47.0]]]}
+    parts = {"type": "MultiPolygon", "coordinates": [YARD["coordinates"]]}
+    for geofence_id, geometry in (("b", holes), ("a", parts)):
+        await put_fence(api, fleet_id, geometry, geofence_id, name="Höfe", speed_limit=13.9, own={"deep": [1, None]})
+    listing = await api.call("GET", path)
+    assert listing == {"type": "FeatureCollection", "features": [await api.call("GET", f"{path}/{i}") for i in ("a", "b")]}
+    connection = await asyncpg.connect(hub.environment["TRACKING_DATABASE_URL"])
+    await connection.execute("DELETE FROM geofences WHERE fleet_id = $1", fleet_id)
+    await connection.close()
+    assert await api.call("GET", path) == listing
 
 
 def _circle(count: int) -> list[list[float]]:

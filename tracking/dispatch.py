@@ -9,6 +9,7 @@ import asyncpg
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from tracking.changes import FIND_OUT_SECONDS
 from tracking.errors import CloseCode, ErrorCode, Refusal, StoreUnavailable
 from tracking.frames import check_places
 from tracking.hub.hub import Hub
@@ -19,7 +20,6 @@ from tracking.store import trips, vehicles
 from tracking.store.pool import Connection, Database, unlocked
 from tracking.store.trips import Span
 
-FIND_OUT_SECONDS = 0.5
 NOT_FOUND = "not yours, or no such thing"
 
 VehicleTrips = tuple[str, list[Span], Trip | None]

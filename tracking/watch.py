@@ -22,7 +22,7 @@ from tracking.hub.fleets import Fleets
 from tracking.hub.geofences import Fence, Fences, Move, move_of
 from tracking.metrics import EVENT_FAILURES, EVENTS
 from tracking.model import Clock, Event, EventKind, Fleet, Position
-from tracking.protocol import EventNews, GeofenceGone, GeofenceNews, GeofenceView, frame
+from tracking.protocol import EventNews, GeofenceGone, GeofenceNews, GeofenceView, feature_collection, frame
 from tracking.store import events, fleets, geofences, positions, trips, vehicles
 from tracking.store.pool import Database
 
@@ -36,6 +36,8 @@ LOOK_AFTER_MS = 10_000
 """So often at least is asked whether a vehicle is silent: its fleet, or its fleet's threshold, may have become another."""
 MAX_MEANWHILE = 1_000
 """Geofences whose changes are remembered while all are being read."""
+MOST_LISTINGS = 20
+"""Fleets whose geofences are kept as they are sent: at most some 20 MB each."""
 MAX_GROUP = 1_000
 """Events in one transaction."""
 MAX_WAITING = 100_000
@@ -95,6 +97,8 @@ class Watch:
         self._swept = 0
         self._changed_meanwhile: dict[tuple[str, str], Fence | None] = {}
         """Fences put or removed while all of them were being read, which may have been before or after."""
+        self._listings: dict[str, asyncio.Task[bytes]] = {}
+        """Of the fleets that were asked for last, until one of their fences changes."""
         self._overtaken = False
         """There were too many of those: all is to be read again."""
         self.ready = asyncio.Event()
@@ -160,6 +164,7 @@ class Watch:
         self._try_to_look()
         fences = self._fences_of(geofence.fleet_id)
         fences.put(fence)
+        self._listings.pop(geofence.fleet_id, None)
         feed = self._fleets.feeds.get(geofence.fleet_id)
         if feed is None:
             return
@@ -192,11 +197,26 @@ class Watch:
             return
         self._try_to_look()
         self._fences_of(fleet_id).remove(geofence_id)
+        self._listings.pop(fleet_id, None)
         feed = self._fleets.feeds.get(fleet_id)
         if feed is not None:
             feed.broadcast(frame(GeofenceGone(geofence_id)))
             for vehicle in feed.vehicles:
                 vehicle.watched.inside.pop(geofence_id, None)
+
+    async def listing(self, fleet_id: str) -> bytes | None:
+        """The fleet's geofences as JSON, a FeatureCollection in the order of their ids; None while they are not known yet."""
+        if not self.ready.is_set():
+            return None
+        listing = self._listings.pop(fleet_id, None)
+        if listing is None:
+            by_id = self._fences.get(fleet_id, _NO_FENCES).by_id
+            found = [by_id[geofence_id].geofence for geofence_id in sorted(by_id)]
+            listing = asyncio.create_task(asyncio.to_thread(feature_collection, found))
+        self._listings[fleet_id] = listing
+        if len(self._listings) > MOST_LISTINGS:
+            del self._listings[next(iter(self._listings))]
+        return await asyncio.shield(listing)
 
     # --- looking ------------------------------------------------------------------------------------------------------
 

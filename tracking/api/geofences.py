@@ -17,7 +17,7 @@ from tracking.errors import ErrorCode, Refusal
 from tracking.geojson import checked_geometry
 from tracking.hub.geofences import Fence
 from tracking.model import Geofence
-from tracking.protocol import GeofenceView
+from tracking.protocol import GeofenceView, feature_collection
 from tracking.service import Service
 from tracking.store import fleets, geofences
 from tracking.store.pool import Connection, unlocked
@@ -108,10 +108,14 @@ def _turn(service: Service, fleet_id: str, geofence_id: str) -> AbstractAsyncCon
 
 async def list_all(request: Request) -> Response:
     fleet = await fleet_of(request)
-    async with service_of(request).database.connection() as connection:
-        rows = await geofences.rows_of_fleet(connection, fleet.fleet_id)
-    found = await asyncio.to_thread(lambda: [geofences.geofence_of(row) for row in rows])
-    return respond({"type": "FeatureCollection", "features": [GeofenceView.of(geofence) for geofence in found]})
+    service = service_of(request)
+    # Every page asks for them each time that it connects.
+    listing = await service.watch.listing(fleet.fleet_id)
+    if listing is None:
+        async with service.database.connection() as connection:
+            rows = await geofences.rows_of_fleet(connection, fleet.fleet_id)
+        listing = await asyncio.to_thread(lambda: feature_collection(geofences.geofence_of(row) for row in rows))
+    return Response(listing, media_type="application/json")
 
 
 async def _check_room(connection: Connection, geofence: Geofence, vertices: int) -> None:
