@@ -238,8 +238,9 @@ class Dispatch:
     def vehicle_changed(self, stored: vehicles.Stored, open_trips: Sequence[Trip], *, created: bool = False) -> None:
         """After COMMIT: the vehicle's name, kind or plate is another now, and who waits for it looks out for that."""
         vehicle = stored.vehicle
-        number = self._number_of(vehicle.vehicle_id)
-        if created if number is None else number != stored.number:
+        numbers = self._numbers_of(vehicle.vehicle_id)
+        is_another = numbers != {stored.number} if numbers else created
+        if is_another and self.known(vehicle.vehicle_id) is not None:
             # What is known by this id was removed, and nobody told us: where it was is not this one's to show.
             self.vehicle_gone(vehicle.vehicle_id, [])
         source = self._sources.get(vehicle.vehicle_id)
@@ -256,12 +257,11 @@ class Dispatch:
         live, source = self._hub.fleets.vehicles.get(vehicle_id), self._sources.get(vehicle_id)
         return live.vehicle if live is not None else source.vehicle if source is not None else None
 
-    def _number_of(self, vehicle_id: str) -> int | None:
-        """The store's number of the vehicle that is in memory by this id, where it is known."""
+    def _numbers_of(self, vehicle_id: str) -> set[int]:
+        """The store's numbers that the vehicle is known by in memory: more than one where it was made anew."""
         live, source = self._hub.fleets.vehicles.get(vehicle_id), self._sources.get(vehicle_id)
-        if source is not None:
-            return source.number
-        return live.position.vehicle if live is not None and live.position is not None else None
+        numbers = {source.number} if source is not None else set()
+        return numbers | {live.position.vehicle} if live is not None and live.position is not None else numbers
 
     async def look_up_vehicle(self, vehicle_id: str) -> None:
         """Tells how the vehicle is, where it is not known what became of a change. Raises `StoreUnavailable`."""
@@ -280,8 +280,8 @@ class Dispatch:
             trip for trip in found if trip is not None and (trip.vehicle is None or trip.vehicle.vehicle_id != vehicle_id)
         ]
         if stored is None or state is None:
-            if self.known(vehicle_id) is not None:
-                self.vehicle_gone(vehicle_id, others)
+            # Though it is not known: it may be about to be, where a row of it was read before.
+            self.vehicle_gone(vehicle_id, others)
             return
         self.vehicle_changed(stored, open_trips)
         _, spans, current = state
