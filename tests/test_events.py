@@ -294,7 +294,7 @@ async def test_an_event_that_the_database_refuses_takes_no_others_with_it(
         assert [{"type": "event", **event} for event in await listed(api, fleet_id)] == told
     log = hub.log.read_text()
     assert log.count("an event is given up") == 1
-    assert "EventKind.EXIT" in log
+    assert f"refuses the exit of vehicle {vehicle_id}" in log
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["the hub knows", "the hub was not told"])

@@ -452,7 +452,8 @@ class Watch:
             try:
                 await self._commit([news])
             except _FAULTS_OF_EVENTS as error:
-                logger.error("an event is given up, as the database refuses it: %s: %s", news.event, error)
+                kind, vehicle_id = news.event.kind.value, news.event.vehicle_id
+                logger.error("an event is given up: the database refuses the %s of vehicle %s: %s", kind, vehicle_id, error)
 
     @_until_stored
     async def _number(self, group: list[_News]) -> list[_News]:
