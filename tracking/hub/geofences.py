@@ -124,7 +124,9 @@ def _reach(polygon: Any) -> float:
         return 0.0  # of such a part the arithmetic makes no number
     # It is a bound for margins, and need not be exact: of a comb of 20,000 vertices the finer one takes seconds.
     parts = 100 if shapely.get_num_coordinates(polygon) <= MANY_VERTICES else 20
-    circle = shapely.maximum_inscribed_circle(polygon, tolerance=float(polygon.area) ** 0.5 / parts)
+    # Of a hole without an area it divides by zero on the way, and finds the circle all the same.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        circle = shapely.maximum_inscribed_circle(polygon, tolerance=float(polygon.area) ** 0.5 / parts)
     return float(circle.length)
 
 
