@@ -9,7 +9,12 @@ import pytest
 
 from tests.clients import Api, Dispatcher, Driver, Message, Socket, fix, new_id, now_ms, token
 from tests.faults.devices import until
+from tests.hub.geofence_truth import Seen
+from tests.hub.watching import BEGIN, FLEET, Watching
 from tests.hub_process import HubProcess
+from tracking.model import Fleet, Geofence, Vehicle
+from tracking.store import fleets, geofences, vehicles
+from tracking.store.pool import Database
 
 RING = [[9.52, 47.14], [9.53, 47.14], [9.53, 47.15], [9.52, 47.15], [9.52, 47.14]]
 YARD = {"type": "Polygon", "coordinates": [RING]}
@@ -263,3 +268,62 @@ async def test_a_vehicle_that_changes_fleets_takes_no_stay_along(own_hub: Callab
             await api.call("PUT", f"/fleets/{here}", {"name": "Limited", "speed_limit": 90, "idle_after": 1e6})
             await settled(screen, Drive(driver, begin, seq=1))
             assert [event["kind"] for event in screen.news()] == ["speeding"]
+
+
+async def test_an_event_that_the_database_refuses_takes_no_others_with_it(
+    own_hub: Callable[..., HubProcess], database_url: str
+) -> None:
+    hub = own_hub()
+    async with Api(hub.url) as api:
+        fleet_id = await quiet_fleet(api)
+        vehicle_id = await api.vehicle(fleet_id)
+        await put_fence(api, fleet_id)
+        connection = await asyncpg.connect(database_url)
+        await connection.execute("ALTER TABLE events ADD CHECK (kind <> 'exit')")
+        async with Dispatcher(hub.url, fleet_id) as screen, Driver(hub.url, vehicle_id) as driver:
+            begin = hour_ago()
+            # Held up, so that they are one group.
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE events IN SHARE MODE")
+                ways = [OUTSIDE, INSIDE, OUTSIDE, INSIDE]
+                await driver.report(*(fix(i + 1, fix_time=begin + i * 60_000, **place) for i, place in enumerate(ways)))
+                await driver.acknowledged(len(ways))
+            told = await screen.events(2)
+        await connection.close()
+        assert [event["kind"] for event in told] == ["enter", "enter"]
+        assert [{"type": "event", **event} for event in await listed(api, fleet_id)] == told
+    log = hub.log.read_text()
+    assert log.count("an event is given up") == 1
+    assert f"refuses the exit of vehicle {vehicle_id}" in log
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["the hub knows", "the hub was not told"])
+async def test_trust_40_events_that_waited_do_not_go_to_a_namesake(database_url: str, told: bool) -> None:
+    database = Database(database_url)
+    await database.open()
+    watching = Watching(database)
+    async with database.transaction() as connection:
+        await fleets.put(connection, Fleet(FLEET, "Fleet"))
+        await geofences.put(connection, Geofence(FLEET, "yard", YARD, {}))
+        stored = [(await vehicles.put(connection, Vehicle(name, FLEET)))[0] for name in ("van", "other")]
+    watching.put("yard", YARD)
+    for number, vehicle in stored:
+        watching.numbers[vehicle.vehicle_id] = number
+        for seconds, place in ((0, OUTSIDE), (60, INSIDE)):
+            watching.publish(Seen(vehicle.vehicle_id, BEGIN + seconds * 1000, place["longitude"], place["latitude"], 5.0))
+    watching.watch.look()
+    async with database.transaction() as connection:
+        await vehicles.delete(connection, stored[0].number)
+        await vehicles.put(connection, stored[0].vehicle)
+    if told:
+        watching.fleets.forget("van")
+        watching.vehicle("van")
+    delivering = asyncio.create_task(watching.watch.deliver())
+    await watching.watch.flush()
+    delivering.cancel()
+    async with database.connection() as connection:
+        kept = await connection.fetch("SELECT vehicle, kind FROM events")
+        stays = await connection.fetch("SELECT vehicle FROM geofence_stays")
+    await database.close()
+    assert [tuple(row) for row in kept] == [(stored[1].number, "enter")]
+    assert [tuple(row) for row in stays] == [(stored[1].number,)]

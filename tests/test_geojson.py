@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 import shapely
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.clients import Api, new_id, token
@@ -148,7 +148,12 @@ geometries = (
 )
 
 
+_FLAT_HOLE = [[0.0, 0.0], [0.25, 0.0], [0.25, 1e-200], [0.0, 1e-200], [0.0, 0.0]]
+_SQUARE = [[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5], [-0.5, -0.5]]
+
+
 @given(geometries)
+@example({"type": "Polygon", "coordinates": [_SQUARE, _FLAT_HOLE]})
 @settings(max_examples=300)
 def test_anything_is_a_valid_fence_or_refused(geometry: Any) -> None:
     try:

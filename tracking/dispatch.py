@@ -7,9 +7,9 @@ from typing import Any
 
 import asyncpg
 import msgspec
-import tenacity
 from msgspec import UNSET, UnsetType
 
+from tracking.changes import FIND_OUT_SECONDS
 from tracking.errors import CloseCode, ErrorCode, Refusal, StoreUnavailable
 from tracking.frames import check_places
 from tracking.hub.hub import Hub
@@ -17,19 +17,10 @@ from tracking.ingest.sources import REMEMBERED_MS, Sources
 from tracking.model import NEXT_STATUS, Clock, Place, Trip, TripStatus, Vehicle
 from tracking.protocol import TripView
 from tracking.store import trips, vehicles
-from tracking.store.pool import Connection, Database
+from tracking.store.pool import Connection, Database, unlocked
 from tracking.store.trips import Span
 
-FIND_OUT_SECONDS = 0.5
 NOT_FOUND = "not yours, or no such thing"
-
-# Two changes that lock the same vehicles in another order: the one that the database gives up begins anew.
-_unlocked = tenacity.retry(
-    retry=tenacity.retry_if_exception_type(asyncpg.DeadlockDetectedError),
-    stop=tenacity.stop_after_attempt(5),
-    wait=tenacity.wait_random(0, 0.05),
-    reraise=True,
-)
 
 VehicleTrips = tuple[str, list[Span], Trip | None]
 """A vehicle's id, its spans, and the trip its driver is to see, as they are after a change."""
@@ -45,7 +36,7 @@ class Dispatch:
         self._clock = clock
         self._finding_out: set[asyncio.Task[None]] = set()
 
-    @_unlocked
+    @unlocked
     async def create(
         self,
         *,
@@ -74,7 +65,7 @@ class Dispatch:
         self._tell(trip, changed)
         return trip
 
-    @_unlocked
+    @unlocked
     async def change(
         self,
         trip_id: str,
@@ -134,7 +125,7 @@ class Dispatch:
                 self._tell(trip, states)
             return
 
-    @_unlocked
+    @unlocked
     async def delete(self, trip_id: str, *, allowed: Callable[[Trip], bool]) -> None:
         """Removes a trip that is not under way (`conflict` otherwise)."""
         async with self._database.transaction() as connection:
@@ -244,14 +235,59 @@ class Dispatch:
                 driver.tell_trip(current)
             driver.ask_interval(self._hub.interval_for(current))
 
-    def vehicle_changed(self, vehicle: Vehicle, open_trips: Sequence[Trip]) -> None:
+    def vehicle_changed(self, stored: vehicles.Stored, open_trips: Sequence[Trip], *, created: bool = False) -> None:
         """After COMMIT: the vehicle's name, kind or plate is another now, and who waits for it looks out for that."""
+        vehicle = stored.vehicle
+        numbers = self._numbers_of(vehicle.vehicle_id)
+        is_another = numbers != {stored.number} if numbers else created
+        if is_another and self.known(vehicle.vehicle_id) is not None:
+            # What is known by this id was removed, and nobody told us: where it was is not this one's to show.
+            self.vehicle_gone(vehicle.vehicle_id, [])
         source = self._sources.get(vehicle.vehicle_id)
         if source is not None:
             source.vehicle = vehicle
             source.trip = next((trip for trip in open_trips if source.trip and trip.number == source.trip.number), source.trip)
         self._hub.fleets.know(vehicle)
         for trip in open_trips:
+            self._hub.trip_changed(trip)
+            self._hub.fleets.trip_changed(trip)
+
+    def known(self, vehicle_id: str) -> Vehicle | None:
+        """The vehicle as it is in memory."""
+        live, source = self._hub.fleets.vehicles.get(vehicle_id), self._sources.get(vehicle_id)
+        return live.vehicle if live is not None else source.vehicle if source is not None else None
+
+    def _numbers_of(self, vehicle_id: str) -> set[int]:
+        """The store's numbers that the vehicle is known by in memory: more than one where it was made anew."""
+        live, source = self._hub.fleets.vehicles.get(vehicle_id), self._sources.get(vehicle_id)
+        numbers = {source.number} if source is not None else set()
+        return numbers | {live.position.vehicle} if live is not None and live.position is not None else numbers
+
+    async def look_up_vehicle(self, vehicle_id: str) -> None:
+        """Tells how the vehicle is, where it is not known what became of a change. Raises `StoreUnavailable`."""
+        live = self._hub.fleets.vehicles.get(vehicle_id)
+        concerned = {live.trip.trip_id} if live is not None and live.trip is not None else set()
+        for feed in self._hub.feeds.values():
+            if feed.trip.vehicle is not None and feed.trip.vehicle.vehicle_id == vehicle_id:
+                concerned.add(feed.trip.trip_id)
+        async with self._database.transaction() as connection:
+            # Locked: what is being committed still is waited for.
+            stored = await vehicles.lock(connection, vehicle_id)
+            open_trips = await trips.open_of_vehicle(connection, stored.number) if stored is not None else []
+            state = await self._state(connection, stored) if stored is not None else None
+            found = [await trips.get(connection, trip_id) for trip_id in concerned]
+        others = [
+            trip for trip in found if trip is not None and (trip.vehicle is None or trip.vehicle.vehicle_id != vehicle_id)
+        ]
+        if stored is None or state is None:
+            # Though it is not known: it may be about to be, where a row of it was read before.
+            self.vehicle_gone(vehicle_id, others)
+            return
+        self.vehicle_changed(stored, open_trips)
+        _, spans, current = state
+        self._sources.changed(vehicle_id, spans, current)
+        self._hub.fleets.set_trip(vehicle_id, current)
+        for trip in others:
             self._hub.trip_changed(trip)
             self._hub.fleets.trip_changed(trip)
 

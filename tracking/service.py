@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tracking.auth import Auth
+from tracking.changes import Changes
 from tracking.config import Settings
 from tracking.dispatch import Dispatch
 from tracking.history import History
@@ -42,6 +43,7 @@ class Service:
     doors: Doors
     """the sockets that were let in, by the address that they came from"""
     dispatch: Dispatch
+    changes: Changes
     messaging: Messaging
     revisions: Revisions
     history: History
@@ -96,6 +98,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         hub=hub,
         doors=Doors(settings.connections_per_address),
         dispatch=Dispatch(database, sources, hub, clock),
+        changes=Changes(),
         messaging=Messaging(database, hub, clock),
         revisions=revisions,
         history=history,

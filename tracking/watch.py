@@ -23,7 +23,7 @@ from tracking.hub.fleets import Fleets
 from tracking.hub.geofences import Fence, Fences, Move, move_of
 from tracking.metrics import EVENT_FAILURES, EVENTS
 from tracking.model import Clock, Event, EventKind, Fleet, Position
-from tracking.protocol import EventNews, GeofenceGone, frame
+from tracking.protocol import EventNews, GeofenceGone, feature_collection, frame
 from tracking.store import events, fleets, geofences, positions, trips, vehicles
 from tracking.store.pool import Database
 
@@ -35,16 +35,47 @@ PAUSE_MS = 10_000
 """Past this between two sweeps the clock was set, or this process stood still."""
 LOOK_AFTER_MS = 10_000
 """So often at least is asked whether a vehicle is silent: its fleet, or its fleet's threshold, may have become another."""
+MAX_MEANWHILE = 1_000
+"""Geofences whose changes are remembered while all are being read."""
+MOST_LISTINGS = 20
+"""Fleets whose geofences are kept as they are sent: at most some 20 MB each."""
 MAX_GROUP = 1_000
 """Events in one transaction."""
 MAX_WAITING = 100_000
 """Events that may wait for the database; past it the oldest are given up, and that is logged."""
 
 
+_FAULTS_OF_EVENTS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+"""What may be wrong with an event itself. Every other error is the database's, and is waited out."""
+
+
 class _News(NamedTuple):
     feed: FleetFeed
     fleet_id: str
+    vehicle: LiveVehicle
+    number: int | None
+    """the store's of the vehicle, where it is known"""
     event: Event
+
+
+def _is_passing(error: BaseException) -> bool:
+    # A deadlock's victim has done nothing wrong; and a table that is broken may be mended.
+    return isinstance(error, StoreUnavailable | asyncpg.PostgresError) and not isinstance(error, _FAULTS_OF_EVENTS)
+
+
+def _note_failure(state: tenacity.RetryCallState) -> None:
+    EVENT_FAILURES.inc()
+    if state.attempt_number == 1:
+        error = state.outcome.exception() if state.outcome is not None else None
+        logger.warning("events are not stored, trying again: %s", error)
+
+
+_until_stored = tenacity.retry(
+    retry=tenacity.retry_if_exception(_is_passing),
+    wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
+    before_sleep=_note_failure,
+    reraise=True,
+)
 
 
 class Watch:
@@ -67,6 +98,10 @@ class Watch:
         self._swept = 0
         self._changed_meanwhile: dict[tuple[str, str], Fence | None] = {}
         """Fences put or removed while all of them were being read, which may have been before or after."""
+        self._listings: dict[str, asyncio.Task[bytes]] = {}
+        """Of the fleets that were asked for last, until one of their fences changes."""
+        self._overtaken = False
+        """There were too many of those: all is to be read again."""
         self.ready = asyncio.Event()
         """All fleets, vehicles and fences are known."""
 
@@ -76,35 +111,31 @@ class Watch:
         now = self._clock()
         async with self._database.transaction() as connection:
             for fleet in await fleets.all_of_them(connection):
-                self._fleets.feed(fleet)
-            stored = await geofences.all_of_them(connection)
-            # In a thread, so that 10,000 of them hold nobody up.
-            for fence in await asyncio.to_thread(lambda: [Fence(geofence) for geofence in stored]):
-                self._fences_of(fence.geofence.fleet_id).put(fence, build=False)
+                self._fleets.read_fleet(fleet)
+            rows = await geofences.rows_of_all(connection)
+        # In a thread, and with no transaction open meanwhile: thousands of them take longer than one may idle.
+        self._fences = await asyncio.to_thread(_built, rows)
+        async with self._database.transaction() as connection:
             async for vehicle in vehicles.all_of_them(connection):
-                # What someone changed meanwhile is known already, and newer than this row may be.
-                if vehicle.vehicle_id not in self._fleets.vehicles:
-                    self._fleets.know(vehicle)
+                self._fleets.read_vehicle(vehicle)
             async for trip in trips.current_of_all(connection):
                 if trip.vehicle is not None:
-                    self._fleets.set_trip(trip.vehicle.vehicle_id, trip)
+                    self._fleets.read_trip(trip.vehicle.vehicle_id, trip)
             async for position in positions.latest_of_all(connection, now - self._gone_after_ms):
                 self._take_up(position, now)
             # Each of these may be of a vehicle that was removed, or is new, since the vehicles were read.
             for stay in await events.stays(connection):
-                live = self._fleets.vehicles.get(stay.vehicle_id)
+                live = self._fleets.of_row(stay.vehicle_id)
                 if live is not None and live.feed.fleet.fleet_id == stay.fleet_id:
                     live.watched.inside[stay.geofence_id] = Stay(stay.since, stay.dwelt)
             for vehicle_id in await events.silent(connection):
-                live = self._fleets.vehicles.get(vehicle_id)
+                live = self._fleets.of_row(vehicle_id)
                 if live is not None:
                     self._fall_silent(live)
-        for fences in self._fences.values():
-            fences.build()
 
     def _take_up(self, position: Position, now: int) -> None:
         """What the store knows of a vehicle, unless it was heard of already."""
-        vehicle = self._fleets.vehicles.get(position.vehicle_id)
+        vehicle = self._fleets.of_row(position.vehicle_id)
         if vehicle is None or vehicle.position is not None:
             return
         vehicle.watched.previous = position
@@ -122,18 +153,19 @@ class Watch:
 
     def fleet_changed(self, fleet: Fleet) -> None:
         """After COMMIT: its name or thresholds are these now."""
-        self._fleets.feed(fleet)
+        self._fleets.fleet_changed(fleet)
 
     def geofence_changed(self, fence: Fence) -> None:
         """After COMMIT: in force at once, for the vehicles that stand in it too."""
         geofence = fence.geofence
         if not self.ready.is_set():
-            self._changed_meanwhile[geofence.fleet_id, geofence.geofence_id] = fence
+            self._note_meanwhile(geofence.fleet_id, geofence.geofence_id, fence)
             return
         # What they did before the fence was as it is now.
         self._try_to_look()
         fences = self._fences_of(geofence.fleet_id)
         fences.put(fence)
+        self._listings.pop(geofence.fleet_id, None)
         feed = self._fleets.feeds.get(geofence.fleet_id)
         if feed is None:
             return
@@ -147,30 +179,61 @@ class Watch:
                 move = Move(None, (vehicle.position.longitude, vehicle.position.latitude), vehicle.position.accuracy)
                 self._cross(vehicle, vehicle.position, move, fences, [geofence.geofence_id])
 
+    def _note_meanwhile(self, fleet_id: str, geofence_id: str, fence: Fence | None) -> None:
+        self._changed_meanwhile[fleet_id, geofence_id] = fence
+        if len(self._changed_meanwhile) > MAX_MEANWHILE:
+            # What is committed by now is in what will be read.
+            self._changed_meanwhile.clear()
+            self._overtaken = True
+
+    def knows_geofence(self, fleet_id: str, geofence_id: str) -> bool:
+        """Whether it is in force, as far as is known yet."""
+        fences = self._fences.get(fleet_id)
+        return not self.ready.is_set() or (fences is not None and geofence_id in fences.by_id)
+
     def geofence_gone(self, fleet_id: str, geofence_id: str) -> None:
         """After COMMIT. Nobody leaves a fence that is no more: no `exit` is told."""
         if not self.ready.is_set():
-            self._changed_meanwhile[fleet_id, geofence_id] = None
+            self._note_meanwhile(fleet_id, geofence_id, None)
             return
         self._try_to_look()
         self._fences_of(fleet_id).remove(geofence_id)
+        self._listings.pop(fleet_id, None)
         feed = self._fleets.feeds.get(fleet_id)
         if feed is not None:
             feed.broadcast(frame(GeofenceGone(geofence_id)))
             for vehicle in feed.vehicles:
                 vehicle.watched.inside.pop(geofence_id, None)
 
+    async def listing(self, fleet_id: str) -> bytes | None:
+        """The fleet's geofences as JSON, a FeatureCollection in the order of their ids; None while they are not known yet."""
+        if not self.ready.is_set():
+            return None
+        listing = self._listings.pop(fleet_id, None)
+        if listing is None:
+            by_id = self._fences.get(fleet_id, _NO_FENCES).by_id
+            found = [by_id[geofence_id].geofence for geofence_id in sorted(by_id)]
+            listing = asyncio.create_task(asyncio.to_thread(feature_collection, found))
+        self._listings[fleet_id] = listing
+        if len(self._listings) > MOST_LISTINGS:
+            del self._listings[next(iter(self._listings))]
+        return await asyncio.shield(listing)
+
     # --- looking ------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         while not self.ready.is_set():
+            self._overtaken = False
             try:
                 await self._read()
             except StoreUnavailable as error:
                 logger.warning("the fleets can't be read now, trying again: %s", error)
                 await asyncio.sleep(1)
             else:
-                self._begin()
+                if self._overtaken:
+                    logger.warning("more than %d geofences changed while all were read: reading again", MAX_MEANWHILE)
+                else:
+                    self._begin()
         while True:
             self._try_to_look()
             await asyncio.sleep(LOOK_SECONDS)
@@ -183,6 +246,7 @@ class Watch:
             logger.exception("a fault of ours in the watch: some moves were not judged")
 
     def _begin(self) -> None:
+        self._fleets.all_read()
         self.ready.set()
         changed, self._changed_meanwhile = self._changed_meanwhile, {}
         for (fleet_id, geofence_id), fence in changed.items():
@@ -196,15 +260,24 @@ class Watch:
         moves, self._fleets.moves = self._fleets.moves, []
         by_feed: dict[FleetFeed, list[tuple[LiveVehicle, Position]]] = {}
         for vehicle, position in moves:
-            by_feed.setdefault(vehicle.feed, []).append((vehicle, position))
+            if self._is_there(vehicle):
+                by_feed.setdefault(vehicle.feed, []).append((vehicle, position))
         for feed, of_feed in by_feed.items():
-            self._look_at(feed, of_feed)
+            try:
+                self._look_at(feed, of_feed)
+            except Exception:
+                # The other fleets, and those who are silent, must not go unseen with it.
+                logger.exception("a fault of ours in the watch: some moves of fleet %s were not judged", feed.fleet.fleet_id)
         now = self._clock()
         if now - self._swept >= SWEEP_MS or now < self._swept:
             if self._swept and not 0 <= now - self._swept < PAUSE_MS:
                 self._resume(now, now - self._swept)
             self._swept = now
             self._sweep(now)
+
+    def _is_there(self, vehicle: LiveVehicle) -> bool:
+        """It was not removed; another one may have its id by now."""
+        return self._fleets.vehicles.get(vehicle.vehicle.vehicle_id) is vehicle
 
     def _look_at(self, feed: FleetFeed, moves: list[tuple[LiveVehicle, Position]]) -> None:
         fleet = feed.fleet
@@ -295,7 +368,7 @@ class Watch:
         for second in [second for second in self._due if second <= now // 1000]:
             for vehicle in self._due.pop(second):
                 vehicle.watched.due = False
-                if self._fleets.vehicles.get(vehicle.vehicle.vehicle_id) is vehicle:
+                if self._is_there(vehicle):
                     self._check_silence(vehicle, now)
         for feed in self._fleets.feeds.values():
             fences = self._fences.get(feed.fleet.fleet_id)
@@ -342,7 +415,8 @@ class Watch:
             speed=alert.speed,
             limit=alert.limit,
         )
-        self._waiting.append(_News(vehicle.feed, vehicle.feed.fleet.fleet_id, event))
+        number = position.vehicle if position is not None else None
+        self._waiting.append(_News(vehicle.feed, vehicle.feed.fleet.fleet_id, vehicle, number, event))
         if len(self._waiting) > MAX_WAITING:
             logger.error("%d events wait for the database: the oldest one is given up", MAX_WAITING)
             del self._waiting[0]
@@ -359,42 +433,62 @@ class Watch:
 
     async def deliver(self) -> None:
         while True:
-            self._all_told.set()
+            if not self._waiting:
+                self._all_told.set()
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
                 group = self._waiting[:MAX_GROUP]
                 del self._waiting[:MAX_GROUP]
+                numbered = await self._number(group)
                 try:
-                    await self._commit(group)
-                except asyncpg.PostgresError:
-                    logger.exception("the database refused a group of %d events: they are given up", len(group))
+                    await self._commit(numbered)
+                except _FAULTS_OF_EVENTS:
+                    logger.exception("the database refused a group of %d events: storing them one by one", len(numbered))
+                    await self._commit_apart(numbered)
 
-    async def _commit(self, group: list[_News]) -> None:
-        numbered: list[_News] = []
+    async def _commit_apart(self, numbered: list[_News]) -> None:
+        """Finds the event that the database refuses, so that it takes no others with it."""
+        for news in numbered:
+            try:
+                await self._commit([news])
+            except _FAULTS_OF_EVENTS as error:
+                kind, vehicle_id = news.event.kind.value, news.event.vehicle_id
+                logger.error("an event is given up: the database refuses the %s of vehicle %s: %s", kind, vehicle_id, error)
 
-        async def once() -> set[int]:
-            async with self._database.transaction() as connection:
-                if not numbered:
-                    ids = await events.reserve(connection, len(group))
-                    numbered.extend(
-                        _News(feed, fleet_id, msgspec.structs.replace(event, event_id=number))
-                        for number, (feed, fleet_id, event) in zip(ids, group, strict=True)
-                    )
-                return await events.insert(connection, [n.fleet_id for n in numbered], [n.event for n in numbered])
+    @_until_stored
+    async def _number(self, group: list[_News]) -> list[_News]:
+        async with self._database.connection() as connection:
+            ids = await events.reserve(connection, len(group))
+        return [
+            news._replace(event=msgspec.structs.replace(news.event, event_id=number))
+            for number, news in zip(ids, group, strict=True)
+        ]
 
-        attempts = tenacity.AsyncRetrying(
-            # A deadlock's victim has done nothing wrong: it is tried again too.
-            retry=tenacity.retry_if_exception_type((StoreUnavailable, asyncpg.TransactionRollbackError)),
-            wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
-            before_sleep=lambda _: EVENT_FAILURES.inc(),
-            reraise=True,
-        )
-        stored: set[int] = await attempts(once)
-        for feed, _, event in numbered:
-            if event.event_id in stored:
-                EVENTS.labels(event.kind.value).inc()
-                feed.broadcast(frame(EventNews.of(event)))
+    @_until_stored
+    async def _commit(self, numbered: list[_News]) -> None:
+        # Of a vehicle that was removed while they waited, nothing is kept; and another one may have its id.
+        group = [news for news in numbered if self._is_there(news.vehicle)]
+        if not group:
+            return
+        async with self._database.transaction() as connection:
+            stored = await events.insert(
+                connection, [n.fleet_id for n in group], [n.number for n in group], [n.event for n in group]
+            )
+        for news in group:
+            if news.event.event_id in stored:
+                EVENTS.labels(news.event.kind.value).inc()
+                news.feed.broadcast(frame(EventNews.of(news.event)))
+
+
+def _built(rows: list[geofences.Row]) -> dict[str, Fences]:
+    by_fleet: dict[str, Fences] = {}
+    for row in rows:
+        fence = Fence(geofences.geofence_of(row))
+        by_fleet.setdefault(fence.geofence.fleet_id, Fences()).put(fence, build=False)
+    for fences in by_fleet.values():
+        fences.build()
+    return by_fleet
 
 
 _NO_FENCES = Fences()

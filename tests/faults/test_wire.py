@@ -102,7 +102,7 @@ async def test_what_is_sent_again_is_acknowledged_again_and_stored_once(hubs: Ma
 
 
 @contextlib.asynccontextmanager
-async def _hub_over_wire(
+async def hub_over_wire(
     hubs: MakeHub, database: Mortal, rng: random.Random, directory: Path, **settings: str
 ) -> AsyncIterator[tuple[HubProcess, ChaosProxy]]:
     """A hub whose way to the database is a wire of ours."""
@@ -116,7 +116,7 @@ async def _hub_over_wire(
 async def test_a_commit_whose_answer_was_lost_is_not_made_twice(
     hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
 ) -> None:
-    async with _hub_over_wire(hubs, database, rng, tmp_path, database_timeout="1") as (hub, wire):
+    async with hub_over_wire(hubs, database, rng, tmp_path, database_timeout="1") as (hub, wire):
         [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
         watcher = Watcher(hub.url, trip_id)
         device = Device(hub.url, vehicle_id, rng)
@@ -139,7 +139,7 @@ async def test_a_commit_whose_answer_was_lost_is_not_made_twice(
 async def test_a_late_fix_whose_commit_was_not_answered_is_told_to_the_passenger(
     hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
 ) -> None:
-    async with _hub_over_wire(hubs, database, rng, tmp_path, database_timeout="1") as (hub, wire):
+    async with hub_over_wire(hubs, database, rng, tmp_path, database_timeout="1") as (hub, wire):
         [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
         watcher = Watcher(hub.url, trip_id)
         device = Device(hub.url, vehicle_id, rng)
@@ -158,7 +158,7 @@ async def test_a_late_fix_whose_commit_was_not_answered_is_told_to_the_passenger
 async def test_the_newer_connection_wins_however_long_the_older_took(
     hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
 ) -> None:
-    async with _hub_over_wire(hubs, database, rng, tmp_path) as (hub, wire):
+    async with hub_over_wire(hubs, database, rng, tmp_path) as (hub, wire):
         [(vehicle_id, _)] = await on_the_road(hub, 1)
         wire.cut()
         await until(lambda: not wire.wires, "the hub's connections are gone")

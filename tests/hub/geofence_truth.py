@@ -35,7 +35,8 @@ class Ground:
             for ring in rings:
                 self.edges += [(*one, *other) for one, other in pairwise(ring)]
             shape = shapely.Polygon(rings[0], rings[1:])
-            circle = shapely.maximum_inscribed_circle(shape, tolerance=shape.area**0.5 / 100)
+            parts = 100 if sum(map(len, rings)) <= 1_000 else 20
+            circle = shapely.maximum_inscribed_circle(shape, tolerance=shape.area**0.5 / parts)
             self.reach = max(self.reach, float(circle.length))
         xs, ys = [e[0] for e in self.edges], [e[1] for e in self.edges]
         self.box = min(xs), min(ys), max(xs), max(ys)

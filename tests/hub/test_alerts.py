@@ -7,7 +7,8 @@ import pytest
 
 from tests.hub.geofence_truth import METRES, Seen
 from tests.hub.watching import BEGIN, FLEET, Watching, position_of
-from tracking.model import Event, EventKind, Place, Trip, TripStatus, Vehicle
+from tracking.hub.fleet import FleetFeed, LiveVehicle
+from tracking.model import Event, EventKind, Place, Position, Trip, TripStatus, Vehicle
 
 EAST = METRES * math.cos(math.radians(47.0))
 YARD: dict[str, Any] = {
@@ -264,3 +265,48 @@ def test_a_huge_backlog_is_judged_at_once() -> None:
     told = [event.kind.value for event in watching.told() if event.kind is not EventKind.DWELL]
     assert told == ["enter", "exit"] * 99 + ["enter"]
     assert watching.fleets.moves == []
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_what_waits_to_be_judged_of_an_erased_vehicle_is_not_told_of_its_namesake() -> None:
+    watching = Watching()
+    watching.put("yard", YARD)
+    watching.drive(at(0, *OUTSIDE))
+    watching.publish(at(30, *INSIDE))
+    watching.fleets.forget("van")
+    watching.vehicle("van")
+    watching.watch.look()
+    assert watching.told() == []
+
+
+def test_a_fault_in_one_fleet_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    watching = Watching(signal_lost_after=60.0)
+    watching.put("yard", YARD)
+    watching.change_fleet("faulty")
+    watching.vehicle("faulty van", "faulty")
+    watching.drive(at(0, *OUTSIDE), at(0, vehicle="silent"))
+    look_at = watching.watch._look_at
+
+    def fail(feed: FleetFeed, moves: list[tuple[LiveVehicle, Position]]) -> None:
+        if feed.fleet.fleet_id == "faulty":
+            raise ValueError
+        look_at(feed, moves)
+
+    monkeypatch.setattr(watching.watch, "_look_at", fail)
+    watching.pass_time(59)
+    watching.clock += 3_000
+    watching.publish(at(62, vehicle="faulty van"))
+    watching.publish(at(62, *INSIDE))
+    watching.watch.look()
+    assert [(event.kind.value, event.vehicle_id) for event in watching.told()] == [("enter", "van"), ("signal_lost", "silent")]
+
+
+def test_moves_that_nobody_looks_at_do_not_grow_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracking.hub.fleets.MAX_MOVES", 100)
+    watching = Watching()
+    for seconds in range(1_000):
+        watching.publish(at(seconds))
+        assert len(watching.fleets.moves) <= 100
+    assert watching.fleets.moves[-1][1].fix_time == BEGIN + 999_000

@@ -4,6 +4,7 @@ import csv
 import gzip
 import math
 import random
+import time
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -219,6 +220,16 @@ def test_the_margin_follows_the_widest_part() -> None:
     yard = place.ring((0, 100), (100, 100), (100, 200), (0, 200))
     fence = Fence(Geofence("fleet", "fence", {"type": "MultiPolygon", "coordinates": [[path], [yard]]}, {}))
     assert fence.margin(20.0) == pytest.approx(20.0)
+
+
+def test_a_comb_of_20000_vertices_is_measured_soon() -> None:
+    place = Place(9.52, 47.14)
+    teeth = [at for i in range(4_970) for at in ((40 * i, 0), (40 * i, 20_000), (40 * i + 20, 20_000), (40 * i + 20, 0))]
+    ring = place.ring((0, -20), *teeth, (40 * 4_970, -20))
+    before = time.thread_time()
+    fence = Fence(Geofence("fleet", "comb", {"type": "Polygon", "coordinates": [ring]}, {}))
+    assert time.thread_time() - before < 1.0
+    assert fence.margin(50.0) == pytest.approx(5.0, rel=0.1) == Ground(fence.geofence.geometry).margin(50.0)
 
 
 # --- laws -------------------------------------------------------------------------------------------------------------

@@ -18,10 +18,12 @@ BEGIN = 1_700_000_000_000
 class Watching:
     """`clock` is the hub's, turned by the test."""
 
-    def __init__(self, **thresholds: Any) -> None:
+    def __init__(self, database: Database | None = None, **thresholds: Any) -> None:
         self.clock = BEGIN
+        self.numbers: dict[str, int] = {}
+        """the store's of the vehicles, where there is one"""
         self.fleets = Fleets()
-        self.watch = Watch(Database("postgresql://nowhere"), self.fleets, lambda: self.clock, gone_after=86_400)
+        self.watch = Watch(database or Database("postgresql://nowhere"), self.fleets, lambda: self.clock, gone_after=86_400)
         self.watch.ready.set()
         self.change_fleet(**thresholds)
 
@@ -39,7 +41,7 @@ class Watching:
         """The position, received now."""
         if seen.vehicle_id not in self.fleets.vehicles:
             self.vehicle(seen.vehicle_id)
-        self.fleets.publish(position_of(seen, self.clock, speed))
+        self.fleets.publish(position_of(seen, self.clock, speed, self.numbers.get(seen.vehicle_id, 0)))
 
     def drive(self, *seen: Seen, speed: float | None = None) -> list[Event]:
         """Each received at its fix time and looked at by itself; what was told of them."""
@@ -63,9 +65,9 @@ class Watching:
         return news
 
 
-def position_of(seen: Seen, server_time: int, speed: float | None = None) -> Position:
+def position_of(seen: Seen, server_time: int, speed: float | None = None, vehicle: int = 0) -> Position:
     return Position(
-        vehicle=0,
+        vehicle=vehicle,
         vehicle_id=seen.vehicle_id,
         session=0,
         seq=1,

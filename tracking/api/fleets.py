@@ -51,12 +51,25 @@ async def put(request: Request) -> Response:
     given = {field: value for field, value in msgspec.structs.asdict(body).items() if value is not UNSET}
     fleet = Fleet(fleet_id, **given)
     service = service_of(request)
-    async with service.database.transaction() as connection:
-        if principal.role is not Role.SERVICE and await fleets.get(connection, fleet_id) is None:
-            raise not_found()  # a dispatcher manages a fleet, and makes none
-        created = await fleets.put(connection, fleet)
-    service.watch.fleet_changed(fleet)
+
+    async def look_up() -> None:
+        async with service.database.connection() as connection:
+            stored = await fleets.get(connection, fleet_id)
+        if stored is not None:
+            service.watch.fleet_changed(stored)
+
+    async with service.changes.turn(turn_of(fleet_id), look_up):
+        async with service.database.transaction() as connection:
+            if principal.role is not Role.SERVICE and await fleets.get(connection, fleet_id) is None:
+                raise not_found()  # a dispatcher manages a fleet, and makes none
+            created = await fleets.put(connection, fleet)
+        service.watch.fleet_changed(fleet)
     return respond(fleet, 201 if created else 200)
+
+
+def turn_of(fleet_id: str) -> str:
+    """A fleet and its fences take turns in being changed."""
+    return f"fleet {fleet_id}"
 
 
 async def get(request: Request) -> Response:

@@ -2,27 +2,34 @@
 
 import asyncio
 import math
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
+import shapely
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking.api.fleets import fleet_of
+from tracking.api.fleets import fleet_of, turn_of
 from tracking.api.http import name_in_path, not_found, read, resource, respond, service_of
 from tracking.errors import ErrorCode, Refusal
 from tracking.geojson import checked_geometry
 from tracking.hub.geofences import Fence
 from tracking.model import Geofence
-from tracking.protocol import GeofenceView
+from tracking.protocol import GeofenceView, feature_collection
+from tracking.service import Service
 from tracking.store import fleets, geofences
+from tracking.store.pool import Connection, unlocked
 
 MAX_FEATURE = 4 * 1024 * 1024
 """Bytes of a Feature: past what `geojson.MAX_VERTICES` take, so that too many are told of as such."""
 MAX_PROPERTIES = 4 * 1024
 """Bytes of its properties."""
-MAX_GEOFENCES = 10_000
+MAX_GEOFENCES = 1_000
+"""Of one fleet."""
+MAX_FLEET_VERTICES = 500_000
+"""Of all of them together."""
 
 
 class FeatureBody(msgspec.Struct):
@@ -46,12 +53,15 @@ async def put(request: Request) -> Response:
         lambda: Fence(Geofence(fleet.fleet_id, geofence_id, checked_geometry(body.geometry), properties))
     )
     geofence = fence.geofence
+    vertices = int(shapely.get_num_coordinates(fence.shape))
     service = service_of(request)
-    async with service.database.transaction() as connection:
-        if await fleets.get(connection, fleet.fleet_id) is None:
-            raise not_found()
-        created = await geofences.put(connection, geofence)
-    service.watch.geofence_changed(fence)
+    async with _turn(service, fleet.fleet_id, geofence_id):
+        async with service.database.transaction() as connection:
+            if await fleets.get(connection, fleet.fleet_id) is None:
+                raise not_found()
+            await _check_room(connection, geofence, vertices)
+            created = await geofences.put(connection, geofence)
+        service.watch.geofence_changed(fence)
     return respond(GeofenceView.of(geofence), 201 if created else 200)
 
 
@@ -68,19 +78,62 @@ async def delete(request: Request) -> Response:
     fleet = await fleet_of(request)
     geofence_id = name_in_path(request, "geofence_id")
     service = service_of(request)
-    async with service.database.transaction() as connection:
-        found = await geofences.delete(connection, fleet.fleet_id, geofence_id)
-    if not found:
-        raise not_found()
-    service.watch.geofence_gone(fleet.fleet_id, geofence_id)
+
+    @unlocked
+    async def remove() -> bool:
+        async with service.database.transaction() as connection:
+            return await geofences.delete(connection, fleet.fleet_id, geofence_id)
+
+    async with _turn(service, fleet.fleet_id, geofence_id):
+        found = await remove()
+        # One that is known and not found was removed by a request that was not answered, and this is its repeat.
+        if found or service.watch.knows_geofence(fleet.fleet_id, geofence_id):
+            service.watch.geofence_gone(fleet.fleet_id, geofence_id)
+        if not found:
+            raise not_found()
     return Response(status_code=204)
+
+
+def _turn(service: Service, fleet_id: str, geofence_id: str) -> AbstractAsyncContextManager[None]:
+    async def look_up() -> None:
+        async with service.database.connection() as connection:
+            stored = await geofences.get(connection, fleet_id, geofence_id)
+        if stored is not None:
+            service.watch.geofence_changed(await asyncio.to_thread(Fence, stored))
+        elif service.watch.knows_geofence(fleet_id, geofence_id):
+            service.watch.geofence_gone(fleet_id, geofence_id)
+
+    return service.changes.turn(turn_of(fleet_id), look_up, part=geofence_id)
 
 
 async def list_all(request: Request) -> Response:
     fleet = await fleet_of(request)
-    async with service_of(request).database.connection() as connection:
-        found = await geofences.of_fleet(connection, fleet.fleet_id)
-    return respond({"type": "FeatureCollection", "features": [GeofenceView.of(geofence) for geofence in found]})
+    service = service_of(request)
+    # Every page asks for them each time that it connects.
+    listing = await service.watch.listing(fleet.fleet_id)
+    if listing is None:
+        async with service.database.connection() as connection:
+            rows = await geofences.rows_of_fleet(connection, fleet.fleet_id)
+        listing = await asyncio.to_thread(lambda: feature_collection(geofences.geofence_of(row) for row in rows))
+    return Response(listing, media_type="application/json")
+
+
+async def _check_room(connection: Connection, geofence: Geofence, vertices: int) -> None:
+    """Raises `Refusal` where the fleet has no room for it."""
+    count, others = await geofences.count_others(connection, geofence.fleet_id, geofence.geofence_id)
+    if count >= MAX_GEOFENCES:
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            f"the fleet has {count} other geofences, and at most {MAX_GEOFENCES} fit: delete one, "
+            "or draw several areas as one MultiPolygon",
+        )
+    if others + vertices > MAX_FLEET_VERTICES:
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            f"this geofence has {vertices} vertices, the fleet's others have {others}, and at most {MAX_FLEET_VERTICES} fit: "
+            "simplify them, a metre is finer than any receiver",
+            field="geometry",
+        )
 
 
 def _checked(properties: dict[str, Any]) -> dict[str, Any]:

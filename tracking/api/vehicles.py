@@ -1,5 +1,7 @@
 """`/v1/vehicles`."""
 
+from contextlib import AbstractAsyncContextManager
+
 import msgspec
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
@@ -8,9 +10,10 @@ from starlette.responses import Response
 from tracking.api.http import Label, Name, name_in_path, not_found, read, require, resource, respond, service_of
 from tracking.auth import Principal, Role, may_manage_fleet
 from tracking.errors import ErrorCode, Refusal
-from tracking.model import Position, Vehicle, VehicleStatus
+from tracking.model import Position, Trip, Vehicle, VehicleStatus
+from tracking.service import Service
 from tracking.store import fleets, trips, vehicles
-from tracking.store.pool import Connection
+from tracking.store.pool import Connection, unlocked
 
 
 class VehicleBody(msgspec.Struct):
@@ -66,17 +69,23 @@ async def put(request: Request) -> Response:
     vehicle = Vehicle(name_in_path(request, "vehicle_id"), body.fleet_id, body.name, body.kind, body.plate)
     if not may_manage_fleet(principal, vehicle.fleet_id):
         raise not_found()
-    async with service.database.transaction() as connection:
-        before = await vehicles.lock(connection, vehicle.vehicle_id)
-        if before is not None and not may_manage_fleet(principal, before.vehicle.fleet_id):
-            raise not_found()
-        if before is not None and before.vehicle.fleet_id != vehicle.fleet_id:
-            await _refuse_with_trips(connection, before)
-        if await fleets.get(connection, vehicle.fleet_id) is None:
-            raise Refusal(ErrorCode.NOT_FOUND, f"there is no fleet {vehicle.fleet_id}: PUT it first", field="fleet_id")
-        stored, created = await vehicles.put(connection, vehicle)
-        open_trips = [] if created else await trips.open_of_vehicle(connection, stored.number)
-    service.dispatch.vehicle_changed(vehicle, open_trips)
+
+    @unlocked
+    async def store() -> tuple[vehicles.Stored, bool, list[Trip]]:
+        async with service.database.transaction() as connection:
+            before = await vehicles.lock(connection, vehicle.vehicle_id)
+            if before is not None and not may_manage_fleet(principal, before.vehicle.fleet_id):
+                raise not_found()
+            if before is not None and before.vehicle.fleet_id != vehicle.fleet_id:
+                await _refuse_with_trips(connection, before)
+            if await fleets.get(connection, vehicle.fleet_id) is None:
+                raise Refusal(ErrorCode.NOT_FOUND, f"there is no fleet {vehicle.fleet_id}: PUT it first", field="fleet_id")
+            stored, created = await vehicles.put(connection, vehicle)
+            return stored, created, [] if created else await trips.open_of_vehicle(connection, stored.number)
+
+    async with _turn(service, vehicle.vehicle_id):
+        stored, created, open_trips = await store()
+        service.dispatch.vehicle_changed(stored, open_trips, created=created)
     return respond(vehicle, 201 if created else 200)
 
 
@@ -100,15 +109,37 @@ async def delete(request: Request) -> Response:
     """Removes the vehicle, and every position that was stored of it."""
     principal = await require(request, Role.SERVICE, Role.DISPATCHER)
     service = service_of(request)
-    async with service.database.transaction() as connection:
-        stored = _managed(principal, await vehicles.lock(connection, name_in_path(request, "vehicle_id")))
-        for trip in await trips.open_of_vehicle(connection, stored.number):
-            if trip.status.under_way:
-                raise Refusal(ErrorCode.CONFLICT, f"the vehicle is under way on trip {trip.trip_id}: end that first")
-        left = await trips.unassign(connection, stored.number)
-        await vehicles.delete(connection, stored.number)
-    service.dispatch.vehicle_gone(stored.vehicle.vehicle_id, left)
+    vehicle_id = name_in_path(request, "vehicle_id")
+
+    @unlocked
+    async def remove() -> tuple[vehicles.Stored, list[Trip]] | None:
+        async with service.database.transaction() as connection:
+            stored = await vehicles.lock(connection, vehicle_id)
+            if stored is None:
+                return None
+            _managed(principal, stored)
+            for trip in await trips.open_of_vehicle(connection, stored.number):
+                if trip.status.under_way:
+                    raise Refusal(ErrorCode.CONFLICT, f"the vehicle is under way on trip {trip.trip_id}: end that first")
+            left = await trips.unassign(connection, stored.number)
+            await vehicles.delete(connection, stored.number)
+            return stored, left
+
+    async with _turn(service, vehicle_id):
+        removed = await remove()
+        if removed is None:
+            known = service.dispatch.known(vehicle_id)
+            if known is not None and may_manage_fleet(principal, known.fleet_id):
+                # It was removed by a request that was not answered, and this is its repeat.
+                service.dispatch.vehicle_gone(vehicle_id, [])
+            raise not_found()
+        _, left = removed
+        service.dispatch.vehicle_gone(vehicle_id, left)
     return Response(status_code=204)
+
+
+def _turn(service: Service, vehicle_id: str) -> AbstractAsyncContextManager[None]:
+    return service.changes.turn(f"vehicle {vehicle_id}", lambda: service.dispatch.look_up_vehicle(vehicle_id))
 
 
 def _managed(principal: Principal, stored: vehicles.Stored | None) -> vehicles.Stored:

@@ -5,17 +5,56 @@ from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.model import Fleet, Position, Trip, Vehicle
 from tracking.protocol import FleetTrip, Tick, TripGone, frame
 
+MAX_MOVES = 100_000
+"""Positions that may wait for the watch, which does not look while it reads; past it the oldest are not judged."""
+
 
 class Fleets:
     """Kept up to date by whoever changes something in the store, after COMMIT; `tracking.watch` reads it all at the start.
 
     `moves` are the positions that moved a marker, in order, for the watch to take.
+
+    While all of it is being read (`read_…`, until `all_read`), what someone tells of a change is newer than the row may be that
+    was read before it, and stays.
     """
 
     def __init__(self) -> None:
         self.feeds: dict[str, FleetFeed] = {}
         self.vehicles: dict[str, LiveVehicle] = {}
         self.moves: list[tuple[LiveVehicle, Position]] = []
+        self._reading = True
+        self._told_fleets: set[str] = set()
+        self._told_trips: dict[str, Trip | None] = {}
+        self._gone: set[str] = set()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def read_fleet(self, fleet: Fleet) -> None:
+        if fleet.fleet_id not in self._told_fleets:
+            self.feed(fleet)
+
+    def read_vehicle(self, vehicle: Vehicle) -> None:
+        vehicle_id = vehicle.vehicle_id
+        if vehicle_id not in self.vehicles and vehicle_id not in self._gone:
+            self.know(vehicle)
+            if vehicle_id in self._told_trips:
+                self.set_trip(vehicle_id, self._told_trips[vehicle_id])
+
+    def read_trip(self, vehicle_id: str, trip: Trip) -> None:
+        live = self.of_row(vehicle_id)
+        if live is not None and vehicle_id not in self._told_trips:
+            self._set_trip(live, trip)
+
+    def of_row(self, vehicle_id: str) -> LiveVehicle | None:
+        """The vehicle that a row which was read belongs to: not one that was made anew by its id since."""
+        return None if vehicle_id in self._gone else self.vehicles.get(vehicle_id)
+
+    def all_read(self) -> None:
+        self._reading = False
+        for told in (self._told_fleets, self._told_trips, self._gone):
+            told.clear()
+
+    # --- telling ------------------------------------------------------------------------------------------------------
 
     def publish(self, position: Position) -> None:
         """A position that moves its vehicle's marker."""
@@ -23,6 +62,8 @@ class Fleets:
         if vehicle is not None:
             vehicle.feed.moved(vehicle, position)
             self.moves.append((vehicle, position))
+            if len(self.moves) > MAX_MOVES:
+                del self.moves[: MAX_MOVES // 10]
 
     def feed(self, fleet: Fleet) -> FleetFeed:
         """The fleet's feed, with its name and thresholds as they are now."""
@@ -31,6 +72,11 @@ class Fleets:
             feed = self.feeds[fleet.fleet_id] = FleetFeed(fleet)
         feed.fleet = fleet
         return feed
+
+    def fleet_changed(self, fleet: Fleet) -> None:
+        if self._reading:
+            self._told_fleets.add(fleet.fleet_id)
+        self.feed(fleet)
 
     def know(self, vehicle: Vehicle) -> LiveVehicle:
         """The vehicle is new, or its name, kind, plate or fleet is another now."""
@@ -56,6 +102,9 @@ class Fleets:
 
     def forget(self, vehicle_id: str) -> None:
         """The vehicle was removed."""
+        if self._reading:
+            self._gone.add(vehicle_id)
+            self._told_trips.pop(vehicle_id, None)
         live = self.vehicles.pop(vehicle_id, None)
         if live is not None:
             live.feed.leave(live)
@@ -64,10 +113,15 @@ class Fleets:
 
     def set_trip(self, vehicle_id: str, trip: Trip | None) -> None:
         """The trip that the vehicle's driver is to see: the one under way, or the next."""
+        if self._reading:
+            self._told_trips[vehicle_id] = trip
         live = self.vehicles.get(vehicle_id)
         if live is not None:
-            live.trip = trip
-            live.feed.restate(live)
+            self._set_trip(live, trip)
+
+    def _set_trip(self, live: LiveVehicle, trip: Trip | None) -> None:
+        live.trip = trip
+        live.feed.restate(live)
 
     def trip_changed(self, trip: Trip) -> None:
         feed = self.feeds.get(trip.fleet_id)

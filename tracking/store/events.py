@@ -16,6 +16,12 @@ class StayRow(NamedTuple):
     dwelt: bool
 
 
+class _Row(NamedTuple):
+    vehicle: int
+    fleet_id: str
+    event: Event
+
+
 async def reserve(connection: Connection, count: int) -> list[int]:
     """Event ids that nobody else gets, rising."""
     rows = await connection.fetch(
@@ -24,51 +30,61 @@ async def reserve(connection: Connection, count: int) -> list[int]:
     return [row["event"] for row in rows]
 
 
-async def insert(connection: Connection, fleet_ids: Sequence[str], events: Sequence[Event]) -> set[int]:
+async def insert(
+    connection: Connection, fleet_ids: Sequence[str], numbers: Sequence[int | None], events: Sequence[Event]
+) -> set[int]:
     """Stores events, each with the id reserved for it, and what they change; the ids of those whose vehicle still exists.
 
-    Safe to repeat with the same events, where it is not known whether they were stored. Needs an open transaction.
+    `numbers` are those of their vehicles, where they are known: a vehicle that was made anew by the id of an erased one gets
+    none of its events. Safe to repeat with the same events, where it is not known whether they were stored. Needs an open
+    transaction.
     """
+    # Locked, so that a vehicle that is being removed takes them along, and none is left without it.
     rows = await connection.fetch(
-        """
-        INSERT INTO events AS stored
-            (event, fleet_id, vehicle, kind, geofence_id, trip_id, server_time, fix_time, point, speed, speed_limit)
-        SELECT new.event, new.fleet_id, vehicle, kind, geofence_id, trip_id, server_time, fix_time, point, speed, speed_limit
-        FROM unnest(
-            $1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[],
-            $9::geometry[], $10::float8[], $11::float8[]
-        ) AS new (
-            event, fleet_id, vehicle_id, kind, geofence_id, trip_id, server_time, fix_time, point, speed, speed_limit
-        )
-        -- Locked, so that a vehicle that is being removed takes them along, and none is left without it.
-        JOIN (SELECT vehicle, vehicle_id FROM vehicles WHERE vehicle_id = ANY($3::text[]) FOR KEY SHARE) AS known
-            USING (vehicle_id)
-        ON CONFLICT (event) DO UPDATE SET event = stored.event
-        RETURNING event
-        """,
-        [event.event_id for event in events],
-        list(fleet_ids),
-        [event.vehicle_id for event in events],
-        [event.kind.value for event in events],
-        [event.geofence_id for event in events],
-        [event.trip_id for event in events],
-        [event.server_time for event in events],
-        [event.fix_time for event in events],
-        [_point(event) for event in events],
-        [event.speed for event in events],
-        [event.limit for event in events],
+        "SELECT vehicle_id, vehicle FROM vehicles WHERE vehicle_id = ANY($1::text[]) ORDER BY vehicle FOR KEY SHARE",
+        list({event.vehicle_id for event in events}),
     )
-    await _change_states(connection, fleet_ids, events)
-    return {row["event"] for row in rows}
+    known: dict[str, int] = {row["vehicle_id"]: row["vehicle"] for row in rows}
+    fresh = [
+        _Row(vehicle, fleet_id, event)
+        for fleet_id, number, event in zip(fleet_ids, numbers, events, strict=True)
+        if (vehicle := known.get(event.vehicle_id)) is not None and number in (None, vehicle)
+    ]
+    if not fresh:
+        return set()
+    await connection.execute(
+        """
+        INSERT INTO events
+            (event, fleet_id, vehicle, kind, geofence_id, trip_id, server_time, fix_time, point, speed, speed_limit)
+        SELECT * FROM unnest(
+            $1::bigint[], $2::text[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[],
+            $9::geometry[], $10::float8[], $11::float8[]
+        )
+        ON CONFLICT (event) DO NOTHING
+        """,
+        [row.event.event_id for row in fresh],
+        [row.fleet_id for row in fresh],
+        [row.vehicle for row in fresh],
+        [row.event.kind.value for row in fresh],
+        [row.event.geofence_id for row in fresh],
+        [row.event.trip_id for row in fresh],
+        [row.event.server_time for row in fresh],
+        [row.event.fix_time for row in fresh],
+        [_point(row.event) for row in fresh],
+        [row.event.speed for row in fresh],
+        [row.event.limit for row in fresh],
+    )
+    await _change_states(connection, fresh)
+    return {row.event.event_id for row in fresh}
 
 
-async def _change_states(connection: Connection, fleet_ids: Sequence[str], events: Sequence[Event]) -> None:
+async def _change_states(connection: Connection, rows: Sequence[_Row]) -> None:
     """What stands after all of them: of the events of one vehicle and fence the last one counts."""
-    stays: dict[tuple[str, str, str], tuple[int, bool] | None] = {}
-    dwelt: set[tuple[str, str, str]] = set()
-    silences: dict[str, int | None] = {}
-    for fleet_id, event in zip(fleet_ids, events, strict=True):
-        key = event.vehicle_id, fleet_id, event.geofence_id or ""
+    stays: dict[tuple[int, str, str], tuple[int, bool] | None] = {}
+    dwelt: set[tuple[int, str, str]] = set()
+    silences: dict[int, int | None] = {}
+    for vehicle, fleet_id, event in rows:
+        key = vehicle, fleet_id, event.geofence_id or ""
         match event.kind:
             case EventKind.ENTER:
                 stays[key] = event.fix_time or event.server_time, False
@@ -81,39 +97,29 @@ async def _change_states(connection: Connection, fleet_ids: Sequence[str], event
             case EventKind.EXIT:
                 stays[key] = None
             case EventKind.SIGNAL_LOST:
-                silences[event.vehicle_id] = event.server_time
+                silences[vehicle] = event.server_time
             case EventKind.SIGNAL_BACK:
-                silences[event.vehicle_id] = None
+                silences[vehicle] = None
     begun = [(*key, *stay) for key, stay in stays.items() if stay is not None]
     ended = [key for key, stay in stays.items() if stay is None]
-    keys = (
-        "unnest($1::text[], $2::text[], $3::text[]) AS k (vehicle_id, fleet_id, geofence_id) JOIN vehicles v USING (vehicle_id)"
-    )
+    keys = "unnest($1::integer[], $2::text[], $3::text[]) AS k (vehicle, fleet_id, geofence_id)"
+    theirs = "s.vehicle = k.vehicle AND s.fleet_id = k.fleet_id AND s.geofence_id = k.geofence_id"
     if ended:
         await connection.execute(
-            f"""
-            DELETE FROM geofence_stays s USING {keys}
-            WHERE s.vehicle = v.vehicle AND s.fleet_id = k.fleet_id AND s.geofence_id = k.geofence_id
-            """,
-            *map(list, zip(*ended, strict=True)),
+            f"DELETE FROM geofence_stays s USING {keys} WHERE {theirs}", *map(list, zip(*ended, strict=True))
         )
     if dwelt:
         await connection.execute(
-            f"""
-            UPDATE geofence_stays s SET dwelt = true FROM {keys}
-            WHERE s.vehicle = v.vehicle AND s.fleet_id = k.fleet_id AND s.geofence_id = k.geofence_id
-            """,
-            *map(list, zip(*dwelt, strict=True)),
+            f"UPDATE geofence_stays s SET dwelt = true FROM {keys} WHERE {theirs}", *map(list, zip(*dwelt, strict=True))
         )
     if begun:
         # Of fences that are there still, and locked, so that one which is being removed takes the stay along.
         await connection.execute(
             """
             INSERT INTO geofence_stays (vehicle, fleet_id, geofence_id, since, dwelt)
-            SELECT v.vehicle, k.fleet_id, k.geofence_id, k.since, k.dwelt
-            FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::boolean[])
-                AS k (vehicle_id, fleet_id, geofence_id, since, dwelt)
-            JOIN vehicles v USING (vehicle_id)
+            SELECT k.vehicle, k.fleet_id, k.geofence_id, k.since, k.dwelt
+            FROM unnest($1::integer[], $2::text[], $3::text[], $4::timestamptz[], $5::boolean[])
+                AS k (vehicle, fleet_id, geofence_id, since, dwelt)
             JOIN (
                 SELECT fleet_id, geofence_id FROM geofences WHERE geofence_id = ANY($3::text[]) FOR KEY SHARE
             ) AS g ON g.fleet_id = k.fleet_id AND g.geofence_id = k.geofence_id
@@ -121,23 +127,19 @@ async def _change_states(connection: Connection, fleet_ids: Sequence[str], event
             """,
             *map(list, zip(*begun, strict=True)),
         )
-    lost = {vehicle_id: since for vehicle_id, since in silences.items() if since is not None}
+    lost = {vehicle: since for vehicle, since in silences.items() if since is not None}
     if lost:
         await connection.execute(
             """
-            INSERT INTO silences (vehicle, since)
-            SELECT vehicle, since
-            FROM unnest($1::text[], $2::timestamptz[]) AS k (vehicle_id, since) JOIN vehicles USING (vehicle_id)
+            INSERT INTO silences (vehicle, since) SELECT * FROM unnest($1::integer[], $2::timestamptz[])
             ON CONFLICT (vehicle) DO NOTHING
             """,
             list(lost),
             list(lost.values()),
         )
-    back = [vehicle_id for vehicle_id, since in silences.items() if since is None]
+    back = [vehicle for vehicle, since in silences.items() if since is None]
     if back:
-        await connection.execute(
-            "DELETE FROM silences s USING vehicles v WHERE s.vehicle = v.vehicle AND v.vehicle_id = ANY($1::text[])", back
-        )
+        await connection.execute("DELETE FROM silences WHERE vehicle = ANY($1::integer[])", back)
 
 
 def _point(event: Event) -> bytes | None:

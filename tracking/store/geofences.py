@@ -1,7 +1,8 @@
 """Geofences. Shapes are PostGIS geometry in the table and GeoJSON everywhere else."""
 
-from typing import Any
+from typing import TypeAlias
 
+import asyncpg
 import shapely
 from shapely.geometry import mapping
 
@@ -10,9 +11,15 @@ from tracking.model import Geofence
 from tracking.store.pool import Connection
 
 _COLUMNS = "fleet_id, geofence_id, shape, properties"
+_AT_ONCE = 100
+"""Rows in one answer: of the largest fences, 32 MB."""
 
 
-def _geofence(row: Any) -> Geofence:
+Row: TypeAlias = asyncpg.Record
+
+
+def geofence_of(row: Row) -> Geofence:
+    """Of a row as it is stored: of thousands, to be made in a thread."""
     return Geofence(row["fleet_id"], row["geofence_id"], mapping(shapely.from_wkb(row["shape"])), row["properties"])
 
 
@@ -37,16 +44,30 @@ async def get(connection: Connection, fleet_id: str, geofence_id: str) -> Geofen
     row = await connection.fetchrow(
         f"SELECT {_COLUMNS} FROM geofences WHERE fleet_id = $1 AND geofence_id = $2", fleet_id, geofence_id
     )
-    return _geofence(row) if row else None
+    return geofence_of(row) if row else None
 
 
-async def of_fleet(connection: Connection, fleet_id: str) -> list[Geofence]:
-    rows = await connection.fetch(f"SELECT {_COLUMNS} FROM geofences WHERE fleet_id = $1 ORDER BY geofence_id", fleet_id)
-    return [_geofence(row) for row in rows]
+async def rows_of_fleet(connection: Connection, fleet_id: str) -> list[Row]:
+    return await connection.fetch(f"SELECT {_COLUMNS} FROM geofences WHERE fleet_id = $1 ORDER BY geofence_id", fleet_id)
 
 
-async def all_of_them(connection: Connection) -> list[Geofence]:
-    return [_geofence(row) for row in await connection.fetch(f"SELECT {_COLUMNS} FROM geofences")]
+async def rows_of_all(connection: Connection) -> list[Row]:
+    """Needs an open transaction: they come through a cursor, as they may be large."""
+    return [row async for row in connection.cursor(f"SELECT {_COLUMNS} FROM geofences", prefetch=_AT_ONCE)]
+
+
+async def count_others(connection: Connection, fleet_id: str, geofence_id: str) -> tuple[int, int]:
+    """How many geofences the fleet has besides that one, and how many vertices they have together."""
+    row = await connection.fetchrow(
+        """
+        SELECT count(*), coalesce(sum(ST_NPoints(shape)), 0)::bigint FROM geofences
+        WHERE fleet_id = $1 AND geofence_id <> $2
+        """,
+        fleet_id,
+        geofence_id,
+    )
+    assert row is not None
+    return row[0], row[1]
 
 
 async def delete(connection: Connection, fleet_id: str, geofence_id: str) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import msgspec
+import tenacity
 
 from tracking.errors import StoreUnavailable
 
@@ -33,6 +34,13 @@ _AWAY = (
     asyncpg.PostgresSystemError,  # its disk fails
 )
 
+# Two changes that lock the same rows in another order: the one that the database gives up begins anew.
+unlocked = tenacity.retry(
+    retry=tenacity.retry_if_exception_type(asyncpg.DeadlockDetectedError),
+    stop=tenacity.stop_after_attempt(5),
+    wait=tenacity.wait_random(0, 0.05),
+    reraise=True,
+)
 
 CLOSE_SECONDS = 1.0
 

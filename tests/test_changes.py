@@ -1,0 +1,156 @@
+"""Changes that come at the same time as others: of vehicles, fleets and geofences, over HTTP."""
+
+import asyncio
+from collections.abc import Callable
+
+import asyncpg
+import pytest
+
+from tests.clients import Api, Dispatcher, Driver, fix, token
+from tests.faults.devices import until
+from tests.hub_process import HubProcess
+from tests.test_events import put_fence
+from tracking.changes import Changes, FindOut
+from tracking.errors import StoreUnavailable
+from tracking.store import vehicles
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'tracking'"
+
+
+@pytest.mark.parametrize("what", ["vehicle", "geofence"])
+async def test_a_removal_that_is_a_deadlocks_victim_begins_anew(
+    own_hub: Callable[..., HubProcess], database_url: str, what: str
+) -> None:
+    other, witness = [await asyncpg.connect(database_url) for _ in range(2)]
+    # The hub notices first, whichever of the two came last.
+    name = await witness.fetchval("SELECT current_database()")
+    await witness.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '2s'")
+    await other.execute("SET deadlock_timeout = '1h'")
+    hub = own_hub()
+    async with Api(hub.url) as api:
+        fleet_id = await api.fleet()
+        vehicle_id = await api.vehicle(fleet_id)
+        await put_fence(api, fleet_id)
+        path, first, second = {
+            "vehicle": (f"/vehicles/{vehicle_id}", "sessions", "vehicles"),
+            "geofence": (f"/fleets/{fleet_id}/geofences/yard", "geofence_stays", "geofences"),
+        }[what]
+        async with asyncio.TaskGroup() as tasks, other.transaction():
+            await other.execute(f"LOCK TABLE {first} IN SHARE MODE")
+            removal = tasks.create_task(api.call("DELETE", path, expect=204))
+            await until(lambda: _is_waiting(witness), "the hub waits for the other")
+            await other.execute(f"SELECT 1 FROM {second} FOR UPDATE")
+            assert not removal.done()
+        await api.call("GET", path, expect=404)
+    for connection in (other, witness):
+        await connection.close()
+
+
+async def _is_waiting(witness: "asyncpg.Connection[asyncpg.Record]") -> bool:
+    return bool(await witness.fetchval(WAITING) == 1)
+
+
+async def _erase(hub: HubProcess, vehicle_id: str) -> None:
+    """Removes the vehicle behind the hub's back: as a removal whose answer was lost on the hub's own way to the database."""
+    connection = await asyncpg.connect(hub.environment["TRACKING_DATABASE_URL"])
+    number = await connection.fetchval("SELECT vehicle FROM vehicles WHERE vehicle_id = $1", vehicle_id)
+    async with connection.transaction():
+        await vehicles.delete(connection, number)
+    await connection.close()
+
+
+@pytest.mark.parametrize("method", ["DELETE", "PUT"])
+async def test_trust_40_a_vehicle_that_was_removed_unheard_is_shown_no_more(hub: HubProcess, api: Api, method: str) -> None:
+    fleet_id = await api.fleet()
+    vehicle_id = await api.vehicle(fleet_id)
+    async with Dispatcher(hub.url, fleet_id) as screen, Driver(hub.url, vehicle_id) as driver:
+        await screen.look(9.5, 47.1, 9.6, 47.2)
+        await driver.report(fix(1))
+        await driver.acknowledged(1)
+        await screen.until(lambda: vehicle_id in screen.vehicles)
+        await _erase(hub, vehicle_id)
+        if method == "DELETE":
+            await api.call("DELETE", f"/vehicles/{vehicle_id}", expect=404)
+        else:
+            await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id}, expect=201)
+        assert await driver.closed() == 4502
+        await screen.until(lambda: vehicle_id not in screen.vehicles)
+    if method == "PUT":
+        assert "position" not in await api.call("GET", f"/vehicles/{vehicle_id}")
+        async with Driver(hub.url, vehicle_id) as driver:
+            await driver.report(fix(1))
+            await driver.acknowledged(1)
+
+
+async def test_nobody_removes_from_the_map_what_is_anothers(hub: HubProcess, api: Api) -> None:
+    fleet_id, other_id = await api.fleet(), await api.fleet()
+    vehicle_id = await api.vehicle(fleet_id)
+    async with Driver(hub.url, vehicle_id) as driver:
+        await _erase(hub, vehicle_id)
+        async with Api(hub.url, token("dispatcher", other_id)) as stranger:
+            await stranger.call("DELETE", f"/vehicles/{vehicle_id}", expect=404)
+        await driver.send({"type": "nonsense"})
+        assert (await driver.expect("error"))["code"] == "bad_type"
+
+
+async def test_a_fence_that_was_removed_unheard_is_told_at_the_repeat(hub: HubProcess, api: Api) -> None:
+    fleet_id = await api.fleet()
+    await put_fence(api, fleet_id)
+    connection = await asyncpg.connect(hub.environment["TRACKING_DATABASE_URL"])
+    async with Dispatcher(hub.url, fleet_id) as screen:
+        await connection.execute("DELETE FROM geofences WHERE fleet_id = $1", fleet_id)
+        await api.call("DELETE", f"/fleets/{fleet_id}/geofences/yard", expect=404)
+        assert (await screen.expect("geofence_gone"))["geofence_id"] == "yard"
+    await connection.close()
+
+
+async def test_two_changes_of_one_thing_are_told_in_the_order_of_their_commits() -> None:
+    changes = Changes()
+    happened: list[str] = []
+    committed, may_tell = asyncio.Event(), asyncio.Event()
+
+    async def nothing() -> None: ...
+
+    async def first() -> None:
+        async with changes.turn("fleet", nothing):
+            happened.append("first is committed")
+            committed.set()
+            await may_tell.wait()
+            happened.append("first is told")
+
+    async def second() -> None:
+        await committed.wait()
+        async with changes.turn("another fleet", nothing):
+            may_tell.set()
+        async with changes.turn("fleet", nothing, part="yard"):
+            happened.append("second is committed")
+
+    await asyncio.gather(second(), first())
+    assert happened == ["first is committed", "first is told", "second is committed"]
+
+
+async def test_what_became_of_changes_is_asked_until_the_store_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracking.changes.FIND_OUT_SECONDS", 0.0)
+    changes = Changes()
+    asked: dict[str, int] = {"one": 0, "other": 0, "faulty": 0}
+    found: set[str] = set()
+
+    def find_out(thing: str, fails: int) -> FindOut:
+        async def ask() -> None:
+            asked[thing] += 1
+            if thing == "faulty":
+                raise ValueError
+            if asked[thing] <= fails:
+                raise StoreUnavailable("away")
+            found.add(thing)
+
+        return ask
+
+    for thing, fails in (("one", 5), ("one", 5), ("faulty", 0), ("other", 2)):
+        with pytest.raises(StoreUnavailable):
+            async with changes.turn(thing, find_out(thing, fails)):
+                raise StoreUnavailable("the answer to COMMIT was lost")
+    async with changes.turn("answered", find_out("answered", 0)):
+        pass
+    await until(lambda: found == {"one", "other"}, "both are found out")
+    assert asked == {"one": 6, "other": 3, "faulty": 1}
