@@ -398,6 +398,25 @@ async def test_a_trip_that_takes_too_long_keeps_no_other_from_its_summary(store:
     await impatient.close()
 
 
+async def test_a_database_that_is_slow_altogether_ends_the_round(store: Database, connection: Connection) -> None:
+    slow, quick = await Van.new(connection, "slow"), await Van.new(connection, "quick")
+    for number in range(GIVE_UP_AFTER):
+        await a_trip(connection, slow.number, BEGIN + number * 1_000, BEGIN + number * 1_000 + 1, f"bad-{number}")
+    good = await a_trip(connection, quick.number, BEGIN + 8_000, BEGIN + 9_000, "good")
+    impatient = Database(store._url, timeout=1, size=1)
+    await impatient.open()
+    keeper = History(impatient, Turned(BEGIN + HOUR_MS), delay=1)
+    async with store.transaction() as other:
+        await vehicles.lock(other, "slow")
+        with pytest.raises(StoreUnavailable):
+            await keeper.work()
+        assert await history.trip_summary(connection, good) is None
+        # And the next one begins with what was not tried yet.
+        await keeper.work()
+        assert await history.trip_summary(connection, good) is not None
+    await impatient.close()
+
+
 async def test_a_trip_that_was_refused_once_is_compacted_an_hour_later(store: Database, connection: Connection) -> None:
     van = await Van.new(connection)
     trip = await a_trip(connection, van.number, BEGIN, BEGIN + 1_000)
