@@ -340,6 +340,9 @@ class FleetFeed:
     def _is_too_full(self, area: Area) -> bool:
         if len(self.vehicles) <= MOST_SINGLE:
             return False
+        # More than what its tiles hold it can't; most screens are done with that.
+        if sum(tile.count for tile in self._pyramid.tiles(area, _level_of(area, ZOOM))) <= MOST_SINGLE:
+            return False
         held = 0
         for column, row, count in self._pyramid.counted(area):
             if count is not None:
@@ -369,12 +372,9 @@ class FleetFeed:
 
         No tile is smaller than a cell: more than `MOST_SINGLE` vehicles on a screen of one cell are one cluster.
         """
-        level = min(ZOOM, int(zoom) + CLUSTER_STEPS)
-        while level > 0 and area.size / 4 ** (ZOOM - level) > MOST_CLUSTERS:
-            level -= 1
         return [
             (round(tile.latitudes / tile.count, 6), round(tile.longitudes / tile.count, 6), tile.count)
-            for tile in self._pyramid.tiles(area, level)
+            for tile in self._pyramid.tiles(area, _level_of(area, min(ZOOM, int(zoom) + CLUSTER_STEPS)))
         ]
 
     def recount(self) -> None:
@@ -383,6 +383,8 @@ class FleetFeed:
             return
         for viewport in list(self._viewports):
             if viewport.area is None or viewport.outbox.blocked:
+                continue
+            if not viewport.clustered and sum(len(cell.vehicles) for cell in viewport.cells) <= MOST_SINGLE:
                 continue
             if self._is_too_full(viewport.area):
                 self._show_clusters(viewport)
@@ -443,6 +445,14 @@ class FleetFeed:
             viewport.rows, viewport.descriptions, viewport.left = [], [], []
         if viewport.wanted is not None:
             self.look(viewport, *viewport.wanted)
+
+
+def _level_of(area: Area, deepest: int) -> int:
+    """The deepest zoom at which an area has no more than about `MOST_CLUSTERS` tiles."""
+    level = deepest
+    while level > 0 and area.size / 4 ** (ZOOM - level) > MOST_CLUSTERS:
+        level -= 1
+    return level
 
 
 def _packed(pieces: Iterable[bytes], room: int = _ROOM) -> Iterator[bytes]:
