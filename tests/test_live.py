@@ -44,12 +44,12 @@ async def test_a_late_fix_enters_the_line_and_leaves_the_marker(hub: HubProcess,
         await passenger.receive()
         await driver.report(fix(1, fix_time=begin))
         await driver.report(fix(3, fix_time=begin + 2000))
-        shown = [await passenger.receive() for _ in range(2)]
+        shown = [await passenger.expect("position") for _ in range(2)]
         late = fix(4, fix_time=begin + 1000)
         await driver.report(late)
-        revised = await passenger.receive()
+        revised = await passenger.expect("position", "track_revised")
         await driver.report(fix(5, fix_time=begin + 3000))
-        after = await passenger.receive()
+        after = await passenger.expect("position", "track_revised")
     assert revised["type"] == "track_revised"
     assert (revised["from"], revised["to"]) == (late["fix_time"], late["fix_time"])
     assert revised["track"] == [[late["longitude"], late["latitude"], late["fix_time"]]]
