@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from tracking.errors import ErrorCode, Refusal
-from tracking.model import Event, EventKind, Fix, Geofence, Place, Position, Trip, TripStatus, Vehicle, VehicleStatus
+from tracking.model import Event, Fix, Geofence, Place, Position, Trip, TripStatus, Vehicle, VehicleStatus
 
 MAX_FRAME_BYTES = 64 * 1024
 MAX_BATCH = 500
@@ -316,20 +316,8 @@ class Clusters(Struct, tag="clusters"):
     clusters: Sequence[tuple[float, float, int]]
 
 
-class EventNews(Struct, tag="event", omit_defaults=True):
-    """See `model.Event`."""
-
-    event_id: int
-    kind: EventKind
-    vehicle_id: str
-    server_time: int
-    geofence_id: str | None = None
-    fix_time: int | None = None
-    latitude: float | None = None
-    longitude: float | None = None
-    trip_id: str | None = None
-    speed: float | None = None
-    limit: float | None = None
+class EventNews(Event, tag="event", omit_defaults=True, frozen=True):
+    """An event, once it is stored."""
 
     @classmethod
     def of(cls, event: Event) -> "EventNews":
