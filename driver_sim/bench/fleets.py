@@ -4,7 +4,6 @@ What a dispatcher costs is found twice: as what the hub's CPU grows by when disp
 vehicles' own cost is many times that; and as the CPU time of the hub's ticks, which is nearly all of it.
 """
 
-import asyncio
 import itertools
 import math
 import random
@@ -95,7 +94,6 @@ async def _phase(
     before = await stage.cost()
     ticks = await stage.metric("tracking_fleet_tick_seconds_sum")
     await report(drivers, 1.0, seconds, name)
-    await asyncio.sleep(0)
     spent = (await stage.cost()).since(before)
     return {
         "at": spent.at,

@@ -1,7 +1,7 @@
 """A fleet's feed: whatever vehicles and screens do, a screen ends up with the newest of what it shows, at one write a tick."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Union
 
 import msgspec
 from hypothesis import settings
@@ -15,7 +15,7 @@ from tracking.hub.fleet import FleetFeed, LiveVehicle, Viewport
 from tracking.hub.fleets import Fleets
 from tracking.hub.outbox import Outbox
 from tracking.model import Fleet, Position, Vehicle
-from tracking.protocol import MAX_FRAME_BYTES
+from tracking.protocol import MAX_FRAME_BYTES, Clusters, FleetSnapshot, FleetUpdate
 
 START = 1_700_000_000_000
 
@@ -59,6 +59,8 @@ class Screen:
     def _write(self, data: bytes) -> None:
         self.writes.append(data)
         for text in frames_in(data):
+            # Put together by hand there, they are still what the protocol says.
+            _decode(text)
             self._read(msgspec.json.decode(text))
 
     def _read(self, message: dict[str, Any]) -> None:
@@ -100,6 +102,9 @@ class Screen:
             return left <= column <= right and top <= row <= bottom
 
         self.vehicles = {i: v for i, v in self.vehicles.items() if "latitude" in v and is_inside(v)}
+
+
+_decode = msgspec.json.Decoder(Union[FleetSnapshot, FleetUpdate, Clusters]).decode  # noqa: UP007 a value
 
 
 def frames_in(data: bytes) -> Iterator[bytes]:

@@ -4,13 +4,16 @@ from contextlib import AbstractAsyncContextManager
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import asdict
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tracking.api.http import Label, Name, name_in_path, not_found, read, require, resource, respond, service_of
 from tracking.auth import Principal, Role, may_manage_fleet
 from tracking.errors import ErrorCode, Refusal
-from tracking.model import Position, Trip, Vehicle, VehicleStatus
+from tracking.hub.fleet import LiveVehicle
+from tracking.model import Trip, Vehicle, VehicleStatus
+from tracking.protocol import SnapshotPosition, snapshot_position
 from tracking.service import Service
 from tracking.store import fleets, trips, vehicles
 from tracking.store.pool import Connection, unlocked
@@ -23,43 +26,28 @@ class VehicleBody(msgspec.Struct):
     plate: Label = ""
 
 
-class PositionNow(msgspec.Struct, omit_defaults=True):
+class PositionNow(SnapshotPosition):
     """Where a vehicle is, as its fleet's dispatchers see it."""
 
-    latitude: float
-    longitude: float
-    fix_time: int
-    server_time: int
-    speed: float | None = None
-    bearing: float | None = None
-    accuracy: float | None = None
-    battery: float | None = None
-
-    @classmethod
-    def of(cls, position: Position) -> "PositionNow":
-        return cls(
-            position.latitude,
-            position.longitude,
-            position.fix_time,
-            position.server_time,
-            position.speed,
-            position.bearing,
-            position.accuracy,
-            position.battery,
-        )
+    battery: float | UnsetType = UNSET
 
 
-class VehicleNow(msgspec.Struct):
+class VehicleNow(Vehicle, frozen=True, kw_only=True):
     """A vehicle, and what the hub knows of it now."""
 
-    vehicle_id: str
-    fleet_id: str
-    name: str
-    kind: str
-    plate: str
     status: VehicleStatus
     trip_id: str | UnsetType = UNSET
     position: PositionNow | UnsetType = UNSET
+
+
+def _now(vehicle: Vehicle, live: LiveVehicle) -> VehicleNow:
+    position: PositionNow | UnsetType = UNSET
+    if live.position is not None:
+        position = PositionNow(**asdict(snapshot_position(live.position)))
+        if live.position.battery is not None:
+            position.battery = live.position.battery
+    trip_id = UNSET if live.trip is None else live.trip.trip_id
+    return VehicleNow(**asdict(vehicle), status=live.status, trip_id=trip_id, position=position)
 
 
 async def put(request: Request) -> Response:
@@ -95,14 +83,7 @@ async def get(request: Request) -> Response:
         stored = await vehicles.get(connection, name_in_path(request, "vehicle_id"))
     vehicle = _managed(principal, stored).vehicle
     live = service_of(request).hub.fleets.vehicles.get(vehicle.vehicle_id)
-    if live is None:
-        return respond(vehicle)
-    view = VehicleNow(**msgspec.structs.asdict(vehicle), status=live.status)
-    if live.trip is not None:
-        view.trip_id = live.trip.trip_id
-    if live.position is not None:
-        view.position = PositionNow.of(live.position)
-    return respond(view)
+    return respond(vehicle if live is None else _now(vehicle, live))
 
 
 async def delete(request: Request) -> Response:

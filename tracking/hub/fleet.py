@@ -1,7 +1,7 @@
 """One fleet, live: its vehicles in grid cells, the viewports that look at them, and a tick that tells each what changed.
 
-A position costs a look at its vehicle's cell, and nothing more where no screen shows that cell. At a tick every cell that
-changed is encoded once, and a viewport gets what it touches joined into one message, by one write.
+A position costs a look at its vehicle's cell, and nothing more where no screen shows that cell; where one does it is encoded,
+once. At a tick a viewport gets what its cells noted joined into one message, by one write.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

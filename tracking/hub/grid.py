@@ -228,9 +228,6 @@ class Cell(Generic[Vehicle, Viewer]):
         """`z/x/y`"""
         return cell_name(self.column, self.row)
 
-    def holds(self, latitude: float, longitude: float) -> bool:
-        return self.south <= latitude < self.north and self.west <= longitude < self.east
-
 
 def cell_name(column: int, row: int) -> str:
     return f"{ZOOM}/{column}/{row}"
