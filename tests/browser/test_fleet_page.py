@@ -195,7 +195,8 @@ async def test_a_trip_is_made_by_two_clicks_followed_and_replayed(hub: HubProces
             await click_place(page, latitude + 0.001, longitude)
             await click_place(page, latitude + 0.004, longitude)
             await page.page.fill("[name=pickup]", "Städtle")
-            await page.page.wait_for_selector(".nearest-list button")
+            # Their places are stored every few seconds, and not always both at once; the page asks again.
+            await page.page.wait_for_selector(".nearest-list li:nth-child(2) button")
             assert await page.page.locator(".nearest-list .row-name").all_inner_texts() == ["Near", "Far"]
             await page.page.click(f".nearest-list [data-vehicle='{near}']")
             await page.until(f"tracking.trips.length === 1 && tracking.trips[0].vehicle_id === '{near}'")
