@@ -36,6 +36,8 @@ class HubProcess:
             "TRACKING_DATABASE_URL": database_url,
             "TRACKING_JWT_SECRET": SECRET,
             "TRACKING_PUBLIC_URL": self.url,
+            # Tests wait for the ack of one fix before they send the next; the pace of acks has tests of its own.
+            "TRACKING_ACK_INTERVAL": "0",
             **{f"TRACKING_{name.upper()}": value for name, value in settings.items()},
         }
         self.process: subprocess.Popen[bytes] | None = None

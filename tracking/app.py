@@ -31,6 +31,7 @@ from tracking.api import (
 from tracking.auth import Auth
 from tracking.config import Settings, require_database, require_key
 from tracking.errors import Refusal, StoreUnavailable
+from tracking.hub.hub import BEATS, STEPS
 from tracking.metrics import FLEET_TICK_SECONDS
 from tracking.model import Clock, system_clock
 from tracking.service import Service, assemble
@@ -113,7 +114,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             "latest positions": service.latest.run(),
             "revisions": service.revisions.run(),
             "history": service.history.run(),
-            "tick": _tick(service),
+            "beat": _beat(service),
             "fleet tick": _fleet_tick(service),
             "watch": service.watch.run(),
             "events": service.watch.deliver(),
@@ -151,10 +152,10 @@ def _go_down_with(task: asyncio.Task[None]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def _tick(service: Service) -> None:
+async def _beat(service: Service) -> None:
     while True:
-        await asyncio.sleep(service.settings.tick_interval)
-        service.hub.tick()
+        await asyncio.sleep(service.settings.tick_interval / (BEATS * STEPS))
+        service.hub.beat()
 
 
 async def _fleet_tick(service: Service) -> None:

@@ -37,6 +37,9 @@ class Settings(BaseSettings):
 
     commit_interval: float = Field(0.05, ge=0, description="Seconds the recorder waits to fill a group")
     commit_rows: int = Field(2_000, gt=0, description="Fixes in one group at the most")
+    ack_interval: float = Field(
+        2.0, ge=0, le=60, description="Seconds between two acks to a driver who reports steadily; 0: after each commit"
+    )
     latest_interval: float = Field(5.0, gt=0, description="Seconds between two writings of the vehicles' latest positions")
     queue_limit: int = Field(100_000, gt=0, description="Fixes that may wait for the database")
     database_timeout: float = Field(10.0, gt=0, description="Seconds after which a statement is given up")
@@ -45,7 +48,8 @@ class Settings(BaseSettings):
     retention_days: int = Field(0, ge=0, description="Days that positions are kept, at least 8; 0: for ever")
     summary_retention_days: int = Field(0, ge=0, description="Days that summaries and trips' lines are kept; 0: for ever")
 
-    feed_updates: int = Field(2_000, gt=0, description="Updates of a trip kept for those who come back")
+    feed_seconds: float = Field(300.0, ge=0, description="Seconds that a trip's updates are kept for those who come back")
+    feed_bytes: int = Field(96 * 2**20, gt=0, description="Bytes of such updates that are kept in all, shared by the trips")
     feed_linger: float = Field(600.0, ge=0, description="Seconds a feed is kept after its last watcher left")
     tick_interval: float = Field(15.0, gt=0, description="Seconds between ticks to passengers and dispatchers")
     outbox_high_water: int = Field(64 * 1024, gt=0, description="Unsent bytes past which only the newest position is kept")

@@ -112,9 +112,10 @@ class Unreadable(Struct, frozen=True):
 
 
 class Report(Struct):
-    """The fixes of one frame, each judged by itself, in the order sent."""
+    """The fixes of one frame, each judged by itself, in the order sent; `backlog` where they came as `positions`."""
 
     fixes: list[Fix | Unreadable]
+    backlog: bool = False
 
 
 DriverMessage = Hello | Report | TripStatusChange | TextMessage
@@ -390,6 +391,20 @@ def text_of(frame: bytes) -> bytes:
     return frame[{126: 4, 127: 10}.get(frame[1], 2) :]
 
 
+def frame_ends(frames: bytes | bytearray) -> Iterator[int]:
+    """Where each of such frames ends that stand one after the other."""
+    at = 0
+    while at < len(frames):
+        length = frames[at + 1]
+        if length < 126:
+            at += 2 + length
+        elif length == 126:
+            at += 4 + (frames[at + 2] << 8 | frames[at + 3])
+        else:
+            at += 10 + int.from_bytes(frames[at + 2 : at + 10], "big")
+        yield at
+
+
 _ACK_ROOM = MAX_FRAME_BYTES - 1024
 """Bytes of an ack's `rejected`; the rest of the frame is room enough for what is around it."""
 
@@ -469,7 +484,7 @@ def decode_driver(frame: str | bytes) -> DriverMessage:
         return Report([message])
     if type(message) is PositionsReport:
         _refuse_large_batch(len(message.positions))
-        return Report([fix if 1 <= fix.seq <= MAX_SEQ else _unreadable_seq(fix.seq) for fix in message.positions])
+        return Report([fix if 1 <= fix.seq <= MAX_SEQ else _unreadable_seq(fix.seq) for fix in message.positions], True)
     return _check(message)
 
 
@@ -545,7 +560,7 @@ def _decode_driver_slowly(frame: str | bytes) -> DriverMessage:
                 field="positions",
             )
         _refuse_large_batch(len(elements))
-        return Report([_judge(element) for element in elements])
+        return Report([_judge(element) for element in elements], True)
     if isinstance(kind, str) and kind in _STRUCT_OF_TYPE:
         message: Hello | TripStatusChange | TextMessage = _convert(tree, _STRUCT_OF_TYPE[kind])
         return _check(message)

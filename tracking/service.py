@@ -9,6 +9,7 @@ from tracking.dispatch import Dispatch
 from tracking.history import History
 from tracking.hub.doors import Doors
 from tracking.hub.hub import Hub
+from tracking.ingest.acks import Acks
 from tracking.ingest.latest import Latest
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
@@ -58,7 +59,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
     latest = Latest(recording, interval=settings.latest_interval)
     hub = Hub(
         clock,
-        keep=settings.feed_updates,
+        keep_bytes=settings.feed_bytes,
+        keep_seconds=settings.feed_seconds,
         linger=settings.feed_linger,
         interval_watched=settings.interval_watched,
         interval_trip=settings.interval_trip,
@@ -79,6 +81,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         interval=settings.commit_interval,
         rows=settings.commit_rows,
         limit=settings.queue_limit,
+        acks=Acks(settings.ack_interval),
         on_live=latest.note,
         on_late=revisions.late,
         on_stored=history.stored,

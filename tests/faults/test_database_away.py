@@ -202,7 +202,7 @@ async def test_a_device_that_comes_back_to_a_stalled_database_is_shown(
 async def test_who_came_while_the_database_was_away_sees_the_whole_line_in_the_end(
     hubs: MakeHub, database: Mortal, rng: random.Random
 ) -> None:
-    hub = hubs(database_timeout="1", feed_updates="20")
+    hub = hubs(database_timeout="1", feed_bytes="4000")
     [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
     first, second = Watcher(hub.url, trip_id), Watcher(hub.url, trip_id)
     device = Device(hub.url, vehicle_id, rng)

@@ -221,7 +221,7 @@ async def test_a_passenger_who_comes_back_misses_nothing_and_sees_nothing_twice(
 
 
 async def test_a_passenger_away_for_too_long_is_told_so(hubs: MakeHub, database: Mortal, rng: random.Random) -> None:
-    hub = hubs(feed_updates="20")
+    hub = hubs(feed_bytes="7000")
     [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
     async with ChaosProxy(("127.0.0.1", hub.port), rng=rng) as wire:
         watcher = Watcher(wire.url, trip_id)

@@ -1,16 +1,17 @@
 """A trip's feed: offsets, resume, snapshots."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tracking.errors import CloseCode
-from tracking.hub.feed import TripFeed
+from tracking.hub.feed import KeptBytes, TripFeed
 from tracking.hub.outbox import Outbox
 from tracking.model import Place, Position, Trip, TripStatus, Vehicle
-from tracking.protocol import encode, position_update, text_of
+from tracking.protocol import Tick, encode, frame, frame_ends, position_update, text_of
 
 BEGIN = 1_763_856_000_000
 
@@ -28,6 +29,15 @@ def a_position(second: int, live: bool = True) -> Position:
     )
 
 
+def a_feed(kept: KeptBytes | None = None, seconds: float = 300) -> TripFeed:
+    return TripFeed(a_trip(), kept=kept or KeptBytes(10**6), seconds=seconds, now=BEGIN)
+
+
+def updates(count: int) -> int:
+    """Bytes of so many updates, as `a_position` makes them."""
+    return count * len(frame(position_update(a_position(100), 100)))
+
+
 class Reader:
     """An outbox, and what came out of it."""
 
@@ -37,9 +47,10 @@ class Reader:
         self.outbox = Outbox(self.frames.append, limit=10**7, end=self.ended.append)
 
     def read(self) -> list[dict[str, Any]]:
-        messages = [json.loads(text_of(frame)) for frame in self.frames]
+        written = b"".join(self.frames)
         self.frames.clear()
-        return messages
+        ends = list(frame_ends(written))
+        return [json.loads(text_of(written[at:end])) for at, end in pairwise((0, *ends))]
 
 
 def begin(feed: TripFeed, reader: Reader, **changes: Any) -> dict[str, Any]:
@@ -49,7 +60,7 @@ def begin(feed: TripFeed, reader: Reader, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_snapshot_joins_what_is_stored_what_waits_and_what_came_since() -> None:
-    feed = TripFeed(a_trip(), keep=10)
+    feed = a_feed()
     unstored = [a_position(2), a_position(3)]
     feed.publish_position(a_position(4))
     stored = [(9.5, 47.001, BEGIN + 1000), (9.5, 47.002, BEGIN + 2000)]
@@ -60,24 +71,76 @@ def test_a_snapshot_joins_what_is_stored_what_waits_and_what_came_since() -> Non
 
 
 def test_a_snapshot_holds_no_suspect() -> None:
-    feed = TripFeed(a_trip(), keep=10)
+    feed = a_feed()
     doubted = a_position(2, live=False)
     doubted.suspect = ("jump",)  # type: ignore[assignment]
     snapshot = begin(feed, Reader(), unstored=[a_position(1), doubted])
     assert [point[2] for point in snapshot["track"]] == [BEGIN + 1000]
 
 
-def test_an_old_epoch_a_lost_buffer_and_the_future_cannot_be_continued() -> None:
-    feed = TripFeed(a_trip(), keep=3)
-    for second in range(1, 8):
+def test_an_old_epoch_what_was_let_go_and_the_future_cannot_be_continued() -> None:
+    feed = a_feed(KeptBytes(updates(3)))
+    for second in range(101, 108):
         feed.publish_position(a_position(second))
-    assert [offset for offset in range(-1, 10) if feed.can_resume(feed.epoch, offset, 10**6)] == [4, 5, 6, 7]
+    assert feed.before_kept > 0
+    continued = [offset for offset in range(-1, 10) if feed.can_resume(feed.epoch, offset, 10**6)]
+    assert continued == list(range(feed.before_kept, 8))
     assert not feed.can_resume("another", 5, 10**6)
     assert not feed.can_resume(None, None, 10**6)
 
 
+def test_feeds_share_what_may_be_kept() -> None:
+    """However many feeds there are: all together hold no more than the limit, and each its share of it."""
+    kept = KeptBytes(updates(100))
+    first = a_feed(kept)
+    for second in range(100, 200):
+        first.publish_position(a_position(second))
+    assert first.offset - first.before_kept >= 85
+    others = [a_feed(kept) for _ in range(9)]
+    for second in range(200, 300):
+        for feed in (first, *others):
+            feed.publish_position(a_position(second))
+    held = [feed.offset - feed.before_kept for feed in (first, *others)]
+    assert min(held) >= 7
+    assert kept.used <= kept.limit + updates(len(held)), "each feed makes room when it publishes"
+    for feed in others:
+        feed.end()
+    assert kept.used == len(first._frames)
+    assert kept.feeds == 1
+
+
+def test_what_is_too_old_is_let_go() -> None:
+    """An update stays for as long as it should, and half as long again at the most."""
+    feed = a_feed(seconds=100)
+    for second in range(1, 1001):
+        feed.publish_position(a_position(second))
+        if second % 5 == 0:
+            feed.beat(b"", BEGIN + second * 1000)
+            if second > 200:
+                assert 100 <= feed.offset - feed.before_kept <= 155
+    for second in range(1005, 1160, 5):
+        feed.beat(b"", BEGIN + second * 1000)
+    assert feed.before_kept == feed.offset
+    assert feed.can_resume(feed.epoch, 1000, 0)
+
+
+def test_who_hears_nothing_gets_a_tick_and_nobody_else() -> None:
+    feed = a_feed()
+    reader = Reader()
+    begin(feed, reader)
+    ticks = 0
+    for beat in range(30):
+        feed.publish_position(a_position(beat))
+        feed.beat(frame(Tick(BEGIN)), BEGIN)
+    assert {message["type"] for message in reader.read()} == {"position"}
+    for beat in range(1, 31):
+        feed.beat(frame(Tick(BEGIN)), BEGIN)
+        ticks += len(reader.read())
+        assert ticks == beat // 2  # the last position was beat 0
+
+
 def test_more_than_a_reader_can_be_sent_at_once_is_not_continued() -> None:
-    feed = TripFeed(a_trip(), keep=100)
+    feed = a_feed()
     for second in range(1, 11):
         feed.publish_position(a_position(second))
     one = len(encode(position_update(a_position(10), 10)))
@@ -86,7 +149,7 @@ def test_more_than_a_reader_can_be_sent_at_once_is_not_continued() -> None:
 
 
 def test_nobody_reads_the_vehicle_of_a_trip_that_is_over() -> None:
-    feed = TripFeed(a_trip(), keep=3)
+    feed = a_feed()
     reader = Reader()
     begin(feed, reader)
     feed.publish_trip(a_trip(TripStatus.COMPLETE, 3))
@@ -101,7 +164,7 @@ def test_nobody_reads_the_vehicle_of_a_trip_that_is_over() -> None:
 )
 def test_a_reader_that_comes_and_goes_misses_nothing(actions: list[str], keep: int) -> None:
     """Offsets are contiguous over any number of returns, or a snapshot says where they begin anew."""
-    feed = TripFeed(a_trip(), keep=keep)
+    feed = a_feed(KeptBytes(updates(keep)))
     reader = Reader()
     offset = begin(feed, reader)["offset"]
     away = False
@@ -131,7 +194,7 @@ def test_a_reader_that_comes_and_goes_misses_nothing(actions: list[str], keep: i
                     offset += 1
                     assert message["offset"] == offset
             else:
-                assert feed.offset - offset > keep
+                assert offset < feed.before_kept
                 offset = begin(feed, reader)["offset"]
             assert offset == feed.offset
     if not away:

@@ -1,8 +1,8 @@
 """The feed of one trip: numbered updates, encoded once, kept for those who come back, written to every watcher."""
 
 import secrets
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -20,6 +20,7 @@ from tracking.protocol import (
     TripUpdate,
     encode,
     frame,
+    frame_ends,
     position_update,
     snapshot_position,
     text_of,
@@ -29,18 +30,54 @@ _decode_position = msgspec.json.Decoder(SnapshotPosition).decode
 _decode_revision = msgspec.json.Decoder(TrackRevised).decode
 _POSITION = b'{"type":"position"'
 _REVISION = b'{"type":"track_revised"'
+SILENT_BEATS = 2
+"""Beats without an update after which a feed's readers get a tick: they come three times in a tick interval."""
+
+
+class KeptBytes:
+    """How much the feeds of a process keep for those who come back: at most `limit` bytes in all.
+
+    Past it a feed that publishes lets go of what it holds beyond its equal share, the oldest first.
+    """
+
+    __slots__ = ("feeds", "limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self.feeds = 0
+
+    @property
+    def share(self) -> int:
+        return self.limit // max(1, self.feeds)
 
 
 class TripFeed:
     """Updates of one trip, with an epoch of its own life and contiguous offsets from 1.
 
-    `keep` is how many updates stay for those who come back. Everything here is synchronous, so a snapshot and what follows
-    it can't miss each other.
+    Updates stay for those who come back: for `seconds` (up to half as long again), and within `kept`. Everything here is
+    synchronous, so a snapshot and what follows it can't miss each other. Call `end` when the feed is over.
     """
 
-    __slots__ = ("_updates", "epoch", "offset", "outboxes", "showing", "trip", "unwatched_since")
+    __slots__ = (
+        "_beaten",
+        "_beats",
+        "_frames",
+        "_half_ms",
+        "_kept",
+        "_mark",
+        "_mark_before",
+        "_marked_at",
+        "before_kept",
+        "epoch",
+        "offset",
+        "outboxes",
+        "showing",
+        "trip",
+        "unwatched_since",
+    )
 
-    def __init__(self, trip: Trip, *, keep: int) -> None:
+    def __init__(self, trip: Trip, *, kept: KeptBytes, seconds: float, now: int) -> None:
         self.trip = trip
         self.showing = trip.status.under_way
         """Whether the trip's status lets its watchers see the vehicle."""
@@ -48,14 +85,29 @@ class TripFeed:
         self.offset = 0
         self.outboxes: set[Outbox] = set()
         self.unwatched_since: int | None = None
-        self._updates: deque[bytes] = deque(maxlen=keep)
-        """Ready frames, the newest with `offset`. All that is known of an update is in it, at a quarter of a `Position`."""
+        self._frames = bytearray()
+        """The updates after `before_kept`, as ready frames one after the other: an object for each would be as large again,
+        and each would lie somewhere else in memory."""
+        self.before_kept = 0
+        """The offset before the oldest update that is still here."""
+        self._kept = kept
+        kept.feeds += 1
+        self._half_ms = int(seconds * 500)
+        self._marked_at = now
+        self._mark = self._mark_before = 0
+        self._beaten = 0
+        self._beats = 0
+
+    def end(self) -> None:
+        """The feed publishes no more, and holds nothing."""
+        self._drop(len(self._frames), self.offset)
+        self._kept.feeds -= 1
 
     def publish_position(self, position: Position) -> None:
         """A position that moves the marker."""
         self.offset = offset = self.offset + 1
         data = frame(position_update(position, offset))
-        self._updates.append(data)
+        self._keep(data)
         for outbox in self.outboxes:
             outbox.push_position(data, offset)
         DELIVERIES.value += len(self.outboxes)
@@ -83,19 +135,13 @@ class TripFeed:
 
         More than that would be thinned out on the way to a reader who just came back; a snapshot is whole.
         """
-        if epoch != self.epoch or offset is None or not 0 <= offset <= self.offset:
+        if epoch != self.epoch or offset is None or not self.before_kept <= offset <= self.offset:
             return False
-        missed = self.offset - offset
-        return missed <= len(self._updates) and sum(map(len, self._last(missed))) <= room
+        return len(self._frames) - self._start_after(offset) <= room
 
     def resume(self, outbox: Outbox, offset: int) -> None:
         """Writes what came after `offset` and registers the reader. Ask `can_resume` first."""
-        outbox.push(frame(Resumed(self.epoch, offset)))
-        for number, data in enumerate(self._last(self.offset - offset), offset + 1):
-            if text_of(data).startswith(_POSITION):
-                outbox.push_position(data, number)
-            else:
-                outbox.push(data)
+        outbox.push(frame(Resumed(self.epoch, offset)) + self._frames[self._start_after(offset) :])
         self.outboxes.add(outbox)
 
     def begin(
@@ -104,10 +150,11 @@ class TripFeed:
         """Writes a snapshot and registers the reader.
 
         `stored` is the track as it was read from the database, `unstored` the positions that waited for a commit when that
-        reading began, `last` the last position known to the reader; what was published since is added here.
+        reading began, `last` the last position known to the reader; what was published since is added here. Make sure first
+        that all of that is still here: `before_kept` is not above the `offset` of when the reading began.
         """
         points: dict[tuple[int, float, float], TrackPoint] = {(p[2], p[0], p[1]): p for p in stored}
-        updates = [text_of(data) for data in self._updates]
+        updates = list(self._texts())
         newest = snapshot_position(last) if last is not None else None
         for position in (
             *(snapshot_position(p) for p in unstored if not p.suspect),
@@ -134,11 +181,63 @@ class TripFeed:
         if not self.outboxes:
             self.unwatched_since = now
 
-    def _last(self, count: int) -> list[bytes]:
-        return list(self._updates)[len(self._updates) - count :]
+    def beat(self, tick: bytes, now: int) -> None:
+        """To be called three times every tick interval: who got nothing for two thirds of it gets `tick`, a sign of life.
+
+        `now` ages what is kept.
+        """
+        if self.offset != self._beaten:
+            self._beaten = self.offset
+            self._beats = 0
+        else:
+            self._beats += 1
+            if self._beats >= SILENT_BEATS:
+                self._beats = 0
+                self.broadcast(tick)
+        if now - self._marked_at >= self._half_ms:
+            self._let_go_to(self._mark_before)
+            self._mark_before, self._mark, self._marked_at = self._mark, self.offset, now
 
     def _publish(self, data: bytes) -> None:
         self.offset += 1
-        self._updates.append(data)
+        self._keep(data)
         self.broadcast(data)
         DELIVERIES.value += len(self.outboxes)
+
+    # --- what is kept -------------------------------------------------------------------------------------------------
+
+    def _keep(self, data: bytes) -> None:
+        self._frames += data
+        kept = self._kept
+        kept.used += len(data)
+        if kept.used > kept.limit and len(self._frames) > kept.share:
+            # Some more than must be, so that not each update has to make room for itself.
+            self._make_room(kept.share * 7 // 8)
+
+    def _make_room(self, room: int) -> None:
+        excess = len(self._frames) - room
+        for offset, end in enumerate(frame_ends(self._frames), self.before_kept + 1):
+            if end >= excess:
+                self._drop(end, offset)
+                return
+
+    def _let_go_to(self, offset: int) -> None:
+        if offset > self.before_kept:
+            self._drop(self._start_after(offset), offset)
+
+    def _drop(self, size: int, offset: int) -> None:
+        self._kept.used -= size
+        del self._frames[:size]
+        self.before_kept = offset
+
+    def _start_after(self, offset: int) -> int:
+        """Where in `_frames` the update after `offset` begins."""
+        if offset == self.before_kept:
+            return 0
+        return next(islice(frame_ends(self._frames), offset - self.before_kept - 1, None))
+
+    def _texts(self) -> Iterator[bytes]:
+        at = 0
+        for end in frame_ends(self._frames):
+            yield text_of(bytes(self._frames[at:end]))
+            at = end

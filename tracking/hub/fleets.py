@@ -1,9 +1,12 @@
 """All vehicles and fleets that this process knows, by their ids."""
 
+from collections.abc import Iterator
+
 from tracking.frames import live_view
 from tracking.hub.fleet import FleetFeed, LiveVehicle
+from tracking.hub.outbox import Outbox
 from tracking.model import Fleet, Position, Trip, Vehicle
-from tracking.protocol import FleetTrip, Tick, TripGone, frame
+from tracking.protocol import FleetTrip, TripGone, frame
 
 MAX_MOVES = 100_000
 """Positions that may wait for the watch, which does not look while it reads; past it the oldest are not judged."""
@@ -143,8 +146,7 @@ class Fleets:
         for feed in self.feeds.values():
             feed.recount()
 
-    def heartbeat(self, now: int) -> None:
-        """A sign of life to every dispatcher."""
-        tick = frame(Tick(now))
+    def outboxes(self) -> Iterator[Outbox]:
+        """Of all dispatchers."""
         for feed in self.feeds.values():
-            feed.broadcast(tick)
+            yield from feed.outboxes

@@ -11,6 +11,7 @@ import asyncpg
 import tenacity
 
 from tracking.errors import ErrorCode, StoreUnavailable
+from tracking.ingest.acks import Acks
 from tracking.ingest.sources import Session
 from tracking.metrics import COMMIT_FAILURES, COMMIT_SECONDS, QUEUE, STORED
 from tracking.model import Position
@@ -37,7 +38,8 @@ class Entry(NamedTuple):
 class Recorder:
     """Batched writer. `offer` takes what was accepted, in order; `run` commits and acknowledges until it is cancelled.
 
-    `interval` (s) is how long a group may fill, `rows` how large it may get, `limit` how many fixes may wait in all.
+    `interval` (s) is how long a group may fill, `rows` how large it may get, `limit` how many fixes may wait in all; `acks` is
+    told of each session's share of a group.
     After COMMIT `on_live` is told of each position that moved the marker, `on_late` of plausible ones that came too late to,
     and `on_stored` of the whole group.
     """
@@ -49,6 +51,7 @@ class Recorder:
         interval: float,
         rows: int,
         limit: int,
+        acks: Acks,
         on_live: Callable[[Position], None] = lambda _: None,
         on_late: Callable[[list[Position]], None] = lambda _: None,
         on_stored: Callable[[Sequence[Entry]], None] = lambda _: None,
@@ -57,6 +60,7 @@ class Recorder:
         self._interval = interval
         self._rows = rows
         self._limit = limit
+        self._acks = acks
         self._on_live = on_live
         self._on_late = on_late
         self._on_stored = on_stored
@@ -184,8 +188,7 @@ class Recorder:
         STORED.value += stored
         for session, seq in handled.items():
             session.handled = max(session.handled, seq)
-            if session.receiver is not None:
-                session.receiver.acknowledge(session, rejected.get(session, ()))
+            self._acks.handled(session, rejected.get(session, ()))
         # Of the whole group, not of what this try stored: a try whose answer was lost told nobody.
         late: list[Position] = []
         for _, _, position, _ in group:

@@ -1,6 +1,7 @@
 """A vehicle as ingest knows it: its motion, its sessions, and when it was under way on which trip."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple, Protocol
 
 from tracking.ingest.filters import Motion
@@ -25,9 +26,23 @@ class Receiver(Protocol):
 
 
 class Session:
-    """A run of seqs. `seen` is the last one taken, `handled` the last one stored for good or rejected."""
+    """A run of seqs. `seen` is the last one taken, `handled` the last one stored for good or rejected, `acknowledged` the last
+    one that its device was told of (at `acknowledged_at`, the event loop's time in s).
+    """
 
-    __slots__ = ("handled", "name", "number", "previewed", "receiver", "seen", "shown")
+    __slots__ = (
+        "acknowledged",
+        "acknowledged_at",
+        "handled",
+        "name",
+        "number",
+        "owed",
+        "previewed",
+        "prompt",
+        "receiver",
+        "seen",
+        "shown",
+    )
 
     def __init__(self, number: int, name: str, handled: int) -> None:
         self.number = number
@@ -35,6 +50,12 @@ class Session:
         self.handled = handled
         self.seen = handled
         self.receiver: Receiver | None = None
+        self.acknowledged = handled
+        self.acknowledged_at = -inf
+        self.owed = False
+        """An ack is held back for a while; see `ingest.acks`."""
+        self.prompt = 0
+        """Acks up to this seq go out at once: they are of a backlog."""
         self.shown = handled
         """The last seq judged and shown while the queue was full: these come again, and must not be judged against
         themselves."""

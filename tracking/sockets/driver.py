@@ -1,5 +1,6 @@
 """`/v1/driver`: fixes in, acks out; trips and messages both ways."""
 
+import asyncio
 import itertools
 import logging
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from starlette.websockets import WebSocket
 from tracking.auth import Principal, Role, may_know_trip
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
 from tracking.frames import live_view
+from tracking.ingest.acks import settle
 from tracking.ingest.sources import Session, Source
 from tracking.metrics import FIXES
 from tracking.model import Fix, Trip
@@ -95,9 +97,15 @@ class DriverConnection(Connection):
             self.service.hub.release(self.source.vehicle.vehicle_id, self)
         self._leave_session()
 
+    def close(self, code: CloseCode, reason: str | None = None) -> None:
+        if self._closing is None and self.session is not None and self.session.receiver is self:
+            settle(self.session, asyncio.get_running_loop().time())
+        super().close(code, reason)
+
     def _leave_session(self) -> None:
         if self.session is not None and self.session.receiver is self:
             self.session.receiver = None
+            self.session.owed = False
 
     def received(self, data: bytes) -> None:
         now = self.service.clock()
@@ -108,6 +116,9 @@ class DriverConnection(Connection):
             self.ask(lambda: self.service.messaging.mark_read(numbers))
         message = decode_driver(data)
         if type(message) is Report:
+            if message.backlog and self.session is not None:
+                # The device waits to let go of it.
+                self.session.prompt = max((fix.seq for fix in message.fixes if fix.seq is not None), default=0)
             self._take(message.fixes, now)
         elif isinstance(message, Hello):
             self.wire.hold()
@@ -126,6 +137,8 @@ class DriverConnection(Connection):
             session = await self.service.sources.open_session(self.source, name)
             if self._closing is None:
                 session.receiver = self
+                session.prompt = 0
+                session.acknowledged = session.handled
                 self.session = session
                 self.send(frame(Ack(session.handled)))
         except StoreUnavailable as error:

@@ -66,6 +66,7 @@ class PassengerConnection(Connection):
 
     async def _begin(self, feed: TripFeed) -> None:
         shown = may_see(self.principal.role, Sight.POSITION, feed.trip.status)
+        began = feed.offset
         # What waits for a commit now may be committed after our reading began, and so be in neither.
         unstored = list(self.service.recorder.pending(self.trip_id)) if shown else []
         stored = await self._read_track(feed.trip)
@@ -76,6 +77,9 @@ class PassengerConnection(Connection):
             over = stored.trip is None or stored.trip.status.over
             raise SocketClosed(CloseCode.TRIP_OVER if over else CloseCode.OVERLOADED)
         self._check(feed.trip)
+        if feed.before_kept > began:
+            # What was published while we read is no more here in full.
+            raise SocketClosed(CloseCode.OVERLOADED)
         if not may_see(self.principal.role, Sight.POSITION, feed.trip.status):
             stored, unstored = _Stored(None, [], None), []
         # From here to the registration nothing may be awaited: nothing falls through between them.

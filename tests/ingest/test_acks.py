@@ -1,0 +1,119 @@
+"""The pace of acks: steadily reporting drivers get few, everyone else gets theirs at once."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from tests.clients import Api, Driver, fix
+from tests.hub_process import HubProcess
+from tracking.ingest.acks import MOST_OWED, STEP, Acks, settle
+from tracking.ingest.sources import Session
+from tracking.protocol import Rejected
+
+INTERVAL = 0.3
+
+
+class Receiver:
+    """Notes each ack, and when it came."""
+
+    def __init__(self) -> None:
+        self.acks: list[tuple[int, float]] = []
+
+    def acknowledge(self, session: Session, rejected: Sequence[Rejected]) -> None:
+        self.acks.append((session.handled, asyncio.get_running_loop().time()))
+
+    @property
+    def seqs(self) -> list[int]:
+        return [seq for seq, _ in self.acks]
+
+
+def a_session() -> tuple[Session, Receiver]:
+    session, receiver = Session(1, "", 0), Receiver()
+    session.receiver = receiver
+    return session, receiver
+
+
+def handle(acks: Acks, session: Session, seq: int, *rejected: Rejected) -> None:
+    session.handled = session.seen = seq
+    acks.handled(session, rejected)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_the_first_goes_out_at_once_and_the_next_covers_what_came_meanwhile() -> None:
+    acks, (session, receiver) = Acks(INTERVAL), a_session()
+    handle(acks, session, 1)
+    assert receiver.seqs == [1]
+    for seq in (2, 3, 4):
+        handle(acks, session, seq)
+    assert receiver.seqs == [1]
+    await until(lambda: len(receiver.acks) == 2)
+    (_, first), (last, second) = receiver.acks
+    assert last == 4
+    assert INTERVAL <= second - first < INTERVAL + 2 * STEP + 0.1
+
+
+async def test_a_rejection_is_told_at_once_with_all_before_it() -> None:
+    acks, (session, receiver) = Acks(INTERVAL), a_session()
+    handle(acks, session, 1)
+    handle(acks, session, 2)
+    handle(acks, session, 3, Rejected(3, "too_old", ""))
+    assert receiver.seqs == [1, 3]
+    assert not session.owed
+
+
+async def test_a_backlog_is_acknowledged_group_by_group() -> None:
+    acks, (session, receiver) = Acks(INTERVAL), a_session()
+    handle(acks, session, 1)
+    session.prompt = 500
+    for seq in (200, 400, 500):
+        handle(acks, session, seq)
+    assert receiver.seqs == [1, 200, 400, 500]
+    handle(acks, session, 501)
+    assert receiver.seqs[-1] == 500, "the backlog is over: what follows is live"
+
+
+async def test_no_device_keeps_many() -> None:
+    acks, (session, receiver) = Acks(60), a_session()
+    for seq in range(1, 3 * MOST_OWED + 1):
+        handle(acks, session, seq)
+    assert receiver.seqs == [1, 1 + MOST_OWED, 1 + 2 * MOST_OWED]
+
+
+async def test_what_is_owed_is_sent_before_a_close_and_only_then() -> None:
+    acks, (session, receiver) = Acks(60), a_session()
+    handle(acks, session, 1)
+    settle(session, 0.0)
+    assert receiver.seqs == [1]
+    handle(acks, session, 2)
+    settle(session, 0.0)
+    settle(session, 0.0)
+    assert receiver.seqs == [1, 2]
+
+
+async def test_a_driver_gets_few_acks_while_it_drives_and_the_rest_when_it_is_closed(
+    own_hub: Callable[..., HubProcess],
+) -> None:
+    """Over a real socket: one ack at once, a rejection and a backlog at once, and the last before the hub goes down."""
+    hub = own_hub(ack_interval="60")
+    async with Api(hub.url) as api:
+        vehicle_id = await api.vehicle(await api.fleet())
+        async with Driver(hub.url, vehicle_id) as driver:
+            await driver.report(fix(1))
+            assert (await driver.expect("ack"))["seq"] == 1
+            await driver.report(fix(2))
+            await driver.report(fix(3, latitude=91.0))
+            assert (await driver.expect("ack"))["seq"] == 3
+            await driver.send({"type": "positions", "positions": [fix(seq) for seq in (4, 5)]})
+            assert (await driver.expect("ack"))["seq"] == 5
+            await driver.report(fix(6))
+            track = f"/vehicles/{vehicle_id}/track"
+            async with asyncio.timeout(5):
+                while (await api.track(track, **{"from": 0, "to": 2**42}))[-1]["seq"] != "6":
+                    await asyncio.sleep(0.01)
+            hub.stop()
+            assert (await driver.expect("ack"))["seq"] == 6
+            assert await driver.closed() == 1012

@@ -1,0 +1,68 @@
+"""When a driver is acknowledged: at once, or, while it reports steadily, at most once in an interval."""
+
+import asyncio
+from collections.abc import Sequence
+
+from tracking.ingest.sources import Session
+from tracking.protocol import Rejected
+
+MOST_OWED = 100
+"""Fixes of a session that may be handled and not acknowledged: a device need keep no more than these and what is under way."""
+STEP = 0.1
+"""Seconds by which an ack may come late: those that are due within a step go out together."""
+
+
+class Acks:
+    """Passes acks on to the drivers' connections. Call `handled` after each COMMIT.
+
+    An ack goes out at once if the one before is `interval` seconds old, if a fix was rejected, after a backlog, and where
+    `MOST_OWED` fixes wait for one. Any other is owed until the interval is over, and covers what is handled by then. A write
+    less costs the hub a tenth of a fix, and lets a phone's radio sleep. An interval of 0 acknowledges each group.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._due: dict[int, list[Session]] = {}
+        """Sessions that are owed an ack, by the step in which it is due."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def handled(self, session: Session, rejected: Sequence[Rejected]) -> None:
+        """Takes note that the store holds what `session.handled` says. `rejected`: of the fixes handled now, in order."""
+        receiver = session.receiver
+        if receiver is None:
+            return
+        if not rejected and session.prompt == 0:
+            if session.owed and session.handled - session.acknowledged < MOST_OWED:
+                return
+            loop = asyncio.get_running_loop()
+            now = loop.time()
+            due = session.acknowledged_at + self._interval
+            if now < due and session.handled - session.acknowledged < MOST_OWED:
+                session.owed = True
+                self._due.setdefault(int(due / STEP) + 1, []).append(session)
+                if self._timer is None:
+                    self._timer = loop.call_later(STEP, self._send_due)
+                return
+            session.acknowledged_at = now
+        elif session.handled >= session.prompt:
+            session.prompt = 0
+        session.owed = False
+        session.acknowledged = session.handled
+        receiver.acknowledge(session, rejected)
+
+    def _send_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for step in [step for step in self._due if step * STEP <= now]:
+            for session in self._due.pop(step):
+                settle(session, now)
+        self._timer = loop.call_later(STEP, self._send_due) if self._due else None
+
+
+def settle(session: Session, now: float) -> None:
+    """Sends the ack that the session is owed, if it is owed one: when it is due, and before its connection is closed."""
+    if session.owed and session.receiver is not None:
+        session.owed = False
+        session.acknowledged = session.handled
+        session.acknowledged_at = now
+        session.receiver.acknowledge(session, ())
