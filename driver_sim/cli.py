@@ -24,7 +24,7 @@ from driver_sim.tracks import TrackError
 
 TOKEN_VARIABLE = "TRACKING_SERVICE_TOKEN"  # noqa: S105  the variable's name
 Result = TypeVar("Result")
-BENCH_SHAPES = ("idle", "trips", "popular", "slow", "flood", "return", "fleet", "geofences", "nearest", "history")
+BENCH_SHAPES = ("idle", "trips", "steps", "popular", "slow", "flood", "return", "fleet", "geofences", "nearest", "history")
 DEFAULT_HUB = "http://127.0.0.1:8000"
 
 
@@ -156,7 +156,10 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
 @main.command()
 @click.option("--shape", "shapes", multiple=True, type=click.Choice(BENCH_SHAPES), help="Which to run; all by default.")
 @click.option(
-    "--trips", default="1000,2000,4000", show_default=True, help="Drivers in the shape `trips`, comma-separated: a run each."
+    "--trips",
+    default="1000,2000,4000",
+    show_default=True,
+    help="In `trips`, comma-separated: a run each; the most in `steps`.",
 )
 @click.option("--idle", type=click.IntRange(100), default=4000, show_default=True, help="Drivers, and passengers, in `idle`.")
 @click.option("--passengers", type=click.IntRange(1), default=1000, show_default=True, help="In `popular` and `slow`.")
@@ -195,6 +198,7 @@ def bench(
     counts = {
         "idle": [idle],
         "trips": [int(count) for count in trips.split(",")],
+        "steps": [max(int(count) for count in trips.split(","))],
         "popular": [passengers],
         "slow": [passengers],
         "flood": [0],

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Router, WebSocketRoute
 
+from tracking import lag
 from tracking.api import (
     events,
     fleet_vehicles,
@@ -115,6 +116,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             "revisions": service.revisions.run(),
             "history": service.history.run(),
             "beat": _beat(service),
+            "lag": lag.measure(service.settings.lag_interval),
             "fleet tick": _fleet_tick(service),
             "watch": service.watch.run(),
             "events": service.watch.deliver(),

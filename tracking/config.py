@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     ping_interval: float = Field(20.0, gt=0, description="Seconds of silence after which a client is asked whether it lives")
     connections_per_address: int = Field(10_000, gt=0, description="Sockets that one address may hold (IPv6: one /64)")
     connections_per_token: int = Field(1_000, gt=0, description="Sockets that one token, or one share link, may hold")
+    lag_interval: float = Field(0.1, gt=0, description="Seconds between two measurements of how late the event loop is")
     open_files: int = Field(65_536, gt=0, description="Limit of open files that the hub asks of the system")
 
     @field_validator("jwt_secret")

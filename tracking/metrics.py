@@ -56,6 +56,16 @@ COMMIT_SECONDS = Histogram(
     registry=REGISTRY,
 )
 COMMIT_FAILURES = Counter("tracking_commit_failures", "Groups that had to be tried again", registry=REGISTRY)
+_LOOP_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
+LOOP_LAG = Histogram(
+    "tracking_loop_lag_seconds", "How late the event loop came to a timer", buckets=_LOOP_BUCKETS, registry=REGISTRY
+)
+LOOP_STEP = Histogram(
+    "tracking_loop_step_seconds",
+    "CPU time of the event loop while it was late for that timer: its own long steps, without what other processes took",
+    buckets=_LOOP_BUCKETS,
+    registry=REGISTRY,
+)
 QUEUE = Gauge("tracking_recorder_queue", "Fixes waiting for the database", registry=REGISTRY)
 DELIVERIES = Tally("tracking_deliveries", "Updates handed to watchers' outboxes")
 FLEET_DELIVERIES = Tally("tracking_fleet_deliveries", "Vehicles' updates handed to dispatchers' viewports")

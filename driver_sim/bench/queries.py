@@ -142,8 +142,8 @@ async def history(stage: Stage, count: int, _seconds: float) -> Result:
 
 
 QUERIES: dict[str, Callable[[Stage, int, float], Awaitable[Result]]] = {"nearest": nearest, "history": history}
-SETTINGS = {"history": {"TRACKING_SUMMARY_DELAY": "1e9"}}
-"""Of the hub, by shape: it is not to sum up twenty days while it is asked for tracks."""
+SETTINGS = {"history": {"TRACKING_SUMMARY_DELAY": "1e9"}, "steps": {"TRACKING_LAG_INTERVAL": "0.002"}}
+"""Of the hub, by shape: it is not to sum up twenty days while it is asked for tracks; it is to look at its loop closely."""
 
 
 # --- the parts ----------------------------------------------------------------------------------------------------------

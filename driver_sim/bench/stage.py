@@ -20,10 +20,11 @@ import jwt
 import psutil
 from tqdm import tqdm
 
-from driver_sim.backend import Backend, for_each
+from driver_sim.backend import Backend
 from driver_sim.bench.lines import DispatcherLine, DriverLine, WatcherLine
 from tracking.cluster import Cluster
-from tracking.model import Place, TripStatus, Vehicle
+from tracking.model import Place
+from tracking.protocol import encode
 
 FLEET = "bench"
 READY_SECONDS = 30.0
@@ -123,26 +124,34 @@ class Stage:
             self._hub.wait()
 
     async def set_up(self, count: int) -> None:
-        """Makes vehicles until there are `count`, each under way on a trip of its own."""
-        missing = range(len(self.vehicles), count)
-        if not missing:
+        """Makes vehicles until there are `count`, each under way on a trip of its own; by SQL, as in `set_up_fleet`."""
+        vehicles = [f"{FLEET}-{number:05}" for number in range(len(self.vehicles), count)]
+        if not vehicles:
             return
-        trips: dict[str, str] = {}
         async with Backend(self.url, self._token("service")) as backend:
             await backend.put_fleet(FLEET, "Bench")
-            with tqdm(total=len(missing), desc="vehicles and trips", unit="", leave=False) as bar:
-
-                async def make(number: int) -> None:
-                    vehicle_id = f"bench-{number:05}"
-                    await backend.put_vehicle(Vehicle(vehicle_id, FLEET, f"Van {number}", "van", f"FL {number}"))
-                    trip = await backend.create_trip(FLEET, vehicle_id, _PLACE, _PLACE)
-                    await backend.change(trip, TripStatus.ENROUTE_TO_PICKUP)
-                    trips[vehicle_id] = trip.trip_id
-                    bar.update()
-
-                await for_each(missing, make, at_once=16)
-        self.vehicles += sorted(trips)
-        self.trips += [trips[vehicle_id] for vehicle_id in sorted(trips)]
+        trips = [secrets.token_urlsafe(16) for _ in vehicles]
+        await self.sql.execute(
+            """
+            WITH new AS (SELECT * FROM unnest($1::text[], $2::text[]) AS new (vehicle_id, trip_id)),
+            made AS (
+                INSERT INTO vehicles (vehicle_id, fleet_id, name, kind, plate)
+                SELECT vehicle_id, $3, vehicle_id, 'van', 'FL 1' FROM new RETURNING vehicle, vehicle_id
+            ),
+            under_way AS (
+                INSERT INTO trips (trip_id, fleet_id, vehicle, status, version, pickup, dropoff, created_at, started_at)
+                SELECT trip_id, $3, vehicle, 'enroute_to_pickup', 2, $4::jsonb, $4::jsonb, now(), now()
+                FROM new JOIN made USING (vehicle_id) RETURNING trip, vehicle, started_at
+            )
+            INSERT INTO trip_spans (trip, vehicle, started_at) SELECT trip, vehicle, started_at FROM under_way
+            """,
+            vehicles,
+            trips,
+            FLEET,
+            encode(_PLACE).decode(),
+        )
+        self.vehicles += vehicles
+        self.trips += trips
 
     async def set_up_fleet(self, count: int) -> None:
         """A fleet of its own of so many vehicles without trips, made by SQL: over HTTP it would take its time."""
@@ -171,9 +180,14 @@ class Stage:
 
     async def metric(self, name: str) -> float:
         """The value of one of the hub's metrics."""
+        return (await self.metrics())[name]
+
+    async def metrics(self) -> dict[str, float]:
+        """The hub's metrics by their names, labels included."""
         async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {self._token('operator')}"}) as http:
             text = (await http.get(f"{self.url}/metrics")).text
-        return float(next(line.split(" ")[1] for line in text.splitlines() if line.startswith(f"{name} ")))
+        pairs = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
 
     def dispatcher(
         self, bounds: tuple[float, float, float, float], drivers: Mapping[str, DriverLine] | None = None
