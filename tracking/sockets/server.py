@@ -76,6 +76,9 @@ _nobody: Any = _Nobody()
 class SocketProtocol(WebSocketsSansIOProtocol):
     """One WebSocket. A `Wire` for who knows the extension, plain ASGI for who does not."""
 
+    # What every frame looks at, in the object itself: the dictionary of the rest is then not fetched from memory.
+    __slots__ = ("_heard", "_on_text")
+
     client: tuple[str, int] | None = None  # forgotten once the application has seen it
     _deaf = False
     """Where one frame ends and the next begins is not known any more: whatever comes is let go."""

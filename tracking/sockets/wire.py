@@ -14,7 +14,7 @@ from typing import Protocol
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tracking.metrics import CLOSED
-from tracking.protocol import text_of
+from tracking.protocol import frame_ends, text_of
 
 FAREWELL_SECONDS = 5.0
 """How long a client may take to read what was written before the goodbye."""
@@ -56,7 +56,10 @@ class Wire(Protocol):
 
     @property
     def write(self) -> Callable[[bytes], None]:
-        """Sends a ready frame (`protocol.frame`), without waiting. Not to be called after `close`, or once the wire is lost."""
+        """Sends a ready frame (`protocol.frame`), or several at once, without waiting.
+
+        Not to be called after `close`, or once the wire is lost.
+        """
 
     def hold(self) -> None:
         """Holds back what comes from now on, without loss, until `release`. A client can fill no memory meanwhile."""
@@ -105,9 +108,9 @@ class AsgiWire:
     def write(self) -> Callable[[bytes], None]:
         return self._send
 
-    def _send(self, frame: bytes) -> None:
-        self._unsent.append(frame)
-        self._size += len(frame)
+    def _send(self, frames: bytes) -> None:
+        self._unsent.append(frames)
+        self._size += len(frames)
         self._something.set()
         self._tell_full()
 
@@ -167,9 +170,12 @@ class AsgiWire:
                     self._something.clear()
                     await self._something.wait()
                     continue
-                frame = self._unsent.popleft()
-                await self._websocket.send({"type": "websocket.send", "text": text_of(frame).decode()})
-                self._size -= len(frame)
+                frames = self._unsent.popleft()
+                at = 0
+                for end in frame_ends(frames):
+                    await self._websocket.send({"type": "websocket.send", "text": text_of(frames[at:end]).decode()})
+                    at = end
+                self._size -= len(frames)
                 if self._full and self._size * 4 <= self._high_water and self._listener is not None:
                     self._full = False
                     self._listener.writable()
