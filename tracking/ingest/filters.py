@@ -43,14 +43,14 @@ FASTEST: Final = 150.0
 """The highest reported speed that is believed: above every train in service (French record, 2007: 160)."""
 LOWEST: Final = -1_000.0
 HIGHEST: Final = 20_000.0
-"""Altitudes in metres that a receiver on the ground or in an airliner may report: the Dead Sea's shore lies at -430, and a bad fix is
-some hundred metres off."""
+"""Altitudes in metres that a receiver on the ground or in an airliner may report: the Dead Sea's shore lies at -430, and a bad
+fix is some hundred metres off."""
 PULL: Final = 4.0
 """What a road vehicle does for a few seconds, m/s², along its way or across it: full braking is twice that, and rare."""
 STRAIGHT: Final = 0.8
 """The chord of what was driven is at least this share of it, over seconds: a turn at `PULL` bends no way more."""
 EXCESS: Final = 30.0
-"""Metres that reported speeds may claim beyond what the places show: a receiver that smooths its places lags 1 to 2 s behind."""
+"""Metres that reported speeds may claim beyond what the places show: a receiver that smooths its places lags 1 to 2 s."""
 UNKNOWN_SPEED: Final = 25.0
 """What a vehicle of which one position is known is assumed to drive."""
 GRAIN: Final = 1.0
@@ -81,15 +81,17 @@ GIVE_UP: Final = 6
 """So many jumps in a row, agreeing or not, end the anchor."""
 ROOTED: Final = 20
 """Agreeing fixes after which more support counts no more. An anchor holds against its mirror image until it is outnumbered."""
-STRAY: Final = 150.0
+STRAY: Final = 250.0
 """What a receiver strays, in latitude or in longitude, from where its vehicle stands: past that it is somewhere else."""
-HOLD_LEAST: Final = 10_000
-HOLD_MOST: Final = 90_000
-HOLD_SHARE: Final = 4
-"""Jumps must go on for so many ms to outweigh an anchor of `ROOTED` fixes: the time it stood divided by `HOLD_SHARE`, within
-these limits. A receiver that takes a mast or a reflection for its place does so for seconds, up to a minute."""
+LEFT: Final = 30_000
+"""After so many ms past that a vehicle has left its home; a receiver is back sooner."""
+STOOD: Final = 90_000
+"""A vehicle that did not leave its home for so many ms stands; a queue moves on within it."""
+HOLD_MOST: Final = 120_000
+"""Jumps must go on for as long as the vehicle stood past `STOOD` to outweigh its anchor, for so many ms at the most. A receiver
+that takes a mast or a reflection for its place does so for seconds, up to a minute."""
 DRIVEN_FIXES: Final = 5
-DRIVEN: Final = 300.0
+DRIVEN: Final = 200.0
 """Jumps that drive end the anchor sooner: so many agree, and lie so many metres from the first of them, nearly in line
 (`STRAIGHT`). That is how one looks that comes out of a tunnel, in which its receiver held its place. What a mast or a
 reflection gives does not drive on."""
@@ -106,7 +108,7 @@ class Motion:
     """What the filters remember of one vehicle, over all its sessions.
 
     The *anchor* is the newest clean position; its *rival* the jumps since, the last of which becomes the anchor once they
-    outweigh it. *Home* is the first place of those, up to the anchor, that strayed no farther than `STRAY` from it.
+    outweigh it. *Home* is where it was when it came there: it is left by straying farther than `STRAY` for `LEFT`.
     `recent` holds `(fix_time, latitude, longitude)` of clean positions, oldest first.
     """
 
@@ -121,6 +123,7 @@ class Motion:
         "excess",
         "home_latitude",
         "home_longitude",
+        "home_newest",
         "home_time",
         "latitude",
         "longitude",
@@ -161,6 +164,8 @@ class Motion:
         """Metres that the reported speeds claim beyond what the places show."""
         self.home_time = _NEVER
         """When the vehicle came to its home."""
+        self.home_newest = _NEVER
+        """When it was there last."""
         self.home_latitude = 0.0
         self.home_longitude = 0.0
         self.rival: Rival | None = None
@@ -175,7 +180,7 @@ class Motion:
         """Begin with a position that was clean before the hub's restart. It may be days old: reach grows with time."""
         if fix_time <= self.time:
             return
-        self.time = self.since = self.base_time = self.home_time = fix_time
+        self.time = self.since = self.base_time = self.home_time = self.home_newest = fix_time
         self.latitude = self.base_latitude = self.home_latitude = latitude
         self.longitude = self.base_longitude = self.home_longitude = longitude
         self.cosine = cos(radians(latitude))
@@ -197,7 +202,7 @@ class Motion:
             del others[next(iter(others))]
 
     def move(self, fix: Fix, claim: float) -> None:
-        """A clean fix newer than the anchor becomes the anchor. `claim` is the speed that it reported, below 0 where it did not.
+        """A clean fix newer than the anchor becomes the anchor. `claim` is the speed that it reported, below 0 for none.
 
         Its speed becomes unknown where those reported add up to more than the places show: a vehicle that goes at least the
         lesser of two speeds at both ends of a step drives so far in it, less what it may brake and bend (`PULL`, `STRAIGHT`).
@@ -241,12 +246,14 @@ class Motion:
                 reported = False
             dy = latitude - self.home_latitude
             dx = _around(longitude - self.home_longitude) * self.cosine
-            if not (-_STRAY < dy < _STRAY and -_STRAY < dx < _STRAY):
-                self.home_time = time
+            if -_STRAY < dy < _STRAY and -_STRAY < dx < _STRAY:
+                self.home_newest = time
+            elif time - self.home_newest >= LEFT:
+                self.home_time = self.home_newest = time
                 self.home_latitude = latitude
                 self.home_longitude = longitude
         else:
-            self.since = self.base_time = self.home_time = time
+            self.since = self.base_time = self.home_time = self.home_newest = time
             self.base_latitude = self.home_latitude = latitude
             self.base_longitude = self.home_longitude = longitude
             self.driven = False
@@ -277,13 +284,14 @@ class Motion:
 
     @property
     def hold(self) -> int:
-        """How long jumps must go on, in ms, to outweigh the anchor. One that few fixes support holds no time."""
-        if self.support < ROOTED:
+        """How long jumps must go on to outweigh the anchor, in ms; 0 where few fixes support it, or the vehicle drives."""
+        stood = self.time - self.home_time
+        if stood < STOOD or self.support < ROOTED:
             return 0
-        return min(max((self.time - self.home_time) // HOLD_SHARE, HOLD_LEAST), HOLD_MOST)
+        return min(stood - STOOD, HOLD_MOST)
 
     def reconsider(self, fix: Fix, needed: int, claim: float) -> bool:
-        """A jump becomes the anchor where at least `needed` in a row, itself counted, agree and outweigh it; says whether it did."""
+        """A jump becomes the anchor where `needed` in a row, itself counted, agree and outweigh it; says whether it did."""
         rival = self.rival
         if rival is None:
             rival = self.rival = Rival(self.speed, fix.fix_time)
@@ -317,6 +325,7 @@ class Rival:
         "first",
         "jumps",
         "latitude",
+        "longest",
         "longitude",
         "speed",
         "time",
@@ -343,12 +352,13 @@ class Rival:
         if agrees:
             self.agreeing += 1
             self.way += apart
+            self.longest = max(self.longest, apart)
         else:
             self.agreeing = 1
             self.begin = fix.fix_time
             self.begin_latitude = fix.latitude
             self.begin_longitude = fix.longitude
-            self.way = 0.0
+            self.way = self.longest = 0.0
         self.jumps += 1
         self.time = fix.fix_time
         self.latitude = fix.latitude
@@ -356,8 +366,8 @@ class Rival:
         self.speed = speed
 
     def drives(self) -> bool:
-        """Those that agree lie along a way, as a vehicle's do, and not around one place."""
-        if self.agreeing < DRIVEN_FIXES or self.way < DRIVEN:
+        """Those that agree lie along a way, as a vehicle's do, and not around one place, or two."""
+        if self.agreeing < DRIVEN_FIXES or self.way < DRIVEN or 2 * self.longest > self.way:
             return False
         away = distance(self.begin_latitude, self.begin_longitude, self.latitude, self.longitude)
         return away >= DRIVEN and away >= STRAIGHT * self.way
@@ -549,10 +559,10 @@ def frozen(fix: Fix, motion: Motion, now: int) -> bool:
 
 
 def jump(fix: Fix, motion: Motion, now: int) -> bool:
-    """Farther than the vehicle can have come from its neighbours in time, or with others that were."""
+    """Farther than the vehicle can have come from its neighbours in time, or not back after others that were."""
     if not motion.support:
         return False
-    return _out_of_reach(fix.latitude, fix.longitude, fix, motion) or (motion.rival is not None and _with_rival(fix, motion))
+    return _out_of_reach(fix.latitude, fix.longitude, fix, motion) or (motion.rival is not None and _still_away(fix, motion))
 
 
 SUSPICIONS: tuple[tuple[Suspicion, Callable[[Fix, Motion, int], bool]], ...] = (
@@ -614,16 +624,14 @@ def judge(fix: Fix, motion: Motion, session: int, now: int) -> tuple[tuple[Suspi
     return suspicions, True
 
 
-def _with_rival(fix: Fix, motion: Motion) -> bool:
-    """In reach by now, but beside jumps that were not: what could not be driven to does not come nearer by waiting there."""
+def _still_away(fix: Fix, motion: Motion) -> bool:
+    """After jumps of a vehicle that stood: not near its anchor, though in reach by now. What could not be driven to does not
+    come nearer by waiting there: nothing is believed but a return, as if it had been at its anchor at the last jump."""
     rival = motion.rival
     if rival is None or fix.fix_time <= motion.time or not motion.hold:
         return False
-    apart = distance(rival.latitude, rival.longitude, fix.latitude, fix.longitude)
-    if apart > NOISE + reach(rival.speed, abs(fix.fix_time - rival.time) * 0.001):
-        return False
-    # Nearer to the anchor than to its rival, it has come back.
-    return apart < distance(motion.latitude, motion.longitude, fix.latitude, fix.longitude)
+    apart = distance(motion.latitude, motion.longitude, fix.latitude, fix.longitude)
+    return apart > NOISE + motion.accuracy + reach(motion.speed, abs(fix.fix_time - rival.time) * 0.001)
 
 
 def _out_of_reach(latitude: float, longitude: float, fix: Fix, motion: Motion) -> bool:
