@@ -63,7 +63,7 @@ async def listed(api: Api, fleet_id: str, **params: Any) -> list[Message]:
 async def settled(screen: Dispatcher, driver: Drive) -> None:
     """A mark behind everything that was reported: what the watch told of it came before this speeding."""
     seen = len(screen.news())
-    await driver.to(OUTSIDE, speed=99.0)
+    await driver.to(OUTSIDE, speed=45.0)
     await screen.until(lambda: any(event["kind"] == "speeding" for event in screen.news()[seen:]))
 
 
@@ -95,7 +95,7 @@ async def test_a_vehicle_driven_through_a_fence(hub: HubProcess, api: Api) -> No
 
 async def test_a_fence_over_a_parked_vehicle(hub: HubProcess, api: Api) -> None:
     fleet_id = await quiet_fleet(api)
-    await api.call("PUT", f"/fleets/{fleet_id}", {"name": "Quiet", "idle_after": 1e6, "dwell_after": 1e6, "speed_limit": 90})
+    await api.call("PUT", f"/fleets/{fleet_id}", {"name": "Quiet", "idle_after": 1e6, "dwell_after": 1e6, "speed_limit": 40})
     vehicle_id = await api.vehicle(fleet_id)
     connection = await asyncpg.connect(hub.environment["TRACKING_DATABASE_URL"])
     async with Dispatcher(hub.url, fleet_id) as screen, Driver(hub.url, vehicle_id) as driver:
@@ -265,7 +265,7 @@ async def test_a_vehicle_that_changes_fleets_takes_no_stay_along(own_hub: Callab
         hub.start()
         here = old if back else new
         async with Dispatcher(hub.url, here) as screen, Driver(hub.url, vehicle_id, driver.session) as driver:
-            await api.call("PUT", f"/fleets/{here}", {"name": "Limited", "speed_limit": 90, "idle_after": 1e6})
+            await api.call("PUT", f"/fleets/{here}", {"name": "Limited", "speed_limit": 40, "idle_after": 1e6})
             await settled(screen, Drive(driver, begin, seq=1))
             assert [event["kind"] for event in screen.news()] == ["speeding"]
 

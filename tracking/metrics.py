@@ -48,6 +48,12 @@ FIXES = Tally(
 )
 REJECTED = Counter("tracking_rejected", "Fixes rejected, by code", ["code"], registry=REGISTRY)
 SUSPECT = Counter("tracking_suspect", "Fixes stored with a flag, by flag", ["flag"], registry=REGISTRY)
+UNKNOWN = Tally(
+    "tracking_values_not_believed",
+    "Optional values of fixes taken for unknown, by field: they can't be true, or the receiver's own places contradict them",
+    "field",
+    ("altitude", "speed", "bearing", "battery"),
+)
 STORED = Tally("tracking_positions_stored", "Positions committed")
 COMMIT_SECONDS = Histogram(
     "tracking_commit_seconds",

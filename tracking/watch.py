@@ -303,7 +303,7 @@ class Watch:
                 move, touches = touched[number]
                 asked = [i for i, wholly in touches.items() if not (wholly and i in watched.inside)]
                 asked += [i for i in watched.inside if i not in touches]
-                if asked:
+                if asked and not watched.wanders(position):
                     self._cross(vehicle, position, move, fences, asked)
                 if watched.inside and position.fix_time >= watched.dwell_at:
                     self._tell_all(vehicle, position, watched.dwelling(position.fix_time, fleet, fences))

@@ -70,7 +70,7 @@ async def test_a_fleet_is_changed(stage: Stage) -> None:
     await stage.unanswered("PUT", f"/fleets/{stage.fleet_id}", body)
 
     async def speeds() -> bool:
-        await stage.drive.to(OUTSIDE, speed=30.0)
+        await stage.drive.to({**OUTSIDE, "latitude": 47.145 + stage.drive.seq * 0.001}, speed=30.0)
         return bool(await listed(stage.api, stage.fleet_id, kind="speeding"))
 
     await until(speeds, "its limit is in force")

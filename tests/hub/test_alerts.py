@@ -1,14 +1,17 @@
 """What a dispatcher is told of one vehicle, by a real watch and a clock that the test turns."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from tests.hub.geofence_truth import METRES, Seen
 from tests.hub.watching import BEGIN, FLEET, Watching, position_of
+from tests.ingest.parked import BEGIN as PARKED_SINCE
+from tests.ingest.parked import Parked, place, shown
 from tracking.hub.fleet import FleetFeed, LiveVehicle
-from tracking.model import Event, EventKind, Place, Position, Trip, TripStatus, Vehicle
+from tracking.model import Event, EventKind, Fix, Place, Position, Trip, TripStatus, Vehicle
 
 EAST = METRES * math.cos(math.radians(47.0))
 YARD: dict[str, Any] = {
@@ -104,6 +107,65 @@ def _trip(status: TripStatus, version: int = 1) -> Trip:
     route = {"type": "LineString", "coordinates": [[9.5, 47.0], [9.6, 47.0]]}
     vehicle = Vehicle("van", FLEET)
     return Trip(1, "trip", FLEET, vehicle, status, version, here, here, (), route, BEGIN, BEGIN, None)
+
+
+# --- standing, with a receiver that wanders ---------------------------------------------------------------------------
+
+
+def _yard(reach: float) -> dict[str, Any]:
+    """A square around where they park, so many metres from there to each side."""
+    ring = [place(north * reach, east * reach) for north, east in ((-1, -1), (-1, 1), (1, 1), (1, -1), (-1, -1))]
+    return {"type": "Polygon", "coordinates": [[[longitude, latitude] for latitude, longitude in ring]]}
+
+
+def _as_seen(each: Fix) -> Seen:
+    fix_time = each.fix_time - PARKED_SINCE + BEGIN
+    accuracy = each.accuracy if isinstance(each.accuracy, float) else None
+    return Seen("van", fix_time, each.longitude, each.latitude, accuracy)
+
+
+@pytest.mark.parametrize("reports", [False, True], ids=["places alone", "speeds too"])
+@pytest.mark.parametrize("every, sigma, memory", [(1.0, 5.0, 120.0), (5.0, 20.0, 120.0), (5.0, 10.0, 0.0)], ids=str)
+def test_parked_for_eight_hours_it_does_not_leave_its_yard_nor_speed(
+    every: float, sigma: float, memory: float, reports: bool
+) -> None:
+    """What the filters let through, of a receiver that wanders, strays and bounces, in a yard of 100 m by 100 m."""
+    watching = Watching(speed_limit=14.0, signal_lost_after=1e6, dwell_after=1e6, idle_after=300.0)
+    watching.put("yard", _yard(50.0))
+    told: list[Event] = []
+    for each in shown(Parked(5, every, sigma, memory, reports).fixes()).live:
+        told += watching.drive(_as_seen(each), speed=each.speed if isinstance(each.speed, float) else None)
+    print(f"every {every:g} s, sigma {sigma:g} m: {Counter(kinds(told))}")
+    assert kinds(told).count("exit") <= 1 and kinds(told)[0] == "enter"
+    assert "speeding" not in kinds(told)
+    assert kinds(told).count("idle") <= 4
+
+
+@pytest.mark.parametrize("speed", [None, 10.0])
+def test_who_parked_and_drives_off_leaves_its_yard(speed: float | None) -> None:
+    """At the edge where it reports that it drives; by its places alone past what a receiver strays."""
+    watching = Watching(signal_lost_after=1e6, idle_after=1e6, dwell_after=1e6)
+    watching.put("yard", YARD)
+    told = watching.drive(*(at(5 * i, 50.0, 500.0) for i in range(100)))
+    told += watching.drive(*(at(500 + i, 50.0 - 10.0 * i, 500.0) for i in range(1, 30)), speed=speed)
+    assert kinds(told) == ["enter", "exit"]
+    assert told[-1].fix_time == BEGIN + (506_000 if speed else 521_000)
+
+
+def test_who_was_moved_to_the_other_side_of_the_fence_is_told_within_a_minute() -> None:
+    watching = Watching(signal_lost_after=1e6, idle_after=1e6, dwell_after=1e6)
+    watching.put("yard", YARD)
+    watching.drive(*(at(5 * i, 50.0, 500.0) for i in range(100)))
+    told = watching.drive(*(at(500 + 5 * i, -40.0, 500.0) for i in range(20)))
+    assert kinds(told) == ["exit"]
+    assert told[0].fix_time is not None and told[0].fix_time <= BEGIN + 570_000
+
+
+def test_out_and_back_is_no_speeding() -> None:
+    watching = Watching(speed_limit=20.0)
+    ways = [0, 10, 20, 60, 40, 50, 60, 100, 70, 80]
+    assert kinds(watching.drive(*(at(i, north=north) for i, north in enumerate(ways)))) == []
+    assert kinds(watching.drive(*(at(10 + i, north=80 + 25 * (i + 1)) for i in range(3)))) == ["speeding"]
 
 
 # --- silence ----------------------------------------------------------------------------------------------------------

@@ -141,7 +141,8 @@ def watched(fences: dict[str, Geometry], seen: list[Seen], rng: random.Random | 
             watching.watch.look()
             left = rng.randint(1, most) if rng is not None else most
         watching.clock = max(watching.clock, one.fix_time)
-        watching.publish(one)
+        # They drive, however they turn: what a receiver does while its vehicle stands is another matter.
+        watching.publish(one, speed=10.0)
         left -= 1
     watching.watch.look()
     return watching

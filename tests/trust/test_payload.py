@@ -1,11 +1,12 @@
 """Rows 10 and 13 to 25: bad payloads. The socket stays open, nothing bad is stored, and nothing good is lost beside it."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 
-from tests.clients import Api, Driver, Message, Passenger, Socket, fix, now_ms, token
+from tests.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, now_ms, token
 from tests.hub_process import HubProcess
 from tests.trust.bench import Bench, Raw, frame, is_error, position
 
@@ -115,9 +116,7 @@ REJECTED: dict[str, tuple[str, Message]] = {
     "row 17 longitude 180.0000001": ("out_of_range", {"longitude": 180.0000001}),
     "row 17 longitude -180.0000001": ("out_of_range", {"longitude": -180.0000001}),
     "row 17 latitude 1e308": ("out_of_range", {"latitude": 1e308}),
-    "row 17 bearing 360.1": ("out_of_range", {"bearing": 360.1}),
-    "row 17 bearing -0.1": ("out_of_range", {"bearing": -0.1}),
-    "row 17 battery 1.01": ("out_of_range", {"battery": 1.01}),
+    "row 17 accuracy -1, which makes the place void": ("out_of_range", {"accuracy": -1}),
     "row 18 latitude true": ("bad_type", {"latitude": True}),
     "row 18 latitude text": ("bad_type", {"latitude": "47.1"}),
     "row 18 latitude null": ("bad_type", {"latitude": None}),
@@ -204,6 +203,59 @@ async def test_rows_17_21_22_the_last_value_that_is_good_is_stored(bench: Bench,
     assert int(row["fix_time"]) == sent["fix_time"]
     for field in set(fields) - {"fix_time", "battery"}:
         assert float(row[field]) == sent[field]
+
+
+UNTRUE: dict[str, list[float]] = {
+    "speed": [-1, 18_000, 1e300],
+    "bearing": [-1, -0.1, 360.1, 400],
+    "altitude": [1e9, -1e9, 1e300],
+    "battery": [-1, 1.01, 5],
+}
+
+
+async def test_an_optional_value_that_cannot_be_true_is_unknown_and_the_place_is_kept(hub: HubProcess, bench: Bench) -> None:
+    """As if it had been left out: in what is stored, on the maps, in what is told of the vehicle; and it is counted."""
+    before = await _not_believed(hub)
+    sent: list[Message] = []
+    for field, values in UNTRUE.items():
+        sent += [fix(len(sent) + n, accuracy=5.0, **{field: value}) for n, value in enumerate(values, 1)]
+    last = fix(len(sent) + 1, speed=-1, bearing=-1, battery=-1, altitude=1e9)
+    sent.append(last)
+    trip_id = (await bench.api.trip(bench.fleet_id, bench.vehicle_id))["trip_id"]
+    await bench.api.advance(trip_id, "enroute_to_pickup")
+    async with Passenger(hub.url, trip_id) as passenger, Dispatcher(hub.url, bench.fleet_id) as screen:
+        await passenger.expect("snapshot")
+        await screen.look(9.4, 47.0, 9.6, 47.2)
+        await bench.driver.report(*sent)
+        assert await bench.driver.acknowledged(len(sent)) == []
+        for each in sent:
+            shown = await passenger.expect("position")
+            assert shown["latitude"] == each["latitude"]
+            assert "speed" not in shown and "bearing" not in shown
+        await screen.until(lambda: screen.vehicles.get(bench.vehicle_id, {}).get("latitude") == last["latitude"])
+        assert screen.vehicles[bench.vehicle_id].get("speed") is None
+        assert screen.vehicles[bench.vehicle_id].get("bearing") is None
+    rows = await bench.api.track(f"/vehicles/{bench.vehicle_id}/track", suspect="true")
+    assert [int(row["seq"]) for row in rows] == list(range(1, len(sent) + 1))
+    assert {(row["speed"], row["bearing"], row["altitude"], row["suspect"]) for row in rows} == {("", "", "", "")}
+    told = await bench.api.call("GET", f"/vehicles/{bench.vehicle_id}")
+    assert not {"speed", "bearing", "battery"} & set(told["position"])
+    after = await _not_believed(hub)
+    assert {field: after[field] - before[field] for field in UNTRUE} == {f: len(values) + 1 for f, values in UNTRUE.items()}
+
+
+async def _not_believed(hub: HubProcess) -> dict[str, float]:
+    async with Api(hub.url, token("operator")) as api:
+        text = (await api.http.get(f"{hub.url}/metrics")).text
+    found = re.findall(r'tracking_values_not_believed_total\{field="(\w+)"\} (\S+)', text)
+    return {field: float(value) for field, value in found}
+
+
+async def test_an_absurd_accuracy_is_taken_at_its_word(bench: Bench) -> None:
+    await bench.driver.report(fix(1), fix(2, accuracy=1e12), fix(3, accuracy=1e300))
+    assert await bench.driver.acknowledged(3) == []
+    rows = await bench.api.track(f"/vehicles/{bench.vehicle_id}/track", suspect="true")
+    assert [row["suspect"] for row in rows] == ["", "inaccurate", "inaccurate"]
 
 
 async def test_row_18_elements_of_a_batch_that_are_no_objects_are_errors(bench: Bench) -> None:

@@ -4,12 +4,16 @@ Each alert is told once, when it begins, and again only after it has been over:
 
 - `speeding`: faster than the least of the fleet's limit and those of the fences that it is in. A speed that the receiver
   measured counts at once; one that is worked out from two positions, which is less sure, counts when the next is over the
-  limit as well. Over when it has come down to 95 % of the limit.
-- `idle`: `idle_after` seconds within `STANDING_RADIUS` metres of one place.
+  limit as well, and the way over both of them too: out and back again is the receiver's. Over when it has come down to 95 % of
+  the limit.
+- `idle`: `idle_after` seconds within `STANDING_RADIUS` metres of one place, or wandering around it.
 - `off_route`: farther from its trip's route than `off_route_distance` and the accuracy, twice in a row, while it is on the
   way to the drop-off.
 - `signal_lost`: no position for `signal_lost_after` seconds by the hub's clock; `signal_back` with the next one.
 - `dwell`: inside a fence for its `dwell_after` seconds.
+
+A vehicle that stood for a minute *wanders* while its receiver strays: no farther than `WANDER` metres, coming back to its place
+within a minute, and reporting no speed of a vehicle's. Meanwhile it crosses no fence, and no speed is worked out.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,6 +32,16 @@ from tracking.model import EventKind, Fleet, Position, Trip, TripStatus
 STANDING_RADIUS = 30.0
 """Metres: what a receiver wanders while its vehicle stands."""
 STANDING_AFTER_MS = 60_000
+WANDERING_RADIUS = 60.0
+"""Metres from where it stands on the average that a receiver is mostly within, between houses: 3 sigma, where sigma is 20 m."""
+WANDER = 200.0
+"""Metres: the filters let through what strays some 100 m within a second, 140 m within five, and wanders besides
+(`filters.NOISE`, `reach`)."""
+AVERAGED = 60
+"""Positions of which the place is the mean; more make it no better."""
+BACK_MS = 60_000
+MOVING = 3.0
+"""m/s, reported, with which a vehicle drives."""
 SPEEDING_IS_OVER = 0.95
 GAP_MS = 300_000
 """Past this the straight line between two positions says nothing of the way between them."""
@@ -75,8 +89,11 @@ class Watched:
 
     __slots__ = (
         "anchor",
+        "at_anchor",
+        "averaged",
         "due",
         "dwell_at",
+        "fast_from",
         "heard",
         "idle",
         "inside",
@@ -102,8 +119,13 @@ class Watched:
         """the instant before which no stay is long enough to be told"""
         self.speeding = False
         self.over_limit = 0
+        self.fast_from: Position | None = None
+        """the position before the first of those in a row that are over the limit"""
         self.anchor: tuple[float, float, int] | None = None
         """where it stands, if it stands, and since which fix time"""
+        self.at_anchor = 0
+        """the fix time when it was there last"""
+        self.averaged = 0
         self.idle = False
         self.off = 0
         self.off_route = False
@@ -129,7 +151,7 @@ class Watched:
         speed = position.speed
         measured = speed is not None
         if speed is None:
-            speed = self._speed_to(position)
+            speed = None if self.wanders(position) else self._speed_to(position, self.previous)
             if speed is None:
                 return None
         if speed <= limit:
@@ -138,13 +160,22 @@ class Watched:
                 self.speeding = False
             return None
         self.over_limit += 1
-        if self.speeding or not (measured or self.over_limit >= 2):
+        if self.over_limit == 1:
+            self.fast_from = self.previous
+        if self.speeding:
             return None
+        if not measured:
+            if self.over_limit < 2:
+                return None
+            net = self._speed_to(position, self.fast_from)
+            if net is not None and net <= limit:
+                self.over_limit, self.fast_from = 1, self.previous
+                return None
         self.speeding = True
         return Alert(EventKind.SPEEDING, speed=speed, limit=limit)
 
-    def _speed_to(self, position: Position) -> float | None:
-        before = self.previous
+    @staticmethod
+    def _speed_to(position: Position, before: Position | None) -> float | None:
         if before is None or not _NO_SPEED_MS <= position.fix_time - before.fix_time <= GAP_MS:
             return None
         metres = distance(before.latitude, before.longitude, position.latitude, position.longitude)
@@ -152,18 +183,49 @@ class Watched:
 
     def judge_standing(self, position: Position, idle_after: float) -> Alert | None:
         anchor = self.anchor
-        # On a plane, which is near enough within the radius, and is asked for every position.
         if anchor is not None:
-            north = (position.latitude - anchor[0]) * METRES_PER_DEGREE
-            east = (position.longitude - anchor[1]) * METRES_PER_DEGREE * cos(radians(anchor[0]))
-            if north * north + east * east <= STANDING_RADIUS * STANDING_RADIUS:
-                if not self.idle and position.fix_time - anchor[2] >= idle_after * 1000:
-                    self.idle = True
-                    return Alert(EventKind.IDLE)
-                return None
-        self.anchor = position.latitude, position.longitude, position.fix_time
-        self.idle = False
+            stood = self.at_anchor - anchor[2] >= STANDING_AFTER_MS
+            near = WANDERING_RADIUS if stood else STANDING_RADIUS
+            if self._away(position, anchor) <= near * near:
+                self.at_anchor = position.fix_time
+                if self.averaged < AVERAGED:
+                    self._average(position, anchor)
+            elif not self.wanders(position):
+                anchor = None
+        if anchor is None:
+            self.anchor = position.latitude, position.longitude, position.fix_time
+            self.at_anchor = position.fix_time
+            self.averaged = 1
+            self.idle = False
+            return None
+        if not self.idle and position.fix_time - anchor[2] >= idle_after * 1000:
+            self.idle = True
+            return Alert(EventKind.IDLE)
         return None
+
+    def wanders(self, position: Position) -> bool:
+        """Whether it stands where it stood, however the receiver strays."""
+        anchor = self.anchor
+        return (
+            anchor is not None
+            and self.at_anchor - anchor[2] >= STANDING_AFTER_MS
+            and position.fix_time - self.at_anchor <= BACK_MS
+            and (position.speed is None or position.speed < MOVING)
+            and self._away(position, anchor) <= WANDER * WANDER
+        )
+
+    def _average(self, position: Position, anchor: tuple[float, float, int]) -> None:
+        self.averaged += 1
+        latitude, longitude, since = anchor
+        east = (position.longitude - longitude + 540.0) % 360.0 - 180.0
+        self.anchor = latitude + (position.latitude - latitude) / self.averaged, longitude + east / self.averaged, since
+
+    @staticmethod
+    def _away(position: Position, anchor: tuple[float, float, int]) -> float:
+        """The square of the metres from there: on a plane, which is near enough, and is asked for every position."""
+        north = (position.latitude - anchor[0]) * METRES_PER_DEGREE
+        east = ((position.longitude - anchor[1] + 540.0) % 360.0 - 180.0) * METRES_PER_DEGREE * cos(radians(anchor[0]))
+        return north * north + east * east
 
     def stands(self, fix_time: int) -> bool:
         """Whether it has been in one place for a minute."""

@@ -3,6 +3,9 @@
 A rejected fix is thrown away (and acknowledged); a suspect one is stored with its flags and never moves the marker; a late one
 that is clean enters the track. `REJECTIONS` and `SUSPICIONS` are the two lists, in the order of their reports.
 
+Only time and place reject. An optional value that can't be true (`drop_untrue`), or a speed that the receiver's own places
+contradict (`overstated`), becomes unknown in the fix itself: whoever reads it afterwards sees what is believed, and no more.
+
 Instants are ms since 1970-01-01 UTC, durations ms, lengths m, speeds m/s, coordinates WGS 84 degrees. Thresholds come from
 what vehicles and receivers can do; the tests measure them on real traces.
 """
@@ -38,6 +41,16 @@ TOP_SPEED: Final = 50.0
 """180 km/h: nothing on a road averages more, unless it reports so, or was seen going that fast."""
 FASTEST: Final = 150.0
 """The highest reported speed that is believed: above every train in service (French record, 2007: 160)."""
+LOWEST: Final = -1_000.0
+HIGHEST: Final = 20_000.0
+"""Altitudes in metres that a receiver on the ground or in an airliner may report: the Dead Sea's shore lies at -430, and a bad
+fix is some hundred metres off."""
+PULL: Final = 4.0
+"""What a road vehicle does for a few seconds, m/s², along its way or across it: full braking is twice that, and rare."""
+STRAIGHT: Final = 0.8
+"""The chord of what was driven is at least this share of it, over seconds: a turn at `PULL` bends no way more."""
+EXCESS: Final = 30.0
+"""Metres that reported speeds may claim beyond what the places show: a receiver that smooths its places lags 1 to 2 s."""
 UNKNOWN_SPEED: Final = 25.0
 """What a vehicle of which one position is known is assumed to drive."""
 GRAIN: Final = 1.0
@@ -68,38 +81,55 @@ GIVE_UP: Final = 6
 """So many jumps in a row, agreeing or not, end the anchor."""
 ROOTED: Final = 20
 """Agreeing fixes after which more support counts no more. An anchor holds against its mirror image until it is outnumbered."""
+STRAY: Final = 250.0
+"""What a receiver strays, in latitude or in longitude, from where its vehicle stands: past that it is somewhere else."""
+LEFT: Final = 30_000
+"""After so many ms past that a vehicle has left its home; a receiver is back sooner."""
+STOOD: Final = 90_000
+"""A vehicle that did not leave its home for so many ms stands; a queue moves on within it."""
+HOLD_MOST: Final = 120_000
+"""Jumps must go on for as long as the vehicle stood past `STOOD` to outweigh its anchor, for so many ms at the most. A receiver
+that takes a mast or a reflection for its place does so for seconds, up to a minute."""
+DRIVEN_FIXES: Final = 5
+DRIVEN: Final = 200.0
+"""Jumps that drive end the anchor sooner: so many agree, and lie so many metres from the first of them, nearly in line
+(`STRAIGHT`). That is how one looks that comes out of a tunnel, in which its receiver held its place. What a mast or a
+reflection gives does not drive on."""
 
 RECENT: Final = 8
 """Clean positions kept to judge late ones by."""
 
 _METRES: Final = radians(1.0) * EARTH_RADIUS
+_STRAY: Final = STRAY / _METRES
 _NEVER: Final = -(2**62)
 
 
 class Motion:
     """What the filters remember of one vehicle, over all its sessions.
 
-    The *anchor* is the newest clean position; the *candidate* the last jump, which becomes the anchor once others agree.
+    The *anchor* is the newest clean position; its *rival* the jumps since, the last of which becomes the anchor once they
+    outweigh it. *Home* is where it was when it came there: it is left by straying farther than `STRAY` for `LEFT`.
     `recent` holds `(fix_time, latitude, longitude)` of clean positions, oldest first.
     """
 
     __slots__ = (
         "accuracy",
-        "agreeing",
         "base_latitude",
         "base_longitude",
         "base_time",
-        "candidate_latitude",
-        "candidate_longitude",
-        "candidate_speed",
-        "candidate_time",
+        "claimed",
         "cosine",
         "driven",
-        "jumps",
+        "excess",
+        "home_latitude",
+        "home_longitude",
+        "home_newest",
+        "home_time",
         "latitude",
         "longitude",
         "recent",
         "restless",
+        "rival",
         "session",
         "session_newest",
         "sessions",
@@ -128,12 +158,18 @@ class Motion:
         """Whether the vehicle was seen to change its place: until then its speed is an assumption."""
         self.restless = RESTLESS_FIRST
         """Wanderings at a standstill less repeats, at most `RESTLESS_MOST` either way."""
-        self.agreeing = 0
-        self.jumps = 0
-        self.candidate_latitude = 0.0
-        self.candidate_longitude = 0.0
-        self.candidate_time = _NEVER
-        self.candidate_speed = UNKNOWN_SPEED
+        self.claimed = -1.0
+        """The speed that the anchor's fix reported, believed or not; below 0 where it reported none."""
+        self.excess = 0.0
+        """Metres that the reported speeds claim beyond what the places show."""
+        self.home_time = _NEVER
+        """When the vehicle came to its home."""
+        self.home_newest = _NEVER
+        """When it was there last."""
+        self.home_latitude = 0.0
+        self.home_longitude = 0.0
+        self.rival: Rival | None = None
+        """There is one only while the last fixes are jumps."""
         self.session = -1
         self.session_newest = _NEVER
         self.sessions: dict[int, int] | None = None
@@ -144,9 +180,9 @@ class Motion:
         """Begin with a position that was clean before the hub's restart. It may be days old: reach grows with time."""
         if fix_time <= self.time:
             return
-        self.time = self.since = self.base_time = fix_time
-        self.latitude = self.base_latitude = latitude
-        self.longitude = self.base_longitude = longitude
+        self.time = self.since = self.base_time = self.home_time = self.home_newest = fix_time
+        self.latitude = self.base_latitude = self.home_latitude = latitude
+        self.longitude = self.base_longitude = self.home_longitude = longitude
         self.cosine = cos(radians(latitude))
         self.accuracy = 0.0
         self.speed = UNKNOWN_SPEED if speed is None or speed > FASTEST else speed
@@ -165,13 +201,17 @@ class Motion:
         if len(others) > 3:
             del others[next(iter(others))]
 
-    def move(self, fix: Fix) -> None:
-        """A clean fix newer than the anchor becomes the anchor."""
+    def move(self, fix: Fix, claim: float) -> None:
+        """A clean fix newer than the anchor becomes the anchor. `claim` is the speed that it reported, below 0 for none.
+
+        Its speed becomes unknown where those reported add up to more than the places show: a vehicle that goes at least the
+        lesser of two speeds at both ends of a step drives so far in it, less what it may brake and bend (`PULL`, `STRAIGHT`).
+        """
         time = fix.fix_time
         latitude = fix.latitude
         longitude = fix.longitude
         speed = fix.speed
-        reported = speed is not UNSET and speed <= FASTEST
+        reported = speed is not UNSET
         if self.support:
             repeated = latitude == self.latitude and longitude == self.longitude
             if not repeated:
@@ -187,19 +227,40 @@ class Motion:
                     self.restless += 1
                 if not repeated:
                     self.driven = True
+                excess = self.excess
+                if excess or (claim > measured and self.claimed > measured):
+                    least = claim if claim < self.claimed else self.claimed
+                    excess += (STRAIGHT * least - measured - 0.25 * PULL * seconds) * seconds
+                    self.excess = excess = min(max(excess, 0.0), 2 * EXCESS)
+                    if excess > EXCESS and reported and STRAIGHT * claim > measured:
+                        fix.speed = UNSET
+                        reported = False
                 if not reported:
                     weight = 1.0 if self.support == 1 else seconds / (seconds + SMOOTHING)
                     self.speed += weight * ((measured if measured < FASTEST else FASTEST) - self.speed)
                 self.base_time = time
                 self.base_latitude = latitude
                 self.base_longitude = longitude
+            elif reported and self.excess > EXCESS:
+                fix.speed = UNSET
+                reported = False
+            dy = latitude - self.home_latitude
+            dx = _around(longitude - self.home_longitude) * self.cosine
+            if -_STRAY < dy < _STRAY and -_STRAY < dx < _STRAY:
+                self.home_newest = time
+            elif time - self.home_newest >= LEFT:
+                self.home_time = self.home_newest = time
+                self.home_latitude = latitude
+                self.home_longitude = longitude
         else:
-            self.since = self.base_time = time
-            self.base_latitude = latitude
-            self.base_longitude = longitude
+            self.since = self.base_time = self.home_time = self.home_newest = time
+            self.base_latitude = self.home_latitude = latitude
+            self.base_longitude = self.home_longitude = longitude
             self.driven = False
+            self.excess = 0.0
         if reported:
             self.speed = speed  # type: ignore[assignment]
+        self.claimed = claim
         self.latitude = latitude
         self.longitude = longitude
         self.cosine = cos(radians(latitude))
@@ -208,7 +269,7 @@ class Motion:
         self.accuracy = 0.0 if accuracy is UNSET else accuracy
         if self.support < ROOTED:
             self.support += 1
-        self.agreeing = self.jumps = 0
+        self.rival = None
         recent = self.recent
         recent.append((time, latitude, longitude))
         if len(recent) > RECENT:
@@ -221,34 +282,95 @@ class Motion:
         if len(recent) > RECENT:
             del recent[0]
 
-    def reconsider(self, fix: Fix, needed: int) -> bool:
-        """A jump that `needed` in a row agree on, itself counted, becomes the anchor; says whether it did."""
-        seconds = abs(fix.fix_time - self.candidate_time) * 0.001
-        apart = distance(self.candidate_latitude, self.candidate_longitude, fix.latitude, fix.longitude)
-        reported = fix.speed
-        if reported is not UNSET and reported <= FASTEST:
-            speed = reported
-            allowed = reach(max(self.candidate_speed, speed), seconds)
-        else:
-            speed = min(apart / (seconds + GRAIN), FASTEST) if self.jumps else max(self.speed, UNKNOWN_SPEED)
-            allowed = reach(self.candidate_speed, seconds)
-        self.agreeing = self.agreeing + 1 if self.jumps and apart <= NOISE + allowed else 1
-        self.jumps += 1
-        self.candidate_time = fix.fix_time
-        self.candidate_latitude = fix.latitude
-        self.candidate_longitude = fix.longitude
-        self.candidate_speed = speed
-        if self.agreeing < needed and self.jumps < max(GIVE_UP, needed):
+    @property
+    def hold(self) -> int:
+        """How long jumps must go on to outweigh the anchor, in ms; 0 where few fixes support it, or the vehicle drives."""
+        stood = self.time - self.home_time
+        if stood < STOOD or self.support < ROOTED:
+            return 0
+        return min(stood - STOOD, HOLD_MOST)
+
+    def reconsider(self, fix: Fix, needed: int, claim: float) -> bool:
+        """A jump becomes the anchor where `needed` in a row, itself counted, agree and outweigh it; says whether it did."""
+        rival = self.rival
+        if rival is None:
+            rival = self.rival = Rival(self.speed, fix.fix_time)
+        rival.add(fix)
+        hold = self.hold
+        outweighs = (
+            (rival.agreeing >= needed and fix.fix_time - rival.begin >= hold)
+            or (rival.jumps >= max(GIVE_UP, needed) and fix.fix_time - rival.first >= hold)
+            or (rival.agreeing >= needed and rival.drives())
+        )
+        if not outweighs:
             return False
         if self.support < AGREEING:
             # An anchor that hardly anything agreed with was wrong, and so is what led to it.
             self.recent.clear()
-        support = self.agreeing
         self.support = 0
-        self.move(fix)
-        self.support = support
-        self.speed = speed
+        self.move(fix, claim)
+        self.support = min(rival.agreeing, ROOTED)
+        self.speed = rival.speed
         return True
+
+
+class Rival:
+    """Jumps in a row. Those at the end that agree with each other lie along a `way`, in metres, from where they `begin`."""
+
+    __slots__ = (
+        "agreeing",
+        "begin",
+        "begin_latitude",
+        "begin_longitude",
+        "first",
+        "jumps",
+        "latitude",
+        "longest",
+        "longitude",
+        "speed",
+        "time",
+        "way",
+    )
+
+    def __init__(self, speed: float, first: int) -> None:
+        self.first = first
+        self.jumps = 0
+        self.agreeing = 0
+        self.speed = max(speed, UNKNOWN_SPEED)
+
+    def add(self, fix: Fix) -> None:
+        """Takes the next one, which agrees with the last where that is in its reach."""
+        reported = fix.speed
+        speed = self.speed if reported is UNSET else reported
+        agrees = False
+        if self.jumps:
+            seconds = abs(fix.fix_time - self.time) * 0.001
+            apart = distance(self.latitude, self.longitude, fix.latitude, fix.longitude)
+            agrees = apart <= NOISE + reach(self.speed if reported is UNSET else max(self.speed, speed), seconds)
+            if reported is UNSET:
+                speed = min(apart / (seconds + GRAIN), FASTEST)
+        if agrees:
+            self.agreeing += 1
+            self.way += apart
+            self.longest = max(self.longest, apart)
+        else:
+            self.agreeing = 1
+            self.begin = fix.fix_time
+            self.begin_latitude = fix.latitude
+            self.begin_longitude = fix.longitude
+            self.way = self.longest = 0.0
+        self.jumps += 1
+        self.time = fix.fix_time
+        self.latitude = fix.latitude
+        self.longitude = fix.longitude
+        self.speed = speed
+
+    def drives(self) -> bool:
+        """Those that agree lie along a way, as a vehicle's do, and not around one place, or two."""
+        if self.agreeing < DRIVEN_FIXES or self.way < DRIVEN or 2 * self.longest > self.way:
+            return False
+        away = distance(self.begin_latitude, self.begin_longitude, self.latitude, self.longitude)
+        return away >= DRIVEN and away >= STRAIGHT * self.way
 
 
 def _time_of(position: tuple[int, float, float]) -> int:
@@ -275,7 +397,7 @@ def reach(speed: float, seconds: float) -> float:
 
 
 def out_of_range(fix: Fix, now: int) -> str | None:
-    """A value that its unit does not have. NaN is in no range."""
+    """A place that is none, or that the receiver itself calls void by a negative accuracy. NaN is in no range."""
     if not -90.0 <= fix.latitude <= 90.0:
         detail = f"`latitude` must be -90 to 90 degrees; got {fix.latitude}"
         return f"{detail}: are latitude and longitude exchanged?" if -90.0 <= fix.longitude <= 90.0 else detail
@@ -284,15 +406,6 @@ def out_of_range(fix: Fix, now: int) -> str | None:
     accuracy = fix.accuracy
     if accuracy is not UNSET and not accuracy >= 0.0:
         return f"`accuracy` must be 0 metres or more; got {accuracy}: leave it out where it is not known"
-    speed = fix.speed
-    if speed is not UNSET and not speed >= 0.0:
-        return f"`speed` must be 0 m/s or more; got {speed}: leave it out where it is not known"
-    bearing = fix.bearing
-    if bearing is not UNSET and not 0.0 <= bearing <= 360.0:
-        return f"`bearing` must be 0 to 360 degrees clockwise from north; got {bearing}: leave it out where it is not known"
-    battery = fix.battery
-    if battery is not UNSET and not 0.0 <= battery <= 1.0:
-        return f"`battery` must be 0 to 1, where 1 is full; got {battery}"
     return None
 
 
@@ -326,6 +439,80 @@ def reject(fix: Fix, now: int) -> tuple[ErrorCode, str] | None:
         if detail is not None:
             return code, detail
     return None
+
+
+# --- what is not believed -------------------------------------------------------------------------------------------
+
+
+def drop_untrue(fix: Fix) -> tuple[str, ...]:
+    """Makes unknown each optional value that can't be true, as if it had been left out; returns the fields, mostly none.
+
+    Devices report -1 for "not known" (iOS: speed, course, battery), and what was never set. NaN is in no range. An accuracy
+    has no upper end: a huge one says by itself that the place is worth nothing, and `inaccurate` takes it at its word.
+    """
+    dropped: tuple[str, ...] = ()
+    speed = fix.speed
+    if speed is not UNSET and not 0.0 <= speed <= FASTEST:
+        fix.speed = UNSET
+        dropped += ("speed",)
+    bearing = fix.bearing
+    if bearing is not UNSET and not 0.0 <= bearing <= 360.0:
+        fix.bearing = UNSET
+        dropped += ("bearing",)
+    altitude = fix.altitude
+    if altitude is not UNSET and not LOWEST <= altitude <= HIGHEST:
+        fix.altitude = UNSET
+        dropped += ("altitude",)
+    battery = fix.battery
+    if battery is not UNSET and not 0.0 <= battery <= 1.0:
+        fix.battery = UNSET
+        dropped += ("battery",)
+    return dropped
+
+
+def overstated(fix: Fix, motion: Motion) -> bool:
+    """Whether the fix reports a speed that the receiver's own places contradict.
+
+    It may be as fast as it was, or as the places measure since the fix before, and `PULL` faster for each second since; above
+    `TOP_SPEED` nothing is believed that was not seen before or measured, nor above `UNKNOWN_SPEED` from the first fix of all,
+    which has no place beside it. A speed that is too low is no contradiction: a place that moves while the receiver reports
+    standstill is what wanders. What claims too much for long, by less than this, is found by `Motion.move`.
+    """
+    speed = fix.speed
+    assert speed is not UNSET
+    if not motion.support:
+        return not speed <= UNKNOWN_SPEED
+    time = fix.fix_time
+    if time <= motion.time:
+        return not speed <= _credible(fix, motion.recent)
+    seconds = (time - motion.time) * 0.001
+    pull = PULL * (seconds + GRAIN)
+    known = motion.speed
+    if speed <= known + pull and (speed <= TOP_SPEED or speed <= known):
+        # Frozen for longer than a receiver is, it stands.
+        return speed >= MOVING and (
+            time > motion.time + FREEZE and fix.latitude == motion.latitude and fix.longitude == motion.longitude
+        )
+    if not speed <= FASTEST:
+        return True
+    apart = distance(motion.latitude, motion.longitude, fix.latitude, fix.longitude)
+    measured = apart / (seconds if seconds > GRAIN else GRAIN)
+    known = max(known, measured)
+    return not speed <= min(known + pull, max(TOP_SPEED, 1.25 * known))
+
+
+def _credible(fix: Fix, recent: list[tuple[int, float, float]]) -> float:
+    """The same bound for a fix that is not the newest: by the clean positions before and after it."""
+    time = fix.fix_time
+    index = bisect_right(recent, time, key=_time_of)
+    measured = UNKNOWN_SPEED if not recent else 0.0
+    least = 0.0 if not recent else TOP_SPEED
+    for neighbour in recent[max(index - 1, 0) : index + 1]:
+        seconds = abs(time - neighbour[0]) * 0.001
+        apart = distance(neighbour[1], neighbour[2], fix.latitude, fix.longitude)
+        measured = max(measured, apart / max(seconds, GRAIN))
+        least = min(least, seconds)
+    return min(measured + PULL * (least + GRAIN), max(TOP_SPEED, 1.25 * measured), FASTEST)
 
 
 # --- why a fix is doubted -------------------------------------------------------------------------------------------
@@ -372,8 +559,10 @@ def frozen(fix: Fix, motion: Motion, now: int) -> bool:
 
 
 def jump(fix: Fix, motion: Motion, now: int) -> bool:
-    """Farther than the vehicle can have come from its neighbours in time."""
-    return motion.support > 0 and _out_of_reach(fix.latitude, fix.longitude, fix, motion)
+    """Farther than the vehicle can have come from its neighbours in time, or not back after others that were."""
+    if not motion.support:
+        return False
+    return _out_of_reach(fix.latitude, fix.longitude, fix, motion) or (motion.rival is not None and _still_away(fix, motion))
 
 
 SUSPICIONS: tuple[tuple[Suspicion, Callable[[Fix, Motion, int], bool]], ...] = (
@@ -392,9 +581,16 @@ _MIRRORED = (Suspicion.SWAPPED, Suspicion.JUMP)
 
 def judge(fix: Fix, motion: Motion, session: int, now: int) -> tuple[tuple[Suspicion, ...], bool]:
     """Every reason to doubt a fix that was not rejected, and whether it moves the marker: clean, and not older than the
-    newest clean one. Call it once for each fix, in the order of a session's `seq`; it updates `motion`."""
+    newest clean one. Call it once for each fix, in the order of a session's `seq`; it updates `motion`, and makes the fix's
+    speed unknown where it is not believed."""
     if session != motion.session:
         motion.enter(session)
+    claim = -1.0
+    speed = fix.speed
+    if speed is not UNSET:
+        claim = speed if speed <= FASTEST else FASTEST
+        if overstated(fix, motion):
+            fix.speed = UNSET
     suspicions: tuple[Suspicion, ...] = ()
     for suspicion, predicate in SUSPICIONS:
         if predicate(fix, motion, now):
@@ -421,11 +617,21 @@ def judge(fix: Fix, motion: Motion, session: int, now: int) -> tuple[tuple[Suspi
             if suspicions == _FROZEN and fix.speed is UNSET:
                 motion.restless -= 1
             return suspicions, False
-        if motion.reconsider(fix, needed):
+        if motion.reconsider(fix, needed, claim):
             return (), True
         return suspicions, False
-    motion.move(fix)
+    motion.move(fix, claim)
     return suspicions, True
+
+
+def _still_away(fix: Fix, motion: Motion) -> bool:
+    """After jumps of a vehicle that stood: not near its anchor, though in reach by now. What could not be driven to does not
+    come nearer by waiting there: nothing is believed but a return, as if it had been at its anchor at the last jump."""
+    rival = motion.rival
+    if rival is None or fix.fix_time <= motion.time or not motion.hold:
+        return False
+    apart = distance(motion.latitude, motion.longitude, fix.latitude, fix.longitude)
+    return apart > NOISE + motion.accuracy + reach(motion.speed, abs(fix.fix_time - rival.time) * 0.001)
 
 
 def _out_of_reach(latitude: float, longitude: float, fix: Fix, motion: Motion) -> bool:
@@ -439,7 +645,7 @@ def _out_of_reach(latitude: float, longitude: float, fix: Fix, motion: Motion) -
         return False
     speed = motion.speed
     reported = fix.speed
-    if reported is not UNSET and speed < reported <= FASTEST:
+    if reported is not UNSET and speed < reported:
         speed = reported
     allowed = NOISE + motion.accuracy + reach(speed, (time - motion.time) * 0.001)
     accuracy = fix.accuracy
@@ -460,7 +666,7 @@ def _out_of_place(latitude: float, longitude: float, fix: Fix, motion: Motion) -
     if before is not None and after is not None:
         speed = distance(before[1], before[2], after[1], after[2]) / ((after[0] - before[0]) * 0.001 + GRAIN)
     reported = fix.speed
-    if reported is not UNSET and speed < reported <= FASTEST:
+    if reported is not UNSET and speed < reported:
         speed = reported
     accuracy = fix.accuracy
     noise = NOISE if accuracy is UNSET else NOISE + min(accuracy, INACCURATE)

@@ -3,10 +3,10 @@
 from msgspec import UNSET, UnsetType
 
 from tracking.errors import ErrorCode
-from tracking.ingest.filters import judge, reject
+from tracking.ingest.filters import drop_untrue, judge, reject
 from tracking.ingest.recorder import Entry, Recorder
-from tracking.ingest.sources import Session, Source
-from tracking.metrics import FIXES, REJECTED, SUSPECT
+from tracking.ingest.sources import Session, Source, Verdict
+from tracking.metrics import FIXES, REJECTED, SUSPECT, UNKNOWN
 from tracking.model import Fix, Position, Suspicion
 from tracking.protocol import Rejected, Unreadable
 
@@ -15,12 +15,13 @@ _late = FIXES.labels("late")
 _suspect = FIXES.labels("suspect")
 _rejected = FIXES.labels("rejected")
 _repeat = FIXES.labels("repeat")
+_contradicted = UNKNOWN.labels("speed")
 
 
 MAX_PREVIEWED = 1_000
 """Verdicts on a session's fixes that are remembered while the queue is full; past them nothing more of it is shown."""
-_PLAIN: tuple[tuple[Suspicion, ...], bool] = ((), True)
-"""Not doubted, and moved the marker: the verdict on most, which is not remembered."""
+_PLAIN = Verdict((), True, True)
+"""Not doubted, moved the marker, its speed believed: the verdict on most, which is not remembered."""
 
 
 class Pipeline:
@@ -46,7 +47,11 @@ class Pipeline:
         if seq <= session.shown and type(fix) is not Unreadable:
             verdict = session.previewed.pop(seq, _PLAIN)
             if verdict is not None:
-                self._recorder.offer(Entry(session, seq, _position(source, session, fix, now, *verdict), None))
+                drop_untrue(fix)
+                if not verdict.speed_believed:
+                    fix.speed = UNSET
+                position = _position(source, session, fix, now, verdict.suspect, verdict.live)
+                self._recorder.offer(Entry(session, seq, position, None))
                 return None
         rejected = _rejection(fix, now)
         if rejected is not None or type(fix) is Unreadable:
@@ -65,9 +70,11 @@ class Pipeline:
         if type(fix) is Unreadable or reject(fix, now) is not None:
             session.previewed[seq] = None
             return None
+        reported = fix.speed
         position = _judged(source, session, fix, now)
-        if (position.suspect, position.live) != _PLAIN:
-            session.previewed[seq] = (position.suspect, position.live)
+        verdict = Verdict(position.suspect, position.live, fix.speed is reported)
+        if verdict != _PLAIN:
+            session.previewed[seq] = verdict
         return position
 
 
@@ -84,7 +91,12 @@ def _rejection(fix: Fix | Unreadable, now: int) -> Rejected | None:
 
 
 def _judged(source: Source, session: Session, fix: Fix, now: int) -> Position:
+    for field in drop_untrue(fix):
+        UNKNOWN.labels(field).value += 1
+    reported = fix.speed
     suspect, live = judge(fix, source.motion, session.number, now)
+    if fix.speed is not reported:
+        _contradicted.value += 1
     if suspect:
         _suspect.value += 1
         for flag in suspect:

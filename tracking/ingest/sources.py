@@ -25,6 +25,14 @@ class Receiver(Protocol):
     def acknowledge(self, session: "Session", rejected: Sequence[Rejected]) -> None: ...
 
 
+class Verdict(NamedTuple):
+    """Why a fix was doubted, whether it moved the marker, and whether the speed that it reported was believed."""
+
+    suspect: tuple[Suspicion, ...]
+    live: bool
+    speed_believed: bool
+
+
 class Session:
     """A run of seqs. `seen` is the last one taken, `handled` the last one stored for good or rejected, `acknowledged` the last
     one that its device was told of (at `acknowledged_at`, the event loop's time in s).
@@ -59,8 +67,8 @@ class Session:
         self.shown = handled
         """The last seq judged and shown while the queue was full: these come again, and must not be judged against
         themselves."""
-        self.previewed: dict[int, tuple[tuple[Suspicion, ...], bool] | None] = {}
-        """Why those were doubted and whether they moved the marker, where that is worth a note; None: not judged."""
+        self.previewed: dict[int, Verdict | None] = {}
+        """The verdicts on those, where they are worth a note; None: not judged."""
 
 
 class _Window(NamedTuple):

@@ -7,6 +7,9 @@ import { bearing, distance, turn } from "../geo.js";
 const LONGEST_GAP = 120_000;
 const STANDING_DISTANCE = 4;
 
+/** What stays within so many metres of its mean place for so long stands, until it is farther than that, and does not come back as soon. */
+const STOP = { radius: 45, after: 60_000, drift: 100, back: 60_000 };
+
 /**
  * The hub's CSV of a track, in the order of fix times.
  * @param {string} text
@@ -80,13 +83,9 @@ export class Recording {
     };
   }
 
-  /** Metres driven, as far as they are known. */
+  /** Metres driven, as far as they are known; a receiver that wanders while its vehicle stands drives none. */
   get length() {
-    let metres = 0;
-    for (const stretch of this.stretchesUntil(this.samples.length - 1)) {
-      for (let at = 1; at < stretch.length; at += 1) metres += distance(stretch[at - 1], stretch[at]);
-    }
-    return metres;
+    return this.stretchesUntil(this.samples.length - 1).reduce((metres, stretch) => metres + lengthOf(stretch), 0);
   }
 
   /** What was driven until the sample with this index, apart wherever nothing was heard for long. @param {number} index */
@@ -123,4 +122,31 @@ export class Recording {
     }
     return low;
   }
+}
+
+/**
+ * Metres of one stretch, by nearly the rule that the hub's summaries have.
+ * @param {Sample[]} stretch
+ */
+function lengthOf(stretch) {
+  let metres = 0;
+  let pending = 0;
+  let place = { latitude: 0, longitude: 0, count: 0, since: 0, last: 0, stands: false };
+  stretch.forEach((sample, index) => {
+    if (index > 0) pending += distance(stretch[index - 1], sample);
+    const away = place.count ? distance(place, sample) : Infinity;
+    if (away <= (place.stands ? STOP.drift : STOP.radius)) {
+      place.count += 1;
+      place.latitude += (sample.latitude - place.latitude) / place.count;
+      place.longitude += (sample.longitude - place.longitude) / place.count;
+      place.last = sample.fixTime;
+      place.stands ||= sample.fixTime - place.since >= STOP.after;
+      if (place.stands) pending = 0;
+    } else if (!place.stands || sample.fixTime - place.last > STOP.back) {
+      metres += place.stands ? Math.max(pending, away) : pending;
+      pending = 0;
+      place = { latitude: sample.latitude, longitude: sample.longitude, count: 1, since: sample.fixTime, last: sample.fixTime, stands: false };
+    }
+  });
+  return metres + pending;
 }

@@ -43,6 +43,18 @@ test("without bearings it points where it drove", () => {
   assert.ok(Math.abs(recording.length - 1_112) < 2);
 });
 
+test("a receiver that wanders while its vehicle stands drives nothing", () => {
+  const metre = 1 / 111_195;
+  const drive = (/** @type {number} */ begin, /** @type {number} */ from) => Array.from({ length: 101 }, (_, n) => line(begin + n * 1_000, 47 + (from + n * 10) * metre));
+  // Within 20 m for an hour, but for an excursion of 250 m, 20 s long, every ten minutes.
+  const stand = Array.from({ length: 720 }, (_, n) => {
+    const astray = n % 120 > 115 ? 250 : 0;
+    return line(101_000 + n * 5_000, 47 + (1_000 + 20 * Math.sin(n * 7) + astray) * metre);
+  });
+  const recording = new Recording(parseTrack([HEADER, ...drive(0, 0), ...stand, ...drive(3_701_000, 1_000)].join("\n")));
+  assert.ok(Math.abs(recording.length - 2_000) < 100, `${recording.length} m`);
+});
+
 test("nothing recorded is nothing shown", () => {
   const recording = new Recording([]);
   assert.ok(recording.isEmpty);

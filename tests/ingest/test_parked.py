@@ -1,0 +1,106 @@
+"""Standing for hours beside a mast and between houses, and jumps that are real: what the filters keep of both."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.ingest.parked import Parked, Tunnel, off, place, seconds_until_shown, shown
+from tests.ingest.test_filters import NOW
+from tracking.ingest.filters import AGREEING, HOLD_MOST, ROOTED, STOOD, Motion, judge
+from tracking.model import Fix
+
+WAYS = [(1.0, 5.0, 120.0), (1.0, 20.0, 120.0), (2.0, 20.0, 60.0), (5.0, 5.0, 120.0), (5.0, 20.0, 0.0)]
+
+
+@pytest.mark.parametrize("reports", [False, True], ids=["places alone", "speeds too"])
+@pytest.mark.parametrize("every, sigma, memory", WAYS, ids=str)
+def test_parked_for_eight_hours_it_is_never_shown_where_a_mast_stands(
+    every: float, sigma: float, memory: float, reports: bool
+) -> None:
+    result = shown(Parked(3, every, sigma, memory, reports).fixes())
+    count = len(result.live) + result.doubted
+    print(
+        f"every {every:g} s, sigma {sigma:g} m: {result.distance / 1000:.0f} km from fix to fix, shown {result.beyond(1_000)} "
+        f"past 1 km, {result.beyond(150)} past 150 m; doubted {result.doubted / count:.2%}"
+    )
+    assert result.beyond(1_000) == 0
+    # Reflections past 150 m: some 2 % of all fixes.
+    assert result.beyond(150) <= 0.005 * count
+    assert result.doubted < 0.12 * count
+
+
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([1.0, 2.0, 5.0]),
+    st.floats(5, 20),
+    st.sampled_from([60.0, 120.0, 600.0]),
+    st.booleans(),
+)
+@settings(max_examples=30)
+def test_whatever_the_seed_no_bounce_is_believed_of_who_stood_for_a_quarter_of_an_hour(
+    seed: int, every: float, sigma: float, memory: float, reports: bool
+) -> None:
+    motion = Motion()
+    parked = Parked(seed, every, sigma, memory, reports, hours=0.25, bounces=0, excursions=0)
+    shown(parked.fixes(), motion)
+    parked = Parked(seed, every, sigma, memory, reports, hours=2)
+    result = shown(parked.fixes(begin=900), motion)
+    assert result.beyond(1_000) == 0
+
+
+@pytest.mark.parametrize("reports", [False, True])
+@pytest.mark.parametrize("every", [1.0, 5.0, 15.0])
+@pytest.mark.parametrize("speed", [8.0, 15.0, 30.0])
+@pytest.mark.parametrize("minutes", [2, 5, 20])
+def test_who_comes_out_of_a_tunnel_or_off_a_ferry_is_shown_at_once(
+    minutes: int, speed: float, every: float, reports: bool
+) -> None:
+    assert seconds_until_shown(Tunnel(60.0 * minutes, speed, every, reports=reports)) == 0
+
+
+@pytest.mark.parametrize("reports", [False, True])
+@pytest.mark.parametrize("every", [1.0, 5.0, 15.0])
+@pytest.mark.parametrize("speed", [8.0, 15.0, 30.0])
+@pytest.mark.parametrize("minutes", [2, 5, 20])
+def test_who_held_its_place_in_a_tunnel_is_shown_soon(minutes: int, speed: float, every: float, reports: bool) -> None:
+    assert seconds_until_shown(Tunnel(60.0 * minutes, speed, every, held=True, reports=reports)) <= max(30.0, 4 * every)
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_who_was_towed_while_its_receiver_slept_is_believed_after_two_minutes(every: int) -> None:
+    motion = Motion()
+    shown(Parked(1, float(every), excursions=0, bounces=0, hours=1).fixes(), motion)
+    begin = motion.time
+    towed = [Fix(1, begin + 1000 * every * n, *place(9_000, 0)) for n in range(1, 200)]
+    verdicts = [judge(each, motion, 1, each.fix_time)[1] for each in towed]
+    first = verdicts.index(True)
+    assert all(verdicts[first:])
+    assert towed[first].fix_time - begin <= HOLD_MOST + 2_000 * every
+
+
+def test_an_anchor_is_outweighed_by_so_much_more_the_longer_it_stood() -> None:
+    """From the three that agree, of a vehicle that just stopped, to two minutes of them."""
+    needed = []
+    for stood in (60, STOOD // 1000, 120, 150, 3_600):
+        motion = Motion()
+        shown(Parked(1, 3.0, 3.0, excursions=0, bounces=0, hours=(stood + 3) / 3600).fixes(), motion)
+        assert motion.support == ROOTED
+        begin = motion.time
+        jumps = (Fix(1, begin + 3_000 * n, *place(9_000, 0)) for n in range(1, 200))
+        needed.append(next(n for n, each in enumerate(jumps, 1) if judge(each, motion, 1, NOW)[1]))
+    assert needed[0] == needed[1] == AGREEING
+    assert needed == sorted(needed)
+    assert needed[-1] == HOLD_MOST // 3_000 + 1
+
+
+def test_who_drives_off_while_its_receiver_is_elsewhere_is_shown_driving() -> None:
+    """From beside a mast: what comes back not to where it stood, but on the road from there, drives."""
+    motion = Motion()
+    shown(Parked(1, 1.0, 3.0, excursions=0, bounces=0, hours=0.5).fixes(), motion)
+    begin = motion.time
+    for n in range(1, 11):
+        assert not judge(Fix(1, begin + 1000 * n, *place(4_000, 0)), motion, 1, NOW)[1]
+    driving = [Fix(1, begin + 1000 * n, *place(0, 12.0 * n)) for n in range(11, 60)]
+    verdicts = [judge(each, motion, 1, NOW)[1] for each in driving]
+    assert off(driving[verdicts.index(True)]) < 400
+    assert all(verdicts[verdicts.index(True) :])
