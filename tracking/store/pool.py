@@ -88,10 +88,11 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        if self._pool is None:
+        pool = self._pool
+        if pool is None:
             raise StoreUnavailable("the database pool is not open")
         try:
-            connection = await self._pool.acquire(timeout=self._timeout)
+            connection = await pool.acquire(timeout=self._timeout)
         except (*_AWAY, asyncpg.PostgresError) as error:
             # Whatever it says to someone who only wants in, nothing can be asked of it now.
             raise StoreUnavailable(f"PostgreSQL is away: {_said(error)}") from error
@@ -105,7 +106,7 @@ class Database:
             raise
         finally:
             with contextlib.suppress(*_AWAY):
-                await self._pool.release(connection, timeout=self._timeout)
+                await pool.release(connection, timeout=self._timeout)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
