@@ -56,6 +56,8 @@ PATIENCE_SECONDS = 3.0
 """How long a start waits for the database before it goes on without."""
 DAYS_AHEAD = 3
 HOUSEKEEPING_SECONDS = 3600.0
+REVOKED_MS = DAY_MS
+"""How long past its expiry a revoked token is remembered: the clock may be set back."""
 FLEET_TICK = 0.25
 """Seconds."""
 TICKS_OF_RECOUNT = 4
@@ -126,7 +128,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             "watch": service.watch.run(),
             EVENTS: service.watch.deliver(),
             "revoked tokens": _learn_revoked(service),
-            "partitions": _make_partitions(service),
+            "housekeeping": _keep_house(service),
         }.items()
     }
     for task in tasks.values():
@@ -225,8 +227,8 @@ async def _read_revoked(service: Service) -> None:
     service.auth.revoked = (service.auth.revoked or set()) | stored
 
 
-async def _make_partitions(service: Service) -> None:
-    """Makes the partitions of the days to come, at start and then every hour."""
+async def _keep_house(service: Service) -> None:
+    """Makes the partitions of the days to come, and lets go of what is over: at start and then every hour."""
 
     async def ahead(service: Service) -> None:
         today = service.clock() // DAY_MS
@@ -234,7 +236,21 @@ async def _make_partitions(service: Service) -> None:
 
     while True:
         await _until_stored(ahead, service)
+        try:
+            await let_go(service)
+        except (StoreUnavailable, asyncpg.PostgresError) as error:
+            logger.warning("revoked tokens that have expired are not forgotten now: %s", error)
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+
+async def let_go(service: Service) -> None:
+    """Lets go of vehicles that nobody is connected as, and of revoked tokens that have expired. Raises `StoreUnavailable`."""
+    service.sources.let_go(service.hub.drivers)
+    service.recorder.forget_partitions()
+    async with service.database.connection() as connection:
+        expired = await share_store.forget_expired(connection, service.clock() - REVOKED_MS)
+    if service.auth.revoked is not None:
+        service.auth.revoked -= expired
 
 
 async def _until_stored(work: http.ServiceWork, service: Service) -> None:
