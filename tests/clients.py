@@ -52,7 +52,13 @@ class Api:
     def __init__(self, url: str, bearer: str | None = None) -> None:
         self.url = url
         bearer = bearer if bearer is not None else token("service")
-        self.http = httpx.AsyncClient(base_url=f"{url}/v1", headers={"Authorization": f"Bearer {bearer}"}, timeout=TIMEOUT)
+        self.http = httpx.AsyncClient(
+            base_url=f"{url}/v1",
+            headers={"Authorization": f"Bearer {bearer}"},
+            timeout=TIMEOUT,
+            # Before the hub closes them, after 5 s: no request is to meet a connection that is just going.
+            limits=httpx.Limits(keepalive_expiry=2.0),
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -165,8 +171,11 @@ class Socket:
 class Driver(Socket):
     """A driver's connection that has said hello, ready to report."""
 
-    def __init__(self, url: str, vehicle_id: str, session: str | None = None, **options: Any) -> None:
-        super().__init__(f"{url}/v1/driver", token("driver", vehicle_id), **options)
+    def __init__(
+        self, url: str, vehicle_id: str, session: str | None = None, bearer: str | None = None, **options: Any
+    ) -> None:
+        bearer = bearer if bearer is not None else token("driver", vehicle_id)
+        super().__init__(f"{url}/v1/driver", bearer, **options)
         self.session = session or str(uuid.uuid4())
         self.welcome: Message = {}
         self.handled = 0

@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from typing import Any
 
 import asyncpg
 from starlette.applications import Starlette
@@ -40,16 +41,25 @@ from tracking.sockets.dispatcher import dispatcher_endpoint
 from tracking.sockets.driver import driver_endpoint
 from tracking.sockets.passenger import passenger_endpoint
 from tracking.store import shares as share_store
+from tracking.store.pool import Database
 from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 10.0
-"""How long a hub that goes down tries to store what it has taken. What it can't is on the devices, unacknowledged."""
+LATEST_SECONDS = 3.0
+"""How long a hub that goes down tries to write the latest positions, which can be read off the stored ones."""
+END_SECONDS = 2.0
+"""How long its tasks, and then its pools, may take to end."""
+CANCEL_SECONDS = 1.0
+"""How long a step that was given up may take to end."""
+RECORDER, EVENTS = "recorder", "events"
+"""Tasks that somebody waits for when the hub goes down."""
 PATIENCE_SECONDS = 3.0
 """How long a start waits for the database before it goes on without."""
 DAYS_AHEAD = 3
 HOUSEKEEPING_SECONDS = 3600.0
+REVOKED_MS = DAY_MS
+"""How long past its expiry a revoked token is remembered: the clock may be set back."""
 FLEET_TICK = 0.25
 """Seconds."""
 TICKS_OF_RECOUNT = 4
@@ -108,10 +118,10 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     with contextlib.suppress(StoreUnavailable, TimeoutError):
         # At once, so that the first who knocks is let in; while the database is away, the task below goes on asking.
         await asyncio.wait_for(_read_revoked(service), PATIENCE_SECONDS)
-    tasks = [
-        asyncio.create_task(work, name=name)
+    tasks = {
+        name: asyncio.create_task(work, name=name)
         for name, work in {
-            "recorder": service.recorder.run(),
+            RECORDER: service.recorder.run(),
             "latest positions": service.latest.run(),
             "revisions": service.revisions.run(),
             "history": service.history.run(),
@@ -119,32 +129,64 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             "lag": lag.measure(service.settings.lag_interval),
             "fleet tick": _fleet_tick(service),
             "watch": service.watch.run(),
-            "events": service.watch.deliver(),
+            EVENTS: service.watch.deliver(),
             "revoked tokens": _learn_revoked(service),
-            "partitions": _make_partitions(service),
+            "housekeeping": _keep_house(service),
         }.items()
-    ]
-    for task in tasks:
+    }
+    for task in tasks.values():
         task.add_done_callback(_go_down_with)
     try:
         yield
     finally:
-        try:
-            await asyncio.wait_for(service.recorder.flush(), FLUSH_SECONDS)
-        except TimeoutError:
-            logger.warning("going down with fixes not stored; they were not acknowledged, so their devices keep them")
-        else:
-            with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
-                await service.latest.flush()
-            try:
-                await asyncio.wait_for(service.watch.flush(), FLUSH_SECONDS)
-            except TimeoutError:
-                logger.warning("going down with events not stored: they are lost")
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for database in databases:
-            await database.close()
+        await _go_down(service, tasks, databases)
+
+
+async def _go_down(service: Service, tasks: Mapping[str, asyncio.Task[None]], databases: Sequence[Database]) -> None:
+    """Every step is taken, whatever became of the others: nobody is connected any more.
+
+    Takes the setting `stop_timeout`, `LATEST_SECONDS` and twice `END_SECONDS` at the most, and for each of these a second more.
+    """
+    seconds = service.settings.stop_timeout
+    await asyncio.gather(
+        # What is not stored was not acknowledged, so the devices have it still.
+        _step("storing the fixes", seconds, service.recorder.flush(), by=tasks[RECORDER]),
+        # Nobody else has these.
+        _step("storing the events", seconds, service.watch.flush(), by=tasks[EVENTS]),
+    )
+    await _step("writing the latest positions", min(seconds, LATEST_SECONDS), service.latest.flush())
+    for task in tasks.values():
+        task.cancel()
+    await _step("ending the tasks", END_SECONDS, _ended(tasks.values()))
+    await asyncio.gather(*(_step("closing a pool", END_SECONDS, database.close()) for database in databases))
+
+
+async def _step(name: str, seconds: float, work: Coroutine[Any, Any, None], *, by: asyncio.Task[None] | None = None) -> None:
+    """Carries out one step of going down and logs how it ended. Raises nothing, and returns when the time is over.
+
+    `by` is the task that does what `work` waits for; when that has ended there is nothing to wait for.
+    """
+    began = time.monotonic()
+    task = asyncio.create_task(work, name=name)
+    awaited = {task} if by is None else {task, by}
+    await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        task.cancel()
+        # Its own cleaning up may hang as well.
+        await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+        why = f"the task {by.get_name()} has ended" if by is not None and by.done() else f"it takes more than {seconds:g} s"
+        logger.warning("going down: gave up %s: %s", name, why)
+    elif task.cancelled():
+        logger.warning("going down: %s was cancelled", name)
+    elif (error := task.exception()) is not None:
+        known = isinstance(error, StoreUnavailable | asyncpg.PostgresError)
+        logger.warning("going down: %s failed: %s", name, error, exc_info=None if known else error)
+    else:
+        logger.info("going down: %s took %.2f s", name, time.monotonic() - began)
+
+
+async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
+    await asyncio.wait(tasks)
 
 
 def _go_down_with(task: asyncio.Task[None]) -> None:
@@ -188,8 +230,8 @@ async def _read_revoked(service: Service) -> None:
     service.auth.revoked = (service.auth.revoked or set()) | stored
 
 
-async def _make_partitions(service: Service) -> None:
-    """Makes the partitions of the days to come, at start and then every hour."""
+async def _keep_house(service: Service) -> None:
+    """Makes the partitions of the days to come, and lets go of what is over: at start and then every hour."""
 
     async def ahead(service: Service) -> None:
         today = service.clock() // DAY_MS
@@ -197,7 +239,21 @@ async def _make_partitions(service: Service) -> None:
 
     while True:
         await _until_stored(ahead, service)
+        try:
+            await let_go(service)
+        except (StoreUnavailable, asyncpg.PostgresError) as error:
+            logger.warning("revoked tokens that have expired are not forgotten now: %s", error)
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+
+async def let_go(service: Service) -> None:
+    """Lets go of vehicles that nobody is connected as, and of revoked tokens that have expired. Raises `StoreUnavailable`."""
+    service.sources.let_go(service.hub.drivers)
+    service.recorder.forget_partitions()
+    async with service.database.connection() as connection:
+        expired = await share_store.forget_expired(connection, service.clock() - REVOKED_MS)
+    if service.auth.revoked is not None:
+        service.auth.revoked -= expired
 
 
 async def _until_stored(work: http.ServiceWork, service: Service) -> None:

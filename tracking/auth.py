@@ -1,6 +1,7 @@
 """Tokens in and out: token -> `Principal`, and what each role may see, as one table."""
 
 import asyncio
+import re
 import secrets
 from enum import StrEnum
 from pathlib import Path
@@ -93,6 +94,15 @@ def may_manage_fleet(principal: Principal, fleet_id: str) -> bool:
     return principal.role is Role.SERVICE or (principal.role is Role.DISPATCHER and principal.subject == fleet_id)
 
 
+_DATED_JTI = re.compile(r"[A-Za-z0-9_-]{22}\.([0-9]{1,12})", re.ASCII)
+
+
+def expiry_in(jti: str) -> int | None:
+    """The instant at which a token of the hub's own making expires, which its `jti` ends with (s); None for any other."""
+    found = _DATED_JTI.fullmatch(jti)
+    return int(found[1]) * 1000 if found is not None else None
+
+
 class Issued(NamedTuple):
     token: str
     jti: str
@@ -150,8 +160,9 @@ class Auth:
                 ErrorCode.UNAVAILABLE,
                 "this hub verifies tokens with a JWKS and can't sign any: have your identity provider issue them",
             )
-        jti = secrets.token_urlsafe(16)
         expires_at = self._clock() // 1000 + int(expires_in)
+        # So that it is known until when to remember that this token was revoked.
+        jti = f"{secrets.token_urlsafe(16)}.{expires_at}"
         claims: dict[str, Any] = {"aud": AUDIENCE, "exp": expires_at, "jti": jti, "role": role.value}
         claim = CLAIM_OF_ROLE[role]
         if claim is not None:
@@ -192,9 +203,10 @@ def _principal(claims: dict[str, Any]) -> Principal:
         raise TokenRefused(CloseCode.INVALID_TOKEN, f"invalid token: role `{role}` needs the claim `{claim}`")
     if not isinstance(claims["jti"], str) or not isinstance(claims["exp"], int | float):
         raise TokenRefused(CloseCode.INVALID_TOKEN, "invalid token: `jti` must be text and `exp` a number")
-    return Principal(
-        Role(role), subject, claims["jti"], int(claims["exp"] * 1000), share_id if isinstance(share_id, str) else None
-    )
+    expires_at = int(claims["exp"] * 1000)
+    if expiry_in(claims["jti"]) not in (None, expires_at):
+        raise TokenRefused(CloseCode.INVALID_TOKEN, "invalid token: its `jti` is of the hub's making, and tells another expiry")
+    return Principal(Role(role), subject, claims["jti"], expires_at, share_id if isinstance(share_id, str) else None)
 
 
 def _read_jwks(path: Path) -> jwt.PyJWKSet:

@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     latest_interval: float = Field(5.0, gt=0, description="Seconds between two writings of the vehicles' latest positions")
     queue_limit: int = Field(100_000, gt=0, description="Fixes that may wait for the database")
     database_timeout: float = Field(10.0, gt=0, description="Seconds after which a statement is given up")
+    stop_timeout: float = Field(10.0, gt=0, description="Seconds a hub that goes down tries to store what it has taken")
 
     summary_delay: float = Field(600.0, gt=0, description="Seconds from the end of a trip or day to its summary")
     retention_days: int = Field(0, ge=0, description="Days that positions are kept, at least 8; 0: for ever")

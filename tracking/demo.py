@@ -288,13 +288,14 @@ class _Demo:
     # -------------------------------------------------------------------------------------------------------------- stop
 
     def stop(self) -> None:
-        """Drivers, hub, database, in that order; whoever takes too long is killed."""
-        if self._http is not None:
-            self._http.close()
-        for child, seconds in reversed(self._children):
-            child.stop(seconds)
-        if self._cluster is not None:
-            self._cluster.stop(STOP_DATABASE)
+        """Drivers, hub, database, in that order, each whatever became of the one before; whoever takes too long is killed."""
+        with contextlib.ExitStack() as steps:  # the last put on is the first to be done
+            if self._cluster is not None:
+                steps.callback(self._cluster.stop, STOP_DATABASE)
+            for child, seconds in self._children:
+                steps.callback(child.stop, seconds)
+            if self._http is not None:
+                steps.callback(self._http.close)
 
 
 # -------------------------------------------------------------------------------------------------------------------- links

@@ -13,7 +13,7 @@ from tracking.changes import FIND_OUT_SECONDS
 from tracking.errors import CloseCode, ErrorCode, Refusal, StoreUnavailable
 from tracking.frames import check_places
 from tracking.hub.hub import Hub
-from tracking.ingest.sources import REMEMBERED_MS, Sources
+from tracking.ingest.sources import Sources, newest_spans
 from tracking.model import NEXT_STATUS, Clock, Place, Trip, TripStatus, Vehicle
 from tracking.protocol import TripView
 from tracking.store import trips, vehicles
@@ -213,7 +213,7 @@ class Dispatch:
                 ) from None
 
     async def _state(self, connection: Connection, vehicle: vehicles.Stored) -> VehicleTrips:
-        spans = await trips.spans_of_vehicle(connection, vehicle.number, self._clock() - REMEMBERED_MS)
+        spans = await newest_spans(connection, vehicle.number, self._clock())
         return vehicle.vehicle.vehicle_id, spans, await trips.current_of_vehicle(connection, vehicle.number)
 
     def _tell(self, trip: Trip, states: list[VehicleTrips], *, taken_from: str | None = None) -> None:

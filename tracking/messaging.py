@@ -7,6 +7,9 @@ from tracking.store import messages, trips
 from tracking.store.messages import Message
 from tracking.store.pool import Database
 
+MAX_UNSURE = 10_000
+"""Messages remembered of which it is not known whether they were stored: most are sent again, and some never are."""
+
 
 class Messaging:
     """Every method raises `StoreUnavailable`."""
@@ -15,7 +18,7 @@ class Messaging:
         self._database = database
         self._hub = hub
         self._clock = clock
-        self._unsure: set[tuple[str, str, str]] = set()
+        self._unsure: dict[tuple[str, str, str], None] = {}
 
     async def from_driver(self, vehicle_id: str, trip_id: str, client_id: str, text: str) -> None:
         """Raises `Refusal`: `forbidden` where the trip is not this vehicle's, `conflict` where it is over."""
@@ -63,11 +66,13 @@ class Messaging:
                 message, fresh = await messages.insert(connection, trip.number, trip_id, sender, client_id, text, self._clock())
         except StoreUnavailable:
             # It may have been stored all the same; sent again, it must still be shown.
-            self._unsure.add(key)
+            self._unsure[key] = None
+            if len(self._unsure) > MAX_UNSURE:
+                del self._unsure[next(iter(self._unsure))]
             raise
         if not fresh and key not in self._unsure:
             return
-        self._unsure.discard(key)
+        self._unsure.pop(key, None)
         feed = self._hub.feeds.get(trip_id)
         if feed is not None:
             feed.publish_message(message.text, sender, message.server_time)

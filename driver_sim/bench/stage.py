@@ -86,8 +86,10 @@ class Stage:
         self.sql = await asyncpg.connect(self._environment["TRACKING_DATABASE_URL"])
 
     async def close(self) -> None:
-        await self.sql.close()
-        self.kill(graceful=True)
+        try:
+            await self.sql.close(timeout=STOP_SECONDS)
+        finally:
+            self.kill(graceful=True)
 
     def _run(self, command: str) -> None:
         done = subprocess.run([sys.executable, "-m", "tracking.cli", command], env=self._environment, capture_output=True)

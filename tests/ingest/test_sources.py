@@ -2,7 +2,7 @@
 
 import pytest
 
-from tracking.ingest.sources import Source
+from tracking.ingest.sources import Source, span_at
 from tracking.model import Vehicle
 from tracking.store.trips import Span
 
@@ -30,15 +30,15 @@ SPANS = [
 )
 def test_a_fix_belongs_to_the_trip_under_way_at_its_time(instant: int, trip: str | None) -> None:
     source = Source(1, Vehicle("van-1", "fleet"), SPANS)
-    span = source.span_at(instant)
+    span = span_at(source.windows, instant)
     assert (span.trip_id if span is not None else None) == trip
 
 
 def test_a_deleted_trip_still_bounds_the_next_one() -> None:
     spans = [SPANS[0]._replace(trip_id=None), SPANS[1]]
     source = Source(1, Vehicle("van-1", "fleet"), spans)
-    assert [source.span_at(instant) for instant in (1_050_000, 1_100_000, 1_100_001)] == [None, None, SPANS[1]]
+    assert [span_at(source.windows, instant) for instant in (1_050_000, 1_100_000, 1_100_001)] == [None, None, SPANS[1]]
 
 
 def test_no_trip_no_span() -> None:
-    assert Source(1, Vehicle("van-1", "fleet")).span_at(5) is None
+    assert span_at(Source(1, Vehicle("van-1", "fleet")).windows, 5) is None

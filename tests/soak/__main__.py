@@ -1,7 +1,8 @@
-"""The long tests. Each takes a seed, which repeats a run as far as the machine allows."""
+"""The long tests. Those with a seed repeat a run as far as the machine allows."""
 
 import click
 
+from tests.soak.churn import churn
 from tests.soak.kills import kills
 from tests.soak.messy import messy
 
@@ -11,6 +12,7 @@ def main() -> None:
     """Long tests of a real hub on a real database, each started for the test and removed at its end."""
 
 
+main.add_command(churn)
 main.add_command(kills)
 main.add_command(messy)
 main()

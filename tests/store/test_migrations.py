@@ -72,3 +72,26 @@ async def test_a_database_that_is_not_migrated_is_told_apart(empty_url: str) -> 
 async def test_no_database_is_said_in_one_line() -> None:
     with pytest.raises(StoreUnavailable, match="can't reach"):
         await migrate("postgresql://nobody@127.0.0.1:1/nothing")
+
+
+async def test_tokens_revoked_with_their_links_are_known_to_expire_with_them(empty_url: str, tmp_path: Path) -> None:
+    copy = tmp_path / "sql"
+    shutil.copytree(DIRECTORY, copy)
+    newest = sorted(copy.glob("*.sql"))
+    for migration in newest[newest.index(next(copy.glob("*_revoked_until.sql"))) :]:
+        migration.unlink()
+    await migrate(empty_url, copy)
+    connection = await asyncpg.connect(empty_url)
+    await connection.execute(
+        """
+        INSERT INTO fleets (fleet_id, name) VALUES ('taxis', 'Taxis');
+        INSERT INTO trips (trip_id, fleet_id, pickup, dropoff, created_at) VALUES ('trip', 'taxis', '{}', '{}', now());
+        INSERT INTO shares (share_id, trip, jti, created_at, expires_at)
+        SELECT 'share', trip, 'link', now(), '2026-01-02 03:04:05Z' FROM trips;
+        INSERT INTO revoked_tokens (jti, revoked_at) VALUES ('link', now()), ('other', now());
+        """
+    )
+    await migrate(empty_url)
+    rows = await connection.fetch("SELECT jti, extract(epoch FROM expires_at) AS expires FROM revoked_tokens ORDER BY jti")
+    await connection.close()
+    assert [(row["jti"], row["expires"]) for row in rows] == [("link", 1767323045), ("other", None)]

@@ -233,6 +233,7 @@ BAD_TOKENS: dict[str, str] = {
     "a dispatcher of all": signed(role="dispatcher", fleet_id=True),
     "a role that is a list": signed(role=["service"]),
     "a number as jti": signed(jti=7),
+    "a jti of the hub's that tells another expiry": signed(jti=f"{'A' * 22}.{int(time.time())}"),
     "claims exchanged": ".".join(
         [*token("passenger", "t").split(".")[:1], *token("service").split(".")[1:2], token("driver", "v").split(".")[2]]
     ),

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tracking.api.http import Name, read, require, resource, respond, service_of
-from tracking.auth import CLAIM_OF_ROLE, Role
+from tracking.auth import CLAIM_OF_ROLE, Role, expiry_in
 from tracking.errors import ErrorCode, Refusal
 from tracking.service import Service
 from tracking.store import shares
@@ -51,7 +51,7 @@ async def revoke(request: Request) -> Response:
 
 
 async def remember_revoked(service: Service, connection: Connection, jti: str) -> None:
-    await shares.revoke_token(connection, jti, service.clock())
+    await shares.revoke_token(connection, jti, service.clock(), expiry_in(jti))
 
 
 def end_revoked(service: Service, jti: str) -> None:

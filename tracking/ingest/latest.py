@@ -27,6 +27,7 @@ class Latest:
         self._database = database
         self._interval = interval
         self._newest: dict[int, Position] = {}
+        self._writing = asyncio.Lock()
 
     def note(self, position: Position) -> None:
         """Takes a committed position that moved the marker."""
@@ -42,11 +43,12 @@ class Latest:
                 logger.warning("the latest positions are not written now, trying again: %s", error)
 
     async def flush(self) -> None:
-        """Writes what was noted. Raises `StoreUnavailable`, and then has it still."""
-        while self._newest:
-            newest = dict(sorted(self._newest.items())[:ROWS])
-            async with self._database.connection() as connection:
-                await positions.move_latest(connection, list(newest.values()))
-            for vehicle, position in newest.items():
-                if self._newest[vehicle] is position:
-                    del self._newest[vehicle]
+        """Writes what was noted; one caller after the other. Raises `StoreUnavailable`, and then has it still."""
+        async with self._writing:
+            while self._newest:
+                newest = dict(sorted(self._newest.items())[:ROWS])
+                async with self._database.connection() as connection:
+                    await positions.move_latest(connection, list(newest.values()))
+                for vehicle, position in newest.items():
+                    if self._newest[vehicle] is position:
+                        del self._newest[vehicle]

@@ -5,7 +5,7 @@ from msgspec import UNSET, UnsetType
 from tracking.errors import ErrorCode
 from tracking.ingest.filters import drop_untrue, judge, reject
 from tracking.ingest.recorder import Entry, Recorder
-from tracking.ingest.sources import Session, Source, Verdict
+from tracking.ingest.sources import Session, Source, Verdict, span_at
 from tracking.metrics import FIXES, REJECTED, SUSPECT, UNKNOWN
 from tracking.model import Fix, Position, Suspicion
 from tracking.protocol import Rejected, Unreadable
@@ -109,7 +109,7 @@ def _judged(source: Source, session: Session, fix: Fix, now: int) -> Position:
 
 
 def _position(source: Source, session: Session, fix: Fix, now: int, suspect: tuple[Suspicion, ...], live: bool) -> Position:
-    span = source.span_at(fix.fix_time)
+    span = span_at(source.windows, fix.fix_time)
     return Position(
         source.number,
         source.vehicle.vehicle_id,

@@ -12,11 +12,11 @@ import tenacity
 
 from tracking.errors import ErrorCode, StoreUnavailable
 from tracking.ingest.acks import Acks
-from tracking.ingest.sources import Session
+from tracking.ingest.sources import GRACE_MS, TRIP_UNKNOWN, Session, span_at, windows_of
 from tracking.metrics import COMMIT_FAILURES, COMMIT_SECONDS, QUEUE, STORED
 from tracking.model import Position
 from tracking.protocol import Rejected
-from tracking.store import positions, sessions
+from tracking.store import positions, sessions, trips
 from tracking.store.pool import Database
 from tracking.store.positions import DAY_MS
 
@@ -175,14 +175,20 @@ class Recorder:
         rejected: dict[Session, list[Rejected]] = {}
         days = self._days
         missing: set[int] = set()
+        unplaced: list[Position] = []
         for session, seq, position, refused in group:
             handled[session] = seq
             if refused is not None:
                 rejected.setdefault(session, []).append(refused)
-            elif position is not None and (day := position.fix_time // DAY_MS) not in days:
-                missing.add(day)
+            elif position is not None:
+                if (day := position.fix_time // DAY_MS) not in days:
+                    missing.add(day)
+                if position.trip == TRIP_UNKNOWN:
+                    unplaced.append(position)
         if missing:
             await self.make_partitions(missing)
+        if unplaced:
+            await self._place(unplaced)
         with COMMIT_SECONDS.time():
             stored = await self._store(group, handled)
         STORED.value += stored
@@ -217,6 +223,24 @@ class Recorder:
             if fresh:
                 await positions.insert(connection, fresh)
         return len(fresh)
+
+    async def _place(self, unplaced: Sequence[Position]) -> None:
+        """Gives positions that are older than the spans in memory the trip that the store has for their time."""
+        by_vehicle: dict[int, list[Position]] = {}
+        for position in unplaced:
+            by_vehicle.setdefault(position.vehicle, []).append(position)
+        for vehicle, found in by_vehicle.items():
+            first, last = min(p.fix_time for p in found), max(p.fix_time for p in found)
+            async with self._database.connection() as connection:
+                spans = await trips.spans_of_vehicle(connection, vehicle, first, until=last + GRACE_MS)
+            windows = windows_of(spans)
+            for position in found:
+                span = span_at(windows, position.fix_time)
+                position.trip, position.trip_id = (span.trip, span.trip_id) if span is not None else (None, None)
+
+    def forget_partitions(self) -> None:
+        """Partitions known to be there are made sure of again when they are needed: days go by, and each is one."""
+        self._days.clear()
 
     async def make_partitions(self, days: set[int]) -> None:
         """Makes the partitions of these UTC days, counted from 1970-01-01."""

@@ -1,6 +1,7 @@
 """A vehicle as ingest knows it: its motion, its sessions, and when it was under way on which trip."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Container, Iterator, Sequence
 from math import inf
 from typing import NamedTuple, Protocol
 
@@ -8,7 +9,7 @@ from tracking.ingest.filters import Motion
 from tracking.model import Clock, Suspicion, Trip, Vehicle
 from tracking.protocol import Rejected
 from tracking.store import positions, sessions, trips, vehicles
-from tracking.store.pool import Database
+from tracking.store.pool import Connection, Database
 from tracking.store.trips import Span
 
 GRACE_MS = 30_000
@@ -17,6 +18,10 @@ FOREVER = 253_402_300_799_999
 """9999-12-31: past any fix time."""
 REMEMBERED_MS = 7 * 86_400_000
 """Older fixes are rejected, so older spans are not needed."""
+MOST_SPANS = 8
+"""Newest spans of a vehicle that are held in memory. The store is asked whose a fix is that is older than these."""
+TRIP_UNKNOWN = -1
+"""In place of the store's number of a trip: the fix is older than the spans in memory."""
 
 
 class Receiver(Protocol):
@@ -71,16 +76,50 @@ class Session:
         """The verdicts on those, where they are worth a note; None: not judged."""
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
+    """The instants whose fixes belong to a span: with the grace before it, and up to its end (None: it has none yet)."""
+
     start: int
     end: int | None
     span: Span
 
 
+def windows_of(spans: Sequence[Span]) -> list[Window]:
+    """Of a vehicle's spans, oldest first, which do not overlap: their windows, newest first."""
+    windows: list[Window] = []
+    previous_end: int | None = None
+    for span in spans:
+        start = span.started_at - GRACE_MS
+        if previous_end is not None:
+            # Never before the previous trip's end: its last seconds are not the next passenger's to see.
+            start = max(start, previous_end + 1)
+        windows.append(Window(start, span.ended_at, span))
+        previous_end = span.ended_at
+    windows.reverse()
+    return windows
+
+
+def span_at(windows: Sequence[Window], instant: int) -> Span | None:
+    """The trip that was under way at `instant`, or would be after the grace."""
+    for start, end, span in windows:
+        if instant >= start:
+            return span if span.trip_id is not None and (end is None or instant <= end) else None
+    return None
+
+
+_OLDER = Window(0, None, Span(TRIP_UNKNOWN, "", 0, None))
+"""Stands last, for all that is older than the windows before it."""
+
+
+async def newest_spans(connection: Connection, vehicle: int, now: int) -> list[Span]:
+    """The spans of a vehicle (its number) that `Source.set_spans` wants."""
+    return await trips.spans_of_vehicle(connection, vehicle, now - REMEMBERED_MS, newest=MOST_SPANS + 1)
+
+
 class Source:
     """One vehicle: its number in the store, its names, its current trip, its motion and its sessions."""
 
-    __slots__ = ("_windows", "motion", "number", "sessions", "trip", "vehicle")
+    __slots__ = ("motion", "number", "sessions", "trip", "unused", "vehicle", "windows")
 
     def __init__(self, number: int, vehicle: Vehicle, spans: Sequence[Span] = (), trip: Trip | None = None) -> None:
         self.number = number
@@ -88,39 +127,44 @@ class Source:
         self.trip = trip
         self.motion = Motion()
         self.sessions: dict[str, Session] = {}
-        self._windows: list[_Window] = []
+        self.unused = False
+        """Nobody was connected as it the last time that was looked."""
+        self.windows: list[Window] = []
+        """Newest first. Of what is older than they are, `TRIP_UNKNOWN` is the trip."""
         self.set_spans(spans)
 
     def set_spans(self, spans: Sequence[Span]) -> None:
-        """Spans of this vehicle, oldest first; they do not overlap."""
-        windows: list[_Window] = []
-        previous_end: int | None = None
-        for span in spans:
-            start = span.started_at - GRACE_MS
-            if previous_end is not None:
-                # Never before the previous trip's end: its last seconds are not the next passenger's to see.
-                start = max(start, previous_end + 1)
-            windows.append(_Window(start, span.ended_at, span))
-            previous_end = span.ended_at
-        windows.reverse()
-        self._windows = windows
+        """The newest spans of this vehicle, oldest first: all that matter, or more than `MOST_SPANS`. They do not overlap."""
+        windows = windows_of(spans)
+        if len(windows) > MOST_SPANS:
+            windows[MOST_SPANS:] = (_OLDER,)
+        self.windows = windows
 
-    def span_at(self, instant: int) -> Span | None:
-        """The trip that was under way at `instant`, or would be after the grace."""
-        for start, end, span in self._windows:
-            if instant >= start:
-                return span if span.trip_id is not None and (end is None or instant <= end) else None
-        return None
+    @property
+    def waits(self) -> bool:
+        """Something of it is not stored yet, or somebody is told of what is."""
+        return any(session.receiver is not None or session.seen != session.handled for session in self.sessions.values())
+
+
+class _Reading:
+    """Of one vehicle's row and trips. `overtaken`: they changed meanwhile, and that may not be in what was read."""
+
+    __slots__ = ("overtaken",)
+
+    def __init__(self) -> None:
+        self.overtaken = False
 
 
 class Sources:
-    """The vehicles in memory, loaded when a driver connects and kept: the live map goes on while the database is away."""
+    """The vehicles in memory, loaded when a driver connects and kept for an hour at least: the live map goes on while the
+    database is away.
+    """
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
         self._sources: dict[str, Source] = {}
-        self._changes: dict[str, int] = {}
+        self._readings: dict[str, list[_Reading]] = {}
 
     def get(self, vehicle_id: str) -> Source | None:
         return self._sources.get(vehicle_id)
@@ -128,21 +172,47 @@ class Sources:
     async def load(self, vehicle_id: str) -> Source | None:
         """The vehicle's source, from memory or the store; None where there is no such vehicle. Raises `StoreUnavailable`."""
         while (source := self._sources.get(vehicle_id)) is None:
-            changes = self._changes.get(vehicle_id, 0)
-            source = await self._read(vehicle_id)
+            with self._reading(vehicle_id) as reading:
+                source = await self._read(vehicle_id)
             if source is None:
                 return None
-            # A change of the vehicle's trips that came in while we read may not be in what we read.
-            if self._changes.get(vehicle_id, 0) == changes:
+            if not reading.overtaken:
                 self._sources.setdefault(vehicle_id, source)
+        source.unused = False
         return source
+
+    @contextlib.contextmanager
+    def _reading(self, vehicle_id: str) -> Iterator["_Reading"]:
+        reading = _Reading()
+        readings = self._readings.setdefault(vehicle_id, [])
+        readings.append(reading)
+        try:
+            yield reading
+        finally:
+            readings.remove(reading)
+            if not readings:
+                del self._readings[vehicle_id]
+
+    def _overtake(self, vehicle_id: str) -> None:
+        for reading in self._readings.get(vehicle_id, ()):
+            reading.overtaken = True
+
+    def let_go(self, connected: Container[str]) -> None:
+        """To be called every hour: lets go of who has nothing waiting and was not `connected` the last time either."""
+        for vehicle_id, source in list(self._sources.items()):
+            if vehicle_id in connected or source.waits:
+                source.unused = False
+            elif source.unused:
+                del self._sources[vehicle_id]
+            else:
+                source.unused = True
 
     async def _read(self, vehicle_id: str) -> Source | None:
         async with self._database.connection() as connection:
             stored = await vehicles.get(connection, vehicle_id)
             if stored is None:
                 return None
-            spans = await trips.spans_of_vehicle(connection, stored.number, self._clock() - REMEMBERED_MS)
+            spans = await newest_spans(connection, stored.number, self._clock())
             trip = await trips.current_of_vehicle(connection, stored.number)
             source = Source(stored.number, stored.vehicle, spans, trip)
             newest = await positions.newest(connection, stored.number)
@@ -164,7 +234,7 @@ class Sources:
 
     def changed(self, vehicle_id: str, spans: Sequence[Span], trip: Trip | None) -> Source | None:
         """Takes note that the vehicle's trips are now these; returns its source where it is in memory."""
-        self._changes[vehicle_id] = self._changes.get(vehicle_id, 0) + 1
+        self._overtake(vehicle_id)
         source = self._sources.get(vehicle_id)
         if source is not None:
             source.set_spans(spans)
@@ -173,5 +243,5 @@ class Sources:
 
     def forget(self, vehicle_id: str) -> None:
         """The vehicle is gone, or must be read anew."""
-        self._changes[vehicle_id] = self._changes.get(vehicle_id, 0) + 1
+        self._overtake(vehicle_id)
         self._sources.pop(vehicle_id, None)

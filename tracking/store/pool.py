@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import functools
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import asyncpg
 import msgspec
-import tenacity
 
 from tracking.errors import StoreUnavailable
 
@@ -34,13 +35,29 @@ _AWAY = (
     asyncpg.PostgresSystemError,  # its disk fails
 )
 
-# Two changes that lock the same rows in another order: the one that the database gives up begins anew.
-unlocked = tenacity.retry(
-    retry=tenacity.retry_if_exception_type(asyncpg.DeadlockDetectedError),
-    stop=tenacity.stop_after_attempt(5),
-    wait=tenacity.wait_random(0, 0.05),
-    reraise=True,
-)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEADLOCKS = 5
+"""So often a change that the database gave up is tried."""
+
+
+def unlocked(change: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Of two changes that lock the same rows in another order the one that the database gives up begins anew.
+
+    By hand: a call through tenacity leaves some twenty objects in a circle, and thousands of those wait for the collector.
+    """
+
+    @functools.wraps(change)
+    async def until_unlocked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for _ in range(DEADLOCKS - 1):
+            with contextlib.suppress(asyncpg.DeadlockDetectedError):
+                return await change(*args, **kwargs)
+            await asyncio.sleep(random.uniform(0, 0.05))
+        return await change(*args, **kwargs)
+
+    return until_unlocked
+
 
 CLOSE_SECONDS = 1.0
 
@@ -88,10 +105,11 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        if self._pool is None:
+        pool = self._pool
+        if pool is None:
             raise StoreUnavailable("the database pool is not open")
         try:
-            connection = await self._pool.acquire(timeout=self._timeout)
+            connection = await pool.acquire(timeout=self._timeout)
         except (*_AWAY, asyncpg.PostgresError) as error:
             # Whatever it says to someone who only wants in, nothing can be asked of it now.
             raise StoreUnavailable(f"PostgreSQL is away: {_said(error)}") from error
@@ -105,7 +123,7 @@ class Database:
             raise
         finally:
             with contextlib.suppress(*_AWAY):
-                await self._pool.release(connection, timeout=self._timeout)
+                await pool.release(connection, timeout=self._timeout)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

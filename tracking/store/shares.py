@@ -36,10 +36,19 @@ async def revoke(connection: Connection, share_id: str, now: int) -> None:
     )
 
 
-async def revoke_token(connection: Connection, jti: str, now: int) -> None:
+async def revoke_token(connection: Connection, jti: str, now: int, expires_at: int | None) -> None:
     await connection.execute(
-        "INSERT INTO revoked_tokens (jti, revoked_at) VALUES ($1, $2) ON CONFLICT (jti) DO NOTHING", jti, now
+        "INSERT INTO revoked_tokens (jti, revoked_at, expires_at) VALUES ($1, $2, $3) ON CONFLICT (jti) DO NOTHING",
+        jti,
+        now,
+        expires_at,
     )
+
+
+async def forget_expired(connection: Connection, before: int) -> set[str]:
+    """Forgets the revoked tokens that expired before that instant; their ids."""
+    rows = await connection.fetch("DELETE FROM revoked_tokens WHERE expires_at < $1 RETURNING jti", before)
+    return {row["jti"] for row in rows}
 
 
 async def revoked_tokens(connection: Connection) -> set[str]:

@@ -197,15 +197,20 @@ async def close_span(connection: Connection, trip: int, now: int) -> None:
     )
 
 
-async def spans_of_vehicle(connection: Connection, vehicle: int, since: int) -> list[Span]:
-    """The vehicle's spans that reach past `since`, oldest first."""
+async def spans_of_vehicle(
+    connection: Connection, vehicle: int, since: int, *, until: int | None = None, newest: int | None = None
+) -> list[Span]:
+    """The vehicle's spans that reach to `since` or past it, oldest first: those begun by `until`, or so many newest."""
     rows = await connection.fetch(
         """
         SELECT s.trip, t.trip_id, s.started_at, s.ended_at FROM trip_spans s LEFT JOIN trips t USING (trip)
-        WHERE s.vehicle = $1 AND (s.ended_at IS NULL OR s.ended_at > $2::timestamptz)
-        ORDER BY s.started_at
+        WHERE s.vehicle = $1 AND (s.ended_at IS NULL OR s.ended_at >= $2::timestamptz)
+            AND ($3::timestamptz IS NULL OR s.started_at <= $3::timestamptz)
+        ORDER BY s.started_at DESC LIMIT $4
         """,
         vehicle,
         since,
+        until,
+        newest,
     )
-    return [Span(*row) for row in rows]
+    return [Span(*row) for row in reversed(rows)]
