@@ -88,7 +88,8 @@ class DriverConnection(Connection):
         if source.trip is not None:
             welcome.trip = live_view(source.trip)
         self.send(frame(welcome))
-        self.ask(lambda: self._tell_unread(source.number))
+        if not self.service.messaging.none_unread(source):
+            self.ask(lambda: self._tell_unread(source))
 
     def left(self) -> None:
         if self.source is not None:
@@ -110,8 +111,13 @@ class DriverConnection(Connection):
         if type(message) is Report:
             self._take(message.fixes, now)
         elif isinstance(message, Hello):
-            self.wire.hold()
-            start(self._begin(message.session))
+            known = self.source.sessions.get(message.session) if self.source is not None else None
+            if known is not None:
+                self._leave_session()
+                self._enter(known)
+            else:
+                self.wire.hold()
+                start(self._begin(message.session))
         elif isinstance(message, TripStatusChange):
             self._advance(message)
         elif isinstance(message, TextMessage):
@@ -125,15 +131,18 @@ class DriverConnection(Connection):
         try:
             session = await self.service.sources.open_session(self.source, name)
             if self._closing is None:
-                session.receiver = self
-                self.session = session
-                self.send(frame(Ack(session.handled)))
+                self._enter(session)
         except StoreUnavailable as error:
             self._send_away(error)
         except Exception:
             self._fault()
         finally:
             self.wire.release()
+
+    def _enter(self, session: Session) -> None:
+        session.receiver = self
+        self.session = session
+        self.send(frame(Ack(session.handled)))
 
     def _take(self, fixes: Sequence[Fix | Unreadable], now: int) -> None:
         session = self.session
@@ -175,8 +184,8 @@ class DriverConnection(Connection):
 
     # --- trips and messages -----------------------------------------------------------------------------------------
 
-    async def _tell_unread(self, vehicle: int) -> None:
-        for message in await self.service.messaging.unread(vehicle):
+    async def _tell_unread(self, source: Source) -> None:
+        for message in await self.service.messaging.unread(source):
             self.tell_message(message.number, message.trip_id, message.text, message.sender, message.server_time)
 
     def _advance(self, change: TripStatusChange) -> None:

@@ -84,6 +84,12 @@ async def get(connection: Connection, trip_id: str) -> Trip | None:
     return _trip(row) if row else None
 
 
+async def get_all(connection: Connection, trip_ids: Sequence[str]) -> dict[str, Trip]:
+    """Those of the trips that there are, by id."""
+    rows = await connection.fetch(f"{_SELECT} WHERE t.trip_id = ANY($1::text[])", [i for i in trip_ids if "\0" not in i])
+    return {row["trip_id"]: _trip(row) for row in rows}
+
+
 async def lock(connection: Connection, trip_id: str) -> Trip | None:
     """The trip, its row locked until the transaction ends."""
     if "\0" in trip_id:
@@ -122,6 +128,22 @@ async def current_of_vehicle(connection: Connection, vehicle: int) -> Trip | Non
         vehicle,
     )
     return _trip(row) if row else None
+
+
+async def current_of_vehicles(connection: Connection, vehicles: Sequence[int]) -> dict[str, Trip]:
+    """The same for several vehicles, by their ids."""
+    rows = await connection.fetch(
+        f"""
+        {_SELECT}
+        WHERE t.trip IN (
+            SELECT DISTINCT ON (vehicle) trip FROM trips
+            WHERE vehicle = ANY($1::int[]) AND status NOT IN ('complete', 'canceled')
+            ORDER BY vehicle, status IN {_UNDER_WAY} DESC, created_at, trip
+        )
+        """,
+        vehicles,
+    )
+    return {row["vehicle_id"]: _trip(row) for row in rows}
 
 
 async def current_of_all(connection: Connection) -> AsyncIterator[Trip]:
@@ -209,3 +231,20 @@ async def spans_of_vehicle(connection: Connection, vehicle: int, since: int) -> 
         since,
     )
     return [Span(*row) for row in rows]
+
+
+async def spans_of_vehicles(connection: Connection, vehicles: Sequence[int], since: int) -> dict[int, list[Span]]:
+    """The same for several vehicles, by their numbers."""
+    rows = await connection.fetch(
+        """
+        SELECT s.vehicle, s.trip, t.trip_id, s.started_at, s.ended_at FROM trip_spans s LEFT JOIN trips t USING (trip)
+        WHERE s.vehicle = ANY($1::int[]) AND (s.ended_at IS NULL OR s.ended_at > $2::timestamptz)
+        ORDER BY s.vehicle, s.started_at
+        """,
+        vehicles,
+        since,
+    )
+    spans: dict[int, list[Span]] = {}
+    for vehicle, *span in rows:
+        spans.setdefault(vehicle, []).append(Span(*span))
+    return spans
