@@ -16,12 +16,15 @@ from tracking.ingest.sources import Sources
 from tracking.messaging import Messaging
 from tracking.model import Clock, Trip
 from tracking.revisions import Revisions
-from tracking.store import trips
+from tracking.store import positions, trips
 from tracking.store.gathered import Gathered
 from tracking.store.pool import Database
+from tracking.store.positions import TrackRow
 from tracking.watch import Watch
 
 HOUSEKEEPING_TIMEOUT = 60.0
+TRACKS_AT_ONCE = 8
+"""Short ones by one question: together they are taken apart in one step of the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Service:
     pipeline: Pipeline
     trips: Gathered[str, Trip]
     """as the store has them; who asks beside others is answered with them"""
+    tracks: Gathered[int, list[TrackRow]]
+    """of trips by their numbers, where they are short; the same"""
     hub: Hub
     doors: Doors
     """the sockets that were let in, by the address that they came from"""
@@ -101,6 +106,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         latest=latest,
         pipeline=Pipeline(recorder),
         trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
+        tracks=Gathered(lambda trips: _tracks(database, trips), most=TRACKS_AT_ONCE),
         hub=hub,
         doors=Doors(settings.connections_per_address),
         dispatch=Dispatch(database, sources, hub, clock),
@@ -115,3 +121,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
 async def _trips(database: Database, trip_ids: list[str]) -> dict[str, Trip]:
     async with database.connection() as connection:
         return await trips.get_all(connection, trip_ids)
+
+
+async def _tracks(database: Database, numbers: list[int]) -> dict[int, list[TrackRow]]:
+    async with database.connection() as connection:
+        return await positions.short_tracks(connection, numbers)

@@ -100,8 +100,7 @@ class PassengerConnection(Connection):
         last: TrackRow | None = None
         try:
             fresh = await self.service.trips.get(trip.trip_id)
-            async with self.service.database.connection() as connection:
-                rows = await positions.short_track_of_trip(connection, trip.number)
+            rows = await self.service.tracks.get(trip.number)
             if rows is not None:
                 return _Stored(fresh, [(row.longitude, row.latitude, row.fix_time) for row in rows], rows[-1] if rows else None)
             async with self.service.database.transaction() as connection:

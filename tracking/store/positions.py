@@ -26,6 +26,8 @@ _COLUMNS = (
     "point",
     "suspect",
 )
+SHORT = 300
+"""Fixes of a track that is read along with others."""
 TRACK_CHUNK = 1_000
 
 
@@ -254,11 +256,29 @@ async def track_of_trip(
             yield row
 
 
-async def short_track_of_trip(connection: Connection, trip: int) -> list[TrackRow] | None:
-    """The same without doubted ones, by one question and without a transaction; None where it is long for that."""
-    query = f"{_track_query(_OF_TRIP, suspect=False)} LIMIT {TRACK_CHUNK + 1}"
-    rows = await connection.fetch(query, trip, None, None)
-    return [TrackRow(*row) for row in rows] if len(rows) <= TRACK_CHUNK else None
+async def short_tracks(connection: Connection, trips: Sequence[int]) -> dict[int, list[TrackRow]]:
+    """The same of several trips without what was doubted, by one question; those are left out that are longer than `SHORT`."""
+    # The bounds are there before the positions are looked for, so that no other day's partition is opened.
+    condition = """
+        p.trip = wanted.trip
+        AND p.vehicle IN (SELECT s.vehicle FROM trip_spans s WHERE s.trip = wanted.trip)
+        AND p.fix_time >= span.first AND p.fix_time <= span.last
+    """
+    rows = await connection.fetch(
+        f"""
+        SELECT wanted.trip, track.* FROM unnest($1::int[]) AS wanted (trip)
+        CROSS JOIN LATERAL (
+            SELECT min(s.started_at) - interval '30 s' AS first, max(coalesce(s.ended_at, 'infinity')) AS last
+            FROM trip_spans s WHERE s.trip = wanted.trip
+        ) AS span
+        CROSS JOIN LATERAL ({_track_query(condition, suspect=False)} LIMIT {SHORT + 1}) AS track
+        """,
+        trips,
+    )
+    found: dict[int, list[TrackRow]] = {trip: [] for trip in trips}
+    for trip, *row in rows:
+        found[trip].append(TrackRow(*row))
+    return {trip: track for trip, track in found.items() if len(track) <= SHORT}
 
 
 def batches_of_trip(
