@@ -254,6 +254,22 @@ async def test_head_is_get_without_its_body(hub: HubProcess, api: Api) -> None:
         assert alone.headers["content-length"] == whole.headers["content-length"]
 
 
+async def test_who_goes_in_mid_body_is_no_fault_of_ours(hub: HubProcess, api: Api) -> None:
+    async def errors() -> float:
+        text = (await api.http.get(f"{hub.url}/metrics")).text
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("tracking_http_errors_total"))
+
+    fleet_id, before = await api.fleet(), await errors()
+    async with Plain(hub.port) as plain:
+        plain.ask(f"PUT /v1/fleets/{fleet_id}", "Content-Length: 100\r\n", b'{"name": "cut', length=False)
+        await plain.writer.drain()
+    async with asyncio.timeout(TIMEOUT):
+        while await errors() == before:
+            pass
+    assert f"a fault of ours at PUT /v1/fleets/{fleet_id}" not in hub.log.read_text()
+    assert (await api.call("GET", f"/fleets/{fleet_id}"))["name"] == "Test fleet"
+
+
 def test_connections_inherit_what_frees_the_hub_of_dead_ones() -> None:
     listener = listening_socket(uvicorn.Config("none", port=0, log_config=None))
     listener.listen()

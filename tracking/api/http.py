@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -90,10 +90,14 @@ async def read(request: Request, kind: type[Body], *, most: int = MAX_BODY) -> B
     """
     _check_coding(request)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise Refusal(ErrorCode.BATCH_TOO_LARGE, f"a body has at most {most} bytes")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > most:
+                raise Refusal(ErrorCode.BATCH_TOO_LARGE, f"a body has at most {most} bytes")
+    except ClientDisconnect:
+        # Nobody hears it; but it is no fault of ours, to be logged as one.
+        raise Refusal(ErrorCode.BAD_JSON, "the body did not come to its end") from None
     try:
         found = msgspec.json.decode(bytes(body) or b"{}", type=kind)
     except msgspec.ValidationError as error:
