@@ -20,6 +20,11 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_BYTES = 16
 _OF_UPGRADE = frozenset((b"upgrade", b"http2-settings"))
 """Connection options, and headers, that are about an upgrade alone."""
+_CODES = {
+    HTTPStatus.FORBIDDEN: ErrorCode.FORBIDDEN,
+    HTTPStatus.INTERNAL_SERVER_ERROR: ErrorCode.UNAVAILABLE,
+    HTTPStatus.SERVICE_UNAVAILABLE: ErrorCode.UNAVAILABLE,
+}
 
 
 class BadHandshake(Exception):
@@ -74,8 +79,7 @@ def accept_key(headers: Headers) -> bytes:
 
 def refusal(status: HTTPStatus, detail: str, *headers: bytes) -> bytes:
     """A whole HTTP response that refuses a request and ends its connection, in the form of every error over HTTP."""
-    code = ErrorCode.FORBIDDEN if status == HTTPStatus.FORBIDDEN else ErrorCode.BAD_FIELD
-    body = msgspec.json.encode({"error": {"code": code.value, "detail": detail}})
+    body = msgspec.json.encode({"error": {"code": _CODES.get(status, ErrorCode.BAD_FIELD).value, "detail": detail}})
     head = (
         b"HTTP/1.1 %d %s" % (status, status.phrase.encode()),
         *headers,

@@ -571,6 +571,8 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self._listener.going_down()
         elif self.handshake_complete and not self.close_sent:
             self._fail(CloseCode.GOING_DOWN, CloseCode.GOING_DOWN.reason)
+        elif not self.handshake_complete:
+            self._refuse(handshake.refusal(HTTPStatus.SERVICE_UNAVAILABLE, CloseCode.GOING_DOWN.reason))
         else:
             super().shutdown()
 
