@@ -12,7 +12,9 @@ from typing import Any
 import asyncpg
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.routing import Mount, Router, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tracking import lag
 from tracking.api import (
@@ -101,12 +103,28 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
             HTTPException: http.on_http_exception,
             Exception: http.on_fault,
         },
+        middleware=[Middleware(_Below, prefix=settings.prefix)] if settings.prefix else [],
         lifespan=_lifespan,
     )
     # A redirect would send them to whatever the request's Host says.
     app.router.redirect_slashes = False
     app.state.service = service
     return app
+
+
+class _Below:
+    """Takes the public address's path off a request's, where the proxy left it on."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if path == self._prefix or path.startswith(f"{self._prefix}/"):
+            # Nobody below asks for `raw_path`.
+            scope = {**scope, "path": path[len(self._prefix) :] or "/"}
+        await self._app(scope, receive, send)
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tracking.errors import ConfigError
+from tracking.origins import parse_address, parse_origin
 
 MIN_SECRET_BYTES = 32
 LEAST_RETENTION_DAYS = 8
@@ -21,7 +22,7 @@ class Settings(BaseSettings):
     database_url: str = Field("", description="PostgreSQL with PostGIS, as a `postgresql://` URL")
     jwt_secret: SecretStr | None = Field(None, description="HS256 secret for tokens, at least 32 bytes")
     jwks: str = Field("", description="JWKS file or https URL (RS256, ES256), in place of the secret")
-    public_url: str = Field("http://127.0.0.1:8000", description="The address that share links start with")
+    public_url: str = Field("http://127.0.0.1:8000", description="The address that people use, with its path where it has one")
     trusted_proxies: str = Field("", description="Addresses of proxies, comma-separated, whose `X-Forwarded-For` is believed")
     allowed_origins: str = Field("", description="Browser origins, comma-separated, besides the public URL's own")
 
@@ -94,19 +95,31 @@ class Settings(BaseSettings):
 
     @field_validator("public_url")
     @classmethod
-    def _no_trailing_slash(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError("must start with http:// or https://")
-        return url.rstrip("/")
+    def _as_browsers_write_it(cls, url: str) -> str:
+        return "".join(parse_address(url))
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins_alone(cls, origins: str) -> str:
+        return ",".join(parse_origin(origin) for origin in _listed(origins))
+
+    @cached_property
+    def prefix(self) -> str:
+        """The path that everything of ours lies below, as `/track`; empty at a host's root."""
+        return parse_address(self.public_url)[1]
 
     @cached_property
     def origins(self) -> frozenset[str]:
-        """Browser origins that may open a socket."""
-        return frozenset({self.public_url, *(origin.strip() for origin in self.allowed_origins.split(",") if origin.strip())})
+        """Browser origins that may open a socket, as browsers write them."""
+        return frozenset({parse_address(self.public_url)[0], *_listed(self.allowed_origins)})
 
     @cached_property
     def proxies(self) -> list[str]:
-        return [address.strip() for address in self.trusted_proxies.split(",") if address.strip()]
+        return _listed(self.trusted_proxies)
+
+
+def _listed(text: str) -> list[str]:
+    return [member.strip() for member in text.split(",") if member.strip()]
 
 
 def load(**overrides: Any) -> Settings:

@@ -213,7 +213,7 @@ class Dispatch:
                 ) from None
 
     async def _state(self, connection: Connection, vehicle: vehicles.Stored) -> VehicleTrips:
-        spans = await newest_spans(connection, vehicle.number, self._clock())
+        spans = (await newest_spans(connection, [vehicle.number], self._clock())).get(vehicle.number, [])
         return vehicle.vehicle.vehicle_id, spans, await trips.current_of_vehicle(connection, vehicle.number)
 
     def _tell(self, trip: Trip, states: list[VehicleTrips], *, taken_from: str | None = None) -> None:

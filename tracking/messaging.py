@@ -2,8 +2,10 @@
 
 from tracking.errors import ErrorCode, Refusal, StoreUnavailable
 from tracking.hub.hub import Hub
+from tracking.ingest.sources import Source, Sources
 from tracking.model import Clock, Trip
 from tracking.store import messages, trips
+from tracking.store.gathered import Gathered
 from tracking.store.messages import Message
 from tracking.store.pool import Database
 
@@ -14,10 +16,12 @@ MAX_UNSURE = 10_000
 class Messaging:
     """Every method raises `StoreUnavailable`."""
 
-    def __init__(self, database: Database, hub: Hub, clock: Clock) -> None:
+    def __init__(self, database: Database, sources: Sources, hub: Hub, clock: Clock) -> None:
         self._database = database
+        self._sources = sources
         self._hub = hub
         self._clock = clock
+        self._unread = Gathered(self._read_unread)
         self._unsure: dict[tuple[str, str, str], None] = {}
 
     async def from_driver(self, vehicle_id: str, trip_id: str, client_id: str, text: str) -> None:
@@ -32,10 +36,21 @@ class Messaging:
         """Raises `Refusal`: `not_found` where the trip is not this fleet's, `conflict` where it is over."""
         await self._post(trip_id, "dispatcher", client_id, text, fleet_id=fleet_id)
 
-    async def unread(self, vehicle: int) -> list[Message]:
-        """What the driver of the vehicle (its number) has not read."""
+    def none_unread(self, source: Source) -> bool:
+        """Whether memory knows that the vehicle's driver has read everything, so that nobody need be asked."""
+        return source.read == source.posted
+
+    async def unread(self, source: Source) -> list[Message]:
+        """What the vehicle's driver has not read."""
+        posted = source.posted
+        found = await self._unread.get(source.number) or []
+        if not found:
+            source.read = posted
+        return found
+
+    async def _read_unread(self, vehicles: list[int]) -> dict[int, list[Message]]:
         async with self._database.connection() as connection:
-            return await messages.unread_by_driver(connection, vehicle)
+            return await messages.unread_by_drivers(connection, vehicles)
 
     async def mark_read(self, numbers: list[int]) -> None:
         async with self._database.connection() as connection:
@@ -52,9 +67,11 @@ class Messaging:
         fleet_id: str | None = None,
     ) -> None:
         key = (trip_id, sender, client_id)
+        trip: Trip | None = None
         try:
             async with self._database.transaction() as connection:
-                trip = await trips.get(connection, trip_id)
+                # Locked, so that it goes to no other vehicle before the message is there for that one's driver to find.
+                trip = await trips.lock(connection, trip_id)
                 if trip is None and fleet_id is not None:
                     raise Refusal(ErrorCode.NOT_FOUND, "no such trip in this fleet")
                 if trip is None or (vehicle_id is not None and _vehicle_of(trip) != vehicle_id):
@@ -63,6 +80,7 @@ class Messaging:
                     raise Refusal(ErrorCode.NOT_FOUND, "no such trip in this fleet")
                 if trip.status.over:
                     raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: nobody reads messages any more")
+                self._note(trip)
                 message, fresh = await messages.insert(connection, trip.number, trip_id, sender, client_id, text, self._clock())
         except StoreUnavailable:
             # It may have been stored all the same; sent again, it must still be shown.
@@ -70,6 +88,8 @@ class Messaging:
             if len(self._unsure) > MAX_UNSURE:
                 del self._unsure[next(iter(self._unsure))]
             raise
+        finally:
+            self._note(trip)
         if not fresh and key not in self._unsure:
             return
         self._unsure.pop(key, None)
@@ -79,6 +99,12 @@ class Messaging:
         driver = self._hub.drivers.get(_vehicle_of(trip) or "")
         if sender != "driver" and driver is not None:
             driver.tell_message(message.number, trip_id, message.text, sender, message.server_time)
+
+    def _note(self, trip: Trip | None) -> None:
+        # Before it is stored and after: a reading in between may have found it or not.
+        source = self._sources.get(_vehicle_of(trip) or "") if trip is not None else None
+        if source is not None:
+            source.posted += 1
 
 
 def _vehicle_of(trip: Trip) -> str | None:

@@ -15,12 +15,17 @@ from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.sources import Sources
 from tracking.messaging import Messaging
-from tracking.model import Clock
+from tracking.model import Clock, Trip
 from tracking.revisions import Revisions
+from tracking.store import positions, trips
+from tracking.store.gathered import Gathered
 from tracking.store.pool import Database
+from tracking.store.positions import TrackRow
 from tracking.watch import Watch
 
 HOUSEKEEPING_TIMEOUT = 60.0
+TRACKS_AT_ONCE = 8
+"""Short ones by one question: together they are taken apart in one step of the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,10 @@ class Service:
     recorder: Recorder
     latest: Latest
     pipeline: Pipeline
+    trips: Gathered[str, Trip]
+    """as the store has them; who asks beside others is answered with them"""
+    tracks: Gathered[int, list[TrackRow]]
+    """of trips by their numbers, where they are short; the same"""
     hub: Hub
     doors: Doors
     """the sockets that were let in, by the address that they came from"""
@@ -53,7 +62,8 @@ class Service:
 
 def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
     """Builds the parts around the database at `url` and joins them; nothing runs yet."""
-    database = Database(url, timeout=settings.database_timeout)
+    # Questions and transactions leave nothing behind in their connection.
+    database = Database(url, timeout=settings.database_timeout, tidy=False)
     recording = Database(url, timeout=settings.database_timeout, size=2, tidy=False)
     housekeeping = Database(url, timeout=max(HOUSEKEEPING_TIMEOUT, settings.database_timeout), size=1)
     latest = Latest(recording, interval=settings.latest_interval)
@@ -98,12 +108,24 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         recorder=recorder,
         latest=latest,
         pipeline=Pipeline(recorder),
+        trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
+        tracks=Gathered(lambda trips: _tracks(database, trips), most=TRACKS_AT_ONCE),
         hub=hub,
         doors=Doors(settings.connections_per_address),
         dispatch=Dispatch(database, sources, hub, clock),
         changes=Changes(),
-        messaging=Messaging(database, hub, clock),
+        messaging=Messaging(database, sources, hub, clock),
         revisions=revisions,
         history=history,
         watch=Watch(database, hub.fleets, clock, gone_after=settings.gone_after),
     )
+
+
+async def _trips(database: Database, trip_ids: list[str]) -> dict[str, Trip]:
+    async with database.connection() as connection:
+        return await trips.get_all(connection, trip_ids)
+
+
+async def _tracks(database: Database, numbers: list[int]) -> dict[int, list[TrackRow]]:
+    async with database.connection() as connection:
+        return await positions.short_tracks(connection, numbers)

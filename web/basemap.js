@@ -1,3 +1,4 @@
+import { hubAddress } from "./hub.js";
 import { labelRules, paintRules } from "./style.js";
 
 /** @typedef {import("./palette.js").Palette} Palette */
@@ -6,7 +7,7 @@ import { labelRules, paintRules } from "./style.js";
  * What to draw under the car, as the hub's settings say.
  * @typedef {object} BasemapSettings
  * @property {"vector" | "raster"} kind
- * @property {string} url a PMTiles archive with OpenMapTiles layers, or a raster template with {z}, {x} and {y}
+ * @property {string} url a PMTiles archive with OpenMapTiles layers, from the hub's address, or a raster template with {z}, {x} and {y}
  * @property {string} [attribution]
  */
 
@@ -27,7 +28,7 @@ export function addBasemap(map, settings, palette) {
   }
   /** @type {any} its types know only the shape that all Leaflet layers share */
   const layer = protomapsL.leafletLayer({
-    url: settings.url,
+    url: hubAddress(settings.url),
     attribution,
     maxDataZoom: DEEPEST_TILE,
     paintRules: paintRules(palette),

@@ -23,6 +23,7 @@ import { TripList } from "./fleet/triplist.js";
 import { isOver } from "./fleet/trips.js";
 import { VehicleCard } from "./fleet/vehicle.js";
 import { viewOf } from "./fleet/view.js";
+import { hubAddress, socketAddress } from "./hub.js";
 
 /** @typedef {import("./closing.js").Ending} Ending */
 
@@ -34,7 +35,7 @@ const SAMPLE_OF_FLEET = 500;
 /** What the hub says of how the page is set up. @returns {Promise<{basemap?: import("./basemap.js").BasemapSettings}>} */
 async function readSettings() {
   try {
-    const answer = await fetch("/web-config.json");
+    const answer = await fetch(hubAddress("web-config.json"));
     return answer.ok ? await answer.json() : {};
   } catch {
     // A page without a basemap still shows the fleet.
@@ -63,7 +64,7 @@ function start(settings) {
   const live = new Live({
     api,
     token,
-    url: `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/fleets/${encodeURIComponent(fleetId)}/live`,
+    url: socketAddress(`v1/fleets/${encodeURIComponent(fleetId)}/live`),
     view: () => (map.isBegun ? map.view : null),
     onChange: (part) => {
       if (part === "vehicles") {

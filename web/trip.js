@@ -2,6 +2,7 @@
 
 import { Connection } from "./connection.js";
 import { Feed } from "./feed.js";
+import { hubAddress, socketAddress } from "./hub.js";
 import { TripMap } from "./map.js";
 import { decode } from "./messages.js";
 import { Motion } from "./motion.js";
@@ -17,7 +18,7 @@ const OVER = new Set(["complete", "canceled"]);
 /** What the hub says of how the page is set up. @returns {Promise<{basemap?: import("./basemap.js").BasemapSettings, stale_after?: number}>} */
 async function readSettings() {
   try {
-    const answer = await fetch("/web-config.json");
+    const answer = await fetch(hubAddress("web-config.json"));
     return answer.ok ? await answer.json() : {};
   } catch {
     // A page without a map still says who comes and when.
@@ -50,7 +51,7 @@ function start(settings) {
   let goal = "";
 
   const serverNow = () => feed.clock.at(Date.now());
-  const url = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/trips/${encodeURIComponent(tripId)}/live`;
+  const url = socketAddress(`v1/trips/${encodeURIComponent(tripId)}/live`);
   const connection = new Connection({
     url,
     token,

@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 from tests.sockets.raw import CONTINUED, PING, PONG, TEXT, framed, opening
 from tests.sockets.serving import Echo, Echoes
 from tracking.protocol import MAX_FRAME_BYTES
+from tracking.sockets.http import HttpProtocol
 from tracking.sockets.server import PINGS_AT_ONCE, SocketProtocol
 from tracking.sockets.wire import Wire
 
@@ -23,6 +24,10 @@ class Line:
     def __init__(self) -> None:
         self.written = b""
         self.reading = True
+        self.protocol: asyncio.BaseProtocol | None = None
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -35,6 +40,8 @@ class Line:
 
     def is_closing(self) -> bool:
         return False
+
+    def close(self) -> None: ...
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
@@ -89,14 +96,18 @@ def bytes_of(kind: str, parts: Sequence[str], among: bytes) -> bytes:
 async def opened(holds: set[int]) -> tuple[SocketProtocol, Line, Echo]:
     """A protocol behind a real handshake, and its listener."""
     application = Holds(holds)
-    config = uvicorn.Config(application, ws_max_size=MAX_FRAME_BYTES, ws_ping_interval=None, lifespan="off", log_config=None)
+    config = uvicorn.Config(
+        application, ws=SocketProtocol, ws_max_size=MAX_FRAME_BYTES, ws_ping_interval=None, lifespan="off", log_config=None
+    )
     config.load()
-    protocol = SocketProtocol(config, ServerState(), {})
     line = Line()
-    protocol.connection_made(line)  # type: ignore[arg-type]
-    protocol.data_received(opening("/"))
+    http = HttpProtocol(config, ServerState(), {})
+    http.connection_made(line)  # type: ignore[arg-type]
+    http.data_received(opening("/"))
     while not application.made:
         await asyncio.sleep(0)
+    protocol = line.protocol
+    assert isinstance(protocol, SocketProtocol)
     assert line.written.startswith(b"HTTP/1.1 101 ")
     return protocol, line, application.made[0]
 

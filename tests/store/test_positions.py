@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tracking.cluster import Cluster
 from tracking.errors import StoreUnavailable
 from tracking.ingest.latest import Latest
-from tracking.model import Fleet, Position, Suspicion, Vehicle
-from tracking.store import fleets, positions, sessions, vehicles
+from tracking.model import Fleet, Place, Position, Suspicion, Vehicle
+from tracking.store import fleets, positions, sessions, trips, vehicles
 from tracking.store.pool import Database
 from tracking.store.positions import DAY_MS
 
@@ -183,3 +183,55 @@ async def test_sessions_are_moved_and_what_is_not_as_known_is_told(store: Databa
         # A commit whose answer was lost, tried again with more: the row says what was in already, and never goes back.
         assert await sessions.move(connection, [one, two], [6, 4], [0, 7]) == {one: 5}
         assert await sessions.move(connection, [one, two], [6, 7], [6, 7]) == {}
+
+
+async def test_short_tracks_together_are_the_tracks_one_by_one(store: Database) -> None:
+    """Of two vehicles, after midnight too, without doubted fixes; a long one is left to who reads piece by piece."""
+    cars = [await a_vehicle(store, f"short-{n}") for n in range(2)]
+    numbers: list[int] = []
+    place = Place(47, 9)
+    async with store.transaction() as connection:
+        await positions.ensure_partition(connection, DAY + 1)
+        for n in range(4):
+            made = await trips.insert(
+                connection,
+                trip_id=f"short-{n}",
+                fleet_id="fleet",
+                vehicle=None,
+                pickup=place,
+                dropoff=place,
+                stops=(),
+                route=None,
+                now=BEGIN,
+            )
+            numbers.append(made.number)
+        both, long, other, _ = numbers
+        for trip, (vehicle, _), begin, end in (
+            (both, cars[0], 0, 99),
+            (both, cars[1], 100, 100_000),
+            (long, cars[0], 1_000, 2_000),
+            (other, cars[0], 3_000, 3_100),
+        ):
+            await connection.execute(
+                "INSERT INTO trip_spans (trip, vehicle, started_at, ended_at) VALUES ($1, $2, $3, $4)",
+                trip,
+                vehicle,
+                BEGIN + begin * 1000,
+                BEGIN + end * 1000,
+            )
+        driven = [
+            *(a_position(*cars[0], seq, trip=both) for seq in (30, 10, 20)),
+            a_position(*cars[0], 40, trip=both, suspect=(Suspicion.JUMP,)),
+            *(a_position(*cars[1], seq, trip=both) for seq in (90_000, 110)),
+            *(a_position(*cars[0], seq, trip=long) for seq in range(1_001, 1_002 + positions.SHORT)),
+            *(a_position(*cars[0], seq, trip=other) for seq in range(3_001, 3_001 + positions.SHORT)),
+            a_position(*cars[0], 5_000, trip=other),
+        ]
+        await positions.insert(connection, [position for position in driven if position.seq != 3_200])
+        found = await positions.short_tracks(connection, numbers)
+        for number in numbers:
+            alone = [row async for row in positions.track_of_trip(connection, number, suspect=False)]
+            assert found.get(number, alone) == alone
+    assert sorted(found) == sorted({*numbers} - {long})
+    assert [row.seq for row in found[both]] == [10, 20, 30, 110, 90_000]
+    assert len(found[other]) == 100

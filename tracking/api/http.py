@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -83,21 +83,39 @@ def not_found() -> Refusal:
 
 
 async def read(request: Request, kind: type[Body], *, most: int = MAX_BODY) -> Body:
-    """The body, of at most so many bytes, as `kind`.
+    """The body, of at most so many bytes, as `kind`. `Content-Type` is not looked at: a body is JSON.
 
-    Raises `Refusal`: `bad_json`, `bad_type`, `out_of_range` or `bad_field`, naming the field.
+    Raises `Refusal`: `bad_json`, `bad_type`, `out_of_range` or `bad_field`, naming the field; and `HTTPException` (415) for a
+    body that is compressed.
     """
+    _check_coding(request)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise Refusal(ErrorCode.BATCH_TOO_LARGE, f"a body has at most {most} bytes")
     try:
-        return msgspec.json.decode(bytes(body) or b"{}", type=kind)
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > most:
+                raise Refusal(ErrorCode.BATCH_TOO_LARGE, f"a body has at most {most} bytes")
+    except ClientDisconnect:
+        # Nobody hears it; but it is no fault of ours, to be logged as one.
+        raise Refusal(ErrorCode.BAD_JSON, "the body did not come to its end") from None
+    try:
+        found = msgspec.json.decode(bytes(body) or b"{}", type=kind)
     except msgspec.ValidationError as error:
-        raise Refusal(_code_of(error), _taught(str(error)), field=field_of(error)) from None
+        empty = "" if body else "the body is empty: "
+        raise Refusal(_code_of(error), empty + _taught(str(error)), field=field_of(error)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise Refusal(ErrorCode.BAD_JSON, f"the body is not JSON that can be used: {error}") from None
+    if not body:
+        # It may have been lost on its way, and with it what was not to be as by default.
+        raise Refusal(ErrorCode.BAD_JSON, "the body is empty: send a JSON object, `{}` where all is to be as by default")
+    return found
+
+
+def _check_coding(request: Request) -> None:
+    for header, plain in (("content-encoding", "identity"), ("transfer-encoding", "chunked")):
+        coding = ", ".join(request.headers.getlist(header)).strip().lower()
+        if coding not in ("", plain):
+            raise HTTPException(415, f"the body is coded as `{coding}`: send it as it is, without `{header.title()}`")
 
 
 def _code_of(error: msgspec.ValidationError) -> ErrorCode:
@@ -173,7 +191,9 @@ async def on_store_unavailable(_: Request, error: Exception) -> Response:
 async def on_http_exception(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     HTTP_ERRORS.labels("4xx").inc()
-    code = {405: ErrorCode.BAD_TYPE, 400: ErrorCode.BAD_FIELD}.get(error.status_code, ErrorCode.NOT_FOUND)
+    code = {405: ErrorCode.BAD_TYPE, 415: ErrorCode.BAD_TYPE, 400: ErrorCode.BAD_FIELD}.get(
+        error.status_code, ErrorCode.NOT_FOUND
+    )
     detail = NOT_FOUND if error.status_code == 404 else str(error.detail)
     response = respond({"error": {"code": code.value, "detail": detail}}, error.status_code)
     for name, value in (error.headers or {}).items():

@@ -56,7 +56,7 @@ async def web_config(request: Request) -> Response:
     else:
         basemap = {
             "kind": "vector",
-            "url": "/web/data/liechtenstein_basemap.pmtiles",
+            "url": "web/data/liechtenstein_basemap.pmtiles",  # from the hub's own address
             "attribution": "© OpenStreetMap contributors, © OpenMapTiles",
         }
     return respond({"basemap": basemap, "stale_after": settings.stale_after})

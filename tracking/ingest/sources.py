@@ -1,7 +1,7 @@
 """A vehicle as ingest knows it: its motion, its sessions, and when it was under way on which trip."""
 
 import contextlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from math import inf
 from typing import NamedTuple, Protocol
 
@@ -9,6 +9,7 @@ from tracking.ingest.filters import Motion
 from tracking.model import Clock, Suspicion, Trip, Vehicle
 from tracking.protocol import Rejected
 from tracking.store import positions, sessions, trips, vehicles
+from tracking.store.gathered import Gathered
 from tracking.store.pool import Connection, Database
 from tracking.store.trips import Span
 
@@ -111,15 +112,15 @@ _OLDER = Window(0, None, Span(TRIP_UNKNOWN, "", 0, None))
 """Stands last, for all that is older than the windows before it."""
 
 
-async def newest_spans(connection: Connection, vehicle: int, now: int) -> list[Span]:
-    """The spans of a vehicle (its number) that `Source.set_spans` wants."""
-    return await trips.spans_of_vehicle(connection, vehicle, now - REMEMBERED_MS, newest=MOST_SPANS + 1)
+async def newest_spans(connection: Connection, vehicles: Sequence[int], now: int) -> dict[int, list[Span]]:
+    """The spans that `Source.set_spans` wants, of vehicles by their numbers."""
+    return await trips.newest_spans_of_vehicles(connection, vehicles, now - REMEMBERED_MS, MOST_SPANS + 1)
 
 
 class Source:
     """One vehicle: its number in the store, its names, its current trip, its motion and its sessions."""
 
-    __slots__ = ("motion", "number", "sessions", "trip", "unused", "vehicle", "windows")
+    __slots__ = ("motion", "number", "posted", "read", "sessions", "trip", "unused", "vehicle", "windows")
 
     def __init__(self, number: int, vehicle: Vehicle, spans: Sequence[Span] = (), trip: Trip | None = None) -> None:
         self.number = number
@@ -127,6 +128,10 @@ class Source:
         self.trip = trip
         self.motion = Motion()
         self.sessions: dict[str, Session] = {}
+        self.posted = 0
+        """Counts what may have brought its driver messages that are not read: one that was written, another trip."""
+        self.read = -1
+        """`posted` when the store was last found to hold none of those."""
         self.unused = False
         """Nobody was connected as it the last time that was looked."""
         self.windows: list[Window] = []
@@ -165,6 +170,8 @@ class Sources:
         self._clock = clock
         self._sources: dict[str, Source] = {}
         self._readings: dict[str, list[_Reading]] = {}
+        self._stored = Gathered(self._read_all)
+        self._opened = Gathered(self._open_all)
 
     def get(self, vehicle_id: str) -> Source | None:
         return self._sources.get(vehicle_id)
@@ -173,7 +180,7 @@ class Sources:
         """The vehicle's source, from memory or the store; None where there is no such vehicle. Raises `StoreUnavailable`."""
         while (source := self._sources.get(vehicle_id)) is None:
             with self._reading(vehicle_id) as reading:
-                source = await self._read(vehicle_id)
+                source = await self._stored.get(vehicle_id)
             if source is None:
                 return None
             if not reading.overtaken:
@@ -207,25 +214,34 @@ class Sources:
             else:
                 source.unused = True
 
-    async def _read(self, vehicle_id: str) -> Source | None:
+    async def _read_all(self, vehicle_ids: list[str]) -> Mapping[str, Source]:
         async with self._database.connection() as connection:
-            stored = await vehicles.get(connection, vehicle_id)
-            if stored is None:
-                return None
-            spans = await newest_spans(connection, stored.number, self._clock())
-            trip = await trips.current_of_vehicle(connection, stored.number)
-            source = Source(stored.number, stored.vehicle, spans, trip)
-            newest = await positions.newest(connection, stored.number)
-            if newest is not None:
-                source.motion.seed(newest.latitude, newest.longitude, newest.fix_time, newest.speed)
-        return source
+            stored = await vehicles.get_all(connection, [name for name in vehicle_ids if "\0" not in name])
+            if not stored:
+                return {}
+            numbers = [vehicle.number for vehicle in stored.values()]
+            spans = await newest_spans(connection, numbers, self._clock())
+            current = await trips.current_of_vehicles(connection, numbers)
+            newest = await positions.newest_of_vehicles(connection, numbers)
+        sources = {}
+        for vehicle_id, (number, vehicle) in stored.items():
+            source = sources[vehicle_id] = Source(number, vehicle, spans.get(number, ()), current.get(vehicle_id))
+            last = newest.get(number)
+            if last is not None:
+                source.motion.seed(last.latitude, last.longitude, last.fix_time, last.speed)
+        return sources
+
+    async def _open_all(self, wanted: list[tuple[int, str]]) -> Mapping[tuple[int, str], tuple[int, int]]:
+        async with self._database.connection() as connection:
+            return await sessions.open_all(connection, wanted)
 
     async def open_session(self, source: Source, name: str) -> Session:
         """The session of this name, from memory or the store. Raises `StoreUnavailable`."""
         session = source.sessions.get(name)
         if session is None:
-            async with self._database.connection() as connection:
-                number, handled = await sessions.open(connection, source.number, name)
+            opened = await self._opened.get((source.number, name))
+            assert opened is not None, "a session that is missing is made"
+            number, handled = opened
             session = source.sessions.setdefault(name, Session(number, name, handled))
             for other in [s for s in source.sessions.values() if s is not session and s.receiver is None]:
                 if other.seen == other.handled:
@@ -239,6 +255,7 @@ class Sources:
         if source is not None:
             source.set_spans(spans)
             source.trip = trip
+            source.posted += 1
         return source
 
     def forget(self, vehicle_id: str) -> None:

@@ -90,7 +90,8 @@ class DriverConnection(Connection):
         if source.trip is not None:
             welcome.trip = live_view(source.trip)
         self.send(frame(welcome))
-        self.ask(lambda: self._tell_unread(source.number))
+        if not self.service.messaging.none_unread(source):
+            self.ask(lambda: self._tell_unread(source))
 
     def left(self) -> None:
         if self.source is not None:
@@ -121,8 +122,13 @@ class DriverConnection(Connection):
                 self.session.prompt = max((fix.seq for fix in message.fixes if fix.seq is not None), default=0)
             self._take(message.fixes, now)
         elif isinstance(message, Hello):
-            self.wire.hold()
-            start(self._begin(message.session))
+            known = self.source.sessions.get(message.session) if self.source is not None else None
+            if known is not None:
+                self._leave_session()
+                self._enter(known)
+            else:
+                self.wire.hold()
+                start(self._begin(message.session))
         elif isinstance(message, TripStatusChange):
             self._advance(message)
         elif isinstance(message, TextMessage):
@@ -136,17 +142,20 @@ class DriverConnection(Connection):
         try:
             session = await self.service.sources.open_session(self.source, name)
             if self._closing is None:
-                session.receiver = self
-                session.prompt = 0
-                session.acknowledged = session.handled
-                self.session = session
-                self.send(frame(Ack(session.handled)))
+                self._enter(session)
         except StoreUnavailable as error:
             self._send_away(error)
         except Exception:
             self._fault()
         finally:
             self.wire.release()
+
+    def _enter(self, session: Session) -> None:
+        session.receiver = self
+        session.prompt = 0
+        session.acknowledged = session.handled
+        self.session = session
+        self.send(frame(Ack(session.handled)))
 
     def _take(self, fixes: Sequence[Fix | Unreadable], now: int) -> None:
         session = self.session
@@ -188,8 +197,8 @@ class DriverConnection(Connection):
 
     # --- trips and messages -----------------------------------------------------------------------------------------
 
-    async def _tell_unread(self, vehicle: int) -> None:
-        for message in await self.service.messaging.unread(vehicle):
+    async def _tell_unread(self, source: Source) -> None:
+        for message in await self.service.messaging.unread(source):
             self.tell_message(message.number, message.trip_id, message.text, message.sender, message.server_time)
 
     def _advance(self, change: TripStatusChange) -> None:

@@ -14,7 +14,7 @@ from tracking.protocol import TrackPoint, decode_passenger
 from tracking.service import Service
 from tracking.sockets.bucket import Bucket
 from tracking.sockets.connection import Connection, admit, not_yours
-from tracking.store import positions, trips
+from tracking.store import positions
 from tracking.store.positions import TrackRow
 
 MESSAGES_PER_SECOND = 2.0
@@ -50,7 +50,7 @@ class PassengerConnection(Connection):
         if self.principal.role is Role.PASSENGER and self.principal.subject != self.trip_id:
             raise not_yours()
         feed = self.service.hub.feeds.get(self.trip_id)
-        trip = feed.trip if feed is not None else await self._read_trip()
+        trip = feed.trip if feed is not None else await self.service.trips.get(self.trip_id)
         if trip is None or not may_know_trip(self.principal, trip) or not MAY_SEE[self.principal.role][Sight.LIVE]:
             raise not_yours()
         self._check(trip)
@@ -95,10 +95,6 @@ class PassengerConnection(Connection):
         if not may_see(self.principal.role, Sight.LIVE, trip.status):
             raise SocketClosed(CloseCode.TRIP_OVER)
 
-    async def _read_trip(self) -> Trip | None:
-        async with self.service.database.connection() as connection:
-            return await trips.get(connection, self.trip_id)
-
     async def _read_track(self, trip: Trip) -> _Stored:
         """The track from the store; while the database is away, none: the live map goes on with what memory holds.
 
@@ -107,8 +103,11 @@ class PassengerConnection(Connection):
         track: list[TrackPoint] = []
         last: TrackRow | None = None
         try:
+            fresh = await self.service.trips.get(trip.trip_id)
+            rows = await self.service.tracks.get(trip.number)
+            if rows is not None:
+                return _Stored(fresh, [(row.longitude, row.latitude, row.fix_time) for row in rows], rows[-1] if rows else None)
             async with self.service.database.transaction() as connection:
-                fresh = await trips.get(connection, trip.trip_id)
                 async for row in positions.track_of_trip(connection, trip.number, suspect=False):
                     track.append((row.longitude, row.latitude, row.fix_time))
                     last = row

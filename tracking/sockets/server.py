@@ -12,21 +12,26 @@ allocated for a length that a header merely claims.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import unquote
 
+import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Close, Frame, Opcode
-from websockets.http11 import Request
 from websockets.protocol import SERVER, Protocol
 from websockets.speedups import apply_mask
 
 from tracking.errors import CloseCode
 from tracking.metrics import CLOSED
 from tracking.model import system_clock
+from tracking.sockets import handshake
 from tracking.sockets.bucket import Bucket
 from tracking.sockets.rounds import Rounds, Visited
 from tracking.sockets.wire import EXTENSION, Listener
@@ -47,12 +52,14 @@ MAX_HELD = 256 * 1024
 
 _OF_HANDSHAKE = frozenset(
     (
-        *("app", "app_state", "asgi_version", "client", "config", "default_headers", "initial_response", "request", "response"),
-        *("root_path", "scheme", "scope", "server", "tasks", "_server_state", "ping_interval", "ping_timeout", "ping_timer"),
-        *("pong_timer", "pending_ping_payload", "ping_sent_at", "last_ping_rtt", "read_paused"),
+        *("app", "app_state", "config", "initial_response", "scope", "tasks", "read_paused"),
+        *("_accept_key", "_server_state"),
     )
 )
 """Attributes that the handshake and the application need, and an open wire does not."""
+
+_logger = logging.getLogger("uvicorn.error")
+_FORBIDDEN = handshake.refusal(HTTPStatus.FORBIDDEN, "no socket of ours, or an origin that may not open one")
 
 _TEXT = 0x81
 _PONG = 0x8A
@@ -79,24 +86,37 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     # What every frame looks at, in the object itself: the dictionary of the rest is then not fetched from memory.
     __slots__ = ("_heard", "_on_text")
 
-    client: tuple[str, int] | None = None  # forgotten once the application has seen it
+    client: tuple[str, int] | None = None  # the application sees it in its scope
+    _accept_key = b""
     _deaf = False
     """Where one frame ends and the next begins is not known any more: whatever comes is let go."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        self._parser: Protocol | None = None
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+        # Not uvicorn's own: it makes a parser of handshakes, and more for the ways that are not ours.
+        self.config = config
+        self.app = config.loaded_app
+        self.loop = asyncio.get_running_loop()
+        self.logger = _logger
+        self.app_state = app_state
+        self._server_state = server_state
+        self.connections = server_state.connections
+        self.tasks = server_state.tasks
+        self.queue = asyncio.Queue()
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self.handshake_complete = False
+        self.close_sent = False
+        self.disconnected = False
+        self.close_timer = None
         self.close_timeout = FAREWELL_SECONDS
+        self.initial_response = None
+        self.read_paused = False
+        self.frames = []
+        self.curr_msg_data_type = "bytes"
+        self._parser: Protocol | None = None
         self._full = False
         self._on_text: Callable[[bytes], None] | None = None
         """Whom an ordinary frame goes to; None while there is anything that makes the next frame no ordinary one."""
-        self._server_state = server_state
         self._max_size = config.ws_max_size
         self._listener: Listener | None = None
         # Until somebody asks for what comes: who is not let in is not listened to.
@@ -124,12 +144,71 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     # --- the handshake ----------------------------------------------------------------------------------------------
 
-    def handle_connect(self, event: Request) -> None:
-        super().handle_connect(event)
-        if self.response.status_code == 101:
-            self.scope["extensions"][EXTENSION] = {"wire": self}
-            # Nor is it noticed that it goes: what is written to it meanwhile finds a transport, if a dead one.
-            self.transport.pause_reading()
+    def take_over(self, http: HttpToolsProtocol) -> None:
+        """Goes on with the connection of a protocol whose request, read to the end of its headers, asks for a WebSocket."""
+        self.transport = http.transport
+        self.connections.add(self)
+        self.transport.set_protocol(self)
+        # Who is not let in is not listened to. Nor is it noticed that it goes: what is written to it meanwhile finds a
+        # transport, if a dead one.
+        self.transport.pause_reading()
+        try:
+            self._accept_key = handshake.accept_key(http.headers)
+        except handshake.BadHandshake as bad:
+            self._refuse(bad.answer)
+            return
+        url = httptools.parse_url(http.url)
+        path = url.path or b"/"
+        self.scope = {
+            "type": "websocket",
+            "asgi": {"version": http.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "wss" if http.scheme == "https" else "ws",
+            "server": http.server,
+            "client": http.client,
+            "root_path": http.root_path,
+            "path": http.root_path + unquote(path.decode("ascii")),
+            "raw_path": http.root_path.encode("ascii") + path,
+            "query_string": url.query or b"",
+            "headers": http.headers,
+            "subprotocols": [
+                offered.strip().decode("latin-1")
+                for name, value in http.headers
+                if name == b"sec-websocket-protocol"
+                for offered in value.split(b",")
+            ],
+            "state": self.app_state.copy(),
+            "extensions": {EXTENSION: {"wire": self}},
+        }
+        self.queue.put_nowait({"type": "websocket.connect"})
+        task = self.loop.create_task(self.run_asgi())
+        task.add_done_callback(self.on_task_complete)
+        self.tasks.add(task)
+
+    def _refuse(self, answer: bytes) -> None:
+        """Answers the handshake by plain HTTP, and ends."""
+        self.handshake_complete = self.close_sent = True
+        self.transport.write(answer)
+        self.transport.close()
+
+    def send_500_response(self) -> None:
+        if not self.handshake_complete:
+            self._refuse(handshake.refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault in the hub; it was logged"))
+
+    def _accept(self, message: Any) -> None:
+        head = [
+            b"HTTP/1.1 101 Switching Protocols",
+            b"Upgrade: websocket",
+            b"Connection: Upgrade",
+            b"Sec-WebSocket-Accept: " + self._accept_key,
+        ]
+        subprotocol = message.get("subprotocol")
+        if subprotocol:
+            head.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode("latin-1"))
+        head += [name + b": " + value for name, value in (*self._server_state.default_headers, *message.get("headers", ()))]
+        self.handshake_complete = True
+        self.transport.write(b"\r\n".join((*head, b"", b"")))
+        self.start_keepalive()
 
     async def run_asgi(self) -> None:
         try:
@@ -158,7 +237,19 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         return await super().receive()
 
     async def send(self, message: Any) -> None:
-        if message["type"] == "websocket.close" and self.handshake_complete and self._listener is None:
+        kind = message["type"]
+        if not self.handshake_complete:
+            if self.transport.is_closing():
+                raise ClientDisconnected
+            if kind == "websocket.accept":
+                self._accept(message)
+            elif kind == "websocket.close":
+                self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
+                self._refuse(_FORBIDDEN)
+            else:
+                raise RuntimeError(f"expected websocket.accept or websocket.close, got {kind}")
+            return
+        if kind == "websocket.close" and self._listener is None:
             # Not by the parser: it may have to judge a frame while we are closing.
             if not self.disconnected:
                 self.queue.put_nowait({"type": "websocket.disconnect", "code": message.get("code", 1000)})
@@ -184,13 +275,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
                 if text.isascii():
                     on_text(text)
                     return
-        if not self.handshake_initiated:
-            super().data_received(data)
-            # uvicorn would keep a handshake that the library refuses open, unanswered, for ever.
-            if self.conn.handshake_exc is not None and not self.transport.is_closing():
-                self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-                self.transport.close()
-        elif self._deaf:
+        if self._deaf:
             pass
         elif self._held:
             self._keep(data)
@@ -465,8 +550,8 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     # --- signs of life, and the end -----------------------------------------------------------------------------------
 
     def start_keepalive(self) -> None:
-        if self.ping_interval:
-            self._slot = Rounds.of(self._server_state, self.loop, self.ping_interval).join(self)
+        if self.config.ws_ping_interval:
+            self._slot = Rounds.of(self._server_state, self.loop, self.config.ws_ping_interval).join(self)
 
     def stop_keepalive(self) -> None:
         if self._slot is not None:
@@ -489,6 +574,8 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self._listener.going_down()
         elif self.handshake_complete and not self.close_sent:
             self._fail(CloseCode.GOING_DOWN, CloseCode.GOING_DOWN.reason)
+        elif not self.handshake_complete:
+            self._refuse(handshake.refusal(HTTPStatus.SERVICE_UNAVAILABLE, CloseCode.GOING_DOWN.reason))
         else:
             super().shutdown()
 

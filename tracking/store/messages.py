@@ -1,5 +1,6 @@
 """Messages within a trip."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tracking.store.pool import Connection
@@ -33,17 +34,24 @@ async def insert(
     return Message(row["message"], trip_id, sender, row["text"], row["server_time"]), row["fresh"]
 
 
-async def unread_by_driver(connection: Connection, vehicle: int) -> list[Message]:
-    """What passengers and dispatchers wrote to the vehicle's open trips and its driver has not read, oldest first."""
+async def unread_by_drivers(connection: Connection, vehicles: Sequence[int]) -> dict[int, list[Message]]:
+    """What passengers and dispatchers wrote to the vehicles' open trips and their drivers have not read, oldest first.
+
+    By the vehicles' numbers; those are left out for whom there is nothing.
+    """
     rows = await connection.fetch(
         """
-        SELECT m.message, t.trip_id, m.sender, m.text, m.server_time FROM messages m JOIN trips t USING (trip)
-        WHERE t.vehicle = $1 AND t.status NOT IN ('complete', 'canceled') AND m.sender <> 'driver' AND m.read_at IS NULL
+        SELECT t.vehicle, m.message, t.trip_id, m.sender, m.text, m.server_time FROM messages m JOIN trips t USING (trip)
+        WHERE t.vehicle = ANY($1::int[]) AND t.status NOT IN ('complete', 'canceled')
+            AND m.sender <> 'driver' AND m.read_at IS NULL
         ORDER BY m.message
         """,
-        vehicle,
+        vehicles,
     )
-    return [Message(*row) for row in rows]
+    unread: dict[int, list[Message]] = {}
+    for vehicle, *message in rows:
+        unread.setdefault(vehicle, []).append(Message(*message))
+    return unread
 
 
 async def mark_read(connection: Connection, messages: list[int], now: int) -> None:

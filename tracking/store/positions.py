@@ -26,6 +26,8 @@ _COLUMNS = (
     "point",
     "suspect",
 )
+SHORT = 300
+"""Fixes of a track that is read along with others."""
 TRACK_CHUNK = 1_000
 
 
@@ -154,27 +156,35 @@ async def move_latest(connection: Connection, positions: Sequence[Position]) -> 
 
 async def newest(connection: Connection, vehicle: int) -> Latest | None:
     """The vehicle's newest plausible position; `latest_positions` may be some seconds behind it."""
-    row = await connection.fetchrow(
+    return (await newest_of_vehicles(connection, [vehicle])).get(vehicle)
+
+
+async def newest_of_vehicles(connection: Connection, vehicles: Sequence[int]) -> dict[int, Latest]:
+    """The same for several vehicles, by their numbers; those are left out that were never heard of."""
+    rows = await connection.fetch(
         """
-        WITH latest AS (SELECT point, fix_time, speed FROM latest_positions WHERE vehicle = $1)
-        SELECT point, fix_time, speed FROM (
-            SELECT * FROM latest
+        SELECT wanted.vehicle, known.point, known.fix_time, known.speed
+        FROM unnest($1::int[]) AS wanted (vehicle)
+        LEFT JOIN latest_positions latest USING (vehicle)
+        CROSS JOIN LATERAL (
+            SELECT latest.point, latest.fix_time, latest.speed WHERE latest.fix_time IS NOT NULL
             UNION ALL
             (
-                SELECT point, fix_time, speed FROM positions
-                WHERE vehicle = $1 AND suspect IS NULL
-                    AND fix_time > coalesce((SELECT fix_time FROM latest), now() - interval '1 day')
-                ORDER BY fix_time DESC LIMIT 1
+                SELECT p.point, p.fix_time, p.speed FROM positions p
+                WHERE p.vehicle = wanted.vehicle AND p.suspect IS NULL
+                    AND p.fix_time > coalesce(latest.fix_time, now() - interval '1 day')
+                ORDER BY p.fix_time DESC LIMIT 1
             )
+            ORDER BY fix_time DESC LIMIT 1
         ) AS known
-        ORDER BY fix_time DESC LIMIT 1
         """,
-        vehicle,
+        vehicles,
     )
-    if row is None:
-        return None
-    longitude, latitude = unpack_point(row["point"])
-    return Latest(latitude, longitude, row["fix_time"], row["speed"])
+    found = {}
+    for row in rows:
+        longitude, latitude = unpack_point(row["point"])
+        found[row["vehicle"]] = Latest(latitude, longitude, row["fix_time"], row["speed"])
+    return found
 
 
 async def latest_of_all(connection: Connection, since: int) -> AsyncIterator[Position]:
@@ -225,6 +235,18 @@ def track_of_vehicle(
     )
 
 
+# The spans lead into the key's index; half a minute before the start is the grace that a fix is given. What a device with
+# a fast clock dates after the end is not the trip's to show.
+_OF_TRIP = """
+    p.trip = $1
+    AND p.vehicle IN (SELECT s.vehicle FROM trip_spans s WHERE s.trip = $1)
+    AND p.fix_time >= (SELECT min(s.started_at) - interval '30 s' FROM trip_spans s WHERE s.trip = $1)
+    AND p.fix_time <= (SELECT max(coalesce(s.ended_at, 'infinity')) FROM trip_spans s WHERE s.trip = $1)
+    AND ($2::timestamptz IS NULL OR p.fix_time >= $2::timestamptz)
+    AND ($3::timestamptz IS NULL OR p.fix_time <= $3::timestamptz)
+"""
+
+
 async def track_of_trip(
     connection: Connection, trip: int, *, suspect: bool, from_: int | None = None, to: int | None = None
 ) -> AsyncIterator[TrackRow]:
@@ -234,6 +256,31 @@ async def track_of_trip(
             yield row
 
 
+async def short_tracks(connection: Connection, trips: Sequence[int]) -> dict[int, list[TrackRow]]:
+    """The same of several trips without what was doubted, by one question; those are left out that are longer than `SHORT`."""
+    # The bounds are there before the positions are looked for, so that no other day's partition is opened.
+    condition = """
+        p.trip = wanted.trip
+        AND p.vehicle IN (SELECT s.vehicle FROM trip_spans s WHERE s.trip = wanted.trip)
+        AND p.fix_time >= span.first AND p.fix_time <= span.last
+    """
+    rows = await connection.fetch(
+        f"""
+        SELECT wanted.trip, track.* FROM unnest($1::int[]) AS wanted (trip)
+        CROSS JOIN LATERAL (
+            SELECT min(s.started_at) - interval '30 s' AS first, max(coalesce(s.ended_at, 'infinity')) AS last
+            FROM trip_spans s WHERE s.trip = wanted.trip
+        ) AS span
+        CROSS JOIN LATERAL ({_track_query(condition, suspect=False)} LIMIT {SHORT + 1}) AS track
+        """,
+        trips,
+    )
+    found: dict[int, list[TrackRow]] = {trip: [] for trip in trips}
+    for trip, *row in rows:
+        found[trip].append(TrackRow(*row))
+    return {trip: track for trip, track in found.items() if len(track) <= SHORT}
+
+
 def batches_of_trip(
     connection: Connection, trip: int, *, suspect: bool, from_: int | None = None, to: int | None = None
 ) -> AsyncIterator[list[TrackRow]]:
@@ -241,23 +288,19 @@ def batches_of_trip(
 
     Needs an open transaction.
     """
-    # The spans lead into the key's index; half a minute before the start is the grace that a fix is given. What a device with
-    # a fast clock dates after the end is not the trip's to show.
-    condition = """
-        p.trip = $1
-        AND p.vehicle IN (SELECT s.vehicle FROM trip_spans s WHERE s.trip = $1)
-        AND p.fix_time >= (SELECT min(s.started_at) - interval '30 s' FROM trip_spans s WHERE s.trip = $1)
-        AND p.fix_time <= (SELECT max(coalesce(s.ended_at, 'infinity')) FROM trip_spans s WHERE s.trip = $1)
-        AND ($2::timestamptz IS NULL OR p.fix_time >= $2::timestamptz)
-        AND ($3::timestamptz IS NULL OR p.fix_time <= $3::timestamptz)
-    """
-    return _track(connection, condition, suspect, trip, from_, to)
+    return _track(connection, _OF_TRIP, suspect, trip, from_, to)
 
 
 async def _track(connection: Connection, condition: str, suspect: bool, *arguments: Any) -> AsyncIterator[list[TrackRow]]:
+    cursor = await connection.cursor(_track_query(condition, suspect), *arguments)
+    while rows := await cursor.fetch(TRACK_CHUNK):
+        yield [TrackRow(*row) for row in rows]
+
+
+def _track_query(condition: str, suspect: bool) -> str:
     # The columns are those of `TrackRow`, as numbers that asyncpg reads by itself: our own codecs are Python, and took a third
     # of the time of a day's track.
-    query = f"""
+    return f"""
         SELECT v.vehicle_id, s.name, p.seq, (date_part('epoch', p.fix_time) * 1000)::bigint,
             (date_part('epoch', p.server_time) * 1000)::bigint, ST_Y(p.point), ST_X(p.point), p.accuracy, p.altitude, p.speed,
             p.bearing, t.trip_id, array_to_string(p.suspect, ';')
@@ -265,6 +308,3 @@ async def _track(connection: Connection, condition: str, suspect: bool, *argumen
         WHERE {condition} {"" if suspect else "AND p.suspect IS NULL"}
         ORDER BY p.fix_time, p.session, p.seq
     """
-    cursor = await connection.cursor(query, *arguments)
-    while rows := await cursor.fetch(TRACK_CHUNK):
-        yield [TrackRow(*row) for row in rows]

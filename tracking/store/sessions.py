@@ -7,17 +7,32 @@ from tracking.store.pool import Connection
 
 async def open(connection: Connection, vehicle: int, name: str) -> tuple[int, int]:
     """`(session, handled_seq)` of the vehicle's session of this name, made where it is new."""
-    row = await connection.fetchrow(
+    return (await open_all(connection, [(vehicle, name)]))[vehicle, name]
+
+
+async def open_all(connection: Connection, wanted: Sequence[tuple[int, str]]) -> dict[tuple[int, str], tuple[int, int]]:
+    """The same for several `(vehicle, name)`, no two alike."""
+    # In the order in which the recorder locks them, who may be about to move them. What is new nobody else can have locked.
+    rows = await connection.fetch(
         """
-        INSERT INTO sessions (vehicle, name) VALUES ($1, $2)
-        ON CONFLICT (vehicle, name) DO UPDATE SET name = EXCLUDED.name
-        RETURNING session, handled_seq
+        WITH wanted AS (SELECT * FROM unnest($1::int[], $2::text[]) AS wanted (vehicle, name)),
+        known AS MATERIALIZED (
+            SELECT s.session, s.vehicle, s.name, s.handled_seq FROM wanted JOIN sessions s USING (vehicle, name)
+            ORDER BY s.session FOR UPDATE OF s
+        ),
+        made AS (
+            INSERT INTO sessions (vehicle, name)
+            SELECT w.vehicle, w.name FROM wanted w
+            WHERE NOT EXISTS (SELECT FROM known k WHERE k.vehicle = w.vehicle AND k.name = w.name)
+            ON CONFLICT (vehicle, name) DO UPDATE SET name = EXCLUDED.name
+            RETURNING session, vehicle, name, handled_seq
+        )
+        SELECT * FROM known UNION ALL SELECT * FROM made
         """,
-        vehicle,
-        name,
+        [vehicle for vehicle, _ in wanted],
+        [name for _, name in wanted],
     )
-    assert row is not None
-    return row["session"], row["handled_seq"]
+    return {(row["vehicle"], row["name"]): (row["session"], row["handled_seq"]) for row in rows}
 
 
 async def move(

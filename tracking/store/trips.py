@@ -84,6 +84,12 @@ async def get(connection: Connection, trip_id: str) -> Trip | None:
     return _trip(row) if row else None
 
 
+async def get_all(connection: Connection, trip_ids: Sequence[str]) -> dict[str, Trip]:
+    """Those of the trips that there are, by id."""
+    rows = await connection.fetch(f"{_SELECT} WHERE t.trip_id = ANY($1::text[])", [i for i in trip_ids if "\0" not in i])
+    return {row["trip_id"]: _trip(row) for row in rows}
+
+
 async def lock(connection: Connection, trip_id: str) -> Trip | None:
     """The trip, its row locked until the transaction ends."""
     if "\0" in trip_id:
@@ -122,6 +128,22 @@ async def current_of_vehicle(connection: Connection, vehicle: int) -> Trip | Non
         vehicle,
     )
     return _trip(row) if row else None
+
+
+async def current_of_vehicles(connection: Connection, vehicles: Sequence[int]) -> dict[str, Trip]:
+    """The same for several vehicles, by their ids."""
+    rows = await connection.fetch(
+        f"""
+        {_SELECT}
+        WHERE t.trip IN (
+            SELECT DISTINCT ON (vehicle) trip FROM trips
+            WHERE vehicle = ANY($1::int[]) AND status NOT IN ('complete', 'canceled')
+            ORDER BY vehicle, status IN {_UNDER_WAY} DESC, created_at, trip
+        )
+        """,
+        vehicles,
+    )
+    return {row["vehicle_id"]: _trip(row) for row in rows}
 
 
 async def current_of_all(connection: Connection) -> AsyncIterator[Trip]:
@@ -197,20 +219,40 @@ async def close_span(connection: Connection, trip: int, now: int) -> None:
     )
 
 
-async def spans_of_vehicle(
-    connection: Connection, vehicle: int, since: int, *, until: int | None = None, newest: int | None = None
-) -> list[Span]:
-    """The vehicle's spans that reach to `since` or past it, oldest first: those begun by `until`, or so many newest."""
+async def spans_of_vehicle(connection: Connection, vehicle: int, since: int, until: int) -> list[Span]:
+    """The vehicle's spans that reach to `since` or past it and begin by `until`, oldest first."""
     rows = await connection.fetch(
         """
         SELECT s.trip, t.trip_id, s.started_at, s.ended_at FROM trip_spans s LEFT JOIN trips t USING (trip)
-        WHERE s.vehicle = $1 AND (s.ended_at IS NULL OR s.ended_at >= $2::timestamptz)
-            AND ($3::timestamptz IS NULL OR s.started_at <= $3::timestamptz)
-        ORDER BY s.started_at DESC LIMIT $4
+        WHERE s.vehicle = $1 AND (s.ended_at IS NULL OR s.ended_at >= $2::timestamptz) AND s.started_at <= $3::timestamptz
+        ORDER BY s.started_at
         """,
         vehicle,
         since,
         until,
-        newest,
     )
-    return [Span(*row) for row in reversed(rows)]
+    return [Span(*row) for row in rows]
+
+
+async def newest_spans_of_vehicles(
+    connection: Connection, vehicles: Sequence[int], since: int, most: int
+) -> dict[int, list[Span]]:
+    """Of each vehicle by its number the `most` newest spans that reach to `since` or past it, oldest first."""
+    rows = await connection.fetch(
+        """
+        SELECT asked.vehicle, s.trip, t.trip_id, s.started_at, s.ended_at
+        FROM unnest($1::int[]) AS asked (vehicle) CROSS JOIN LATERAL (
+            SELECT trip, started_at, ended_at FROM trip_spans
+            WHERE trip_spans.vehicle = asked.vehicle AND (ended_at IS NULL OR ended_at >= $2::timestamptz)
+            ORDER BY started_at DESC LIMIT $3
+        ) AS s LEFT JOIN trips t USING (trip)
+        ORDER BY asked.vehicle, s.started_at
+        """,
+        vehicles,
+        since,
+        most,
+    )
+    spans: dict[int, list[Span]] = {}
+    for vehicle, *span in rows:
+        spans.setdefault(vehicle, []).append(Span(*span))
+    return spans

@@ -1,6 +1,6 @@
 """Vehicles, and the numbers that the wide tables know them by."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 from tracking.model import Vehicle
@@ -55,6 +55,12 @@ async def put(connection: Connection, vehicle: Vehicle) -> tuple[Stored, bool]:
 async def get(connection: Connection, vehicle_id: str) -> Stored | None:
     row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM vehicles WHERE vehicle_id = $1", vehicle_id)
     return _stored(row) if row else None
+
+
+async def get_all(connection: Connection, vehicle_ids: Sequence[str]) -> dict[str, Stored]:
+    """Those of the vehicles that there are, by id."""
+    rows = await connection.fetch(f"SELECT {_COLUMNS} FROM vehicles WHERE vehicle_id = ANY($1::text[])", vehicle_ids)
+    return {row["vehicle_id"]: _stored(row) for row in rows}
 
 
 async def lock(connection: Connection, vehicle_id: str) -> Stored | None:

@@ -1,5 +1,7 @@
 /** The hub over HTTP, as a dispatcher speaks it. */
 
+import { hubAddress } from "../hub.js";
+
 /** @typedef {import("./messages.js").Trip} Trip */
 /** @typedef {import("./messages.js").Geofence} Geofence */
 /** @typedef {import("./messages.js").FleetEvent} FleetEvent */
@@ -161,7 +163,7 @@ export class Api {
     /** @type {Record<string, string>} */
     const headers = { Authorization: `Bearer ${this.#token}` };
     if (body) headers["Content-Type"] = "application/json";
-    const answer = await fetch(`/v1${path}`, { method, headers, body: body && JSON.stringify(body) });
+    const answer = await fetch(hubAddress(`v1${path}`), { method, headers, body: body && JSON.stringify(body) });
     if (answer.ok) return answer;
     const { error } = await answer.json().catch(() => ({ error: null }));
     throw new Refused(answer.status, error?.code ?? "", error?.detail ?? `The hub answered ${answer.status}.`);

@@ -1,0 +1,175 @@
+"""Many questions as one: each gets its own answer, whatever becomes of the others."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.clients import new_id
+from tracking.errors import StoreUnavailable
+from tracking.hub.hub import Hub
+from tracking.ingest.sources import Sources
+from tracking.messaging import Messaging
+from tracking.model import Fleet, Place, Vehicle, system_clock
+from tracking.store import fleets, messages, trips, vehicles
+from tracking.store.gathered import Gathered
+from tracking.store.pool import Connection, Database
+
+
+class Asked:
+    """Answers with the number doubled; holds each answer back until it is let go."""
+
+    def __init__(self) -> None:
+        self.questions: list[list[int]] = []
+        self.go = asyncio.Event()
+
+    async def __call__(self, keys: list[int]) -> dict[int, int]:
+        self.questions.append(keys)
+        await self.go.wait()
+        if 13 in keys:
+            raise ValueError("13 can't be asked for")
+        if 99 in keys:
+            raise StoreUnavailable("away")
+        return {key: 2 * key for key in keys if key >= 0}
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_what_is_asked_meanwhile_is_asked_together() -> None:
+    asked = Asked()
+    gathered = Gathered(asked, most=4)
+    first = asyncio.create_task(gathered.get(1))
+    await settled()
+    others = [asyncio.create_task(gathered.get(key)) for key in (1, 2, 3, 2, -4, 5)]
+    await settled()
+    assert asked.questions == [[1]]
+    asked.go.set()
+    # 1 again: what came after the first question began may not be in its answer.
+    assert await asyncio.gather(first, *others) == [2, 2, 4, 6, 4, None, 10]
+    assert asked.questions == [[1], [1, 2, 3, -4], [5]]
+    assert await gathered.get(7) == 14
+
+
+async def test_one_that_can_not_be_asked_for_spoils_no_other() -> None:
+    asked = Asked()
+    asked.go.set()
+    gathered = Gathered(asked)
+    found = await asyncio.gather(*(gathered.get(key) for key in (12, 13, 14)), return_exceptions=True)
+    assert (found[0], found[2]) == (24, 28)
+    assert isinstance(found[1], ValueError)
+
+
+async def test_while_the_store_is_away_nobody_waits_for_the_others_timeouts() -> None:
+    asked = Asked()
+    asked.go.set()
+    gathered = Gathered(asked, most=1)
+    found = await asyncio.gather(*(gathered.get(key) for key in (99, 1, 2)), return_exceptions=True)
+    assert [type(error) for error in found] == [StoreUnavailable] * 3
+    assert len(asked.questions) == 1
+    assert await gathered.get(1) == 2
+
+
+async def test_who_goes_takes_nobodys_answer_along() -> None:
+    asked = Asked()
+    gathered = Gathered(asked)
+    goes, stays = (asyncio.create_task(gathered.get(1)) for _ in range(2))
+    await settled()
+    goes.cancel()
+    asked.go.set()
+    assert await stays == 2
+    with pytest.raises(asyncio.CancelledError):
+        await goes
+
+
+class Counted(Database):
+    """Counts how often somebody wants a connection."""
+
+    uses = 0
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        self.uses += 1
+        async with super().connection() as connection:
+            yield connection
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Counted]:
+    database = Counted(database_url)
+    await database.open()
+    yield database
+    await database.close()
+
+
+def new_hub() -> Hub:
+    return Hub(system_clock, keep_seconds=300, keep_bytes=10**6, linger=1, interval_watched=1, interval_trip=1, interval_idle=1)
+
+
+async def test_a_storm_of_drivers_is_a_few_questions_and_a_return_none(database: Counted) -> None:
+    names = [new_id("van") for _ in range(100)]
+    async with database.transaction() as connection:
+        await fleets.put(connection, Fleet("fleet", "Fleet"))
+        for name in names:
+            await vehicles.put(connection, Vehicle(name, "fleet"))
+    sources = Sources(database, system_clock)
+    messaging = Messaging(database, sources, new_hub(), system_clock)
+    database.uses = 0
+
+    async def come(name: str) -> int:
+        source = await sources.load(name)
+        assert source is not None
+        assert source.vehicle.vehicle_id == name
+        if not messaging.none_unread(source):
+            assert await messaging.unread(source) == []
+        return (await sources.open_session(source, "session")).number
+
+    numbers = await asyncio.gather(*(come(name) for name in names))
+    assert len(set(numbers)) == 100
+    assert database.uses <= 20
+    assert await sources.load("none") is None
+    assert await sources.load("a\0b") is None
+    database.uses = 0
+    assert await asyncio.gather(*(come(name) for name in names)) == numbers
+    assert database.uses == 0
+    # A hub that knows nothing yet finds the same.
+    sources = Sources(database, system_clock)
+    assert await asyncio.gather(*(come(name) for name in names)) == numbers
+
+
+async def test_a_driver_who_returns_is_told_what_was_written_meanwhile(database: Counted) -> None:
+    async with database.transaction() as connection:
+        await fleets.put(connection, Fleet("fleet", "Fleet"))
+        stored, _ = await vehicles.put(connection, Vehicle("van", "fleet"))
+        place = Place(47, 9)
+        trip = await trips.insert(
+            connection,
+            trip_id="trip",
+            fleet_id="fleet",
+            vehicle=stored.number,
+            pickup=place,
+            dropoff=place,
+            stops=(),
+            route=None,
+            now=system_clock(),
+        )
+    sources = Sources(database, system_clock)
+    messaging = Messaging(database, sources, new_hub(), system_clock)
+    source = await sources.load("van")
+    assert source is not None
+    assert not messaging.none_unread(source)
+    assert await messaging.unread(source) == []
+    assert messaging.none_unread(source)
+    await messaging.from_passenger("trip", "1", "I am at the back door")
+    assert not messaging.none_unread(source)
+    assert [message.text for message in await messaging.unread(source)] == ["I am at the back door"]
+    assert not messaging.none_unread(source)
+    # Given to another vehicle, its messages are that one's driver's to read.
+    source.read = source.posted
+    sources.changed("van", (), trip)
+    assert not messaging.none_unread(source)
+    async with database.connection() as connection:
+        assert list(await messages.unread_by_drivers(connection, [stored.number, -1])) == [stored.number]

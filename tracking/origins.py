@@ -1,0 +1,97 @@
+"""Origins, and addresses of our own, compared as URLs are: case, default ports and ways to write a host do not matter.
+
+An origin is scheme, host and port (RFC 6454), in the one form that browsers send: `https://track.example`, `http://[::1]:8000`.
+"""
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+import idna
+
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?\Z")
+_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+\Z")
+# Where a proxy takes the prefix off, a path below one of these could not be told from one with the prefix still on it.
+_OUR_OWN = frozenset(
+    (
+        *("v1", "trip", "fleet", "view", "drive", "ops", "in", "web", "web-config.json", "healthz", "readyz", "metrics"),
+        *("docs", "openapi.json", "asyncapi.json"),
+    )
+)
+
+
+def origin_of(text: str) -> str | None:
+    """The origin that `text` names, as browsers write it; None where it is none (`null`, or anything behind the port)."""
+    try:
+        return parse_origin(text)
+    except ValueError:
+        return None
+
+
+def parse_origin(text: str) -> str:
+    """The same. Raises `ValueError`, which says what is wrong with it."""
+    origin, path = _split(text)
+    if path not in ("", "/"):
+        raise ValueError(f"`{text}` has a path: an origin is scheme, host and port alone, as https://track.example")
+    return origin
+
+
+def parse_address(text: str) -> tuple[str, str]:
+    """Origin and prefix of an address of ours: `https://Host:443/track/` -> `("https://host", "/track")`.
+
+    Raises `ValueError`, which says what is wrong with it.
+    """
+    origin, path = _split(text)
+    if not origin.startswith(("http://", "https://")):
+        raise ValueError(f"`{text}` must start with http:// or https://")
+    path = path.rstrip("/")
+    segments = path.split("/")[1:]
+    for segment in segments:
+        if not _SEGMENT.match(segment) or set(segment) == {"."}:
+            raise ValueError(f"`{text}`: the segments of its path must be of A-Z a-z 0-9 . _ ~ -, as https://host/track")
+    if segments and segments[0] in _OUR_OWN:
+        raise ValueError(
+            f"`{text}`: its path must not begin with `/{segments[0]}`, which is a path of the hub itself: take another"
+        )
+    return origin, path
+
+
+def _split(text: str) -> tuple[str, str]:
+    if text == "null":
+        raise ValueError("`null` is no origin: any sandboxed page and any file has it")
+    if text != text.strip() or not text.isprintable():
+        raise ValueError(f"{text!r} has blanks or controls in it")
+    parts = urlsplit(text)
+    if not parts.netloc or not _SCHEME.match(parts.scheme):
+        raise ValueError(
+            f"`{text}` is no origin: write scheme, host and port, as https://track.example or http://localhost:8000"
+        )
+    if "@" in parts.netloc or "?" in text or "#" in text or "\\" in text:
+        raise ValueError(f"`{text}` has more in it than scheme, host, port and path: leave out user, query and fragment")
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"`{text}`: the port must be a number from 0 to 65535") from None
+    host = _host(parts.hostname or "", parts.netloc.startswith("["))
+    if host is None:
+        raise ValueError(f"`{text}`: `{parts.hostname or ''}` is no host's name or address")
+    shown = "" if port is None or port == _DEFAULT_PORTS.get(parts.scheme) else f":{port}"
+    return f"{parts.scheme}://{host}{shown}", parts.path
+
+
+def _host(name: str, bracketed: bool) -> str | None:
+    if bracketed:
+        try:
+            return f"[{ipaddress.IPv6Address(name).compressed}]"
+        except ValueError:
+            return None
+    name = name.lower()
+    if not name.isascii():
+        try:
+            # As browsers do (UTS 46).
+            name = idna.encode(name, uts46=True, transitional=False).decode()
+        except idna.IDNAError:
+            return None
+    return name if _HOST.match(name) else None
