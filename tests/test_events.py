@@ -93,6 +93,29 @@ async def test_a_vehicle_driven_through_a_fence(hub: HubProcess, api: Api) -> No
     assert [{"type": "event", **event} for event in await listed(api, fleet_id)] == [enter, exited]
 
 
+async def test_a_speed_that_the_places_contradict_is_no_speeding_and_no_top_speed(hub: HubProcess, api: Api) -> None:
+    fleet_id = new_id("fleet")
+    await api.call("PUT", f"/fleets/{fleet_id}", {"name": "Limited", "speed_limit": 14, "idle_after": 1e6})
+    vehicle_id = await api.vehicle(fleet_id)
+    begin = now_ms() - 120_000
+
+    def at(seq: int, metres: float, speed: float) -> Message:
+        return fix(seq, fix_time=begin + seq * 1_000, latitude=47.0 + metres / 111_195, speed=speed, accuracy=5.0)
+
+    async with Driver(hub.url, vehicle_id) as driver:
+        # 3 m/s by the places, whatever it says; then as fast as it says, which the second place shows.
+        await driver.report(*(at(seq, 3.0 * seq, [3.0, 60.0, 140.0][seq % 3]) for seq in range(1, 61)))
+        await driver.report(*(at(61 + n, 183.0 + 15.0 * n, 15.0) for n in range(5)))
+        assert await driver.acknowledged(65) == []
+        await until(lambda: listed(api, fleet_id, kind="speeding"), "its speeding is told")
+    [speeding] = await listed(api, fleet_id, kind="speeding")
+    assert (speeding["speed"], speeding["fix_time"]) == (15.0, begin + 62_000)
+    rows = await api.track(f"/vehicles/{vehicle_id}/track")
+    assert [row["speed"] for row in rows[:6]] == ["", "", "3.0", "", "", "3.0"]
+    days = (await api.call("GET", f"/vehicles/{vehicle_id}/days"))["days"]
+    assert max(day["top_speed"] for day in days) == 15.0
+
+
 async def test_a_fence_over_a_parked_vehicle(hub: HubProcess, api: Api) -> None:
     fleet_id = await quiet_fleet(api)
     await api.call("PUT", f"/fleets/{fleet_id}", {"name": "Quiet", "idle_after": 1e6, "dwell_after": 1e6, "speed_limit": 40})

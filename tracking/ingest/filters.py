@@ -244,9 +244,10 @@ class Motion:
             elif reported and self.excess > EXCESS:
                 fix.speed = UNSET
                 reported = False
-            dy = latitude - self.home_latitude
-            dx = _around(longitude - self.home_longitude) * self.cosine
-            if -_STRAY < dy < _STRAY and -_STRAY < dx < _STRAY:
+            if (
+                -_STRAY < latitude - self.home_latitude < _STRAY
+                and -_STRAY < (longitude - self.home_longitude) * self.cosine < _STRAY
+            ):
                 self.home_newest = time
             elif time - self.home_newest >= LEFT:
                 self.home_time = self.home_newest = time
@@ -589,7 +590,13 @@ def judge(fix: Fix, motion: Motion, session: int, now: int) -> tuple[tuple[Suspi
     speed = fix.speed
     if speed is not UNSET:
         claim = speed if speed <= FASTEST else FASTEST
-        if overstated(fix, motion):
+        # Most are about as fast as the one before, a moment before: that is looked at here, and the rest there.
+        if not (
+            speed <= motion.speed + PULL
+            and speed <= TOP_SPEED
+            and motion.time < fix.fix_time <= motion.time + FREEZE
+            and motion.support
+        ) and overstated(fix, motion):
             fix.speed = UNSET
     suspicions: tuple[Suspicion, ...] = ()
     for suspicion, predicate in SUSPICIONS:
