@@ -19,7 +19,7 @@ PACE = 6.0
 _METRES_PER_DEGREE = 111_195.0
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], failure: str, seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool | Awaitable[object]], failure: str, seconds: float = 20.0) -> None:
     """Asks again and again until the condition holds."""
     deadline = time.monotonic() + seconds
     while True:

@@ -338,6 +338,10 @@ class Rival:
         self.jumps = 0
         self.agreeing = 0
         self.speed = max(speed, UNKNOWN_SPEED)
+        self.time = self.begin = 0
+        self.latitude = self.begin_latitude = 0.0
+        self.longitude = self.begin_longitude = 0.0
+        self.way = self.longest = 0.0
 
     def add(self, fix: Fix) -> None:
         """Takes the next one, which agrees with the last where that is in its reach."""
