@@ -1,6 +1,7 @@
 """Rows 10 and 13 to 25: bad payloads. The socket stays open, nothing bad is stored, and nothing good is lost beside it."""
 
 import json
+import uuid
 from typing import Any
 
 import pytest
@@ -434,7 +435,7 @@ async def test_fixes_before_hello_are_an_error_and_not_stored(bench: Bench) -> N
         await socket.expect("welcome")
         await socket.send({"type": "position", **fix(1)})
         assert (await socket.expect("error", "ack"))["type"] == "error"
-        await socket.send({"type": "hello", "session": "s"})
+        await socket.send({"type": "hello", "session": str(uuid.uuid4())})
         assert await socket.expect("ack") == {"type": "ack", "seq": 0}
         await socket.send({"type": "position", **fix(1)})
         assert await socket.expect("ack") == {"type": "ack", "seq": 1}
