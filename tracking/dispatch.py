@@ -51,7 +51,7 @@ class Dispatch:
             vehicle = await _vehicle_of_fleet(connection, vehicle_id, fleet_id) if vehicle_id is not None else None
             trip = await trips.insert(
                 connection,
-                trip_id=secrets.token_urlsafe(16),
+                trip_id=_new_trip_id(),
                 fleet_id=fleet_id,
                 vehicle=vehicle.number if vehicle is not None else None,
                 pickup=pickup,
@@ -301,6 +301,13 @@ class Dispatch:
         for trip in left:
             self._hub.trip_changed(trip)
             self._hub.fleets.trip_changed(trip)
+
+
+def _new_trip_id() -> str:
+    """144 random bits, as text that begins with a letter or digit: a spreadsheet would take `-` for the start of a formula."""
+    while not (trip_id := secrets.token_urlsafe(18))[0].isalnum():
+        pass
+    return trip_id
 
 
 async def _vehicle_of_fleet(connection: Connection, vehicle_id: str, fleet_id: str) -> vehicles.Stored:

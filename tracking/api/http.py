@@ -133,6 +133,16 @@ def whole_number(
     return int(text)
 
 
+def check_order(first: int | None, last: int | None, names: tuple[str, str]) -> None:
+    """Raises `Refusal` for a span of time whose end lies before its begin: nobody would be told why it holds nothing."""
+    if first is not None and last is not None and first > last:
+        raise Refusal(
+            ErrorCode.BAD_FIELD,
+            f"`{names[0]}` ({first}) must not be after `{names[1]}` ({last}): exchange them",
+            field=names[0],
+        )
+
+
 def flag(request: Request, parameter: str) -> bool:
     text = request.query_params.get(parameter, "false")
     if text not in ("true", "false"):
