@@ -88,12 +88,8 @@ class Dispatch:
                 trip = await trips.lock(connection, trip_id)
                 if trip is None or not allowed(trip):
                     raise Refusal(not_allowed, NOT_FOUND)
-                if version is not None and version != trip.version:
-                    raise Refusal(
-                        ErrorCode.CONFLICT,
-                        f"the trip is at version {trip.version}, you sent {version}: read it again and decide anew",
-                        field="version",
-                    )
+                if version is not None:
+                    check_version(trip, version)
                 changed = await self._change(connection, trip, status, vehicle_id, route)
                 if changed is None:
                     return trip
@@ -301,6 +297,16 @@ class Dispatch:
         for trip in left:
             self._hub.trip_changed(trip)
             self._hub.fleets.trip_changed(trip)
+
+
+def check_version(trip: Trip, version: int) -> None:
+    """Raises `Refusal` (`conflict`) where it is not the trip's."""
+    if version != trip.version:
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            f"the trip is at version {trip.version}, you sent {version}: read it again and decide anew",
+            field="version",
+        )
 
 
 def _new_trip_id() -> str:

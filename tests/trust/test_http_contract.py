@@ -388,13 +388,14 @@ LINE = {"type": "LineString", "coordinates": [[-120.2, 38.5], [-120.95, 40.7], [
 
 @pytest.mark.parametrize("route", [POLYLINE, LINE], ids=["polyline", "GeoJSON"])
 async def test_a_route_in_both_forms(api: Api, fleet_id: str, route: Any) -> None:
-    trip = await api.trip(fleet_id, None, route=route)
+    ends = {"pickup": {"latitude": 38.5, "longitude": -120.2}, "dropoff": {"latitude": 43.252, "longitude": -126.453}}
+    trip = await api.trip(fleet_id, None, route=route, **ends)
     assert trip["route"] == LINE
     path = f"/trips/{trip['trip_id']}"
     assert (await api.call("GET", path))["route"] == LINE
     (listed,) = [t for t in (await api.call("GET", f"/fleets/{fleet_id}/trips"))["trips"] if t["trip_id"] == trip["trip_id"]]
     assert listed["route"] == LINE
-    other = {"type": "LineString", "coordinates": [[9.5, 47.1], [9.6, 47.2]]}
+    other = {"type": "LineString", "coordinates": [[-120.2, 38.5], [-126.5, 43.2]]}
     trip = await api.call("PATCH", path, {"route": other, "version": 1})
     assert (trip["route"], trip["version"]) == (other, 2)
     # A status alone leaves the route as it is; null takes it away.
