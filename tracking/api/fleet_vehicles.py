@@ -1,5 +1,7 @@
 """`/v1/fleets/{fleet_id}/vehicles`: the vehicles of a fleet, nearest first or by name."""
 
+import unicodedata
+
 import msgspec
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
@@ -108,7 +110,7 @@ def _place(request: Request) -> tuple[float, float]:
 
 
 def _text(request: Request, parameter: str) -> str:
-    text = request.query_params.get(parameter, "")
+    text = unicodedata.normalize("NFC", request.query_params.get(parameter, ""))
     if len(text) > MAX_SEARCH or "\0" in text:
         raise Refusal(
             ErrorCode.BAD_FIELD, f"`{parameter}` must be text of at most {MAX_SEARCH} characters, without NUL", field=parameter
