@@ -94,7 +94,7 @@ async def test_what_a_database_holds_is_taken_along(empty_url: str, tmp_path: Pa
         SELECT 'f', id, ST_SetSRID(ST_GeomFromText('POLYGON((9 47,9.1 47,9.1 47.1,9 47))'), 4326), properties::jsonb
         FROM (VALUES ('a', E'{{"name": "Gru\\u0308n", "x": 1}}'), ('b', '{{"name": 7}}'), ('c', '{{}}')) AS p (id, properties);
         INSERT INTO trips (trip_id, fleet_id, pickup, dropoff, stops, created_at)
-        VALUES ('t', 'f', E'{{"latitude":1,"longitude":2,"name":"Gru\\u0308n"}}', '{{"latitude":1,"longitude":2}}', '[]', now());
+        VALUES ('t', 'f', E'{{"latitude":1,"longitude":2,"name":"Gru\\u0308n"}}', '{{"latitude":1}}', '[]', now());
         INSERT INTO messages (trip, sender, client_id, text, server_time)
         SELECT trip, sender, '1', 'hello', now() FROM trips, (VALUES ('driver'), ('passenger')) AS s (sender);
         """
