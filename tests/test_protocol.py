@@ -22,6 +22,7 @@ from tracking.protocol import (
     decode_passenger,
 )
 
+SESSION = "0b6f4a52-7c1e-4d0a-9d5f-3a8e2c41b790"
 GOOD: dict[str, Any] = {"seq": 1, "fix_time": 1_763_856_000_000, "latitude": 47.1, "longitude": 9.5}
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)
@@ -55,7 +56,8 @@ def test_a_position_with_everything() -> None:
 
 
 def test_the_other_messages_of_a_driver() -> None:
-    assert decode_driver('{"type":"hello","session":"s"}') == Hello("s")
+    assert decode_driver(f'{{"type":"hello","session":"{SESSION}"}}') == Hello(SESSION)
+    assert decode_driver(f'{{"type":"hello","session":"{SESSION.upper()}"}}') == Hello(SESSION)
     change = decode_driver('{"type":"trip_status","trip_id":"t","status":"complete","client_id":"c"}')
     assert isinstance(change, TripStatusChange)
     message = decode_driver('{"type":"message","trip_id":"t","text":"Grüezi 😀","client_id":"c"}')
@@ -164,6 +166,27 @@ def test_a_text_that_is_too_long() -> None:
     with pytest.raises(Refusal) as caught:
         decode_passenger(json.dumps(frame))
     assert caught.value.code is ErrorCode.BAD_FIELD
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        "=1+1",
+        "s",
+        SESSION[:-1],
+        SESSION + "0",
+        SESSION + "\n",
+        SESSION.replace("-", ""),
+        "{" + SESSION + "}",
+        "urn:uuid:" + SESSION,
+        SESSION.replace("0", "g"),
+        SESSION.replace("0", "\u0660"),
+        "",
+    ],
+)
+def test_a_session_that_is_no_uuid(session: str) -> None:
+    refused = refusal(json.dumps({"type": "hello", "session": session}))
+    assert (refused.code, refused.field) == (ErrorCode.BAD_FIELD, "session")
 
 
 @pytest.mark.parametrize("text", ['{"type":"position"', '{"type":"hello","session":"s"}', "[]", '{"text":"x"}'])

@@ -1,9 +1,9 @@
 """Frozen settings, read once from the environment (`TRACKING_…`). `docs/SETTINGS.md` lists them; a test keeps it whole."""
 
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tracking.errors import ConfigError
@@ -93,6 +93,20 @@ class Settings(BaseSettings):
             )
         return days
 
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.outbox_high_water > self.outbox_limit:
+            raise ValueError(
+                f"TRACKING_OUTBOX_HIGH_WATER ({self.outbox_high_water}) must not exceed TRACKING_OUTBOX_LIMIT"
+                f" ({self.outbox_limit}): a slow reader would be closed before it is spared anything; raise the limit"
+            )
+        if self.stale_after <= self.interval_watched:
+            raise ValueError(
+                f"TRACKING_STALE_AFTER ({self.stale_after:g}) must be more than TRACKING_INTERVAL_WATCHED"
+                f" ({self.interval_watched:g}): the car would grey between any two fixes"
+            )
+        return self
+
     @field_validator("public_url")
     @classmethod
     def _as_browsers_write_it(cls, url: str) -> str:
@@ -127,8 +141,10 @@ def load(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
+        # Where two settings contradict each other, the message names both, and there is no one place.
         wrong = "; ".join(
-            f"TRACKING_{str(e['loc'][0]).upper()} {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
+            "".join(f"TRACKING_{str(name).upper()} " for name in e["loc"][:1]) + e["msg"].removeprefix("Value error, ")
+            for e in error.errors()
         )
         raise ConfigError(wrong) from None
 

@@ -51,7 +51,7 @@ class Dispatch:
             vehicle = await _vehicle_of_fleet(connection, vehicle_id, fleet_id) if vehicle_id is not None else None
             trip = await trips.insert(
                 connection,
-                trip_id=secrets.token_urlsafe(16),
+                trip_id=_new_trip_id(),
                 fleet_id=fleet_id,
                 vehicle=vehicle.number if vehicle is not None else None,
                 pickup=pickup,
@@ -88,12 +88,8 @@ class Dispatch:
                 trip = await trips.lock(connection, trip_id)
                 if trip is None or not allowed(trip):
                     raise Refusal(not_allowed, NOT_FOUND)
-                if version is not None and version != trip.version:
-                    raise Refusal(
-                        ErrorCode.CONFLICT,
-                        f"the trip is at version {trip.version}, you sent {version}: read it again and decide anew",
-                        field="version",
-                    )
+                if version is not None:
+                    check_version(trip, version)
                 changed = await self._change(connection, trip, status, vehicle_id, route)
                 if changed is None:
                     return trip
@@ -301,6 +297,23 @@ class Dispatch:
         for trip in left:
             self._hub.trip_changed(trip)
             self._hub.fleets.trip_changed(trip)
+
+
+def check_version(trip: Trip, version: int) -> None:
+    """Raises `Refusal` (`conflict`) where it is not the trip's."""
+    if version != trip.version:
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            f"the trip is at version {trip.version}, you sent {version}: read it again and decide anew",
+            field="version",
+        )
+
+
+def _new_trip_id() -> str:
+    """144 random bits, as text that begins with a letter or digit: a spreadsheet would take `-` for the start of a formula."""
+    while not (trip_id := secrets.token_urlsafe(18))[0].isalnum():
+        pass
+    return trip_id
 
 
 async def _vehicle_of_fleet(connection: Connection, vehicle_id: str, fleet_id: str) -> vehicles.Stored:

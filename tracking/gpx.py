@@ -2,6 +2,7 @@
 
 One `trk` with the name it is given; a `trkseg` ends where nothing was heard for more than `GAP_MS`, or another vehicle took
 over. Speed (m/s) and course (degrees) have no place in a point of GPX 1.1, so they stand in Garmin's `TrackPointExtension` v2.
+Numbers have no exponent; a longitude lies in [-180, 180) and a course in [0, 360), as the schemas want them.
 """
 
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from xml.etree.ElementTree import Element, SubElement
 from gpxpy.gpx import GPX, GPXTrack, GPXTrackPoint
 from gpxpy.gpxfield import gpx_fields_to_xml
 
+from tracking.numbers import decimal
 from tracking.store.positions import TrackRow
 
 GAP_MS = 300_000
@@ -57,11 +59,14 @@ _EPOCH = _Time(1970, 1, 1, tzinfo=UTC)
 
 
 def _point(row: TrackRow) -> GPXTrackPoint:
-    point = GPXTrackPoint(row.latitude, row.longitude, row.altitude, _EPOCH + timedelta(milliseconds=row.fix_time))
+    # The 180th meridian is at both ends of our range, and at one of theirs.
+    longitude = -180.0 if row.longitude == 180.0 else row.longitude
+    point = GPXTrackPoint(row.latitude, longitude, row.altitude, _EPOCH + timedelta(milliseconds=row.fix_time))
     if row.speed is not None or row.bearing is not None:
         extension = Element(f"{{{_EXTENSION}}}TrackPointExtension")
-        for tag, value in (("speed", row.speed), ("course", row.bearing)):
+        course = None if row.bearing is None else row.bearing % 360
+        for tag, value in (("speed", row.speed), ("course", course)):
             if value is not None:
-                SubElement(extension, f"{{{_EXTENSION}}}{tag}").text = str(value)
+                SubElement(extension, f"{{{_EXTENSION}}}{tag}").text = decimal(value)
         point.extensions.append(extension)
     return point

@@ -1,13 +1,17 @@
 """Messages within a trip, of its driver, passengers and dispatchers: committed first, then shown to the others."""
 
+from hashlib import blake2b
+
+from tracking.auth import Principal
 from tracking.errors import ErrorCode, Refusal, StoreUnavailable
 from tracking.hub.hub import Hub
 from tracking.ingest.sources import Source, Sources
 from tracking.model import Clock, Trip
+from tracking.protocol import is_uuid
 from tracking.store import messages, trips
 from tracking.store.gathered import Gathered
 from tracking.store.messages import Message
-from tracking.store.pool import Database
+from tracking.store.pool import Connection, Database
 
 MAX_UNSURE = 10_000
 """Messages remembered of which it is not known whether they were stored: most are sent again, and some never are."""
@@ -22,19 +26,23 @@ class Messaging:
         self._hub = hub
         self._clock = clock
         self._unread = Gathered(self._read_unread)
-        self._unsure: dict[tuple[str, str, str], None] = {}
+        self._unsure: dict[tuple[str, str, bytes, str], None] = {}
 
-    async def from_driver(self, vehicle_id: str, trip_id: str, client_id: str, text: str) -> None:
-        """Raises `Refusal`: `forbidden` where the trip is not this vehicle's, `conflict` where it is over."""
-        await self._post(trip_id, "driver", client_id, text, vehicle_id=vehicle_id)
+    async def from_driver(self, principal: Principal, trip_id: str, client_id: str, text: str) -> None:
+        """Raises `Refusal`: `forbidden` where the trip is not this vehicle's, `conflict` where it is over, or where the token
+        used the `client_id` for another text.
+        """
+        await self._post(principal, trip_id, "driver", client_id, text, vehicle_id=principal.subject)
 
-    async def from_passenger(self, trip_id: str, client_id: str, text: str) -> None:
-        """Raises `Refusal` (`conflict`) where the trip is over."""
-        await self._post(trip_id, "passenger", client_id, text)
+    async def from_passenger(self, principal: Principal, trip_id: str, client_id: str, text: str) -> None:
+        """Raises `Refusal` (`conflict`) where the trip is over, or where the token or share used the `client_id` for another
+        text.
+        """
+        await self._post(principal, trip_id, "passenger", client_id, text)
 
-    async def from_dispatcher(self, fleet_id: str, trip_id: str, client_id: str, text: str) -> None:
-        """Raises `Refusal`: `not_found` where the trip is not this fleet's, `conflict` where it is over."""
-        await self._post(trip_id, "dispatcher", client_id, text, fleet_id=fleet_id)
+    async def from_dispatcher(self, principal: Principal, fleet_id: str, trip_id: str, client_id: str, text: str) -> None:
+        """Raises `Refusal`: `not_found` where the trip is not this fleet's, `conflict` as for drivers."""
+        await self._post(principal, trip_id, "dispatcher", client_id, text, fleet_id=fleet_id)
 
     def none_unread(self, source: Source) -> bool:
         """Whether memory knows that the vehicle's driver has read everything, so that nobody need be asked."""
@@ -58,6 +66,7 @@ class Messaging:
 
     async def _post(
         self,
+        principal: Principal,
         trip_id: str,
         sender: str,
         client_id: str,
@@ -66,7 +75,8 @@ class Messaging:
         vehicle_id: str | None = None,
         fleet_id: str | None = None,
     ) -> None:
-        key = (trip_id, sender, client_id)
+        author = _author(principal)
+        key = (trip_id, sender, author, client_id)
         trip: Trip | None = None
         try:
             async with self._database.transaction() as connection:
@@ -81,7 +91,13 @@ class Messaging:
                 if trip.status.over:
                     raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: nobody reads messages any more")
                 self._note(trip)
-                message, fresh = await messages.insert(connection, trip.number, trip_id, sender, client_id, text, self._clock())
+                message, fresh = await self._insert(connection, trip, sender, author, client_id, text)
+                if message.text != text:
+                    raise Refusal(
+                        ErrorCode.CONFLICT,
+                        "you sent another text with this `client_id`: give each message one of its own, like a UUID",
+                        field="client_id",
+                    )
         except StoreUnavailable:
             # It may have been stored all the same; sent again, it must still be shown.
             self._unsure[key] = None
@@ -106,6 +122,22 @@ class Messaging:
         if source is not None:
             source.posted += 1
 
+    async def _insert(
+        self, connection: Connection, trip: Trip, sender: str, author: bytes, client_id: str, text: str
+    ) -> tuple[Message, bool]:
+        if is_uuid(client_id):
+            # Sent again with a renewed token, which is another author: two apps never make the same UUID, as they count alike.
+            before = await messages.sent_before(connection, trip.number, trip.trip_id, sender, client_id, text)
+            if before is not None:
+                return before, False
+        return await messages.insert(connection, trip.number, trip.trip_id, sender, author, client_id, text, self._clock())
+
 
 def _vehicle_of(trip: Trip) -> str | None:
     return trip.vehicle.vehicle_id if trip.vehicle is not None else None
+
+
+def _author(principal: Principal) -> bytes:
+    """What a `client_id` is unique within: the share, or else the token. A digest: the id of a token may be any text."""
+    kind, name = ("share", principal.share_id) if principal.share_id is not None else ("token", principal.jti)
+    return blake2b(f"{kind} {name}".encode("utf-8", "surrogatepass"), digest_size=16).digest()

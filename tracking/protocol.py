@@ -75,6 +75,8 @@ class TripView(Struct, omit_defaults=True, frozen=True):
 
 
 class Hello(Struct, tag="hello", frozen=True):
+    """`session` is a UUID, decoded in lower case."""
+
     session: str
 
 
@@ -616,12 +618,23 @@ def _convert(tree: dict[str, Any], kind: type[Struct]) -> Any:
 
 def _check(message: Hello | TripStatusChange | TextMessage) -> Hello | TripStatusChange | TextMessage:
     if isinstance(message, Hello):
-        check_text("session", message.session, 64)
-    else:
-        check_text("client_id", message.client_id, MAX_CLIENT_ID)
+        if not is_uuid(message.session):
+            detail = f"`session` must be a UUID, like 0b6f4a52-7c1e-4d0a-9d5f-3a8e2c41b790; got {_shown(message.session)}"
+            raise Refusal(ErrorCode.BAD_FIELD, detail, field="session")
+        # One session is one, in whatever case a device writes it.
+        return Hello(message.session.lower())
+    check_text("client_id", message.client_id, MAX_CLIENT_ID)
     if isinstance(message, TextMessage):
         check_text("text", message.text, MAX_TEXT)
     return message
+
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+
+
+def is_uuid(text: str) -> bool:
+    """Whether it is a UUID in the text form of RFC 9562, in either case, of whatever version."""
+    return _UUID.fullmatch(text) is not None
 
 
 def check_text(field: str, text: str, longest: int) -> None:

@@ -1,5 +1,6 @@
 /** The dispatcher's page: reads the link, and joins the live fleet, the map, the list and the cards. */
 
+import { isolated } from "./format.js";
 import { Api } from "./fleet/api.js";
 import { Booking } from "./fleet/booking.js";
 import { Card } from "./fleet/card.js";
@@ -208,7 +209,7 @@ function start(settings) {
       tripBox = null;
       marks.clear();
     };
-    card.show({ title: trip.vehicle ? `Trip · ${trip.vehicle.name || trip.vehicle.vehicle_id}` : "Trip", body: box.element, onClose }, { focus: true });
+    card.show({ title: trip.vehicle ? `Trip · ${isolated(trip.vehicle.name || trip.vehicle.vehicle_id)}` : "Trip", body: box.element, onClose }, { focus: true });
     tripBox = box;
     marks.showTrip(trip);
     map.fit(Marks.boundsOf(trip));

@@ -61,7 +61,7 @@ export function status(trip) {
     case "arrived_at_pickup":
       return "Waiting at pickup";
     case "enroute_to_dropoff":
-      return trip.dropoff.name ? `On the way to ${shorten(trip.dropoff.name)}` : "On the way";
+      return trip.dropoff.name ? `On the way to ${isolated(shorten(trip.dropoff.name))}` : "On the way";
     case "arrived_at_stop":
       return "Stopped on the way";
     case "complete":
@@ -82,7 +82,7 @@ export function explanation(trip) {
     case "new":
       return "You will see it here as soon as it sets out.";
     case "arrived_at_pickup":
-      return trip.pickup.name ? `Look for it at ${trip.pickup.name}.` : "Look for it at the pickup point.";
+      return trip.pickup.name ? `Look for it at ${isolated(trip.pickup.name)}.` : "Look for it at the pickup point.";
     case "arrived_at_stop":
       return "It goes on shortly.";
     default:
@@ -109,7 +109,7 @@ export function farewell(ending, trip) {
   if (ending !== "over") return ENDINGS[ending];
   if (trip?.status === "canceled") return { title: "This trip was canceled", text: "The vehicle is no longer on its way. Nothing more will be shown here." };
   const where = trip?.status === "complete" ? trip.dropoff.name : "";
-  return where ? { title: "Trip finished", text: `Arrived at ${where}. Thank you for riding with us.` } : ENDINGS.over;
+  return where ? { title: "Trip finished", text: `Arrived at ${isolated(where)}. Thank you for riding with us.` } : ENDINGS.over;
 }
 
 const SENDERS = new Map([
@@ -125,6 +125,18 @@ const SENDERS = new Map([
  */
 export function sender(from) {
   return SENDERS.get(from) ?? "Message";
+}
+
+const DIRECTIONS = /[\u202a-\u202e\u2066-\u2069]/g;
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\u200e\u200f\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+
+/**
+ * A name within other text: nothing in it turns the direction of what stands around it.
+ * @param {string} name
+ */
+export function isolated(name) {
+  const plain = name.replace(DIRECTIONS, "");
+  return RIGHT_TO_LEFT.test(plain) ? `\u2068${plain}\u2069` : plain;
 }
 
 /** @param {string} name */

@@ -43,7 +43,7 @@ export class Panel {
     this.#showVehicle(trip);
     this.#showPlaces(trip);
     const plate = trip.vehicle?.plate;
-    document.title = plate ? `${format.status(trip)} · ${plate}` : format.status(trip);
+    document.title = plate ? `${format.status(trip)} · ${format.isolated(plate)}` : format.status(trip);
   }
 
   /**

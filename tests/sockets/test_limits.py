@@ -270,7 +270,7 @@ async def test_who_does_not_answer_a_ping_is_taken_for_dead() -> None:
 async def test_row_11_who_stops_reading_gets_the_newest_then_4008_and_others_notice_nothing(
     own_hub: Callable[..., HubProcess],
 ) -> None:
-    hub = own_hub(outbox_limit="32768", driver_frames_at_once="10000")
+    hub = own_hub(outbox_high_water="32768", outbox_limit="32768", driver_frames_at_once="10000")
     count, batch = 20_000, 100
     async with Api(hub.url) as api:
         vehicle_id, trip_id = await api.under_way()

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.clients import new_id
+from tracking.auth import Principal, Role
 from tracking.errors import StoreUnavailable
 from tracking.hub.hub import Hub
 from tracking.ingest.sources import Sources
@@ -163,7 +164,7 @@ async def test_a_driver_who_returns_is_told_what_was_written_meanwhile(database:
     assert not messaging.none_unread(source)
     assert await messaging.unread(source) == []
     assert messaging.none_unread(source)
-    await messaging.from_passenger("trip", "1", "I am at the back door")
+    await messaging.from_passenger(Principal(Role.PASSENGER, "trip", "jti", 2**52), "trip", "1", "I am at the back door")
     assert not messaging.none_unread(source)
     assert [message.text for message in await messaging.unread(source)] == ["I am at the back door"]
     assert not messaging.none_unread(source)

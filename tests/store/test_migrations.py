@@ -95,3 +95,43 @@ async def test_tokens_revoked_with_their_links_are_known_to_expire_with_them(emp
     rows = await connection.fetch("SELECT jti, extract(epoch FROM expires_at) AS expires FROM revoked_tokens ORDER BY jti")
     await connection.close()
     assert [(row["jti"], row["expires"]) for row in rows] == [("link", 1767323045), ("other", None)]
+
+
+async def test_what_a_database_holds_is_taken_along(empty_url: str, tmp_path: Path) -> None:
+    """Of a service that ran before sessions were UUIDs, names composed, and a `client_id` of one token."""
+    old = tmp_path / "sql"
+    old.mkdir()
+    for path in sorted(DIRECTORY.glob("*.sql"))[:9]:
+        shutil.copy(path, old)
+    await migrate(empty_url, old)
+    connection = await asyncpg.connect(empty_url)
+    upper, both = "0B6F4A52-7C1E-4D0A-9D5F-3A8E2C41B790", "AAAAAAAA-7C1E-4D0A-9D5F-3A8E2C41B790"
+    await connection.execute(
+        f"""
+        INSERT INTO fleets (fleet_id, name) VALUES ('f', E'Zu\\u0308rich'), ('g', 'plain');
+        INSERT INTO vehicles (vehicle_id, fleet_id, name, plate) VALUES ('v', 'f', E'Su\\u0308d', 'FL 7');
+        INSERT INTO sessions (vehicle, name, handled_seq)
+        SELECT vehicle, s.name, s.seq FROM vehicles,
+            (VALUES ('{upper}', 7), ('{both}', 8), ('{both.lower()}', 9), ('=1+1', 10)) AS s (name, seq);
+        INSERT INTO geofences (fleet_id, geofence_id, shape, properties)
+        SELECT 'f', id, ST_SetSRID(ST_GeomFromText('POLYGON((9 47,9.1 47,9.1 47.1,9 47))'), 4326), properties::jsonb
+        FROM (VALUES ('a', E'{{"name": "Gru\\u0308n", "x": 1}}'), ('b', '{{"name": 7}}'), ('c', '{{}}')) AS p (id, properties);
+        INSERT INTO trips (trip_id, fleet_id, pickup, dropoff, stops, created_at)
+        VALUES ('t', 'f', E'{{"latitude":1,"longitude":2,"name":"Gru\\u0308n"}}', '{{"latitude":1}}', '[]', now());
+        INSERT INTO messages (trip, sender, client_id, text, server_time)
+        SELECT trip, sender, '1', 'hello', now() FROM trips, (VALUES ('driver'), ('passenger')) AS s (sender);
+        """
+    )
+    await migrate(empty_url)
+
+    async def column(query: str) -> list[object]:
+        return [row[0] for row in await connection.fetch(query)]
+
+    assert await column("SELECT name FROM fleets ORDER BY fleet_id") == ["Zürich", "plain"]
+    assert await column("SELECT name FROM vehicles WHERE search_key LIKE search_pattern('fl7')") == ["Süd"]
+    assert await column("SELECT name FROM sessions ORDER BY handled_seq") == [upper.lower(), both, both.lower(), "=1+1"]
+    names = await column("SELECT properties ->> 'name' FROM geofences ORDER BY geofence_id")
+    assert names == ["Grün", "7", None]
+    assert await column("SELECT pickup ->> 'name' FROM trips") == ["Grün"]
+    assert await column("SELECT author FROM messages") == [b"", b""]
+    await connection.close()

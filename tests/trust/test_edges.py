@@ -46,8 +46,8 @@ async def test_no_ack_is_longer_than_64_kib(bench: Bench) -> None:
 
 async def test_no_frame_about_a_trip_is_longer_than_64_kib(hub: HubProcess, api: Api) -> None:
     """A long route, many stops with long names: the driver's welcome and the passenger's snapshot and update fit a frame."""
-    line = {"type": "LineString", "coordinates": [[9 + n / 10_000_019, 47 + n / 10_000_019] for n in range(5_000)]}
-    stop = {"latitude": 47.1234567, "longitude": 9.1234567, "name": "\U0001f68f" * 20}
+    line = {"type": "LineString", "coordinates": [[9.52 + n / 10_000_019, 47.14 + n / 10_000_019] for n in range(5_000)]}
+    stop = {"latitude": 47.1234567, "longitude": 9.5234567, "name": "\U0001f68f" * 20}
     vehicle_id, trip_id = await api.under_way(route=line, stops=[stop] * 100)
     whole = await api.call("GET", f"/trips/{trip_id}")
     assert len(whole["route"]["coordinates"]) == 5_000

@@ -2,6 +2,7 @@
 
 import json
 import re
+import uuid
 from typing import Any
 
 import pytest
@@ -486,7 +487,7 @@ async def test_fixes_before_hello_are_an_error_and_not_stored(bench: Bench) -> N
         await socket.expect("welcome")
         await socket.send({"type": "position", **fix(1)})
         assert (await socket.expect("error", "ack"))["type"] == "error"
-        await socket.send({"type": "hello", "session": "s"})
+        await socket.send({"type": "hello", "session": str(uuid.uuid4())})
         assert await socket.expect("ack") == {"type": "ack", "seq": 0}
         await socket.send({"type": "position", **fix(1)})
         assert await socket.expect("ack") == {"type": "ack", "seq": 1}

@@ -1,9 +1,10 @@
 """Rows 41, 42 and 53: what is sent again is acknowledged again and stored once; of two connections the newer wins."""
 
 import asyncio
+import uuid
 from typing import Any
 
-from tests.clients import Api, Driver, Message, Passenger, Socket, fix, now_ms, token
+from tests.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, now_ms, token
 from tests.hub_process import HubProcess
 from tests.trust.bench import Bench
 
@@ -99,7 +100,7 @@ async def test_row_41_another_session_has_numbers_of_its_own(bench: Bench) -> No
     first, second = fix(1), fix(1, latitude=47.2, fix_time=now_ms() + 20_000)
     await bench.driver.report(first)
     await bench.driver.acknowledged(1)
-    await bench.driver.send({"type": "hello", "session": "another"})
+    await bench.driver.send({"type": "hello", "session": str(uuid.uuid4())})
     assert await bench.driver.expect("ack") == {"type": "ack", "seq": 0}
     await bench.driver.report(second)
     assert (await bench.driver.expect("ack"))["seq"] == 1
@@ -173,9 +174,12 @@ async def test_a_message_or_status_sent_again_is_done_once(hub: HubProcess, api:
     vehicle_id, trip_id = await api.under_way()
     async with Driver(hub.url, vehicle_id) as driver, Passenger(hub.url, trip_id) as passenger:
         await passenger.expect("snapshot")
-        for text in ("first", "first", "changed"):
+        for text in ("first", "first"):
             await driver.send({"type": "message", "trip_id": trip_id, "text": text, "client_id": "same"})
             assert await driver.expect("done") == {"type": "done", "client_id": "same"}
+        await driver.send({"type": "message", "trip_id": trip_id, "text": "changed", "client_id": "same"})
+        answer = await driver.expect("done")
+        assert (answer["client_id"], answer["code"]) == ("same", "conflict")
         for _ in range(2):
             await driver.send({"type": "trip_status", "trip_id": trip_id, "status": "arrived_at_pickup", "client_id": "s"})
             assert await driver.expect("done") == {"type": "done", "client_id": "s"}
@@ -183,6 +187,74 @@ async def test_a_message_or_status_sent_again_is_done_once(hub: HubProcess, api:
         seen = [await passenger.receive() for _ in range(3)]
     assert [(m["type"], m.get("text")) for m in seen] == [("message", "first"), ("trip", None), ("message", "marker")]
     assert [m["offset"] for m in seen] == [1, 2, 3]
+
+
+async def test_two_who_count_alike_are_both_heard(hub: HubProcess, api: Api) -> None:
+    """A `client_id` is of one token or share: passengers by links, by tokens, and dispatchers, each of whom begins with 1."""
+    vehicle_id, trip_id = await api.under_way()
+    fleet_id = (await api.call("GET", f"/trips/{trip_id}"))["fleet_id"]
+    links = [(await api.call("POST", f"/trips/{trip_id}/shares", {}, expect=201))["token"] for _ in range(2)]
+    said = []
+
+    async def say(socket: Socket, text: str) -> None:
+        await socket.send({"type": "message", "trip_id": trip_id, "text": text, "client_id": "1"})
+        assert await socket.expect("done") == {"type": "done", "client_id": "1"}
+        said.append(text)
+
+    async with Driver(hub.url, vehicle_id) as driver:
+        for bearer in (*links, token("passenger", trip_id), token("passenger", trip_id)):
+            async with Passenger(hub.url, trip_id, bearer) as passenger:
+                await say(passenger, f"passenger {len(said)}")
+        for _ in range(2):
+            async with Dispatcher(hub.url, fleet_id) as dispatcher:
+                await say(dispatcher, f"dispatcher {len(said)}")
+        # The first one's app was started anew, and counts from 1 again.
+        async with Passenger(hub.url, trip_id, links[0]) as passenger:
+            await passenger.send({"type": "message", "text": said[0], "client_id": "1"})
+            assert await passenger.expect("done") == {"type": "done", "client_id": "1"}
+            await passenger.send({"type": "message", "text": "another text", "client_id": "1"})
+            assert (await passenger.expect("done"))["code"] == "conflict"
+            await passenger.send({"type": "message", "text": "marker", "client_id": "2"})
+            await passenger.expect("done")
+        assert [(await driver.expect("message"))["text"] for _ in range(len(said) + 1)] == [*said, "marker"]
+
+
+async def test_two_drivers_of_one_vehicle_who_count_alike_are_both_heard(hub: HubProcess, api: Api) -> None:
+    vehicle_id, trip_id = await api.under_way()
+    async with Passenger(hub.url, trip_id) as passenger:
+        for text in ("early shift", "late shift"):
+            async with Driver(hub.url, vehicle_id) as driver:
+                await driver.send({"type": "message", "trip_id": trip_id, "text": text, "client_id": "1"})
+                assert await driver.expect("done") == {"type": "done", "client_id": "1"}
+            assert (await passenger.expect("message"))["text"] == text
+
+
+async def test_a_message_is_posted_once_though_the_token_was_renewed(hub: HubProcess, api: Api) -> None:
+    """Where its `client_id` is a UUID: what was not answered is sent again with the next token."""
+    vehicle_id, trip_id = await api.under_way()
+    message = {"type": "message", "trip_id": trip_id, "text": "at the door", "client_id": str(uuid.uuid4())}
+    async with Passenger(hub.url, trip_id) as passenger:
+        for _ in range(2):
+            async with Driver(hub.url, vehicle_id) as driver:
+                await driver.send(message)
+                assert "code" not in await driver.expect("done")
+        async with Driver(hub.url, vehicle_id) as driver:
+            await driver.send({**message, "text": "marker"})
+            assert "code" not in await driver.expect("done")
+        seen = [(await passenger.expect("message"))["text"] for _ in range(2)]
+    assert seen == ["at the door", "marker"]
+
+
+async def test_a_session_is_the_same_in_either_case(hub: HubProcess, api: Api, fleet_id: str) -> None:
+    """iOS writes UUIDs in upper case, other libraries in lower case."""
+    vehicle_id, session = await api.vehicle(fleet_id), str(uuid.uuid4())
+    async with Driver(hub.url, vehicle_id, session.upper()) as driver:
+        await driver.report(fix(1))
+        await driver.acknowledged(1)
+    async with Driver(hub.url, vehicle_id, session) as driver:
+        assert driver.handled == 1
+    (row,) = await api.track(f"/vehicles/{vehicle_id}/track")
+    assert row["session"] == session
 
 
 # --- row 53 ---------------------------------------------------------------------------------------------------------
@@ -245,7 +317,7 @@ async def test_row_53_the_last_of_many_at_once_stays(hub: HubProcess, api: Api, 
         ((end, last),) = ends.items()
         end.cancel()
         await asyncio.gather(end, return_exceptions=True)
-        await last.send({"type": "hello", "session": "s"})
+        await last.send({"type": "hello", "session": str(uuid.uuid4())})
         assert await last.expect("ack") == {"type": "ack", "seq": 0}
         await last.send({"type": "position", **fix(1)})
         assert await last.expect("ack") == {"type": "ack", "seq": 1}

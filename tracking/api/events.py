@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tracking.api.fleets import MAX_LISTED, fleet_of
-from tracking.api.http import resource, respond, service_of, whole_number
+from tracking.api.http import check_order, resource, respond, service_of, whole_number
 from tracking.errors import ErrorCode, Refusal
 from tracking.ingest.sources import FOREVER
 from tracking.model import EventKind
@@ -20,12 +20,14 @@ async def list_events(request: Request) -> Response:
         raise Refusal(ErrorCode.BAD_FIELD, f"`kind` must be one of {', '.join(EventKind)}", field="kind")
     limit = whole_number(request, "limit", 200, least=1, most=MAX_LISTED)
     assert limit is not None
+    since, until = whole_number(request, "since", most=FOREVER), whole_number(request, "until", most=FOREVER)
+    check_order(since, until, ("since", "until"))
     async with service_of(request).database.connection() as connection:
         found = await events.of_fleet(
             connection,
             fleet.fleet_id,
-            since=whole_number(request, "since", most=FOREVER),
-            until=whole_number(request, "until", most=FOREVER),
+            since=since,
+            until=until,
             after=whole_number(request, "after"),
             kind=EventKind(kind) if kind is not None else None,
             vehicle_id=_name(request, "vehicle_id"),

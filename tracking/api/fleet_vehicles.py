@@ -1,6 +1,6 @@
 """`/v1/fleets/{fleet_id}/vehicles`: the vehicles of a fleet, nearest first or by name."""
 
-import re
+import unicodedata
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -11,13 +11,13 @@ from tracking.api.fleets import MAX_LISTED, fleet_of
 from tracking.api.http import flag, resource, respond, service_of, whole_number
 from tracking.errors import ErrorCode, Refusal
 from tracking.model import Vehicle, VehicleStatus
+from tracking.numbers import real
 from tracking.service import Service
 from tracking.store import whereabouts
 from tracking.store.whereabouts import Seen
 
 NEAREST = 10
 MAX_SEARCH = 200
-_DEGREES = re.compile(r"-?\d{1,3}(\.\d{1,20})?", re.ASCII)
 
 
 class VehicleSeen(msgspec.Struct, omit_defaults=True):
@@ -92,14 +92,14 @@ def _now(service: Service, seen: VehicleSeen) -> VehicleSeen:
 
 def _place(request: Request) -> tuple[float, float]:
     text = request.query_params["near"]
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 2 or not all(_DEGREES.fullmatch(part) for part in parts):
+    numbers = [real(part.strip()) for part in text.split(",")]
+    latitude, longitude = numbers if len(numbers) == 2 else (None, None)
+    if latitude is None or longitude is None:
         raise Refusal(
             ErrorCode.BAD_FIELD,
             f"`near` must be <latitude>,<longitude> in decimal degrees, like 47.1410,9.5210; got {text!r:.60}",
             field="near",
         )
-    latitude, longitude = float(parts[0]), float(parts[1])
     if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
         raise Refusal(
             ErrorCode.OUT_OF_RANGE,
@@ -110,7 +110,7 @@ def _place(request: Request) -> tuple[float, float]:
 
 
 def _text(request: Request, parameter: str) -> str:
-    text = request.query_params.get(parameter, "")
+    text = unicodedata.normalize("NFC", request.query_params.get(parameter, ""))
     if len(text) > MAX_SEARCH or "\0" in text:
         raise Refusal(
             ErrorCode.BAD_FIELD, f"`{parameter}` must be text of at most {MAX_SEARCH} characters, without NUL", field=parameter

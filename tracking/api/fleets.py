@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from tracking.api.http import (
     Label,
+    Named,
     name_in_path,
     not_found,
     principal_of,
@@ -31,7 +32,7 @@ MAX_LISTED = 1_000
 Threshold = Annotated[float, Meta(gt=0, le=1e7)]
 
 
-class FleetBody(msgspec.Struct):
+class FleetBody(Named):
     """Without a threshold the fleet has the default; without `speed_limit`, none."""
 
     name: Label

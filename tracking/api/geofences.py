@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tracking.api.fleets import fleet_of, turn_of
-from tracking.api.http import name_in_path, not_found, read, resource, respond, service_of
+from tracking.api.http import label, name_in_path, not_found, read, resource, respond, service_of
 from tracking.errors import ErrorCode, Refusal
 from tracking.geojson import checked_geometry
 from tracking.hub.geofences import Fence
@@ -143,9 +143,11 @@ def _checked(properties: dict[str, Any]) -> dict[str, Any]:
     if b"\\u0000" in msgspec.json.encode(properties):
         raise Refusal(ErrorCode.BAD_FIELD, "`properties` hold a NUL character; leave it out", field="properties")
     name = properties.get("name")
-    if name is not None and not (isinstance(name, str) and len(name) <= 200):
-        raise Refusal(ErrorCode.BAD_FIELD, "`name` must be a text of at most 200 characters", field="name")
     known = dict(properties)
+    if name is not None:
+        if not isinstance(name, str):
+            raise Refusal(ErrorCode.BAD_FIELD, f"`name` must be a text; got {name!r:.60}", field="name")
+        known["name"] = label("name", name)
     for field, unit in (("speed_limit", "m/s"), ("dwell_after", "seconds")):
         value = known.get(field)
         if value is None:

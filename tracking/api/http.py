@@ -2,6 +2,7 @@
 
 import logging
 import re
+import unicodedata
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
@@ -28,8 +29,9 @@ MAX_BODY = 1024 * 1024
 NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 """How integrators name fleets, vehicles and geofences."""
-# NUL is good JSON and no text that PostgreSQL can keep.
-Label = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00]*$")]
+MAX_LABEL = 200
+Label = str
+"""A name for people: see `label`."""
 Latitude = Annotated[float, Meta(ge=-90, le=90)]
 Longitude = Annotated[float, Meta(ge=-180, le=180)]
 
@@ -40,7 +42,36 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 _encode = msgspec.json.Encoder().encode
 
 
-class PlaceBody(msgspec.Struct):
+def label(field: str, text: str) -> str:
+    """A name for people as it is kept: in NFC, so that a letter is the same however its keyboard puts it together.
+
+    Raises `Refusal` (`bad_field`) where it is longer than `MAX_LABEL` characters, or holds a control character.
+    """
+    text = unicodedata.normalize("NFC", text)
+    if len(text) > MAX_LABEL:
+        raise Refusal(ErrorCode.BAD_FIELD, f"`{field}` must have at most {MAX_LABEL} characters; got {len(text)}", field=field)
+    control = next((character for character in text if unicodedata.category(character) in _CONTROLS), None)
+    if control is not None:
+        detail = f"`{field}` holds the control character U+{ord(control):04X}: a name is one line of text, leave it out"
+        raise Refusal(ErrorCode.BAD_FIELD, detail, field=field)
+    return text
+
+
+_CONTROLS = ("Cc", "Zl", "Zp")
+"""Controls, and what ends a line or paragraph. What turns the direction of writing is no control: pages isolate names."""
+
+
+class Named(msgspec.Struct):
+    """A body with names for people in it."""
+
+    def __post_init__(self) -> None:
+        for field in ("name", "kind", "plate"):
+            text = getattr(self, field, None)
+            if isinstance(text, str):
+                setattr(self, field, label(field, text))
+
+
+class PlaceBody(Named):
     latitude: Latitude
     longitude: Longitude
     name: Label | None = None
@@ -149,6 +180,16 @@ def whole_number(
     if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
         raise Refusal(ErrorCode.BAD_FIELD, f"`{parameter}` must be a whole number from {least} to {most}", field=parameter)
     return int(text)
+
+
+def check_order(first: int | None, last: int | None, names: tuple[str, str]) -> None:
+    """Raises `Refusal` for a span of time whose end lies before its begin: nobody would be told why it holds nothing."""
+    if first is not None and last is not None and first > last:
+        raise Refusal(
+            ErrorCode.BAD_FIELD,
+            f"`{names[0]}` ({first}) must not be after `{names[1]}` ({last}): exchange them",
+            field=names[0],
+        )
 
 
 def flag(request: Request, parameter: str) -> bool:

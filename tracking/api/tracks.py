@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import re
 from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -10,13 +11,24 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from tracking.api.http import flag, name_in_path, not_found, principal_of, require, resource, service_of, whole_number
+from tracking.api.http import (
+    check_order,
+    flag,
+    name_in_path,
+    not_found,
+    principal_of,
+    require,
+    resource,
+    service_of,
+    whole_number,
+)
 from tracking.api.trips import known_trip
 from tracking.auth import Role, Sight, may_manage_fleet, may_see
 from tracking.errors import ErrorCode, Refusal
 from tracking.gpx import gpx
 from tracking.ingest.sources import FOREVER, GRACE_MS
 from tracking.model import Trip
+from tracking.numbers import decimal
 from tracking.service import Service
 from tracking.store import history, positions, vehicles
 from tracking.store.pool import Connection
@@ -78,6 +90,7 @@ async def of_vehicle(request: Request) -> Response:
         raise not_found()
     from_ = whole_number(request, "from", 0) or 0
     to = whole_number(request, "to", FOREVER, most=FOREVER) or 0
+    check_order(from_, to, ("from", "to"))
     suspect = flag(request, "suspect")
     return await _stream(
         request,
@@ -116,18 +129,50 @@ async def _stream(request: Request, service: Service, name: str, query: Callable
     return StreamingResponse(all_of_it(), media_type=media_type)
 
 
-async def _csv(batches: Batches, _name: str) -> AsyncIterator[bytes]:
+async def as_csv(batches: Batches, _name: str) -> AsyncIterator[bytes]:
+    """Numbers are plain decimals; a text that a spreadsheet would compute has an apostrophe before it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     async for rows in batches:
-        # A row is what its line is, so that no Python runs for each.
         for begin in range(0, len(rows), _CHUNK_ROWS):
-            writer.writerows(rows[begin : begin + _CHUNK_ROWS])
+            chunk = rows[begin : begin + _CHUNK_ROWS]
+            # A row is what its line is, so that no Python runs for each, unless a cell of them must be written otherwise.
+            begun = text.tell()
+            writer.writerows(chunk)
+            if _EXPONENT.search(text.getvalue()) or not all(_is_good(name) for name in _texts(chunk) if name):
+                text.seek(begun)
+                text.truncate()
+                writer.writerows(map(_cells, chunk))
             yield text.getvalue().encode()
             text.seek(0)
             text.truncate()
     yield text.getvalue().encode()
+
+
+_EXPONENT = re.compile(r",-?[\d.]+e[-+]\d+(?=[,\n])", re.ASCII)
+"""A number that Python writes with an exponent."""
+_FORMULA = re.compile(r"(?!-?\d+(\.\d+)?\Z)[=+\-@\t\r\n＝＋－＠]", re.ASCII)  # noqa: RUF001 full width, which Excel takes too
+"""The beginning of a text that a spreadsheet computes (OWASP, "CSV Injection"); a plain number is none."""
+
+
+def _is_good(text: str) -> bool:
+    return not _FORMULA.match(text) and "\r" not in text
+
+
+def _texts(rows: Sequence[TrackRow]) -> set[str | None]:
+    """The texts of these rows that others choose, each once."""
+    return {row.vehicle_id for row in rows} | {row.session for row in rows} | {row.trip_id for row in rows}
+
+
+def _cells(row: TrackRow) -> list[object]:
+    """A row with plain decimal numbers, and with an apostrophe before what a spreadsheet would compute."""
+    return [decimal(cell) if isinstance(cell, float) else _text(cell) if isinstance(cell, str) else cell for cell in row]
+
+
+def _text(text: str) -> str:
+    # A carriage return ends a row for many readers, and the csv module does not quote it before Python 3.13.
+    return ("'" if _FORMULA.match(text) else "") + text.replace("\r", " ")
 
 
 async def _each(batches: Batches) -> Rows:
@@ -140,7 +185,7 @@ def _gpx(batches: Batches, name: str) -> AsyncIterator[bytes]:
     return gpx(_each(batches), name)
 
 
-async def _geojson(batches: Batches, _name: str) -> AsyncIterator[bytes]:
+async def as_geojson(batches: Batches, _name: str) -> AsyncIterator[bytes]:
     """A FeatureCollection of one Feature, its LineString's fix times beside it, in the same order (RFC 7946).
 
     Fewer than two positions are no line: one is a Point, none leaves the collection empty.
@@ -175,8 +220,8 @@ async def _geojson(batches: Batches, _name: str) -> AsyncIterator[bytes]:
 
 
 _WRITERS: dict[str, tuple[Callable[[Batches, str], AsyncIterator[bytes]], str]] = {
-    "geojson": (_geojson, "application/geo+json"),
-    "csv": (_csv, "text/csv; charset=utf-8"),
+    "geojson": (as_geojson, "application/geo+json"),
+    "csv": (as_csv, "text/csv; charset=utf-8"),
     "gpx": (_gpx, "application/gpx+xml"),
 }
 

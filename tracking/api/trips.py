@@ -1,27 +1,26 @@
 """`/v1/trips`: a trip's life over HTTP."""
 
-import re
-from typing import Any
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
-import polyline
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tracking.api.http import Name, PlaceBody, not_found, principal_of, read, require, resource, respond, service_of
 from tracking.auth import Principal, Role, Sight, may_know_trip, may_manage_fleet, may_see
+from tracking.dispatch import check_version
 from tracking.errors import ErrorCode, Refusal
-from tracking.model import Trip, TripStatus
+from tracking.model import Place, Trip, TripStatus
 from tracking.protocol import TripView
+from tracking.routes import Given, check_places, line_string
 from tracking.service import Service
 from tracking.store import fleets, trips
 
 MAX_STOPS = 100
-MAX_ROUTE_POINTS = 20_000
-_ENDLESS_NUMBER = re.compile(r"[_-\x7f]{7}")
-"""A difference of two degrees takes 6 characters of a polyline at the most, the last of them below `_`."""
-Route_ = dict[str, Any] | str
+Precision = Literal[5, 6]
 
 
 class TripBody(msgspec.Struct):
@@ -30,18 +29,16 @@ class TripBody(msgspec.Struct):
     dropoff: PlaceBody
     vehicle_id: Name | None = None
     stops: list[PlaceBody] = []
-    route: Route_ | None = None
+    route: Given | None = None
+    route_precision: Precision | UnsetType = UNSET
 
 
 class TripPatch(msgspec.Struct):
     version: int
     status: TripStatus | UnsetType = UNSET
     vehicle_id: Name | UnsetType | None = UNSET
-    route: Route_ | UnsetType | None = UNSET
-
-
-class _LineString(msgspec.Struct, tag="LineString"):
-    coordinates: list[list[float]]
+    route: Given | UnsetType | None = UNSET
+    route_precision: Precision | UnsetType = UNSET
 
 
 async def create(request: Request) -> Response:
@@ -52,16 +49,19 @@ async def create(request: Request) -> Response:
         raise not_found()
     if len(body.stops) > MAX_STOPS:
         raise Refusal(ErrorCode.BAD_FIELD, f"a trip has at most {MAX_STOPS} stops; got {len(body.stops)}", field="stops")
-    route = line_string(body.route) if body.route is not None else None
+    pickup, dropoff, stops = body.pickup.place(), body.dropoff.place(), [stop.place() for stop in body.stops]
+    places = _places(pickup, dropoff, stops)
+    check_places(places)
+    route = await _route(body.route, body.route_precision, places)
     async with service.database.connection() as connection:
         if await fleets.get(connection, body.fleet_id) is None:
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no fleet {body.fleet_id}: PUT it first", field="fleet_id")
     trip = await service.dispatch.create(
         fleet_id=body.fleet_id,
         vehicle_id=body.vehicle_id,
-        pickup=body.pickup.place(),
-        dropoff=body.dropoff.place(),
-        stops=[stop.place() for stop in body.stops],
+        pickup=pickup,
+        dropoff=dropoff,
+        stops=stops,
         route=route,
     )
     return respond(TripView.of(trip), 201)
@@ -76,13 +76,16 @@ async def get(request: Request) -> Response:
 async def patch(request: Request) -> Response:
     principal = await require(request, Role.SERVICE, Role.DISPATCHER)
     body = await read(request, TripPatch)
+    service, trip_id = service_of(request), request.path_params["trip_id"]
     route: dict[str, Any] | UnsetType | None = UNSET
-    if body.route is None:
-        route = None
-    elif body.route is not UNSET:
-        route = line_string(body.route)
-    trip = await service_of(request).dispatch.change(
-        request.path_params["trip_id"],
+    if body.route is not UNSET or body.route_precision is not UNSET:
+        known = await known_trip(service, principal, trip_id)
+        check_version(known, body.version)
+        # The places of a trip never change, so they may be read before it is locked.
+        given = None if body.route is UNSET else body.route
+        route = await _route(given, body.route_precision, _places(known.pickup, known.dropoff, known.stops))
+    trip = await service.dispatch.change(
+        trip_id,
         allowed=lambda trip: may_manage_fleet(principal, trip.fleet_id),
         version=body.version,
         status=None if body.status is UNSET else body.status,
@@ -111,32 +114,20 @@ async def known_trip(service: Service, principal: Principal, trip_id: str) -> Tr
     return trip
 
 
-def line_string(route: Route_) -> dict[str, Any]:
-    """A GeoJSON LineString from one, or from an encoded polyline of precision 5. Raises `Refusal`."""
-    try:
-        if isinstance(route, str):
-            if _ENDLESS_NUMBER.search(route):
-                raise ValueError("a number in it has no end")
-            coordinates = [[longitude, latitude] for latitude, longitude in polyline.decode(route, 5)]
-        else:
-            if route.get("type") != "LineString":
-                raise ValueError("`type` is not LineString")
-            coordinates = [point[:2] for point in msgspec.convert(route, _LineString).coordinates]
-    except (msgspec.ValidationError, ValueError, IndexError, OverflowError) as error:
-        detail = f"`route` must be a GeoJSON LineString or an encoded polyline of precision 5: {error}"
-        raise Refusal(ErrorCode.BAD_FIELD, detail, field="route") from None
-    if not 2 <= len(coordinates) <= MAX_ROUTE_POINTS:
-        raise Refusal(
-            ErrorCode.BAD_FIELD, f"`route` must have 2 to {MAX_ROUTE_POINTS} points; got {len(coordinates)}", field="route"
-        )
-    for point in coordinates:
-        if len(point) < 2 or not (-180 <= point[0] <= 180 and -90 <= point[1] <= 90):
-            raise Refusal(
-                ErrorCode.OUT_OF_RANGE,
-                f"`route` has the point {point}: expected [longitude, latitude] in degrees",
-                field="route",
-            )
-    return {"type": "LineString", "coordinates": coordinates}
+def _places(pickup: Place, dropoff: Place, stops: Sequence[Place]) -> dict[str, Place]:
+    """A trip's places by the names of their fields."""
+    return {"pickup": pickup, "dropoff": dropoff, **{f"stops[{number}]": stop for number, stop in enumerate(stops)}}
+
+
+async def _route(route: Given | None, precision: int | UnsetType, places: dict[str, Place]) -> dict[str, Any] | None:
+    """The route as it is stored. Raises `Refusal`."""
+    digits = None if precision is UNSET else precision
+    if route is None:
+        if digits is not None:
+            raise Refusal(ErrorCode.BAD_FIELD, "`route_precision` goes with a `route`: leave it out", field="route_precision")
+        return None
+    # In a thread: a long one takes tens of milliseconds.
+    return await asyncio.to_thread(line_string, route, digits, places)
 
 
 routes = [

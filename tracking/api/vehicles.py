@@ -2,13 +2,12 @@
 
 from contextlib import AbstractAsyncContextManager
 
-import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking.api.http import Label, Name, name_in_path, not_found, read, require, resource, respond, service_of
+from tracking.api.http import Label, Name, Named, name_in_path, not_found, read, require, resource, respond, service_of
 from tracking.auth import Principal, Role, may_manage_fleet
 from tracking.errors import ErrorCode, Refusal
 from tracking.hub.fleet import LiveVehicle
@@ -19,7 +18,7 @@ from tracking.store import fleets, trips, vehicles
 from tracking.store.pool import Connection, unlocked
 
 
-class VehicleBody(msgspec.Struct):
+class VehicleBody(Named):
     fleet_id: Name
     name: Label = ""
     kind: Label = ""

@@ -72,6 +72,8 @@ class DispatcherConnection(Connection):
         async def post() -> None:
             if not isinstance(message.trip_id, str):
                 raise Refusal(ErrorCode.BAD_FIELD, "`trip_id` is missing: say which trip you write to", field="trip_id")
-            await self.service.messaging.from_dispatcher(self._fleet_id, message.trip_id, message.client_id, message.text)
+            await self.service.messaging.from_dispatcher(
+                self.principal, self._fleet_id, message.trip_id, message.client_id, message.text
+            )
 
         self.ask(lambda: self.answer(message.client_id, post))

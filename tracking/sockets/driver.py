@@ -216,7 +216,7 @@ class DriverConnection(Connection):
         async def post() -> None:
             if not isinstance(message.trip_id, str):
                 raise Refusal(ErrorCode.BAD_FIELD, "`trip_id` is missing: say which trip's passenger you write to")
-            await self.service.messaging.from_driver(self.principal.subject, message.trip_id, message.client_id, message.text)
+            await self.service.messaging.from_driver(self.principal, message.trip_id, message.client_id, message.text)
 
         self.ask(lambda: self.answer(message.client_id, post))
 

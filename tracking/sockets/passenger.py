@@ -130,7 +130,9 @@ class PassengerConnection(Connection):
         if self.principal.role is not Role.PASSENGER:
             raise Refusal(ErrorCode.FORBIDDEN, "only the trip's passenger writes here")
         post = self.service.messaging.from_passenger
-        self.ask(lambda: self.answer(message.client_id, lambda: post(self.trip_id, message.client_id, message.text)))
+        self.ask(
+            lambda: self.answer(message.client_id, lambda: post(self.principal, self.trip_id, message.client_id, message.text))
+        )
 
 
 def _whole_number(text: str | None) -> int | None:

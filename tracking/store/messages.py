@@ -15,23 +15,44 @@ class Message(NamedTuple):
 
 
 async def insert(
-    connection: Connection, trip: int, trip_id: str, sender: str, client_id: str, text: str, now: int
+    connection: Connection, trip: int, trip_id: str, sender: str, author: bytes, client_id: str, text: str, now: int
 ) -> tuple[Message, bool]:
-    """The message as it is stored, and whether it is new: where the sender's `client_id` was stored before, the first stays."""
+    """The message as it is stored, and whether it is new: where the author's `client_id` was stored before, the first stays.
+
+    `sender` is a role, `author` tells its tokens and shares apart.
+    """
     row = await connection.fetchrow(
         """
-        INSERT INTO messages AS old (trip, sender, client_id, text, server_time) VALUES ($1, $2, $3, $4, $5)
-        ON CONFLICT (trip, sender, client_id) DO UPDATE SET text = old.text
+        INSERT INTO messages AS old (trip, sender, author, client_id, text, server_time) VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (trip, sender, author, client_id) DO UPDATE SET text = old.text
         RETURNING message, text, server_time, xmax = 0 AS fresh
         """,
         trip,
         sender,
+        author,
         client_id,
         text,
         now,
     )
     assert row is not None
     return Message(row["message"], trip_id, sender, row["text"], row["server_time"]), row["fresh"]
+
+
+async def sent_before(
+    connection: Connection, trip: int, trip_id: str, sender: str, client_id: str, text: str
+) -> Message | None:
+    """The message of this role, `client_id` and text, whoever was its author."""
+    row = await connection.fetchrow(
+        """
+        SELECT message, server_time FROM messages WHERE trip = $1 AND sender = $2 AND client_id = $3 AND text = $4
+        ORDER BY message LIMIT 1
+        """,
+        trip,
+        sender,
+        client_id,
+        text,
+    )
+    return Message(row["message"], trip_id, sender, text, row["server_time"]) if row else None
 
 
 async def unread_by_drivers(connection: Connection, vehicles: Sequence[int]) -> dict[int, list[Message]]:

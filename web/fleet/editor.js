@@ -1,3 +1,4 @@
+import { isolated } from "../format.js";
 import { reasonOf } from "./api.js";
 import { h } from "./dom.js";
 import { layerOf } from "./fences.js";
@@ -112,7 +113,7 @@ export class FenceEditor {
   /** A second click means it. @param {Geofence} geofence @param {HTMLElement} problem */
   #removal(geofence, problem) {
     const { api, card, live } = this.#desk;
-    const sure = h("p", { class: "line-of sure", hidden: true, role: "alert" }, `Delete ${nameOf(geofence)} for good?`);
+    const sure = h("p", { class: "line-of sure", hidden: true, role: "alert" }, `Delete ${isolated(nameOf(geofence))} for good?`);
     const remove = async () => {
       try {
         await api.removeGeofence(geofence.id);

@@ -1,4 +1,4 @@
-import { timeOfDay } from "../format.js";
+import { isolated, timeOfDay } from "../format.js";
 import { byId, h } from "./dom.js";
 import { EVENT_KINDS, eventText, instantText } from "./words.js";
 
@@ -35,7 +35,7 @@ export class Journal {
 
   /** In words, for those who hear the page. @param {FleetEvent} event */
   say(event) {
-    return `${this.#live.vehicles.nameOf(event.vehicle_id)} ${eventText(event, this.#live.geofences.nameOf(event.geofence_id))}`;
+    return `${isolated(this.#live.vehicles.nameOf(event.vehicle_id))} ${eventText(event, this.#live.geofences.nameOf(event.geofence_id))}`;
   }
 
   /** @param {FleetEvent} event */

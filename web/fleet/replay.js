@@ -1,3 +1,4 @@
+import { isolated } from "../format.js";
 import { CarMarker } from "../markers.js";
 import { reasonOf } from "./api.js";
 import { SpeedChart } from "./chart.js";
@@ -79,7 +80,7 @@ export class Replay {
   /** @param {string} vehicleId @param {string} name */
   begin(vehicleId, name) {
     this.#vehicleId = vehicleId;
-    write(this.#title, `Replay · ${name}`);
+    write(this.#title, `Replay · ${isolated(name)}`);
     this.#root.hidden = false;
     document.body.classList.add("with-replay");
     this.#onOpen(true);

@@ -1,5 +1,7 @@
 /** Who is on the list beside the map, and in which order. */
 
+import { searchKey } from "../search.js";
+
 /** @typedef {import("./messages.js").VehicleStatus} VehicleStatus */
 /** @typedef {{id: string, name: string, plate: string, status: VehicleStatus, fixTime: number | null}} Listed */
 /** @typedef {"name" | "status" | "seen"} Order */
@@ -27,8 +29,8 @@ const minute = ({ fixTime }) => Math.floor((fixTime ?? 0) / 60_000);
  * @param {string} search
  */
 export function matches({ id, name, plate }, search) {
-  const text = `${name} ${plate} ${plate.replace(/[\s-]/g, "")} ${id}`.toLowerCase();
-  return search.toLowerCase().split(/\s+/).every((word) => text.includes(word));
+  const text = searchKey(`${name} ${plate} ${plate.replace(/[\s-]/g, "")} ${id}`);
+  return search.split(/\s+/).every((word) => text.includes(searchKey(word)));
 }
 
 /**

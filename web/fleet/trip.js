@@ -1,3 +1,4 @@
+import { isolated } from "../format.js";
 import { h } from "./dom.js";
 import { reasonOf } from "./api.js";
 import { Nearest } from "./nearest.js";
@@ -59,7 +60,7 @@ export class TripBox {
     this.#places.replaceChildren(...places.map(([role, place]) => h("li", {}, h("span", { class: "role" }, String(role)), " ", placeText(/** @type {any} */ (place)))));
     this.#form.hidden = this.#shares.element.hidden = this.#cancel.hidden = over;
     this.#vehicle.hidden = !trip.vehicle || !this.#onVehicle;
-    this.#vehicle.textContent = trip.vehicle ? `Show ${trip.vehicle.name || trip.vehicle.vehicle_id}` : "";
+    this.#vehicle.textContent = trip.vehicle ? `Show ${isolated(trip.vehicle.name || trip.vehicle.vehicle_id)}` : "";
     this.#text.disabled = !trip.vehicle;
     if (first || Boolean(before.vehicle) !== Boolean(trip.vehicle) || over) this.#offer(trip, over);
   }

@@ -1,6 +1,6 @@
 /** States, events and numbers in words, as dispatchers say them. */
 
-import { timeOfDay } from "../format.js";
+import { isolated, timeOfDay } from "../format.js";
 
 /** @typedef {import("./messages.js").FleetEvent} FleetEvent */
 /** @typedef {import("./messages.js").EventKind} EventKind */
@@ -39,6 +39,7 @@ export const EVENT_KINDS = {
  * @param {string} fence the geofence's name, where there is one
  */
 export function eventText({ kind, speed, limit }, fence) {
+  fence = isolated(fence);
   switch (kind) {
     case "enter":
       return `entered ${fence || "a geofence"}`;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { ago, farewell, length, sender, status, wait } from "../format.js";
+import { ago, farewell, isolated, length, sender, status, wait } from "../format.js";
 
 /** @param {any} more @returns {any} */
 const trip = (more) => ({ status: "new", pickup: {}, dropoff: {}, ...more });
@@ -40,4 +40,12 @@ test("last words tell a finished trip from a canceled one", () => {
   assert.equal(farewell("revoked", null).title, "This link has expired or was revoked");
   assert.equal(sender("driver"), "From the driver");
   assert.equal(sender("constructor"), "Message");
+});
+
+test("a name does not turn the text around it", () => {
+  assert.equal(isolated("Zürich"), "Zürich");
+  assert.equal(isolated("\u202egnp.exe\u202c"), "gnp.exe");
+  assert.equal(isolated("a\u2069\u202eb"), "ab");
+  assert.equal(isolated("سيارة 7"), "\u2068سيارة 7\u2069");
+  assert.equal(status(trip({ status: "enroute_to_dropoff", dropoff: { name: "\u202eamoR" } })), "On the way to amoR");
 });
