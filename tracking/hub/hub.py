@@ -1,5 +1,6 @@
 """The hub: the feeds of the trips being watched, the fleets, the drivers connected, and all open connections by token."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from tracking.errors import CloseCode
@@ -53,6 +54,8 @@ class Hub:
         self.feeds: dict[str, TripFeed] = {}
         self.fleets = Fleets()
         self.drivers: dict[str, DriverLink] = {}
+        self.on_former: Callable[[Position], None] = lambda _: None
+        """Told of a position that moves the marker of a vehicle which the trip no longer has: it is of the trip's line."""
         self._links: dict[str, set[Link]] = {}
 
     def publish(self, position: Position) -> None:
@@ -62,7 +65,10 @@ class Hub:
         if position.trip_id is not None:
             feed = self.feeds.get(position.trip_id)
             if feed is not None and feed.showing:
-                feed.publish_position(position)
+                if position.vehicle_id == feed.vehicle_id:
+                    feed.publish_position(position)
+                else:
+                    self.on_former(position)
         self.fleets.publish(position)
 
     def feed(self, trip: Trip) -> TripFeed:

@@ -237,24 +237,24 @@ async def track_of_trip(
 def batches_of_trip(
     connection: Connection, trip: int, *, suspect: bool, from_: int | None = None, to: int | None = None
 ) -> AsyncIterator[list[TrackRow]]:
-    """Positions of a trip by fix time, whichever vehicles drove it; from_ and to, both included, narrow it.
+    """Positions of a trip, segment by segment (what one vehicle drove of it, then what the next one did), each by fix time;
+    from_ and to, both included, narrow it.
 
     Needs an open transaction.
     """
-    # The spans lead into the key's index; half a minute before the start is the grace that a fix is given. What a device with
-    # a fast clock dates after the end is not the trip's to show.
+    # The segments lead into the key's index.
     condition = """
         p.trip = $1
-        AND p.vehicle IN (SELECT s.vehicle FROM trip_spans s WHERE s.trip = $1)
-        AND p.fix_time >= (SELECT min(s.started_at) - interval '30 s' FROM trip_spans s WHERE s.trip = $1)
-        AND p.fix_time <= (SELECT max(coalesce(s.ended_at, 'infinity')) FROM trip_spans s WHERE s.trip = $1)
         AND ($2::timestamptz IS NULL OR p.fix_time >= $2::timestamptz)
         AND ($3::timestamptz IS NULL OR p.fix_time <= $3::timestamptz)
     """
-    return _track(connection, condition, suspect, trip, from_, to)
+    segments = "JOIN trip_segments($1) g ON p.vehicle = g.vehicle AND p.fix_time BETWEEN g.since AND g.until"
+    return _track(connection, condition, suspect, trip, from_, to, join=segments, order="g.segment, ")
 
 
-async def _track(connection: Connection, condition: str, suspect: bool, *arguments: Any) -> AsyncIterator[list[TrackRow]]:
+async def _track(
+    connection: Connection, condition: str, suspect: bool, *arguments: Any, join: str = "", order: str = ""
+) -> AsyncIterator[list[TrackRow]]:
     # The columns are those of `TrackRow`, as numbers that asyncpg reads by itself: our own codecs are Python, and took a third
     # of the time of a day's track.
     query = f"""
@@ -262,8 +262,9 @@ async def _track(connection: Connection, condition: str, suspect: bool, *argumen
             (date_part('epoch', p.server_time) * 1000)::bigint, ST_Y(p.point), ST_X(p.point), p.accuracy, p.altitude, p.speed,
             p.bearing, t.trip_id, array_to_string(p.suspect, ';')
         FROM positions p JOIN vehicles v USING (vehicle) JOIN sessions s USING (session) LEFT JOIN trips t ON t.trip = p.trip
+            {join}
         WHERE {condition} {"" if suspect else "AND p.suspect IS NULL"}
-        ORDER BY p.fix_time, p.session, p.seq
+        ORDER BY {order}p.fix_time, p.session, p.seq
     """
     cursor = await connection.cursor(query, *arguments)
     while rows := await cursor.fetch(TRACK_CHUNK):
