@@ -95,7 +95,7 @@ function start(settings) {
   });
   const list = new VehicleList(() => live.now(), (vehicle) => select(vehicle.id, { show: true, focus: true }));
   const tabs = new Tabs((panel) => panel === "events" && seeEvents());
-  const marks = new Marks(map.leaflet);
+  const marks = new Marks(map);
   const fences = new Fences(map.leaflet, { onZoom: (bounds) => map.fit(bounds), onEdit: (geofence) => editor.edit(geofence) });
   const editor = new FenceEditor({ api, live, map, card, fences, notices });
   const booking = new Booking({ api, map, marks, card, notices, onCreated: openTrip });
@@ -210,7 +210,7 @@ function start(settings) {
     card.show({ title: trip.vehicle ? `Trip · ${trip.vehicle.name || trip.vehicle.vehicle_id}` : "Trip", body: box.element, onClose }, { focus: true });
     tripBox = box;
     marks.showTrip(trip);
-    map.fit(Marks.boundsOf(trip));
+    map.fit(marks.boundsOf(trip));
   }
 
   function showGeofences() {
