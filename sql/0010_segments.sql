@@ -49,7 +49,11 @@ RETURNS TABLE (
 LANGUAGE sql STABLE AS $$
     SELECT s.segment, p.vehicle, p.fix_time, p.session, p.seq, p.point, p.speed
     FROM trip_segments(of_trip) s JOIN positions p ON p.vehicle = s.vehicle AND p.fix_time BETWEEN s.since AND s.until
-    WHERE p.trip = of_trip AND p.fix_time >= (SELECT positions_horizon()) AND p.suspect IS NULL
+    WHERE p.trip = of_trip
+        -- Into the key's index, and to the days in question.
+        AND p.fix_time >= (SELECT greatest(min(g.since), positions_horizon()) FROM trip_segments(of_trip) g)
+        AND p.fix_time <= (SELECT max(g.until) FROM trip_segments(of_trip) g)
+        AND p.suspect IS NULL
     UNION ALL
     SELECT coalesce(s.segment, 1), k.vehicle, k.fix_time, NULL, NULL, k.point, NULL
     FROM (

@@ -242,9 +242,12 @@ def batches_of_trip(
 
     Needs an open transaction.
     """
-    # The segments lead into the key's index.
+    # Their first and last instant lead into the key's index, and to the days in question: by the segments alone PostgreSQL may
+    # read all that the vehicle ever did.
     condition = """
         p.trip = $1
+        AND p.fix_time >= (SELECT min(g.since) FROM trip_segments($1) g)
+        AND p.fix_time <= (SELECT max(g.until) FROM trip_segments($1) g)
         AND ($2::timestamptz IS NULL OR p.fix_time >= $2::timestamptz)
         AND ($3::timestamptz IS NULL OR p.fix_time <= $3::timestamptz)
     """
