@@ -98,7 +98,7 @@ async def test_lines_of_before_segments_stay_and_joined_ones_are_made_anew(empty
     lines = await connection.fetch("SELECT trip, line FROM trip_summaries ORDER BY trip")
     assert await migrate(empty_url) == [migration.name for migration in read() if migration.number >= 10]
     assert await connection.fetch("SELECT trip, line FROM trip_summaries ORDER BY trip") == lines
-    assert await connection.fetch("SELECT trip FROM trips WHERE NOT compacted") == [(2,)]
+    assert await connection.fetchval("SELECT array_agg(trip) FROM trips WHERE NOT compacted") == [2]
     with pytest.raises(asyncpg.CheckViolationError):
         await connection.execute("UPDATE trip_summaries SET line = 'SRID=4326;POINT(1 2)'")
     await connection.close()

@@ -101,7 +101,7 @@ export class FleetMap {
 
   /** Has what a group draws moved along when the map, dragged across the antimeridian, turns to the next copy of the world. @param {L.LayerGroup} group */
   keepNear(group) {
-    this.leaflet.on("moveend", () => group.eachLayer((layer) => turnTo(layer, this.middle)));
+    this.leaflet.on("moveend", () => turnTo(group, this.middle));
   }
 
   /** Moves there, closer where it is far away. @param {{latitude: number, longitude: number}} place @param {number} [closest] */
@@ -191,9 +191,11 @@ export class FleetMap {
   }
 }
 
-/** Moves a line or a marker by whole turns of the world, to where it is nearest to a longitude. @param {L.Layer} layer @param {number} middle */
+/** Moves lines, areas and markers by whole turns of the world, to where it is nearest to a longitude. @param {L.Layer} layer @param {number} middle */
 function turnTo(layer, middle) {
-  if (layer instanceof L.Marker) {
+  if (layer instanceof L.LayerGroup) {
+    layer.eachLayer((part) => turnTo(part, middle));
+  } else if (layer instanceof L.Marker) {
     const { lat, lng } = layer.getLatLng();
     if (near(lng, middle) !== lng) layer.setLatLng([lat, near(lng, middle)]);
   } else if (layer instanceof L.Polyline && layer.getBounds().isValid()) {

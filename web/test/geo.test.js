@@ -3,6 +3,7 @@ import { test } from "node:test";
 
 import { bearing, distance, near, travel, unrolled, wrap } from "../geo.js";
 import { Motion } from "../motion.js";
+import { beyondAntimeridian } from "../fleet/geofences.js";
 import { boxAround } from "../fleet/outlook.js";
 import { Recording } from "../fleet/recording.js";
 import { placeAt, Vehicles } from "../fleet/vehicles.js";
@@ -95,6 +96,13 @@ test("a vehicle of the fleet glides over the antimeridian", () => {
   assert.ok(vehicle && vehicle.glide > 0, "it is no leap");
   const { x } = placeAt(vehicle, 3_000);
   close(x - Math.round(x), 0, 1e-7);
+});
+
+test("a fence that is cut at the antimeridian is drawn in one place, and any other where it is", () => {
+  const ring = (/** @type {number} */ west, /** @type {number} */ east) => [[[west, -17], [east, -17], [east, -16], [west, -17]]];
+  const fence = (/** @type {any[]} */ ...coordinates) => /** @type {any} */ ({ id: "f", properties: {}, geometry: { type: "MultiPolygon", coordinates } });
+  assert.deepEqual(beyondAntimeridian(fence(ring(179, 180), ring(-180, -179))).geometry.coordinates, [ring(179, 180), ring(180, 181)]);
+  for (const other of [fence(ring(170, 180), ring(-179, -178)), fence(ring(9, 10), ring(-10, -9))]) assert.equal(beyondAntimeridian(other), other);
 });
 
 test("a fleet on both sides of the antimeridian is in one small box", () => {
