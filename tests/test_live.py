@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import asyncpg
+import gpxpy
+import pytest
 
 from tests.clients import Api, Driver, Message, Passenger, fix, now_ms
 from tests.hub_process import HubProcess
@@ -171,6 +173,93 @@ async def test_another_vehicle_takes_over_in_mid_trip(hub: HubProcess, api: Api)
         await second.acknowledged(1)
     rows = await api.track(f"/trips/{trip_id}/track")
     assert [(row["vehicle_id"], row["seq"]) for row in rows] == [(vehicle_id, "1"), (other_id, "1")]
+
+
+@pytest.mark.parametrize("ahead", [0, 50_000])
+async def test_who_joins_after_a_change_of_vehicle_sees_where_the_new_one_is(hub: HubProcess, api: Api, ahead: int) -> None:
+    """Though the first one's clock runs ahead, and though it sends on."""
+    first_id, trip_id = await api.under_way()
+    trip = await api.call("GET", f"/trips/{trip_id}")
+    second_id = await api.vehicle(trip["fleet_id"], name="Van 2", plate="FL 2")
+    async with (
+        Driver(hub.url, first_id) as first,
+        Driver(hub.url, second_id) as second,
+        Passenger(hub.url, trip_id) as watching,
+    ):
+        await watching.receive()
+        begin = now_ms() + ahead - 4_000
+        await first.report(*(fix(seq, fix_time=begin + seq * 1_000) for seq in (1, 2, 4)))
+        await first.acknowledged(4)
+        await api.call("PATCH", f"/trips/{trip_id}", {"version": trip["version"], "vehicle_id": second_id})
+        await watching.expect("trip")
+        async with Passenger(hub.url, trip_id) as passenger:
+            snapshot = await passenger.receive()
+        assert snapshot["trip"]["vehicle"]["vehicle_id"] == second_id
+        assert "position" not in snapshot
+        assert (len(snapshot["track"]), snapshot["segments"]) == (3, [[0, first_id]])
+
+        # The first one's fix from before the change, which its network held back.
+        late = fix(5, fix_time=begin + 3_000 if ahead else now_ms() - 2_000)
+        await first.report(late)
+        await first.acknowledged(5)
+        here = fix(1, latitude=47.1425)
+        await second.report(here)
+        update = await watching.expect("position")
+        assert (update["latitude"], update["fix_time"]) == (here["latitude"], here["fix_time"])
+        await second.acknowledged(1)
+        async with Passenger(hub.url, trip_id) as passenger:
+            snapshot = await passenger.receive()
+    assert snapshot["position"]["fix_time"] == here["fix_time"]
+    assert [point[2] for point in snapshot["track"]] == sorted(point[2] for point in snapshot["track"])
+    assert [here["longitude"], here["latitude"], here["fix_time"]] in snapshot["track"]
+    assert {vehicle_id for _, vehicle_id in snapshot["segments"]} == {first_id, second_id}
+
+
+async def test_what_the_former_vehicle_held_back_fills_its_line_and_moves_no_marker(hub: HubProcess, api: Api) -> None:
+    first_id, trip_id = await api.under_way()
+    trip = await api.call("GET", f"/trips/{trip_id}")
+    second_id = await api.vehicle(trip["fleet_id"])
+    async with Driver(hub.url, first_id) as first, Passenger(hub.url, trip_id) as passenger:
+        await passenger.receive()
+        begin = now_ms() - 5_000
+        await first.report(fix(1, fix_time=begin))
+        await passenger.expect("position")
+        await api.call("PATCH", f"/trips/{trip_id}", {"version": trip["version"], "vehicle_id": second_id})
+        await passenger.expect("trip")
+        held_back = fix(2, fix_time=begin + 1_000)
+        await first.report(held_back)
+        revised = await passenger.expect("position", "track_revised")
+    assert revised["type"] == "track_revised"
+    assert revised["track"] == [[held_back["longitude"], held_back["latitude"], held_back["fix_time"]]]
+    assert revised["segments"] == [[0, first_id]]
+
+
+async def test_the_track_of_two_vehicles_has_a_segment_for_each(hub: HubProcess, api: Api) -> None:
+    """The first one's clock runs ahead, so that by the times alone their fixes stand by turns."""
+    first_id, trip_id = await api.under_way()
+    trip = await api.call("GET", f"/trips/{trip_id}")
+    second_id = await api.vehicle(trip["fleet_id"])
+    async with Driver(hub.url, first_id) as first, Driver(hub.url, second_id) as second:
+        begin = now_ms()
+        mine = [fix(seq, fix_time=begin + seq * 1_000) for seq in range(1, 11)]
+        await first.report(*mine)
+        await first.acknowledged(10)
+        await api.call("PATCH", f"/trips/{trip_id}", {"version": trip["version"], "vehicle_id": second_id})
+        yours = [fix(seq, fix_time=begin + seq * 1_000 + 500, latitude=47.2 + seq / 10_000) for seq in range(1, 11)]
+        await second.report(*yours)
+        await second.acknowledged(10)
+    rows = await api.track(f"/trips/{trip_id}/track")
+    assert [row["vehicle_id"] for row in rows] == [first_id] * 10 + [second_id] * 10
+    found = await api.call("GET", f"/trips/{trip_id}/track")
+    assert [feature["properties"]["vehicle_id"] for feature in found["features"]] == [first_id, second_id]
+    for feature, fixes in zip(found["features"], (mine, yours), strict=True):
+        assert feature["geometry"]["type"] == "LineString"
+        assert feature["geometry"]["coordinates"] == [[f["longitude"], f["latitude"]] for f in fixes]
+        assert feature["properties"]["fix_times"] == [f["fix_time"] for f in fixes]
+    gpx = gpxpy.parse((await api.http.get(f"/trips/{trip_id}/track?format=gpx")).text)
+    assert [[point.latitude for point in segment.points] for segment in gpx.tracks[0].segments] == [
+        [f["latitude"] for f in fixes] for fixes in (mine, yours)
+    ]
 
 
 async def test_who_waits_for_the_next_trip_does_not_slow_this_one(hub: HubProcess, api: Api) -> None:

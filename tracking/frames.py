@@ -4,15 +4,18 @@ would not show."""
 import functools
 from collections.abc import Sequence
 from math import cos, radians
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
 import shapely
+from msgspec import UNSET, UnsetType
 
 from tracking.errors import ErrorCode, Refusal
 from tracking.geo import METRES_PER_DEGREE
 from tracking.geojson import shape_of
 from tracking.model import Geofence, Trip
-from tracking.protocol import MAX_FRAME_BYTES, GeofenceNews, GeofenceView, TrackPoint, TripView, encode
+from tracking.protocol import MAX_FRAME_BYTES, GeofenceNews, GeofenceView, Segment, TrackPoint, TripView, encode
 
 PLACES_ROOM = 16 * 1024
 """Bytes that a trip may take in a frame, without its route."""
@@ -55,7 +58,11 @@ def live_view(trip: Trip, *, show_vehicle: bool = True) -> TripView:
 def _thin_route(data: bytes) -> list[list[float]]:
     """Remembered, because everyone who comes to watch the trip is shown the same."""
     points = msgspec.json.decode(data, type=list[list[float]])
-    kept = _simplified(points, ROUTE_ROOM // _ROUTE_POINT)
+    kept = list(range(len(points)))
+    tolerance = 0.5
+    while len(kept) > ROUTE_ROOM // _ROUTE_POINT:
+        kept = _simplified(points, tolerance)
+        tolerance *= 2
     return [[round(points[index][0], 6), round(points[index][1], 6)] for index in kept]
 
 
@@ -76,28 +83,67 @@ def geofence_news(geofence: Geofence) -> GeofenceNews:
     return GeofenceNews(msgspec.structs.replace(view, geometry=bounds), simplified=True)
 
 
-def fit_track(track: Sequence[TrackPoint], room: int = TRACK_ROOM) -> Sequence[TrackPoint]:
-    """The track, in at most `room` bytes of JSON, its first and last point always in it.
+DrivenPoint = tuple[int, float, float, str]
+"""`(fix_time, longitude, latitude, vehicle_id)`, which sorts by time"""
 
-    Where it does not fit it is rounded to 0.1 m, and simplified by Douglas and Peucker's algorithm (Cartographica 10(2),
-    1973) with a tolerance that doubles from 0.5 m until it does.
+
+class FittedTrack(NamedTuple):
+    """A track as a message has it, and whose which part of it is; `segments` unset where all of it is the one vehicle's."""
+
+    track: Sequence[TrackPoint]
+    segments: Sequence[Segment] | UnsetType
+
+
+def fit_track(driven: Sequence[DrivenPoint], vehicle_id: str, room: int = TRACK_ROOM) -> FittedTrack:
+    """The track, in at most `room` bytes of JSON; of each vehicle its first and last point always in it.
+
+    `driven` is in the order of time, `vehicle_id` the vehicle that the trip has now. Where the track does not fit it is rounded
+    to 0.1 m, and each vehicle's line simplified by Douglas and Peucker's algorithm (Cartographica 10(2), 1973) with a tolerance
+    that doubles from 0.5 m until it does.
     """
-    if len(track) * _WHOLE_POINT <= room:
-        return track
-    kept: Sequence[int] = range(len(track))
-    if len(track) * _ROUNDED_POINT > room:
-        kept = _simplified(track, room // _ROUNDED_POINT)
-    return [(round(track[index][0], 6), round(track[index][1], 6), track[index][2]) for index in kept]
-
-
-def _simplified(points: Sequence[Sequence[float]], most: int) -> list[int]:
-    """The indices of at most `most` points that draw the same line, as nearly as so few can."""
-    narrow = cos(radians(points[0][1]))
-    # The point's index rides along as Z, which the algorithm carries and does not weigh.
-    line = shapely.LineString([(point[0] * narrow, point[1], float(index)) for index, point in enumerate(points)])
+    segments = _segments(driven, vehicle_id)
+    if len(driven) * _WHOLE_POINT + _size_of(segments) <= room:
+        return FittedTrack([(longitude, latitude, time) for time, longitude, latitude, _ in driven], segments)
+    lines: dict[str, list[int]] = {}
+    for index, point in enumerate(driven):
+        lines.setdefault(point[3], []).append(index)
+    kept: list[DrivenPoint] = list(driven)
     tolerance = 0.5
-    while True:
-        kept = shapely.get_coordinates(line.simplify(tolerance / METRES_PER_DEGREE, preserve_topology=False), include_z=True)
-        if len(kept) <= most:
-            return [int(index) for _, _, index in kept]
+    # A vehicle's two ends stay, so that what many vehicles drove a little of each can't be made to fit: no trip has so many.
+    while len(kept) * _ROUNDED_POINT + _size_of(segments) > room and len(kept) > 2 * len(lines):
+        chosen = [
+            indices[kept_index]
+            for indices in lines.values()
+            for kept_index in _simplified([driven[index][1:3] for index in indices], tolerance)
+        ]
+        kept = [driven[index] for index in sorted(chosen)]
+        segments = _segments(kept, vehicle_id)
         tolerance *= 2
+    return FittedTrack([(round(longitude, 6), round(latitude, 6), time) for time, longitude, latitude, _ in kept], segments)
+
+
+def _segments(driven: Sequence[DrivenPoint], vehicle_id: str) -> list[Segment] | UnsetType:
+    segments: list[Segment] = []
+    before = None
+    for index, point in enumerate(driven):
+        if point[3] != before:
+            before = point[3]
+            segments.append((index, before))
+    return UNSET if not segments or segments == [(0, vehicle_id)] else segments
+
+
+def _size_of(segments: list[Segment] | UnsetType) -> int:
+    return 0 if segments is UNSET else len(encode(segments))
+
+
+def _simplified(places: Sequence[Sequence[float]], tolerance: float) -> list[int]:
+    """The indices of the places that draw the same line, within so many metres."""
+    if len(places) < 3:
+        return list(range(len(places)))
+    line = np.array([place[:2] for place in places], dtype=float)
+    # Across the antimeridian it goes on past 180 degrees.
+    line[:, 0] = np.unwrap(line[:, 0], period=360.0) * cos(radians(places[0][1]))
+    # The place's index rides along as Z, which the algorithm carries and does not weigh.
+    drawn = shapely.LineString(np.column_stack((line, np.arange(len(line)))))
+    kept = shapely.get_coordinates(drawn.simplify(tolerance / METRES_PER_DEGREE, preserve_topology=False), include_z=True)
+    return [int(index) for index in kept[:, 2]]

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Iterator
-from math import asin, cos, radians, sin, sqrt
+from math import asin, copysign, cos, radians, sin, sqrt
 
 PlaceAt = tuple[float, float]
 """`(longitude, latitude)`, as in GeoJSON."""
@@ -15,6 +15,8 @@ METRES_PER_DEGREE = radians(1.0) * EARTH_RADIUS
 _pack_point = struct.Struct("<BIdd").pack
 _unpack_point = struct.Struct("<BIdd").unpack
 _EWKB_POINT = 1
+_EWKB_LINE = 2
+_VERTEX_BYTES = 24
 _EWKB_HAS_SRID = 0x20000000
 _unpack_vertices = struct.Struct("<ddd").iter_unpack
 _unpack_point_srid = struct.Struct("<BIIdd").unpack
@@ -32,6 +34,26 @@ def distance(latitude1: float, longitude1: float, latitude2: float, longitude2: 
     return 2 * EARTH_RADIUS * asin(min(1.0, sqrt(h)))
 
 
+def around(degrees: float) -> float:
+    """A difference of two longitudes the shorter way, over the antimeridian where that is shorter: -180 to 180."""
+    if degrees > 180.0:
+        return degrees - 360.0
+    return degrees + 360.0 if degrees < -180.0 else degrees
+
+
+def antimeridian(start: PlaceAt, end: PlaceAt) -> tuple[float, float, float] | None:
+    """Where the straight way between two places crosses the antimeridian, None where it does not.
+
+    The longitude there as seen from the start (180 or -180; from the end it has the other sign), the latitude, and the share
+    of the way driven by then.
+    """
+    if abs(end[0] - start[0]) <= 180.0:
+        return None
+    there, here = 180.0 - abs(start[0]), 180.0 - abs(end[0])
+    share = there / (there + here) if there + here > 0.0 else 1.0
+    return copysign(180.0, start[0]), start[1] + (end[1] - start[1]) * share, share
+
+
 def pack_point(longitude: float, latitude: float) -> bytes:
     """A point as 21 bytes of little-endian EWKB; PostGIS gives it the column's SRID."""
     return _pack_point(1, _EWKB_POINT, longitude, latitude)
@@ -46,7 +68,18 @@ def unpack_point(ewkb: bytes) -> tuple[float, float]:
     return longitude, latitude
 
 
-def unpack_line_m(ewkb: bytes) -> Iterator[tuple[float, float, float]]:
-    """`(longitude, latitude, m)` of each vertex of a little-endian EWKB LineStringM, with or without SRID."""
-    begin = 13 if int.from_bytes(ewkb[1:5], "little") & _EWKB_HAS_SRID else 9
-    return _unpack_vertices(memoryview(ewkb)[begin:])
+def unpack_lines_m(ewkb: bytes) -> list[Iterator[tuple[float, float, float]]]:
+    """`(longitude, latitude, m)` of each vertex of each line of a little-endian EWKB LineStringM or MultiLineStringM, with or
+    without SRID.
+    """
+    kind = int.from_bytes(ewkb[1:5], "little")
+    begin = 9 if kind & _EWKB_HAS_SRID else 5
+    if kind & 0xFF == _EWKB_LINE:
+        return [_unpack_vertices(memoryview(ewkb)[begin + 4 :])]
+    lines = []
+    at = begin + 4
+    for _ in range(int.from_bytes(ewkb[begin:at], "little")):
+        first = at + 9
+        at = first + int.from_bytes(ewkb[at + 5 : first], "little") * _VERTEX_BYTES
+        lines.append(_unpack_vertices(memoryview(ewkb)[first:at]))
+    return lines

@@ -190,6 +190,8 @@ class SnapshotPosition(Struct):
 
 TrackPoint = tuple[float, float, int]
 """`(longitude, latitude, fix_time)`"""
+Segment = tuple[int, str]
+"""`(index, vehicle_id)`: from this index of a track on its points are that vehicle's."""
 
 
 class Snapshot(Struct, tag="snapshot"):
@@ -198,6 +200,8 @@ class Snapshot(Struct, tag="snapshot"):
     server_time: int
     trip: TripView
     track: Sequence[TrackPoint]
+    segments: Sequence[Segment] | UnsetType = UNSET
+    """Left out where all of the track is of the vehicle that the trip has now."""
     position: SnapshotPosition | UnsetType = UNSET
 
 
@@ -236,6 +240,8 @@ class TrackRevised(Struct, tag="track_revised"):
     from_: int = msgspec.field(name="from")
     to: int
     track: Sequence[TrackPoint]
+    segments: Sequence[Segment] | UnsetType = UNSET
+    """As in a `Snapshot`."""
 
 
 class Skipped(Struct, tag="skipped"):

@@ -5,9 +5,9 @@ import logging
 from collections.abc import Callable, Iterable
 
 from tracking.errors import StoreUnavailable
+from tracking.frames import DrivenPoint
 from tracking.hub.hub import Hub
 from tracking.model import Position
-from tracking.protocol import TrackPoint
 from tracking.store import positions
 from tracking.store.pool import Database
 
@@ -34,7 +34,12 @@ class Revisions:
         for position in late:
             if position.trip_id is None or position.trip is None or position.trip_id not in self._hub.feeds:
                 continue
-            self.revise(position.trip_id, position.trip, position.fix_time, position.fix_time)
+            self.late_one(position)
+
+    def late_one(self, position: Position) -> None:
+        """Takes one of a watched trip, committed or waiting for it."""
+        assert position.trip_id is not None and position.trip is not None
+        self.revise(position.trip_id, position.trip, position.fix_time, position.fix_time)
 
     def revise(self, trip_id: str, trip: int, from_: int, to: int) -> None:
         """Asks for the part of the line between two fix times, as soon as the store can be read."""
@@ -58,16 +63,16 @@ class Revisions:
 
     async def _revise(self, trip_id: str, trip: int, first: int, last: int) -> None:
         # Asked before the reading begins: what is committed meanwhile is then in one of the two at least.
-        points: set[TrackPoint] = {
-            (p.longitude, p.latitude, p.fix_time)
+        driven: set[DrivenPoint] = {
+            (p.fix_time, p.longitude, p.latitude, p.vehicle_id)
             for p in self._pending(trip_id)
             if not p.suspect and first <= p.fix_time <= last
         }
         async with self._database.transaction() as connection:
             async for row in positions.track_of_trip(connection, trip, suspect=False, from_=first, to=last):
-                points.add((row.longitude, row.latitude, row.fix_time))
-        track = sorted(points, key=lambda point: point[2])
+                driven.add((row.fix_time, row.longitude, row.latitude, row.vehicle_id))
         feed = self._hub.feeds.get(trip_id)
-        if feed is not None and feed.trip.status.under_way and track:
+        if feed is not None and feed.trip.status.under_way and driven:
             # No further than what was read: what came meanwhile is on the passengers' lines already, and must stay there.
-            feed.publish_revision(first, track[-1][2], track)
+            track = sorted(driven)
+            feed.publish_revision(first, track[-1][0], track)

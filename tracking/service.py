@@ -79,6 +79,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
     sources = Sources(database, clock)
     # The two know each other: what the recorder stored late is shown anew, with what it has not stored yet.
     revisions = Revisions(database, hub, lambda trip_id: recorder.pending(trip_id))
+    hub.on_former = revisions.late_one
     history = History(
         housekeeping,
         clock,

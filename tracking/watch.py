@@ -174,7 +174,7 @@ class Watch:
         for vehicle in feed.vehicles:
             if vehicle.position is None or vehicle.cell is None:
                 continue
-            is_near = west <= vehicle.position.longitude <= east and south <= vehicle.position.latitude <= north
+            is_near = west <= fence.beside(vehicle.position.longitude) <= east and south <= vehicle.position.latitude <= north
             if is_near or geofence.geofence_id in vehicle.watched.inside:
                 move = Move(None, (vehicle.position.longitude, vehicle.position.latitude), vehicle.position.accuracy)
                 self._cross(vehicle, vehicle.position, move, fences, [geofence.geofence_id])

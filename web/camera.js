@@ -1,4 +1,4 @@
-import { travel } from "./geo.js";
+import { near, travel } from "./geo.js";
 
 /** @typedef {import("./geo.js").Point} Point */
 
@@ -18,6 +18,8 @@ export class Camera {
   /** @type {Margins} */
   margins = { top: 0, right: 0, bottom: 0, left: 0 };
   reduced = false;
+  /** A longitude: all is shown in the copy of the world that it lies in. */
+  reference = 0;
 
   #map;
   #movedAt = -Infinity;
@@ -32,7 +34,7 @@ export class Camera {
    * @param {Point[]} points
    */
   frame(points) {
-    const bounds = L.latLngBounds(points.map(({ latitude, longitude }) => L.latLng(latitude, longitude)));
+    const bounds = L.latLngBounds(points.map((point) => this.#placeOf(point)));
     const zoom = Math.min(this.#zoomFor(bounds), CLOSEST);
     this.#go(bounds.getCenter(), zoom, true);
   }
@@ -46,7 +48,7 @@ export class Camera {
    */
   attend(car, goal, now, must = false) {
     if (!this.follow) return;
-    const both = goal && L.latLngBounds([car.latitude, car.longitude], [goal.latitude, goal.longitude]);
+    const both = goal && L.latLngBounds(this.#placeOf(car), this.#placeOf(goal));
     const fitting = both ? Math.min(this.#zoomFor(both), CLOSEST) : 0;
     const together = both !== null && fitting >= FARTHEST;
     const zoom = together ? fitting : ALONE;
@@ -70,7 +72,12 @@ export class Camera {
     const size = this.#free();
     const reach = 0.2 * Math.min(size.x, size.y) * metresPerPixel;
     const { latitude, longitude } = car.bearing === null ? car : travel(car, car.bearing, reach);
-    return L.latLng(latitude, longitude);
+    return this.#placeOf({ latitude, longitude });
+  }
+
+  /** @param {Point} point */
+  #placeOf({ latitude, longitude }) {
+    return L.latLng(latitude, near(longitude, this.reference));
   }
 
   /** @param {L.LatLngBounds} bounds */
@@ -87,7 +94,7 @@ export class Camera {
 
   /** @param {Point} point @param {number} room the share of the free space to leave at each edge */
   #isInside(point, room) {
-    const { x, y } = this.#map.latLngToContainerPoint([point.latitude, point.longitude]);
+    const { x, y } = this.#map.latLngToContainerPoint(this.#placeOf(point));
     const size = this.#free();
     const across = (x - this.margins.left) / size.x;
     const down = (y - this.margins.top) / size.y;

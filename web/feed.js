@@ -83,13 +83,13 @@ export class Feed {
         this.position = message;
         return "applied";
       case "trip":
-        this.trip = message.trip;
+        this.#take(message.trip);
         return "applied";
       case "progress":
         this.progress = message;
         return "applied";
       case "track_revised":
-        this.track.revise(message.from, message.to, message.track);
+        this.track.revise(message.from, message.to, message.track, message.segments);
         return "applied";
       case "message":
         return "applied";
@@ -98,15 +98,26 @@ export class Feed {
   }
 
   /** @param {import("./messages.js").Snapshot} message */
-  #replace({ epoch, offset, trip, position, progress, track }) {
+  #replace({ epoch, offset, trip, position, progress, track, segments }) {
     this.#cursor = { epoch, offset };
     this.#synced = true;
-    this.trip = trip;
+    this.#take(trip);
     this.position = position ?? null;
     this.progress = progress ?? null;
-    this.track.replace(track);
+    this.track.replace(track, segments);
     // Positions are shown before they are committed, and a snapshot's line is what is committed.
     if (position) this.track.add([position.longitude, position.latitude, position.fix_time]);
+  }
+
+  /** Where another vehicle was is no answer to where this one is. @param {import("./messages.js").Trip} trip */
+  #take(trip) {
+    this.trip = trip;
+    const vehicle = trip.vehicle?.vehicle_id;
+    // A trip that is over doesn't name it any more.
+    if (vehicle === undefined || vehicle === this.track.vehicle) return;
+    this.track.giveTo(vehicle);
+    this.position = null;
+    this.progress = null;
   }
 
   /** @param {number} from @param {number} to @returns {Outcome} */

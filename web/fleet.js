@@ -97,8 +97,8 @@ function start(settings) {
   });
   const list = new VehicleList(() => live.now(), (vehicle) => select(vehicle.id, { show: true, focus: true }));
   const tabs = new Tabs((panel) => panel === "events" && seeEvents());
-  const marks = new Marks(map.leaflet);
-  const fences = new Fences(map.leaflet, { onZoom: (bounds) => map.fit(bounds), onEdit: (geofence) => editor.edit(geofence) });
+  const marks = new Marks(map);
+  const fences = new Fences(map, { onZoom: (bounds) => map.fit(bounds), onEdit: (geofence) => editor.edit(geofence) });
   const editor = new FenceEditor({ api, live, map, card, fences, notices });
   const booking = new Booking({ api, map, marks, card, notices, onCreated: openTrip });
   const journal = new Journal(live, showEvent);
@@ -212,7 +212,7 @@ function start(settings) {
     card.show({ title: trip.vehicle ? `Trip · ${isolated(trip.vehicle.name || trip.vehicle.vehicle_id)}` : "Trip", body: box.element, onClose }, { focus: true });
     tripBox = box;
     marks.showTrip(trip);
-    map.fit(Marks.boundsOf(trip));
+    map.fit(marks.boundsOf(trip));
   }
 
   function showGeofences() {

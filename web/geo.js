@@ -13,7 +13,7 @@ const RADIANS = Math.PI / 180;
 function offset(from, to) {
   const shrink = Math.cos(((from.latitude + to.latitude) / 2) * RADIANS);
   return {
-    east: (to.longitude - from.longitude) * METRES_PER_DEGREE * shrink,
+    east: (near(to.longitude, from.longitude) - from.longitude) * METRES_PER_DEGREE * shrink,
     north: (to.latitude - from.latitude) * METRES_PER_DEGREE,
   };
 }
@@ -53,6 +53,34 @@ export function travel(from, heading, metres) {
     latitude: from.latitude + north / METRES_PER_DEGREE,
     longitude: from.longitude + east / (METRES_PER_DEGREE * shrink),
   };
+}
+
+/**
+ * A longitude in that copy of the world which is nearest to another one: what is drawn from there on goes on past 180 degrees.
+ * @param {number} longitude
+ * @param {number} reference
+ */
+export function near(longitude, reference) {
+  return longitude + 360 * Math.round((reference - longitude) / 360);
+}
+
+/**
+ * A longitude as -180 to 180; one that lies there stays as it is.
+ * @param {number} longitude
+ */
+export function wrap(longitude) {
+  return longitude >= -180 && longitude <= 180 ? longitude : normalize(longitude + 180) - 180;
+}
+
+/**
+ * A line as a map draws it: each point in the copy of the world that the one before it lies in, the first in the reference's.
+ * @param {readonly (readonly [longitude: number, latitude: number, ...unknown[]])[]} points
+ * @param {number} reference a longitude
+ * @returns {[latitude: number, longitude: number][]}
+ */
+export function unrolled(points, reference) {
+  let last = reference;
+  return points.map(([longitude, latitude]) => [latitude, (last = near(longitude, last))]);
 }
 
 /**

@@ -1,5 +1,6 @@
 import { addBasemap } from "./basemap.js";
 import { Camera } from "./camera.js";
+import { near, unrolled } from "./geo.js";
 import { CarMarker, placeMarker } from "./markers.js";
 import { DAY, NIGHT } from "./palette.js";
 
@@ -61,12 +62,15 @@ export class TripMap {
     const key = JSON.stringify([trip.pickup, trip.dropoff, trip.stops, trip.route]);
     if (key === this.#shape) return;
     this.#shape = key;
+    // All is drawn in the copy of the world that the pickup lies in, past 180 degrees too.
+    this.camera.reference = trip.pickup.longitude;
+    this.#drawn = { revision: -1, count: 0 };
     this.#places.clearLayers();
     this.#places.addLayer(placeMarker("pickup", trip.pickup));
-    for (const stop of trip.stops ?? []) this.#places.addLayer(placeMarker("stop", stop));
-    this.#places.addLayer(placeMarker("dropoff", trip.dropoff));
+    for (const stop of trip.stops ?? []) this.#places.addLayer(placeMarker("stop", this.#here(stop)));
+    this.#places.addLayer(placeMarker("dropoff", this.#here(trip.dropoff)));
     const route = trip.route?.coordinates;
-    this.#route.setLatLngs(Array.isArray(route) ? route.map(([longitude, latitude]) => L.latLng(latitude, longitude)) : []);
+    this.#route.setLatLngs(Array.isArray(route) ? unrolled(route, trip.pickup.longitude) : []);
   }
 
   /**
@@ -77,13 +81,12 @@ export class TripMap {
   show(car, track) {
     // Leaflet moves markers itself while it zooms; a hand of ours in between makes them jump.
     if (this.#zooming) return;
-    this.#car.show(this.#map, car);
+    const here = this.#here(car);
+    this.#car.show(this.#map, here);
     const count = track.countUntil(car.time);
     if (count !== this.#drawn.count || track.revision !== this.#drawn.revision) this.#drawTrack(track, count);
-    const end = track.points[count - 1];
-    const here = L.latLng(car.latitude, car.longitude);
-    const tip = end ? [L.latLng(end[1], end[0]), here] : [];
-    this.#tip.setLatLngs(tip);
+    const end = track.line[count - 1];
+    this.#tip.setLatLngs(end ? [[end[1], near(end[0], here.longitude)], [here.latitude, here.longitude]] : []);
   }
 
   /**
@@ -93,27 +96,42 @@ export class TripMap {
   showTrack(track) {
     this.#car.hide();
     this.#tip.setLatLngs([]);
-    this.#drawTrack(track, track.points.length);
+    this.#drawTrack(track, track.line.length);
   }
 
   /** Takes away whatever tells where the vehicle is or was. */
   forget() {
     this.#car.hide();
     for (const line of [this.#edge, this.#driven, this.#tip]) line.setLatLngs([]);
+    this.#drawn = { revision: -1, count: 0 };
   }
 
   /** @param {Track} track @param {number} count */
   #drawTrack(track, count) {
     const added = count - this.#drawn.count;
     if (track.revision === this.#drawn.revision && added === 1) {
-      const [longitude, latitude] = track.points[count - 1];
-      for (const line of [this.#edge, this.#driven]) line.addLatLng([latitude, longitude]);
+      const [longitude, latitude] = track.line[count - 1];
+      for (const drawn of [this.#edge, this.#driven]) {
+        const line = /** @type {L.LatLng[]} */ (drawn.getLatLngs().at(-1));
+        drawn.addLatLng([latitude, near(longitude, line.at(-1)?.lng ?? this.camera.reference)], line);
+      }
     } else {
-      const line = track.points.slice(0, count).map(([longitude, latitude]) => L.latLng(latitude, longitude));
-      this.#edge.setLatLngs(line);
-      this.#driven.setLatLngs(line);
+      // A line for each vehicle: what lies between the last place of one and the first of the next, nobody drove.
+      const lines = [...track.former, track.line.slice(0, count)].map((line) => unrolled(line, this.camera.reference));
+      this.#edge.setLatLngs(lines);
+      this.#driven.setLatLngs(lines);
     }
     this.#drawn = { revision: track.revision, count };
+  }
+
+  /**
+   * A place, or a car, in the copy of the world in which all is drawn.
+   * @template {import("./geo.js").Point} Placed
+   * @param {Placed} place
+   * @returns {Placed}
+   */
+  #here(place) {
+    return { ...place, longitude: near(place.longitude, this.camera.reference) };
   }
 
   /** @param {boolean} stale */

@@ -41,16 +41,17 @@
  * @property {boolean} [off_route]
  *
  * @typedef {[longitude: number, latitude: number, fixTime: number]} TrackPoint
+ * @typedef {[index: number, vehicleId: string]} Segment from this index of a track on its points are that vehicle's
  */
 
 /**
- * @typedef {{type: "snapshot", epoch: string, offset: number, server_time: number, trip: Trip, position?: Position, track: TrackPoint[], progress?: Progress}} Snapshot
+ * @typedef {{type: "snapshot", epoch: string, offset: number, server_time: number, trip: Trip, position?: Position, track: TrackPoint[], segments?: Segment[], progress?: Progress}} Snapshot
  * @typedef {{type: "resumed", epoch: string, offset: number}} Resumed
  * @typedef {{type: "position", offset: number} & Position} PositionUpdate
  * @typedef {{type: "trip", offset: number, trip: Trip}} TripUpdate
  * @typedef {{type: "progress", offset: number} & Progress} ProgressUpdate
  * @typedef {{type: "message", offset: number, text: string, from: string, server_time: number}} TextUpdate
- * @typedef {{type: "track_revised", offset: number, from: number, to: number, track: TrackPoint[]}} TrackRevised
+ * @typedef {{type: "track_revised", offset: number, from: number, to: number, track: TrackPoint[], segments?: Segment[]}} TrackRevised
  * @typedef {{type: "skipped", from: number, to: number}} Skipped
  * @typedef {{type: "tick", server_time: number}} Tick
  * @typedef {{type: "unknown", offset?: number}} Unknown
@@ -64,6 +65,7 @@ const isObject = (/** @type {unknown} */ value) => typeof value === "object" && 
 const isPoint = (/** @type {any} */ value) => isObject(value) && isNumber(value.latitude) && isNumber(value.longitude);
 const isPosition = (/** @type {any} */ value) => isPoint(value) && isNumber(value.fix_time) && isNumber(value.server_time);
 const isTrip = (/** @type {any} */ value) => isObject(value) && typeof value.status === "string" && isPoint(value.pickup) && isPoint(value.dropoff);
+const areSegments = (/** @type {any} */ value) => value === undefined || (Array.isArray(value) && value.every((segment) => Array.isArray(segment) && isNumber(segment[0])));
 
 /** @type {Record<string, (fields: any) => boolean>} */
 const WELL_FORMED = {
@@ -73,13 +75,14 @@ const WELL_FORMED = {
     isNumber(m.server_time) &&
     isTrip(m.trip) &&
     Array.isArray(m.track) &&
+    areSegments(m.segments) &&
     (m.position === undefined || isPosition(m.position)),
   resumed: (m) => typeof m.epoch === "string" && isNumber(m.offset),
   position: (m) => isNumber(m.offset) && isPosition(m),
   trip: (m) => isNumber(m.offset) && isTrip(m.trip),
   progress: (m) => isNumber(m.offset),
   message: (m) => isNumber(m.offset) && typeof m.text === "string",
-  track_revised: (m) => isNumber(m.offset) && isNumber(m.from) && isNumber(m.to) && Array.isArray(m.track),
+  track_revised: (m) => isNumber(m.offset) && isNumber(m.from) && isNumber(m.to) && Array.isArray(m.track) && areSegments(m.segments),
   skipped: (m) => isNumber(m.from) && isNumber(m.to),
   tick: (m) => isNumber(m.server_time),
 };

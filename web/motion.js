@@ -1,4 +1,4 @@
-import { bearing, distance, travel, turn } from "./geo.js";
+import { bearing, distance, near, travel, turn, wrap } from "./geo.js";
 
 /** @typedef {import("./geo.js").Point} Point */
 
@@ -94,7 +94,7 @@ export class Motion {
     const off = this.#fadeError(passed, at);
     return {
       latitude: at.latitude + this.#error.latitude,
-      longitude: at.longitude + this.#error.longitude,
+      longitude: wrap(at.longitude + this.#error.longitude),
       bearing: at.heading,
       time: Math.min(this.#playhead, last.time),
       settled: this.#playhead >= ceiling(last) && off < 0.05,
@@ -120,7 +120,7 @@ export class Motion {
     const after = this.#at(this.#playhead);
     const error = {
       latitude: before.latitude + this.#error.latitude - after.latitude,
-      longitude: before.longitude + this.#error.longitude - after.longitude,
+      longitude: near(before.longitude + this.#error.longitude, after.longitude) - after.longitude,
     };
     const shown = { latitude: after.latitude + error.latitude, longitude: after.longitude + error.longitude };
     this.#error = distance(after, shown) <= FARTHEST_GLIDE ? error : { latitude: 0, longitude: 0 };
@@ -151,7 +151,7 @@ export class Motion {
     const share = (time - from.time) / (to.time - from.time);
     return {
       latitude: from.latitude + (to.latitude - from.latitude) * share,
-      longitude: from.longitude + (to.longitude - from.longitude) * share,
+      longitude: from.longitude + (near(to.longitude, from.longitude) - from.longitude) * share,
       heading: between(from.heading, to.heading, share),
     };
   }

@@ -97,6 +97,9 @@ function start(settings) {
       case "position":
         motion.push(message, performance.now());
         break;
+      case "trip":
+        if (!feed.position) forgetCar();
+        break;
       case "message":
         notices.addMessage(message);
         arrange();
@@ -111,6 +114,12 @@ function start(settings) {
     if (!position || (shown && position.fix_time < shown.time)) motion.clear();
     if (position) motion.push(position, performance.now(), feed.track.heading);
     else shown = null;
+  }
+
+  /** Nobody knows where the vehicle is, or it is another one now. */
+  function forgetCar() {
+    shown = null;
+    motion.clear();
   }
 
   /** Shows the state as it is now; every second, and after whatever has changed it. */
@@ -140,8 +149,7 @@ function start(settings) {
     document.body.classList.toggle("bare", !feed.trip);
     panel.showEnding(why, feed.trip);
     if (!first) return;
-    shown = null;
-    motion.clear();
+    forgetCar();
     followButton.hidden = true;
     if (why !== "over") map.forget();
     else if (feed.trip) {

@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import Browser
 
 from tests.browser.browser import launch, open_page
-from tests.clients import Api, Driver, fix, now_ms, token
+from tests.clients import Api, Driver, Message, fix, now_ms, token
 from tests.hub_process import HubProcess
 
 
@@ -94,6 +94,55 @@ async def test_late_fixes_fill_the_line_and_leave_the_car(hub: HubProcess, api: 
         seen = await page.tracking()
         assert [(point[2] - begin) // 1_000 for point in seen["line"]] == [1, 3, 4, 5, 8]
         assert seen["state"]["position"]["fix_time"] == begin + 8_000
+
+
+async def test_two_vehicles_across_the_antimeridian_are_two_lines_on_the_screen(
+    hub: HubProcess, api: Api, browser: Browser
+) -> None:
+    """Neither line, nor the route, nor the way from one vehicle to the other runs around the world or across the map."""
+    places = {
+        "pickup": {"latitude": -17.0, "longitude": 179.99},
+        "dropoff": {"latitude": -17.0, "longitude": -179.99},
+        "route": {
+            "type": "LineString",
+            "coordinates": [[179.99, -17.0], [179.999, -17.0], [-179.999, -17.0], [-179.99, -17.0]],
+        },
+    }
+    first_id, trip_id = await api.under_way(**places)
+    trip = await api.call("GET", f"/trips/{trip_id}")
+    second_id = await api.vehicle(trip["fleet_id"], plate="FJ 2")
+
+    def drive(north: float, begin: int) -> list[Message]:
+        return [
+            fix(seq, fix_time=begin + seq * 1_000, latitude=-17.0 + north, longitude=(179.998 + seq * 0.0002 + 180) % 360 - 180)
+            for seq in range(1, 21)
+        ]
+
+    async with (
+        Driver(hub.url, first_id) as first,
+        Driver(hub.url, second_id) as second,
+        open_page(browser, link(hub, trip_id), calm=True) as page,
+    ):
+        await first.report(*drive(0.0, now_ms() - 25_000))
+        await page.until("tracking.lineLength === 20 && tracking.displayed && tracking.displayed.longitude < 0")
+        await api.call("PATCH", f"/trips/{trip_id}", {"version": trip["version"], "vehicle_id": second_id})
+        await page.until("tracking.displayed === null && tracking.state.position === null")
+        assert await page.page.locator(".car").count() == 0
+        await second.report(*drive(0.002, now_ms() - 19_000))
+        await page.until("tracking.lineLength === 40 && tracking.displayed && tracking.displayed.longitude < 0")
+        await page.page.wait_for_selector(".car")
+        drawn = await page.page.evaluate(
+            """() => Object.fromEntries(["track", "route"].map((name) => {
+              const path = document.querySelector(`path.${name}`);
+              return [name, { lines: path.getAttribute("d").match(/M/g).length, width: path.getBBox().width }];
+            }))"""
+        )
+        assert (drawn["track"]["lines"], drawn["route"]["lines"]) == (2, 1)
+        assert 20 < drawn["track"]["width"] < 600
+        assert drawn["track"]["width"] < drawn["route"]["width"] < 3_000
+        car = await page.page.locator(".car").bounding_box()
+        assert car is not None and 0 < car["x"] < 390 and 0 < car["y"] < 844
+        assert page.complaints == []
 
 
 async def test_status_and_messages_are_told_in_words(hub: HubProcess, api: Api, browser: Browser) -> None:

@@ -102,6 +102,37 @@ def test_off_route_is_told_the_second_time_and_only_on_the_way_to_the_dropoff() 
     assert kinds(watching.drive(at(42, north=210, accuracy=500), at(43, north=210, accuracy=500))) == ["off_route"]
 
 
+@pytest.mark.parametrize("middle", [10.0, 180.0, -180.0])
+def test_a_route_is_left_and_kept_to_on_both_sides_of_the_antimeridian(middle: float) -> None:
+    """The same drive along the same route, wherever its longitudes lie."""
+
+    def longitude(metres: float) -> float:
+        return (middle + metres / EAST + 180.0) % 360.0 - 180.0
+
+    watching = Watching(off_route_distance=100.0)
+    here = Place(47.0, longitude(0))
+    route = {"type": "LineString", "coordinates": [[longitude(metres), 47.0] for metres in range(-3_000, 3_001, 500)]}
+    watching.vehicle("van").trip = Trip(
+        1, "trip", FLEET, Vehicle("van", FLEET), TripStatus.ENROUTE_TO_DROPOFF, 1, here, here, (), route, BEGIN, BEGIN, None
+    )
+    way = [(metres, 50.0) for metres in range(-2_000, 2_001, 200)] + [(metres, 150.0) for metres in range(2_000, -2_001, -500)]
+    told = [
+        kinds(watching.drive(Seen("van", BEGIN + i * 10_000, longitude(east), 47.0 + north / METRES, 5.0)))
+        for i, (east, north) in enumerate(way)
+    ]
+    assert [i for i, events in enumerate(told) if events == ["off_route"]] == [22]
+    assert sum(map(len, told)) == 1
+
+
+@pytest.mark.parametrize("middle", [10.0, 180.0])
+def test_who_stands_on_the_antimeridian_is_idle(middle: float) -> None:
+    watching = Watching(idle_after=120.0, signal_lost_after=1e6)
+    seen = [
+        Seen("van", BEGIN + i * 10_000, (middle + 5 / EAST * (-1) ** i + 180.0) % 360.0 - 180.0, 47.0, 5.0) for i in range(20)
+    ]
+    assert kinds(watching.drive(*seen)) == ["idle"]
+
+
 def _trip(status: TripStatus, version: int = 1) -> Trip:
     here = Place(47.0, 9.5)
     route = {"type": "LineString", "coordinates": [[9.5, 47.0], [9.6, 47.0]]}

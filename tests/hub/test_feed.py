@@ -11,21 +11,21 @@ from tracking.errors import CloseCode
 from tracking.hub.feed import KeptBytes, TripFeed
 from tracking.hub.outbox import Outbox
 from tracking.model import Place, Position, Trip, TripStatus, Vehicle
-from tracking.protocol import Tick, encode, frame, frame_ends, position_update, text_of
+from tracking.protocol import Tick, encode, frame, frame_ends, position_update, snapshot_position, text_of
 
 BEGIN = 1_763_856_000_000
 
 
-def a_trip(status: TripStatus = TripStatus.ENROUTE_TO_PICKUP, version: int = 2) -> Trip:
+def a_trip(status: TripStatus = TripStatus.ENROUTE_TO_PICKUP, version: int = 2, vehicle_id: str = "van-1") -> Trip:
     place = Place(47.1, 9.5)
-    vehicle = Vehicle("van-1", "fleet", "Van 1", "van", "FL 1")
+    vehicle = Vehicle(vehicle_id, "fleet", "Van 1", "van", "FL 1")
     return Trip(1, "trip-1", "fleet", vehicle, status, version, place, place, (), None, BEGIN, BEGIN, None)
 
 
-def a_position(second: int, live: bool = True) -> Position:
+def a_position(second: int, live: bool = True, vehicle_id: str = "van-1") -> Position:
     instant = BEGIN + second * 1000
     return Position(
-        1, "van-1", 1, second, instant, instant, 47 + second / 1000, 9.5, None, None, None, None, None, 1, "trip-1", (), live
+        1, vehicle_id, 1, second, instant, instant, 47 + second / 1000, 9.5, None, None, None, None, None, 1, "trip-1", (), live
     )
 
 
@@ -54,7 +54,7 @@ class Reader:
 
 
 def begin(feed: TripFeed, reader: Reader, **changes: Any) -> dict[str, Any]:
-    feed.begin(reader.outbox, **{"stored": [], "unstored": [], "last": None, "now": BEGIN, **changes})
+    feed.begin(reader.outbox, **{"stored": [], "unstored": [], "last": {}, "now": BEGIN, **changes})
     [snapshot] = reader.read()
     return snapshot
 
@@ -63,7 +63,7 @@ def test_a_snapshot_joins_what_is_stored_what_waits_and_what_came_since() -> Non
     feed = a_feed()
     unstored = [a_position(2), a_position(3)]
     feed.publish_position(a_position(4))
-    stored = [(9.5, 47.001, BEGIN + 1000), (9.5, 47.002, BEGIN + 2000)]
+    stored = [(BEGIN + 1000, 9.5, 47.001, "van-1"), (BEGIN + 2000, 9.5, 47.002, "van-1")]
     snapshot = begin(feed, Reader(), stored=stored, unstored=unstored)
     assert [point[2] for point in snapshot["track"]] == [BEGIN + 1000, BEGIN + 2000, BEGIN + 3000, BEGIN + 4000]
     assert snapshot["position"]["fix_time"] == BEGIN + 4000
@@ -76,6 +76,36 @@ def test_a_snapshot_holds_no_suspect() -> None:
     doubted.suspect = ("jump",)  # type: ignore[assignment]
     snapshot = begin(feed, Reader(), unstored=[a_position(1), doubted])
     assert [point[2] for point in snapshot["track"]] == [BEGIN + 1000]
+
+
+def test_the_place_of_a_vehicle_that_gave_the_trip_away_is_not_the_next_ones() -> None:
+    """Its clock runs 50 s ahead: by the times alone it would be shown under the other's plate for as long."""
+    feed = a_feed()
+    feed.publish_position(a_position(50))
+    stored = [(BEGIN + 49_000, 9.5, 47.049, "van-1")]
+    feed.publish_trip(a_trip(version=3, vehicle_id="van-2"))
+    last = {"van-1": snapshot_position(a_position(49))}
+    before = begin(feed, Reader(), stored=stored, last=last, unstored=[a_position(51)])
+    assert "position" not in before
+    assert before["segments"] == [[0, "van-1"]]
+    feed.publish_position(a_position(10, vehicle_id="van-2"))
+    feed.publish_revision(BEGIN + 8_000, BEGIN + 8_000, [(BEGIN + 8_000, 9.5, 47.008, "van-1")])
+    feed.publish_position(a_position(50, vehicle_id="van-2"))
+    snapshot = begin(feed, Reader(), stored=stored, last=last, unstored=[a_position(51), a_position(9, vehicle_id="van-2")])
+    assert snapshot["position"]["fix_time"] == BEGIN + 50_000
+    assert [(time - BEGIN) // 1000 for _, _, time in snapshot["track"]] == [8, 9, 10, 49, 50, 50, 51]
+    assert snapshot["segments"] == [[0, "van-1"], [1, "van-2"], [3, "van-1"], [5, "van-2"], [6, "van-1"]]
+    # Back to the first: its last place is its own again.
+    feed.publish_trip(a_trip(version=4))
+    assert begin(feed, Reader(), last=last)["position"]["fix_time"] == BEGIN + 50_000
+
+
+def test_a_trip_of_one_vehicle_has_no_segments() -> None:
+    feed = a_feed()
+    feed.publish_position(a_position(1))
+    feed.publish_trip(a_trip(TripStatus.ARRIVED_AT_PICKUP, 3))
+    assert "segments" not in begin(feed, Reader(), stored=[(BEGIN, 9.5, 47.0, "van-1")])
+    assert "segments" not in begin(a_feed(), Reader())
 
 
 def test_an_old_epoch_what_was_let_go_and_the_future_cannot_be_continued() -> None:
@@ -176,7 +206,7 @@ def test_a_reader_that_comes_and_goes_misses_nothing(actions: list[str], keep: i
         elif action == "message":
             feed.publish_message("hello", "driver", BEGIN)
         elif action == "revision":
-            feed.publish_revision(BEGIN, BEGIN + 1, [(9.5, 47.1, BEGIN)])
+            feed.publish_revision(BEGIN, BEGIN + 1, [(BEGIN, 9.5, 47.1, "van-1")])
         elif action == "leave" and not away:
             for message in reader.read():
                 offset += 1

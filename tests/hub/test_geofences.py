@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import math
 import random
 import time
@@ -10,9 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tests.hub.geofence_truth import METRES, Ground, Seen, truth
@@ -337,7 +339,40 @@ def test_a_way_across_the_date_line_does_not_go_round_the_world() -> None:
         ("exit", "both"),
         ("enter", "both"),
     ]
-    assert move_of((180.0, 1.0), (-180.0, 2.0), None).start == (-180.0, 2.0)
+    assert move_of((180.0, 1.0), (-180.0, 2.0), None).start == (-180.0, 1.0)
+    assert move_of((179.5, 1.0), (-179.5, 2.0), None).start == (-180.5, 1.0)
+
+
+@given(
+    st.lists(st.tuples(st.floats(-0.02, 0.02), st.floats(-0.02, 0.02)), min_size=3, max_size=8),
+    st.lists(st.tuples(st.floats(-0.03, 0.03), st.floats(-0.03, 0.03)), min_size=2, max_size=20),
+    st.floats(-0.03, 0.03),
+)
+@example([(-0.01, -0.01), (0.01, -0.01), (0.0, 0.01)], [(-0.005, -0.03), (0.005, 0.03)], 0.0)
+@example([(-0.01, -0.01), (-0.005, -0.01), (-0.007, 0.01)], [(-0.03, 0.0), (0.03, 0.0)], 0.0)
+def test_a_fence_at_the_antimeridian_is_crossed_as_any_other(
+    corners: list[tuple[float, float]], way: list[tuple[float, float]], shift: float
+) -> None:
+    """The same drive over the same fence, at 10 degrees east and around 180, where RFC 7946 has the fence cut in two."""
+    hull = shapely.MultiPoint([(x + shift, y) for x, y in corners]).convex_hull
+    assume(hull.area > 1e-6 and all(abs(hull.boundary.distance(shapely.Point(place))) > 2e-4 for place in way))
+    assume(all(abs(shift + x) > 1e-5 for x, _ in corners))
+
+    def told(middle: float, geometry: Any) -> list[tuple[str, int]]:
+        watching = Watching()
+        watching.put("f", json.loads(shapely.to_geojson(geometry)))
+        wrapped = [((middle + x + 180.0) % 360.0 - 180.0, y - 17.0) for x, y in way]
+        events = watching.drive(*(Seen("van", BEGIN + i * 60_000, *place, 5.0) for i, place in enumerate(wrapped)))
+        return [(event.kind.value, event.fix_time or 0) for event in events if event.geofence_id]
+
+    def at(middle: float) -> Any:
+        return shapely.transform(hull, lambda c: c + np.array((middle, -17.0)))
+
+    whole = at(180.0)
+    sides = [whole.intersection(shapely.box(0, -90, 180, 90)), whole.intersection(shapely.box(180, -90, 360, 90))]
+    sides[1] = shapely.transform(sides[1], lambda c: c - np.array((360.0, 0.0)))
+    cut = [side for side in sides if side.area > 1e-12]
+    assert told(180.0, cut[0] if len(cut) == 1 else shapely.MultiPolygon(cut)) == told(10.0, at(10.0))
 
 
 def test_the_poles_have_fences_too() -> None:

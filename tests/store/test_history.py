@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from math import cos, radians
 from typing import Any
 
@@ -17,7 +17,7 @@ from tests.ingest.parked import BEGIN as PARKED_SINCE
 from tests.ingest.parked import Parked, shown
 from tracking.config import load
 from tracking.errors import ConfigError, StoreUnavailable
-from tracking.geo import distance, unpack_line_m
+from tracking.geo import distance, unpack_lines_m
 from tracking.history import GIVE_UP_AFTER, History
 from tracking.ingest.recorder import Entry
 from tracking.ingest.sources import Session
@@ -320,7 +320,7 @@ def entries(made: Sequence[Position]) -> list[Entry]:
 async def line_of(connection: Connection, trip: int) -> list[tuple[float, float, float]]:
     line = await connection.fetchval("SELECT line FROM trip_summaries WHERE trip = $1", trip)
     assert line is not None
-    return list(unpack_line_m(line))
+    return [vertex for part in unpack_lines_m(line) for vertex in part]
 
 
 async def test_a_trip_is_compacted_when_its_late_fixes_are_in_and_anew_when_more_come(
@@ -397,6 +397,81 @@ async def test_two_vehicles_on_one_trip_are_not_joined_by_a_way(store: Database,
     summary = await history.trip_summary(connection, trip)
     assert summary is not None
     assert (round(summary.distance), len(await line_of(connection, trip))) == (2_000, 202)
+
+
+async def test_vehicles_whose_fixes_stand_by_turns_are_each_a_line(store: Database, connection: Connection) -> None:
+    """The first one's clock runs 50 s ahead. Its part of the trip stays apart when the positions are gone, too."""
+    first, second, third = [await Van.new(connection, name) for name in ("first", "second", "third")]
+    trip = await a_trip(connection, first.number, BEGIN, None)
+    await first.drove(north(50, 1_000, 10), trip=trip)
+    for van, seconds in ((second, 100), (third, 150), (first, 300)):
+        await trips.close_span(connection, trip, BEGIN + seconds * 1000)
+        await trips.open_span(connection, trip, van.number, BEGIN + seconds * 1000)
+    await second.drove(north(100, 500, 10, start=50_000), trip=trip)
+    await third.drove([(160, 90_000, 0, 10)], trip=trip)
+    await first.drove(north(300, 1_000, 10, start=9_000), trip=trip)
+    await ended(connection, trip, BEGIN + 500_000)
+    clock = Turned(BEGIN + DAY_MS)
+    keeper = History(store, clock, delay=1, retention_days=8)
+
+    async def drawn() -> tuple[int, list[int]]:
+        summary = await history.trip_summary(connection, trip)
+        assert summary is not None and summary.track is not None
+        track = msgspec.json.decode(summary.track)
+        assert track["type"] == "MultiLineString"
+        return round(summary.distance), [len(line) for line in track["coordinates"]]
+
+    await keeper.work()
+    # RFC 7946 wants two positions for a line: a single fix is there twice.
+    assert await drawn() == (2_500, [101, 51, 2, 101])
+    clock.now += 10 * DAY_MS
+    for _ in range(4):  # a vehicle a round at the least
+        clock.now += HOUR_MS
+        await keeper.work()
+    assert await partitions_of(connection) == []
+    kept_from = await history.horizon(connection)
+    assert kept_from is not None
+    kept = [row async for rows in history.kept_track(connection, trip, kept_from) for row in rows]
+    assert [(name, len(list(rows))) for name, rows in groupby(kept, lambda row: row.vehicle_id)] == [
+        ("first", 101),
+        ("second", 51),
+        ("third", 1),
+        ("first", 101),
+    ]
+    async with connection.transaction():
+        await history.compact_trip(connection, trip, clock.now)
+    assert await drawn() == (2_500, [101, 51, 2, 101])
+
+
+@pytest.mark.parametrize("vehicles", [1, 2])
+async def test_a_line_across_the_antimeridian_is_cut_there(store: Database, connection: Connection, vehicles: int) -> None:
+    trip = 0
+    for number in range(vehicles):
+        van = await Van.new(connection, f"van-{number}")
+        if trip:
+            await trips.close_span(connection, trip, BEGIN + 100_000 * number)
+            await trips.open_span(connection, trip, van.number, BEGIN + 100_000 * number)
+        else:
+            trip = await a_trip(connection, van.number, BEGIN, None)
+        await van.drove([(100 * number + n, n, 0, None) for n in range(4)], trip=trip)
+    await connection.execute(
+        """
+        UPDATE positions SET point = ST_SetSRID(
+            ST_MakePoint((ARRAY[179.999, 179.9995, -179.9995, -179.999])[(seq - 1) % 4 + 1], -17 + seq / 1000.0), 4326
+        )
+        """
+    )
+    await ended(connection, trip, BEGIN + 300_000)
+    await History(store, Turned(BEGIN + DAY_MS), delay=1).work()
+    summary = await history.trip_summary(connection, trip)
+    assert summary is not None and summary.track is not None
+    track = msgspec.json.decode(summary.track)
+    assert track["type"] == "MultiLineString"
+    assert [[(x, round(y, 9)) for x, y in line] for line in track["coordinates"]] == [
+        [(179.999, -16.999), (179.9995, -16.998), (180, -16.9975)],
+        [(-180, -16.9975), (-179.9995, -16.997), (-179.999, -16.996)],
+    ] * vehicles
+    assert summary.distance == pytest.approx(vehicles * 400.4, abs=1)
 
 
 async def test_a_trip_without_fixes_and_one_that_never_began(store: Database, connection: Connection) -> None:

@@ -135,3 +135,33 @@ async def test_what_a_database_holds_is_taken_along(empty_url: str, tmp_path: Pa
     assert await column("SELECT pickup ->> 'name' FROM trips") == ["Grün"]
     assert await column("SELECT author FROM messages") == [b"", b""]
     await connection.close()
+
+
+async def test_lines_of_before_segments_stay_and_joined_ones_are_made_anew(empty_url: str, tmp_path: Path) -> None:
+    for path in sorted(DIRECTORY.glob("*.sql")):
+        if path.name < "0010":
+            shutil.copy(path, tmp_path)
+    await migrate(empty_url, tmp_path)
+    connection = await asyncpg.connect(empty_url)
+    await connection.execute(
+        """
+        INSERT INTO fleets (fleet_id, name) VALUES ('f', 'F');
+        INSERT INTO vehicles (vehicle_id, fleet_id) VALUES ('a', 'f'), ('b', 'f');
+        INSERT INTO trips (trip_id, fleet_id, status, pickup, dropoff, created_at, started_at, ended_at, compacted, vehicle)
+        SELECT name, 'f', 'complete', '{}', '{}', now(), now(), now(), true, 2 FROM unnest(ARRAY['one', 'two']) name;
+        INSERT INTO trip_spans (trip, vehicle, started_at, ended_at)
+        VALUES
+            (1, 2, '2020-01-01 00:00Z', now()),
+            (2, 1, '2020-01-01 00:00Z', '2020-01-01 00:10Z'),
+            (2, 2, '2020-01-01 00:10Z', now());
+        INSERT INTO trip_summaries (trip, built_at, distance, stops, line)
+        SELECT trip, now(), 1, 0, 'SRID=4326;LINESTRING M (9 47 1577836800000, 9.1 47 1577836801000)' FROM trips;
+        """
+    )
+    lines = await connection.fetch("SELECT trip, line FROM trip_summaries ORDER BY trip")
+    assert await migrate(empty_url) == [migration.name for migration in read() if migration.number >= 10]
+    assert await connection.fetch("SELECT trip, line FROM trip_summaries ORDER BY trip") == lines
+    assert await connection.fetchval("SELECT array_agg(trip) FROM trips WHERE NOT compacted") == [2]
+    with pytest.raises(asyncpg.CheckViolationError):
+        await connection.execute("UPDATE trip_summaries SET line = 'SRID=4326;POINT(1 2)'")
+    await connection.close()

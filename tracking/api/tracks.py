@@ -5,7 +5,7 @@ import csv
 import io
 import re
 from array import array
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import msgspec
 from starlette.requests import Request
@@ -25,6 +25,7 @@ from tracking.api.http import (
 from tracking.api.trips import known_trip
 from tracking.auth import Role, Sight, may_manage_fleet, may_see
 from tracking.errors import ErrorCode, Refusal
+from tracking.geo import PlaceAt, antimeridian
 from tracking.gpx import gpx
 from tracking.ingest.sources import FOREVER, GRACE_MS
 from tracking.model import Trip
@@ -50,6 +51,8 @@ CSV_COLUMNS = (
     "suspect",
 )
 _CHUNK_ROWS = 500
+_UNDECIDED = 5_000
+"""Positions of a segment after which its line is given out as one line: one that is cut later goes on as another Feature."""
 
 _encode = msgspec.json.encode
 Rows = AsyncIterator[TrackRow]
@@ -186,37 +189,98 @@ def _gpx(batches: Batches, name: str) -> AsyncIterator[bytes]:
 
 
 async def as_geojson(batches: Batches, _name: str) -> AsyncIterator[bytes]:
-    """A FeatureCollection of one Feature, its LineString's fix times beside it, in the same order (RFC 7946).
-
-    Fewer than two positions are no line: one is a Point, none leaves the collection empty.
-    """
-    rows = _each(batches)
-    first = await anext(rows, None)
-    if first is None:
-        yield b'{"type":"FeatureCollection","features":[]}'
-        return
-    second = await anext(rows, None)
-    kind = "Point" if second is None else "LineString"
-    yield b'{"type":"FeatureCollection","features":[{"type":"Feature","geometry":{"type":"%s","coordinates":' % kind.encode()
-    # Times follow the line, so they are kept: eight bytes a position.
-    times = array("q", [first.fix_time])
-    if second is None:
-        yield _encode((first.longitude, first.latitude))
+    """A FeatureCollection: a Feature for each segment that a vehicle drove, its fix times beside its line (RFC 7946)."""
+    # Not given out by itself: the first piece must not come before the database has answered.
+    before = b'{"type":"FeatureCollection","features":['
+    feature: _Feature | None = None
+    async for row in _each(batches):
+        place = row.longitude, row.latitude
+        if feature is None or feature.vehicle_id != row.vehicle_id:
+            if feature is not None:
+                for piece in feature.end():
+                    yield piece
+                before = b","
+            feature = _Feature(row.vehicle_id, before)
+        elif (crossing := antimeridian(feature.place, place)) is not None:
+            longitude, latitude, share = crossing
+            time = feature.times[-1] + round((row.fix_time - feature.times[-1]) * share)
+            feature.add((longitude, latitude), time)
+            if not feature.cut():
+                for piece in feature.end():
+                    yield piece
+                feature = _Feature(row.vehicle_id, b",")
+            feature.add((-longitude, latitude), time)
+        feature.add(place, row.fix_time)
+        if feature.waiting >= _CHUNK_ROWS:
+            yield feature.piece()
+    if feature is None:
+        yield before
     else:
-        chunk = [b"[", _encode((first.longitude, first.latitude)), b",", _encode((second.longitude, second.latitude))]
-        times.append(second.fix_time)
-        async for row in rows:
-            chunk.append(b",")
-            chunk.append(_encode((row.longitude, row.latitude)))
-            times.append(row.fix_time)
-            if len(chunk) >= 2 * _CHUNK_ROWS:
-                yield b"".join(chunk)
-                chunk.clear()
-        yield b"".join(chunk) + b"]"
-    yield b'},"properties":{"vehicle_id":%s,"fix_times":[' % _encode(first.vehicle_id)
-    for begin in range(0, len(times), _CHUNK_ROWS):
-        yield (b"," if begin else b"") + b",".join(b"%d" % time for time in times[begin : begin + _CHUNK_ROWS])
-    yield b"]}}]}"
+        for piece in feature.end():
+            yield piece
+    yield b"]}"
+
+
+class _Feature:
+    """A segment on its way out as GeoJSON: a Point, a LineString, or a MultiLineString where it is cut at the antimeridian.
+
+    Which of them it is stands at its beginning, so the first `_UNDECIDED` positions wait until they are all there.
+    """
+
+    def __init__(self, vehicle_id: str, before: bytes) -> None:
+        """`before` goes out before it."""
+        self.vehicle_id = vehicle_id
+        self._before = before
+        self.times = array("q")
+        """They follow the line, so they are kept: eight bytes a position."""
+        self.place = (0.0, 0.0)
+        self.waiting = 0
+        self._parts: list[list[PlaceAt]] = [[]]
+        """what was not given out yet; the first of them goes on with what was"""
+        self._kind: str | None = None
+        self._given = False
+        """whether of the part that the next position goes on with anything was given out"""
+
+    def add(self, place: PlaceAt, time: int) -> None:
+        self.place = place
+        self.times.append(time)
+        self._parts[-1].append(place)
+        self.waiting += self._kind is not None or len(self.times) > _UNDECIDED
+
+    def cut(self) -> bool:
+        """Begins another part. False where it is given out as one line already: then another Feature must begin."""
+        if self._kind == "LineString":
+            return False
+        self._parts.append([])
+        return True
+
+    def piece(self) -> bytes:
+        """What waits."""
+        head = b""
+        if self._kind is None:
+            self._kind = "MultiLineString" if len(self._parts) > 1 else "LineString" if len(self.times) > 1 else "Point"
+            head = b'%b{"type":"Feature","geometry":{"type":"%b","coordinates":%b' % (
+                self._before,
+                self._kind.encode(),
+                {"MultiLineString": b"[[", "LineString": b"[", "Point": b""}[self._kind],
+            )
+        written = []
+        for number, part in enumerate(self._parts):
+            places = b",".join(map(_encode, part))
+            written.append(b"," + places if number == 0 and self._given and places else places)
+        self._given = bool(self._parts[-1]) or (self._given and len(self._parts) == 1)
+        self._parts = [[]]
+        self.waiting = 0
+        return head + b"],[".join(written)
+
+    def end(self) -> Iterator[bytes]:
+        """What waits, and all that follows the line."""
+        yield self.piece()
+        closing = {"MultiLineString": b"]]", "LineString": b"]", "Point": b""}[self._kind or "Point"]
+        yield b'%b},"properties":{"vehicle_id":%b,"fix_times":[' % (closing, _encode(self.vehicle_id))
+        for begin in range(0, len(self.times), _CHUNK_ROWS):
+            yield (b"," if begin else b"") + b",".join(b"%d" % time for time in self.times[begin : begin + _CHUNK_ROWS])
+        yield b"]}}"
 
 
 _WRITERS: dict[str, tuple[Callable[[Batches, str], AsyncIterator[bytes]], str]] = {

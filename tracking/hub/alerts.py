@@ -25,7 +25,7 @@ import shapely
 from msgspec import UNSET
 from shapely.geometry import LineString
 
-from tracking.geo import METRES_PER_DEGREE, distance
+from tracking.geo import METRES_PER_DEGREE, around, distance
 from tracking.hub.geofences import Fences
 from tracking.model import EventKind, Fleet, Position, Trip, TripStatus
 
@@ -72,16 +72,24 @@ class Alert(NamedTuple):
 class Route:
     """A trip's route on a plane that is true to scale at its middle latitude, in metres."""
 
-    __slots__ = ("line", "narrow", "trip_id", "version")
+    __slots__ = ("line", "middle", "narrow", "trip_id", "version")
 
     def __init__(self, trip: Trip) -> None:
         assert trip.route is not None
         self.trip_id = trip.trip_id
         self.version = trip.version
-        places = np.array(trip.route["coordinates"], dtype=float)[:, :2]
+        places = np.array([point[:2] for point in trip.route["coordinates"]], dtype=float)
+        # Across the antimeridian it goes on past 180 degrees.
+        places[:, 0] = np.unwrap(places[:, 0], period=360.0)
+        self.middle = float(places[:, 0].min() + places[:, 0].max()) / 2
         self.narrow = cos(radians(float(places[:, 1].mean()))) * METRES_PER_DEGREE
         self.line = LineString(places * (self.narrow, METRES_PER_DEGREE))
         shapely.prepare(self.line)
+
+    def place(self, position: Position) -> tuple[float, float]:
+        """Where a position lies on that plane, from the side of the route that it is nearer to."""
+        longitude = position.longitude + 360.0 * round((self.middle - position.longitude) / 360.0)
+        return longitude * self.narrow, position.latitude * METRES_PER_DEGREE
 
 
 class Watched:
@@ -217,14 +225,14 @@ class Watched:
     def _average(self, position: Position, anchor: tuple[float, float, int]) -> None:
         self.averaged += 1
         latitude, longitude, since = anchor
-        east = (position.longitude - longitude + 540.0) % 360.0 - 180.0
+        east = around(position.longitude - longitude)
         self.anchor = latitude + (position.latitude - latitude) / self.averaged, longitude + east / self.averaged, since
 
     @staticmethod
     def _away(position: Position, anchor: tuple[float, float, int]) -> float:
         """The square of the metres from there: on a plane, which is near enough, and is asked for every position."""
         north = (position.latitude - anchor[0]) * METRES_PER_DEGREE
-        east = ((position.longitude - anchor[1] + 540.0) % 360.0 - 180.0) * METRES_PER_DEGREE * cos(radians(anchor[0]))
+        east = around(position.longitude - anchor[1]) * METRES_PER_DEGREE * cos(radians(anchor[0]))
         return north * north + east * east
 
     def stands(self, fix_time: int) -> bool:
@@ -281,9 +289,7 @@ def are_on_route(asked: Mapping[int, tuple[Route, Position, float]]) -> dict[int
     if not asked:
         return {}
     lines: Any = np.array([route.line for route, _, _ in asked.values()], dtype=object)
-    xs = [position.longitude * route.narrow for route, position, _ in asked.values()]
-    ys = [position.latitude * METRES_PER_DEGREE for _, position, _ in asked.values()]
     most = [metres + min(position.accuracy or 0.0, metres) for _, position, metres in asked.values()]
-    places: Any = shapely.points(xs, ys)
+    places: Any = shapely.points([route.place(position) for route, position, _ in asked.values()])
     near: Any = shapely.dwithin(lines, places, np.array(most))  # type: ignore[call-overload]
     return dict(zip(asked, near.tolist(), strict=True))

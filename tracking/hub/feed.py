@@ -1,12 +1,12 @@
 """The feed of one trip: numbered updates, encoded once, kept for those who come back, written to every watcher."""
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, pairwise
 
 import msgspec
 
-from tracking.frames import TRACK_ROOM, fit_track, live_view
+from tracking.frames import TRACK_ROOM, DrivenPoint, fit_track, live_view
 from tracking.hub.outbox import Outbox
 from tracking.metrics import DELIVERIES
 from tracking.model import Position, Trip
@@ -15,7 +15,6 @@ from tracking.protocol import (
     Resumed,
     Snapshot,
     SnapshotPosition,
-    TrackPoint,
     TrackRevised,
     TripUpdate,
     encode,
@@ -68,6 +67,7 @@ class TripFeed:
         "_mark",
         "_mark_before",
         "_marked_at",
+        "_vehicles",
         "before_kept",
         "epoch",
         "offset",
@@ -75,12 +75,17 @@ class TripFeed:
         "showing",
         "trip",
         "unwatched_since",
+        "vehicle_id",
     )
 
     def __init__(self, trip: Trip, *, kept: KeptBytes, seconds: float, now: int) -> None:
         self.trip = trip
         self.showing = trip.status.under_way
         """Whether the trip's status lets its watchers see the vehicle."""
+        self.vehicle_id = "" if trip.vehicle is None else trip.vehicle.vehicle_id
+        """The vehicle that the trip has now: its positions alone are the marker's. Empty while there is none."""
+        self._vehicles: list[tuple[int, str]] = [(0, self.vehicle_id)]
+        """From which offset on the trip had which vehicle."""
         self.epoch = secrets.token_urlsafe(9)
         self.offset = 0
         self.outboxes: set[Outbox] = set()
@@ -104,7 +109,7 @@ class TripFeed:
         self._kept.feeds -= 1
 
     def publish_position(self, position: Position) -> None:
-        """A position that moves the marker."""
+        """A position of the trip's vehicle that moves the marker."""
         self.offset = offset = self.offset + 1
         data = frame(position_update(position, offset))
         self._keep(data)
@@ -115,15 +120,18 @@ class TripFeed:
     def publish_trip(self, trip: Trip) -> None:
         self.trip = trip
         self.showing = trip.status.under_way
+        if trip.vehicle is not None and trip.vehicle.vehicle_id != self.vehicle_id:
+            self.vehicle_id = trip.vehicle.vehicle_id
+            self._vehicles.append((self.offset + 1, self.vehicle_id))
         # Which vehicle it was is no longer the passenger's business once the trip is over.
         self._publish(frame(TripUpdate(self.offset + 1, live_view(trip, show_vehicle=not trip.status.over))))
 
     def publish_message(self, text: str, sender: str, server_time: int) -> None:
         self._publish(frame(MessageUpdate(self.offset + 1, text, sender, server_time)))
 
-    def publish_revision(self, from_: int, to: int, track: Sequence[TrackPoint]) -> None:
-        """The whole line between two fix times, both included, after late fixes came in."""
-        self._publish(frame(TrackRevised(self.offset + 1, from_, to, fit_track(track))))
+    def publish_revision(self, from_: int, to: int, driven: Sequence[DrivenPoint]) -> None:
+        """The whole line between two fix times, both included, after late fixes came in; `driven` is in the order of time."""
+        self._publish(frame(TrackRevised(self.offset + 1, from_, to, *fit_track(driven, self.vehicle_id))))
 
     def broadcast(self, data: bytes) -> None:
         """A ready frame without an offset, to everyone watching now."""
@@ -145,36 +153,53 @@ class TripFeed:
         self.outboxes.add(outbox)
 
     def begin(
-        self, outbox: Outbox, *, stored: Iterable[TrackPoint], unstored: Iterable[Position], last: Position | None, now: int
+        self,
+        outbox: Outbox,
+        *,
+        stored: Iterable[DrivenPoint],
+        unstored: Iterable[Position],
+        last: Mapping[str, SnapshotPosition],
+        now: int,
     ) -> None:
         """Writes a snapshot and registers the reader.
 
-        `stored` is the track as it was read from the database, `unstored` the positions that waited for a commit when that
-        reading began, `last` the last position known to the reader; what was published since is added here. Make sure first
-        that all of that is still here: `before_kept` is not above the `offset` of when the reading began.
+        `stored` is the track as it was read from the database, `last` each vehicle's last position of it, `unstored` the
+        positions that waited for a commit when that reading began; what was published since is added here. The position shown
+        is the newest of the vehicle that the trip has now: where another one was is no answer to where it is.
+
+        Make sure first that all of that is still here: `before_kept` is not above the `offset` of when the reading began.
         """
-        points: dict[tuple[int, float, float], TrackPoint] = {(p[2], p[0], p[1]): p for p in stored}
-        updates = list(self._texts())
-        newest = snapshot_position(last) if last is not None else None
-        for position in (
-            *(snapshot_position(p) for p in unstored if not p.suspect),
-            *(_decode_position(text) for text in updates if text.startswith(_POSITION)),
-        ):
-            point = (position.longitude, position.latitude, position.fix_time)
-            points[(point[2], point[0], point[1])] = point
-            if newest is None or position.fix_time > newest.fix_time:
-                newest = position
-        for text in updates:
-            if text.startswith(_REVISION):
-                for point in _decode_revision(text).track:
-                    points[(point[2], point[0], point[1])] = point
-        track = [points[key] for key in sorted(points)]
+        driven = set(stored)
+        newest = last.get(self.vehicle_id)
+        for position in unstored:
+            if position.suspect:
+                continue
+            driven.add((position.fix_time, position.longitude, position.latitude, position.vehicle_id))
+            if position.vehicle_id == self.vehicle_id and (newest is None or position.fix_time > newest.fix_time):
+                newest = snapshot_position(position)
+        for offset, text in enumerate(self._texts(), self.before_kept + 1):
+            if text.startswith(_POSITION):
+                vehicle_id = self._vehicle_at(offset)
+                update = _decode_position(text)
+                driven.add((update.fix_time, update.longitude, update.latitude, vehicle_id))
+                if vehicle_id == self.vehicle_id and (newest is None or update.fix_time > newest.fix_time):
+                    newest = update
+            elif text.startswith(_REVISION):
+                revision = _decode_revision(text)
+                starts = list(revision.segments or ((0, self._vehicle_at(offset)),))
+                for (first, vehicle_id), (end, _) in pairwise((*starts, (len(revision.track), ""))):
+                    driven.update((time, x, y, vehicle_id) for x, y, time in revision.track[first:end])
         view = live_view(self.trip)
-        snapshot = Snapshot(self.epoch, self.offset, now, view, fit_track(track, TRACK_ROOM - len(encode(view))))
+        track, segments = fit_track(sorted(driven), self.vehicle_id, TRACK_ROOM - len(encode(view)))
+        snapshot = Snapshot(self.epoch, self.offset, now, view, track, segments)
         if newest is not None:
             snapshot.position = newest
         outbox.push(frame(snapshot))
         self.outboxes.add(outbox)
+
+    def _vehicle_at(self, offset: int) -> str:
+        """The vehicle that the trip had when the update with this offset was published."""
+        return next(vehicle_id for first, vehicle_id in reversed(self._vehicles) if first <= offset)
 
     def leave(self, outbox: Outbox, now: int) -> None:
         self.outboxes.discard(outbox)

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
+from shapely.geometry.base import BaseGeometry
 
-from tracking.geo import METRES_PER_DEGREE, PlaceAt
+from tracking.geo import METRES_PER_DEGREE, PlaceAt, around
 from tracking.geojson import shape_of
 from tracking.model import Geofence
 
@@ -28,7 +29,10 @@ LEAST_MARGIN, MOST_MARGIN = 1.0, 50.0
 
 
 class Move(NamedTuple):
-    """From one position to the next; without a start where the vehicle was not heard of before, or for too long."""
+    """From one position to the next; without a start where the vehicle was not heard of before, or for too long.
+
+    Across the antimeridian the start lies beyond 180 degrees, as seen from the end.
+    """
 
     start: PlaceAt | None
     end: PlaceAt
@@ -38,13 +42,17 @@ class Move(NamedTuple):
 
 
 class Fence:
-    """One geofence, ready to be asked. Lengths are measured on a plane that is true to scale at the fence's middle latitude."""
+    """One geofence, ready to be asked. Lengths are measured on a plane that is true to scale at the fence's middle latitude.
+
+    One that was cut at the antimeridian is whole here: its `shape` goes on past 180 degrees.
+    """
 
     def __init__(self, geofence: Geofence) -> None:
         self.geofence = geofence
         self.speed_limit: float | None = geofence.properties.get("speed_limit")
         self.dwell_after: float | None = geofence.properties.get("dwell_after")
-        self.shape = shape_of(geofence.geometry)
+        self.shape = _joined(shape_of(geofence.geometry))
+        self._middle = (self.shape.bounds[0] + self.shape.bounds[2]) / 2
         self._narrow = cos(radians((self.shape.bounds[1] + self.shape.bounds[3]) / 2)) * METRES_PER_DEGREE
         self._plane = shapely.transform(self.shape, lambda c: c * (self._narrow, METRES_PER_DEGREE))
         self._edge = self._plane.boundary
@@ -61,18 +69,27 @@ class Fence:
         wanted = accuracy if accuracy is not None and accuracy > 0 else DEFAULT_MARGIN
         return max(min(wanted, self._most_margin), min(LEAST_MARGIN, self._most_margin))
 
+    def beside(self, longitude: float) -> float:
+        """A longitude from the side of the fence that it is nearer to."""
+        return longitude + self._turns(longitude)
+
+    def _turns(self, longitude: float) -> float:
+        return 360.0 * round((self._middle - longitude) / 360.0)
+
     def walk(self, move: Move, inside: bool) -> list[bool]:
         """Where the vehicle is, again and again, in the order of its way: True for each time it enters, False for each exit."""
+        turns = self._turns(move.end[0])
+        start = None if move.start is None else ((move.start[0] + turns) * self._narrow, move.start[1] * METRES_PER_DEGREE)
         margin = self.margin(move.accuracy)
         # Of two places that are each within their accuracy of the edge, none is farther from the other than that.
-        long = 2 * (margin if move.start is None else max(margin, self.margin(move.accuracy_before)))
-        x, y = move.end[0] * self._narrow, move.end[1] * METRES_PER_DEGREE
+        long = 2 * (margin if start is None else max(margin, self.margin(move.accuracy_before)))
+        x, y = (move.end[0] + turns) * self._narrow, move.end[1] * METRES_PER_DEGREE
         is_clear = not bool(shapely.dwithin(self._edge, shapely.points(x, y), margin))
-        if move.start is None or self._length(move, x, y) <= long:
+        if start is None or hypot(start[0] - x, start[1] - y) <= long:
             # No stretch of it is long enough: its end alone counts.
             ends_inside = bool(shapely.intersects_xy(self._plane, x, y))
             return [ends_inside] if is_clear and ends_inside is not inside else []
-        stretches = self._stretches(move.start, x, y)
+        stretches = self._stretches(start, x, y)
         changes: list[bool] = []
         for number, (length, is_inside) in enumerate(stretches):
             if is_inside is inside:
@@ -83,13 +100,9 @@ class Fence:
                 changes.append(inside)
         return changes
 
-    def _length(self, move: Move, x: float, y: float) -> float:
-        assert move.start is not None
-        return hypot(move.start[0] * self._narrow - x, move.start[1] * METRES_PER_DEGREE - y)
-
-    def _stretches(self, place: PlaceAt, x: float, y: float) -> list[tuple[float, bool]]:
-        """Length in metres, and whether it is inside, in the order of the way from `place`."""
-        start = np.array([place[0] * self._narrow, place[1] * METRES_PER_DEGREE])
+    def _stretches(self, place: tuple[float, float], x: float, y: float) -> list[tuple[float, bool]]:
+        """Length in metres, and whether it is inside, in the order of the way from `place` to x, y: on the plane, all of it."""
+        start = np.array(place)
         way = np.array([x, y]) - start
         # By hand: an overlay of shapely's takes milliseconds for a fence of many vertices, however short the way.
         begins, ends = self._edge_begins - start, self._edge_ends - start
@@ -109,6 +122,8 @@ class Fence:
         return stretches
 
 
+_TURN = np.array((360.0, 0.0))
+"""Degrees: once around the world."""
 _NOTHING = 1e-6
 """Metres: what the arithmetic leaves over."""
 MANY_VERTICES = 1_000
@@ -116,6 +131,20 @@ MANY_VERTICES = 1_000
 
 def _cross(one: Any, other: Any) -> Any:
     return one[..., 0] * other[..., 1] - one[..., 1] * other[..., 0]
+
+
+def _joined(shape: BaseGeometry) -> BaseGeometry:
+    """A shape that was cut at the antimeridian, in one piece past 180 degrees."""
+    parts = shapely.get_parts(shape)
+    bounds = shapely.bounds(parts)
+    western = bounds[:, 0] == -180.0
+    if not (western.any() and (bounds[:, 2] == 180.0).any()):
+        return shape
+    # All of that side, for a part may touch another one.
+    western = bounds[:, 2] <= 0.0
+    moved = [shapely.transform(part, lambda c: c + _TURN) for part in parts[western]]
+    joined: BaseGeometry = shapely.union_all([*parts[~western], *moved])
+    return joined
 
 
 def _reach(polygon: Any) -> float:
@@ -142,6 +171,7 @@ class Fences:
         self._list = list(self.by_id.values())
         self._shapes = np.array([fence.shape for fence in self._list], dtype=object)
         self._tree = shapely.STRtree(self._shapes)
+        self._reaches_over = any(fence.shape.bounds[2] > 180.0 for fence in self._list)
         self.limit_speed = any(fence.speed_limit is not None for fence in self._list)
         """Whether one of them does."""
 
@@ -162,24 +192,37 @@ class Fences:
             return found
         ends = np.array([move.end for move in moves])
         starts = np.array([move.end if move.start is None else move.start for move in moves])
-        ways: Any = shapely.linestrings(np.stack((starts, ends), axis=1))
-        still = (starts == ends).all(axis=1)
+        segments, numbers = self._on_both_sides(np.stack((starts, ends), axis=1))
+        ways: Any = shapely.linestrings(segments)
+        still = (segments[:, 0] == segments[:, 1]).all(axis=1)
         if still.any():
-            ways[still] = shapely.points(ends[still])
+            ways[still] = shapely.points(segments[still, 1])
         move_of, fence_of = self._tree.query(ways)
         shapes, ways = self._shapes[fence_of], ways[move_of]
         touch = shapely.intersects(shapes, ways)
         within = shapely.contains_properly(shapes, ways)
-        for move, fence, wholly in zip(move_of[touch].tolist(), fence_of[touch].tolist(), within[touch].tolist(), strict=True):
+        for move, fence, wholly in zip(
+            numbers[move_of[touch]].tolist(), fence_of[touch].tolist(), within[touch].tolist(), strict=True
+        ):
             found[move][self._list[fence].geofence.geofence_id] = wholly
         return found
 
+    def _on_both_sides(self, segments: Any) -> tuple[Any, Any]:
+        """The moves, those at the antimeridian once more where fences on its other side lie; and the number of each."""
+        numbers = np.arange(len(segments))
+        lows, highs = segments[:, :, 0].min(axis=1), segments[:, :, 0].max(axis=1)
+        eastward = (lows < -180.0) | ((lows < 0.0) & self._reaches_over)
+        westward = highs > 180.0
+        if not (eastward.any() or westward.any()):
+            return segments, numbers
+        return (
+            np.concatenate((segments, segments[eastward] + _TURN, segments[westward] - _TURN)),
+            np.concatenate((numbers, numbers[eastward], numbers[westward])),
+        )
+
 
 def move_of(previous: PlaceAt | None, end: PlaceAt, accuracy: float | None, accuracy_before: float | None = None) -> Move:
-    """A move that never goes the long way round: one across the date line begins there."""
+    """A move that never goes the long way round: across the antimeridian it begins past 180 degrees."""
     if previous is not None and abs(previous[0] - end[0]) > 180.0:
-        edge = 180.0 if end[0] > 0 else -180.0
-        there, here = 180.0 - abs(previous[0]), 180.0 - abs(end[0])
-        share = there / (there + here) if there + here > 0 else 1.0
-        previous = edge, previous[1] + (end[1] - previous[1]) * share
+        previous = end[0] + around(previous[0] - end[0]), previous[1]
     return Move(previous, end, accuracy, accuracy_before)

@@ -81,6 +81,8 @@ class Hub:
         self.feeds: dict[str, TripFeed] = {}
         self.fleets = Fleets()
         self.drivers: dict[str, DriverLink] = {}
+        self.on_former: Callable[[Position], None] = lambda _: None
+        """Told of a position that moves the marker of a vehicle which the trip no longer has: it is of the trip's line."""
         self._links: dict[str, set[Link]] = {}
         self._beaten = Steps(lambda: self.feeds.values(), STEPS)
         self._dispatchers = Steps(self.fleets.outboxes, BEATS * STEPS)
@@ -92,7 +94,10 @@ class Hub:
         if position.trip_id is not None:
             feed = self.feeds.get(position.trip_id)
             if feed is not None and feed.showing:
-                feed.publish_position(position)
+                if position.vehicle_id == feed.vehicle_id:
+                    feed.publish_position(position)
+                else:
+                    self.on_former(position)
         self.fleets.publish(position)
 
     def feed(self, trip: Trip) -> TripFeed:

@@ -18,7 +18,7 @@ from typing import Final
 from msgspec import UNSET
 
 from tracking.errors import ErrorCode
-from tracking.geo import EARTH_RADIUS, distance
+from tracking.geo import EARTH_RADIUS, around, distance
 from tracking.model import Fix, Suspicion
 
 CLOCK_SKEW: Final = 60_000
@@ -221,7 +221,7 @@ class Motion:
             seconds = (time - self.base_time) * 0.001
             if seconds >= GRAIN:
                 dy = latitude - self.base_latitude
-                dx = _around(longitude - self.base_longitude) * self.cosine
+                dx = around(longitude - self.base_longitude) * self.cosine
                 measured = sqrt(dx * dx + dy * dy) * _METRES / seconds
                 if measured < CREEP and not repeated and self.restless < RESTLESS_MOST:
                     self.restless += 1
@@ -380,13 +380,6 @@ class Rival:
 
 def _time_of(position: tuple[int, float, float]) -> int:
     return position[0]
-
-
-def _around(degrees: float) -> float:
-    """A difference of longitudes, over the antimeridian where that is shorter."""
-    if degrees > 180.0:
-        return degrees - 360.0
-    return degrees + 360.0 if degrees < -180.0 else degrees
 
 
 def reach(speed: float, seconds: float) -> float:
@@ -650,7 +643,7 @@ def _out_of_reach(latitude: float, longitude: float, fix: Fix, motion: Motion) -
     if time <= motion.time:
         return _out_of_place(latitude, longitude, fix, motion)
     dy = latitude - motion.latitude
-    dx = _around(longitude - motion.longitude) * motion.cosine
+    dx = around(longitude - motion.longitude) * motion.cosine
     square = (dx * dx + dy * dy) * (_METRES * _METRES)
     if square <= NOISE * NOISE:
         return False

@@ -2,15 +2,17 @@
 
 from typing import NamedTuple
 
+from msgspec import UNSET
 from starlette.websockets import WebSocket
 
 from tracking.auth import MAY_SEE, Principal, Role, Sight, may_know_trip, may_see
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
+from tracking.frames import DrivenPoint
 from tracking.hub.feed import TripFeed
 from tracking.ingest.sources import FOREVER, GRACE_MS
 from tracking.metrics import WATCHERS
-from tracking.model import Position, Trip
-from tracking.protocol import TrackPoint, decode_passenger
+from tracking.model import Trip
+from tracking.protocol import SnapshotPosition, decode_passenger
 from tracking.service import Service
 from tracking.sockets.bucket import Bucket
 from tracking.sockets.connection import Connection, admit, not_yours
@@ -30,8 +32,9 @@ async def passenger_endpoint(websocket: WebSocket) -> None:
 
 class _Stored(NamedTuple):
     trip: Trip | None
-    track: list[TrackPoint]
-    last: TrackRow | None
+    track: list[DrivenPoint]
+    last: dict[str, SnapshotPosition]
+    """of each vehicle that drove it"""
 
 
 class PassengerConnection(Connection):
@@ -81,13 +84,13 @@ class PassengerConnection(Connection):
             # What was published while we read is no more here in full.
             raise SocketClosed(CloseCode.OVERLOADED)
         if not may_see(self.principal.role, Sight.POSITION, feed.trip.status):
-            stored, unstored = _Stored(None, [], None), []
+            stored, unstored = _Stored(None, [], {}), []
         # From here to the registration nothing may be awaited: nothing falls through between them.
         feed.begin(
             self.outbox,
             stored=stored.track,
             unstored=unstored,
-            last=_position_of(feed.trip, stored.last) if stored.last is not None else None,
+            last=stored.last,
             now=self.service.clock(),
         )
 
@@ -100,21 +103,18 @@ class PassengerConnection(Connection):
 
         The rest of the line follows as `track_revised` when the database is back.
         """
-        track: list[TrackPoint] = []
-        last: TrackRow | None = None
         try:
             fresh = await self.service.trips.get(trip.trip_id)
             rows = await self.service.tracks.get(trip.number)
-            if rows is not None:
-                return _Stored(fresh, [(row.longitude, row.latitude, row.fix_time) for row in rows], rows[-1] if rows else None)
-            async with self.service.database.transaction() as connection:
-                async for row in positions.track_of_trip(connection, trip.number, suspect=False):
-                    track.append((row.longitude, row.latitude, row.fix_time))
-                    last = row
+            if rows is None:
+                async with self.service.database.transaction() as connection:
+                    rows = [row async for row in positions.track_of_trip(connection, trip.number, suspect=False)]
         except StoreUnavailable:
             self.service.revisions.revise(trip.trip_id, trip.number, trip.created_at - GRACE_MS, FOREVER)
-            return _Stored(None, [], None)
-        return _Stored(fresh, track, last)
+            return _Stored(None, [], {})
+        track = [(row.fix_time, row.longitude, row.latitude, row.vehicle_id) for row in rows]
+        last = {row.vehicle_id: row for row in rows}
+        return _Stored(fresh, track, {vehicle_id: _position_of(row) for vehicle_id, row in last.items()})
 
     def left(self) -> None:
         if self.feed is not None:
@@ -139,23 +139,13 @@ def _whole_number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
-def _position_of(trip: Trip, row: TrackRow) -> Position:
-    return Position(
-        vehicle=0,
-        vehicle_id=row.vehicle_id,
-        session=0,
-        seq=row.seq or 0,
-        fix_time=row.fix_time,
-        server_time=row.server_time or row.fix_time,
-        latitude=row.latitude,
-        longitude=row.longitude,
-        accuracy=row.accuracy,
-        altitude=row.altitude,
-        speed=row.speed,
-        bearing=row.bearing,
-        battery=None,
-        trip=trip.number,
-        trip_id=trip.trip_id,
-        suspect=(),
-        live=True,
+def _position_of(row: TrackRow) -> SnapshotPosition:
+    return SnapshotPosition(
+        row.latitude,
+        row.longitude,
+        row.fix_time,
+        row.fix_time if row.server_time is None else row.server_time,
+        UNSET if row.bearing is None else row.bearing,
+        UNSET if row.speed is None else row.speed,
+        UNSET if row.accuracy is None else row.accuracy,
     )

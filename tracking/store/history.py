@@ -7,10 +7,10 @@ the event loop from the live map.
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime, timedelta
-from itertools import islice, takewhile
+from itertools import groupby, islice, takewhile
 from typing import Any, NamedTuple
 
-from tracking.geo import unpack_line_m
+from tracking.geo import unpack_lines_m
 from tracking.store.pool import Connection
 from tracking.store.positions import DAY_MS, TRACK_CHUNK, TrackRow
 
@@ -20,7 +20,9 @@ _NAME = "positions_%Y%m%d"
 
 
 class TripSummary(NamedTuple):
-    """Metres and m/s. `track`: a GeoJSON LineString, ready to be sent; None where there were fewer than two fixes."""
+    """Metres and m/s. `track`: GeoJSON, ready to be sent; None where there were fewer than two fixes. A LineString, or a
+    MultiLineString of one part for each segment that a vehicle drove, cut at the antimeridian.
+    """
 
     distance: float
     stops: int
@@ -69,23 +71,31 @@ async def compact_trip(connection: Connection, trip: int, now: int) -> None:
     if locked:
         await connection.execute(
             """
-            WITH line AS (
-                SELECT ST_SetSRID(
-                    ST_MakeLine(
-                        ST_MakePointM(ST_X(point), ST_Y(point), round(extract(epoch FROM fix_time) * 1000)) ORDER BY fix_time
-                    ),
-                    4326
-                ) AS line
-                -- A trajectory is in one place at a time.
-                FROM (SELECT DISTINCT ON (fix_time) * FROM trip_fixes($1) ORDER BY fix_time, session, seq) f
-                HAVING count(*) > 1
+            WITH fixes AS (
+                -- A vehicle is in one place at a time.
+                SELECT DISTINCT ON (segment, fix_time) segment, vehicle, fix_time,
+                    ST_MakePointM(ST_X(point), ST_Y(point), round(extract(epoch FROM fix_time) * 1000)) AS vertex
+                FROM trip_fixes($1) ORDER BY segment, fix_time, session, seq
+            ),
+            segments AS (
+                SELECT segment, max(vehicle) AS vehicle, max(number) AS fixes, ST_MakeLine(vertex ORDER BY fix_time) AS line
+                -- Two vertices make a line, be they the same.
+                FROM (SELECT *, count(*) OVER (PARTITION BY segment) AS number FROM fixes) f,
+                    generate_series(1, CASE WHEN number = 1 THEN 2 ELSE 1 END)
+                GROUP BY segment
+            ),
+            whole AS (
+                SELECT ST_SetSRID(ST_Collect(line ORDER BY segment), 4326) AS lines,
+                    array_agg(vehicle ORDER BY segment) AS vehicles
+                FROM segments HAVING sum(fixes) > 1
             )
-            INSERT INTO trip_summaries (trip, built_at, distance, stops, top_speed, line)
-            SELECT $1, $2, s.distance, s.stops, s.top_speed, (SELECT line FROM line)
-            FROM sum_up_trip($1) s JOIN trips t ON t.trip = $1
+            INSERT INTO trip_summaries (trip, built_at, distance, stops, top_speed, line, vehicles)
+            SELECT $1, $2, s.distance, s.stops, s.top_speed,
+                CASE WHEN ST_NumGeometries(lines) = 1 THEN ST_GeometryN(lines, 1) ELSE lines END, vehicles
+            FROM sum_up_trip($1) s JOIN trips t ON t.trip = $1 LEFT JOIN whole ON true
             ON CONFLICT (trip) DO UPDATE SET
                 built_at = EXCLUDED.built_at, distance = EXCLUDED.distance, stops = EXCLUDED.stops,
-                top_speed = EXCLUDED.top_speed, line = EXCLUDED.line
+                top_speed = EXCLUDED.top_speed, line = EXCLUDED.line, vehicles = EXCLUDED.vehicles
             """,
             trip,
             now,
@@ -135,7 +145,16 @@ async def trip_summary(connection: Connection, trip: int) -> TripSummary | None:
     # 15 decimals are what a double has, but for next to zero.
     row = await connection.fetchrow(
         """
-        SELECT distance, stops, top_speed, convert_to(ST_AsGeoJSON(ST_Force2D(line), 15, 0), 'UTF8')
+        SELECT distance, stops, top_speed,
+            convert_to(
+                ST_AsGeoJSON(
+                    -- Most lines are nowhere near the antimeridian, and need not be taken apart.
+                    CASE WHEN ST_XMin(line) < -90 AND ST_XMax(line) > 90 THEN cut_at_antimeridian(line)
+                    ELSE ST_Force2D(line) END,
+                    15, 0
+                ),
+                'UTF8'
+            )
         FROM trip_summaries WHERE trip = $1
         """,
         trip,
@@ -153,22 +172,30 @@ async def kept_track(connection: Connection, trip: int, before: int) -> AsyncIte
     """What the trip's line has kept of fixes before an instant, some at a time; everything else has its turn in between."""
     row = await connection.fetchrow(
         """
-        SELECT v.vehicle_id, t.trip_id, s.line
-        FROM trip_summaries s JOIN trips t USING (trip) LEFT JOIN vehicles v USING (vehicle)
+        SELECT t.trip_id, s.line,
+            ARRAY(
+                SELECT coalesce(v.vehicle_id, '')
+                FROM unnest(coalesce(s.vehicles, ARRAY[t.vehicle])) WITH ORDINALITY u (vehicle, number)
+                    LEFT JOIN vehicles v USING (vehicle)
+                ORDER BY u.number
+            ) AS vehicle_ids
+        FROM trip_summaries s JOIN trips t USING (trip)
         WHERE s.trip = $1 AND s.line IS NOT NULL
         """,
         trip,
     )
     if row is None:
         return
-    vehicle_id, trip_id = row["vehicle_id"] or "", row["trip_id"]
-    kept = takewhile(lambda vertex: vertex[2] < before, unpack_line_m(row["line"]))
-    while rows := [
-        TrackRow(vehicle_id, None, None, int(fix_time), None, latitude, longitude, None, None, None, None, trip_id, None)
-        for longitude, latitude, fix_time in islice(kept, TRACK_CHUNK)
-    ]:
-        yield rows
-        await asyncio.sleep(0)
+    trip_id = row["trip_id"]
+    for vehicle_id, line in zip(row["vehicle_ids"], unpack_lines_m(row["line"]), strict=True):
+        # A single fix is a line of twice the same vertex.
+        kept = (vertex for vertex, _ in groupby(takewhile(lambda vertex: vertex[2] < before, line)))
+        while rows := [
+            TrackRow(vehicle_id, None, None, int(fix_time), None, latitude, longitude, None, None, None, None, trip_id, None)
+            for longitude, latitude, fix_time in islice(kept, TRACK_CHUNK)
+        ]:
+            yield rows
+            await asyncio.sleep(0)
 
 
 # --- days ---------------------------------------------------------------------------------------------------------------

@@ -235,16 +235,16 @@ def track_of_vehicle(
     )
 
 
-# The spans lead into the key's index; half a minute before the start is the grace that a fix is given. What a device with
-# a fast clock dates after the end is not the trip's to show.
+# Their first and last instant lead into the key's index, and to the days in question: by the segments alone PostgreSQL may
+# read all that the vehicle ever did.
 _OF_TRIP = """
     p.trip = $1
-    AND p.vehicle IN (SELECT s.vehicle FROM trip_spans s WHERE s.trip = $1)
-    AND p.fix_time >= (SELECT min(s.started_at) - interval '30 s' FROM trip_spans s WHERE s.trip = $1)
-    AND p.fix_time <= (SELECT max(coalesce(s.ended_at, 'infinity')) FROM trip_spans s WHERE s.trip = $1)
+    AND p.fix_time >= (SELECT min(g.since) FROM trip_segments($1) g)
+    AND p.fix_time <= (SELECT max(g.until) FROM trip_segments($1) g)
     AND ($2::timestamptz IS NULL OR p.fix_time >= $2::timestamptz)
     AND ($3::timestamptz IS NULL OR p.fix_time <= $3::timestamptz)
 """
+_SEGMENTS = "JOIN trip_segments({}) g ON p.vehicle = g.vehicle AND p.fix_time BETWEEN g.since AND g.until"
 
 
 async def track_of_trip(
@@ -259,19 +259,15 @@ async def track_of_trip(
 async def short_tracks(connection: Connection, trips: Sequence[int]) -> dict[int, list[TrackRow]]:
     """The same of several trips without what was doubted, by one question; those are left out that are longer than `SHORT`."""
     # The bounds are there before the positions are looked for, so that no other day's partition is opened.
-    condition = """
-        p.trip = wanted.trip
-        AND p.vehicle IN (SELECT s.vehicle FROM trip_spans s WHERE s.trip = wanted.trip)
-        AND p.fix_time >= span.first AND p.fix_time <= span.last
-    """
+    condition = "p.trip = wanted.trip AND p.fix_time >= span.first AND p.fix_time <= span.last"
+    track = _track_query(condition, suspect=False, join=_SEGMENTS.format("wanted.trip"), order="g.segment, ")
     rows = await connection.fetch(
         f"""
         SELECT wanted.trip, track.* FROM unnest($1::int[]) AS wanted (trip)
         CROSS JOIN LATERAL (
-            SELECT min(s.started_at) - interval '30 s' AS first, max(coalesce(s.ended_at, 'infinity')) AS last
-            FROM trip_spans s WHERE s.trip = wanted.trip
+            SELECT min(g.since) AS first, max(g.until) AS last FROM trip_segments(wanted.trip) g
         ) AS span
-        CROSS JOIN LATERAL ({_track_query(condition, suspect=False)} LIMIT {SHORT + 1}) AS track
+        CROSS JOIN LATERAL ({track} LIMIT {SHORT + 1}) AS track
         """,
         trips,
     )
@@ -284,20 +280,23 @@ async def short_tracks(connection: Connection, trips: Sequence[int]) -> dict[int
 def batches_of_trip(
     connection: Connection, trip: int, *, suspect: bool, from_: int | None = None, to: int | None = None
 ) -> AsyncIterator[list[TrackRow]]:
-    """Positions of a trip by fix time, whichever vehicles drove it; from_ and to, both included, narrow it.
+    """Positions of a trip, segment by segment (what one vehicle drove of it, then what the next one did), each by fix time;
+    from_ and to, both included, narrow it.
 
     Needs an open transaction.
     """
-    return _track(connection, _OF_TRIP, suspect, trip, from_, to)
+    return _track(connection, _OF_TRIP, suspect, trip, from_, to, join=_SEGMENTS.format("$1"), order="g.segment, ")
 
 
-async def _track(connection: Connection, condition: str, suspect: bool, *arguments: Any) -> AsyncIterator[list[TrackRow]]:
-    cursor = await connection.cursor(_track_query(condition, suspect), *arguments)
+async def _track(
+    connection: Connection, condition: str, suspect: bool, *arguments: Any, join: str = "", order: str = ""
+) -> AsyncIterator[list[TrackRow]]:
+    cursor = await connection.cursor(_track_query(condition, suspect, join=join, order=order), *arguments)
     while rows := await cursor.fetch(TRACK_CHUNK):
         yield [TrackRow(*row) for row in rows]
 
 
-def _track_query(condition: str, suspect: bool) -> str:
+def _track_query(condition: str, suspect: bool, *, join: str = "", order: str = "") -> str:
     # The columns are those of `TrackRow`, as numbers that asyncpg reads by itself: our own codecs are Python, and took a third
     # of the time of a day's track.
     return f"""
@@ -305,6 +304,7 @@ def _track_query(condition: str, suspect: bool) -> str:
             (date_part('epoch', p.server_time) * 1000)::bigint, ST_Y(p.point), ST_X(p.point), p.accuracy, p.altitude, p.speed,
             p.bearing, t.trip_id, array_to_string(p.suspect, ';')
         FROM positions p JOIN vehicles v USING (vehicle) JOIN sessions s USING (session) LEFT JOIN trips t ON t.trip = p.trip
+            {join}
         WHERE {condition} {"" if suspect else "AND p.suspect IS NULL"}
-        ORDER BY p.fix_time, p.session, p.seq
+        ORDER BY {order}p.fix_time, p.session, p.seq
     """

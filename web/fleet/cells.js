@@ -1,3 +1,5 @@
+import { wrap } from "../geo.js";
+
 /** The grid of the hub: web mercator tiles at one zoom. What a viewport touches of it is what the hub sends. */
 
 /** @typedef {[west: number, south: number, east: number, north: number]} Bounds degrees; west > east means across the date line */
@@ -69,9 +71,4 @@ export function boundsOf(west, south, east, north) {
   const high = Math.min(north, 90);
   if (east - west >= 360) return [-180, low, 180, high];
   return [wrap(west), low, wrap(east), high];
-}
-
-/** @param {number} longitude */
-function wrap(longitude) {
-  return longitude >= -180 && longitude <= 180 ? longitude : ((((longitude + 180) % 360) + 360) % 360) - 180;
 }

@@ -1,5 +1,5 @@
 import { h } from "./dom.js";
-import { nameOf, toKilometresPerHour } from "./geofences.js";
+import { beyondAntimeridian, nameOf, toKilometresPerHour } from "./geofences.js";
 import { durationText } from "./words.js";
 
 /** @typedef {import("./messages.js").Geofence} Geofence */
@@ -15,12 +15,13 @@ export class Fences {
   #hidden = null;
 
   /**
-   * @param {L.Map} map
+   * @param {import("./map.js").FleetMap} map
    * @param {{onZoom: (bounds: L.LatLngBounds) => void, onEdit: (geofence: Geofence) => void}} events
    */
   constructor(map, events) {
     this.#events = events;
-    this.#layers.addTo(map);
+    this.#layers.addTo(map.leaflet);
+    map.keepNear(this.#layers);
   }
 
   /** @param {import("./geofences.js").Geofences} geofences */
@@ -51,7 +52,7 @@ export class Fences {
 
   /** @param {Geofence} geofence */
   #draw(geofence) {
-    const layer = layerOf(geofence);
+    const layer = layerOf(beyondAntimeridian(geofence));
     // Names are text: Leaflet would read a string as HTML.
     layer.bindTooltip(h("span", {}, nameOf(geofence)), { permanent: true, direction: "center", className: "fence-name" });
     this.#layers.addLayer(layer);
@@ -70,7 +71,7 @@ export class Fences {
       h(
         "span",
         { class: "row-buttons" },
-        h("button", { type: "button", class: "zoom-to", "aria-label": `Show ${nameOf(geofence)} on the map`, onclick: () => this.#events.onZoom(layerOf(geofence).getBounds()) }, "Show"),
+        h("button", { type: "button", class: "zoom-to", "aria-label": `Show ${nameOf(geofence)} on the map`, onclick: () => this.#events.onZoom(layerOf(beyondAntimeridian(geofence)).getBounds()) }, "Show"),
         h("button", { type: "button", class: "edit", "aria-label": `Edit ${nameOf(geofence)}`, onclick: () => this.#events.onEdit(geofence) }, "Edit"),
       ),
     );

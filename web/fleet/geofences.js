@@ -49,6 +49,23 @@ export function nameOf({ id, properties }) {
   return properties?.name || id;
 }
 
+/**
+ * A geofence that is cut at the antimeridian (RFC 7946, 3.1.9), to be drawn in one place: its western part past 180 degrees.
+ * @param {Geofence} geofence
+ * @returns {Geofence}
+ */
+export function beyondAntimeridian(geofence) {
+  const { type, coordinates } = /** @type {{type: string, coordinates: any[]}} */ (geofence.geometry);
+  if (type !== "MultiPolygon") return geofence;
+  const touches = (/** @type {number} */ edge) => coordinates.some((polygon) => polygon[0].some((/** @type {number[]} */ place) => place[0] === edge));
+  if (!touches(180) || !touches(-180)) return geofence;
+  const moved = coordinates.map((polygon) => {
+    const western = polygon[0].every((/** @type {number[]} */ place) => place[0] <= 0);
+    return western ? polygon.map((/** @type {number[][]} */ ring) => ring.map(([longitude, ...rest]) => [longitude + 360, ...rest])) : polygon;
+  });
+  return { ...geofence, geometry: /** @type {any} */ ({ type, coordinates: moved }) };
+}
+
 /** Names that nobody else gives. */
 export function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(8));

@@ -1,3 +1,4 @@
+import { near } from "../geo.js";
 import { clusterRadius, Painter } from "./painter.js";
 import { placeAt } from "./vehicles.js";
 
@@ -186,7 +187,8 @@ export class VehicleLayer extends L.Layer {
 
   #clusterProjection() {
     const map = this._map;
-    return (/** @type {number} */ latitude, /** @type {number} */ longitude) => map.latLngToContainerPoint([latitude, longitude]);
+    const middle = map.getCenter().lng;
+    return (/** @type {number} */ latitude, /** @type {number} */ longitude) => map.latLngToContainerPoint([latitude, near(longitude, middle)]);
   }
 
   /** Leaflet animates a zoom by scaling its panes' contents to where they will be. @param {L.ZoomAnimEvent} event */

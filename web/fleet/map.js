@@ -1,4 +1,5 @@
 import { addBasemap } from "../basemap.js";
+import { near } from "../geo.js";
 import { DAY, NIGHT } from "../palette.js";
 import { boundsOf } from "./cells.js";
 import { VehicleLayer } from "./layer.js";
@@ -85,17 +86,29 @@ export class FleetMap {
 
   /** Whether a vehicle is on the screen, not only in one of the hub's cells that the screen touches. @param {{latitude: number, longitude: number}} place */
   shows({ latitude, longitude }) {
-    const bounds = this.leaflet.getBounds();
-    const middle = bounds.getCenter().lng;
-    const turned = longitude + 360 * Math.round((middle - longitude) / 360);
-    return bounds.contains([latitude, turned]);
+    return this.leaflet.getBounds().contains(this.placeOf({ latitude, longitude }));
+  }
+
+  /** A place in the copy of the world that the map shows. @param {{latitude: number, longitude: number}} place @returns {[number, number]} */
+  placeOf({ latitude, longitude }) {
+    return [latitude, near(longitude, this.middle)];
+  }
+
+  /** The longitude in the middle of the screen. */
+  get middle() {
+    return this.isBegun ? this.leaflet.getCenter().lng : 0;
+  }
+
+  /** Has what a group draws moved along when the map, dragged across the antimeridian, turns to the next copy of the world. @param {L.LayerGroup} group */
+  keepNear(group) {
+    this.leaflet.on("moveend", () => turnTo(group, this.middle));
   }
 
   /** Moves there, closer where it is far away. @param {{latitude: number, longitude: number}} place @param {number} [closest] */
-  goTo({ latitude, longitude }, closest = CLOSE_ZOOM) {
+  goTo(place, closest = CLOSE_ZOOM) {
     const zoom = Math.max(this.leaflet.getZoom(), closest);
     const { right, bottom } = this.#covered();
-    const middle = this.leaflet.project([latitude, longitude], zoom).add([right / 2, bottom / 2]);
+    const middle = this.leaflet.project(this.placeOf(place), zoom).add([right / 2, bottom / 2]);
     this.leaflet.setView(this.leaflet.unproject(middle, zoom), zoom);
   }
 
@@ -105,7 +118,7 @@ export class FleetMap {
       this.goTo(place);
       return;
     }
-    const { x, y } = this.leaflet.latLngToContainerPoint([place.latitude, place.longitude]);
+    const { x, y } = this.leaflet.latLngToContainerPoint(this.placeOf(place));
     const size = this.leaflet.getSize();
     const { right, bottom } = this.#covered();
     if (x > size.x - right || y > size.y - bottom) this.goTo(place, 0);
@@ -123,7 +136,7 @@ export class FleetMap {
   flash(place) {
     this.goTo(place);
     const icon = L.divIcon({ className: "flash", iconSize: [0, 0] });
-    const marker = L.marker([place.latitude, place.longitude], { icon, interactive: false, keyboard: false }).addTo(this.leaflet);
+    const marker = L.marker(this.placeOf(place), { icon, interactive: false, keyboard: false }).addTo(this.leaflet);
     setTimeout(() => marker.remove(), FLASH);
   }
 
@@ -160,7 +173,7 @@ export class FleetMap {
     }
     const cluster = this.vehicles.clusterAt(containerPoint);
     if (cluster) {
-      this.leaflet.setView([cluster[0], cluster[1]], this.leaflet.getZoom() + 2);
+      this.leaflet.setView(this.placeOf({ latitude: cluster[0], longitude: cluster[1] }), this.leaflet.getZoom() + 2);
       return;
     }
     const finger = /** @type {PointerEvent} */ (/** @type {unknown} */ (originalEvent)).pointerType === "touch";
@@ -175,5 +188,21 @@ export class FleetMap {
     if ((found?.id ?? null) === this.vehicles.hovered) return;
     this.vehicles.hovered = found?.id ?? null;
     this.vehicles.refresh();
+  }
+}
+
+/** Moves lines, areas and markers by whole turns of the world, to where it is nearest to a longitude. @param {L.Layer} layer @param {number} middle */
+function turnTo(layer, middle) {
+  if (layer instanceof L.LayerGroup) {
+    layer.eachLayer((part) => turnTo(part, middle));
+  } else if (layer instanceof L.Marker) {
+    const { lat, lng } = layer.getLatLng();
+    if (near(lng, middle) !== lng) layer.setLatLng([lat, near(lng, middle)]);
+  } else if (layer instanceof L.Polyline && layer.getBounds().isValid()) {
+    const { lng } = layer.getBounds().getCenter();
+    const by = near(lng, middle) - lng;
+    /** @param {any} places @returns {any} */
+    const moved = (places) => (Array.isArray(places) ? places.map(moved) : L.latLng(places.lat, places.lng + by));
+    if (by) layer.setLatLngs(moved(layer.getLatLngs()));
   }
 }

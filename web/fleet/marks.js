@@ -1,3 +1,4 @@
+import { near, unrolled } from "../geo.js";
 import { placeMarker } from "../markers.js";
 
 /** @typedef {import("../messages.js").Trip} Trip */
@@ -7,10 +8,13 @@ import { placeMarker } from "../markers.js";
 export class Marks {
   #group = L.layerGroup();
   #key = "";
+  #map;
 
-  /** @param {L.Map} map */
+  /** @param {import("./map.js").FleetMap} map */
   constructor(map) {
-    this.#group.addTo(map);
+    this.#map = map;
+    this.#group.addTo(map.leaflet);
+    map.keepNear(this.#group);
   }
 
   /** @param {Pick<Trip, "pickup" | "dropoff" | "stops" | "route"> | null} trip */
@@ -20,21 +24,29 @@ export class Marks {
     this.#key = key;
     this.#group.clearLayers();
     if (!trip) return;
-    const line = trip.route?.coordinates.map(([longitude, latitude]) => L.latLng(latitude, longitude));
+    const line = trip.route && unrolled(trip.route.coordinates, near(trip.pickup.longitude, this.#map.middle));
     if (line) this.#group.addLayer(L.polyline(line, { className: "route", interactive: false, weight: 5 }));
     this.showPlaces(trip.pickup, trip.stops ?? [], trip.dropoff);
   }
 
   /** @param {Place} pickup @param {Place[]} stops @param {Place | null} dropoff */
   showPlaces(pickup, stops, dropoff) {
-    this.#group.addLayer(placeMarker("pickup", pickup));
-    for (const stop of stops) this.#group.addLayer(placeMarker("stop", stop));
-    if (dropoff) this.#group.addLayer(placeMarker("dropoff", dropoff));
+    const beside = this.#beside(pickup);
+    this.#group.addLayer(placeMarker("pickup", beside(pickup)));
+    for (const stop of stops) this.#group.addLayer(placeMarker("stop", beside(stop)));
+    if (dropoff) this.#group.addLayer(placeMarker("dropoff", beside(dropoff)));
   }
 
   /** The bounds of what is shown. */
-  static boundsOf(/** @type {Pick<Trip, "pickup" | "dropoff" | "stops">} */ { pickup, stops = [], dropoff }) {
-    return L.latLngBounds([pickup, ...stops, dropoff].map(({ latitude, longitude }) => L.latLng(latitude, longitude)));
+  boundsOf(/** @type {Pick<Trip, "pickup" | "dropoff" | "stops">} */ { pickup, stops = [], dropoff }) {
+    const beside = this.#beside(pickup);
+    return L.latLngBounds([pickup, ...stops, dropoff].map(beside).map(({ latitude, longitude }) => L.latLng(latitude, longitude)));
+  }
+
+  /** Gives places in the copy of the world in which the map shows the pickup. @param {Place} pickup */
+  #beside(pickup) {
+    const reference = near(pickup.longitude, this.#map.middle);
+    return (/** @type {Place} */ place) => ({ ...place, longitude: near(place.longitude, reference) });
   }
 
   clear() {

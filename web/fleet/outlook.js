@@ -1,5 +1,7 @@
 /** Where the map looks when the page is loaded. */
 
+import { near } from "../geo.js";
+
 /** @typedef {[south: number, west: number, north: number, east: number]} Box */
 /** @typedef {{latitude: number, longitude: number}} Point */
 
@@ -67,7 +69,8 @@ export class Outlook {
 export function boxAround(places) {
   if (!places.length) return null;
   const latitudes = inner(places.map(({ latitude }) => latitude));
-  const longitudes = inner(places.map(({ longitude }) => longitude));
+  // Beside the first, so that a fleet on both sides of the antimeridian is not all around the world.
+  const longitudes = inner(places.map(({ longitude }) => near(longitude, places[0].longitude)));
   const room = 0.005;
   return [latitudes[0] - room, longitudes[0] - room, latitudes[1] + room, longitudes[1] + room];
 }

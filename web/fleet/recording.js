@@ -1,4 +1,4 @@
-import { bearing, distance, turn } from "../geo.js";
+import { bearing, distance, near, turn, wrap } from "../geo.js";
 
 /** @typedef {{fixTime: number, latitude: number, longitude: number, speed: number | null, bearing: number | null}} Sample */
 /** @typedef {{time: number, latitude: number, longitude: number, bearing: number | null, speed: number | null, index: number}} Moment */
@@ -77,7 +77,7 @@ export class Recording {
       time,
       index,
       latitude: sample.latitude + (next.latitude - sample.latitude) * share,
-      longitude: sample.longitude + (next.longitude - sample.longitude) * share,
+      longitude: wrap(sample.longitude + (near(next.longitude, sample.longitude) - sample.longitude) * share),
       speed: sample.speed,
       bearing: here === null || there === null ? (here ?? there) : (here + turn(here, there) * share + 360) % 360,
     };
@@ -99,6 +99,17 @@ export class Recording {
       before = sample.fixTime;
     }
     return stretches;
+  }
+
+  /**
+   * The same as a map draws it, past 180 degrees where it goes there.
+   * @param {number} index
+   * @param {number} reference a longitude in the copy of the world that the map shows
+   * @returns {[latitude: number, longitude: number][][]}
+   */
+  linesUntil(index, reference) {
+    let last = reference;
+    return this.stretchesUntil(index).map((stretch) => stretch.map(({ latitude, longitude }) => [latitude, (last = near(longitude, last))]));
   }
 
   /** What the receiver said, or where it drove next. @param {number} index */

@@ -1,4 +1,5 @@
 import { isolated } from "../format.js";
+import { near } from "../geo.js";
 import { CarMarker } from "../markers.js";
 import { reasonOf } from "./api.js";
 import { SpeedChart } from "./chart.js";
@@ -57,6 +58,7 @@ export class Replay {
       this.#problem,
       this.#stage,
     );
+    map.keepNear(this.#lines);
     this.#root.addEventListener("keydown", (event) => this.#pressed(event));
   }
 
@@ -137,7 +139,7 @@ export class Replay {
     if (recording.isEmpty) return;
     this.playback.load(recording.from, recording.to);
     Object.assign(this.#scrubber, { min: String(recording.from), max: String(recording.to), value: String(recording.from) });
-    const whole = L.polyline(lineOf(recording, samples.length - 1), { className: "route", interactive: false, weight: 5 });
+    const whole = L.polyline(recording.linesUntil(samples.length - 1, this.#map.middle), { className: "route", interactive: false, weight: 5 });
     this.#lines.clearLayers();
     this.#lines.addLayer(whole).addLayer(this.#driven).addTo(this.#map.leaflet);
     this.#chart.show(recording);
@@ -178,11 +180,14 @@ export class Replay {
     const { time, playing } = this.playback;
     const moment = this.#recording.at(time);
     if (!moment) return;
-    this.#car.show(this.#map.leaflet, { ...moment, settled: true });
     if (moment.index !== this.#drawn) {
       this.#drawn = moment.index;
-      this.#driven.setLatLngs(lineOf(this.#recording, moment.index));
+      this.#driven.setLatLngs(this.#recording.linesUntil(moment.index, this.#map.middle));
     }
+    // The car stands where its line ends, in the same copy of the world.
+    const driven = /** @type {L.LatLng[][]} */ (this.#driven.getLatLngs());
+    const longitude = near(moment.longitude, driven.at(-1)?.at(-1)?.lng ?? this.#map.middle);
+    this.#car.show(this.#map.leaflet, { ...moment, longitude, settled: true });
     this.#scrubber.value = String(time);
     this.#chart.mark(time);
     const at = new Date(time).toLocaleTimeString([], { hour: "numeric", minute: "2-digit", second: "2-digit" });
@@ -191,7 +196,7 @@ export class Replay {
     write(this.#speed, moment.speed === null ? "" : kilometresPerHour(moment.speed));
     write(this.#play, playing ? "❚❚" : "▶");
     this.#play.setAttribute("aria-label", playing ? "Pause" : "Play");
-    if (playing && !this.#map.shows(moment)) this.#map.leaflet.panTo([moment.latitude, moment.longitude]);
+    if (playing && !this.#map.shows(moment)) this.#map.leaflet.panTo([moment.latitude, longitude]);
   }
 
   /** @param {KeyboardEvent} event */
@@ -222,11 +227,6 @@ export class Replay {
       this.#problem.textContent = reasonOf(error);
     }
   }
-}
-
-/** @param {Recording} recording @param {number} index of the last sample */
-function lineOf(recording, index) {
-  return recording.stretchesUntil(index).map((stretch) => stretch.map(({ latitude, longitude }) => L.latLng(latitude, longitude)));
 }
 
 /** An instant as a datetime-local field has it: local, without a zone. @param {number} instant */

@@ -191,7 +191,7 @@ export class Vehicles {
   /** @param {Vehicle} vehicle @param {number} fixTime @param {{x: number, y: number}} to @param {number} now */
   #glide(vehicle, fixTime, to, now) {
     const shown = placeAt(vehicle, now);
-    const leap = Math.hypot(to.x - shown.x, to.y - shown.y) > LEAP;
+    const leap = Math.hypot(eastward(shown.x, to.x), to.y - shown.y) > LEAP;
     const interval = fixTime - vehicle.fixTime;
     vehicle.from = leap ? to : shown;
     vehicle.movedAt = now;
@@ -205,6 +205,11 @@ export class Vehicles {
   }
 }
 
+/** From one place of the world to another (0 to 1) the shorter way round. @param {number} from @param {number} to */
+function eastward(from, to) {
+  return to - from - Math.round(to - from);
+}
+
 /**
  * Where a vehicle is drawn at `now`, on its way from one fix to the next.
  * @param {Pick<Vehicle, "x" | "y" | "from" | "movedAt" | "glide">} vehicle
@@ -212,7 +217,7 @@ export class Vehicles {
  */
 export function placeAt({ x, y, from, movedAt, glide }, now) {
   const share = glide > 0 ? Math.min((now - movedAt) / glide, 1) : 1;
-  return share >= 1 ? { x, y } : { x: from.x + (x - from.x) * share, y: from.y + (y - from.y) * share };
+  return share >= 1 ? { x, y } : { x: from.x + eastward(from.x, x) * share, y: from.y + (y - from.y) * share };
 }
 
 /** @param {Description} description */

@@ -79,6 +79,26 @@ test("a position older than the newest enters the line and not the marker", () =
   assert.deepEqual(feed.track.points.map(([, , time]) => time), [3_000, 5_000]);
 });
 
+test("another vehicle takes over: where the first one was is not where it is, though its clock runs ahead", () => {
+  const of = (/** @type {string} */ vehicle_id) => ({ ...TRIP, vehicle: { vehicle_id } });
+  const { feed } = feedOf([snapshot(0, "e", { trip: of("first") }), position(1, 60_000), { type: "trip", offset: 2, trip: of("second") }]);
+  assert.equal(feed.position, null);
+  const { outcomes } = feedOf([position(3, 11_000), { type: "track_revised", offset: 4, from: 9_000, to: 9_000, track: [[9, 47, 9_000]], segments: [[0, "first"]] }], feed);
+  assert.deepEqual(outcomes, ["applied", "applied"]);
+  assert.equal(feed.position?.fix_time, 11_000);
+  assert.deepEqual(feed.track.former.map((line) => line.map(([, , time]) => time)), [[9_000, 60_000]]);
+  assert.deepEqual(feed.track.line.map(([, , time]) => time), [11_000]);
+  // A trip that is over doesn't name its vehicle any more.
+  feedOf([{ type: "trip", offset: 5, trip: { ...TRIP, status: "complete" } }], feed);
+  assert.equal(feed.position?.fix_time, 11_000);
+  assert.equal(feed.track.points.length, 3);
+});
+
+test("who joins after the change has each vehicle's line, and no place before the second one's first", () => {
+  const { feed } = feedOf([snapshot(7, "e", { trip: { ...TRIP, vehicle: { vehicle_id: "second" } }, track: [[9, 47, 1]], segments: [[0, "first"]] }), position(8)]);
+  assert.deepEqual([feed.track.former, feed.track.line.length], [[[[9, 47, 1]]], 1]);
+});
+
 test("progress and status are kept, ticks set the clock", () => {
   const feed = new Feed();
   feedOf([snapshot(0), { type: "progress", offset: 1, remaining_distance: 700, eta: 5 }, { type: "trip", offset: 2, trip: { ...TRIP, status: "arrived_at_pickup" } }], feed);

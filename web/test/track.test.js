@@ -95,3 +95,21 @@ test("whatever is done to it, the line is what a plain map of instants says", ()
     }
   }
 });
+
+test("each vehicle has a line of its own", () => {
+  const track = new Track();
+  track.giveTo("second");
+  // The first one's clock runs ahead: by the times alone the two would be one zigzag.
+  track.replace([at(3), at(4), at(5), at(6)], [[0, "first"], [1, "second"], [2, "first"]]);
+  assert.deepEqual(track.line, [at(4)]);
+  assert.deepEqual(track.former, [[at(3), at(5), at(6)]]);
+  assert.deepEqual(times(track), [3, 4, 5, 6]);
+  track.add(at(5, 1));
+  track.revise(4, 5, [at(4, 1), at(5, 1), at(5, 2)], [[0, "second"], [2, "first"]]);
+  assert.deepEqual(track.line, [at(4, 1), at(5, 1)]);
+  assert.deepEqual(track.former, [[at(3), at(5, 2), at(6)]]);
+  assert.equal(track.countUntil(5), 2);
+  track.giveTo("third");
+  track.add(at(7));
+  assert.deepEqual([track.line, track.former.length], [[at(7)], 2]);
+});
