@@ -23,7 +23,7 @@ async def batches(rows: Sequence[TrackRow]) -> AsyncIterator[Sequence[TrackRow]]
 
 async def geojson(rows: Sequence[TrackRow]) -> list[dict[str, Any]]:
     """The Features."""
-    text = b"".join([piece async for piece in tracks._geojson(batches(rows), "van")])
+    text = b"".join([piece async for piece in tracks.as_geojson(batches(rows), "van")])
     found = msgspec.json.decode(text)
     assert found["type"] == "FeatureCollection"
     features: list[dict[str, Any]] = found["features"]
