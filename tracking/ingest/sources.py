@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from tracking.ingest.clocks import DeviceClock, is_right
 from tracking.ingest.filters import Motion
 from tracking.model import Clock, Suspicion, Trip, Vehicle
 from tracking.protocol import Rejected
@@ -51,13 +52,15 @@ class _Window(NamedTuple):
 class Source:
     """One vehicle: its number in the store, its names, its current trip, its motion and its sessions."""
 
-    __slots__ = ("_windows", "motion", "number", "sessions", "trip", "vehicle")
+    __slots__ = ("_windows", "clock", "motion", "number", "sessions", "trip", "vehicle")
 
     def __init__(self, number: int, vehicle: Vehicle, spans: Sequence[Span] = (), trip: Trip | None = None) -> None:
         self.number = number
         self.vehicle = vehicle
         self.trip = trip
         self.motion = Motion()
+        self.clock: DeviceClock | None = None
+        """Its device's, while what comes is too old, or too young, for one that is right."""
         self.sessions: dict[str, Session] = {}
         self._windows: list[_Window] = []
         self.set_spans(spans)
@@ -119,6 +122,9 @@ class Sources:
             newest = await positions.newest(connection, stored.number)
             if newest is not None:
                 source.motion.seed(newest.latitude, newest.longitude, newest.fix_time, newest.speed)
+                if not is_right(newest.server_time - newest.fix_time):
+                    # Fixes that go on from this one are no sign that the clock was right.
+                    source.clock = DeviceClock(queued=False)
         return source
 
     async def open_session(self, source: Source, name: str) -> Session:

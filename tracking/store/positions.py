@@ -33,6 +33,7 @@ class Latest(NamedTuple):
     latitude: float
     longitude: float
     fix_time: int
+    server_time: int
     speed: float | None
 
 
@@ -156,12 +157,12 @@ async def newest(connection: Connection, vehicle: int) -> Latest | None:
     """The vehicle's newest plausible position; `latest_positions` may be some seconds behind it."""
     row = await connection.fetchrow(
         """
-        WITH latest AS (SELECT point, fix_time, speed FROM latest_positions WHERE vehicle = $1)
-        SELECT point, fix_time, speed FROM (
+        WITH latest AS (SELECT point, fix_time, server_time, speed FROM latest_positions WHERE vehicle = $1)
+        SELECT point, fix_time, server_time, speed FROM (
             SELECT * FROM latest
             UNION ALL
             (
-                SELECT point, fix_time, speed FROM positions
+                SELECT point, fix_time, server_time, speed FROM positions
                 WHERE vehicle = $1 AND suspect IS NULL
                     AND fix_time > coalesce((SELECT fix_time FROM latest), now() - interval '1 day')
                 ORDER BY fix_time DESC LIMIT 1
@@ -174,7 +175,7 @@ async def newest(connection: Connection, vehicle: int) -> Latest | None:
     if row is None:
         return None
     longitude, latitude = unpack_point(row["point"])
-    return Latest(latitude, longitude, row["fix_time"], row["speed"])
+    return Latest(latitude, longitude, row["fix_time"], row["server_time"], row["speed"])
 
 
 async def latest_of_all(connection: Connection, since: int) -> AsyncIterator[Position]:
