@@ -1,7 +1,7 @@
 /** Who is on the list beside the map, and in which order. */
 
 /** @typedef {import("./messages.js").VehicleStatus} VehicleStatus */
-/** @typedef {{id: string, name: string, plate: string, status: VehicleStatus, fixTime: number | null}} Listed */
+/** @typedef {{id: string, name: string, plate: string, status: VehicleStatus, clockSkew: number, fixTime: number | null}} Listed */
 /** @typedef {"name" | "status" | "seen"} Order */
 
 /** In the order that a dispatcher looks for them. @type {VehicleStatus[]} */
