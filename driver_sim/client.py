@@ -499,7 +499,9 @@ class DriverClient:
             self._asked = None
             self._quiet_until = time.monotonic() + (1.0 if isinstance(error.retry_after, UnsetType) else error.retry_after)
             self._wake.set()
-        logger.info("the hub reports %s: %s", error.code, error.detail)
+        # A wrong clock is for a person to mend; the rest mends itself, or is a fault of this program.
+        level = logging.WARNING if error.code == "clock_skew" else logging.INFO
+        logger.log(level, "the hub reports %s: %s", error.code, error.detail)
         if self.on_error is not None:
             self.on_error(error)
 

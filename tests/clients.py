@@ -249,7 +249,8 @@ class Dispatcher(Socket):
             case "fleet":
                 for vehicle in message.get("vehicles", []):
                     known = self.vehicles.setdefault(vehicle["vehicle_id"], {})
-                    known.pop("trip_id", None)
+                    for optional in ("trip_id", "clock_skew"):
+                        known.pop(optional, None)
                     known.update(vehicle)
                 for vehicle_id, latitude, longitude, bearing, speed, fix_time in message["positions"]:
                     state = {"latitude": latitude, "longitude": longitude, "fix_time": fix_time}

@@ -221,10 +221,41 @@ async def test_what_is_asked_for_is_listed(hub: HubProcess, api: Api) -> None:
     assert await found(until=middle) == [i for i, t in zip(ids, instants, strict=True) if t < middle]
     assert await found(since=instants[0], until=instants[-1] + 1, limit=1) == ids[:1]
     assert await found(after=ids[-1]) == await found(since=now_ms() + 60_000) == await found(vehicle_id="nobody") == []
-    bad = {"kind": "exits", "limit": "0", "since": "yesterday", "after": "-1", "until": "1.5", "vehicle_id": "x" * 65}
+    bad = {
+        "late": "yes",
+        "kind": "exits",
+        "limit": "0",
+        "since": "yesterday",
+        "after": "-1",
+        "until": "1.5",
+        "vehicle_id": "x" * 65,
+    }
     for parameter, value in bad.items():
         error = await api.call("GET", f"/fleets/{fleet_id}/events", expect=422, **{parameter: value})
         assert error["error"]["field"] == parameter
+
+
+async def test_what_a_backlog_tells_is_listed_and_pressed_on_nobody(hub: HubProcess, api: Api) -> None:
+    fleet_id = await quiet_fleet(api)
+    vehicle_id = await api.vehicle(fleet_id)
+    await put_fence(api, fleet_id)
+    async with Dispatcher(hub.url, fleet_id) as screen, Driver(hub.url, vehicle_id) as driver:
+        begin = now_ms() - 86_400_000
+        ways = [OUTSIDE, INSIDE] * 100 + [OUTSIDE]
+        await driver.report(*(fix(i + 1, fix_time=begin + i * 60_000, **place) for i, place in enumerate(ways)))
+        # Of the last hour: marked.
+        recent = now_ms() - 1_800_000
+        await driver.report(fix(202, fix_time=recent, **INSIDE), fix(203, fix_time=recent + 60_000, **OUTSIDE))
+        # And what happens now.
+        await driver.report(fix(204, **INSIDE))
+        await screen.until(lambda: any("late" not in event for event in screen.news()))
+    told = [(event["kind"], event.get("late")) for event in screen.news()]
+    assert told == [("enter", True), ("exit", True), ("enter", None)]
+    every = await listed(api, fleet_id, limit=1000)
+    assert [event["kind"] for event in every] == ["enter", "exit"] * 101 + ["enter"]
+    assert [event.get("late") for event in every] == [True] * 202 + [None]
+    assert await listed(api, fleet_id, late="false") == every[-1:]
+    assert await listed(api, fleet_id, late="true", limit=1000) == every
 
 
 async def test_events_go_with_their_vehicle(hub: HubProcess, api: Api) -> None:

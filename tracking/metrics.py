@@ -77,6 +77,7 @@ DELIVERIES = Tally("tracking_deliveries", "Updates handed to watchers' outboxes"
 FLEET_DELIVERIES = Tally("tracking_fleet_deliveries", "Vehicles' updates handed to dispatchers' viewports")
 SKIPPED = Tally("tracking_positions_skipped", "Positions left out for slow readers")
 DRIVERS = Gauge("tracking_drivers", "Drivers connected", registry=REGISTRY)
+CLOCKS_WRONG = Gauge("tracking_clocks_wrong", "Vehicles whose device's clock is known to be wrong", registry=REGISTRY)
 WATCHERS = Gauge("tracking_watchers", "Passengers and others watching a trip", registry=REGISTRY)
 FLEET_TICK_SECONDS = Histogram(
     "tracking_fleet_tick_seconds",

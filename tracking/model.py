@@ -165,6 +165,7 @@ class Event(msgspec.Struct, omit_defaults=True, frozen=True):
     """Something that happened to a vehicle. `event_id` rises with the order in which events were stored; 0: not stored yet.
 
     `fix_time`, `latitude` and `longitude` are of the position that showed it, `speed` and `limit` (m/s) of a `speeding`.
+    `late`: that position came out of a backlog, so what it shows is no news.
     """
 
     event_id: int
@@ -178,6 +179,7 @@ class Event(msgspec.Struct, omit_defaults=True, frozen=True):
     trip_id: str | None = None
     speed: float | None = None
     limit: float | None = None
+    late: bool = False
 
 
 class Geofence(msgspec.Struct, frozen=True):

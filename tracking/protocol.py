@@ -272,7 +272,10 @@ DispatcherMessage = ViewportChange | TextMessage
 
 
 class VehicleState(Struct, gc=False):
-    """A vehicle as a `fleet_snapshot` shows it: what it is, where it is, and what it is doing."""
+    """A vehicle as a `fleet_snapshot` shows it: what it is, where it is, and what it is doing.
+
+    `clock_skew` (s) where the clock of its device is known to be wrong: positive ahead, negative behind.
+    """
 
     vehicle_id: str
     name: str
@@ -287,6 +290,7 @@ class VehicleState(Struct, gc=False):
     speed: float | UnsetType = UNSET
     accuracy: float | UnsetType = UNSET
     battery: float | UnsetType = UNSET
+    clock_skew: int | UnsetType = UNSET
 
 
 class FleetSnapshot(Struct, tag="fleet_snapshot"):
@@ -301,7 +305,7 @@ FleetRow = tuple[str, float, float, float | None, float | None, int]
 
 
 class VehicleDescription(Struct):
-    """A vehicle without its whereabouts: one that came into a cell, or whose name, status or trip is another now."""
+    """A vehicle without its whereabouts: one that came into a cell, or whose name, status, trip or clock is another now."""
 
     vehicle_id: str
     name: str
@@ -309,6 +313,7 @@ class VehicleDescription(Struct):
     plate: str
     status: VehicleStatus
     trip_id: str | UnsetType = UNSET
+    clock_skew: int | UnsetType = UNSET
 
 
 class FleetUpdate(Struct, tag="fleet"):

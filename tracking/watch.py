@@ -17,7 +17,7 @@ import tenacity
 
 from tracking.errors import StoreUnavailable
 from tracking.frames import geofence_news
-from tracking.hub.alerts import GAP_MS, Alert, Route, Stay, are_on_route
+from tracking.hub.alerts import GAP_MS, LATE_MS, Alert, Route, Stay, are_on_route
 from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.hub.fleets import Fleets
 from tracking.hub.geofences import Fence, Fences, Move, move_of
@@ -41,6 +41,8 @@ MOST_LISTINGS = 20
 """Fleets whose geofences are kept as they are sent: at most some 20 MB each."""
 MAX_GROUP = 1_000
 """Events in one transaction."""
+SENT_LATE_MS = 3_600_000
+"""What happened longer ago than this is listed, and not sent to anyone."""
 MAX_WAITING = 100_000
 """Events that may wait for the database; past it the oldest are given up, and that is logged."""
 
@@ -141,6 +143,7 @@ class Watch:
         vehicle.watched.previous = position
         # Heard of just now, as far as its silence goes: while no hub was there, nobody could be heard.
         vehicle.watched.heard = now
+        vehicle.lost = vehicle.age_of(position) >= _old_after(vehicle.feed.fleet)
         vehicle.feed.moved(vehicle, position)
         self._look_after(vehicle)
 
@@ -287,17 +290,22 @@ class Watch:
         for number, (vehicle, position) in enumerate(moves):
             if vehicle.trip is not None or vehicle.watched.route is not None:
                 route = vehicle.watched.route_of(vehicle.trip)
-                if route is not None:
+                # Where it was before the trip, or on another one, is no way off this one's route.
+                if route is not None and (position.trip_id == route.trip_id or vehicle.age_of(position) <= LATE_MS):
                     routes[number] = route, position, fleet.off_route_distance
         on_route = are_on_route(routes)
+        old_after = _old_after(fleet)
         for number, (vehicle, position) in enumerate(moves):
             watched = vehicle.watched
             watched.heard = position.server_time
             if not watched.due:
                 self._look_after(vehicle)
-            if watched.silent:
-                watched.silent = vehicle.lost = False
+            is_old = vehicle.age_of(position) >= old_after
+            if watched.silent and not is_old:
+                watched.silent = False
                 self._tell(vehicle, position, Alert(EventKind.SIGNAL_BACK))
+            if vehicle.lost is not (watched.silent or is_old):
+                vehicle.lost = not vehicle.lost
                 feed.restate(vehicle)
             if touched is not None and (touched[number][1] or watched.inside):
                 move, touches = touched[number]
@@ -402,6 +410,14 @@ class Watch:
             self._tell(vehicle, position, alert)
 
     def _tell(self, vehicle: LiveVehicle, position: Position | None, alert: Alert) -> None:
+        trip_id = vehicle.trip.trip_id if vehicle.trip is not None and vehicle.trip.status.under_way else None
+        late = False
+        if position is not None:
+            # A signal is lost or back now, by our clock, unless all that came of it was old.
+            old_after = _old_after(vehicle.feed.fleet) if alert.kind in _OF_THE_SIGNAL else LATE_MS
+            late = vehicle.age_of(position) > old_after
+            if late:
+                trip_id = position.trip_id
         event = Event(
             event_id=0,
             kind=alert.kind,
@@ -411,9 +427,10 @@ class Watch:
             fix_time=position.fix_time if position is not None else None,
             latitude=position.latitude if position is not None else None,
             longitude=position.longitude if position is not None else None,
-            trip_id=vehicle.trip.trip_id if vehicle.trip is not None and vehicle.trip.status.under_way else None,
+            trip_id=trip_id,
             speed=alert.speed,
             limit=alert.limit,
+            late=late,
         )
         number = position.vehicle if position is not None else None
         self._waiting.append(_News(vehicle.feed, vehicle.feed.fleet.fleet_id, vehicle, number, event))
@@ -478,7 +495,14 @@ class Watch:
         for news in group:
             if news.event.event_id in stored:
                 EVENTS.labels(news.event.kind.value).inc()
-                news.feed.broadcast(frame(EventNews.of(news.event)))
+                self._push(news.feed, news.event)
+
+    def _push(self, feed: FleetFeed, event: Event) -> None:
+        if not event.late:
+            feed.broadcast(frame(EventNews.of(event)))
+        elif event.fix_time is not None and event.server_time - event.fix_time <= SENT_LATE_MS:
+            # Of all that a fleet tells after an hour's outage nobody's line may break: the list has it.
+            feed.mention(frame(EventNews.of(event)))
 
 
 def _built(rows: list[geofences.Row]) -> dict[str, Fences]:
@@ -491,4 +515,10 @@ def _built(rows: list[geofences.Row]) -> dict[str, Fences]:
     return by_fleet
 
 
+def _old_after(fleet: Fleet) -> float:
+    """A position that was so old (ms) when it came does not say where the vehicle is now."""
+    return max(LATE_MS, fleet.signal_lost_after * 1000)
+
+
+_OF_THE_SIGNAL = (EventKind.SIGNAL_LOST, EventKind.SIGNAL_BACK)
 _NO_FENCES = Fences()

@@ -223,10 +223,11 @@ function start(settings) {
   /** @param {import("./fleet/messages.js").FleetEvent[]} events @param {boolean} fresh */
   function takeEvents(events, fresh) {
     journal.show();
-    if (!fresh) return;
-    notices.announce(journal.say(events[events.length - 1]));
+    const news = fresh ? events.filter(({ late }) => !late) : [];
+    if (!news.length) return;
+    notices.announce(journal.say(news[news.length - 1]));
     if (tabs.shown === "events") return;
-    unseenEvents += events.length;
+    unseenEvents += news.length;
     tabs.badge("events", unseenEvents);
   }
 

@@ -5,13 +5,15 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.hub.geofence_truth import METRES, Seen
 from tests.hub.watching import BEGIN, FLEET, Watching, position_of
 from tests.ingest.parked import BEGIN as PARKED_SINCE
 from tests.ingest.parked import Parked, place, shown
 from tracking.hub.fleet import FleetFeed, LiveVehicle
-from tracking.model import Event, EventKind, Fix, Place, Position, Trip, TripStatus, Vehicle
+from tracking.model import Event, EventKind, Fix, Place, Position, Trip, TripStatus, Vehicle, VehicleStatus
 
 EAST = METRES * math.cos(math.radians(47.0))
 YARD: dict[str, Any] = {
@@ -403,3 +405,117 @@ def test_moves_that_nobody_looks_at_do_not_grow_in_number(monkeypatch: pytest.Mo
         watching.publish(at(seconds))
         assert len(watching.fleets.moves) <= 100
     assert watching.fleets.moves[-1][1].fix_time == BEGIN + 999_000
+
+
+# --- what a backlog tells ---------------------------------------------------------------------------------------------
+
+
+def send(watching: Watching, age: float, *seen: Seen, speed: float | None = None) -> list[Event]:
+    """Each received so many seconds after its fix time; what was told of them."""
+    for one in seen:
+        watching.clock = one.fix_time + int(age * 1000)
+        watching.publish(one, speed)
+        watching.watch.look()
+    return watching.told()
+
+
+def status_of(vehicle: LiveVehicle) -> VehicleStatus:
+    return vehicle.status
+
+
+def late(events: list[Event]) -> list[tuple[str, bool]]:
+    return [(event.kind.value, event.late) for event in events]
+
+
+def test_what_a_backlog_tells_is_late_and_what_follows_it_is_news() -> None:
+    watching = Watching(speed_limit=20.0, idle_after=1e6, signal_lost_after=1e6)
+    watching.put("yard", YARD)
+    told = send(watching, 7_200, at(0, *OUTSIDE), at(60, *INSIDE), at(120, *INSIDE), at(180, *OUTSIDE))
+    assert late(told) == [("enter", True), ("exit", True)]
+    assert late(send(watching, 121, at(240, *OUTSIDE), speed=30.0)) == [("speeding", True)]
+    assert late(send(watching, 119, at(300, *INSIDE), speed=10.0)) == [("enter", False)]
+
+
+def test_a_vehicle_with_a_wrong_clock_makes_news() -> None:
+    watching = Watching(speed_limit=20.0, signal_lost_after=60.0)
+    van = watching.vehicle("van")
+    assert late(send(watching, 7_200, at(0), speed=30.0)) == [("speeding", True)]
+    assert status_of(van) is VehicleStatus.LOST
+    send(watching, 7_200, at(1), speed=10.0)
+    watching.fleets.set_clock_skew("van", -7_200_000)
+    assert late(send(watching, 7_200, at(2), speed=30.0)) == [("speeding", False)]
+    assert status_of(van) is VehicleStatus.AVAILABLE
+    # Its own backlog is one all the same.
+    send(watching, 7_200, at(3), speed=10.0)
+    assert late(send(watching, 7_200 + 600, at(4), speed=30.0)) == [("speeding", True)]
+
+
+def test_who_sends_its_backlog_is_lost_until_it_says_where_it_is_now() -> None:
+    watching = Watching(signal_lost_after=60.0, idle_after=1e6)
+    van = watching.vehicle("van")
+    watching.drive(at(0))
+    assert status_of(van) is VehicleStatus.AVAILABLE
+    assert late(watching.pass_time(61)) == [("signal_lost", False)]
+    assert send(watching, 3_600, *(at(10 * i, north=20.0 * i) for i in range(1, 6))) == []
+    assert status_of(van) is VehicleStatus.LOST
+    # Silent again before it was through: that was told, and nothing was taken back.
+    assert watching.pass_time(120) == []
+    told = send(watching, 1, at(4_000, north=150.0))
+    assert late(told) == [("signal_back", False)]
+    assert told[0].fix_time == at(4_000).fix_time
+    assert status_of(van) is VehicleStatus.AVAILABLE
+
+
+def test_who_is_first_heard_of_by_a_backlog_is_lost_quietly() -> None:
+    watching = Watching(signal_lost_after=60.0, idle_after=1e6)
+    van = watching.vehicle("van")
+    assert send(watching, 86_400, at(0), at(10)) == []
+    assert status_of(van) is VehicleStatus.LOST
+    assert late(watching.pass_time(61)) == [("signal_lost", True)]
+    assert late(send(watching, 0, at(90_000))) == [("signal_back", False)]
+
+
+def test_where_it_was_before_its_trip_is_not_off_the_route() -> None:
+    watching = Watching(off_route_distance=150.0, idle_after=1e6, signal_lost_after=1e6)
+    route = {"type": "LineString", "coordinates": [[9.5, 47.0], [9.5, 47.05]]}
+    place = Place(47.0, 9.5)
+    trip = Trip(
+        1, "trip", FLEET, None, TripStatus.ENROUTE_TO_DROPOFF, 1, place, place, (), route, BEGIN, BEGIN + 7_200_000, None
+    )
+    watching.vehicle("van")
+    watching.fleets.set_trip("van", trip)
+    assert send(watching, 7_200, *(at(10 * i, east=5_000.0) for i in range(4))) == []
+    # Nor is it on the trip: what is told of it does not name that.
+    watching.change_fleet(off_route_distance=150.0, speed_limit=20.0, idle_after=1e6, signal_lost_after=1e6)
+    [speeding] = send(watching, 7_200, at(50, east=5_000.0), speed=30.0)
+    assert (speeding.kind, speeding.late, speeding.trip_id) == (EventKind.SPEEDING, True, None)
+    told = send(watching, 1, at(8_000, east=5_000.0), at(8_010, east=5_000.0), speed=1.0)
+    assert [(event.kind, event.late, event.trip_id) for event in told] == [(EventKind.OFF_ROUTE, False, "trip")]
+
+
+@given(
+    ages=st.lists(st.integers(0, 700), min_size=1, max_size=40),
+    skew=st.sampled_from([0, 0, -7_200, -300]),
+    lost_after=st.sampled_from([60.0, 300.0]),
+)
+def test_no_news_is_older_than_two_minutes_and_no_signal_is_back_from_the_past(
+    ages: list[int], skew: int, lost_after: float
+) -> None:
+    watching = Watching(speed_limit=20.0, idle_after=1e6, signal_lost_after=lost_after)
+    van = watching.vehicle("van")
+    watching.fleets.set_clock_skew("van", skew * 1000)
+    now, newest = 10_000, 0
+    for number, age in enumerate(ages):
+        now += 100
+        newest = max(newest + 1, now + skew - age)
+        watching.clock = BEGIN + now * 1000
+        watching.publish(at(newest), speed=30.0 if number % 2 else 10.0)
+        watching.watch.look()
+        true_age = now + skew - newest
+        for event in watching.told():
+            if event.kind is EventKind.SPEEDING:
+                assert event.late is (true_age > 120)
+            elif event.kind is EventKind.SIGNAL_BACK:
+                assert not event.late
+                assert true_age < max(120, lost_after)
+        assert van.lost is (van.watched.silent or true_age >= max(120, lost_after))

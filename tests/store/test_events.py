@@ -16,7 +16,7 @@ BEGIN = 1_762_500_000_000
 EVENTS = 40_000
 SECOND = 1_000
 """Of time, from one event to the next."""
-NOTHING = dict.fromkeys(("since", "until", "after", "kind", "vehicle_id", "geofence_id"))
+NOTHING = {**dict.fromkeys(("since", "until", "after", "kind", "vehicle_id", "geofence_id")), "with_late": True}
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,12 @@ async def store(cluster: Cluster, template: str) -> AsyncIterator[Database]:
             INSERT INTO fleets (fleet_id, name) VALUES ('even', ''), ('odd', ''), ('small', '');
             INSERT INTO vehicles (vehicle_id, fleet_id)
             SELECT 'v-' || n, CASE WHEN n % 2 = 0 THEN 'even' ELSE 'odd' END FROM generate_series(0, 199) n;
-            INSERT INTO events (event, fleet_id, vehicle, kind, geofence_id, server_time)
+            INSERT INTO events (event, fleet_id, vehicle, kind, geofence_id, server_time, late)
             SELECT n, CASE WHEN n % 1000 = 7 THEN 'small' WHEN n % 2 = 0 THEN 'even' ELSE 'odd' END, vehicle,
                 CASE WHEN n % 8000 = 2 THEN 'speeding' WHEN n % 4 = 0 THEN 'enter' WHEN n % 5 = 0 THEN 'exit' ELSE 'idle' END,
                 CASE WHEN n % 3 > 0 THEN 'f-' || CASE WHEN n % 4000 = 4 THEN 0 ELSE 1 + n % 19 END END,
-                to_timestamp({BEGIN // 1000} + n - 5 * (n / 50 % 2))
+                to_timestamp({BEGIN // 1000} + n - 5 * (n / 50 % 2)),
+                n % 11 = 5 OR n > {EVENTS - 5_000}
             FROM generate_series(1, {EVENTS}) n
                 JOIN vehicles ON vehicle_id = 'v-' || CASE WHEN n % 4000 = 8 THEN 0 ELSE 2 + (n * 7) % 198 END;
             ANALYZE
@@ -66,6 +67,7 @@ _asked = st.fixed_dictionaries(
         "kind": st.none() | st.sampled_from(EventKind),
         "vehicle_id": st.sampled_from([None, None, "v-0", "v-1", "v-2", "v-3", "nobody"]),
         "geofence_id": st.sampled_from([None, None, "f-0", "f-1", "none"]),
+        "with_late": st.booleans(),
     }
 )
 
@@ -81,7 +83,7 @@ async def test_those_are_found_that_were_asked_for(
         WHERE e.fleet_id = $1 AND ($2::timestamptz IS NULL OR server_time >= $2::timestamptz)
             AND ($3::timestamptz IS NULL OR server_time < $3::timestamptz) AND ($4::bigint IS NULL OR event > $4)
             AND ($5::text IS NULL OR e.kind = $5) AND ($6::text IS NULL OR vehicle_id = $6)
-            AND ($7::text IS NULL OR geofence_id = $7)
+            AND ($7::text IS NULL OR geofence_id = $7) AND ($8 OR NOT late)
         ORDER BY event
         """,
         fleet_id,
@@ -117,6 +119,8 @@ MIDDLE = BEGIN + EVENTS // 2 * SECOND
         {"vehicle_id": "nobody"},
         {"geofence_id": "f-0"},
         {"geofence_id": "none", "since": BEGIN},
+        {"with_late": False},
+        {"with_late": False, "since": MIDDLE},
     ],
     ids=str,
 )

@@ -62,6 +62,28 @@ def test_a_gap_in_the_numbers_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+async def test_events_of_before_are_not_late(empty_url: str, tmp_path: Path) -> None:
+    copy = tmp_path / "sql"
+    shutil.copytree(DIRECTORY, copy)
+    [own] = copy.glob("*_late_events.sql")
+    for later in sorted(copy.glob("*.sql")):
+        if later.name >= own.name:
+            later.unlink()
+    await migrate(empty_url, copy)
+    connection = await asyncpg.connect(empty_url)
+    await connection.execute(
+        """
+        INSERT INTO fleets (fleet_id, name) VALUES ('f', '');
+        INSERT INTO vehicles (vehicle_id, fleet_id) VALUES ('v', 'f');
+        INSERT INTO events (fleet_id, vehicle, kind, server_time)
+        SELECT 'f', vehicle, 'enter', now() FROM vehicles, generate_series(1, 1000)
+        """
+    )
+    await migrate(empty_url)
+    assert await connection.fetchval("SELECT count(*) FROM events WHERE NOT late") == 1000
+    await connection.close()
+
+
 async def test_a_database_that_is_not_migrated_is_told_apart(empty_url: str) -> None:
     with pytest.raises(MigrationError, match="tracking migrate"):
         await check(empty_url)

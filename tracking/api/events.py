@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tracking.api.fleets import MAX_LISTED, fleet_of
-from tracking.api.http import check_order, resource, respond, service_of, whole_number
+from tracking.api.http import check_order, flag, resource, respond, service_of, whole_number
 from tracking.errors import ErrorCode, Refusal
 from tracking.ingest.sources import FOREVER
 from tracking.model import EventKind
@@ -12,7 +12,10 @@ from tracking.store import events
 
 
 async def list_events(request: Request) -> Response:
-    """Oldest first: from `since` (an instant) or `after` (an event's id) on, or the last ones where neither is given."""
+    """Oldest first: from `since` (an instant) or `after` (an event's id) on, or the last ones where neither is given.
+
+    `late=false` leaves out what came out of backlogs.
+    """
     fleet = await fleet_of(request)
     query = request.query_params
     kind = query.get("kind")
@@ -33,6 +36,7 @@ async def list_events(request: Request) -> Response:
             vehicle_id=_name(request, "vehicle_id"),
             geofence_id=_name(request, "geofence_id"),
             limit=limit,
+            with_late="late" not in query or flag(request, "late"),
         )
     return respond({"events": found})
 

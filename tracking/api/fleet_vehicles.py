@@ -36,6 +36,7 @@ class VehicleSeen(msgspec.Struct, omit_defaults=True):
     bearing: float | UnsetType = UNSET
     battery: float | UnsetType = UNSET
     status: VehicleStatus | UnsetType = UNSET
+    clock_skew: int | UnsetType = UNSET
 
     @classmethod
     def of(cls, vehicle: Vehicle, seen: Seen | None, distance: float | UnsetType = UNSET) -> "VehicleSeen":
@@ -75,6 +76,7 @@ def _with_status(service: Service, seen: VehicleSeen) -> VehicleSeen:
     live = service.hub.fleets.vehicles.get(seen.vehicle_id)
     if live is not None:
         seen.status = live.status
+        seen.clock_skew = live.skew_seconds()
     return seen
 
 

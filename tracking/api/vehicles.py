@@ -37,6 +37,7 @@ class VehicleNow(Vehicle, frozen=True, kw_only=True):
     status: VehicleStatus
     trip_id: str | UnsetType = UNSET
     position: PositionNow | UnsetType = UNSET
+    clock_skew: int | UnsetType = UNSET
 
 
 def _now(vehicle: Vehicle, live: LiveVehicle) -> VehicleNow:
@@ -46,7 +47,7 @@ def _now(vehicle: Vehicle, live: LiveVehicle) -> VehicleNow:
         if live.position.battery is not None:
             position.battery = live.position.battery
     trip_id = UNSET if live.trip is None else live.trip.trip_id
-    return VehicleNow(**asdict(vehicle), status=live.status, trip_id=trip_id, position=position)
+    return VehicleNow(**asdict(vehicle), status=live.status, trip_id=trip_id, position=position, clock_skew=live.skew_seconds())
 
 
 async def put(request: Request) -> Response:

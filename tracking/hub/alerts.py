@@ -43,6 +43,9 @@ BACK_MS = 60_000
 MOVING = 3.0
 """m/s, reported, with which a vehicle drives."""
 SPEEDING_IS_OVER = 0.95
+LATE_MS = 120_000
+"""A position older than this when it arrives comes out of a backlog, and what it shows is no news. A device that sends
+what it gathered once a minute stays below it, and so does one that was in a tunnel."""
 GAP_MS = 300_000
 """Past this the straight line between two positions says nothing of the way between them."""
 _NO_SPEED_MS = 500

@@ -7,7 +7,7 @@ once. At a tick a viewport gets what its cells noted joined into one message, by
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from tracking.hub.alerts import Watched
 from tracking.hub.grid import ZOOM, Area, Cell, Pyramid, area_of, cell_name, column_of, row_of
@@ -41,7 +41,19 @@ _ROOM = MAX_FRAME_BYTES - 1024
 class LiveVehicle:
     """A vehicle as its fleet knows it. `cell` is None while it is not on the map: no position, or silent for too long."""
 
-    __slots__ = ("cell", "counted_at", "feed", "lost", "position", "standing", "status", "trip", "vehicle", "watched")
+    __slots__ = (
+        "cell",
+        "clock_skew",
+        "counted_at",
+        "feed",
+        "lost",
+        "position",
+        "standing",
+        "status",
+        "trip",
+        "vehicle",
+        "watched",
+    )
 
     def __init__(self, vehicle: Vehicle, feed: "FleetFeed") -> None:
         self.vehicle = vehicle
@@ -50,9 +62,12 @@ class LiveVehicle:
         """the trip its driver is to see: the one under way, or the next"""
         self.position: Position | None = None
         self.cell: FleetCell | None = None
+        self.clock_skew = 0
+        """ms by which its device's clock is ahead (negative: behind), where it is known to be wrong"""
         self.counted_at = 0.0, 0.0
         """where it came into its cell"""
         self.lost = False
+        """nobody knows where it is now: it is silent, or what it sends is old"""
         self.standing = False
         self.status = self.judge_status()
         self.watched = Watched()
@@ -93,6 +108,7 @@ class LiveVehicle:
             UNSET if position.speed is None else position.speed,
             UNSET if position.accuracy is None else position.accuracy,
             UNSET if position.battery is None else position.battery,
+            self.skew_seconds(),
         )
 
     def description(self) -> VehicleDescription:
@@ -104,7 +120,16 @@ class LiveVehicle:
             vehicle.plate,
             self.status,
             UNSET if self.trip is None else self.trip.trip_id,
+            self.skew_seconds(),
         )
+
+    def skew_seconds(self) -> int | UnsetType:
+        """`clock_skew` as dispatchers see it."""
+        return round(self.clock_skew / 1000) if self.clock_skew else UNSET
+
+    def age_of(self, position: Position) -> int:
+        """How old (ms) one of its positions was when it came, after what is known of its clock."""
+        return position.server_time - position.fix_time + self.clock_skew
 
 
 class Viewport:
@@ -259,6 +284,12 @@ class FleetFeed:
         """A ready frame to every dispatcher, never dropped."""
         for outbox in self.outboxes:
             outbox.push(data)
+
+    def mention(self, data: bytes) -> None:
+        """A ready frame to every dispatcher who reads as fast as he is written to."""
+        for outbox in self.outboxes:
+            if not outbox.blocked:
+                outbox.push(data)
 
     def look(self, viewport: Viewport, bounds: tuple[float, float, float, float], zoom: float) -> None:
         """The screen shows another part of the map, and is sent what is new to it.

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from tracking.frames import live_view
 from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.hub.outbox import Outbox
+from tracking.metrics import CLOCKS_WRONG
 from tracking.model import Fleet, Position, Trip, Vehicle
 from tracking.protocol import FleetTrip, TripGone, frame
 
@@ -108,6 +109,7 @@ class Fleets:
         if self._reading:
             self._gone.add(vehicle_id)
             self._told_trips.pop(vehicle_id, None)
+        self.set_clock_skew(vehicle_id, 0)
         live = self.vehicles.pop(vehicle_id, None)
         if live is not None:
             live.feed.leave(live)
@@ -125,6 +127,14 @@ class Fleets:
     def _set_trip(self, live: LiveVehicle, trip: Trip | None) -> None:
         live.trip = trip
         live.feed.restate(live)
+
+    def set_clock_skew(self, vehicle_id: str, skew: int) -> None:
+        """The clock of the vehicle's device is so many ms ahead of ours (negative: behind), or not known to be wrong (0)."""
+        live = self.vehicles.get(vehicle_id)
+        if live is not None and live.clock_skew != skew:
+            CLOCKS_WRONG.inc((skew != 0) - (live.clock_skew != 0))
+            live.clock_skew = skew
+            live.feed.restate(live)
 
     def trip_changed(self, trip: Trip) -> None:
         feed = self.feeds.get(trip.fleet_id)

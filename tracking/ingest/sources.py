@@ -5,6 +5,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from math import inf
 from typing import NamedTuple, Protocol
 
+from tracking.ingest.clocks import DeviceClock, is_right
 from tracking.ingest.filters import Motion
 from tracking.model import Clock, Suspicion, Trip, Vehicle
 from tracking.protocol import Rejected
@@ -120,13 +121,15 @@ async def newest_spans(connection: Connection, vehicles: Sequence[int], now: int
 class Source:
     """One vehicle: its number in the store, its names, its current trip, its motion and its sessions."""
 
-    __slots__ = ("motion", "number", "posted", "read", "sessions", "trip", "unused", "vehicle", "windows")
+    __slots__ = ("clock", "motion", "number", "posted", "read", "sessions", "trip", "unused", "vehicle", "windows")
 
     def __init__(self, number: int, vehicle: Vehicle, spans: Sequence[Span] = (), trip: Trip | None = None) -> None:
         self.number = number
         self.vehicle = vehicle
         self.trip = trip
         self.motion = Motion()
+        self.clock: DeviceClock | None = None
+        """Its device's, while what comes is too old, or too young, for one that is right."""
         self.sessions: dict[str, Session] = {}
         self.posted = 0
         """Counts what may have brought its driver messages that are not read: one that was written, another trip."""
@@ -229,6 +232,9 @@ class Sources:
             last = newest.get(number)
             if last is not None:
                 source.motion.seed(last.latitude, last.longitude, last.fix_time, last.speed)
+                if not is_right(last.server_time - last.fix_time):
+                    # Fixes that go on from this one are no sign that the clock was right.
+                    source.clock = DeviceClock(queued=False)
         return sources
 
     async def _open_all(self, wanted: list[tuple[int, str]]) -> Mapping[tuple[int, str], tuple[int, int]]:

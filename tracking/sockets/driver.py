@@ -11,6 +11,8 @@ from tracking.auth import Principal, Role, may_know_trip
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
 from tracking.frames import live_view
 from tracking.ingest.acks import settle
+from tracking.ingest.clocks import AHEAD, BEHIND, DRIFT, DeviceClock, continues, described, is_right
+from tracking.ingest.filters import CLOCK_SKEW, TOO_OLD
 from tracking.ingest.sources import Session, Source
 from tracking.metrics import FIXES
 from tracking.model import Fix, Trip
@@ -36,8 +38,8 @@ from tracking.sockets.connection import Connection, admit, not_yours, refuse, st
 
 logger = logging.getLogger(__name__)
 
-SKEW_TOLD_MS = 30_000
-"""A device whose clock runs further ahead than this is told so, once a connection."""
+SKEW_TOLD_MS = 60_000
+"""A device whose clock is wrong is told so once a connection, and again where its skew changes, at most once in this time."""
 
 _tickets = itertools.count()
 """Which of two connections came first, however long each took to be let in."""
@@ -59,7 +61,7 @@ async def driver_endpoint(websocket: WebSocket) -> None:
 class DriverConnection(Connection):
     """One vehicle's connection. Nothing in it waits for the database; at `hello`, what comes next is held back meanwhile."""
 
-    __slots__ = ("_bucket", "_interval", "_skew_told", "_told", "_unread", "session", "source", "ticket")
+    __slots__ = ("_bucket", "_interval", "_skew_told", "_skew_told_at", "_told", "_unread", "session", "source", "ticket")
 
     def __init__(self, websocket: WebSocket, service: Service, principal: Principal) -> None:
         super().__init__(websocket, service, principal)
@@ -68,7 +70,8 @@ class DriverConnection(Connection):
         self.source: Source | None = None
         self.session: Session | None = None
         self._interval = 0.0
-        self._skew_told = False
+        self._skew_told = 0
+        self._skew_told_at = 0
         self._unread: list[int] | None = None
         self._told: set[int] | None = None
         self._bucket = Bucket(settings.driver_frames_per_second, settings.driver_frames_at_once, service.clock())
@@ -83,6 +86,7 @@ class DriverConnection(Connection):
             # It came to be without us, or the fleets are not read yet.
             hub.fleets.know(source.vehicle)
             hub.fleets.set_trip(source.vehicle.vehicle_id, source.trip)
+        hub.fleets.set_clock_skew(source.vehicle.vehicle_id, source.clock.skew if source.clock is not None else 0)
         if not hub.claim(source.vehicle.vehicle_id, self):
             raise SocketClosed(CloseCode.REPLACED)
         self._interval = hub.interval_for(source.trip)
@@ -163,6 +167,10 @@ class DriverConnection(Connection):
         if session is None or source is None:
             raise Refusal(ErrorCode.CONFLICT, 'say {"type":"hello","session":"<uuid>"} before the first fix')
         pipeline, hub = self.service.pipeline, self.service.hub
+        if fixes and type(last := fixes[-1]) is not Unreadable:
+            age = now - last.fix_time
+            if (age > BEHIND or age < -AHEAD or source.clock is not None) and last.seq > session.seen:
+                self._judge_clock(source, fixes[0], age, now)
         repeated = full = False
         for fix in fixes:
             if fix.seq is None:
@@ -175,17 +183,33 @@ class DriverConnection(Connection):
             position = (pipeline.preview if full else pipeline.accept)(source, session, fix, now)
             if position is not None:
                 hub.publish(position)
-                if position.fix_time - now > SKEW_TOLD_MS and not self._skew_told:
-                    self._tell_skew(position.fix_time - now)
         if repeated:
             self.send(frame(Ack(session.handled)))
         if full:
             raise SocketClosed(CloseCode.OVERLOADED)
 
-    def _tell_skew(self, ahead_ms: int) -> None:
-        self._skew_told = True
-        detail = f"the device's clock is {ahead_ms / 1000:.0f} s ahead of ours: set it; past 60 s fixes are rejected"
-        self.tell_error(Refusal(ErrorCode.CLOCK_SKEW, detail))
+    def _judge_clock(self, source: Source, first: Fix | Unreadable, age: int, now: int) -> None:
+        """Judges the device's clock by a message whose last fix is so old, before it is taken, and tells who must know."""
+        clock = source.clock
+        skew = 0
+        if is_right(age):
+            source.clock = None
+        else:
+            if clock is None:
+                queued = type(first) is not Unreadable and continues(first.fix_time, source.motion.time)
+                clock = source.clock = DeviceClock(queued=queued)
+            skew = clock.see(age, now)
+        self.service.hub.fleets.set_clock_skew(source.vehicle.vehicle_id, skew)
+        told = self._skew_told
+        if skew and (not told or (abs(skew - told) > DRIFT and now - self._skew_told_at >= SKEW_TOLD_MS)):
+            self._skew_told, self._skew_told_at = skew, now
+            if skew > 0:
+                harm = f"fixes more than {CLOCK_SKEW // 1000} s ahead are rejected"
+            elif -skew <= TOO_OLD:
+                harm = "its fixes are taken for old ones, which belong to no trip of today"
+            else:
+                harm = "fixes older than 7 days are rejected"
+            self.tell_error(Refusal(ErrorCode.CLOCK_SKEW, f"{described(skew)}: set it; {harm}"))
 
     def acknowledge(self, session: Session, rejected: Sequence[Rejected]) -> None:
         """Called by the recorder after COMMIT."""

@@ -55,10 +55,10 @@ async def insert(
     await connection.execute(
         """
         INSERT INTO events
-            (event, fleet_id, vehicle, kind, geofence_id, trip_id, server_time, fix_time, point, speed, speed_limit)
+            (event, fleet_id, vehicle, kind, geofence_id, trip_id, server_time, fix_time, point, speed, speed_limit, late)
         SELECT * FROM unnest(
             $1::bigint[], $2::text[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[],
-            $9::geometry[], $10::float8[], $11::float8[]
+            $9::geometry[], $10::float8[], $11::float8[], $12::boolean[]
         )
         ON CONFLICT (event) DO NOTHING
         """,
@@ -73,6 +73,7 @@ async def insert(
         [_point(row.event) for row in fresh],
         [row.event.speed for row in fresh],
         [row.event.limit for row in fresh],
+        [row.event.late for row in fresh],
     )
     await _change_states(connection, fresh)
     return {row.event.event_id for row in fresh}
@@ -159,8 +160,12 @@ async def of_fleet(
     vehicle_id: str | None,
     geofence_id: str | None,
     limit: int,
+    with_late: bool = True,
 ) -> list[Event]:
-    """Oldest first: the first `limit` from `since` or `after` on, or the last `limit` where neither is given."""
+    """Oldest first: the first `limit` from `since` or `after` on, or the last `limit` where neither is given.
+
+    Without those that came out of a backlog where `with_late` is false.
+    """
     newest = since is None and after is None
     values: list[Any] = [fleet_id]
 
@@ -183,6 +188,8 @@ async def of_fleet(
         number = f"{value(after)}::bigint"
         filters.append(f"event > {number}")
         lowest = f"greatest({lowest}, {number})"
+    if not with_late:
+        filters.append("NOT late")
     kind_is = f"e.kind = {value(kind.value)}" if kind is not None else ""
     if vehicle_id is not None:
         key, wanted = "e.vehicle", f"(SELECT vehicle FROM vehicles WHERE vehicle_id = {value(vehicle_id)})"
@@ -208,7 +215,8 @@ async def of_fleet(
         filters += [f"({key}, event) >= ({wanted}, {lowest})", f"({key}, event) <= ({wanted}, {highest})"]
     rows = await connection.fetch(
         f"""
-        SELECT event, e.kind, v.vehicle_id, server_time, geofence_id, fix_time, point, trip_id, speed, speed_limit
+        SELECT event, e.kind, v.vehicle_id, server_time, geofence_id, fix_time, point, trip_id, speed, speed_limit,
+            late
         FROM events e JOIN vehicles v USING (vehicle)
         WHERE {" AND ".join(filter(None, filters))}
         ORDER BY {key} {order}, event {order} LIMIT {value(limit)}
@@ -249,6 +257,7 @@ def _event(row: Any) -> Event:
         row["trip_id"],
         row["speed"],
         row["speed_limit"],
+        row["late"],
     )
 
 

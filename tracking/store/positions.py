@@ -35,6 +35,7 @@ class Latest(NamedTuple):
     latitude: float
     longitude: float
     fix_time: int
+    server_time: int
     speed: float | None
 
 
@@ -163,14 +164,14 @@ async def newest_of_vehicles(connection: Connection, vehicles: Sequence[int]) ->
     """The same for several vehicles, by their numbers; those are left out that were never heard of."""
     rows = await connection.fetch(
         """
-        SELECT wanted.vehicle, known.point, known.fix_time, known.speed
+        SELECT wanted.vehicle, known.point, known.fix_time, known.server_time, known.speed
         FROM unnest($1::int[]) AS wanted (vehicle)
         LEFT JOIN latest_positions latest USING (vehicle)
         CROSS JOIN LATERAL (
-            SELECT latest.point, latest.fix_time, latest.speed WHERE latest.fix_time IS NOT NULL
+            SELECT latest.point, latest.fix_time, latest.server_time, latest.speed WHERE latest.fix_time IS NOT NULL
             UNION ALL
             (
-                SELECT p.point, p.fix_time, p.speed FROM positions p
+                SELECT p.point, p.fix_time, p.server_time, p.speed FROM positions p
                 WHERE p.vehicle = wanted.vehicle AND p.suspect IS NULL
                     AND p.fix_time > coalesce(latest.fix_time, now() - interval '1 day')
                 ORDER BY p.fix_time DESC LIMIT 1
@@ -183,7 +184,7 @@ async def newest_of_vehicles(connection: Connection, vehicles: Sequence[int]) ->
     found = {}
     for row in rows:
         longitude, latitude = unpack_point(row["point"])
-        found[row["vehicle"]] = Latest(latitude, longitude, row["fix_time"], row["speed"])
+        found[row["vehicle"]] = Latest(latitude, longitude, row["fix_time"], row["server_time"], row["speed"])
     return found
 
 

@@ -8,10 +8,10 @@ import { hubAddress } from "../hub.js";
 /** @typedef {import("./messages.js").VehicleStatus} VehicleStatus */
 
 /**
- * @typedef {{vehicle_id: string, name: string, kind: string, plate: string, status: VehicleStatus, trip_id?: string, latitude?: number, longitude?: number, fix_time?: number, speed?: number, bearing?: number, battery?: number}} FoundVehicle
+ * @typedef {{vehicle_id: string, name: string, kind: string, plate: string, status: VehicleStatus, trip_id?: string, clock_skew?: number, latitude?: number, longitude?: number, fix_time?: number, speed?: number, bearing?: number, battery?: number}} FoundVehicle
  * @typedef {{vehicle_id: string, name: string, kind: string, plate: string, distance: number, latitude: number, longitude: number, fix_time: number}} NearVehicle
  * @typedef {{latitude: number, longitude: number, fix_time: number, server_time: number, speed?: number, bearing?: number, accuracy?: number, battery?: number}} Position
- * @typedef {{vehicle_id: string, fleet_id: string, name: string, kind: string, plate: string, status?: VehicleStatus, trip_id?: string, position?: Position}} VehicleView
+ * @typedef {{vehicle_id: string, fleet_id: string, name: string, kind: string, plate: string, status?: VehicleStatus, trip_id?: string, clock_skew?: number, position?: Position}} VehicleView
  * @typedef {{fleet_id: string, name: string, speed_limit?: number, idle_after?: number, off_route_distance?: number, signal_lost_after?: number, dwell_after?: number}} FleetSettings
  * @typedef {{share_id: string, expires_at: number, revoked_at?: number, created_at?: number}} Share
  * @typedef {{day: string, distance: number, driving_time: number, stops: number, top_speed?: number, positions: number}} Day
@@ -146,6 +146,11 @@ export class Api {
   /** The newest, or those after one that is known. @param {number} after @returns {Promise<FleetEvent[]>} */
   async events(after) {
     return (await this.#json("GET", `${this.#fleet}/events${after ? `?after=${after}` : ""}`)).events;
+  }
+
+  /** The newest that did not come out of a backlog, of which there may be more than fit on a page. @returns {Promise<FleetEvent[]>} */
+  async news() {
+    return (await this.#json("GET", `${this.#fleet}/events?late=false`)).events;
   }
 
   /** @param {string} vehicleId @param {number} from @param {number} to @param {"csv" | "gpx"} format */

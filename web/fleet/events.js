@@ -1,16 +1,18 @@
+import { instantOf } from "./words.js";
+
 /** @typedef {import("./messages.js").FleetEvent} FleetEvent */
 
 const MOST_KEPT = 500;
 
-/** What happened in the fleet, each event once, oldest first. */
+const byInstant = (/** @type {FleetEvent} */ one, /** @type {FleetEvent} */ other) => instantOf(one) - instantOf(other) || one.event_id - other.event_id;
+
+/** What happened in the fleet, each event once, in the order in which it happened. */
 export class EventLog {
   /** @type {FleetEvent[]} */
   events = [];
 
   /** The newest event known, from which to ask for those missed; 0 before the first. */
-  get last() {
-    return this.events.at(-1)?.event_id ?? 0;
-  }
+  last = 0;
 
   /**
    * Takes those that are new, in any order; the events that were added.
@@ -20,8 +22,10 @@ export class EventLog {
     const known = new Set(this.events.map((event) => event.event_id));
     const added = events.filter(({ event_id: id }) => !known.has(id) && known.add(id));
     if (!added.length) return [];
+    this.last = added.reduce((last, { event_id: id }) => Math.max(last, id), this.last);
     this.events.push(...added);
-    if (this.#isOutOfOrder(added.length)) this.events.sort((one, other) => one.event_id - other.event_id);
+    // What a backlog tells of last week goes where it belongs, and pushes no news out.
+    if (this.#isOutOfOrder(added.length)) this.events.sort(byInstant);
     this.events.splice(0, this.events.length - MOST_KEPT);
     return added;
   }
@@ -29,6 +33,6 @@ export class EventLog {
   /** @param {number} added */
   #isOutOfOrder(added) {
     const tail = this.events.slice(-added - 1);
-    return tail.some((event, index) => index > 0 && event.event_id < tail[index - 1].event_id);
+    return tail.some((event, index) => index > 0 && byInstant(event, tail[index - 1]) < 0);
   }
 }

@@ -108,7 +108,7 @@ export class Finder {
 }
 
 /** @param {import("./api.js").FoundVehicle} found @returns {ListedVehicle} */
-function listedOf({ vehicle_id: id, name, plate, kind, status, fix_time: fixTime, speed }) {
+function listedOf({ vehicle_id: id, name, plate, kind, status, clock_skew: clockSkew = 0, fix_time: fixTime, speed }) {
   // One that the hub has never heard of, or not for long, has no status yet.
-  return { id, name: name || id, plate, kind, status: STATUSES.includes(status) ? status : "lost", fixTime: fixTime ?? null, speed: speed ?? null };
+  return { id, name: name || id, plate, kind, status: STATUSES.includes(status) ? status : "lost", clockSkew, fixTime: fixTime ?? null, speed: speed ?? null };
 }

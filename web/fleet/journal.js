@@ -1,6 +1,6 @@
 import { isolated, timeOfDay } from "../format.js";
 import { byId, h } from "./dom.js";
-import { EVENT_KINDS, eventText, instantText } from "./words.js";
+import { EVENT_KINDS, eventText, instantOf, instantText } from "./words.js";
 
 /** @typedef {import("./messages.js").FleetEvent} FleetEvent */
 
@@ -45,17 +45,18 @@ export class Journal {
 
   /** @param {FleetEvent} event */
   #entry(event) {
-    const { event_id: id, kind, vehicle_id: vehicleId, server_time: serverTime, latitude, fix_time: fixTime = serverTime } = event;
+    const { event_id: id, kind, vehicle_id: vehicleId, latitude, late } = event;
+    const instant = instantOf(event);
     const text = eventText(event, this.#live.geofences.nameOf(event.geofence_id));
     const name = this.#live.vehicles.nameOf(vehicleId);
     const shown = latitude === undefined && !this.#live.vehicles.byId.has(vehicleId) ? null : h("button", { type: "button", class: "show-event", "aria-label": `Show on map: ${name} ${text}`, onclick: () => this.#onShow(event) }, "Show on map");
     return h(
       "li",
-      { "data-event": id, "data-kind": kind },
+      { "data-event": id, "data-kind": kind, class: late && "late" },
       h("span", { class: "kind", "aria-hidden": "true" }),
       h("span", { class: "row-name" }, name),
-      h("time", { datetime: new Date(fixTime).toISOString(), title: timeOfDay(fixTime) }, instantText(fixTime, this.#live.now())),
-      h("span", { class: "row-detail" }, text),
+      h("time", { datetime: new Date(instant).toISOString(), title: timeOfDay(instant) }, instantText(instant, this.#live.now())),
+      h("span", { class: "row-detail" }, late ? `${text} · reported late` : text),
       shown && h("span", { class: "row-buttons" }, shown),
     );
   }

@@ -1,7 +1,7 @@
 import { ago } from "../format.js";
 import { byId, h, write } from "./dom.js";
 import { glyphIcon } from "./glyphs.js";
-import { kilometresPerHour, VEHICLE_STATUS } from "./words.js";
+import { clockText, kilometresPerHour, VEHICLE_STATUS } from "./words.js";
 
 /** @typedef {import("./roster.js").Listed & {speed: number | null, kind: string}} ListedVehicle */
 /** @typedef {{heading: string} | {vehicle: ListedVehicle, away: boolean}} Line `away`: not in view, found by the hub */
@@ -180,8 +180,9 @@ class Row {
 }
 
 /** @param {ListedVehicle} vehicle @param {number} now */
-function stateOf({ status, fixTime }, now) {
-  const words = VEHICLE_STATUS[status];
-  if (fixTime === null) return "No position yet";
-  return status === "lost" ? `${words} · ${ago(now - fixTime)}` : words;
+function stateOf({ status, clockSkew, fixTime }, now) {
+  const words = [fixTime === null ? "No position yet" : VEHICLE_STATUS[status]];
+  if (clockSkew) words.push(clockText(clockSkew));
+  else if (status === "lost" && fixTime !== null) words.push(ago(now - fixTime));
+  return words.join(" · ");
 }

@@ -173,7 +173,7 @@ export class Live {
   async #missed() {
     const { api } = this.#options;
     let after = this.#heardUntil;
-    if (!after) this.#take(await api.events(0), false);
+    if (!after) this.#take((await Promise.all([api.events(0), api.news()])).flat(), false);
     for (let more = after > 0; more; ) {
       const events = await api.events(after);
       this.#take(events, true);

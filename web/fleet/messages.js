@@ -12,6 +12,7 @@
  * @property {string} [plate]
  * @property {VehicleStatus} status
  * @property {string} [trip_id]
+ * @property {number} [clock_skew] seconds by which its device's clock is ahead (negative: behind), where it is wrong
  *
  * @typedef {object} Fix
  * @property {number} latitude
@@ -40,6 +41,7 @@
  * @property {string} [trip_id]
  * @property {number} [speed]
  * @property {number} [limit]
+ * @property {boolean} [late] it came out of a backlog, and is no news
  *
  * @typedef {object} Geofence
  * @property {"Feature"} type

@@ -3,7 +3,7 @@
 import { searchKey } from "../search.js";
 
 /** @typedef {import("./messages.js").VehicleStatus} VehicleStatus */
-/** @typedef {{id: string, name: string, plate: string, status: VehicleStatus, fixTime: number | null}} Listed */
+/** @typedef {{id: string, name: string, plate: string, status: VehicleStatus, clockSkew: number, fixTime: number | null}} Listed */
 /** @typedef {"name" | "status" | "seen"} Order */
 
 /** In the order that a dispatcher looks for them. @type {VehicleStatus[]} */

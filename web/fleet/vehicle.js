@@ -2,7 +2,7 @@ import { ago } from "../format.js";
 import { fact, h, write } from "./dom.js";
 import { glyphIcon } from "./glyphs.js";
 import { TripBox } from "./trip.js";
-import { distanceText, durationText, kilometresPerHour, VEHICLE_STATUS } from "./words.js";
+import { clockText, distanceText, durationText, kilometresPerHour, VEHICLE_STATUS } from "./words.js";
 
 /** Battery, and a vehicle out of view, come by asking. */
 const ASK_EVERY = 10_000;
@@ -20,6 +20,7 @@ export class VehicleCard {
   #age = h("span");
   #battery = h("span");
   #bearing = h("span");
+  #clock = h("p", { class: "clock-wrong", hidden: true });
   #today = h("p", { class: "today", hidden: true });
   #tripPlace = h("div", { class: "trip-place" });
   /** @type {TripBox | null} */
@@ -49,6 +50,7 @@ export class VehicleCard {
     this.element.append(
       h("p", { class: "line-of top" }, this.#status, this.#plate),
       h("dl", { class: "facts" }, fact("Speed", this.#speed), fact("Last fix", this.#age), fact("Heading", this.#bearing), fact("Battery", this.#battery)),
+      this.#clock,
       this.#today,
       h("p", { class: "line-of" }, h("button", { type: "button", class: "show", onclick: onShow }, "Show on map"), h("button", { type: "button", class: "replay-open", onclick: onReplay }, "Replay")),
       this.#tripPlace,
@@ -85,6 +87,9 @@ export class VehicleCard {
     write(this.#age, fixTime === undefined ? "–" : ago(this.#live.now() - fixTime));
     write(this.#bearing, typeof position?.bearing === "number" ? compass(position.bearing) : "–");
     write(this.#battery, typeof battery === "number" ? `${Math.round(battery * 100)} %` : "–");
+    const clock = clockText((seen ? seen.clockSkew : asked?.clock_skew) ?? 0);
+    write(this.#clock, clock && `${clock}. What it reports counts for the time that its clock shows.`);
+    this.#clock.hidden = !clock;
     this.#followTrip((seen ? seen.tripId : asked?.trip_id) ?? "");
   }
 

@@ -14,6 +14,7 @@ import { Area, cellOf, project } from "./cells.js";
  * @property {string} plate
  * @property {VehicleStatus} status
  * @property {string | null} tripId
+ * @property {number} clockSkew seconds by which its device's clock is ahead (negative: behind); 0 where nothing is wrong with it
  * @property {number} latitude
  * @property {number} longitude
  * @property {number | null} bearing
@@ -221,7 +222,7 @@ export function placeAt({ x, y, from, movedAt, glide }, now) {
 }
 
 /** @param {Description} description */
-function describedBy({ vehicle_id: id, name, kind, plate, status, trip_id: tripId }) {
+function describedBy({ vehicle_id: id, name, kind, plate, status, trip_id: tripId, clock_skew: clockSkew }) {
   return {
     id,
     name: name || id,
@@ -229,5 +230,6 @@ function describedBy({ vehicle_id: id, name, kind, plate, status, trip_id: tripI
     plate: plate ?? "",
     status: /** @type {VehicleStatus} */ (STATUSES.has(status) ? status : "available"),
     tripId: tripId ?? null,
+    clockSkew: clockSkew ?? 0,
   };
 }

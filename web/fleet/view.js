@@ -16,7 +16,7 @@ export function viewOf({ live, map, list, replay, page }) {
       return { ...live.vehicles.counts };
     },
     get vehicles() {
-      return [...live.vehicles.byId.values()].map(({ id, name, status, latitude, longitude, fixTime, tripId }) => ({ id, name, status, latitude, longitude, fixTime, tripId }));
+      return [...live.vehicles.byId.values()].map(({ id, name, status, latitude, longitude, fixTime, tripId, clockSkew }) => ({ id, name, status, latitude, longitude, fixTime, tripId, clockSkew }));
     },
     get list() {
       return list.lines.map((line) => ("vehicle" in line ? line.vehicle.name : line.heading));

@@ -82,6 +82,19 @@ export function durationText(seconds) {
   return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+/** A device's clock that is wrong. @param {number} skew seconds that it is ahead (negative: behind) @returns {string} nothing where it is not */
+export function clockText(skew) {
+  if (!skew) return "";
+  const seconds = Math.abs(skew);
+  const span = seconds < 2 * 86_400 ? durationText(seconds).replace(" h 0 min", " h") : `${Math.round(seconds / 86_400)} days`;
+  return `Clock ${span} ${skew > 0 ? "ahead" : "behind"}`;
+}
+
+/** When an event happened: what a backlog told, by the clock of its vehicle. @param {FleetEvent} event */
+export function instantOf({ late, fix_time: fixTime, server_time: serverTime }) {
+  return late ? (fixTime ?? serverTime) : serverTime;
+}
+
 /** An instant: the time of day, and the day where it isn't today. @param {number} instant @param {number} now */
 export function instantText(instant, now) {
   const date = new Date(instant);

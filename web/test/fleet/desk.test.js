@@ -5,7 +5,7 @@ import { EventLog } from "../../fleet/events.js";
 import { Geofences, nameOf, propertiesOf, toKilometresPerHour, toMetresPerSecond } from "../../fleet/geofences.js";
 import { boxAround } from "../../fleet/outlook.js";
 import { Trips } from "../../fleet/trips.js";
-import { distanceText, durationText, eventText, farewell } from "../../fleet/words.js";
+import { clockText, distanceText, durationText, eventText, farewell } from "../../fleet/words.js";
 
 const event = (/** @type {number} */ id) => ({ event_id: id, kind: /** @type {const} */ ("enter"), vehicle_id: "v", server_time: id });
 /** @param {string} id @param {any} [fields] */
@@ -23,6 +23,30 @@ test("an event is told once, and what was missed goes to its place", () => {
   log.add(Array.from({ length: 700 }, (_, index) => event(10 + index)));
   assert.equal(log.events.length, 500);
   assert.equal(log.last, 709);
+});
+
+test("what a backlog tells goes to its place in time, and pushes no news out", () => {
+  const log = new EventLog();
+  const late = (/** @type {number} */ id, /** @type {number} */ fixTime) => ({ ...event(id), late: true, fix_time: fixTime });
+  log.add([event(100), event(110)]);
+  log.add([late(111, 3), late(112, 105)]);
+  assert.deepEqual(log.events.map(({ event_id: id }) => id), [111, 100, 112, 110]);
+  assert.equal(log.last, 112);
+  // A clock that is wrong doesn't make old what has just happened.
+  log.add([{ ...event(120), fix_time: 4 }]);
+  assert.equal(log.events.at(-1)?.event_id, 120);
+  log.add(Array.from({ length: 700 }, (_, index) => late(1_000 + index, 5 + index / 10)));
+  assert.equal(log.events.length, 500);
+  assert.deepEqual(log.events.slice(-3).map(({ event_id: id }) => id), [112, 110, 120]);
+  assert.equal(log.last, 1_699);
+});
+
+test("a clock that is wrong is told in words", () => {
+  assert.equal(clockText(0), "");
+  assert.equal(clockText(-7_200), "Clock 2 h behind");
+  assert.equal(clockText(-20_700), "Clock 5 h 45 min behind");
+  assert.equal(clockText(45), "Clock 45 s ahead");
+  assert.equal(clockText(-86_400 * 7_168), "Clock 7168 days behind");
 });
 
 test("of a trip the highest version counts, and a list takes away what is no longer open", () => {

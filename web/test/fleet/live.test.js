@@ -12,14 +12,15 @@ const settled = () => new Promise((resolve) => setImmediate(resolve));
 /** A page without a page: its socket is the test's, and so are the hub's tables. */
 function page() {
   const around = world();
-  /** @type {{events: FleetEvent[], asked: number[], away: boolean, told: number[], fresh: boolean[], endings: any[]}} */
+  /** @type {{events: FleetEvent[], newest?: FleetEvent[], asked: number[], away: boolean, told: number[], fresh: boolean[], endings: any[]}} */
   const hub = { events: [event(1), event(2)], asked: [], away: false, told: [], fresh: [], endings: [] };
   const api = /** @type {any} */ ({
     events: async (/** @type {number} */ after) => {
       hub.asked.push(after);
       if (hub.away) throw new Error("away");
-      return hub.events.filter(({ event_id: id }) => id > after).slice(0, 200);
+      return hub.newest ?? hub.events.filter(({ event_id: id }) => id > after).slice(0, 200);
     },
+    news: async () => hub.events.filter(({ late }) => !late).slice(-200),
     geofences: async () => [],
     trips: async () => [],
   });
@@ -83,6 +84,16 @@ test("events missed in a break are asked for, each is told once, and in order", 
   assert.deepEqual(hub.asked, [0, 3, 203]);
   assert.deepEqual(live.log.events.map(({ event_id: id }) => id), Array.from({ length: 301 }, (_, index) => index + 1));
   assert.equal(new Set(hub.told).size, hub.told.length);
+});
+
+test("after a week's backlog a page that opens has the news all the same", async () => {
+  const { hub, connect, live } = page();
+  const backlog = Array.from({ length: 700 }, (_, index) => ({ ...event(10 + index), late: true, fix_time: 1 }));
+  hub.events = [event(5_000), event(5_001)];
+  hub.newest = backlog.slice(-200);
+  await connect();
+  assert.deepEqual(live.log.events.slice(-2).map(({ event_id: id }) => id), [5_000, 5_001]);
+  assert.equal(live.log.events.length, 202);
 });
 
 test("an event that came before the missed ones were read doesn't hide them at the next break", async () => {

@@ -7,7 +7,7 @@ import { seeded } from "../random.js";
 /** @typedef {import("../../fleet/roster.js").Listed} Listed */
 
 /** @param {string} id @param {string} name @param {Partial<Listed>} [fields] @returns {Listed} */
-const vehicle = (id, name, fields = {}) => ({ id, name, plate: "FL 12345", status: "available", fixTime: 0, ...fields });
+const vehicle = (id, name, fields = {}) => ({ id, name, plate: "FL 12345", status: "available", clockSkew: 0, fixTime: 0, ...fields });
 const names = (/** @type {Listed[]} */ list) => list.map(({ name }) => name);
 
 test("names are sorted as people count, and equal ones by id", () => {
