@@ -107,7 +107,11 @@ async def test_a_speed_that_the_places_contradict_is_no_speeding_and_no_top_spee
         await driver.report(*(at(seq, 3.0 * seq, [3.0, 60.0, 140.0][seq % 3]) for seq in range(1, 61)))
         await driver.report(*(at(61 + n, 183.0 + 15.0 * n, 15.0) for n in range(5)))
         assert await driver.acknowledged(65) == []
-        await until(lambda: listed(api, fleet_id, kind="speeding"), "its speeding is told")
+
+        async def told() -> bool:
+            return bool(await listed(api, fleet_id, kind="speeding"))
+
+        await until(told, "its speeding is told")
     [speeding] = await listed(api, fleet_id, kind="speeding")
     assert (speeding["speed"], speeding["fix_time"]) == (15.0, begin + 62_000)
     rows = await api.track(f"/vehicles/{vehicle_id}/track")

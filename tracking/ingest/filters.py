@@ -332,6 +332,14 @@ class Rival:
         "time",
         "way",
     )
+    begin: int
+    begin_latitude: float
+    begin_longitude: float
+    latitude: float
+    longest: float
+    longitude: float
+    time: int
+    way: float
 
     def __init__(self, speed: float, first: int) -> None:
         self.first = first
