@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     driver_frames_at_once: int = Field(1_000, gt=0, description="Frames a driver may send at once")
 
     commit_interval: float = Field(0.05, ge=0, description="Seconds the recorder waits to fill a group")
-    commit_rows: int = Field(2_000, gt=0, description="Fixes in one group at the most")
+    commit_rows: int = Field(2_000, gt=0, description="Fixes that make a group full; it takes all that wait, up to 20,000")
     latest_interval: float = Field(5.0, gt=0, description="Seconds between two writings of the vehicles' latest positions")
     queue_limit: int = Field(100_000, gt=0, description="Fixes that may wait for the database")
     database_timeout: float = Field(10.0, gt=0, description="Seconds after which a statement is given up")

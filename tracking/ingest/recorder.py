@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import asyncpg
 import tenacity
@@ -21,8 +21,17 @@ from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
+
 _FAULTS_OF_FIXES = (asyncpg.DataError, asyncpg.UniqueViolationError)
 """What may be wrong with a fix itself. Every other error is the database's, and is waited out."""
+
+
+MOST_ROWS = 20_000
+"""Fixes in one group at the most, however many wait: some 3 MB, and some tenths of a second of the database's time."""
+ENTRIES_AT_ONCE = 2_000
+SESSIONS_AT_ONCE = 200
+"""What of a group is gone through before others have their turn: the work on it is a few microseconds each."""
 
 
 class Entry(NamedTuple):
@@ -37,7 +46,8 @@ class Entry(NamedTuple):
 class Recorder:
     """Batched writer. `offer` takes what was accepted, in order; `run` commits and acknowledges until it is cancelled.
 
-    `interval` (s) is how long a group may fill, `rows` how large it may get, `limit` how many fixes may wait in all.
+    `interval` (s) is how long a group may fill, `rows` how many fixes make it full, `limit` how many may wait in all.
+    A group takes all that waits, up to `MOST_ROWS`: where commits are slow more wait, and so the larger groups make up for it.
     After COMMIT `on_live` is told of each position that moved the marker, `on_late` of plausible ones that came too late to,
     and `on_stored` of the whole group.
     """
@@ -56,6 +66,7 @@ class Recorder:
         self._database = database
         self._interval = interval
         self._rows = rows
+        self._most_rows = max(rows, MOST_ROWS)
         self._limit = limit
         self._on_live = on_live
         self._on_late = on_late
@@ -93,7 +104,7 @@ class Recorder:
         while True:
             await self._arrived.wait()
             await self._fill()
-            self._group = [self._waiting.popleft() for _ in range(min(self._rows, len(self._waiting)))]
+            self._group = [self._waiting.popleft() for _ in range(min(self._most_rows, len(self._waiting)))]
             if not self._waiting:
                 self._arrived.clear()
             if len(self._waiting) < self._rows:
@@ -129,7 +140,8 @@ class Recorder:
         )
         async for attempt in attempts:
             with attempt:
-                await self._commit_whatever_is_in(group)
+                # A part of it may have been committed, where the rest was to be stored apart.
+                await self._commit_whatever_is_in([entry for entry in group if entry.seq > entry.session.handled])
         if self.trouble is not None:
             logger.warning("storing again; %d fixes waited", len(group) + len(self._waiting))
             self.trouble = None
@@ -138,7 +150,7 @@ class Recorder:
         try:
             await self._commit(group)
         except _FAULTS_OF_FIXES as error:
-            logger.exception("the database refused a group of %d fixes: storing them one by one", len(group))
+            logger.exception("the database refused one of %d fixes: storing them by halves", len(group))
             await self._commit_apart(group, error)
 
     def _note_trouble(self, error: BaseException | None) -> None:
@@ -151,7 +163,7 @@ class Recorder:
         self.trouble = str(error) or type(error).__name__
 
     async def _commit_apart(self, group: Sequence[Entry], error: Exception) -> None:
-        """Finds the fix that the database refuses, so that it takes no others with it."""
+        """Finds the fixes that the database refuses, each by a few commits, so that they take no others with them."""
         if len(group) == 1:
             entry = group[0]
             logger.error(
@@ -160,44 +172,48 @@ class Recorder:
             rejected = Rejected(entry.seq, ErrorCode.BAD_FIELD, "the database refused this fix")
             await self._commit([Entry(entry.session, entry.seq, None, rejected)])
             return
-        for entry in group:
+        middle = len(group) // 2
+        for half in (group[:middle], group[middle:]):
             try:
-                await self._commit([entry])
+                await self._commit(half)
             except _FAULTS_OF_FIXES as own_error:
-                await self._commit_apart([entry], own_error)
+                await self._commit_apart(half, own_error)
 
     async def _commit(self, group: Sequence[Entry]) -> None:
         handled: dict[Session, int] = {}
         rejected: dict[Session, list[Rejected]] = {}
         days = self._days
         missing: set[int] = set()
-        for session, seq, position, refused in group:
-            handled[session] = seq
-            if refused is not None:
-                rejected.setdefault(session, []).append(refused)
-            elif position is not None and (day := position.fix_time // DAY_MS) not in days:
-                missing.add(day)
+        async for part in _parts(group, ENTRIES_AT_ONCE):
+            for session, seq, position, refused in part:
+                handled[session] = seq
+                if refused is not None:
+                    rejected.setdefault(session, []).append(refused)
+                elif position is not None and (day := position.fix_time // DAY_MS) not in days:
+                    missing.add(day)
         if missing:
             await self.make_partitions(missing)
         with COMMIT_SECONDS.time():
             stored = await self._store(group, handled)
         STORED.value += stored
-        for session, seq in handled.items():
-            session.handled = max(session.handled, seq)
-            if session.receiver is not None:
-                session.receiver.acknowledge(session, rejected.get(session, ()))
+        async for sessions_of_part in _parts(list(handled.items()), SESSIONS_AT_ONCE):
+            for session, seq in sessions_of_part:
+                session.handled = max(session.handled, seq)
+                if session.receiver is not None:
+                    session.receiver.acknowledge(session, rejected.get(session, ()))
         # Of the whole group, not of what this try stored: a try whose answer was lost told nobody.
-        late: list[Position] = []
-        for _, _, position, _ in group:
-            if position is None:
-                continue
-            if position.live:
-                self._on_live(position)
-            elif position.trip_id is not None and not position.suspect:
-                late.append(position)
-        if late:
-            self._on_late(late)
-        self._on_stored(group)
+        async for part in _parts(group, ENTRIES_AT_ONCE):
+            late: list[Position] = []
+            for _, _, position, _ in part:
+                if position is None:
+                    continue
+                if position.live:
+                    self._on_live(position)
+                elif position.trip_id is not None and not position.suspect:
+                    late.append(position)
+            if late:
+                self._on_late(late)
+            self._on_stored(part)
 
     async def _store(self, group: Sequence[Entry], handled: dict[Session, int]) -> int:
         """How many positions this try stored."""
@@ -221,6 +237,14 @@ class Recorder:
             for day in sorted(days):
                 await positions.ensure_partition(connection, day)
                 self._days.add(day)
+
+
+async def _parts(items: Sequence[Item], size: int) -> AsyncIterator[Sequence[Item]]:
+    """The items, so many at a time; between them others have their turn."""
+    for start in range(0, len(items), size):
+        if start:
+            await asyncio.sleep(0)
+        yield items[start : start + size]
 
 
 def _is_fresh(entry: Entry, others: dict[int, int | None]) -> bool:

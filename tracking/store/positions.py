@@ -1,5 +1,6 @@
 """Positions: the batched write, the latest of each vehicle, and tracks."""
 
+import asyncio
 import functools
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -27,6 +28,8 @@ _COLUMNS = (
     "suspect",
 )
 TRACK_CHUNK = 1_000
+PACKED_AT_ONCE = 500
+"""Rows packed before others have their turn: about 2 ms."""
 
 
 class Latest(NamedTuple):
@@ -68,7 +71,13 @@ async def insert(connection: Connection, positions: Sequence[Position]) -> None:
 
 async def _copied(positions: Sequence[Position]) -> AsyncIterator[bytes]:
     # An iterator, because asyncpg reads a file in another thread.
-    yield b"".join((_COPY_HEAD, *map(_packed, positions), _COPY_TAIL))
+    before = _COPY_HEAD
+    for end in range(PACKED_AT_ONCE, len(positions), PACKED_AT_ONCE):
+        yield b"".join((before, *map(_packed, positions[end - PACKED_AT_ONCE : end])))
+        before = b""
+        await asyncio.sleep(0)
+    rest = (len(positions) - 1) // PACKED_AT_ONCE * PACKED_AT_ONCE
+    yield b"".join((before, *map(_packed, positions[rest:]), _COPY_TAIL))
 
 
 _COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
