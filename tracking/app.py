@@ -31,13 +31,14 @@ from tracking.api import (
 from tracking.auth import Auth
 from tracking.config import Settings, require_database, require_key
 from tracking.errors import Refusal, StoreUnavailable
-from tracking.metrics import FLEET_TICK_SECONDS
+from tracking.metrics import FLEET_TICK_SECONDS, WENT_BACK
 from tracking.model import Clock, system_clock
 from tracking.service import Service, assemble
 from tracking.sockets.dispatcher import dispatcher_endpoint
 from tracking.sockets.driver import driver_endpoint
 from tracking.sockets.passenger import passenger_endpoint
 from tracking.store import shares as share_store
+from tracking.store.pool import Database
 from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,10 @@ HOUSEKEEPING_SECONDS = 3600.0
 FLEET_TICK = 0.25
 """Seconds."""
 TICKS_OF_RECOUNT = 4
+CHECK_SECONDS = 1.0
+"""How long it may take until a store that went back is noticed where nothing is written."""
+BETWEEN_LIVES_SECONDS = 1.0
+"""Where two databases answer by turns, everybody is sent away by no more than this."""
 
 
 def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
@@ -99,33 +104,75 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    service: Service = app.state.service
-    databases = (service.database, service.recording, service.exports, service.housekeeping)
-    for database in databases:
-        await database.open()
-    with contextlib.suppress(StoreUnavailable, TimeoutError):
-        # At once, so that the first who knocks is let in; while the database is away, the task below goes on asking.
-        await asyncio.wait_for(_read_revoked(service), PATIENCE_SECONDS)
-    tasks = [
-        asyncio.create_task(work, name=name)
-        for name, work in {
-            "recorder": service.recorder.run(),
-            "latest positions": service.latest.run(),
-            "revisions": service.revisions.run(),
-            "history": service.history.run(),
-            "tick": _tick(service),
-            "fleet tick": _fleet_tick(service),
-            "watch": service.watch.run(),
-            "events": service.watch.deliver(),
-            "revoked tokens": _learn_revoked(service),
-            "partitions": _make_partitions(service),
-        }.items()
-    ]
-    for task in tasks:
-        task.add_done_callback(_go_down_with)
+    life = _Life(app.state.service)
+    await life.begin()
+
+    async def begin_anew_whenever_the_store_went_back() -> None:
+        nonlocal life
+        while True:
+            old = life
+            await old.service.marks.went_back.wait()
+            WENT_BACK.inc()
+            logger.critical("the database lacks what this hub saw committed: everybody is sent away, and all is read anew")
+            settings = old.service.settings
+            life = _Life(assemble(settings, require_database(settings), old.service.auth, old.service.clock))
+            await life.begin()
+            app.state.service = life.service
+            await old.give_up()
+            await asyncio.sleep(BETWEEN_LIVES_SECONDS)
+
+    renewal = asyncio.create_task(begin_anew_whenever_the_store_went_back(), name="renewal")
+    renewal.add_done_callback(_go_down_with)
     try:
         yield
     finally:
+        renewal.cancel()
+        await asyncio.gather(renewal, return_exceptions=True)
+        await life.end()
+
+
+class _Life:
+    """A service with the tasks that keep it going, from the opening of its pools to their closing."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def _databases(self) -> tuple[Database, ...]:
+        service = self.service
+        return service.database, service.recording, service.exports, service.housekeeping
+
+    async def begin(self) -> None:
+        service = self.service
+        for database in self._databases:
+            await database.open()
+        if service.auth.revoked is None:
+            with contextlib.suppress(StoreUnavailable, TimeoutError):
+                # At once, so that the first who knocks is let in; while the database is away, the task below goes on asking.
+                await asyncio.wait_for(_read_revoked(service), PATIENCE_SECONDS)
+        self._tasks = [
+            asyncio.create_task(work, name=name)
+            for name, work in {
+                "recorder": service.recorder.run(),
+                "latest positions": service.latest.run(),
+                "revisions": service.revisions.run(),
+                "history": service.history.run(),
+                "tick": _tick(service),
+                "fleet tick": _fleet_tick(service),
+                "watch": service.watch.run(),
+                "events": service.watch.deliver(),
+                "revoked tokens": _learn_revoked(service),
+                "partitions": _make_partitions(service),
+                "marks": _check_marks(service),
+            }.items()
+        ]
+        for task in self._tasks:
+            task.add_done_callback(_go_down_with)
+
+    async def end(self) -> None:
+        """Stores what is taken, as far as it can be stored."""
+        service = self.service
         try:
             await asyncio.wait_for(service.recorder.flush(), FLUSH_SECONDS)
         except TimeoutError:
@@ -137,10 +184,18 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
                 await asyncio.wait_for(service.watch.flush(), FLUSH_SECONDS)
             except TimeoutError:
                 logger.warning("going down with events not stored: they are lost")
-        for task in tasks:
+        await self._stop()
+
+    async def give_up(self) -> None:
+        """Stores nothing: what is in memory is of another store. What was not acknowledged the devices send again."""
+        await self.service.hub.send_all_away()
+        await self._stop()
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for database in databases:
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for database in self._databases:
             await database.close()
 
 
@@ -179,7 +234,10 @@ async def _learn_revoked(service: Service) -> None:
 
 
 async def _read_revoked(service: Service) -> None:
-    async with service.database.connection() as connection:
+    async with service.database.transaction() as connection:
+        if service.auth.revoked:
+            # A store that went back must not let those in again who were sent out.
+            await share_store.revoke_tokens(connection, service.auth.revoked, service.clock())
         stored = await share_store.revoked_tokens(connection)
     # Read only now: what was revoked in the meantime is in it, and may not be in what we read.
     service.auth.revoked = (service.auth.revoked or set()) | stored
@@ -195,6 +253,14 @@ async def _make_partitions(service: Service) -> None:
     while True:
         await _until_stored(ahead, service)
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+
+async def _check_marks(service: Service) -> None:
+    """Notices a store that went back though nothing is to be written. `_lifespan` waits for that."""
+    while True:
+        await asyncio.sleep(CHECK_SECONDS)
+        with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
+            await service.database.check_marks()
 
 
 async def _until_stored(work: http.ServiceWork, service: Service) -> None:

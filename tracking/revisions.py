@@ -63,7 +63,7 @@ class Revisions:
             for p in self._pending(trip_id)
             if not p.suspect and first <= p.fix_time <= last
         }
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             async for row in positions.track_of_trip(connection, trip, suspect=False, from_=first, to=last):
                 points.add((row.longitude, row.latitude, row.fix_time))
         track = sorted(points, key=lambda point: point[2])

@@ -16,6 +16,7 @@ from tracking.ingest.sources import Sources
 from tracking.messaging import Messaging
 from tracking.model import Clock
 from tracking.revisions import Revisions
+from tracking.store.marks import Marks
 from tracking.store.pool import Database
 from tracking.watch import Watch
 
@@ -27,6 +28,8 @@ class Service:
     settings: Settings
     clock: Clock
     auth: Auth
+    marks: Marks
+    """of what was committed, whichever pool it went through"""
     database: Database
     """for short questions"""
     recording: Database
@@ -51,10 +54,14 @@ class Service:
 
 
 def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
-    """Builds the parts around the database at `url` and joins them; nothing runs yet."""
-    database = Database(url, timeout=settings.database_timeout)
-    recording = Database(url, timeout=settings.database_timeout, size=2, tidy=False)
-    housekeeping = Database(url, timeout=max(HOUSEKEEPING_TIMEOUT, settings.database_timeout), size=1)
+    """Builds the parts around the database at `url` and joins them; nothing runs yet.
+
+    All that was read from the database is in these parts, but for `auth`, which knows tokens by their own unguessable ids.
+    """
+    marks = Marks()
+    database = Database(url, marks=marks, timeout=settings.database_timeout)
+    recording = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
+    housekeeping = Database(url, marks=marks, timeout=max(HOUSEKEEPING_TIMEOUT, settings.database_timeout), size=1)
     latest = Latest(recording, interval=settings.latest_interval)
     hub = Hub(
         clock,
@@ -87,9 +94,10 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         settings=settings,
         clock=clock,
         auth=auth,
+        marks=marks,
         database=database,
         recording=recording,
-        exports=Database(url, timeout=settings.database_timeout, size=4),
+        exports=Database(url, marks=marks, timeout=settings.database_timeout, size=4),
         housekeeping=housekeeping,
         sources=sources,
         recorder=recorder,

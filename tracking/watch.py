@@ -109,13 +109,13 @@ class Watch:
 
     async def _read(self) -> None:
         now = self._clock()
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             for fleet in await fleets.all_of_them(connection):
                 self._fleets.read_fleet(fleet)
             rows = await geofences.rows_of_all(connection)
         # In a thread, and with no transaction open meanwhile: thousands of them take longer than one may idle.
         self._fences = await asyncio.to_thread(_built, rows)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             async for vehicle in vehicles.all_of_them(connection):
                 self._fleets.read_vehicle(vehicle)
             async for trip in trips.current_of_all(connection):
@@ -458,7 +458,7 @@ class Watch:
 
     @_until_stored
     async def _number(self, group: list[_News]) -> list[_News]:
-        async with self._database.connection() as connection:
+        async with self._database.transaction() as connection:
             ids = await events.reserve(connection, len(group))
         return [
             news._replace(event=msgspec.structs.replace(news.event, event_id=number))

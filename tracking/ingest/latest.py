@@ -45,7 +45,7 @@ class Latest:
         """Writes what was noted. Raises `StoreUnavailable`, and then has it still."""
         while self._newest:
             newest = dict(sorted(self._newest.items())[:ROWS])
-            async with self._database.connection() as connection:
+            async with self._database.transaction() as connection:
                 await positions.move_latest(connection, list(newest.values()))
             for vehicle, position in newest.items():
                 if self._newest[vehicle] is position:

@@ -223,7 +223,8 @@ class Recorder:
             )
             if others:
                 # A seq at or below what the row had was committed by a try whose answer was lost. A session without a row
-                # belonged to a vehicle that was erased: its fixes must not come back.
+                # belonged to a vehicle that was erased, as this transaction found the store to be the one we know: its fixes
+                # must not come back.
                 fresh = [e.position for e in group if e.position is not None and _is_fresh(e, others)]
             else:
                 fresh = [e.position for e in group if e.position is not None]
@@ -233,7 +234,7 @@ class Recorder:
 
     async def make_partitions(self, days: set[int]) -> None:
         """Makes the partitions of these UTC days, counted from 1970-01-01."""
-        async with self._database.connection() as connection:
+        async with self._database.transaction() as connection:
             for day in sorted(days):
                 await positions.ensure_partition(connection, day)
                 self._days.add(day)

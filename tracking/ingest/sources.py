@@ -125,9 +125,13 @@ class Sources:
         """The session of this name, from memory or the store. Raises `StoreUnavailable`."""
         session = source.sessions.get(name)
         if session is None:
+            # After a restart of the hub all drivers come at once, and their sessions are there: that is one question for each.
             async with self._database.connection() as connection:
-                number, handled = await sessions.open(connection, source.number, name)
-            session = source.sessions.setdefault(name, Session(number, name, handled))
+                found = await sessions.find(connection, source.number, name)
+            if found is None:
+                async with self._database.transaction() as connection:
+                    found = await sessions.open(connection, source.number, name)
+            session = source.sessions.setdefault(name, Session(found[0], name, found[1]))
             for other in [s for s in source.sessions.values() if s is not session and s.receiver is None]:
                 if other.seen == other.handled:
                     del source.sessions[other.name]

@@ -103,7 +103,7 @@ class PassengerConnection(Connection):
         track: list[TrackPoint] = []
         last: TrackRow | None = None
         try:
-            async with self.service.database.transaction() as connection:
+            async with self.service.database.reading() as connection:
                 fresh = await trips.get(connection, trip.trip_id)
                 async for row in positions.track_of_trip(connection, trip.number, suspect=False):
                     track.append((row.longitude, row.latitude, row.fix_time))

@@ -5,6 +5,12 @@ from collections.abc import Sequence
 from tracking.store.pool import Connection
 
 
+async def find(connection: Connection, vehicle: int, name: str) -> tuple[int, int] | None:
+    """The same as `open`, of a session that there is."""
+    row = await connection.fetchrow("SELECT session, handled_seq FROM sessions WHERE vehicle = $1 AND name = $2", vehicle, name)
+    return (row["session"], row["handled_seq"]) if row is not None else None
+
+
 async def open(connection: Connection, vehicle: int, name: str) -> tuple[int, int]:
     """`(session, handled_seq)` of the vehicle's session of this name, made where it is new."""
     row = await connection.fetchrow(

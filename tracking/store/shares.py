@@ -1,5 +1,7 @@
 """Share links and revoked tokens."""
 
+from collections.abc import Collection
+
 from tracking.model import Share
 from tracking.store.pool import Connection
 
@@ -39,6 +41,18 @@ async def revoke(connection: Connection, share_id: str, now: int) -> None:
 async def revoke_token(connection: Connection, jti: str, now: int) -> None:
     await connection.execute(
         "INSERT INTO revoked_tokens (jti, revoked_at) VALUES ($1, $2) ON CONFLICT (jti) DO NOTHING", jti, now
+    )
+
+
+async def revoke_tokens(connection: Connection, jtis: Collection[str], now: int) -> None:
+    """Stores those that are not stored."""
+    await connection.execute(
+        """
+        INSERT INTO revoked_tokens (jti, revoked_at) SELECT jti, $2 FROM unnest($1::text[]) AS jti
+        ON CONFLICT (jti) DO NOTHING
+        """,
+        list(jtis),
+        now,
     )
 
 
