@@ -11,8 +11,9 @@ import asyncpg
 import msgspec
 import tenacity
 
-from tracking.errors import StoreUnavailable, StoreWentBack
+from tracking.errors import ConfigError, StoreUnavailable, StoreWentBack
 from tracking.store.marks import WENT_BACK, Marks
+from tracking.store.pooler import refuse_shared
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -34,6 +35,9 @@ _AWAY = (
     asyncpg.InsufficientResourcesError,  # disk full, too many connections
     asyncpg.ReadOnlySQLTransactionError,  # a standby, or one that was made read-only
     asyncpg.PostgresSystemError,  # its disk fails
+    # A prepared statement that is missing, or is another client's: a pooler has come between us since it was looked for.
+    asyncpg.InvalidSQLStatementNameError,
+    asyncpg.DuplicatePreparedStatementError,
 )
 
 # Two changes that lock the same rows in another order: the one that the database gives up begins anew.
@@ -67,6 +71,8 @@ class Database:
         """
         self._marks = marks or Marks()
         self._marked_at = 0.0
+        self._is_ours = False
+        """Whether a connection was found to be PostgreSQL's own, or a pooler's that leaves it to us as long as it lives."""
         self._url = url
         self._reset = None if tidy else _leave
         self._timeout = timeout
@@ -80,7 +86,7 @@ class Database:
             max_size=self._size,
             timeout=self._timeout,
             command_timeout=self._timeout,
-            init=_set_codecs,
+            init=self._set_up,
             reset=self._reset,
             server_settings={
                 "application_name": "tracking",
@@ -88,6 +94,15 @@ class Database:
                 "idle_in_transaction_session_timeout": "60s",
             },
         )
+
+    async def _set_up(self, connection: Any) -> None:
+        if not self._is_ours:
+            try:
+                await refuse_shared(connection, lambda: asyncpg.connect(self._url, timeout=self._timeout))
+            except ConfigError as error:
+                raise StoreUnavailable(str(error)) from error
+            self._is_ours = True
+        await _set_codecs(connection)
 
     async def close(self) -> None:
         pool, self._pool = self._pool, None
