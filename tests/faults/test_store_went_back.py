@@ -80,25 +80,6 @@ async def test_a_store_that_went_back_is_noticed_though_nothing_is_written(
         await settle(database, [device], {trip_id: watcher})
 
 
-async def test_a_database_that_comes_back_as_it_was_is_taken_for_the_same(
-    hubs: MakeHub, database: Mortal, rng: random.Random
-) -> None:
-    hub = hubs()
-    [(vehicle_id, trip_id)] = await on_the_road(hub, 1)
-    watcher, device = Watcher(hub.url, trip_id), Device(hub.url, vehicle_id, rng)
-    async with watching(watcher), device.running():
-        await watcher.connected.wait()
-        for _ in range(2):
-            await device.drive(10)
-            await database.kill()
-            device.report(5)
-            await database.start()
-            await device.drained()
-        await settle(database, [device], {trip_id: watcher})
-    assert device.client.connections == 1
-    assert watcher.snapshots == 1
-
-
 def _forget(*devices: Device) -> None:
     """What was acknowledged before the failover is lost by it, if it is lost: of that the hub's word is not asked."""
     for device in devices:

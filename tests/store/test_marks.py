@@ -4,11 +4,14 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tracking.errors import StoreUnavailable, StoreWentBack
 from tracking.model import Fleet
 from tracking.store import fleets
-from tracking.store.marks import Marks
+from tracking.store.marks import Mark, Marks
 from tracking.store.pool import Database
 
 
@@ -126,3 +129,68 @@ async def test_a_commit_is_durable_whatever_the_session_says(stores: tuple[Datab
         await connection.execute("SET synchronous_commit TO off")
     async with stores[0].transaction() as connection:
         assert await connection.fetchval("SHOW synchronous_commit") == "on"
+
+
+class MarksMachine(RuleBasedStateMachine):
+    """Transactions side by side: whichever of its last commits the store loses, the marks fall where an answered one is among
+    them, and only there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marks = Marks(raises=3)
+        self.log: list[Mark] = []
+        """What the store committed."""
+        self.open: list[Mark] = []
+        self.unanswered: list[Mark] = []
+        """Committed, and its answer is on the way."""
+        self.told: list[Mark] = []
+
+    def stands(self, known: dict[int, int], log: list[Mark]) -> bool:
+        rows: dict[int, int] = {}
+        for mark in log:
+            for slot in mark.worn:
+                rows.pop(slot, None)
+            rows[mark.slot] = mark.number
+        return all(rows.get(slot, 0) >= number for slot, number in known.items())
+
+    @rule()
+    def begin(self) -> None:
+        mark = self.marks.claim()
+        assert self.stands(mark.standing, self.log)
+        self.open.append(mark)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def commit(self, data: st.DataObject) -> None:
+        mark = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        self.log.append(mark)
+        self.unanswered.append(mark)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def roll_back(self, data: st.DataObject) -> None:
+        self.marks.rolled_back(self.open.pop(data.draw(st.integers(0, len(self.open) - 1))))
+
+    @precondition(lambda self: self.unanswered)
+    @rule(data=st.data(), arrives=st.booleans())
+    def answer(self, data: st.DataObject, arrives: bool) -> None:
+        mark = self.unanswered.pop(data.draw(st.integers(0, len(self.unanswered) - 1)))
+        if arrives:
+            self.told.append(mark)
+            self.marks.committed(mark)
+
+    @invariant()
+    def marks_fall_with_what_was_committed(self) -> None:
+        for kept in range(len(self.log) + 1):
+            left = self.log[:kept]
+            there = {id(mark) for mark in left}
+            assert self.stands(self.marks.known, left) is all(id(mark) in there for mark in self.told)
+
+    @invariant()
+    def no_transaction_waits_for_another(self) -> None:
+        rows = [slot for mark in [*self.open, *self.unanswered] for slot in (mark.slot, *mark.worn)]
+        assert len(rows) == len(set(rows))
+
+
+MarksMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30)
+test_marks_in_any_order = MarksMachine.TestCase

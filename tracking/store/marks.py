@@ -47,6 +47,11 @@ class Marks:
         """Whether one was committed: what is read after that can be trusted for as long as the marks stand."""
         return bool(self._known)
 
+    @property
+    def known(self) -> dict[int, int]:
+        """By slot, the numbers that must stand: those seen committed, but for what a later one vouches for."""
+        return self._known
+
     def claim(self) -> Mark:
         """A mark for one transaction. End it with `committed` or `rolled_back`; where neither is known, with nothing."""
         self._number += 1
@@ -90,7 +95,7 @@ class Marks:
 
     def ask(self) -> str:
         """A query: whether the marks stand."""
-        return f"SELECT marks_stand('{self.hub}', {_as_sql(self._known)})"
+        return f"SELECT marks_stand('{self.hub}', {_as_sql(self.known)})"
 
 
 def _as_sql(marks: dict[int, int]) -> str:
