@@ -97,6 +97,35 @@ async def test_a_group_takes_what_waits_and_keeps_nobody_waiting(store: Database
     assert max(steps) < LONGEST_STEP
 
 
+async def test_a_group_that_takes_too_long_is_stored_in_parts(store: Database, database_url: str) -> None:
+    sizes: list[int] = []
+
+    class Counting(Recorder):
+        async def _commit(self, group: Sequence[Entry]) -> None:
+            sizes.append(len(group))
+            await super()._commit(group)
+
+    [(vehicle, session)] = await _sessions(store, 1)
+    async with store.transaction() as connection:
+        await connection.execute(
+            """
+            CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.0001); RETURN NEW; END $$;
+            CREATE TRIGGER slow BEFORE INSERT ON positions FOR EACH ROW EXECUTE FUNCTION slow()
+            """
+        )
+    hasty = Database(database_url, tidy=False, timeout=0.5)
+    await hasty.open()
+    recorder = Counting(hasty, interval=0, rows=250, limit=100_000)
+    for seq in range(1, 5_001):
+        recorder.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
+    async with _running(recorder):
+        await asyncio.wait_for(recorder.flush(), 60)
+    await hasty.close()
+    assert await _count(store) == 5_000
+    assert sizes[0] == 5_000
+    assert max(sizes[1:]) == 250
+
+
 async def test_a_fix_that_the_database_refuses_costs_a_few_commits_and_no_other_fix(store: Database) -> None:
     [(vehicle, session)] = await _sessions(store, 1)
     other = a_position(vehicle, session.number, 777)

@@ -66,7 +66,9 @@ class Recorder:
         self._database = database
         self._interval = interval
         self._rows = rows
-        self._most_rows = max(rows, MOST_ROWS)
+        self._most = max(rows, MOST_ROWS)
+        """Fixes in the next group at the most: after trouble few, and more with each group that is stored, because a group that
+        takes longer than a statement may would be tried in vain for ever."""
         self._limit = limit
         self._on_live = on_live
         self._on_late = on_late
@@ -104,13 +106,14 @@ class Recorder:
         while True:
             await self._arrived.wait()
             await self._fill()
-            self._group = [self._waiting.popleft() for _ in range(min(self._most_rows, len(self._waiting)))]
+            self._group = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
             if not self._waiting:
                 self._arrived.clear()
             if len(self._waiting) < self._rows:
                 self._full_group.clear()
             QUEUE.set(len(self._waiting) + len(self._group))
             await self._commit_until_done(self._group)
+            self._most = max(self._rows, min(2 * self._most, MOST_ROWS))
             self._group = []
             if not self._waiting:
                 QUEUE.set(0)
@@ -140,8 +143,10 @@ class Recorder:
         )
         async for attempt in attempts:
             with attempt:
-                # A part of it may have been committed, where the rest was to be stored apart.
-                await self._commit_whatever_is_in([entry for entry in group if entry.seq > entry.session.handled])
+                # What of it is committed already, by a try that went on to fail, is not stored again.
+                left = [entry for entry in group if entry.seq > entry.session.handled]
+                for start in range(0, len(left), self._rows):
+                    await self._commit_whatever_is_in(left[start : start + self._rows])
         if self.trouble is not None:
             logger.warning("storing again; %d fixes waited", len(group) + len(self._waiting))
             self.trouble = None
@@ -157,6 +162,7 @@ class Recorder:
         COMMIT_FAILURES.inc()
         # A partition may have been dropped behind our back.
         self._days.clear()
+        self._most = self._rows
         if self.trouble is None:
             known = isinstance(error, StoreUnavailable | asyncpg.PostgresError)
             logger.warning("not storing, acknowledging nothing, trying again: %s", error, exc_info=None if known else error)
