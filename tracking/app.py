@@ -114,8 +114,9 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             await old.service.marks.went_back.wait()
             WENT_BACK.inc()
             logger.critical("the database lacks what this hub saw committed: everybody is sent away, and all is read anew")
-            settings = old.service.settings
-            life = _Life(assemble(settings, require_database(settings), old.service.auth, old.service.clock))
+            known = old.service
+            url = require_database(known.settings)
+            life = _Life(assemble(known.settings, url, known.auth, known.clock, last_event=known.watch.last_event))
             await life.begin()
             app.state.service = life.service
             await old.give_up()

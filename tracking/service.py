@@ -53,10 +53,11 @@ class Service:
     watch: Watch
 
 
-def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
+def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_event: int = 0) -> Service:
     """Builds the parts around the database at `url` and joins them; nothing runs yet.
 
-    All that was read from the database is in these parts, but for `auth`, which knows tokens by their own unguessable ids.
+    All that was read from the database is in these parts, but for `auth`, which knows tokens by their own unguessable ids, and
+    `last_event`, the last id that another service on this database may have told.
     """
     marks = Marks()
     database = Database(url, marks=marks, timeout=settings.database_timeout)
@@ -110,5 +111,5 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         messaging=Messaging(database, hub, clock),
         revisions=revisions,
         history=history,
-        watch=Watch(database, hub.fleets, clock, gone_after=settings.gone_after),
+        watch=Watch(database, hub.fleets, clock, gone_after=settings.gone_after, last_event=last_event),
     )

@@ -84,7 +84,10 @@ class Watch:
     `gone_after` (s) is how long a vehicle may be silent before it leaves its fleet's map.
     """
 
-    def __init__(self, database: Database, fleets: Fleets, clock: Clock, *, gone_after: float) -> None:
+    def __init__(self, database: Database, fleets: Fleets, clock: Clock, *, gone_after: float, last_event: int = 0) -> None:
+        self.last_event = last_event
+        """The id of the last event that may have been told. A page that knows it must not take another one for it, though the
+        database went back and gives it out again."""
         self._database = database
         self._fleets = fleets
         self._clock = clock
@@ -459,7 +462,8 @@ class Watch:
     @_until_stored
     async def _number(self, group: list[_News]) -> list[_News]:
         async with self._database.transaction() as connection:
-            ids = await events.reserve(connection, len(group))
+            ids = await events.reserve(connection, len(group), after=self.last_event)
+        self.last_event = ids[-1]
         return [
             news._replace(event=msgspec.structs.replace(news.event, event_id=number))
             for number, news in zip(ids, group, strict=True)

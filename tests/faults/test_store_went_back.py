@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import asyncpg
 
-from tests.clients import Api
+from tests.clients import Api, Message
 from tests.faults.conftest import MakeHub, Mortal, on_the_road, ready, settle, watching
-from tests.faults.devices import Device, until
+from tests.faults.devices import PACE, Device, until
 from tests.faults.ledger import wrongs
 from tests.faults.watcher import Watcher
 
@@ -30,18 +30,19 @@ async def test_what_is_acknowledged_after_the_store_went_back_is_in_it_and_in_it
         await until(lambda: ready(hub), "the hub is ready again")
         # The seconds that the replica does not have: more fixes, an app started anew, vehicles bought, trips begun.
         restarted = Device(hub.url, other, rng)
-        bought = [Device(hub.url, vehicle, rng) for vehicle, _ in await on_the_road(hub, 2)]
+        bought = [Device(hub.url, vehicle, rng) for vehicle, _ in [await _under_way_too_fast(api) for _ in range(2)]]
         await api.call("DELETE", "/tokens/sent-out-in-those-seconds")
         async with contextlib.AsyncExitStack() as stack:
             for device in [restarted, *bought]:
                 await stack.enter_async_context(device.running())
             await asyncio.gather(*(device.drive(20) for device in [driver, restarted, *bought]))
+            [known] = await _events(api, bought[0])
             await database.go_back()
             _forget(driver, restarted)
             # Sent by apps that are connected still, or come back, to a hub that may not have noticed.
             await asyncio.gather(driver.drive(10), restarted.drive(25))
         # Numbers of what is gone are given out again.
-        places = [await _insist(api.under_way) for _ in range(3)]
+        places = [await _insist(lambda: _under_way_too_fast(api)) for _ in range(3)]
         new = [Device(hub.url, vehicle, rng) for vehicle, _ in places]
         watchers = {trip: Watcher(hub.url, trip) for _, trip in places}
         async with contextlib.AsyncExitStack() as stack:
@@ -50,6 +51,8 @@ async def test_what_is_acknowledged_after_the_store_went_back_is_in_it_and_in_it
                 await stack.enter_async_context(device.running())
             await asyncio.gather(*(device.drive(20) for device in new))
             await settle(database, new, watchers)
+            told = [event for device in new for event in await _events(api, device)]
+            assert min(event["event_id"] for event in told) > known["event_id"], "a page takes them for what it knows"
         await settle(database, [driver])
         assert await wrongs(database.url, [before.account, restarted.account]) == []
         assert await _in_others_tracks(database, [before, driver, restarted, *new]) == 0
@@ -78,6 +81,27 @@ async def test_a_store_that_went_back_is_noticed_though_nothing_is_written(
         _forget(device)
         await device.drive(5)
         await settle(database, [device], {trip_id: watcher})
+
+
+async def _under_way_too_fast(api: Api) -> tuple[str, str]:
+    """`(vehicle_id, trip_id)` of a vehicle on a trip, in a fleet where its pace is an event."""
+    vehicle_id, trip_id = await api.under_way()
+    fleet_id = (await api.call("GET", f"/vehicles/{vehicle_id}"))["fleet_id"]
+    await api.call("PUT", f"/fleets/{fleet_id}", {"name": "Slow", "speed_limit": PACE / 2})
+    return vehicle_id, trip_id
+
+
+async def _events(api: Api, device: Device) -> list[Message]:
+    """Of the device's vehicle, as soon as there are any."""
+    fleet_id = (await api.call("GET", f"/vehicles/{device.account.vehicle_id}"))["fleet_id"]
+    found: list[Message] = []
+
+    async def any_events() -> bool:
+        found[:] = (await api.call("GET", f"/fleets/{fleet_id}/events"))["events"]
+        return bool(found)
+
+    await until(any_events, "it drives too fast, and nobody is told")
+    return found
 
 
 def _forget(*devices: Device) -> None:
