@@ -29,9 +29,10 @@ _FAULTS_OF_FIXES = (asyncpg.DataError, asyncpg.UniqueViolationError)
 
 MOST_ROWS = 20_000
 """Fixes in one group at the most, however many wait: some 3 MB, and some tenths of a second of the database's time."""
-ENTRIES_AT_ONCE = 2_000
-SESSIONS_AT_ONCE = 200
-"""What of a group is gone through before others have their turn: the work on it is a few microseconds each."""
+ENTRIES_AT_ONCE = 8_000
+SESSIONS_AT_ONCE = 500
+"""What of a group is gone through before others have their turn: 2 to 4 ms of work. Not less: with each turn all drivers are
+heard who have something to say, and the recorder must get on by more fixes than come meanwhile."""
 
 
 class Entry(NamedTuple):
