@@ -2,7 +2,7 @@
 # Brings a machine with Python 3.11+ and make to where this project runs. Called by the Makefile:
 #
 #   ./setup.sh runtime    .venv from requirements.lock, PostgreSQL with PostGIS, the pages' libraries
-#   ./setup.sh dev        the same from requirements-dev.lock, Chromium, the pages' checkers
+#   ./setup.sh dev        the same from requirements-dev.lock, Chromium, PgBouncer, the pages' checkers
 #   ./setup.sh lock       remake the lock files
 #   ./setup.sh clean      remove what the others made
 #
@@ -198,6 +198,21 @@ install_chromium() { # the browser tests skip themselves, aloud, where it is mis
     say "No Chromium that works here: the browser tests will be SKIPPED."
 }
 
+# ---------------------------------------------------------------------------------------------------------- PgBouncer
+
+install_pgbouncer() { # the tests of a pooler skip themselves, aloud, where it is missing
+    if command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ]; then return; fi
+    if os_is debian || os_is ubuntu; then
+        if apt_install "PgBouncer" "a few seconds" pgbouncer; then
+            # The package's own service is of no use here.
+            ! command -v systemctl >/dev/null || as_root systemctl disable --now pgbouncer >/dev/null 2>&1 || true
+            return
+        fi
+        [ -z "${CI:-}" ] || exit 1 # there, nobody would notice
+    fi
+    say "No PgBouncer here: the tests of a pooler will be SKIPPED (install pgbouncer to run them)."
+}
+
 # --------------------------------------------------------------------------------------------------------------- Node
 
 node_is_new_enough() {
@@ -316,6 +331,7 @@ case $what in
         checksum requirements.lock pyproject.toml >"$venv/.stamp-requirements.lock"
         install_postgres
         install_chromium
+        install_pgbouncer
         install_node
         install_web dev
         ;;

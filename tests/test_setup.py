@@ -40,6 +40,7 @@ STAND_INS = {
         case "$*" in
             *" install "*postgresql-postgis*) touch "$MACHINE/has-postgres"; cat "$MACHINE"/etc/*/*.d/* >>"$MACHINE/calls" ;;
             *" install "*-venv*) touch "$MACHINE/has-venv" ;;
+            *" install "*pgbouncer*) printf '#!/bin/sh\\n' >"$MACHINE/bin/pgbouncer"; chmod +x "$MACHINE/bin/pgbouncer" ;;
             *" install "*chromium*) printf '#!/bin/sh\\n' >"$MACHINE/bin/chromium"; chmod +x "$MACHINE/bin/chromium" ;;
         esac
     """,
@@ -90,6 +91,7 @@ class Machine:
         assert "/etc/os-release" in script and "/etc/postgresql-common" in script
         script = script.replace("/etc/os-release", str(path / "os-release"))
         script = script.replace("/etc/postgresql-common", str(path / "etc/postgresql-common"))
+        script = script.replace("/usr/sbin/pgbouncer", str(path / "sbin/pgbouncer"))
         (self.clone / "setup.sh").write_text(script)
         (self.clone / "setup.sh").chmod(0o755)
 
@@ -156,7 +158,7 @@ def test_the_package_makes_no_cluster_of_its_own_and_no_setting_stays(machine: M
 def test_tests_need_more_and_what_they_need_is_enough_to_run(machine: Machine) -> None:
     assert machine.run("dev")[0] == 0
     assert "-r requirements-dev.lock" in machine.calls and "--omit=dev" not in machine.calls
-    assert " chromium " in machine.calls
+    assert " chromium " in machine.calls and " pgbouncer (" in machine.calls
     assert machine.run("runtime") == (0, "")
     assert machine.run("dev") == (0, "")
     assert machine.calls == ""

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any
 
 import asyncpg
@@ -36,7 +36,7 @@ from tracking.auth import Auth
 from tracking.config import Settings, require_database, require_key
 from tracking.errors import Refusal, StoreUnavailable
 from tracking.hub.hub import BEATS, STEPS
-from tracking.metrics import FLEET_TICK_SECONDS
+from tracking.metrics import FLEET_TICK_SECONDS, WENT_BACK
 from tracking.model import Clock, system_clock
 from tracking.service import Service, assemble
 from tracking.sockets.dispatcher import dispatcher_endpoint
@@ -65,6 +65,10 @@ REVOKED_MS = DAY_MS
 FLEET_TICK = 0.25
 """Seconds."""
 TICKS_OF_RECOUNT = 4
+CHECK_SECONDS = 1.0
+"""How long it may take until a store that went back is noticed where nothing is written."""
+BETWEEN_LIVES_SECONDS = 1.0
+"""Where two databases answer by turns, everybody is sent away by no more than this."""
 
 
 def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
@@ -129,54 +133,101 @@ class _Below:
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    service: Service = app.state.service
-    databases = (service.database, service.recording, service.exports, service.housekeeping)
-    for database in databases:
-        await database.open()
-    with contextlib.suppress(StoreUnavailable, TimeoutError):
-        # At once, so that the first who knocks is let in; while the database is away, the task below goes on asking.
-        await asyncio.wait_for(_read_revoked(service), PATIENCE_SECONDS)
-    tasks = {
-        name: asyncio.create_task(work, name=name)
-        for name, work in {
-            RECORDER: service.recorder.run(),
-            "latest positions": service.latest.run(),
-            "revisions": service.revisions.run(),
-            "history": service.history.run(),
-            "beat": _beat(service),
-            "lag": lag.measure(service.settings.lag_interval),
-            "fleet tick": _fleet_tick(service),
-            "watch": service.watch.run(),
-            EVENTS: service.watch.deliver(),
-            "revoked tokens": _learn_revoked(service),
-            "housekeeping": _keep_house(service),
-        }.items()
-    }
-    for task in tasks.values():
-        task.add_done_callback(_go_down_with)
+    life = _Life(app.state.service)
+    await life.begin()
+
+    async def begin_anew_whenever_the_store_went_back() -> None:
+        nonlocal life
+        while True:
+            old = life
+            await old.service.marks.went_back.wait()
+            WENT_BACK.inc()
+            logger.critical("the database lacks what this hub saw committed: everybody is sent away, and all is read anew")
+            known = old.service
+            url = require_database(known.settings)
+            life = _Life(assemble(known.settings, url, known.auth, known.clock, last_event=known.watch.last_event))
+            await life.begin()
+            app.state.service = life.service
+            await old.give_up()
+            await asyncio.sleep(BETWEEN_LIVES_SECONDS)
+
+    renewal = asyncio.create_task(begin_anew_whenever_the_store_went_back(), name="renewal")
+    renewal.add_done_callback(_go_down_with)
     try:
         yield
     finally:
-        await _go_down(service, tasks, databases)
+        renewal.cancel()
+        await asyncio.gather(renewal, return_exceptions=True)
+        await life.end()
 
 
-async def _go_down(service: Service, tasks: Mapping[str, asyncio.Task[None]], databases: Sequence[Database]) -> None:
-    """Every step is taken, whatever became of the others: nobody is connected any more.
+class _Life:
+    """A service with the tasks that keep it going, from the opening of its pools to their closing."""
 
-    Takes the setting `stop_timeout`, `LATEST_SECONDS` and twice `END_SECONDS` at the most, and for each of these a second more.
-    """
-    seconds = service.settings.stop_timeout
-    await asyncio.gather(
-        # What is not stored was not acknowledged, so the devices have it still.
-        _step("storing the fixes", seconds, service.recorder.flush(), by=tasks[RECORDER]),
-        # Nobody else has these.
-        _step("storing the events", seconds, service.watch.flush(), by=tasks[EVENTS]),
-    )
-    await _step("writing the latest positions", min(seconds, LATEST_SECONDS), service.latest.flush())
-    for task in tasks.values():
-        task.cancel()
-    await _step("ending the tasks", END_SECONDS, _ended(tasks.values()))
-    await asyncio.gather(*(_step("closing a pool", END_SECONDS, database.close()) for database in databases))
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def _databases(self) -> tuple[Database, ...]:
+        service = self.service
+        return service.database, service.recording, service.exports, service.housekeeping
+
+    async def begin(self) -> None:
+        service = self.service
+        for database in self._databases:
+            await database.open()
+        if service.auth.revoked is None:
+            with contextlib.suppress(StoreUnavailable, TimeoutError):
+                # At once, so that the first who knocks is let in; while the database is away, the task below goes on asking.
+                await asyncio.wait_for(_read_revoked(service), PATIENCE_SECONDS)
+        self._tasks = {
+            name: asyncio.create_task(work, name=name)
+            for name, work in {
+                RECORDER: service.recorder.run(),
+                "latest positions": service.latest.run(),
+                "revisions": service.revisions.run(),
+                "history": service.history.run(),
+                "beat": _beat(service),
+                "lag": lag.measure(service.settings.lag_interval),
+                "fleet tick": _fleet_tick(service),
+                "watch": service.watch.run(),
+                EVENTS: service.watch.deliver(),
+                "revoked tokens": _learn_revoked(service),
+                "housekeeping": _keep_house(service),
+                "marks": _check_marks(service),
+            }.items()
+        }
+        for task in self._tasks.values():
+            task.add_done_callback(_go_down_with)
+
+    async def end(self) -> None:
+        """Stores what is taken, as far as it can be stored. Every step is taken, whatever became of the others.
+
+        Takes the setting `stop_timeout`, `LATEST_SECONDS` and twice `END_SECONDS` at the most, and for each of these a second
+        more. Nobody is connected any more.
+        """
+        service = self.service
+        seconds = service.settings.stop_timeout
+        await asyncio.gather(
+            # What is not stored was not acknowledged, so the devices have it still.
+            _step("storing the fixes", seconds, service.recorder.flush(), by=self._tasks[RECORDER]),
+            # Nobody else has these.
+            _step("storing the events", seconds, service.watch.flush(), by=self._tasks[EVENTS]),
+        )
+        await _step("writing the latest positions", min(seconds, LATEST_SECONDS), service.latest.flush())
+        await self._stop()
+
+    async def give_up(self) -> None:
+        """Stores nothing: what is in memory is of another store. What was not acknowledged the devices send again."""
+        await _step("sending everybody away", END_SECONDS, self.service.hub.send_all_away())
+        await self._stop()
+
+    async def _stop(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await _step("ending the tasks", END_SECONDS, _ended(self._tasks.values()))
+        await asyncio.gather(*(_step("closing a pool", END_SECONDS, database.close()) for database in self._databases))
 
 
 async def _step(name: str, seconds: float, work: Coroutine[Any, Any, None], *, by: asyncio.Task[None] | None = None) -> None:
@@ -242,7 +293,10 @@ async def _learn_revoked(service: Service) -> None:
 
 
 async def _read_revoked(service: Service) -> None:
-    async with service.database.connection() as connection:
+    async with service.database.transaction() as connection:
+        if service.auth.revoked:
+            # A store that went back must not let those in again who were sent out.
+            await share_store.revoke_tokens(connection, service.auth.revoked, service.clock())
         stored = await share_store.revoked_tokens(connection)
     # Read only now: what was revoked in the meantime is in it, and may not be in what we read.
     service.auth.revoked = (service.auth.revoked or set()) | stored
@@ -268,10 +322,18 @@ async def let_go(service: Service) -> None:
     """Lets go of vehicles that nobody is connected as, and of revoked tokens that have expired. Raises `StoreUnavailable`."""
     service.sources.let_go(service.hub.drivers)
     service.recorder.forget_partitions()
-    async with service.database.connection() as connection:
+    async with service.database.transaction() as connection:
         expired = await share_store.forget_expired(connection, service.clock() - REVOKED_MS)
     if service.auth.revoked is not None:
         service.auth.revoked -= expired
+
+
+async def _check_marks(service: Service) -> None:
+    """Notices a store that went back though nothing is to be written. `_lifespan` waits for that."""
+    while True:
+        await asyncio.sleep(CHECK_SECONDS)
+        with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
+            await service.database.check_marks()
 
 
 async def _until_stored(work: http.ServiceWork, service: Service) -> None:

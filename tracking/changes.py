@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from weakref import WeakValueDictionary
 
-from tracking.errors import StoreUnavailable
+from tracking.errors import StoreUnavailable, StoreWentBack
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,10 @@ class Changes:
                     async with self._turn(thing):
                         await self._unsure[thing, part]()
                         del self._unsure[thing, part]
+                except StoreWentBack:
+                    # Another memory takes over, which reads all of it.
+                    self._unsure.clear()
+                    break
                 except StoreUnavailable:
                     # The others first, next time.
                     self._unsure[thing, part] = self._unsure.pop((thing, part))

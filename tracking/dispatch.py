@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from tracking.changes import FIND_OUT_SECONDS
-from tracking.errors import CloseCode, ErrorCode, Refusal, StoreUnavailable
+from tracking.errors import CloseCode, ErrorCode, Refusal, StoreUnavailable, StoreWentBack
 from tracking.frames import check_places
 from tracking.hub.hub import Hub
 from tracking.ingest.sources import Sources, newest_spans
@@ -115,6 +115,8 @@ class Dispatch:
                 async with self._database.connection() as connection:
                     trip = await trips.get(connection, trip_id)
                     states = [await self._state(connection, vehicle) for vehicle in concerned]
+            except StoreWentBack:
+                return
             except StoreUnavailable:
                 continue
             if trip is not None:

@@ -4,6 +4,7 @@
     |-- ConfigError            a setting is missing or wrong; the process does not start
     |-- MigrationError         the database's schema is not one this code can use
     |-- StoreUnavailable       PostgreSQL is away; the caller may try again
+    |   `-- StoreWentBack      the store is not the one that memory knows; nothing more can be asked of it from this memory
     |-- Refusal                a request that is understood and turned down; carries an error code
     |   `-- TokenRefused       no token, or one that is not (or no longer) good; carries a close code too
     `-- SocketClosed           a WebSocket must be closed; carries a close code
@@ -120,6 +121,13 @@ class MigrationError(TrackingError):
 
 class StoreUnavailable(TrackingError):
     """PostgreSQL can't be reached or did not answer in time; nothing was lost by asking."""
+
+
+class StoreWentBack(StoreUnavailable):
+    """The store lacks what this memory saw committed: a failover to a replica that lagged, or a backup.
+
+    For whoever asked it is a store that is away. Whoever would ask again and again must stop: another memory takes over.
+    """
 
 
 class Refusal(TrackingError):

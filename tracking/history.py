@@ -155,7 +155,7 @@ class History:
     async def _compact_trips(self) -> None:
         late = list(self._late_trips)
         if late:
-            async with self._database.connection() as connection:
+            async with self._database.transaction() as connection:
                 await history.uncompact(connection, late)
             self._late_trips.difference_update(late)
         while True:
@@ -201,7 +201,7 @@ class History:
                         await self._compact_trips()
                     if not self._waits((vehicle, partition.day)):
                         await self._sum_up(vehicle, partition.day)
-                async with self._database.connection() as connection:
+                async with self._database.transaction() as connection:
                     await history.note_day(connection, partition.day, "summed", now)
         held = {partition.day for partition in partitions}
         for vehicle, day in sorted(self._late_days):
@@ -240,11 +240,11 @@ class History:
             for vehicle in vehicles:
                 out_of_time = settled_to != partition.settled_to and time.monotonic() >= until
                 if out_of_time or not await self._look_through(vehicle, day):
-                    async with self._database.connection() as connection:
+                    async with self._database.transaction() as connection:
                         await history.note_settled_to(connection, day, settled_to)
                     return False
                 settled_to = vehicle
-        async with self._database.connection() as connection:
+        async with self._database.transaction() as connection:
             await history.note_day(connection, day, "settled", self._clock())
         return True
 
@@ -262,7 +262,7 @@ class History:
         if not self._waits(key):
             await self._try(key, f"look through {history.date_of(day)} of vehicle {vehicle}", look)
             if trips:
-                async with self._database.connection() as connection:
+                async with self._database.transaction() as connection:
                     await history.uncompact(connection, trips)
         trouble = self._troubles.get(key)
         return trouble is None or trouble.until == _FOR_EVER
@@ -286,13 +286,13 @@ class History:
             if partition.day >= first_kept or not (partition.dropped or await self._may_go(partition)):
                 break
             if not partition.dropped:
-                async with self._database.connection() as connection:
+                async with self._database.transaction() as connection:
                     await history.note_day(connection, partition.day, "dropped", now)
             async with self._database.connection() as connection:
                 await history.drop_partition(connection, partition)
             logger.info("dropped the positions of %s", history.date_of(partition.day))
         if self._summary_retention_days:
-            async with self._database.connection() as connection:
+            async with self._database.transaction() as connection:
                 await history.forget(connection, now // DAY_MS - self._summary_retention_days)
 
     async def _may_go(self, partition: history.PositionDay) -> bool:

@@ -61,7 +61,7 @@ class Messaging:
             return await messages.unread_by_drivers(connection, vehicles)
 
     async def mark_read(self, numbers: list[int]) -> None:
-        async with self._database.connection() as connection:
+        async with self._database.transaction() as connection:
             await messages.mark_read(connection, numbers, self._clock())
 
     async def _post(

@@ -88,6 +88,7 @@ FLEET_TICK_SECONDS = Histogram(
 DISPATCHERS = Gauge("tracking_dispatchers", "Dispatchers watching a fleet", registry=REGISTRY)
 EVENTS = Counter("tracking_events", "Events of vehicles stored, by kind", ["kind"], registry=REGISTRY)
 EVENT_FAILURES = Counter("tracking_event_failures", "Groups of events that had to be tried again", registry=REGISTRY)
+WENT_BACK = Counter("tracking_store_went_back", "Times that the database lacked what was committed", registry=REGISTRY)
 FEEDS = Gauge("tracking_feeds", "Trip feeds held in memory", registry=REGISTRY)
 CLOSED = Counter("tracking_sockets_closed", "Sockets that the hub closed, by code", ["code"], registry=REGISTRY)
 SOCKET_ERRORS = Counter("tracking_socket_errors", "Errors told to sockets, by code", ["code"], registry=REGISTRY)

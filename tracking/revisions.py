@@ -68,7 +68,7 @@ class Revisions:
             for p in self._pending(trip_id)
             if not p.suspect and first <= p.fix_time <= last
         }
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             async for row in positions.track_of_trip(connection, trip, suspect=False, from_=first, to=last):
                 driven.add((row.fix_time, row.longitude, row.latitude, row.vehicle_id))
         feed = self._hub.feeds.get(trip_id)

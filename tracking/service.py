@@ -19,6 +19,7 @@ from tracking.model import Clock, Trip
 from tracking.revisions import Revisions
 from tracking.store import positions, trips
 from tracking.store.gathered import Gathered
+from tracking.store.marks import Marks
 from tracking.store.pool import Database
 from tracking.store.positions import TrackRow
 from tracking.watch import Watch
@@ -33,6 +34,8 @@ class Service:
     settings: Settings
     clock: Clock
     auth: Auth
+    marks: Marks
+    """of what was committed, whichever pool it went through"""
     database: Database
     """for short questions"""
     recording: Database
@@ -60,12 +63,17 @@ class Service:
     watch: Watch
 
 
-def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
-    """Builds the parts around the database at `url` and joins them; nothing runs yet."""
+def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_event: int = 0) -> Service:
+    """Builds the parts around the database at `url` and joins them; nothing runs yet.
+
+    All that was read from the database is in these parts, but for `auth`, which knows tokens by their own unguessable ids, and
+    `last_event`, the last id that another service on this database may have told.
+    """
+    marks = Marks()
     # Questions and transactions leave nothing behind in their connection.
-    database = Database(url, timeout=settings.database_timeout, tidy=False)
-    recording = Database(url, timeout=settings.database_timeout, size=2, tidy=False)
-    housekeeping = Database(url, timeout=max(HOUSEKEEPING_TIMEOUT, settings.database_timeout), size=1)
+    database = Database(url, marks=marks, timeout=settings.database_timeout, tidy=False)
+    recording = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
+    housekeeping = Database(url, marks=marks, timeout=max(HOUSEKEEPING_TIMEOUT, settings.database_timeout), size=1)
     latest = Latest(recording, interval=settings.latest_interval)
     hub = Hub(
         clock,
@@ -101,9 +109,10 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         settings=settings,
         clock=clock,
         auth=auth,
+        marks=marks,
         database=database,
         recording=recording,
-        exports=Database(url, timeout=settings.database_timeout, size=4),
+        exports=Database(url, marks=marks, timeout=settings.database_timeout, size=4),
         housekeeping=housekeeping,
         sources=sources,
         recorder=recorder,
@@ -118,7 +127,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock) -> Service:
         messaging=Messaging(database, sources, hub, clock),
         revisions=revisions,
         history=history,
-        watch=Watch(database, hub.fleets, clock, gone_after=settings.gone_after),
+        watch=Watch(database, hub.fleets, clock, gone_after=settings.gone_after, last_event=last_event),
     )
 
 

@@ -86,7 +86,10 @@ class Watch:
     `gone_after` (s) is how long a vehicle may be silent before it leaves its fleet's map.
     """
 
-    def __init__(self, database: Database, fleets: Fleets, clock: Clock, *, gone_after: float) -> None:
+    def __init__(self, database: Database, fleets: Fleets, clock: Clock, *, gone_after: float, last_event: int = 0) -> None:
+        self.last_event = last_event
+        """The id of the last event that may have been told. A page that knows it must not take another one for it, though the
+        database went back and gives it out again."""
         self._database = database
         self._fleets = fleets
         self._clock = clock
@@ -111,13 +114,13 @@ class Watch:
 
     async def _read(self) -> None:
         now = self._clock()
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             for fleet in await fleets.all_of_them(connection):
                 self._fleets.read_fleet(fleet)
             rows = await geofences.rows_of_all(connection)
         # In a thread, and with no transaction open meanwhile: thousands of them take longer than one may idle.
         self._fences = await asyncio.to_thread(_built, rows)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             async for vehicle in vehicles.all_of_them(connection):
                 self._fleets.read_vehicle(vehicle)
             async for trip in trips.current_of_all(connection):
@@ -475,8 +478,9 @@ class Watch:
 
     @_until_stored
     async def _number(self, group: list[_News]) -> list[_News]:
-        async with self._database.connection() as connection:
-            ids = await events.reserve(connection, len(group))
+        async with self._database.transaction() as connection:
+            ids = await events.reserve(connection, len(group), after=self.last_event)
+        self.last_event = ids[-1]
         return [
             news._replace(event=msgspec.structs.replace(news.event, event_id=number))
             for number, news in zip(ids, group, strict=True)

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import os
 import random
+import shutil
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -46,6 +48,31 @@ class Mortal:
 
     async def start(self) -> None:
         await asyncio.to_thread(self.cluster.start)
+
+    async def copy(self) -> None:
+        """Copies its files while it is down: what `go_back` brings back, as a replica that lags has it."""
+
+        def kill_copy_start() -> None:
+            self.cluster.kill()
+            subprocess.run(["cp", "-a", self.cluster.data, self._copy], check=True)
+            self.cluster.start()
+
+        await asyncio.to_thread(kill_copy_start)
+
+    async def go_back(self) -> None:
+        """Fails over to the copy: what was committed since is gone, and its numbers are given out again."""
+
+        def fail_over() -> None:
+            self.cluster.kill()
+            shutil.rmtree(self.cluster.data)
+            self._copy.rename(self.cluster.data)
+            self.cluster.start()
+
+        await asyncio.to_thread(fail_over)
+
+    @property
+    def _copy(self) -> Path:
+        return self.cluster.data.with_name("copy")
 
     def _processes(self) -> list[psutil.Process]:
         pid = int((self.cluster.data / "postmaster.pid").read_text().split("\n", 1)[0])

@@ -56,7 +56,7 @@ class Device:
         self._bad = bad
         self._ping = ping
         self._latitude = 47.0 + rng.random() / 10
-        self._longitude = 9.5 + rng.random() / 10
+        self.longitude = 9.5 + rng.random() / 10
         self._begin = now_ms()
         self._ticks = 0
         self._held: list[tuple[int, float]] = []
@@ -137,7 +137,7 @@ class Device:
         return self.outbox.last_seq
 
     def _send(self, fix_time: int, latitude: float) -> int:
-        seq = self.client.report(latitude, self._longitude, fix_time=fix_time, speed=PACE, accuracy=4.0)
+        seq = self.client.report(latitude, self.longitude, fix_time=fix_time, speed=PACE, accuracy=4.0)
         self.account.sent.add(seq)
         return seq
 

@@ -113,7 +113,7 @@ async def _stream(request: Request, service: Service, name: str, query: Callable
     write, media_type = _WRITERS[format_]
 
     async def body() -> AsyncIterator[bytes]:
-        async with service.exports.transaction() as connection:
+        async with service.exports.reading() as connection:
             async for chunk in write(query(connection), name):
                 yield chunk
 

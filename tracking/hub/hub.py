@@ -1,5 +1,6 @@
 """The hub: the feeds of the trips being watched, the fleets, the drivers connected, and all open connections by token."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
@@ -14,6 +15,7 @@ BEATS = 3
 """Times in a tick interval that each feed is looked at: its readers hear something at least once in an interval."""
 STEPS = 50
 """Steps in which all feeds are looked at once: of 4,000 at once the event loop would be busy for 34 ms."""
+CLOSED_AT_ONCE = 100
 T = TypeVar("T")
 
 
@@ -86,6 +88,10 @@ class Hub:
         self._links: dict[str, set[Link]] = {}
         self._beaten = Steps(lambda: self.feeds.values(), STEPS)
         self._dispatchers = Steps(self.fleets.outboxes, BEATS * STEPS)
+        for gauge in (DRIVERS, FEEDS):
+            gauge.set(0)
+        self.over = False
+        """Whether another hub has taken over: whoever comes to this one still is sent to that."""
 
     def publish(self, position: Position) -> None:
         """Shows a position to whoever watches its trip or its fleet. One that does not move the marker is not shown."""
@@ -152,7 +158,8 @@ class Hub:
     def release(self, vehicle_id: str, driver: DriverLink) -> None:
         if self.drivers.get(vehicle_id) is driver:
             del self.drivers[vehicle_id]
-            DRIVERS.set(len(self.drivers))
+            if not self.over:
+                DRIVERS.set(len(self.drivers))
 
     def interval_for(self, trip: Trip | None) -> float:
         """Seconds between fixes wanted of the vehicle on this trip: the rate follows the demand."""
@@ -202,6 +209,14 @@ class Hub:
             links.discard(link)
             if not links:
                 del self._links[jti]
+
+    async def send_all_away(self) -> None:
+        """Closes every connection, some at a time: they are to come back, to whoever has taken over."""
+        self.over = True
+        for number, link in enumerate([link for links in self._links.values() for link in links], 1):
+            link.close(CloseCode.GOING_DOWN)
+            if number % CLOSED_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     def revoke(self, jti: str) -> None:
         """Closes every open connection of a token."""

@@ -47,7 +47,7 @@ class Latest:
         async with self._writing:
             while self._newest:
                 newest = dict(sorted(self._newest.items())[:ROWS])
-                async with self._database.connection() as connection:
+                async with self._database.transaction() as connection:
                     await positions.move_latest(connection, list(newest.values()))
                 for vehicle, position in newest.items():
                     if self._newest[vehicle] is position:

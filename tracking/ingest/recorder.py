@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import asyncpg
 import tenacity
@@ -22,8 +22,18 @@ from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
+
 _FAULTS_OF_FIXES = (asyncpg.DataError, asyncpg.UniqueViolationError)
 """What may be wrong with a fix itself. Every other error is the database's, and is waited out."""
+
+
+MOST_ROWS = 20_000
+"""Fixes in one group at the most, however many wait: some 3 MB, and some tenths of a second of the database's time."""
+ENTRIES_AT_ONCE = 8_000
+SESSIONS_AT_ONCE = 500
+"""What of a group is gone through before others have their turn: 2 to 4 ms of work. Not less: with each turn all drivers are
+heard who have something to say, and the recorder must get on by more fixes than come meanwhile."""
 
 
 class Entry(NamedTuple):
@@ -38,8 +48,9 @@ class Entry(NamedTuple):
 class Recorder:
     """Batched writer. `offer` takes what was accepted, in order; `run` commits and acknowledges until it is cancelled.
 
-    `interval` (s) is how long a group may fill, `rows` how large it may get, `limit` how many fixes may wait in all; `acks` is
-    told of each session's share of a group.
+    `interval` (s) is how long a group may fill, `rows` how many fixes make it full, `limit` how many may wait in all; `acks`
+    is told of each session's share of a group. A group takes all that waits, up to `MOST_ROWS`: where commits are slow more
+    wait, and so the larger groups make up for it.
     After COMMIT `on_live` is told of each position that moved the marker, `on_late` of plausible ones that came too late to,
     and `on_stored` of the whole group.
     """
@@ -59,6 +70,9 @@ class Recorder:
         self._database = database
         self._interval = interval
         self._rows = rows
+        self._most = max(rows, MOST_ROWS)
+        """Fixes in the next group at the most: after trouble few, and more with each group that is stored, because a group that
+        takes longer than a statement may would be tried in vain for ever."""
         self._limit = limit
         self._acks = acks
         self._on_live = on_live
@@ -97,13 +111,14 @@ class Recorder:
         while True:
             await self._arrived.wait()
             await self._fill()
-            self._group = [self._waiting.popleft() for _ in range(min(self._rows, len(self._waiting)))]
+            self._group = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
             if not self._waiting:
                 self._arrived.clear()
             if len(self._waiting) < self._rows:
                 self._full_group.clear()
             QUEUE.set(len(self._waiting) + len(self._group))
             await self._commit_until_done(self._group)
+            self._most = max(self._rows, min(2 * self._most, MOST_ROWS))
             self._group = []
             if not self._waiting:
                 QUEUE.set(0)
@@ -133,7 +148,10 @@ class Recorder:
         )
         async for attempt in attempts:
             with attempt:
-                await self._commit_whatever_is_in(group)
+                # What of it is committed already, by a try that went on to fail, is not stored again.
+                left = [entry for entry in group if entry.seq > entry.session.handled]
+                for start in range(0, len(left), self._rows):
+                    await self._commit_whatever_is_in(left[start : start + self._rows])
         if self.trouble is not None:
             logger.warning("storing again; %d fixes waited", len(group) + len(self._waiting))
             self.trouble = None
@@ -142,20 +160,21 @@ class Recorder:
         try:
             await self._commit(group)
         except _FAULTS_OF_FIXES as error:
-            logger.exception("the database refused a group of %d fixes: storing them one by one", len(group))
+            logger.exception("the database refused one of %d fixes: storing them by halves", len(group))
             await self._commit_apart(group, error)
 
     def _note_trouble(self, error: BaseException | None) -> None:
         COMMIT_FAILURES.inc()
         # A partition may have been dropped behind our back.
         self._days.clear()
+        self._most = self._rows
         if self.trouble is None:
             known = isinstance(error, StoreUnavailable | asyncpg.PostgresError)
             logger.warning("not storing, acknowledging nothing, trying again: %s", error, exc_info=None if known else error)
         self.trouble = str(error) or type(error).__name__
 
     async def _commit_apart(self, group: Sequence[Entry], error: Exception) -> None:
-        """Finds the fix that the database refuses, so that it takes no others with it."""
+        """Finds the fixes that the database refuses, each by a few commits, so that they take no others with them."""
         if len(group) == 1:
             entry = group[0]
             logger.error(
@@ -164,11 +183,12 @@ class Recorder:
             rejected = Rejected(entry.seq, ErrorCode.BAD_FIELD, "the database refused this fix")
             await self._commit([Entry(entry.session, entry.seq, None, rejected)])
             return
-        for entry in group:
+        middle = len(group) // 2
+        for half in (group[:middle], group[middle:]):
             try:
-                await self._commit([entry])
+                await self._commit(half)
             except _FAULTS_OF_FIXES as own_error:
-                await self._commit_apart([entry], own_error)
+                await self._commit_apart(half, own_error)
 
     async def _commit(self, group: Sequence[Entry]) -> None:
         handled: dict[Session, int] = {}
@@ -176,15 +196,16 @@ class Recorder:
         days = self._days
         missing: set[int] = set()
         unplaced: list[Position] = []
-        for session, seq, position, refused in group:
-            handled[session] = seq
-            if refused is not None:
-                rejected.setdefault(session, []).append(refused)
-            elif position is not None:
-                if (day := position.fix_time // DAY_MS) not in days:
-                    missing.add(day)
-                if position.trip == TRIP_UNKNOWN:
-                    unplaced.append(position)
+        async for part in _parts(group, ENTRIES_AT_ONCE):
+            for session, seq, position, refused in part:
+                handled[session] = seq
+                if refused is not None:
+                    rejected.setdefault(session, []).append(refused)
+                elif position is not None:
+                    if (day := position.fix_time // DAY_MS) not in days:
+                        missing.add(day)
+                    if position.trip == TRIP_UNKNOWN:
+                        unplaced.append(position)
         if missing:
             await self.make_partitions(missing)
         if unplaced:
@@ -192,21 +213,23 @@ class Recorder:
         with COMMIT_SECONDS.time():
             stored = await self._store(group, handled)
         STORED.value += stored
-        for session, seq in handled.items():
-            session.handled = max(session.handled, seq)
-            self._acks.handled(session, rejected.get(session, ()))
+        async for sessions_of_part in _parts(list(handled.items()), SESSIONS_AT_ONCE):
+            for session, seq in sessions_of_part:
+                session.handled = max(session.handled, seq)
+                self._acks.handled(session, rejected.get(session, ()))
         # Of the whole group, not of what this try stored: a try whose answer was lost told nobody.
-        late: list[Position] = []
-        for _, _, position, _ in group:
-            if position is None:
-                continue
-            if position.live:
-                self._on_live(position)
-            elif position.trip_id is not None and not position.suspect:
-                late.append(position)
-        if late:
-            self._on_late(late)
-        self._on_stored(group)
+        async for part in _parts(group, ENTRIES_AT_ONCE):
+            late: list[Position] = []
+            for _, _, position, _ in part:
+                if position is None:
+                    continue
+                if position.live:
+                    self._on_live(position)
+                elif position.trip_id is not None and not position.suspect:
+                    late.append(position)
+            if late:
+                self._on_late(late)
+            self._on_stored(part)
 
     async def _store(self, group: Sequence[Entry], handled: dict[Session, int]) -> int:
         """How many positions this try stored."""
@@ -216,7 +239,8 @@ class Recorder:
             )
             if others:
                 # A seq at or below what the row had was committed by a try whose answer was lost. A session without a row
-                # belonged to a vehicle that was erased: its fixes must not come back.
+                # belonged to a vehicle that was erased, as this transaction found the store to be the one we know: its fixes
+                # must not come back.
                 fresh = [e.position for e in group if e.position is not None and _is_fresh(e, others)]
             else:
                 fresh = [e.position for e in group if e.position is not None]
@@ -244,10 +268,18 @@ class Recorder:
 
     async def make_partitions(self, days: set[int]) -> None:
         """Makes the partitions of these UTC days, counted from 1970-01-01."""
-        async with self._database.connection() as connection:
+        async with self._database.transaction() as connection:
             for day in sorted(days):
                 await positions.ensure_partition(connection, day)
                 self._days.add(day)
+
+
+async def _parts(items: Sequence[Item], size: int) -> AsyncIterator[Sequence[Item]]:
+    """The items, so many at a time; between them others have their turn."""
+    for start in range(0, len(items), size):
+        if start:
+            await asyncio.sleep(0)
+        yield items[start : start + size]
 
 
 def _is_fresh(entry: Entry, others: dict[int, int | None]) -> bool:

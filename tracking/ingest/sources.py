@@ -238,8 +238,14 @@ class Sources:
         return sources
 
     async def _open_all(self, wanted: list[tuple[int, str]]) -> Mapping[tuple[int, str], tuple[int, int]]:
+        # After a restart of the hub all drivers come at once, and their sessions are there: nothing is to be written.
         async with self._database.connection() as connection:
-            return await sessions.open_all(connection, wanted)
+            found = await sessions.find_all(connection, wanted)
+        missing = [one for one in wanted if one not in found]
+        if missing:
+            async with self._database.transaction() as connection:
+                found |= await sessions.open_all(connection, missing)
+        return found
 
     async def open_session(self, source: Source, name: str) -> Session:
         """The session of this name, from memory or the store. Raises `StoreUnavailable`."""

@@ -88,6 +88,8 @@ class Connection:
         try:
             if too_many:
                 raise SocketClosed(CloseCode.TOO_MANY_CONNECTIONS)
+            if self.service.hub.over:
+                raise SocketClosed(CloseCode.GOING_DOWN)
             await self.opened()
         except SocketClosed as closed:
             self.close(closed.code, closed.reason)

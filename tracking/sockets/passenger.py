@@ -107,7 +107,7 @@ class PassengerConnection(Connection):
             fresh = await self.service.trips.get(trip.trip_id)
             rows = await self.service.tracks.get(trip.number)
             if rows is None:
-                async with self.service.database.transaction() as connection:
+                async with self.service.database.reading() as connection:
                     rows = [row async for row in positions.track_of_trip(connection, trip.number, suspect=False)]
         except StoreUnavailable:
             self.service.revisions.revise(trip.trip_id, trip.number, trip.created_at - GRACE_MS, FOREVER)

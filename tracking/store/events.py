@@ -22,11 +22,13 @@ class _Row(NamedTuple):
     event: Event
 
 
-async def reserve(connection: Connection, count: int) -> list[int]:
-    """Event ids that nobody else gets, rising."""
-    rows = await connection.fetch(
-        "SELECT nextval(pg_get_serial_sequence('events', 'event')) AS event FROM generate_series(1, $1::int)", count
-    )
+async def reserve(connection: Connection, count: int, *, after: int = 0) -> list[int]:
+    """Event ids that nobody else gets, rising, and higher than `after`: ids up to there were told, and are known outside."""
+    query = "SELECT nextval(pg_get_serial_sequence('events', 'event')) AS event FROM generate_series(1, $1::int)"
+    rows = await connection.fetch(query, count)
+    if rows and rows[0]["event"] <= after:
+        await connection.execute("SELECT setval(pg_get_serial_sequence('events', 'event'), $1)", after)
+        rows = await connection.fetch(query, count)
     return [row["event"] for row in rows]
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import asyncpg
 
 from tracking.errors import MigrationError, StoreUnavailable
+from tracking.store.pooler import refuse_shared
 
 DIRECTORY = Path(__file__).parents[2] / "sql"
 _LOCK = 0x7472_6163_6B69_6E67  # "tracking"
@@ -39,15 +40,16 @@ def read(directory: Path = DIRECTORY) -> list[Migration]:
 async def migrate(url: str, directory: Path = DIRECTORY) -> list[str]:
     """Brings the database to the newest migration and returns the names applied.
 
-    Raises `MigrationError` where an applied migration was edited or is unknown here, `StoreUnavailable` where there is no
-    database to be reached.
+    Raises `MigrationError` where an applied migration was edited or is unknown here, `ConfigError` where a pooler stands before
+    the database that can't be used, `StoreUnavailable` where there is no database to be reached.
     """
     migrations = read(directory)
     try:
-        connection = await asyncpg.connect(url, timeout=10)
+        connection = await _connect(url)
     except (OSError, TimeoutError, asyncpg.PostgresError) as error:
         raise StoreUnavailable(f"can't reach the database to migrate it: {error or type(error).__name__}") from error
     try:
+        await refuse_shared(connection, lambda: _connect(url))
         await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
         return await _apply(connection, migrations)
     finally:
@@ -55,11 +57,13 @@ async def migrate(url: str, directory: Path = DIRECTORY) -> list[str]:
 
 
 async def check(url: str, directory: Path = DIRECTORY) -> None:
-    """Raises `MigrationError` where the database is not at the newest migration, `StoreUnavailable` where it can't be asked."""
+    """Raises `MigrationError` where the database is not at the newest migration, `ConfigError` where a pooler stands before it
+    that can't be used, `StoreUnavailable` where it can't be asked."""
     known = len(read(directory))
     try:
-        connection = await asyncpg.connect(url, timeout=10)
+        connection = await _connect(url)
         try:
+            await refuse_shared(connection, lambda: _connect(url))
             applied = 0
             if await connection.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL"):
                 applied = await connection.fetchval("SELECT count(*) FROM schema_migrations")
@@ -69,6 +73,10 @@ async def check(url: str, directory: Path = DIRECTORY) -> None:
         raise StoreUnavailable(f"can't reach the database: {error or type(error).__name__}") from error
     if applied != known:
         raise MigrationError(f"the database has {applied} of {known} migrations: run `tracking migrate` first")
+
+
+async def _connect(url: str) -> "asyncpg.Connection[asyncpg.Record]":
+    return await asyncpg.connect(url, timeout=10)
 
 
 async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migrations: list[Migration]) -> list[str]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import asyncpg
 import msgspec
 
-from tracking.errors import StoreUnavailable
+from tracking.errors import ConfigError, StoreUnavailable, StoreWentBack
+from tracking.store.marks import WENT_BACK, Marks
+from tracking.store.pooler import refuse_shared
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -33,6 +36,9 @@ _AWAY = (
     asyncpg.InsufficientResourcesError,  # disk full, too many connections
     asyncpg.ReadOnlySQLTransactionError,  # a standby, or one that was made read-only
     asyncpg.PostgresSystemError,  # its disk fails
+    # A prepared statement that is missing, or is another client's: a pooler has come between us since it was looked for.
+    asyncpg.InvalidSQLStatementNameError,
+    asyncpg.DuplicatePreparedStatementError,
 )
 
 P = ParamSpec("P")
@@ -60,17 +66,30 @@ def unlocked(change: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corouti
 
 
 CLOSE_SECONDS = 1.0
+RAISE_SECONDS = 3_600.0
+"""So often a mark is raised where nothing else does: what never moves is taken for a dead hub's, and tidied away."""
+_GONE = "the store went back behind what this hub saw committed: all is read anew"
 
 
 class Database:
     """A lazy pool: making it needs no server, and it outlives the server's restarts.
 
-    `timeout` (s) bounds connecting and every statement. Use `connection` and `transaction`; both raise `StoreUnavailable`
-    when PostgreSQL is away, and let errors of the statement itself through.
+    `timeout` (s) bounds connecting and every statement. Whoever writes does it in a `transaction`, which is refused where the
+    store is not the one that memory knows. `connection` is for a question, `reading` for one that is answered through a cursor.
+    All raise `StoreUnavailable` when PostgreSQL is away, and let errors of the statement itself through.
     """
 
-    def __init__(self, url: str, *, timeout: float = 10.0, size: int = 10, tidy: bool = True) -> None:
-        """Without `tidy` a connection is given back as it is: for those who leave nothing behind in it but often come back."""
+    def __init__(
+        self, url: str, *, timeout: float = 10.0, size: int = 10, tidy: bool = True, marks: Marks | None = None
+    ) -> None:
+        """Without `tidy` a connection is given back as it is: for those who leave nothing behind in it but often come back.
+
+        `marks` are shared by all pools that one memory reads from.
+        """
+        self._marks = marks or Marks()
+        self._marked_at = 0.0
+        self._is_ours = False
+        """Whether a connection was found to be PostgreSQL's own, or a pooler's that leaves it to us as long as it lives."""
         self._url = url
         self._reset = None if tidy else _leave
         self._timeout = timeout
@@ -84,16 +103,23 @@ class Database:
             max_size=self._size,
             timeout=self._timeout,
             command_timeout=self._timeout,
-            init=_set_codecs,
+            init=self._set_up,
             reset=self._reset,
             server_settings={
                 "application_name": "tracking",
-                # An ack means durable, whatever the server's own default is.
-                "synchronous_commit": "on",
                 # Someone who downloads a track and stops reading must not hold a snapshot open for ever.
                 "idle_in_transaction_session_timeout": "60s",
             },
         )
+
+    async def _set_up(self, connection: Any) -> None:
+        if not self._is_ours:
+            try:
+                await refuse_shared(connection, lambda: asyncpg.connect(self._url, timeout=self._timeout))
+            except ConfigError as error:
+                raise StoreUnavailable(str(error)) from error
+            self._is_ours = True
+        await _set_codecs(connection)
 
     async def close(self) -> None:
         pool, self._pool = self._pool, None
@@ -105,6 +131,18 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
+        """For a question that changes nothing."""
+        if not self._marks.begun:
+            # What is read now is only to be trusted while a mark of ours, made before, is there.
+            async with self.transaction():
+                pass
+        async with self._acquired() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[Connection]:
+        if self._marks.went_back.is_set():
+            raise StoreWentBack(_GONE)
         pool = self._pool
         if pool is None:
             raise StoreUnavailable("the database pool is not open")
@@ -127,20 +165,73 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        async with self.connection() as connection:
-            transaction = connection.transaction()
+        """For what changes something: begun, durable and held against the marks in one round trip.
+
+        Raises `StoreWentBack` where what memory saw committed is not there. It is none of asyncpg's transactions, so there are
+        no cursors in it: see `reading`.
+        """
+        async with self._acquired() as connection:
+            mark = self._marks.claim()
             try:
-                await transaction.start()
+                try:
+                    await connection.execute(self._marks.begin(mark))
+                except asyncpg.PostgresError as error:
+                    self._judge(error)
+                    raise
                 yield connection
-                await transaction.commit()
+                if await connection.execute("COMMIT") != "COMMIT":
+                    raise asyncpg.InFailedSQLTransactionError("a statement had failed: rolled back")
             except (*_AWAY, asyncio.CancelledError):
                 # To roll back would wait on the same dead or stalled server once more.
                 _terminate(connection)
                 raise
             except BaseException:
                 if not connection.is_closed() and connection.is_in_transaction():
+                    await connection.execute("ROLLBACK")
+                self._marks.rolled_back(mark)
+                raise
+            self._marks.committed(mark)
+            self._marked_at = time.monotonic()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Connection]:
+        """A transaction that changes nothing, for questions that come through a cursor."""
+        async with self.connection() as connection:
+            transaction = connection.transaction(readonly=True)
+            try:
+                await transaction.start()
+                yield connection
+                await transaction.commit()
+            except (*_AWAY, asyncio.CancelledError):
+                _terminate(connection)
+                raise
+            except BaseException:
+                if not connection.is_closed() and connection.is_in_transaction():
                     await transaction.rollback()
                 raise
+
+    def _judge(self, error: asyncpg.PostgresError) -> None:
+        """Of an error at the beginning of a transaction, which is never the fault of who asked for it."""
+        if error.sqlstate == WENT_BACK:
+            self._marks.went_back.set()
+            raise StoreWentBack(_GONE) from error
+        if isinstance(error, asyncpg.UndefinedFunctionError | asyncpg.UndefinedTableError):
+            raise StoreUnavailable("the database lacks migrations: run `tracking migrate`") from error
+
+    async def check_marks(self) -> None:
+        """Raises `StoreWentBack` where that is so. To be called every second or so: it asks, and hardly ever writes."""
+        if not self._marks.begun or time.monotonic() - self._marked_at > RAISE_SECONDS:
+            async with self.transaction():
+                return
+        async with self._acquired() as connection:
+            try:
+                stand = await connection.fetchval(self._marks.ask())
+            except asyncpg.PostgresError as error:
+                self._judge(error)
+                raise
+        if not stand:
+            self._marks.went_back.set()
+            raise StoreWentBack(_GONE)
 
     async def ping(self) -> None:
         """Raises `StoreUnavailable` unless PostgreSQL answers within the timeout."""

@@ -1,5 +1,6 @@
 """Positions: the batched write, the latest of each vehicle, and tracks."""
 
+import asyncio
 import functools
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -29,6 +30,8 @@ _COLUMNS = (
 SHORT = 300
 """Fixes of a track that is read along with others."""
 TRACK_CHUNK = 1_000
+PACKED_AT_ONCE = 1_500
+"""Rows packed before others have their turn: about 4 ms."""
 
 
 class Latest(NamedTuple):
@@ -71,7 +74,13 @@ async def insert(connection: Connection, positions: Sequence[Position]) -> None:
 
 async def _copied(positions: Sequence[Position]) -> AsyncIterator[bytes]:
     # An iterator, because asyncpg reads a file in another thread.
-    yield b"".join((_COPY_HEAD, *map(_packed, positions), _COPY_TAIL))
+    before = _COPY_HEAD
+    for end in range(PACKED_AT_ONCE, len(positions), PACKED_AT_ONCE):
+        yield b"".join((before, *map(_packed, positions[end - PACKED_AT_ONCE : end])))
+        before = b""
+        await asyncio.sleep(0)
+    rest = (len(positions) - 1) // PACKED_AT_ONCE * PACKED_AT_ONCE
+    yield b"".join((before, *map(_packed, positions[rest:]), _COPY_TAIL))
 
 
 _COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)

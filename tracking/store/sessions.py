@@ -5,13 +5,26 @@ from collections.abc import Sequence
 from tracking.store.pool import Connection
 
 
+async def find_all(connection: Connection, wanted: Sequence[tuple[int, str]]) -> dict[tuple[int, str], tuple[int, int]]:
+    """`(session, handled_seq)` of those of several `(vehicle, name)` that there are."""
+    rows = await connection.fetch(
+        """
+        SELECT vehicle, name, session, handled_seq
+        FROM unnest($1::int[], $2::text[]) AS wanted (vehicle, name) JOIN sessions USING (vehicle, name)
+        """,
+        [vehicle for vehicle, _ in wanted],
+        [name for _, name in wanted],
+    )
+    return {(row["vehicle"], row["name"]): (row["session"], row["handled_seq"]) for row in rows}
+
+
 async def open(connection: Connection, vehicle: int, name: str) -> tuple[int, int]:
     """`(session, handled_seq)` of the vehicle's session of this name, made where it is new."""
     return (await open_all(connection, [(vehicle, name)]))[vehicle, name]
 
 
 async def open_all(connection: Connection, wanted: Sequence[tuple[int, str]]) -> dict[tuple[int, str], tuple[int, int]]:
-    """The same for several `(vehicle, name)`, no two alike."""
+    """The same for several `(vehicle, name)`, no two alike. Needs a transaction."""
     # In the order in which the recorder locks them, who may be about to move them. What is new nobody else can have locked.
     rows = await connection.fetch(
         """

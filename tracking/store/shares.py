@@ -1,5 +1,7 @@
 """Share links and revoked tokens."""
 
+from collections.abc import Collection
+
 from tracking.model import Share
 from tracking.store.pool import Connection
 
@@ -49,6 +51,18 @@ async def forget_expired(connection: Connection, before: int) -> set[str]:
     """Forgets the revoked tokens that expired before that instant; their ids."""
     rows = await connection.fetch("DELETE FROM revoked_tokens WHERE expires_at < $1 RETURNING jti", before)
     return {row["jti"] for row in rows}
+
+
+async def revoke_tokens(connection: Connection, jtis: Collection[str], now: int) -> None:
+    """Stores those that are not stored."""
+    await connection.execute(
+        """
+        INSERT INTO revoked_tokens (jti, revoked_at) SELECT jti, $2 FROM unnest($1::text[]) AS jti
+        ON CONFLICT (jti) DO NOTHING
+        """,
+        list(jtis),
+        now,
+    )
 
 
 async def revoked_tokens(connection: Connection) -> set[str]:

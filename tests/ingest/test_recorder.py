@@ -1,0 +1,165 @@
+"""The recorder on real PostgreSQL: groups that grow with what waits, while nobody else has to wait for them."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from tests.store.test_positions import BEGIN, a_position, a_vehicle
+from tracking.ingest.acks import Acks
+from tracking.ingest.recorder import MOST_ROWS, Entry, Recorder
+from tracking.ingest.sources import Session
+from tracking.protocol import Rejected
+from tracking.store.pool import Database
+
+ROWS = 2_000
+LONGEST_STEP = 0.02
+"""Seconds of this thread: several times what is wanted, as a machine that is busy has cold caches."""
+
+
+class _Driver:
+    """A driver's connection, as the recorder sees it."""
+
+    def __init__(self) -> None:
+        self.acknowledged: list[int] = []
+        self.rejected: list[Rejected] = []
+
+    def acknowledge(self, session: Session, rejected: Sequence[Rejected]) -> None:
+        self.acknowledged.append(session.handled)
+        self.rejected += rejected
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url, tidy=False)
+    await database.open()
+    yield database
+    await database.close()
+
+
+async def _sessions(store: Database, count: int) -> list[tuple[int, Session]]:
+    """`(vehicle, session)` of new vehicles."""
+    made = []
+    for number in range(count):
+        vehicle, session = await a_vehicle(store, f"van-{number}")
+        made.append((vehicle, Session(session, "session", 0)))
+        made[-1][1].receiver = _Driver()
+    return made
+
+
+@contextlib.asynccontextmanager
+async def _running(recorder: Recorder) -> AsyncIterator[None]:
+    task = asyncio.create_task(recorder.run())
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _count(store: Database) -> int:
+    async with store.connection() as connection:
+        count: int = await connection.fetchval("SELECT count(*) FROM positions")
+    return count
+
+
+async def test_a_group_takes_what_waits_and_keeps_nobody_waiting(store: Database) -> None:
+    commits = 0
+    steps: list[float] = []
+
+    async def look_on() -> None:
+        before = time.thread_time()
+        while True:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            steps.append(now - before)
+            before = now
+
+    class Counting(Recorder):
+        async def _commit(self, group: Sequence[Entry]) -> None:
+            nonlocal commits
+            commits += 1
+            await super()._commit(group)
+
+    recorder = Counting(store, interval=0, rows=ROWS, limit=100_000, acks=Acks(0))
+    sessions = await _sessions(store, 20)
+    count = MOST_ROWS + 5 * ROWS
+    for number in range(count):
+        vehicle, session = sessions[number % len(sessions)]
+        seq = number // len(sessions) + 1
+        recorder.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
+    looking = asyncio.create_task(look_on())
+    async with _running(recorder):
+        await recorder.flush()
+    looking.cancel()
+    assert commits == 2
+    assert await _count(store) == count
+    assert all(session.handled == count // len(sessions) for _, session in sessions)
+    assert max(steps) < LONGEST_STEP
+
+
+async def test_a_group_that_takes_too_long_is_stored_in_parts(store: Database, database_url: str) -> None:
+    sizes: list[int] = []
+
+    class Counting(Recorder):
+        async def _commit(self, group: Sequence[Entry]) -> None:
+            sizes.append(len(group))
+            await super()._commit(group)
+
+    [(vehicle, session)] = await _sessions(store, 1)
+    async with store.transaction() as connection:
+        await connection.execute(
+            """
+            CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.0001); RETURN NEW; END $$;
+            CREATE TRIGGER slow BEFORE INSERT ON positions FOR EACH ROW EXECUTE FUNCTION slow()
+            """
+        )
+    hasty = Database(database_url, tidy=False, timeout=0.5)
+    await hasty.open()
+    recorder = Counting(hasty, interval=0, rows=250, limit=100_000, acks=Acks(0))
+    for seq in range(1, 5_001):
+        recorder.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
+    async with _running(recorder):
+        await asyncio.wait_for(recorder.flush(), 60)
+    await hasty.close()
+    assert await _count(store) == 5_000
+    assert sizes[0] == 5_000
+    assert max(sizes[1:]) == 250
+
+
+async def test_a_fix_that_the_database_refuses_costs_a_few_commits_and_no_other_fix(store: Database) -> None:
+    [(vehicle, session)] = await _sessions(store, 1)
+    other = a_position(vehicle, session.number, 777)
+    tries = 0
+
+    class Counting(Recorder):
+        async def _commit(self, group: Sequence[Entry]) -> None:
+            nonlocal tries
+            tries += 1
+            await super()._commit(group)
+
+    recorder = Counting(store, interval=0, rows=ROWS, limit=100_000, acks=Acks(0))
+    await recorder.make_partitions({BEGIN // 86_400_000})
+    async with store.transaction() as connection:
+        # By somebody's hand, where no session says so.
+        await connection.execute(
+            """
+            INSERT INTO positions (vehicle, session, seq, fix_time, server_time, point)
+            VALUES ($1, $2, $3, $4, $4, ST_SetSRID(ST_MakePoint(9.5, 47.1), 4326))
+            """,
+            vehicle,
+            session.number,
+            other.seq,
+            other.fix_time,
+        )
+    for seq in range(1, 3_001):
+        recorder.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
+    async with _running(recorder):
+        await recorder.flush()
+    driver = session.receiver
+    assert isinstance(driver, _Driver)
+    assert [rejected.seq for rejected in driver.rejected] == [777]
+    assert driver.acknowledged == sorted(driver.acknowledged)
+    assert driver.acknowledged[-1] == session.handled == 3_000
+    assert await _count(store) == 3_000
+    assert tries < 40

@@ -1,0 +1,72 @@
+"""Poolers between us and PostgreSQL: one that gives each client a server connection for its session will do, another will not.
+
+Where a pooler (PgBouncer in its transaction mode, and its like) hands a server connection to another client after each
+transaction, a prepared statement is found missing, or is another client's of the same name. That is refused, with the reason.
+"""
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from tracking.errors import ConfigError
+
+TRIES = 5
+REASON = (
+    "a pooler stands before the database and gives a server connection to another client after each transaction (PgBouncer's"
+    " pool_mode = transaction), where statements that were prepared are lost: let TRACKING_DATABASE_URL lead to PostgreSQL"
+    " itself, or to a pool with pool_mode = session"
+)
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+
+_LOST = (
+    asyncpg.InvalidSQLStatementNameError,  # a prepared statement that another server connection has
+    asyncpg.DuplicatePreparedStatementError,  # one of another client
+)
+
+
+async def is_pooled(connection: Connection) -> bool:
+    """Whether it leads to something that stands for the server: it tells another process number at the beginning."""
+    return connection.get_server_pid() != await _pid(connection)
+
+
+async def refuse_shared(connection: Connection, another: Callable[[], Awaitable[Connection]]) -> None:
+    """Raises `ConfigError` where a pooler shares server connections by transactions.
+
+    `another` makes a second client connection: while that holds a server connection in a transaction, the first one's must be
+    another, and the same as before. Of a busy pooler this may not show at once, so it is tried some times.
+    """
+    other: Connection | None = None
+    try:
+        if not await is_pooled(connection):
+            return
+        own = await _pid(connection)
+        other = await another()
+        for _ in range(TRIES):
+            try:
+                await other.execute("BEGIN")
+            except asyncpg.ConnectionDoesNotExistError as error:
+                if "pooling mode" in str(error):  # PgBouncer's last words to who begins one where its pool_mode is statement
+                    raise ConfigError(f"{REASON} ({error})") from error
+                raise
+            held = await _pid(other)
+            now = await _pid(connection) if held != own else own
+            await other.execute("ROLLBACK")
+            if held == own or now != own:
+                raise ConfigError(REASON)
+    except _LOST as error:
+        raise ConfigError(f"{REASON} ({error})") from error
+    finally:
+        if other is not None:
+            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await other.close(timeout=1)
+
+
+async def _pid(connection: Connection) -> int:
+    pid: int = await connection.fetchval("SELECT pg_backend_pid()")
+    return pid
