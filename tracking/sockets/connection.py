@@ -196,9 +196,9 @@ class Connection:
         if self._expiry is not None:
             self._expiry.cancel()
         if self._worker is not None:
-            # It leads back to us: a circle that would wait for the collector.
-            worker, self._worker = self._worker, None
-            worker.cancel()
+            self._worker.cancel()
+            # Both lead back to us: circles that would wait for the collector.
+            self._worker = self._requests = None
         self.outbox.shut()
         if self._address is not None:
             self.service.doors.go(self._address)
