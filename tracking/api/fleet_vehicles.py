@@ -57,7 +57,7 @@ async def list_vehicles(request: Request) -> Response:
             raise Refusal(ErrorCode.BAD_FIELD, "`available` goes with `near=<latitude>,<longitude>`", field="available")
         limit = whole_number(request, "limit", MAX_LISTED, least=1, most=MAX_LISTED) or MAX_LISTED
         after, search = _text(request, "after"), _text(request, "search")
-        async with service.database.connection() as connection:
+        async with service.database.reading() as connection:
             page = await whereabouts.page(connection, fleet.fleet_id, limit, after=after, search=search)
         return respond({"vehicles": [_now(service, VehicleSeen.of(*found)) for found in page]})
     for parameter in ("search", "after"):

@@ -68,7 +68,10 @@ class Named(msgspec.Struct):
         for field in ("name", "kind", "plate"):
             text = getattr(self, field, None)
             if isinstance(text, str):
-                setattr(self, field, label(field, text))
+                try:
+                    setattr(self, field, label(field, text))
+                except Refusal as refusal:
+                    raise ValueError(refusal.detail) from None  # msgspec adds where in the body it stands
 
 
 class PlaceBody(Named):
@@ -133,7 +136,9 @@ async def read(request: Request, kind: type[Body], *, most: int = MAX_BODY) -> B
         found = msgspec.json.decode(bytes(body) or b"{}", type=kind)
     except msgspec.ValidationError as error:
         empty = "" if body else "the body is empty: "
-        raise Refusal(_code_of(error), empty + _taught(str(error)), field=field_of(error)) from None
+        named = re.match(r"`(name|kind|plate)` ", str(error))
+        field = ".".join(part for part in (field_of(error), named and named[1]) if part) or None
+        raise Refusal(_code_of(error), empty + _taught(str(error)), field=field) from None
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise Refusal(ErrorCode.BAD_JSON, f"the body is not JSON that can be used: {error}") from None
     if not body:

@@ -76,6 +76,8 @@ async def page(
 ) -> list[tuple[Vehicle, Seen | None]]:
     """The fleet's vehicles by `vehicle_id`, beginning past `after`; those that have every word of `search` in their name, plate
     or id. A plate is found without its spaces too; case and accents do not matter (`search_key` in `sql/0014_search_key.sql`).
+
+    Needs an open transaction.
     """
     words = search.split()
     if len(words) > MAX_WORDS:
@@ -87,11 +89,10 @@ async def page(
         WHERE v.fleet_id = $1 AND v.vehicle_id > $2 {found}
         ORDER BY v.vehicle_id LIMIT $3
     """
-    async with connection.transaction():
-        if words:
-            # A rare word is found by its trigrams, a frequent one by walking along the ids: planned for each anew.
-            await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
-        rows = await connection.fetch(query, fleet_id, after, limit, *words)
+    if words:
+        # A rare word is found by its trigrams, a frequent one by walking along the ids: planned for each anew.
+        await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+    rows = await connection.fetch(query, fleet_id, after, limit, *words)
     return [(_vehicle(row), _seen(row) if row["point"] is not None else None) for row in rows]
 
 
