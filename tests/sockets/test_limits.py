@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ from tests.sockets.serving import Echoes, Served, echo_by_asgi, serving
 from tests.test_live import assert_contiguous
 from tracking.sockets import server as protocols
 from tracking.sockets.server import MAX_FRAGMENTS, PINGS_AT_ONCE
+from tracking.sockets.wire import EXTENSION, Wire
 
 MIB = 1024 * 1024
 QUIET = b'{"type":"none"}'
@@ -402,6 +404,27 @@ async def test_who_is_gone_while_it_is_let_in_is_no_fault(hub: HubProcess, api: 
         await driver.acknowledged(1)
         await passenger.expect("position")
     assert hub.log.read_text().count("Traceback") == faults
+
+
+async def test_a_wire_knows_that_its_client_went_before_anybody_listened() -> None:
+    """Whoever waits for the database meanwhile writes to it once too often, and must not take that for a fault of ours."""
+    gone: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        wire: Wire = scope["extensions"][EXTENSION]["wire"]
+        assert not wire.gone
+        with pytest.raises(RuntimeError):
+            while True:
+                wire.write(b"\x81\x01x")
+                await asyncio.sleep(0)
+        gone.set_result(wire.gone)
+
+    async with serving(app) as served, asyncio.timeout(10):
+        async with RawSocket(served.port) as raw:
+            raw.reset()
+        assert await gone
 
 
 # --- what the protocol owes its listener ----------------------------------------------------------------------------

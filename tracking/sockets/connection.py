@@ -96,7 +96,9 @@ class Connection:
         except StoreUnavailable as error:
             self._send_away(error)
         except Exception:
-            self._fault()
+            # Who goes while the store is asked is written to once more, in vain.
+            if not self.wire.gone:
+                self._fault()
         except BaseException:
             self.lost()
             raise

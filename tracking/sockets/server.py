@@ -458,7 +458,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def listen(self, listener: Listener, high_water: int) -> None:
         self.queue = self.writable = _nobody
-        if self.disconnected or self.transport.is_closing():
+        if self.gone:
             listener.lost()
             return
         self._listener = listener
@@ -469,6 +469,10 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     async def served(self) -> None:
         """At once: the connection lives on without its application's task."""
+
+    @property
+    def gone(self) -> bool:
+        return self.disconnected or self.transport.is_closing()
 
     @property
     def write(self) -> Callable[[bytes], None]:

@@ -61,6 +61,10 @@ class Wire(Protocol):
         Not to be called after `close`, or once the wire is lost.
         """
 
+    @property
+    def gone(self) -> bool:
+        """Whether the client has gone. Before `listen` nobody is told of it, and to write then raises `RuntimeError`."""
+
     def hold(self) -> None:
         """Holds back what comes from now on, without loss, until `release`. A client can fill no memory meanwhile."""
 
@@ -107,6 +111,10 @@ class AsgiWire:
     @property
     def write(self) -> Callable[[bytes], None]:
         return self._send
+
+    @property
+    def gone(self) -> bool:
+        return False  # nothing is written before `served`
 
     def _send(self, frames: bytes) -> None:
         self._unsent.append(frames)
