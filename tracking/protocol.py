@@ -441,15 +441,16 @@ def _or_unset(value: float | None) -> float | UnsetType:
 
 
 def position_update(position: Position, offset: int) -> PositionUpdate:
+    bearing, speed, accuracy = position.bearing, position.speed, position.accuracy
     return PositionUpdate(
         offset,
         position.latitude,
         position.longitude,
         position.fix_time,
         position.server_time,
-        _or_unset(position.bearing),
-        _or_unset(position.speed),
-        _or_unset(position.accuracy),
+        UNSET if bearing is None else bearing,
+        UNSET if speed is None else speed,
+        UNSET if accuracy is None else accuracy,
     )
 
 

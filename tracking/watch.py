@@ -14,6 +14,7 @@ from typing import NamedTuple
 import asyncpg
 import msgspec
 import tenacity
+from msgspec import UNSET
 
 from tracking.errors import StoreUnavailable
 from tracking.frames import geofence_news
@@ -291,13 +292,15 @@ class Watch:
         touched = self._touched(fences, moves) if fences.by_id else None
         routes: dict[int, tuple[Route, Position, float]] = {}
         for number, (vehicle, position) in enumerate(moves):
-            if vehicle.trip is not None or vehicle.watched.route is not None:
+            trip = vehicle.trip
+            if (trip is not None and trip.route is not None) or vehicle.watched.route is not None:
                 route = vehicle.watched.route_of(vehicle.trip)
                 # Where it was before the trip, or on another one, is no way off this one's route.
                 if route is not None and (position.trip_id == route.trip_id or vehicle.age_of(position) <= LATE_MS):
                     routes[number] = route, position, fleet.off_route_distance
         on_route = are_on_route(routes)
         old_after = _old_after(fleet)
+        limited = fleet.speed_limit is not UNSET or fences.limit_speed
         for number, (vehicle, position) in enumerate(moves):
             watched = vehicle.watched
             watched.heard = position.server_time
@@ -318,11 +321,13 @@ class Watch:
                     self._cross(vehicle, position, move, fences, asked)
                 if watched.inside and position.fix_time >= watched.dwell_at:
                     self._tell_all(vehicle, position, watched.dwelling(position.fix_time, fleet, fences))
-            if (alert := watched.judge_speed(position, watched.limit(fleet, fences))) is not None:
-                self._tell(vehicle, position, alert)
+            if limited or watched.speeding:
+                alert = watched.judge_speed(position, watched.limit(fleet, fences))
+                if alert is not None:
+                    self._tell(vehicle, position, alert)
             if (alert := watched.judge_standing(position, fleet.idle_after)) is not None:
                 self._tell(vehicle, position, alert)
-            if number in on_route and (alert := watched.judge_route(on_route[number])) is not None:
+            if on_route and number in on_route and (alert := watched.judge_route(on_route[number])) is not None:
                 self._tell(vehicle, position, alert)
             watched.previous = position
             standing = watched.stands(position.fix_time)

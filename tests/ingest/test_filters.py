@@ -615,6 +615,47 @@ def test_the_same_stream_is_judged_the_same(stream: list[tuple[Fix, int]]) -> No
         assert judge(each, motions[0], session, NOW) == judge(each, motions[1], session, NOW)
 
 
+@given(any_fix)
+def test_the_short_way_through_the_rejections_is_the_long_one(any_one: Fix) -> None:
+    reasons = [(code, detail) for code, predicate in REJECTIONS if (detail := predicate(any_one, NOW)) is not None]
+    assert reject(any_one, NOW) == (reasons[0] if reasons else None)
+
+
+steps = st.builds(
+    lambda north, east, seconds, speed, accuracy: (north, east, seconds, speed, accuracy),
+    st.one_of(st.just(0.0), st.floats(-200, 200)),
+    st.one_of(st.just(0.0), st.floats(-200, 200)),
+    st.one_of(st.floats(-20, 20), st.floats(0, 5)),
+    st.one_of(st.just(UNSET), st.floats(0, 40)),
+    st.one_of(st.just(UNSET), st.floats(0, 400)),
+)
+
+
+@given(st.lists(steps, max_size=60), st.sampled_from([0.0, 0.009, 47.0, 89.9]), st.sampled_from([0.0, 9.5, 180.0, -179.9999]))
+def test_the_short_way_through_the_suspicions_is_the_long_one(
+    moves: list[tuple[float, float, float, float | UnsetType, float | UnsetType]], latitude: float, longitude: float
+) -> None:
+    """Whoever goes on from where it was is judged as by all the reasons, one after the other, and remembered as by them."""
+
+    def judged(nearby: float) -> tuple[list[Judged], list[float | UnsetType], list[object]]:
+        usual, filters.NEARBY = filters.NEARBY, nearby  # type: ignore[misc]
+        try:
+            motion = Motion()
+            time, north, east, verdicts, speeds = NOW, 0.0, 0.0, [], []
+            for to_north, to_east, seconds, speed, accuracy in moves:
+                time, north, east = time + round(seconds * 1000), north + to_north, east + to_east
+                x = (longitude + east / DEGREE + 540.0) % 360.0 - 180.0
+                each = Fix(1, time, min(latitude + north / DEGREE, 90.0), x, accuracy=accuracy, speed=speed)
+                verdicts.append(judge(each, motion, 1, NOW))
+                speeds.append(each.speed)
+            state = [getattr(motion, name) for name in Motion.__slots__ if name != "rival"]
+            return verdicts, speeds, state
+        finally:
+            filters.NEARBY = usual  # type: ignore[misc]
+
+    assert judged(filters.NEARBY) == judged(0.0)
+
+
 @given(
     st.lists(st.integers(100, 3_600_000), min_size=1, max_size=50),
     st.floats(-89, 89).filter(lambda degrees: abs(degrees) > 0.01),

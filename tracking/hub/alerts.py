@@ -197,7 +197,7 @@ class Watched:
         if anchor is not None:
             stood = self.at_anchor - anchor[2] >= STANDING_AFTER_MS
             near = WANDERING_RADIUS if stood else STANDING_RADIUS
-            if self._away(position, anchor) <= near * near:
+            if self._away(position, anchor, near) <= near * near:
                 self.at_anchor = position.fix_time
                 if self.averaged < AVERAGED:
                     self._average(position, anchor)
@@ -222,7 +222,7 @@ class Watched:
             and self.at_anchor - anchor[2] >= STANDING_AFTER_MS
             and position.fix_time - self.at_anchor <= BACK_MS
             and (position.speed is None or position.speed < MOVING)
-            and self._away(position, anchor) <= WANDER * WANDER
+            and self._away(position, anchor, WANDER) <= WANDER * WANDER
         )
 
     def _average(self, position: Position, anchor: tuple[float, float, int]) -> None:
@@ -232,9 +232,12 @@ class Watched:
         self.anchor = latitude + (position.latitude - latitude) / self.averaged, longitude + east / self.averaged, since
 
     @staticmethod
-    def _away(position: Position, anchor: tuple[float, float, int]) -> float:
-        """The square of the metres from there: on a plane, which is near enough, and is asked for every position."""
+    def _away(position: Position, anchor: tuple[float, float, int], near: float) -> float:
+        """The square of the metres from there: on a plane, which is near enough, and is asked for every position. Of what is
+        farther than `near` it may be that of a part of the way."""
         north = (position.latitude - anchor[0]) * METRES_PER_DEGREE
+        if not -near <= north <= near:
+            return north * north
         east = around(position.longitude - anchor[1]) * METRES_PER_DEGREE * cos(radians(anchor[0]))
         return north * north + east * east
 

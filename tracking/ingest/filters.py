@@ -18,7 +18,7 @@ from typing import Final
 from msgspec import UNSET
 
 from tracking.errors import ErrorCode
-from tracking.geo import EARTH_RADIUS, around, distance
+from tracking.geo import EARTH_RADIUS, METRES_PER_DEGREE, around, distance
 from tracking.model import Fix, Suspicion
 
 CLOCK_SKEW: Final = 60_000
@@ -95,6 +95,9 @@ DRIVEN: Final = 200.0
 """Jumps that drive end the anchor sooner: so many agree, and lie so many metres from the first of them, nearly in line
 (`STRAIGHT`). That is how one looks that comes out of a tunnel, in which its receiver held its place. What a mast or a
 reflection gives does not drive on."""
+
+NEARBY: Final = NOISE / (2 * METRES_PER_DEGREE)
+"""Degrees of latitude and of longitude, half of `NOISE` at most, within which a place is in reach whatever was driven."""
 
 RECENT: Final = 8
 """Clean positions kept to judge late ones by."""
@@ -440,6 +443,14 @@ REJECTIONS: tuple[tuple[ErrorCode, Callable[[Fix, int], str | None]], ...] = (
 
 def reject(fix: Fix, now: int) -> tuple[ErrorCode, str] | None:
     """The first reason to throw the fix away, with a detail for who sent it, or None."""
+    accuracy = fix.accuracy
+    if (
+        -90.0 <= fix.latitude <= 90.0
+        and -180.0 <= fix.longitude <= 180.0
+        and now - TOO_OLD <= fix.fix_time <= now + CLOCK_SKEW
+        and (accuracy is UNSET or accuracy >= 0.0)
+    ):
+        return None  # as nearly all, without a call for each reason
     for code, predicate in REJECTIONS:
         detail = predicate(fix, now)
         if detail is not None:
@@ -603,11 +614,28 @@ def judge(fix: Fix, motion: Motion, session: int, now: int) -> tuple[tuple[Suspi
             and motion.support
         ) and overstated(fix, motion):
             fix.speed = UNSET
+    time = fix.fix_time
+    if motion.time < time >= motion.session_newest and motion.rival is None and motion.support:
+        latitude = fix.latitude
+        longitude = fix.longitude
+        north = latitude - motion.latitude
+        east = longitude - motion.longitude
+        accuracy = fix.accuracy
+        if (
+            -NEARBY < north < NEARBY
+            and -NEARBY < east < NEARBY
+            and (north or east)
+            and (accuracy is UNSET or accuracy <= INACCURATE)
+            and not (-NULL_ISLAND <= latitude <= NULL_ISLAND and -NULL_ISLAND <= longitude <= NULL_ISLAND)
+        ):
+            # Most go on from the one before: none of the reasons below can hold, and each would be a call.
+            motion.session_newest = time
+            motion.move(fix, claim)
+            return (), True
     suspicions: tuple[Suspicion, ...] = ()
     for suspicion, predicate in SUSPICIONS:
         if predicate(fix, motion, now):
             suspicions += (suspicion,)
-    time = fix.fix_time
     if time > motion.session_newest:
         motion.session_newest = time
     if time <= motion.time:

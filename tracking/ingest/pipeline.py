@@ -1,6 +1,6 @@
 """`accept`: a fix becomes a position, or is rejected, or is a repeat. Synchronous: it never waits for the database."""
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from tracking.errors import ErrorCode
 from tracking.ingest.filters import drop_untrue, judge, reject
@@ -39,7 +39,9 @@ class Pipeline:
         """The position that the fix became, handed to the recorder, where it is to be shown; None for a repeat, for a rejected
         fix, and for one that was shown before.
         """
-        seq = _seq_of(fix)
+        seq = fix.seq
+        if seq is None:
+            raise _no_seq()
         if seq <= session.seen:
             _repeat.value += 1
             return None
@@ -53,9 +55,12 @@ class Pipeline:
                 position = _position(source, session, fix, now, verdict.suspect, verdict.live)
                 self._recorder.offer(Entry(session, seq, position, None))
                 return None
-        rejected = _rejection(fix, now)
-        if rejected is not None or type(fix) is Unreadable:
-            self._recorder.offer(Entry(session, seq, None, rejected))
+        if type(fix) is Unreadable:
+            self._recorder.offer(Entry(session, seq, None, _rejected_for(seq, fix.code, fix.detail)))
+            return None
+        refused = reject(fix, now)
+        if refused is not None:
+            self._recorder.offer(Entry(session, seq, None, _rejected_for(seq, *refused)))
             return None
         position = _judged(source, session, fix, now)
         self._recorder.offer(Entry(session, seq, position, None))
@@ -63,7 +68,9 @@ class Pipeline:
 
     def preview(self, source: Source, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
         """The same while the recorder is full: to be shown, not to be stored. The device sends the fix again."""
-        seq = _seq_of(fix)
+        seq = fix.seq
+        if seq is None:
+            raise _no_seq()
         if seq <= max(session.seen, session.shown) or len(session.previewed) >= MAX_PREVIEWED:
             return None
         session.shown = seq
@@ -78,16 +85,10 @@ class Pipeline:
         return position
 
 
-def _rejection(fix: Fix | Unreadable, now: int) -> Rejected | None:
-    refused: tuple[ErrorCode, str] | None
-    refused = (fix.code, fix.detail) if type(fix) is Unreadable else reject(fix, now)
-    if refused is None:
-        return None
-    code, detail = refused
+def _rejected_for(seq: int, code: ErrorCode, detail: str) -> Rejected:
     _rejected.value += 1
     REJECTED.labels(code.value).inc()
-    assert fix.seq is not None
-    return Rejected(fix.seq, code.value, detail)
+    return Rejected(seq, code.value, detail)
 
 
 def _judged(source: Source, session: Session, fix: Fix, now: int) -> Position:
@@ -110,6 +111,7 @@ def _judged(source: Source, session: Session, fix: Fix, now: int) -> Position:
 
 def _position(source: Source, session: Session, fix: Fix, now: int, suspect: tuple[Suspicion, ...], live: bool) -> Position:
     span = span_at(source.windows, fix.fix_time)
+    accuracy, altitude, speed, bearing, battery = fix.accuracy, fix.altitude, fix.speed, fix.bearing, fix.battery
     return Position(
         source.number,
         source.vehicle.vehicle_id,
@@ -119,23 +121,17 @@ def _position(source: Source, session: Session, fix: Fix, now: int, suspect: tup
         now,
         fix.latitude,
         fix.longitude,
-        _known(fix.accuracy),
-        _known(fix.altitude),
-        _known(fix.speed),
-        _known(fix.bearing),
-        _known(fix.battery),
-        span.trip if span is not None else None,
-        span.trip_id if span is not None else None,
+        None if accuracy is UNSET else accuracy,
+        None if altitude is UNSET else altitude,
+        None if speed is UNSET else speed,
+        None if bearing is UNSET else bearing,
+        None if battery is UNSET else battery,
+        None if span is None else span.trip,
+        None if span is None else span.trip_id,
         suspect,
         live,
     )
 
 
-def _seq_of(fix: Fix | Unreadable) -> int:
-    if fix.seq is None:
-        raise ValueError("a fix whose seq can't be read is an error of the socket, not a fix")
-    return fix.seq
-
-
-def _known(value: float | UnsetType) -> float | None:
-    return None if value is UNSET else value
+def _no_seq() -> ValueError:
+    return ValueError("a fix whose seq can't be read is an error of the socket, not a fix")
