@@ -12,13 +12,15 @@ Value = TypeVar("Value")
 
 MOST = 32
 """Keys of one question: its answer is taken apart in one step of the event loop."""
+PATIENCE_SECONDS = 0.25
+"""How long the next question waits for the one under way: a connection that stalls must not hold up everybody."""
 
 
 class Gathered(Generic[Key, Value]):
     """Asks `ask` for many keys at once; it returns what there is.
 
     A question that comes alone is asked at once, and alone. One that comes while another is under way waits for that, and no
-    longer: nobody waits for others to come.
+    longer, nor longer than `PATIENCE_SECONDS`: nobody waits for others to come.
     """
 
     def __init__(self, ask: Callable[[list[Key]], Awaitable[Mapping[Key, Value]]], *, most: int = MOST) -> None:
@@ -26,6 +28,7 @@ class Gathered(Generic[Key, Value]):
         self._most = most
         self._waiting: dict[Key, asyncio.Future[Value | None]] = {}
         self._worker: asyncio.Task[None] | None = None
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def get(self, key: Key) -> Value | None:
         """None where there is no such thing. The answer was read after this call. Raises what `ask` raises."""
@@ -39,20 +42,26 @@ class Gathered(Generic[Key, Value]):
         return await asyncio.shield(future)
 
     async def _work(self) -> None:
-        asked: dict[Key, asyncio.Future[Value | None]] = {}
         try:
             while self._waiting:
                 asked = {key: self._waiting.pop(key) for key in list(islice(self._waiting, self._most))}
-                await self._answer(asked)
+                answer = asyncio.create_task(self._answer(asked))
+                self._under_way.add(answer)
+                answer.add_done_callback(self._under_way.discard)
+                await asyncio.wait({answer}, timeout=PATIENCE_SECONDS)
         finally:
             self._worker = None
-            for future in (*asked.values(), *self._waiting.values()):
-                future.cancel()  # those that are answered stay so
+            for future in self._waiting.values():
+                future.cancel()
             self._waiting.clear()
 
     async def _answer(self, asked: dict[Key, asyncio.Future[Value | None]]) -> None:
         try:
             found = await self._ask(list(asked))
+        except asyncio.CancelledError:
+            for future in asked.values():
+                future.cancel()
+            raise
         except StoreUnavailable as error:
             # For all that wait: each of them would wait for its own timeout, one after the other.
             for future in (*asked.values(), *self._waiting.values()):
