@@ -53,11 +53,38 @@ def test_every_code_has_its_meaning() -> None:
 
 def test_every_make_target_in_the_docs_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    text = "\n".join(path.read_text() for path in [ROOT / "README.md", *DOCS.glob("*.md")])
+    text = "\n".join(path.read_text() for path in _pages())
     assert set(re.findall(r"`make ([a-z]+)", text)) <= targets
 
 
 def test_every_link_between_the_docs_leads_somewhere() -> None:
-    for path in [ROOT / "README.md", *DOCS.glob("*.md")]:
+    for path in _pages():
         for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_every_decision_has_one_form_and_is_listed() -> None:
+    decisions = DOCS / "decisions"
+    index = (decisions / "README.md").read_text()
+    files = sorted(path for path in decisions.iterdir() if path.name != "README.md")
+    assert re.findall(r"^\| \[[a-z-]+\]\((.+?)\)", index, re.MULTILINE) == [path.name for path in files]
+    for path in files:
+        headings = re.findall(r"^##? (.+)$", path.read_text(), re.MULTILINE)
+        assert headings[1:] == ["The question", "What was decided", "Why", "What it costs"], path.name
+
+
+def test_every_module_has_its_room_in_the_architecture() -> None:
+    """Named alone, or in the row of its package; a package of its own row may go by that."""
+    rooms = (DOCS / "ARCHITECTURE.md").read_text().split("## Rooms")[1].split("## Promises")[0]
+    names = set(re.findall(r"`([a-z_]+)/?`", rooms.replace("`, `", "` `")))
+    for row in re.findall(r"^\| (.+?) \|", rooms, re.MULTILINE):
+        names.update(re.findall(r"[a-z_]+", row))
+    by_subject = {"api", "store"}  # a file a subject
+    modules = [
+        path for path in (ROOT / "tracking").rglob("*.py") if path.name != "__init__.py" and path.parent.name not in by_subject
+    ]
+    assert [str(path.relative_to(ROOT)) for path in modules if path.stem not in names] == []
+
+
+def _pages() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")]

@@ -1,5 +1,7 @@
 /** Numbers and states in words, as a passenger says them. */
 
+import { plain, shortened } from "./text.js";
+
 /** @typedef {import("./messages.js").Trip} Trip */
 
 const MINUTE = 60_000;
@@ -61,7 +63,7 @@ export function status(trip) {
     case "arrived_at_pickup":
       return "Waiting at pickup";
     case "enroute_to_dropoff":
-      return trip.dropoff.name ? `On the way to ${isolated(shorten(trip.dropoff.name))}` : "On the way";
+      return trip.dropoff.name ? `On the way to ${isolated(shortened(trip.dropoff.name, NAME_LIMIT))}` : "On the way";
     case "arrived_at_stop":
       return "Stopped on the way";
     case "complete":
@@ -127,7 +129,6 @@ export function sender(from) {
   return SENDERS.get(from) ?? "Message";
 }
 
-const DIRECTIONS = /[\u202a-\u202e\u2066-\u2069]/g;
 const RIGHT_TO_LEFT = /[\u0590-\u08ff\u200e\u200f\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
 
 /**
@@ -135,11 +136,6 @@ const RIGHT_TO_LEFT = /[\u0590-\u08ff\u200e\u200f\ufb1d-\ufdff\ufe70-\ufefc\u{10
  * @param {string} name
  */
 export function isolated(name) {
-  const plain = name.replace(DIRECTIONS, "");
-  return RIGHT_TO_LEFT.test(plain) ? `\u2068${plain}\u2069` : plain;
-}
-
-/** @param {string} name */
-function shorten(name) {
-  return name.length > NAME_LIMIT ? `${name.slice(0, NAME_LIMIT - 1).trimEnd()}…` : name;
+  const text = plain(name);
+  return RIGHT_TO_LEFT.test(text) ? `\u2068${text}\u2069` : text;
 }

@@ -1,5 +1,7 @@
 /** The messages of a passenger's socket, and the way from a frame to one. */
 
+import { fromHub } from "./text.js";
+
 /**
  * @typedef {object} Place
  * @property {number} latitude
@@ -97,7 +99,7 @@ export function decode(frame) {
   /** @type {any} */
   let fields;
   try {
-    fields = JSON.parse(String(frame));
+    fields = fromHub(String(frame));
   } catch {
     return { type: "unknown" };
   }

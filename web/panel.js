@@ -68,13 +68,14 @@ export class Panel {
    * @param {number | null} age milliseconds since the last fix, null where there is none to show
    * @param {boolean} stale
    * @param {boolean} live whether the hub is heard at all
+   * @param {Trip} trip
    */
-  showAge(age, stale, live) {
-    this.#freshness.hidden = age === null;
+  showAge(age, stale, live, trip) {
+    this.#freshness.hidden = age === null && !isUnderWay(trip);
     this.#freshness.classList.toggle("stale", stale);
-    this.#freshness.classList.toggle("cut", !live);
-    if (age === null) return;
-    write(this.#age, stale ? `No fresh position · last seen ${format.ago(age)}` : `Updated ${format.ago(age)}`);
+    this.#freshness.classList.toggle("cut", !live || age === null);
+    if (age === null) write(this.#age, "No position of the vehicle yet");
+    else write(this.#age, stale ? `No fresh position · last seen ${format.ago(age)}` : `Updated ${format.ago(age)}`);
   }
 
   /**
@@ -129,4 +130,9 @@ export class Panel {
 /** @param {Trip} trip */
 function isMoving({ status }) {
   return status === "enroute_to_pickup" || status === "enroute_to_dropoff" || status === "arrived_at_stop";
+}
+
+/** @param {Trip} trip whether passengers are to see its vehicle */
+function isUnderWay({ status }) {
+  return ["enroute_to_pickup", "arrived_at_pickup", "enroute_to_dropoff", "arrived_at_stop"].includes(status);
 }

@@ -132,7 +132,7 @@ function start(settings) {
     map.showTrip(trip);
     panel.showTrip(trip);
     panel.showProgress(feed, serverNow());
-    panel.showAge(age, stale, live);
+    panel.showAge(age, stale, live, trip);
     if (OVER.has(trip.status)) end("over");
     if (ending) return;
     if (position) requestFrame();

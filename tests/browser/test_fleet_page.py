@@ -166,19 +166,23 @@ async def test_a_backlog_is_filed_quietly_and_a_wrong_clock_is_shown(hub: HubPro
     await api.call("PUT", f"/fleets/{fleet_id}", {"name": "Limited", "speed_limit": 20})
     vehicle_id = await api.vehicle(fleet_id, name="Van")
     async with desk(browser, hub, fleet_id) as page, Driver(hub.url, vehicle_id) as driver:
-        await at(driver, 1, *VADUZ, fix_time=now_ms() - 1_800_000, speed=30)
+        # The first fix of all is believed up to 25 m/s.
+        await at(driver, 1, *VADUZ, fix_time=now_ms() - 1_800_000, speed=24)
         await page.until("tracking.events.some(({ late }) => late)")
         assert await page.page.is_hidden("#tab-events .badge")
         assert await page.page.inner_text("#announcer") == ""
         await page.page.click("#tab-events")
         assert "reported late" in await page.page.inner_text("#event-list [data-kind=speeding].late")
         await page.page.click("#tab-vehicles")
-        await at(driver, 2, *VADUZ, fix_time=now_ms() + 45_000, speed=10)
+        ahead = now_ms() + 45_000
+        # Elsewhere: of a vehicle that has not moved for half an hour no speed is believed.
+        await at(driver, 2, VADUZ[0] + 0.0001, VADUZ[1], fix_time=ahead, speed=10)
         await page.until("tracking.vehicles.some(({ clockSkew }) => clockSkew === 45 || clockSkew === 44)")
         await page.page.wait_for_selector("#list .row-state:text-matches('Clock 4[45] s ahead')")
         await page.page.click("#list [role=option]")
         await page.page.wait_for_selector("#card .clock-wrong:text-matches('Clock 4[45] s ahead')")
-        await at(driver, 3, VADUZ[0] + 0.0003, VADUZ[1], fix_time=now_ms() + 46_000, speed=30)
+        # As fast as its places show, however long the page took.
+        await at(driver, 3, VADUZ[0] + 0.0005, VADUZ[1], fix_time=ahead + 2_000, speed=22)
         await page.until("tracking.events.at(-1).kind === 'speeding' && !tracking.events.at(-1).late")
         assert await page.page.is_visible("#tab-events .badge")
         # Set right: that is seen at once, though the marker waits for a newer fix.

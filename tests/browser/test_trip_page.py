@@ -128,6 +128,7 @@ async def test_two_vehicles_across_the_antimeridian_are_two_lines_on_the_screen(
         await api.call("PATCH", f"/trips/{trip_id}", {"version": trip["version"], "vehicle_id": second_id})
         await page.until("tracking.displayed === null && tracking.state.position === null")
         assert await page.page.locator(".car").count() == 0
+        assert await page.page.inner_text("#freshness") == "No position of the vehicle yet"
         await second.report(*drive(0.002, now_ms() - 19_000))
         await page.until("tracking.lineLength === 40 && tracking.displayed && tracking.displayed.longitude < 0")
         await page.page.wait_for_selector(".car")

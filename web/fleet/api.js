@@ -1,6 +1,7 @@
 /** The hub over HTTP, as a dispatcher speaks it. */
 
 import { hubAddress } from "../hub.js";
+import { fromHub } from "../text.js";
 
 /** @typedef {import("./messages.js").Trip} Trip */
 /** @typedef {import("./messages.js").Geofence} Geofence */
@@ -160,7 +161,7 @@ export class Api {
 
   /** @param {string} method @param {string} path @param {object} [body] @returns {Promise<any>} */
   async #json(method, path, body) {
-    return (await this.#ask(method, path, body)).json();
+    return fromHub(await (await this.#ask(method, path, body)).text());
   }
 
   /** @param {string} method @param {string} path @param {object} [body] */

@@ -1,5 +1,7 @@
 /** The messages of a dispatcher's socket, and the way from a frame to one. */
 
+import { fromHub } from "../text.js";
+
 /**
  * @typedef {import("../messages.js").Trip} Trip
  * @typedef {"available" | "on_trip" | "stopped" | "lost"} VehicleStatus
@@ -95,7 +97,7 @@ export function decode(frame) {
   /** @type {any} */
   let fields;
   try {
-    fields = JSON.parse(String(frame));
+    fields = fromHub(String(frame));
   } catch {
     return { type: "unknown" };
   }

@@ -1,3 +1,4 @@
+import { shortened } from "../text.js";
 import { coloursOf, Glyphs } from "./glyphs.js";
 
 /** @typedef {{vehicle: import("./vehicles.js").Vehicle, x: number, y: number}} Placed a vehicle and the pixel that it is at */
@@ -8,6 +9,7 @@ const FAR_ZOOM = 11;
 const SMALL = 0.68;
 const NAMES_FROM_ZOOM = 14;
 const MOST_NAMES = 80;
+const MOST_LETTERS = 32;
 const FONT = "600 12px system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', Arial, sans-serif";
 
 /** Draws vehicles and clusters where it is told to, in the colours that the page has now. */
@@ -90,9 +92,10 @@ export class Painter {
     context.lineJoin = "round";
     context.lineWidth = 4;
     context.strokeStyle = this.#colours.edge;
-    context.strokeText(name, x, y + 17);
+    const short = shortened(name, MOST_LETTERS);
+    context.strokeText(short, x, y + 17);
     context.fillStyle = this.#colours.ink;
-    context.fillText(name, x, y + 17);
+    context.fillText(short, x, y + 17);
   }
 }
 

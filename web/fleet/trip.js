@@ -19,7 +19,7 @@ export class TripBox {
   #places = h("ol", { class: "trip-places" });
   #assign = h("div", {});
   #problem = h("p", { class: "problem", role: "alert" });
-  #text = h("input", { class: "text", maxlength: 1_000, placeholder: "Message to driver and passengers", "aria-label": "Message to driver and passengers", autocomplete: "off" });
+  #text = h("input", { class: "text", maxlength: 1_000, placeholder: "Driver and passengers", "aria-label": "Message to driver and passengers", autocomplete: "off" });
   #sent = h("p", { class: "sent", role: "status" });
   #form = h("form", { class: "message-form", onsubmit: (/** @type {Event} */ event) => this.#send(event) }, this.#text, h("button", { type: "submit" }, "Send"));
   #cancel = h("button", { type: "button", class: "danger cancel-trip", onclick: () => this.#askCancel() }, "Cancel trip");
