@@ -12,20 +12,29 @@ Value = TypeVar("Value")
 
 MOST = 32
 """Keys of one question: its answer is taken apart in one step of the event loop."""
+SLOW = 0.1
+"""Seconds after which nobody waits any longer for a question that is under way: one row that is locked, or one connection that
+is stalled, must not keep all others waiting."""
+AT_ONCE = 3
+"""Questions that may be under way at once. Where so many are slow it is the database, and more would only burden it."""
 
 
 class Gathered(Generic[Key, Value]):
     """Asks `ask` for many keys at once; it returns what there is.
 
-    A question that comes alone is asked at once, and alone. One that comes while another is under way waits for that, and no
-    longer: nobody waits for others to come.
+    A question that comes alone is asked at once, and alone. One that comes while another is under way waits for that, `slow`
+    seconds at the most, and no longer: nobody waits for others to come.
     """
 
-    def __init__(self, ask: Callable[[list[Key]], Awaitable[Mapping[Key, Value]]], *, most: int = MOST) -> None:
+    def __init__(
+        self, ask: Callable[[list[Key]], Awaitable[Mapping[Key, Value]]], *, most: int = MOST, slow: float = SLOW
+    ) -> None:
         self._ask = ask
         self._most = most
+        self._slow = slow
         self._waiting: dict[Key, asyncio.Future[Value | None]] = {}
         self._worker: asyncio.Task[None] | None = None
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def get(self, key: Key) -> Value | None:
         """None where there is no such thing. The answer was read after this call. Raises what `ask` raises."""
@@ -39,16 +48,29 @@ class Gathered(Generic[Key, Value]):
         return await asyncio.shield(future)
 
     async def _work(self) -> None:
-        asked: dict[Key, asyncio.Future[Value | None]] = {}
         try:
             while self._waiting:
                 asked = {key: self._waiting.pop(key) for key in list(islice(self._waiting, self._most))}
-                await self._answer(asked)
+                question = asyncio.create_task(self._ask_for(asked))
+                self._under_way.add(question)
+                question.add_done_callback(self._under_way.discard)
+                await asyncio.wait(
+                    self._under_way,
+                    timeout=self._slow if len(self._under_way) < AT_ONCE else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
         finally:
             self._worker = None
-            for future in (*asked.values(), *self._waiting.values()):
-                future.cancel()  # those that are answered stay so
+            for future in self._waiting.values():
+                future.cancel()
             self._waiting.clear()
+
+    async def _ask_for(self, asked: dict[Key, asyncio.Future[Value | None]]) -> None:
+        try:
+            await self._answer(asked)
+        finally:
+            for future in asked.values():
+                future.cancel()  # those that are answered stay so
 
     async def _answer(self, asked: dict[Key, asyncio.Future[Value | None]]) -> None:
         try:
