@@ -44,7 +44,13 @@ class Pipeline:
             _repeat.value += 1
             return None
         session.seen = seq
-        if seq <= session.shown and type(fix) is not Unreadable:
+        rejected = _rejection(fix, now)
+        if rejected is not None or type(fix) is Unreadable:
+            # Also where one of its number was shown: that one was another, or has become too old.
+            session.previewed.pop(seq, None)
+            self._recorder.offer(Entry(session, seq, None, rejected))
+            return None
+        if seq <= session.shown:
             verdict = session.previewed.pop(seq, _PLAIN)
             if verdict is not None:
                 drop_untrue(fix)
@@ -53,10 +59,6 @@ class Pipeline:
                 position = _position(source, session, fix, now, verdict.suspect, verdict.live)
                 self._recorder.offer(Entry(session, seq, position, None))
                 return None
-        rejected = _rejection(fix, now)
-        if rejected is not None or type(fix) is Unreadable:
-            self._recorder.offer(Entry(session, seq, None, rejected))
-            return None
         position = _judged(source, session, fix, now)
         self._recorder.offer(Entry(session, seq, position, None))
         return position
