@@ -211,9 +211,9 @@ class _Life:
         seconds = service.settings.stop_timeout
         await asyncio.gather(
             # What is not stored was not acknowledged, so the devices have it still.
-            _step("storing the fixes", seconds, service.recorder.flush(), by=self._tasks[RECORDER]),
+            _step("storing the fixes", seconds, service.recorder.flush(), by=self._tasks.get(RECORDER)),
             # Nobody else has these.
-            _step("storing the events", seconds, service.watch.flush(), by=self._tasks[EVENTS]),
+            _step("storing the events", seconds, service.watch.flush(), by=self._tasks.get(EVENTS)),
         )
         await _step("writing the latest positions", min(seconds, LATEST_SECONDS), service.latest.flush())
         await self._stop()
