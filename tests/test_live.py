@@ -383,3 +383,22 @@ async def test_who_comes_while_a_name_is_changed_takes_it_back_from_nobody(hub: 
                 assert snapshot["trip"]["vehicle"]["name"] == "The new one"
                 assert (await second.expect("trip"))["offset"] == snapshot["offset"]
     await database.close()
+
+
+async def test_trust_40_what_an_erased_vehicle_drove_of_a_trip_is_shown_to_nobody_who_comes(hub: HubProcess, api: Api) -> None:
+    vehicle_id, trip_id = await api.under_way()
+    fleet_id = (await api.call("GET", f"/vehicles/{vehicle_id}"))["fleet_id"]
+    other = await api.vehicle(fleet_id)
+    async with Passenger(hub.url, trip_id) as first:
+        snapshot = await first.expect("snapshot")
+        async with Driver(hub.url, vehicle_id) as driver:
+            await driver.report(fix(1))
+            await driver.acknowledged(1)
+            await first.expect("position")
+        version = (await api.call("GET", f"/trips/{trip_id}"))["version"]
+        await api.call("PATCH", f"/trips/{trip_id}", {"vehicle_id": other, "version": version})
+        await first.expect("trip")
+        await api.call("DELETE", f"/vehicles/{vehicle_id}", expect=204)
+        for query in ("", f"?epoch={snapshot['epoch']}&offset={snapshot['offset']}"):
+            async with Passenger(hub.url, trip_id, query=query) as passenger:
+                assert (await passenger.receive()).get("track") == []
