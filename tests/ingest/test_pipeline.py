@@ -1,5 +1,7 @@
 """`accept` and `preview`: what becomes of a fix, while there is room for it and while there is none."""
 
+from typing import Any
+
 import pytest
 
 from tests.clients import now_ms
@@ -25,11 +27,11 @@ class Taken(Recorder):
 @pytest.mark.parametrize(
     "other", [{"fix_time": 2**62}, {"fix_time": -(2**62)}, {"latitude": 95.0}, {"longitude": 1e300}, {"accuracy": -1.0}]
 )
-def test_a_fix_that_was_shown_and_comes_again_as_another_is_judged(other: dict[str, float]) -> None:
+def test_a_fix_that_was_shown_and_comes_again_as_another_is_judged(other: dict[str, Any]) -> None:
     """Its time could be one that no table has: nothing would be stored any more, of anyone."""
     recorder = Taken()
     pipeline, source, session, now = Pipeline(recorder), Source(1, Vehicle("van", "fleet")), Session(1, "", 0), now_ms()
-    good = {"fix_time": now, "latitude": 47.1, "longitude": 9.5}
+    good: dict[str, Any] = {"fix_time": now, "latitude": 47.1, "longitude": 9.5}
     assert pipeline.preview(source, session, Fix(1, **good), now) is not None
     assert pipeline.accept(source, session, Fix(1, **(good | other)), now) is None
     [entry] = recorder.entries
