@@ -10,6 +10,7 @@ import gpxpy
 import pytest
 
 from tests.clients import Api, Driver, Message, Passenger, fix, now_ms
+from tests.faults.devices import until
 from tests.hub_process import HubProcess
 
 
@@ -358,3 +359,46 @@ def assert_contiguous(offset: int, messages: list[dict[str, Any]]) -> None:
         elif "offset" in message:
             assert message["offset"] == offset + 1
             offset += 1
+
+
+async def test_who_comes_while_a_name_is_changed_takes_it_back_from_nobody(hub: HubProcess, api: Api) -> None:
+    vehicle_id, trip_id = await api.under_way()
+    vehicle = await api.call("GET", f"/vehicles/{vehicle_id}")
+    database = await asyncpg.connect(hub.environment["TRACKING_DATABASE_URL"])
+    async with Passenger(hub.url, trip_id) as first, Passenger(hub.url, trip_id) as second:
+        await first.expect("snapshot")
+        await second.expect("snapshot")
+        async with database.transaction():
+            await database.execute("LOCK TABLE positions IN ACCESS EXCLUSIVE MODE")
+            third = Passenger(hub.url, trip_id)
+            async with third:
+                # It has read the trip, and reads the track.
+                waits = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 'positions'::regclass"
+                await until(lambda: database.fetchval(waits), "the track is being read")
+                named = {key: vehicle[key] for key in ("fleet_id", "kind", "plate")} | {"name": "The new one"}
+                await api.call("PUT", f"/vehicles/{vehicle_id}", named)
+                assert (await first.expect("trip"))["trip"]["vehicle"]["name"] == "The new one"
+                await database.execute("ROLLBACK; BEGIN")
+                snapshot = await third.expect("snapshot")
+                assert snapshot["trip"]["vehicle"]["name"] == "The new one"
+                assert (await second.expect("trip"))["offset"] == snapshot["offset"]
+    await database.close()
+
+
+async def test_trust_40_what_an_erased_vehicle_drove_of_a_trip_is_shown_to_nobody_who_comes(hub: HubProcess, api: Api) -> None:
+    vehicle_id, trip_id = await api.under_way()
+    fleet_id = (await api.call("GET", f"/vehicles/{vehicle_id}"))["fleet_id"]
+    other = await api.vehicle(fleet_id)
+    async with Passenger(hub.url, trip_id) as first:
+        snapshot = await first.expect("snapshot")
+        async with Driver(hub.url, vehicle_id) as driver:
+            await driver.report(fix(1))
+            await driver.acknowledged(1)
+            await first.expect("position")
+        version = (await api.call("GET", f"/trips/{trip_id}"))["version"]
+        await api.call("PATCH", f"/trips/{trip_id}", {"vehicle_id": other, "version": version})
+        await first.expect("trip")
+        await api.call("DELETE", f"/vehicles/{vehicle_id}", expect=204)
+        for query in ("", f"?epoch={snapshot['epoch']}&offset={snapshot['offset']}"):
+            async with Passenger(hub.url, trip_id, query=query) as passenger:
+                assert (await passenger.receive()).get("track") == []

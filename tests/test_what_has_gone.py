@@ -13,7 +13,7 @@ from tests.clients import Api, Driver, Passenger, Socket, fix, new_id, now_ms, t
 from tests.faults.devices import until
 from tests.hub_process import SECRET
 from tests.sockets.serving import Served, serving
-from tracking.app import create_app, let_go
+from tracking.app import _read_revoked, create_app, let_go
 from tracking.config import load
 from tracking.ingest.sources import MOST_SPANS, TRIP_UNKNOWN
 from tracking.service import Service
@@ -195,3 +195,13 @@ async def test_a_fix_older_than_the_trips_in_memory_gets_the_trip_of_its_time(wo
             assert await driver.acknowledged(len(times)) == []
         rows = await api.track(f"/vehicles/{vehicle_id}/track", suspect="true")
     assert [row["trip_id"] for row in rows] == ["", *(trip_id for trip_id, _ in trips)]
+
+
+async def test_revoked_tokens_that_the_store_lost_are_stored_again_until_they_expire(world: World) -> None:
+    expires_at = now_ms() // 1000 + 3600
+    assert world.service.auth.revoked is not None
+    world.service.auth.revoked |= {f"{'a' * 22}.{expires_at}", "another's"}
+    await _read_revoked(world.service)
+    async with world.service.database.connection() as connection:
+        rows = await connection.fetch("SELECT expires_at FROM revoked_tokens ORDER BY jti")
+    assert [row["expires_at"] for row in rows] == [expires_at * 1000, None]

@@ -32,7 +32,7 @@ from tracking.api import (
     trips,
     vehicles,
 )
-from tracking.auth import Auth
+from tracking.auth import Auth, expiry_in
 from tracking.config import Settings, require_database, require_key
 from tracking.errors import Refusal, StoreUnavailable
 from tracking.hub.hub import BEATS, STEPS
@@ -211,9 +211,9 @@ class _Life:
         seconds = service.settings.stop_timeout
         await asyncio.gather(
             # What is not stored was not acknowledged, so the devices have it still.
-            _step("storing the fixes", seconds, service.recorder.flush(), by=self._tasks[RECORDER]),
+            _step("storing the fixes", seconds, service.recorder.flush(), by=self._tasks.get(RECORDER)),
             # Nobody else has these.
-            _step("storing the events", seconds, service.watch.flush(), by=self._tasks[EVENTS]),
+            _step("storing the events", seconds, service.watch.flush(), by=self._tasks.get(EVENTS)),
         )
         await _step("writing the latest positions", min(seconds, LATEST_SECONDS), service.latest.flush())
         await self._stop()
@@ -296,7 +296,8 @@ async def _read_revoked(service: Service) -> None:
     async with service.database.transaction() as connection:
         if service.auth.revoked:
             # A store that went back must not let those in again who were sent out.
-            await share_store.revoke_tokens(connection, service.auth.revoked, service.clock())
+            lost = {jti: expiry_in(jti) for jti in service.auth.revoked}
+            await share_store.revoke_tokens(connection, lost, service.clock())
         stored = await share_store.revoked_tokens(connection)
     # Read only now: what was revoked in the meantime is in it, and may not be in what we read.
     service.auth.revoked = (service.auth.revoked or set()) | stored

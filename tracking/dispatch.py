@@ -293,6 +293,7 @@ class Dispatch:
         """After COMMIT: the vehicle was removed, and `left` are the trips that it was to drive."""
         self._sources.forget(vehicle_id)
         self._hub.fleets.forget(vehicle_id)
+        self._hub.vehicle_gone(vehicle_id)
         driver = self._hub.drivers.get(vehicle_id)
         if driver is not None:
             driver.close(CloseCode.NOT_FOUND)

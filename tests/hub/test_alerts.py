@@ -1,5 +1,6 @@
 """What a dispatcher is told of one vehicle, by a real watch and a clock that the test turns."""
 
+import asyncio
 import math
 from collections import Counter
 from typing import Any
@@ -13,7 +14,9 @@ from tests.hub.watching import BEGIN, FLEET, Watching, position_of
 from tests.ingest.parked import BEGIN as PARKED_SINCE
 from tests.ingest.parked import Parked, place, shown
 from tracking.hub.fleet import FleetFeed, LiveVehicle
+from tracking.ingest.sources import _OLDER
 from tracking.model import Event, EventKind, Fix, Place, Position, Trip, TripStatus, Vehicle, VehicleStatus
+from tracking.watch import MOVES_AT_ONCE
 
 EAST = METRES * math.cos(math.radians(47.0))
 YARD: dict[str, Any] = {
@@ -360,6 +363,56 @@ def test_a_huge_backlog_is_judged_at_once() -> None:
     told = [event.kind.value for event in watching.told() if event.kind is not EventKind.DWELL]
     assert told == ["enter", "exit"] * 99 + ["enter"]
     assert watching.fleets.moves == []
+
+
+def test_a_late_event_of_a_trip_that_memory_holds_no_more_names_none() -> None:
+    watching = Watching()
+    watching.put("yard", YARD)
+    watching.vehicle("van")
+    watching.clock += 3_600_000
+    for seen in (at(0, *OUTSIDE), at(30, *INSIDE)):
+        position = position_of(seen, watching.clock)
+        position.trip, position.trip_id = _OLDER.span.trip, _OLDER.span.trip_id
+        watching.fleets.publish(position)
+    watching.watch.look()
+    [event] = watching.told()
+    assert (event.kind, event.late, event.trip_id) == (EventKind.ENTER, True, None)
+
+
+async def test_many_moves_are_judged_in_parts_each_once_and_in_their_order() -> None:
+    watching = Watching(signal_lost_after=60.0, idle_after=1e6)
+    watching.put("yard", YARD)
+    vehicles = [f"van-{number}" for number in range(2 * MOVES_AT_ONCE)]
+    for seconds, where in ((0, OUTSIDE), (60, INSIDE), (120, OUTSIDE)):
+        watching.clock = BEGIN + seconds * 1000
+        for vehicle in vehicles:
+            watching.publish(at(seconds, *where, vehicle=vehicle))
+    parts = 0
+    looking = asyncio.create_task(watching.watch._look_in_parts())
+    while not looking.done():
+        await asyncio.sleep(0)
+        parts += 1
+        if parts == 3:
+            # What moved before a fence changes is judged before, all of it.
+            watching.watch.geofence_gone(FLEET, "yard")
+    assert parts >= 3
+    told = watching.told()
+    for vehicle in vehicles:
+        assert [event.kind.value for event in told if event.vehicle_id == vehicle] == ["enter", "exit"]
+    watching.watch.look()
+    assert watching.told() == []
+
+
+def test_who_moves_while_others_moves_are_judged_is_not_silent() -> None:
+    watching = Watching(signal_lost_after=60.0)
+    watching.drive(at(0), at(0, vehicle="silent"))
+    watching.pass_time(59)
+    watching.clock += 3_000
+    watching.watch._take_moves()
+    watching.publish(at(62))
+    watching.watch._look_for_the_silent()
+    assert [(event.kind.value, event.vehicle_id) for event in watching.told()] == [("signal_lost", "silent")]
+    assert watching.pass_time(1) == []
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from tracking.hub import fleet as module
 from tracking.hub.fleet import FleetFeed, LiveVehicle, Viewport
 from tracking.hub.fleets import Fleets
 from tracking.hub.outbox import Outbox
+from tracking.metrics import REGISTRY
 from tracking.model import Fleet, Position, Vehicle
 from tracking.protocol import MAX_FRAME_BYTES, Clusters, FleetSnapshot, FleetUpdate
 
@@ -332,3 +333,12 @@ def test_clusters_are_sent_again_only_where_they_changed() -> None:
     feed.recount()
     assert screen.kinds[-1] == "fleet_snapshot"
     assert len(screen.vehicles) == 1_901
+
+
+def test_a_hub_that_begins_anew_counts_no_clock_of_before() -> None:
+    fleets = Fleets()
+    fleets.know(Vehicle("van", "fleet"))
+    fleets.set_clock_skew("van", 7_200_000)
+    assert REGISTRY.get_sample_value("tracking_clocks_wrong") == 1
+    Fleets()
+    assert REGISTRY.get_sample_value("tracking_clocks_wrong") == 0

@@ -3,8 +3,14 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+import pytest
+from websockets.exceptions import ConnectionClosedError
+
 from tests.clients import Api, Driver, fix
-from tests.hub_process import HubProcess
+from tests.hub_process import SECRET, HubProcess
+from tests.sockets.serving import serving
+from tracking.app import create_app
+from tracking.config import load
 from tracking.ingest.acks import MOST_OWED, STEP, Acks, settle
 from tracking.ingest.sources import Session
 from tracking.protocol import Rejected
@@ -117,3 +123,22 @@ async def test_a_driver_gets_few_acks_while_it_drives_and_the_rest_when_it_is_cl
             hub.stop()
             assert (await driver.expect("ack"))["seq"] == 6
             assert await driver.closed() == 1012
+
+
+async def test_nothing_is_acknowledged_that_was_committed_in_a_store_that_is_no_more(database_url: str) -> None:
+    """Not by the last ack before the connection is closed either. Without its marks the store is one that went back."""
+    app = create_app(load(database_url=database_url, jwt_secret=SECRET, ack_interval=60))
+    async with serving(app, lifespan="on") as served, Api(served.url) as api:
+        vehicle_id = await api.vehicle(await api.fleet())
+        async with Driver(served.url, vehicle_id) as driver:
+            await driver.report(fix(1))
+            assert (await driver.expect("ack"))["seq"] == 1
+            await driver.report(fix(2))
+            source = app.state.service.sources.get(vehicle_id)
+            await until(lambda: source.sessions[driver.session].handled == 2)
+            async with app.state.service.exports.connection() as connection:
+                await connection.execute("DELETE FROM hub_marks")
+            with pytest.raises(ConnectionClosedError) as closed:
+                await driver.receive()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1012

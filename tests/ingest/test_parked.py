@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ingest.parked import Parked, Tunnel, off, place, seconds_until_shown, shown
+from tests.ingest.parked import HOME, Parked, Tunnel, off, place, seconds_until_shown, shown
 from tests.ingest.test_filters import NOW
 from tracking.ingest.filters import AGREEING, HOLD_MOST, ROOTED, STOOD, Motion, judge
 from tracking.model import Fix
@@ -104,3 +104,18 @@ def test_who_drives_off_while_its_receiver_is_elsewhere_is_shown_driving() -> No
     verdicts = [judge(each, motion, 1, NOW)[1] for each in driving]
     assert off(driving[verdicts.index(True)]) < 400
     assert all(verdicts[verdicts.index(True) :])
+
+
+@pytest.mark.parametrize("home", [9.5, 180.0], ids=["inland", "on the antimeridian"])
+def test_who_stands_on_the_antimeridian_stands(home: float) -> None:
+    motion = Motion()
+    first = None
+    for fix in Parked(1, 1.0, 20.0, excursions=0, bounces=0, hours=0.25).fixes():
+        first = first or fix
+        fix.longitude += home - HOME[1]
+        if fix.longitude > 180.0:
+            fix.longitude -= 360.0
+        judge(fix, motion, 1, NOW)
+    assert first is not None
+    assert motion.home_time == first.fix_time
+    assert motion.hold == HOLD_MOST

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.clients import new_id
+from tests.faults.devices import until
 from tracking.auth import Principal, Role
 from tracking.errors import StoreUnavailable
 from tracking.hub.hub import Hub
@@ -14,7 +15,7 @@ from tracking.ingest.sources import Sources
 from tracking.messaging import Messaging
 from tracking.model import Fleet, Place, Vehicle, system_clock
 from tracking.store import fleets, messages, trips, vehicles
-from tracking.store.gathered import Gathered
+from tracking.store.gathered import AT_ONCE, Gathered
 from tracking.store.pool import Connection, Database
 
 
@@ -72,6 +73,35 @@ async def test_while_the_store_is_away_nobody_waits_for_the_others_timeouts() ->
     assert [type(error) for error in found] == [StoreUnavailable] * 3
     assert len(asked.questions) == 1
     assert await gathered.get(1) == 2
+
+
+async def test_nobody_waits_long_for_a_question_that_gets_no_answer() -> None:
+    stuck = asyncio.Event()
+    questions: list[list[int]] = []
+
+    async def ask(keys: list[int]) -> dict[int, int]:
+        questions.append(keys)
+        if len(questions) < AT_ONCE or 0 in keys:
+            await stuck.wait()
+        return {key: 2 * key for key in keys}
+
+    gathered = Gathered(ask, slow=0.01)
+    slow = [asyncio.create_task(gathered.get(0))]
+    await settled()
+    # The same again is another question.
+    slow.append(asyncio.create_task(gathered.get(0)))
+    await until(lambda: len(questions) == 2, "it is asked beside the first", 5)
+    async with asyncio.timeout(5):
+        assert [await gathered.get(key) for key in (1, 2)] == [2, 4]
+    assert questions == [[0], [0], [1], [2]]
+    # Where so many are slow, no other is asked beside them.
+    slow += [asyncio.create_task(gathered.get(key)) for key in (0, 3)]
+    await until(lambda: len(questions) == 5, "there is room for a third", 5)
+    slow.append(asyncio.create_task(gathered.get(4)))
+    assert await asyncio.wait(slow, timeout=0.05) == (set(), set(slow))
+    assert questions[4:] == [[0, 3]]
+    stuck.set()
+    assert await asyncio.gather(*slow) == [0, 0, 0, 6, 8]
 
 
 async def test_who_goes_takes_nobodys_answer_along() -> None:

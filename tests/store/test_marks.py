@@ -1,5 +1,6 @@
 """Marks: a store that lacks what was committed is noticed, whoever asks; one that has it is not doubted."""
 
+import contextlib
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -117,6 +118,20 @@ async def test_no_row_is_raised_for_ever_and_few_are_kept(database_url: str) -> 
     assert min(slots) > 8
 
 
+async def test_no_row_goes_that_a_statement_on_its_way_is_held_against() -> None:
+    marks = Marks(raises=1)
+    marks.committed(marks.claim())
+    late = marks.claim()
+    [(slot, _)] = late.standing.items()
+    with marks.asked(late.standing):
+        # Others are begun and answered before the database hears of that one.
+        for _ in range(3):
+            mark = marks.claim()
+            assert slot not in mark.worn
+            marks.committed(mark)
+    assert slot in marks.claim().worn
+
+
 async def test_a_statement_that_failed_unseen_is_no_commit(stores: tuple[Database, Database]) -> None:
     with pytest.raises(asyncpg.InFailedSQLTransactionError):
         async with stores[0].transaction() as connection:
@@ -140,6 +155,8 @@ class MarksMachine(RuleBasedStateMachine):
         self.marks = Marks(raises=3)
         self.log: list[Mark] = []
         """What the store committed."""
+        self.claimed: list[tuple[Mark, contextlib.ExitStack]] = []
+        """Their beginning is on the way."""
         self.open: list[Mark] = []
         self.unanswered: list[Mark] = []
         """Committed, and its answer is on the way."""
@@ -154,9 +171,18 @@ class MarksMachine(RuleBasedStateMachine):
         return all(rows.get(slot, 0) >= number for slot, number in known.items())
 
     @rule()
-    def begin(self) -> None:
+    def claim(self) -> None:
         mark = self.marks.claim()
-        assert self.stands(mark.standing, self.log)
+        asked = contextlib.ExitStack()
+        asked.enter_context(self.marks.asked(mark.standing))
+        self.claimed.append((mark, asked))
+
+    @precondition(lambda self: self.claimed)
+    @rule(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        mark, asked = self.claimed.pop(data.draw(st.integers(0, len(self.claimed) - 1)))
+        with asked:
+            assert self.stands(mark.standing, self.log)
         self.open.append(mark)
 
     @precondition(lambda self: self.open)
@@ -188,7 +214,11 @@ class MarksMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_transaction_waits_for_another(self) -> None:
-        rows = [slot for mark in [*self.open, *self.unanswered] for slot in (mark.slot, *mark.worn)]
+        rows = [
+            slot
+            for mark in [*(mark for mark, _ in self.claimed), *self.open, *self.unanswered]
+            for slot in (mark.slot, *mark.worn)
+        ]
         assert len(rows) == len(set(rows))
 
 

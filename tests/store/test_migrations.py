@@ -1,6 +1,7 @@
 """Migrations on a real database."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,3 +188,31 @@ async def test_lines_of_before_segments_stay_and_joined_ones_are_made_anew(empty
     with pytest.raises(asyncpg.CheckViolationError):
         await connection.execute("UPDATE trip_summaries SET line = 'SRID=4326;POINT(1 2)'")
     await connection.close()
+
+
+async def test_names_of_before_are_put_into_nfc_whatever_stands_in_them(empty_url: str, tmp_path: Path) -> None:
+    """As JSON a line feed is a backslash and an n, which is a letter that an accent after it would join."""
+    copy = tmp_path / "sql"
+    shutil.copytree(DIRECTORY, copy)
+    newest = sorted(copy.glob("*.sql"))
+    for migration in newest[newest.index(next(copy.glob("*_search_key.sql"))) :]:
+        migration.unlink()
+    await migrate(empty_url, copy)
+    connection = await asyncpg.connect(empty_url)
+    apart, together = "Zu\u0308rich\n\u0301\x1f\u0307", "Z\u00fcrich\n\u0301\x1f\u0307"
+    place, bare = {"latitude": 47.5, "longitude": 8, "name": apart}, {"latitude": 47.5, "longitude": 8}
+    await connection.execute("INSERT INTO fleets (fleet_id, name) VALUES ('taxis', $1)", apart)
+    await connection.execute(
+        """
+        INSERT INTO trips (trip_id, fleet_id, pickup, dropoff, stops, created_at)
+        VALUES ('named', 'taxis', $1, $2, $3, now()), ('bare', 'taxis', $2, $2, '[]', now())
+        """,
+        *(json.dumps(value) for value in (place, bare, [bare, place, bare])),
+    )
+    await migrate(empty_url)
+    rows = await connection.fetch("SELECT pickup, dropoff, stops FROM trips ORDER BY trip_id DESC")
+    fleet = await connection.fetchval("SELECT name FROM fleets")
+    await connection.close()
+    named = place | {"name": together}
+    assert [[json.loads(value) for value in row] for row in rows] == [[named, bare, [bare, named, bare]], [bare, bare, []]]
+    assert fleet == together

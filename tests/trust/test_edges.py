@@ -38,6 +38,9 @@ async def test_no_ack_is_longer_than_64_kib(bench: Bench) -> None:
         text = await bench.driver.connection.recv()
         assert len(str(text).encode()) <= FRAME
         ack = json.loads(text)
+        if ack["type"] == "error":
+            assert ack["code"] == "clock_skew"
+            continue
         assert ack["type"] == "ack"
         bench.driver.handled = ack["seq"]
         rejected += [r["seq"] for r in ack["rejected"]]

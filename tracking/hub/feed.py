@@ -108,6 +108,11 @@ class TripFeed:
         self._drop(len(self._frames), self.offset)
         self._kept.feeds -= 1
 
+    def forget(self, vehicle_id: str) -> None:
+        """The vehicle was erased: what it drove of the trip is kept for nobody who comes, or comes back."""
+        if any(had == vehicle_id for _, had in self._vehicles):
+            self._drop(len(self._frames), self.offset)
+
     def publish_position(self, position: Position) -> None:
         """A position of the trip's vehicle that moves the marker."""
         self.offset = offset = self.offset + 1

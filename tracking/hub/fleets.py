@@ -30,6 +30,7 @@ class Fleets:
         self._told_fleets: set[str] = set()
         self._told_trips: dict[str, Trip | None] = {}
         self._gone: set[str] = set()
+        CLOCKS_WRONG.set(0)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

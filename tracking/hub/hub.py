@@ -134,6 +134,11 @@ class Hub:
         if feed is not None:
             self._end(feed, CloseCode.NOT_FOUND)
 
+    def vehicle_gone(self, vehicle_id: str) -> None:
+        """After COMMIT: the vehicle was erased, with all that it drove."""
+        for feed in self.feeds.values():
+            feed.forget(vehicle_id)
+
     def _end(self, feed: TripFeed, code: CloseCode) -> None:
         self._let_go(feed)
         for outbox in list(feed.outboxes):

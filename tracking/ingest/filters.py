@@ -249,7 +249,7 @@ class Motion:
                 reported = False
             if (
                 -_STRAY < latitude - self.home_latitude < _STRAY
-                and -_STRAY < (longitude - self.home_longitude) * self.cosine < _STRAY
+                and -_STRAY < around(longitude - self.home_longitude) * self.cosine < _STRAY
             ):
                 self.home_newest = time
             elif time - self.home_newest >= LEFT:

@@ -45,8 +45,9 @@ class Latest:
     async def flush(self) -> None:
         """Writes what was noted; one caller after the other. Raises `StoreUnavailable`, and then has it still."""
         async with self._writing:
-            while self._newest:
-                newest = dict(sorted(self._newest.items())[:ROWS])
+            vehicles = sorted(self._newest)
+            for start in range(0, len(vehicles), ROWS):
+                newest = {vehicle: self._newest[vehicle] for vehicle in vehicles[start : start + ROWS]}
                 async with self._database.transaction() as connection:
                     await positions.move_latest(connection, list(newest.values()))
                 for vehicle, position in newest.items():

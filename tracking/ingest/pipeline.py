@@ -46,7 +46,14 @@ class Pipeline:
             _repeat.value += 1
             return None
         session.seen = seq
-        if seq <= session.shown and type(fix) is not Unreadable:
+        refused = (fix.code, fix.detail) if type(fix) is Unreadable else reject(fix, now)
+        if refused is not None or type(fix) is Unreadable:
+            assert refused is not None
+            # Also where one of its number was shown: that one was another, or has become too old.
+            session.previewed.pop(seq, None)
+            self._recorder.offer(Entry(session, seq, None, _rejected_for(seq, *refused)))
+            return None
+        if seq <= session.shown:
             verdict = session.previewed.pop(seq, _PLAIN)
             if verdict is not None:
                 drop_untrue(fix)
@@ -55,13 +62,6 @@ class Pipeline:
                 position = _position(source, session, fix, now, verdict.suspect, verdict.live)
                 self._recorder.offer(Entry(session, seq, position, None))
                 return None
-        if type(fix) is Unreadable:
-            self._recorder.offer(Entry(session, seq, None, _rejected_for(seq, fix.code, fix.detail)))
-            return None
-        refused = reject(fix, now)
-        if refused is not None:
-            self._recorder.offer(Entry(session, seq, None, _rejected_for(seq, *refused)))
-            return None
         position = _judged(source, session, fix, now)
         self._recorder.offer(Entry(session, seq, position, None))
         return position

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 import asyncpg
@@ -80,6 +81,10 @@ class Recorder:
         self._on_stored = on_stored
         self._waiting: deque[Entry] = deque()
         self._group: list[Entry] = []
+        self._by_trip: dict[str, list[Position]] = {}
+        """Those of the group and of what waits that `pending` has looked at, `_looked_at` entries from the first on: while the
+        database is away a hundred thousand wait, and thousands of passengers come back."""
+        self._looked_at = 0
         self._arrived = asyncio.Event()
         self._full_group = asyncio.Event()
         self._idle = asyncio.Event()
@@ -100,18 +105,27 @@ class Recorder:
         if len(self._waiting) >= self._rows:
             self._full_group.set()
 
-    def pending(self, trip_id: str) -> Iterator[Position]:
-        """The trip's positions that are not known to be committed, in order of arrival."""
-        for entries in (self._group, self._waiting):
-            for entry in entries:
-                if entry.position is not None and entry.position.trip_id == trip_id:
-                    yield entry.position
+    def pending(self, trip_id: str) -> Sequence[Position]:
+        """The trip's positions that are not known to be committed, in order of arrival; read them at once, more may join."""
+        for entry in self._not_looked_at():
+            position = entry.position
+            if position is not None and position.trip_id is not None:
+                self._by_trip.setdefault(position.trip_id, []).append(position)
+        self._looked_at = len(self._group) + len(self._waiting)
+        return self._by_trip.get(trip_id, ())
+
+    def _not_looked_at(self) -> Iterator[Entry]:
+        new = len(self._group) + len(self._waiting) - self._looked_at
+        if new > len(self._waiting):
+            yield from self._group[len(self._waiting) - new :]
+        # From the end, which is near: a deque has to be walked through.
+        yield from reversed(list(islice(reversed(self._waiting), new)))
 
     async def run(self) -> None:
         while True:
             await self._arrived.wait()
             await self._fill()
-            self._group = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            self._take(self._most)
             if not self._waiting:
                 self._arrived.clear()
             if len(self._waiting) < self._rows:
@@ -119,10 +133,18 @@ class Recorder:
             QUEUE.set(len(self._waiting) + len(self._group))
             await self._commit_until_done(self._group)
             self._most = max(self._rows, min(2 * self._most, MOST_ROWS))
-            self._group = []
+            self._let_go()
             if not self._waiting:
                 QUEUE.set(0)
                 self._idle.set()
+
+    def _take(self, most: int) -> None:
+        self._group = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    def _let_go(self) -> None:
+        self._group = []
+        self._by_trip.clear()
+        self._looked_at = 0
 
     async def flush(self) -> None:
         """Waits until nothing waits for the database."""

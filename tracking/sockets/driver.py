@@ -159,7 +159,7 @@ class DriverConnection(Connection):
         session.prompt = 0
         session.acknowledged = session.handled
         self.session = session
-        self.send(frame(Ack(session.handled)))
+        self.acknowledge(session, ())
 
     def _take(self, fixes: Sequence[Fix | Unreadable], now: int) -> None:
         session = self.session
@@ -184,7 +184,7 @@ class DriverConnection(Connection):
             if position is not None:
                 hub.publish(position)
         if repeated:
-            self.send(frame(Ack(session.handled)))
+            self.acknowledge(session, ())
         if full:
             raise SocketClosed(CloseCode.OVERLOADED)
 
@@ -212,7 +212,10 @@ class DriverConnection(Connection):
             self.tell_error(Refusal(ErrorCode.CLOCK_SKEW, f"{described(skew)}: set it; {harm}"))
 
     def acknowledge(self, session: Session, rejected: Sequence[Rejected]) -> None:
-        """Called by the recorder after COMMIT."""
+        """Tells the device what is handled: called after COMMIT, or when an ack is due that was held back."""
+        if self.service.marks.went_back.is_set():
+            # It was committed in a store that is no more.
+            return
         if rejected:
             for ack in acks(session.handled, rejected):
                 self.outbox.push(frame(ack))

@@ -32,9 +32,12 @@ async def passenger_endpoint(websocket: WebSocket) -> None:
 
 class _Stored(NamedTuple):
     trip: Trip | None
+    """None where it is no more, or where nobody can say"""
     track: list[DrivenPoint]
     last: dict[str, SnapshotPosition]
     """of each vehicle that drove it"""
+    away: bool = False
+    """The store could not be read."""
 
 
 class PassengerConnection(Connection):
@@ -68,16 +71,19 @@ class PassengerConnection(Connection):
         self.service.hub.watched(feed)
 
     async def _begin(self, feed: TripFeed) -> None:
-        shown = may_see(self.principal.role, Sight.POSITION, feed.trip.status)
+        known = feed.trip
+        shown = may_see(self.principal.role, Sight.POSITION, known.status)
         began = feed.offset
         # What waits for a commit now may be committed after our reading began, and so be in neither.
         unstored = list(self.service.recorder.pending(self.trip_id)) if shown else []
-        stored = await self._read_track(feed.trip)
-        if stored.trip is not None:
-            # What we happen to learn first, the others must be told too.
+        stored = await self._read_track(known)
+        if stored.trip is not None and (feed.trip is known or stored.trip.version > feed.trip.version):
+            # What we happen to learn first, the others must be told too. But what they were told while we read may be newer,
+            # though its version is the same: a vehicle's name is no part of that.
             self.service.hub.trip_changed(stored.trip)
         if self.service.hub.feeds.get(self.trip_id) is not feed:
-            over = stored.trip is None or stored.trip.status.over
+            over = stored.trip.status.over if stored.trip is not None else not stored.away
+            over = over or feed.trip.status.over
             raise SocketClosed(CloseCode.TRIP_OVER if over else CloseCode.OVERLOADED)
         self._check(feed.trip)
         if feed.before_kept > began:
@@ -111,7 +117,7 @@ class PassengerConnection(Connection):
                     rows = [row async for row in positions.track_of_trip(connection, trip.number, suspect=False)]
         except StoreUnavailable:
             self.service.revisions.revise(trip.trip_id, trip.number, trip.created_at - GRACE_MS, FOREVER)
-            return _Stored(None, [], {})
+            return _Stored(None, [], {}, away=True)
         track = [(row.fix_time, row.longitude, row.latitude, row.vehicle_id) for row in rows]
         last = {row.vehicle_id: row for row in rows}
         return _Stored(fresh, track, {vehicle_id: _position_of(row) for vehicle_id, row in last.items()})

@@ -12,20 +12,26 @@ Value = TypeVar("Value")
 
 MOST = 32
 """Keys of one question: its answer is taken apart in one step of the event loop."""
-PATIENCE_SECONDS = 0.25
-"""How long the next question waits for the one under way: a connection that stalls must not hold up everybody."""
+SLOW = 0.1
+"""Seconds after which nobody waits any longer for a question that is under way: one row that is locked, or one connection that
+is stalled, must not keep all others waiting."""
+AT_ONCE = 3
+"""Questions that may be under way at once. Where so many are slow it is the database, and more would only burden it."""
 
 
 class Gathered(Generic[Key, Value]):
     """Asks `ask` for many keys at once; it returns what there is.
 
-    A question that comes alone is asked at once, and alone. One that comes while another is under way waits for that, and no
-    longer, nor longer than `PATIENCE_SECONDS`: nobody waits for others to come.
+    A question that comes alone is asked at once, and alone. One that comes while another is under way waits for that, `slow`
+    seconds at the most, and no longer: nobody waits for others to come.
     """
 
-    def __init__(self, ask: Callable[[list[Key]], Awaitable[Mapping[Key, Value]]], *, most: int = MOST) -> None:
+    def __init__(
+        self, ask: Callable[[list[Key]], Awaitable[Mapping[Key, Value]]], *, most: int = MOST, slow: float = SLOW
+    ) -> None:
         self._ask = ask
         self._most = most
+        self._slow = slow
         self._waiting: dict[Key, asyncio.Future[Value | None]] = {}
         self._worker: asyncio.Task[None] | None = None
         self._under_way: set[asyncio.Task[None]] = set()
@@ -45,23 +51,30 @@ class Gathered(Generic[Key, Value]):
         try:
             while self._waiting:
                 asked = {key: self._waiting.pop(key) for key in list(islice(self._waiting, self._most))}
-                answer = asyncio.create_task(self._answer(asked))
-                self._under_way.add(answer)
-                answer.add_done_callback(self._under_way.discard)
-                await asyncio.wait({answer}, timeout=PATIENCE_SECONDS)
+                question = asyncio.create_task(self._ask_for(asked))
+                self._under_way.add(question)
+                question.add_done_callback(self._under_way.discard)
+                await asyncio.wait(
+                    self._under_way,
+                    timeout=self._slow if len(self._under_way) < AT_ONCE else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
         finally:
             self._worker = None
             for future in self._waiting.values():
                 future.cancel()
             self._waiting.clear()
 
+    async def _ask_for(self, asked: dict[Key, asyncio.Future[Value | None]]) -> None:
+        try:
+            await self._answer(asked)
+        finally:
+            for future in asked.values():
+                future.cancel()  # those that are answered stay so
+
     async def _answer(self, asked: dict[Key, asyncio.Future[Value | None]]) -> None:
         try:
             found = await self._ask(list(asked))
-        except asyncio.CancelledError:
-            for future in asked.values():
-                future.cancel()
-            raise
         except StoreUnavailable as error:
             # For all that wait: each of them would wait for its own timeout, one after the other.
             for future in (*asked.values(), *self._waiting.values()):

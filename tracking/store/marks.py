@@ -6,7 +6,9 @@ stand, nothing is missing that memory trusts. In a replica that lagged, a copy p
 """
 
 import asyncio
+import contextlib
 import uuid
+from collections.abc import Iterator
 from typing import NamedTuple
 
 WENT_BACK = "TK001"
@@ -38,6 +40,7 @@ class Marks:
         self._known: dict[int, int] = {}
         self._idle: list[int] = []
         self._worn: set[int] = set()
+        self._asked: list[dict[int, int]] = []
         self._raised: dict[int, int] = {}
         self._slots = 0
         self._number = 0
@@ -53,13 +56,17 @@ class Marks:
         return self._known
 
     def claim(self) -> Mark:
-        """A mark for one transaction. End it with `committed` or `rolled_back`; where neither is known, with nothing."""
+        """A mark for one transaction. End it with `committed` or `rolled_back`; where neither is known, with nothing.
+
+        Send `begin` at once, while its `standing` is `asked`.
+        """
         self._number += 1
         if not self._idle:
             self._slots += 1
             self._idle.append(self._slots)
-        # Each to one transaction alone: another that removed them too would wait for it.
-        worn = tuple(self._worn - self._known.keys())
+        # Each to one transaction alone: another that removed them too would wait for it. And none that a statement is held
+        # against which is on its way: that one would find it missing.
+        worn = tuple(self._worn.difference(self._known, *self._asked))
         self._worn.difference_update(worn)
         return Mark(self._idle.pop(), self._number, dict(self._known), worn)
 
@@ -80,6 +87,15 @@ class Marks:
         self._idle.append(mark.slot)
         self._worn.update(mark.worn)
 
+    @contextlib.contextmanager
+    def asked(self, standing: dict[int, int]) -> Iterator[None]:
+        """While a statement is under way that is held against these: until it is answered, their rows must be there."""
+        self._asked.append(standing)
+        try:
+            yield
+        finally:
+            self._asked.remove(standing)
+
     def begin(self, mark: Mark) -> str:
         """The statements that begin a transaction: all in one, so that the mark takes no round trip of its own.
 
@@ -93,9 +109,9 @@ class Marks:
             f"SELECT raise_mark('{self.hub}', {mark.slot}, {mark.number}, {_as_sql(mark.standing)})"
         )
 
-    def ask(self) -> str:
-        """A query: whether the marks stand."""
-        return f"SELECT marks_stand('{self.hub}', {_as_sql(self.known)})"
+    def ask(self, standing: dict[int, int]) -> str:
+        """A query: whether these marks stand."""
+        return f"SELECT marks_stand('{self.hub}', {_as_sql(standing)})"
 
 
 def _as_sql(marks: dict[int, int]) -> str:

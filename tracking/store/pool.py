@@ -174,7 +174,8 @@ class Database:
             mark = self._marks.claim()
             try:
                 try:
-                    await connection.execute(self._marks.begin(mark))
+                    with self._marks.asked(mark.standing):
+                        await connection.execute(self._marks.begin(mark))
                 except asyncpg.PostgresError as error:
                     self._judge(error)
                     raise
@@ -224,8 +225,10 @@ class Database:
             async with self.transaction():
                 return
         async with self._acquired() as connection:
+            known = dict(self._marks.known)
             try:
-                stand = await connection.fetchval(self._marks.ask())
+                with self._marks.asked(known):
+                    stand = await connection.fetchval(self._marks.ask(known))
             except asyncpg.PostgresError as error:
                 self._judge(error)
                 raise

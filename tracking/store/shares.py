@@ -1,6 +1,6 @@
 """Share links and revoked tokens."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from tracking.model import Share
 from tracking.store.pool import Connection
@@ -53,14 +53,16 @@ async def forget_expired(connection: Connection, before: int) -> set[str]:
     return {row["jti"] for row in rows}
 
 
-async def revoke_tokens(connection: Connection, jtis: Collection[str], now: int) -> None:
-    """Stores those that are not stored."""
+async def revoke_tokens(connection: Connection, expiries: Mapping[str, int | None], now: int) -> None:
+    """Stores those that are not stored: by their ids, when each expires, where that is known."""
     await connection.execute(
         """
-        INSERT INTO revoked_tokens (jti, revoked_at) SELECT jti, $2 FROM unnest($1::text[]) AS jti
+        INSERT INTO revoked_tokens (jti, revoked_at, expires_at)
+        SELECT jti, $3, expires_at FROM unnest($1::text[], $2::timestamptz[]) AS lost (jti, expires_at)
         ON CONFLICT (jti) DO NOTHING
         """,
-        list(jtis),
+        list(expiries),
+        list(expiries.values()),
         now,
     )
 
