@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracking.errors import ErrorCode, Refusal
+from tracking.ingest.filters import drop_untrue
 from tracking.model import Fix
 from tracking.protocol import (
     MAX_BATCH,
@@ -107,6 +108,15 @@ def test_a_field_of_the_wrong_type_names_the_seq_and_the_field(changes: dict[str
     assert isinstance(fix, Unreadable)
     assert (fix.seq, fix.code) == (1, code)
     assert next(iter(changes)) in fix.detail
+
+
+@pytest.mark.parametrize("name", ["altitude", "speed", "bearing", "battery"])
+@pytest.mark.parametrize("value", [10**308, 10**309, -(10**400)], ids=["1e308", "1e309", "-1e400"])
+def test_a_number_too_large_for_any_field_costs_no_place(name: str, value: int) -> None:
+    """It is read as one that can't be true, and so taken for unknown."""
+    fix = only(position(**{name: value}))
+    assert isinstance(fix, Fix)
+    assert drop_untrue(fix) == (name,)
 
 
 def test_a_missing_field() -> None:

@@ -65,6 +65,10 @@ def test_places_with_exchanged_axes_are_named_as_such() -> None:
     assert caught.value.field == "stops[0]"
 
 
+def test_a_polyline_that_was_cut_off_is_called_so() -> None:
+    assert "in the middle of a number" in refusal(polyline.encode(WAY, 5)[:-1], None, ends(WAY)).detail
+
+
 def test_a_stop_far_from_the_route_is_named() -> None:
     places = {**ends(WAY), "stops[0]": Place(*WAY[3]), "stops[1]": Place(6.5, -0.18)}
     refused = refusal(line(WAY)["coordinates"], None, places)

@@ -51,7 +51,9 @@ def antimeridian(start: PlaceAt, end: PlaceAt) -> tuple[float, float, float] | N
         return None
     there, here = 180.0 - abs(start[0]), 180.0 - abs(end[0])
     share = there / (there + here) if there + here > 0.0 else 1.0
-    return copysign(180.0, start[0]), start[1] + (end[1] - start[1]) * share, share
+    latitude = start[1] + (end[1] - start[1]) * share
+    # Rounding must not lead past the pole.
+    return copysign(180.0, start[0]), min(max(latitude, min(start[1], end[1])), max(start[1], end[1])), share
 
 
 def pack_point(longitude: float, latitude: float) -> bytes:

@@ -7,6 +7,8 @@ Decoding is msgspec's alone: it refuses NaN, Infinity, endless nesting and endle
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from math import inf
+from sys import float_info
 from typing import Any, Union, final
 
 import msgspec
@@ -609,12 +611,21 @@ def _bad_json(frame: str | bytes, error: Exception) -> Refusal:
     return Refusal(ErrorCode.BAD_JSON, f"not JSON that can be used: {what}")
 
 
+_OPTIONAL = ("altitude", "speed", "bearing", "battery")
+_LARGEST = int(float_info.max)
+
+
 def _judge(element: Any) -> Fix | Unreadable:
     if not isinstance(element, dict):
         return Unreadable(None, ErrorCode.BAD_TYPE, f"a fix is an object; got {_shown(element)}")
     seq = element.get("seq")
     if type(seq) is not int or not 1 <= seq <= MAX_SEQ:
         return _unreadable_seq(seq)
+    for name in _OPTIONAL:
+        value = element.get(name)
+        if type(value) is int and abs(value) > _LARGEST:
+            # No float holds it, and it can't be true: the filters take it for unknown, which infinity is in no range of.
+            element[name] = inf
     try:
         return msgspec.convert(element, Fix)
     except msgspec.ValidationError as error:

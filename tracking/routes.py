@@ -88,7 +88,9 @@ def _points(route: Given, precision: int) -> _Points:
         short = next((point for point in points if len(point) < 2), None)
         if short is not None:
             raise ValueError(f"it has the point {short}: expected [longitude, latitude]")
-    except (msgspec.ValidationError, ValueError, IndexError, OverflowError) as error:
+    except IndexError:
+        raise _refusal("ends in the middle of a number: send the whole polyline, its backslashes too") from None
+    except (msgspec.ValidationError, ValueError, OverflowError) as error:
         raise _refusal(f"must be a GeoJSON LineString or an encoded polyline of precision {precision}: {error}") from None
     return points
 

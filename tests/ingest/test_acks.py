@@ -1,6 +1,7 @@
 """The pace of acks: steadily reporting drivers get few, everyone else gets theirs at once."""
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -60,6 +61,17 @@ async def test_the_first_goes_out_at_once_and_the_next_covers_what_came_meanwhil
     (_, first), (last, second) = receiver.acks
     assert last == 4
     assert INTERVAL <= second - first < INTERVAL + 2 * STEP + 0.1
+
+
+async def test_a_device_that_waits_for_each_ack_waits_half_the_interval() -> None:
+    acks, (session, receiver) = Acks(1.0), a_session()
+    handle(acks, session, 1)
+    for seq in (2, 3):
+        handle(acks, session, seq)
+        await until(lambda seq=seq: receiver.seqs[-1] == seq)  # type: ignore[misc]
+    times = [time for _, time in receiver.acks]
+    for before, after in itertools.pairwise(times):
+        assert 0.5 <= after - before < 0.5 + 2 * STEP + 0.1
 
 
 async def test_a_rejection_is_told_at_once_with_all_before_it() -> None:

@@ -226,6 +226,25 @@ def test_without_a_place_to_judge_by_a_speed_is_what_vehicles_mostly_drive() -> 
     assert believed([fix(95, north=400, speed=51.0)], driven()) == [False]
 
 
+@pytest.mark.parametrize("speed", [25.1, 29.0, 33.0])
+@pytest.mark.parametrize("every", [1.0, 2.0])
+def test_what_is_assumed_of_a_vehicle_says_nothing_for_its_speed(speed: float, every: float) -> None:
+    """A device that gives km/h, or any number, begins: the second fix has the first one's place beside it, and no more."""
+    for real in (0.0, 3.0, 7.0):
+        step = real * every + 3.0  # and it wanders
+        assert not any(believed([fix(n * every, north=n * step, speed=speed) for n in range(3)]))
+        assert not any(believed([fix(n * every, north=n * step, speed=speed) for n in range(1, 4)], after_a_restart()))
+    # Who really drives so is believed from the second fix on, and who did before the hub's restart at once.
+    assert believed(reporting(speed, speed, every, 4)) == [False, True, True, True]
+    assert all(believed(reporting(speed, speed, every, 4, start=every), after_a_restart(speed)))
+
+
+def after_a_restart(speed: float | None = None) -> Motion:
+    motion = Motion()
+    motion.seed(LATITUDE, LONGITUDE, NOW, speed)
+    return motion
+
+
 def test_who_stood_at_the_very_same_place_for_longer_than_a_receiver_freezes_does_not_drive() -> None:
     motion = Motion()
     run([fix()], motion)

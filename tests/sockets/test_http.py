@@ -112,6 +112,16 @@ async def test_a_body_counts_whatever_upgrade_is_offered(hub: HubProcess, api: A
         assert (await plain.answer()).status == 404
 
 
+@pytest.mark.parametrize(
+    ("version", "headers"), [("1.0", H2C), ("1.1", H2C.replace("Connection: ", "Connection: close, ")), ("1.0", H2C + H2C)]
+)
+async def test_nor_where_the_connection_is_not_to_be_kept(hub: HubProcess, api: Api, version: str, headers: str) -> None:
+    async with Plain(hub.port) as plain:
+        plain.ask(f"PUT /v1/fleets/{await api.fleet()} HTTP/{version}", headers, b'{"name": "Once"}')
+        assert (await plain.answer()).json["name"] == "Once"
+        assert await plain.ended()
+
+
 async def test_nor_where_the_body_comes_later_than_the_headers(hub: HubProcess, api: Api) -> None:
     async with Plain(hub.port) as plain:
         headers = f"{H2C}Content-Length: {len(FIVE_MINUTES)}\r\n"

@@ -609,6 +609,7 @@ async def test_the_nearest_vehicles_and_the_pages_of_a_fleet(hub: HubProcess, ap
         ("near=NaN,9.5", "bad_field", "near"),
         ("near=47.1,inf", "bad_field", "near"),
         ("near=47.1,1e", "bad_field", "near"),
+        ("near=0,-180.0000001", "out_of_range", "near"),
         ("near=47.1,0x1", "bad_field", "near"),
         ("near=47.1,.", "bad_field", "near"),
         ("near=47.1,1e3", "out_of_range", "near"),
@@ -632,6 +633,8 @@ async def test_the_nearest_vehicles_and_the_pages_of_a_fleet(hub: HubProcess, ap
 async def test_vehicles_that_are_asked_for_wrongly(api: Api, fleet_id: str, query: str, code: str, field: str) -> None:
     error = await refused(api, "GET", f"/fleets/{fleet_id}/vehicles?{query}", status=422)
     assert (error["code"], error["field"]) == (code, field)
+    if code == "out_of_range":
+        assert query.removeprefix("near=") in error["detail"], "rounded it would look right"
 
 
 # --- tracks ---------------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def _place(request: Request) -> tuple[float, float]:
     if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
         raise Refusal(
             ErrorCode.OUT_OF_RANGE,
-            f"`near` must be a latitude from -90 to 90, then a longitude from -180 to 180; got {latitude:g},{longitude:g}",
+            f"`near` must be a latitude from -90 to 90, then a longitude from -180 to 180; got {text!r:.60}",
             field="near",
         )
     return latitude, longitude

@@ -1,10 +1,7 @@
 """All vehicles and fleets that this process knows, by their ids."""
 
-from collections.abc import Iterator
-
 from tracking.frames import live_view
 from tracking.hub.fleet import FleetFeed, LiveVehicle
-from tracking.hub.outbox import Outbox
 from tracking.metrics import CLOCKS_WRONG
 from tracking.model import Fleet, Position, Trip, Vehicle
 from tracking.protocol import FleetTrip, TripGone, frame
@@ -156,8 +153,3 @@ class Fleets:
         """To be called every second."""
         for feed in self.feeds.values():
             feed.recount()
-
-    def outboxes(self) -> Iterator[Outbox]:
-        """Of all dispatchers."""
-        for feed in self.feeds.values():
-            yield from feed.outboxes

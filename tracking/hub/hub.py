@@ -7,6 +7,7 @@ from typing import Generic, Protocol, TypeVar
 from tracking.errors import CloseCode
 from tracking.hub.feed import KeptBytes, TripFeed
 from tracking.hub.fleets import Fleets
+from tracking.hub.outbox import Outbox
 from tracking.metrics import DRIVERS, FEEDS
 from tracking.model import Clock, Position, Trip
 from tracking.protocol import Tick, frame
@@ -35,6 +36,25 @@ class Steps(Generic[T]):
         first, last = (len(self._items) * step // self._count for step in (self._step, self._step + 1))
         self._step = (self._step + 1) % self._count
         return self._items[first:last]
+
+
+class Turns(Generic[T]):
+    """Takes each of those that joined in turn: once in every `count` calls of `next`, from when it joined."""
+
+    def __init__(self, count: int) -> None:
+        self._turns: list[set[T]] = [set() for _ in range(count)]
+        self._turn = 0
+
+    def join(self, item: T) -> set[T]:
+        """Its turn comes `count` calls from now, until it is taken out of the set returned."""
+        turn = self._turns[self._turn - 1]
+        turn.add(item)
+        return turn
+
+    def next(self) -> list[T]:
+        turn = self._turns[self._turn]
+        self._turn = (self._turn + 1) % len(self._turns)
+        return list(turn)
 
 
 class Link(Protocol):
@@ -87,7 +107,8 @@ class Hub:
         """Told of a position that moves the marker of a vehicle which the trip no longer has: it is of the trip's line."""
         self._links: dict[str, set[Link]] = {}
         self._beaten = Steps(lambda: self.feeds.values(), STEPS)
-        self._dispatchers = Steps(self.fleets.outboxes, BEATS * STEPS)
+        self.dispatchers: Turns[Outbox] = Turns(BEATS * STEPS)
+        """Who gets a sign of life once in a tick interval, whatever else was sent: silence is measured from when they came."""
         for gauge in (DRIVERS, FEEDS):
             gauge.set(0)
         self.over = False
@@ -192,7 +213,7 @@ class Hub:
                 self._ask_interval(feed)
                 if feed.unwatched_since is not None and now - feed.unwatched_since >= self._linger_ms:
                     self._let_go(feed)
-        for outbox in self._dispatchers.next():
+        for outbox in self.dispatchers.next():
             outbox.push(tick)
 
     def _ask_interval(self, feed: TripFeed) -> None:

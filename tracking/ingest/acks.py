@@ -18,12 +18,16 @@ class Acks:
     An ack goes out at once if the one before is `interval` seconds old, if a fix was rejected, after a backlog, and where
     `MOST_OWED` fixes wait for one. Any other is owed until the interval is over, and covers what is handled by then. A write
     less costs the hub a tenth of a fix, and lets a phone's radio sleep. An interval of 0 acknowledges each group.
+
+    A device that waits for each ack before it sends the next fix can't be told from one that was just parked. Both are owed
+    no longer than half the interval: past that without another fix, they get their ack.
     """
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
-        self._due: dict[int, list[Session]] = {}
-        """Sessions that are owed an ack, by the step in which it is due."""
+        self._due: dict[int, list[tuple[Session, int, float]]] = {}
+        """Sessions that are owed an ack, by the step in which to look at them: with what was handled when they came to be owed
+        one, and when it is due though more comes."""
         self._timer: asyncio.TimerHandle | None = None
 
     def handled(self, session: Session, rejected: Sequence[Rejected]) -> None:
@@ -39,7 +43,7 @@ class Acks:
             due = session.acknowledged_at + self._interval
             if now < due and session.handled - session.acknowledged < MOST_OWED:
                 session.owed = True
-                self._due.setdefault(int(due / STEP) + 1, []).append(session)
+                self._look_at(session, due, min(due, now + self._interval / 2))
                 if self._timer is None:
                     self._timer = loop.call_later(STEP, self._send_due)
                 return
@@ -50,12 +54,18 @@ class Acks:
         session.acknowledged = session.handled
         receiver.acknowledge(session, rejected)
 
+    def _look_at(self, session: Session, due: float, at: float) -> None:
+        self._due.setdefault(int(at / STEP) + 1, []).append((session, session.handled, due))
+
     def _send_due(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
         for step in [step for step in self._due if step * STEP <= now]:
-            for session in self._due.pop(step):
-                settle(session, now)
+            for session, handled, due in self._due.pop(step):
+                if session.owed and session.handled != handled and now < due:
+                    self._look_at(session, due, due)
+                else:
+                    settle(session, now)
         self._timer = loop.call_later(STEP, self._send_due) if self._due else None
 
 

@@ -188,7 +188,10 @@ class Motion:
         self.longitude = self.base_longitude = self.home_longitude = longitude
         self.cosine = cos(radians(latitude))
         self.accuracy = 0.0
-        self.speed = UNKNOWN_SPEED if speed is None or speed > FASTEST else speed
+        if speed is None or speed > FASTEST:
+            self.speed, self.claimed = UNKNOWN_SPEED, -1.0
+        else:
+            self.speed = self.claimed = speed
         self.support = AGREEING
         self.recent = [(fix_time, latitude, longitude)]
 
@@ -239,7 +242,8 @@ class Motion:
                         fix.speed = UNSET
                         reported = False
                 if not reported:
-                    weight = 1.0 if self.support == 1 else seconds / (seconds + SMOOTHING)
+                    assumed = self.support == 1 or self.speed == UNKNOWN_SPEED
+                    weight = 1.0 if assumed else seconds / (seconds + SMOOTHING)
                     self.speed += weight * ((measured if measured < FASTEST else FASTEST) - self.speed)
                 self.base_time = time
                 self.base_latitude = latitude
@@ -504,12 +508,13 @@ def overstated(fix: Fix, motion: Motion) -> bool:
         return not speed <= _credible(fix, motion.recent)
     seconds = (time - motion.time) * 0.001
     pull = PULL * (seconds + GRAIN)
-    known = motion.speed
+    repeated = fix.latitude == motion.latitude and fix.longitude == motion.longitude
+    # What is only assumed, so that the vehicle is not out of reach, says nothing for a speed. (Against a place that does not
+    # move it is `frozen` that speaks.)
+    known = motion.speed if motion.driven or repeated or motion.speed == motion.claimed else 0.0
     if speed <= known + pull and (speed <= TOP_SPEED or speed <= known):
         # Frozen for longer than a receiver is, it stands.
-        return speed >= MOVING and (
-            time > motion.time + FREEZE and fix.latitude == motion.latitude and fix.longitude == motion.longitude
-        )
+        return speed >= MOVING and repeated and time > motion.time + FREEZE
     if not speed <= FASTEST:
         return True
     apart = distance(motion.latitude, motion.longitude, fix.latitude, fix.longitude)
@@ -611,7 +616,7 @@ def judge(fix: Fix, motion: Motion, session: int, now: int) -> tuple[tuple[Suspi
             speed <= motion.speed + PULL
             and speed <= TOP_SPEED
             and motion.time < fix.fix_time <= motion.time + FREEZE
-            and motion.support
+            and motion.driven
         ) and overstated(fix, motion):
             fix.speed = UNSET
     time = fix.fix_time

@@ -30,7 +30,7 @@ async def dispatcher_endpoint(websocket: WebSocket) -> None:
 class DispatcherConnection(Connection):
     """One dispatcher's screen."""
 
-    __slots__ = ("_bucket", "_feed", "_fleet_id", "_viewport")
+    __slots__ = ("_bucket", "_feed", "_fleet_id", "_turn", "_viewport")
 
     def __init__(self, websocket: WebSocket, service: Service, principal: Principal, fleet_id: str) -> None:
         super().__init__(websocket, service, principal)
@@ -51,11 +51,13 @@ class DispatcherConnection(Connection):
             raise not_yours()
         self._feed = feed
         feed.outboxes.add(self.outbox)
+        self._turn = self.service.hub.dispatchers.join(self.outbox)
         DISPATCHERS.inc()
 
     def left(self) -> None:
         if self._feed is not None:
             self._feed.outboxes.discard(self.outbox)
+            self._turn.discard(self.outbox)
             self._feed.forget(self._viewport)
             DISPATCHERS.dec()
 

@@ -93,8 +93,12 @@ class HttpProtocol(HttpToolsProtocol):
                     rest = rest[upgrade.args[0] :]
                     if not self._may_go_on():
                         return
-                    # The parser takes what follows the headers for another protocol's. It is the request's body.
-                    self.parser.feed_data(self._said_without_upgrade())
+                    head = self._said_without_upgrade()
+                    # This parser takes what follows the headers for another protocol's, and drops it where the connection is
+                    # not to be kept. It is the request's body, which another one reads.
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                    self.parser.feed_data(head)
         except httptools.HttpParserError:
             # Who sends it is told; a line in the log for each would be theirs to write.
             self._refuse(HTTPStatus.BAD_REQUEST, "this is no HTTP request")
