@@ -76,7 +76,7 @@ class World:
 @pytest.fixture
 async def world(database_url: str) -> AsyncIterator[World]:
     clock = Turned()
-    app = create_app(load(database_url=database_url, jwt_secret=SECRET), clock=clock)
+    app = create_app(load(database_url=database_url, jwt_secret=SECRET, ack_interval=0), clock=clock)
     async with serving(app, lifespan="on") as served:
         yield World(app.state.service, served, clock)
 
