@@ -152,14 +152,14 @@ async def test_a_backlog_is_no_wrong_clock(stage: Stage) -> None:
 
 async def test_what_a_wrong_clock_reports_live_is_news(stage: Stage) -> None:
     """Its places are shown, and its events are told, once its skew is known: they happen now."""
-    await stage.api.call("PUT", f"/fleets/{stage.fleet_id}", {"name": "Limited", "speed_limit": 20})
+    await stage.api.call("PUT", f"/fleets/{stage.fleet_id}", {"name": "Limited", "speed_limit": 7})
     async with Driver(stage.url, stage.vehicle_id) as driver, Dispatcher(stage.url, stage.fleet_id) as screen:
         await screen.look(*VADUZ)
-        await stage.live(driver, -2 * HOUR, 20)
+        await stage.live(driver, -2 * HOUR, 20)  # 5.6 m/s by its places
         await shown(screen, stage.vehicle_id, -7_200)
         await screen.until(lambda: screen.vehicles[stage.vehicle_id]["status"] == "available")
         stage.seq += 1
-        await driver.report(fix(stage.seq, fix_time=stage.clock() - 2 * HOUR + 1_000, speed=30.0))
+        await driver.report(fix(stage.seq, fix_time=stage.clock() - 2 * HOUR + 1_000, speed=8.0))
         [event] = await screen.events(1)
         assert event["kind"] == "speeding"
         assert "late" not in event
