@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     driver_frames_per_second: float = Field(200.0, gt=0, description="Frames a driver may send a second, for long")
     driver_frames_at_once: int = Field(1_000, gt=0, description="Frames a driver may send at once")
 
-    commit_interval: float = Field(0.05, ge=0, description="Seconds the recorder waits to fill a group")
+    commit_interval: float = Field(0.1, ge=0, description="Seconds the recorder waits to fill a group")
     commit_rows: int = Field(2_000, gt=0, description="Fixes that make a group full; it takes all that wait, up to 20,000")
     ack_interval: float = Field(
         2.0, ge=0, le=60, description="Seconds between two acks to a driver who reports steadily; 0: after each commit"

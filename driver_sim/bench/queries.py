@@ -142,8 +142,13 @@ async def history(stage: Stage, count: int, _seconds: float) -> Result:
 
 
 QUERIES: dict[str, Callable[[Stage, int, float], Awaitable[Result]]] = {"nearest": nearest, "history": history}
-SETTINGS = {"history": {"TRACKING_SUMMARY_DELAY": "1e9"}, "steps": {"TRACKING_LAG_INTERVAL": "0.002"}}
-"""Of the hub, by shape: it is not to sum up twenty days while it is asked for tracks; it is to look at its loop closely."""
+SETTINGS = {
+    "history": {"TRACKING_SUMMARY_DELAY": "1e9"},
+    "steps": {"TRACKING_LAG_INTERVAL": "0.002"},
+    "flood": {"TRACKING_ACK_INTERVAL": "0"},
+}
+"""Of the hub, by shape: it is not to sum up twenty days while it is asked for tracks; it is to look at its loop closely; and to
+acknowledge each commit, so that the ack says how long that took."""
 
 
 # --- the parts ----------------------------------------------------------------------------------------------------------
