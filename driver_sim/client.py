@@ -466,6 +466,8 @@ class DriverClient:
         ]
         try:
             self.outbox.acknowledge(ack.seq)
+            # What was sent on a line before may be acknowledged on this one: it need not be sent here any more.
+            self._sent = max(self._sent, ack.seq)
         except ValueError as error:
             # Numbers given out from now on would be taken for repeats and lost: a fresh session loses nothing.
             self.outbox.renew()

@@ -122,6 +122,21 @@ async def test_no_more_than_the_bound_is_in_flight(hub: ScriptedHub) -> None:
     assert stored(hub, client) == list(range(1, 26))
 
 
+async def test_what_was_sent_on_a_line_before_may_be_acknowledged_on_this_one(hub: ScriptedHub) -> None:
+    """The hub takes up a session in memory at once, and commits what it had of it a moment later."""
+    hub.acknowledging = False
+    client = client_of(hub, max_in_flight=3)
+    report(client, 5)
+    async with running(client):
+        await hub.until(lambda: hub.handled.get(client.outbox.session) == 3)
+        await hub.acknowledge(5)
+        await drained(client)
+        hub.acknowledging = True
+        report(client, 1)
+        await drained(client)
+    assert 6 in stored(hub, client)
+
+
 async def test_what_the_hub_says_reaches_the_caller(hub: ScriptedHub) -> None:
     trips: list[TripView] = []
     messages: list[DriverTextMessage] = []
