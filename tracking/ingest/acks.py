@@ -17,7 +17,7 @@ class Acks:
 
     An ack goes out at once if the one before is `interval` seconds old, if a fix was rejected, after a backlog, and where
     `MOST_OWED` fixes wait for one. Any other is owed until the interval is over, and covers what is handled by then. A write
-    less costs the hub a tenth of a fix, and lets a phone's radio sleep. An interval of 0 acknowledges each group.
+    less is less work for the hub, and lets a phone's radio sleep. An interval of 0 acknowledges each group.
 
     A device that waits for each ack before it sends the next fix can't be told from one that was just parked. Both are owed
     no longer than half the interval: past that without another fix, they get their ack.
