@@ -1,10 +1,11 @@
 """Frozen settings, read once from the environment (`TRACKING_…`). `docs/SETTINGS.md` lists them; a test keeps it whole."""
 
+import re
 from functools import cached_property
-from typing import Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tracking.errors import ConfigError
 from tracking.origins import parse_address, parse_origin
@@ -12,6 +13,32 @@ from tracking.origins import parse_address, parse_origin
 MIN_SECRET_BYTES = 32
 LEAST_RETENTION_DAYS = 8
 """The seven days that a fix may be late, and a day to spare."""
+
+
+class Rate(NamedTuple):
+    """So many at once, and as many again in so many seconds. Written `count/seconds`, as `600/60`."""
+
+    at_once: int
+    seconds: float
+
+    @property
+    def per_second(self) -> float:
+        return self.at_once / self.seconds
+
+    def __str__(self) -> str:
+        return f"{self.at_once}/{self.seconds:g}"
+
+
+def _parse_rate(text: object) -> Rate:
+    if isinstance(text, Rate):
+        return text
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,6}(?:\.[0-9]{1,3})?)", str(text), re.ASCII)
+    if found is None or not int(found[1]) or not float(found[2]):
+        raise ValueError("must be written count/seconds, as 600/60: 600 at once, and 600 more in each 60 s")
+    return Rate(int(found[1]), float(found[2]))
+
+
+RateSetting = Annotated[Rate, BeforeValidator(_parse_rate), NoDecode]
 
 
 class Settings(BaseSettings):
@@ -62,6 +89,10 @@ class Settings(BaseSettings):
     ping_interval: float = Field(20.0, gt=0, description="Seconds of silence after which a client is asked whether it lives")
     connections_per_address: int = Field(10_000, gt=0, description="Sockets that one address may hold (IPv6: one /64)")
     connections_per_token: int = Field(1_000, gt=0, description="Sockets that one token, or one share link, may hold")
+    budget_writes: RateSetting = Field(
+        Rate(600, 60), description="HTTP requests that may change something, for each token, as count/seconds"
+    )
+
     lag_interval: float = Field(0.1, gt=0, description="Seconds between two measurements of how late the event loop is")
     open_files: int = Field(65_536, gt=0, description="Limit of open files that the hub asks of the system")
 

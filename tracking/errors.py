@@ -134,14 +134,15 @@ class Refusal(TrackingError):
     """A request that was understood and turned down.
 
     `code` goes to the client with `detail` (what was wrong, what was expected, what to do) and, where one field is to
-    blame, its name.
+    blame, its name. `retry_after` (s) says when the same request may be tried again, where that is known.
     """
 
-    def __init__(self, code: ErrorCode, detail: str, *, field: str | None = None) -> None:
+    def __init__(self, code: ErrorCode, detail: str, *, field: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
         self.field = field
+        self.retry_after = retry_after
 
 
 class TokenRefused(Refusal):

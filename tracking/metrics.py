@@ -91,6 +91,9 @@ EVENT_FAILURES = Counter("tracking_event_failures", "Groups of events that had t
 WENT_BACK = Counter("tracking_store_went_back", "Times that the database lacked what was committed", registry=REGISTRY)
 FEEDS = Gauge("tracking_feeds", "Trip feeds held in memory", registry=REGISTRY)
 CLOSED = Counter("tracking_sockets_closed", "Sockets that the hub closed, by code", ["code"], registry=REGISTRY)
+BUDGETS_SPENT = Counter(
+    "tracking_budgets_spent", "Requests refused because a token's budget was spent, by budget", ["budget"], registry=REGISTRY
+)
 SOCKET_ERRORS = Counter("tracking_socket_errors", "Errors told to sockets, by code", ["code"], registry=REGISTRY)
 HTTP_ERRORS = Counter(
     "tracking_http_errors", "HTTP requests answered with an error, by status class", ["status"], registry=REGISTRY

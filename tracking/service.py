@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tracking.auth import Auth
+from tracking.budgets import Budgets, assemble_budgets
 from tracking.changes import Changes
 from tracking.config import Settings
 from tracking.dispatch import Dispatch
@@ -55,6 +56,7 @@ class Service:
     hub: Hub
     doors: Doors
     """the sockets that were let in, by the address that they came from"""
+    budgets: Budgets
     dispatch: Dispatch
     changes: Changes
     messaging: Messaging
@@ -122,6 +124,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         tracks=Gathered(lambda trips: _tracks(database, trips), most=TRACKS_AT_ONCE),
         hub=hub,
         doors=Doors(settings.connections_per_address),
+        budgets=assemble_budgets(settings, clock),
         dispatch=Dispatch(database, sources, hub, clock),
         changes=Changes(),
         messaging=Messaging(database, sources, hub, clock),

@@ -1,6 +1,7 @@
 """What every HTTP handler shares: reading a body into a struct, answering with one, who is asking, and errors that teach."""
 
 import logging
+import math
 import re
 import unicodedata
 from collections.abc import Awaitable, Callable
@@ -34,6 +35,8 @@ Label = str
 """A name for people: see `label`."""
 Latitude = Annotated[float, Meta(ge=-90, le=90)]
 Longitude = Annotated[float, Meta(ge=-180, le=180)]
+
+_READING = ("GET", "HEAD")
 
 Handler = Callable[[Request], Awaitable[Response]]
 ServiceWork = Callable[[Service], Awaitable[None]]
@@ -98,9 +101,13 @@ def service_of(request: Request) -> Service:
 
 
 async def principal_of(request: Request) -> Principal:
-    """Who is asking. Raises `TokenRefused`."""
+    """Who is asking. Raises `TokenRefused`, and `Refusal` (`rate_limited`) where its budget of such requests is spent."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return await service_of(request).auth.authenticate(token.strip() if scheme.lower() == "bearer" else None)
+    service = service_of(request)
+    principal = await service.auth.authenticate(token.strip() if scheme.lower() == "bearer" else None)
+    if request.method not in _READING:
+        service.budgets.writes.spend(principal.jti, principal.role)
+    return principal
 
 
 async def require(request: Request, *roles: Role) -> Principal:
@@ -223,7 +230,10 @@ async def on_refusal(_: Request, error: Exception) -> Response:
     HTTP_ERRORS.labels("4xx").inc()
     if isinstance(error, TokenRefused):
         return failure(ErrorCode.UNAUTHORIZED, error.detail)
-    return failure(error.code, error.detail, error.field)
+    response = failure(error.code, error.detail, error.field)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return response
 
 
 async def on_store_unavailable(_: Request, error: Exception) -> Response:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 MAX_ERRORS = 50
 ERROR_SPAN_MS = 60_000
 RETRY_AFTER = 1.0
-"""Seconds told to who was `rate_limited`."""
+"""Seconds told to who was `rate_limited`, where nothing else is known."""
 MAX_REQUESTS = 100
 """Status changes and messages that may wait for the database, per connection."""
 FAREWELL_SECONDS = 5.0
@@ -124,7 +124,7 @@ class Connection:
         self._errors.append(now)
         error = Error(refusal.code.value, refusal.detail)
         if refusal.code is ErrorCode.RATE_LIMITED:
-            error.retry_after = RETRY_AFTER
+            error.retry_after = RETRY_AFTER if refusal.retry_after is None else refusal.retry_after
         self.send(frame(error))
         if len(self._errors) == MAX_ERRORS and now - self._errors[0] < ERROR_SPAN_MS:
             raise SocketClosed(CloseCode.BAD_PROTOCOL, f"{MAX_ERRORS} errors within a minute")

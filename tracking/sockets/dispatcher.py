@@ -5,12 +5,12 @@ import asyncio
 from starlette.websockets import WebSocket
 
 from tracking.auth import Principal, may_manage_fleet
+from tracking.bucket import Bucket
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed
 from tracking.hub.fleet import FleetFeed, Viewport
 from tracking.metrics import DISPATCHERS
 from tracking.protocol import TextMessage, decode_dispatcher
 from tracking.service import Service
-from tracking.sockets.bucket import Bucket
 from tracking.sockets.connection import Connection, admit, not_yours
 
 FRAMES_PER_SECOND = 200.0

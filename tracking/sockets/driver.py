@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from starlette.websockets import WebSocket
 
 from tracking.auth import Principal, Role, may_know_trip
+from tracking.bucket import Bucket
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
 from tracking.frames import live_view
 from tracking.ingest.acks import settle
@@ -33,7 +34,6 @@ from tracking.protocol import (
     frame,
 )
 from tracking.service import Service
-from tracking.sockets.bucket import Bucket
 from tracking.sockets.connection import Connection, admit, not_yours, refuse, start
 
 logger = logging.getLogger(__name__)

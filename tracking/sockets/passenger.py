@@ -6,6 +6,7 @@ from msgspec import UNSET
 from starlette.websockets import WebSocket
 
 from tracking.auth import MAY_SEE, Principal, Role, Sight, may_know_trip, may_see
+from tracking.bucket import Bucket
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
 from tracking.frames import DrivenPoint
 from tracking.hub.feed import TripFeed
@@ -14,7 +15,6 @@ from tracking.metrics import WATCHERS
 from tracking.model import Trip
 from tracking.protocol import SnapshotPosition, decode_passenger
 from tracking.service import Service
-from tracking.sockets.bucket import Bucket
 from tracking.sockets.connection import Connection, admit, not_yours
 from tracking.store import positions
 from tracking.store.positions import TrackRow

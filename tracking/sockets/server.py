@@ -28,11 +28,11 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import SERVER, Protocol
 from websockets.speedups import apply_mask
 
+from tracking.bucket import Bucket
 from tracking.errors import CloseCode
 from tracking.metrics import CLOSED
 from tracking.model import system_clock
 from tracking.sockets import handshake
-from tracking.sockets.bucket import Bucket
 from tracking.sockets.rounds import Rounds, Visited
 from tracking.sockets.wire import EXTENSION, Listener
 

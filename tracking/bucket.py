@@ -1,0 +1,37 @@
+"""A token bucket: so many at once, so many a second for long."""
+
+import math
+
+
+class Bucket:
+    """`rate` a second for long, `burst` at once. Instants in ms."""
+
+    __slots__ = ("_burst", "_left", "_rate_per_ms", "_then")
+
+    def __init__(self, rate: float, burst: int, now: int) -> None:
+        self._rate_per_ms = rate / 1000
+        self._burst = burst
+        self._left: float = burst
+        self._then = now
+
+    def take(self, now: int, amount: int = 1) -> bool:
+        """Whether there is room for so many more at this instant; takes them, or nothing.
+
+        More than the burst is let through where the bucket is full, and empties it.
+        """
+        left = self._left
+        if now > self._then:
+            left += (now - self._then) * self._rate_per_ms
+            if left > self._burst:
+                left = self._burst
+        # A clock that is set back grants nothing, and begins anew.
+        self._then = now
+        if left < amount and (amount <= self._burst or left < self._burst):
+            self._left = left
+            return False
+        self._left = left - amount if left > amount else 0.0
+        return True
+
+    def wait(self, amount: int = 1) -> float:
+        """Seconds from the last `take` on until there is room for so many."""
+        return max(0.0, math.ceil((min(amount, self._burst) - self._left) / self._rate_per_ms) / 1000)
