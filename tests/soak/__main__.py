@@ -2,6 +2,7 @@
 
 import click
 
+from tests.soak.attacks import attacks
 from tests.soak.churn import churn
 from tests.soak.kills import kills
 from tests.soak.messy import messy
@@ -12,6 +13,7 @@ def main() -> None:
     """Long tests of a real hub on a real database, each started for the test and removed at its end."""
 
 
+main.add_command(attacks)
 main.add_command(churn)
 main.add_command(kills)
 main.add_command(messy)

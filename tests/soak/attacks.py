@@ -1,0 +1,60 @@
+"""Every attack, one after the other, each with honest clients measured beside it.
+
+    python -m tests.soak attacks --seconds 20 --only flood
+
+Exits with 1 where an honest client was closed, waited longer than it may, or the hub kept more memory than it may.
+"""
+
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from tests.attacks.nothing import nothing
+from tests.attacks.scene import Attack, stage
+from tests.hub_process import HubProcess
+from tracking.cluster import Cluster
+from tracking.store.migrations import migrate
+
+ATTACKS: dict[str, Attack] = {"nothing": nothing}
+
+
+@click.command()
+@click.option("--seconds", default=20.0, show_default=True, help="How long each attack goes on.")
+@click.option("--only", "names", multiple=True, type=click.Choice(list(ATTACKS)), help="Only these; may be given again.")
+def attacks(seconds: float, names: tuple[str, ...]) -> None:
+    """Attack a hub in every way known, and measure what honest clients meet with."""
+    failed = asyncio.run(_run(seconds, names or tuple(ATTACKS)))
+    sys.exit(1 if failed else 0)
+
+
+async def _run(seconds: float, names: tuple[str, ...]) -> int:
+    """How many did not hold."""
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        place.chmod(0o711)  # PostgreSQL's own user passes through it, where root runs this
+        cluster = Cluster(place / "pg", die_with_parent=True)
+        cluster.start()
+        try:
+            for name in names:
+                database = f"attack_{name}"
+                cluster.create_database(database)
+                await migrate(cluster.url(database))
+                # Each has a hub of its own: what one leaves behind is not to be the next one's.
+                hub = HubProcess(cluster.url(database), place / f"{name}.log").start()
+                try:
+                    outcome = await stage(hub, ATTACKS[name], seconds)
+                    outcome.check()
+                except AssertionError as error:
+                    failed += 1
+                    click.echo(f"FAILED {name}: {error}")
+                else:
+                    click.echo(f"held   {name}: {outcome}")
+                finally:
+                    hub.kill()
+        finally:
+            cluster.remove()
+    return failed
