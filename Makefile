@@ -1,6 +1,7 @@
 # Everything starts here: `make demo` and `make test` need only Python 3.11+ and make; the rest is installed on the way.
 #
 #   make test ARGS='-k passenger'     arguments go to pytest
+#   make test WORKERS=1              one test file at a time; 2 at once by default
 #   PYTHON=/path/to/python3.12        another interpreter for .venv
 #   TRACKING_DATABASE_URL=…           use that database; PostgreSQL is neither installed nor started
 
@@ -11,6 +12,7 @@ NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm
 ARGS ?=
 PORT ?=
 DRIVERS ?= 40
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev demo test lint bench soak lock clean
@@ -30,7 +32,7 @@ demo: install ## Run everything on 127.0.0.1 with simulated drivers, and print a
 
 test: dev ## Run all tests: pytest (ARGS='-k name') and the pages' own
 	@status=0; \
-	$(BIN)/pytest $(ARGS) || status=$$?; \
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS) || status=$$?; \
 	if [ -d web/test ]; then $(NPM) --prefix web test || status=$$?; else echo "No web/test yet: the pages' tests are skipped."; fi; \
 	exit $$status
 

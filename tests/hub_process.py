@@ -1,6 +1,8 @@
 """A real hub in a process of its own, that tests start, kill and start again."""
 
+import errno
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -16,12 +18,22 @@ ROOT = Path(__file__).parents[1]
 SECRET = "a secret for tests only, of more than 32 bytes"
 
 
+PORTS = range(20_000, 32_000)
+"""Below those that the system gives to outgoing connections: one of them might be taken before its hub listens."""
+
+
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port of the loopback that nobody listens on, seldom the same twice: other tests run beside this one."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
 
 
 class HubProcess:

@@ -24,7 +24,11 @@ def raw(**fields: Any) -> str:
 # --- row 10: binary frames ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00", b"\xff\xfe", json.dumps({"type": "position", **fix(1)}).encode()])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x00", b"\xff\xfe", json.dumps({"type": "position", **fix(1, fix_time=0)}).encode()],
+    ids=["empty", "NUL", "no UTF-8", "a position"],
+)
 async def test_row_10_a_drivers_binary_frame_ends_the_connection(bench: Bench, data: bytes) -> None:
     await bench.driver.connection.send(data)
     assert await bench.driver.closed() == 1003
