@@ -250,7 +250,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        if self._at < len(self._rest) and not self.transport.is_closing():
+        if self._round is not None and not self.transport.is_closing():
             self._feed()
 
     def _skip_line_ends(self) -> None:
@@ -284,22 +284,24 @@ class HttpProtocol(HttpToolsProtocol):
             self._size += len(piece)
             if self._size > MAX_HEAD and not headed:
                 raise self._too_large()
+        upgrade = False
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
-            if self._may_go_on():
-                # This parser takes what follows the headers for another protocol's, and drops it where the connection is
-                # not to be kept. It is the request's body, which another one reads.
-                head = self._said_without_upgrade()
-                self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-                self._size = 0
-                self._parse(head)
+            upgrade = True
         except httptools.HttpParserError as error:
             if isinstance(error.__context__, _Refused):
                 raise error.__context__ from None
             # Who sends it is told; a line in the log for each would be theirs to write.
             raise _Refused(HTTPStatus.BAD_REQUEST, "this is no HTTP request") from None
+        if upgrade and self._may_go_on():
+            # This parser takes what follows the headers for another protocol's, and drops it where the connection is not to be
+            # kept. It is the request's body, which another one reads.
+            head = self._said_without_upgrade()
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self._size = 0
+            self._parse(head)
         if headed and self._size > MAX_HEAD:
             raise self._too_large()
 
