@@ -89,7 +89,7 @@ def idle() -> dict[str, Idle]:
         "an answer, and then empty lines": Idle(_GET + b"\r\n", b"\r\n"),
         "an error, and then nothing": Idle(put("Content-Length: 0")),
         "an error, and then a body by the byte": Idle(put("Content-Length: 1000"), b"x"),
-        "an error, and then chunks by the byte": Idle(put("Transfer-Encoding: chunked") + b"5\r\n", b"1"),
+        "an error, and then chunks by the byte": Idle(put("Transfer-Encoding: chunked") + b"FFF\r\n", b"x"),
         "no request, and then more": Idle(b"?\r\n\r\n", b"x"),
         "a body that never comes": Idle(put("Content-Length: 1000", bearer=bearer)),
         "a body by the byte": Idle(put("Content-Length: 1000", bearer=bearer), b" "),
