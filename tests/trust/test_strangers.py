@@ -359,7 +359,7 @@ async def test_api_answers_are_not_kept_and_not_guessed_at(hub: HubProcess, publ
                 await api.http.get("/fleets/none", headers={"Authorization": "none"}),
                 await api.http.patch(f"/fleets/{fleet_id}"),
                 await api.http.put(f"/fleets/{fleet_id}", content=b"{"),
-                await api.http.delete(f"/{of_trip}"),
+                await api.http.delete(f"/trips/{trip['trip_id']}"),
             ]
         for answer in answers:
             said = (str(answer.request.url), answer.status_code, dict(answer.headers))
