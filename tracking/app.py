@@ -22,6 +22,7 @@ from tracking.api import (
     fleet_vehicles,
     fleets,
     geofences,
+    headers,
     health,
     history,
     http,
@@ -107,7 +108,10 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
             HTTPException: http.on_http_exception,
             Exception: http.on_fault,
         },
-        middleware=[Middleware(_Below, prefix=settings.prefix)] if settings.prefix else [],
+        middleware=[
+            Middleware(headers.Headers, settings=settings),
+            *([Middleware(_Below, prefix=settings.prefix)] if settings.prefix else []),
+        ],
         lifespan=_lifespan,
     )
     # A redirect would send them to whatever the request's Host says.

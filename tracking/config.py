@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, Validat
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tracking.errors import ConfigError
-from tracking.origins import parse_address, parse_origin
+from tracking.origins import is_loopback, parse_address, parse_origin
 
 MIN_SECRET_BYTES = 32
 LEAST_RETENTION_DAYS = 8
@@ -152,6 +152,11 @@ class Settings(BaseSettings):
     def prefix(self) -> str:
         """The path that everything of ours lies below, as `/track`; empty at a host's root."""
         return parse_address(self.public_url)[1]
+
+    @cached_property
+    def is_public(self) -> bool:
+        """Whether a public address is set: one that means the same to everybody."""
+        return not is_loopback(parse_address(self.public_url)[0])
 
     @cached_property
     def origins(self) -> frozenset[str]:

@@ -5,6 +5,7 @@ An origin is scheme, host and port (RFC 6454), in the one form that browsers sen
 
 import ipaddress
 import re
+from collections.abc import Set
 from urllib.parse import urlsplit
 
 import idna
@@ -56,6 +57,41 @@ def parse_address(text: str) -> tuple[str, str]:
             f"`{text}`: its path must not begin with `/{segments[0]}`, which is a path of the hub itself: take another"
         )
     return origin, path
+
+
+def may_open(origin: str, host: str, allowed: Set[str], *, public: bool) -> bool:
+    """Whether a page of this origin may open a socket, asked for with this `Host`.
+
+    `allowed` are origins as browsers write them; `public` says whether a public address is set.
+    Others are allowed only while no public address is set, and then a page that came from where the socket is asked for: by an
+    address, or a name that a site cannot have. Any other name may be a site's that leads here for a while (DNS rebinding).
+    """
+    asked = origin_of(origin)
+    if asked is None:
+        return False
+    if asked in allowed:
+        return True
+    scheme, _, place = asked.partition("://")
+    return not public and asked == origin_of(f"{scheme}://{host}") and _is_no_sites(urlsplit(f"//{place}").hostname or "")
+
+
+def is_loopback(origin: str) -> bool:
+    """Whether its host is this very machine, for whoever reads it."""
+    host = urlsplit(origin).hostname or ""
+    return host == "localhost" or host.endswith(".localhost") or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def _is_no_sites(host: str) -> bool:
+    """Whether no site of the Internet can have this host: an address, a name without a dot, or one of this network."""
+    return _is_address(host) or "." not in host or host.endswith((".localhost", ".local"))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -14,11 +14,17 @@ import click
 
 from tests.attacks.nothing import nothing
 from tests.attacks.scene import Attack, stage
+from tests.attacks.strangers import idling, pipelining, without_end
 from tests.hub_process import HubProcess
 from tracking.cluster import Cluster
 from tracking.store.migrations import migrate
 
-ATTACKS: dict[str, Attack] = {"nothing": nothing}
+ATTACKS: dict[str, Attack] = {
+    "nothing": nothing,
+    "pipelining": pipelining,
+    "without_end": without_end,
+    "idling": idling,
+}
 
 
 @click.command()

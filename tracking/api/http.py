@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tracking.api.headers import of_answers
 from tracking.auth import Principal, Role
 from tracking.dispatch import NOT_FOUND
 from tracking.errors import HTTP_STATUS, ErrorCode, Refusal, TokenRefused
@@ -260,4 +261,7 @@ async def on_http_exception(_: Request, error: Exception) -> Response:
 async def on_fault(request: Request, error: Exception) -> Response:
     HTTP_ERRORS.labels("5xx").inc()
     logger.error("a fault of ours at %s %s", request.method, request.url.path, exc_info=error)
-    return respond({"error": {"code": ErrorCode.UNAVAILABLE.value, "detail": "a fault in the hub; it was logged"}}, 500)
+    response = respond({"error": {"code": ErrorCode.UNAVAILABLE.value, "detail": "a fault in the hub; it was logged"}}, 500)
+    # Made outside the middleware.
+    response.headers.update(of_answers(service_of(request).settings))
+    return response

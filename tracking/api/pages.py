@@ -10,31 +10,11 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from tracking.api.headers import of_pages
 from tracking.api.http import respond, service_of
 
 WEB = Path(__file__).parents[2] / "web"
 _VENDOR = WEB / "node_modules"
-
-SECURITY_HEADERS = {
-    # The link's fragment is a key: no other site may learn the page's address, frame it, or run a script in it.
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
-
-
-def _policy(tiles: str) -> str:
-    """The content security policy: ourselves, and the tile server where one is set."""
-    origin = ""
-    if tiles.startswith(("http://", "https://")):
-        scheme, _, rest = tiles.partition("://")
-        host = rest.partition("/")[0].replace("{s}", "*")
-        origin = f" {scheme}://{host}"
-    return (
-        "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline';"
-        f" img-src 'self' data: blob:{origin}; connect-src 'self' ws: wss:; worker-src 'self' blob:;"
-        " object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
 
 
 def _page(name: str) -> Callable[[Request], Awaitable[Response]]:
@@ -42,8 +22,7 @@ def _page(name: str) -> Callable[[Request], Awaitable[Response]]:
 
     async def page(request: Request) -> Response:
         settings = service_of(request).settings
-        headers = {**SECURITY_HEADERS, "Content-Security-Policy": _policy(settings.basemap_url), "Cache-Control": "no-cache"}
-        return FileResponse(WEB / name, headers=headers)
+        return FileResponse(WEB / name, headers=of_pages(settings.basemap_url))
 
     return page
 
@@ -68,7 +47,6 @@ class _Files(StaticFiles):
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
         response.headers.setdefault("Cache-Control", "no-cache")
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
         return response
 
 

@@ -12,7 +12,7 @@ from tracking.auth import Principal, expired
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable, TokenRefused, TrackingError
 from tracking.hub.outbox import Outbox
 from tracking.metrics import CLOSED, SOCKET_ERRORS
-from tracking.origins import origin_of
+from tracking.origins import may_open
 from tracking.protocol import BEARER_SUBPROTOCOL, SUBPROTOCOL, Done, Error, frame
 from tracking.service import Service
 from tracking.sockets.wire import Wire, wire_of
@@ -245,7 +245,9 @@ class Connection:
 async def admit(websocket: WebSocket, service: Service) -> Principal | None:
     """Accepts the connection and says who it is; None where it was turned away, with the code that says why."""
     origin = websocket.headers.get("origin")
-    if origin is not None and not _may_open(websocket, origin, service.settings.origins):
+    settings = service.settings
+    host = websocket.headers.get("host", "")
+    if origin is not None and not may_open(origin, host, settings.origins, public=settings.is_public):
         await websocket.close()  # before accepting: answered with 403
         return None
     offered: list[str] = websocket.scope.get("subprotocols", [])
@@ -302,16 +304,3 @@ def _token(websocket: WebSocket, offered: list[str]) -> str | None:
         if subprotocol.startswith(BEARER_SUBPROTOCOL):
             return subprotocol.removeprefix(BEARER_SUBPROTOCOL)
     return None
-
-
-def _may_open(websocket: WebSocket, origin: str, allowed: frozenset[str]) -> bool:
-    """Whether a page of this origin may open a socket: one of those allowed, or a page of our own.
-
-    A page is our own by whatever name or port it was reached, as the browser vouches for both headers.
-    """
-    if origin in allowed:
-        return True
-    asked = origin_of(origin)
-    if asked is None:
-        return False
-    return asked in allowed or asked == origin_of(f"{asked.partition(':')[0]}://{websocket.headers.get('host', '')}")

@@ -84,6 +84,8 @@ def refusal(status: HTTPStatus, detail: str, *headers: bytes) -> bytes:
         b"HTTP/1.1 %d %s" % (status, status.phrase.encode()),
         *headers,
         b"Connection: close",
+        b"Cache-Control: no-store",
+        b"X-Content-Type-Options: nosniff",
         b"Content-Type: application/json",
         b"Content-Length: %d" % len(body),
     )

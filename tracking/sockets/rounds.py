@@ -1,4 +1,4 @@
-"""Signs of life: every connection of a server is visited once in a while, by one timer for all."""
+"""Signs of life: every connection of a server is visited once in a while, by one timer for all that are visited as often."""
 
 import asyncio
 from typing import Protocol
@@ -27,10 +27,10 @@ class Rounds:
 
     @staticmethod
     def of(server: ServerState, loop: asyncio.AbstractEventLoop, seconds: float) -> "Rounds":
-        rounds = _rounds.get(server)
-        if rounds is None:
-            rounds = _rounds[server] = Rounds(loop, seconds)
-        return rounds
+        all_of_it = _rounds.setdefault(server, {})
+        if seconds not in all_of_it:
+            all_of_it[seconds] = Rounds(loop, seconds)
+        return all_of_it[seconds]
 
     def join(self, protocol: Visited) -> set[Visited]:
         """To be visited in `seconds` from now, and again, until it leaves the set returned."""
@@ -49,4 +49,4 @@ class Rounds:
             protocol.visit()
 
 
-_rounds: WeakKeyDictionary[ServerState, Rounds] = WeakKeyDictionary()
+_rounds: WeakKeyDictionary[ServerState, dict[float, Rounds]] = WeakKeyDictionary()

@@ -59,7 +59,10 @@ _OF_HANDSHAKE = frozenset(
 """Attributes that the handshake and the application need, and an open wire does not."""
 
 _logger = logging.getLogger("uvicorn.error")
-_FORBIDDEN = handshake.refusal(HTTPStatus.FORBIDDEN, "no socket of ours, or an origin that may not open one")
+_FORBIDDEN = handshake.refusal(
+    HTTPStatus.FORBIDDEN,
+    "no socket of ours, or an origin that may not open one: TRACKING_PUBLIC_URL and TRACKING_ALLOWED_ORIGINS say which may",
+)
 
 _TEXT = 0x81
 _PONG = 0x8A
