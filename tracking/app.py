@@ -151,13 +151,19 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             await old.give_up()
             await asyncio.sleep(BETWEEN_LIVES_SECONDS)
 
-    renewal = asyncio.create_task(begin_anew_whenever_the_store_went_back(), name="renewal")
-    renewal.add_done_callback(_go_down_with)
+    tasks = [asyncio.create_task(begin_anew_whenever_the_store_went_back(), name="renewal")]
+    keys = life.service.auth.keys
+    if keys is not None:
+        keys.on_removed = lambda removed: life.service.hub.refuse(removed)
+        tasks.append(asyncio.create_task(keys.run(), name="keys"))
+    for task in tasks:
+        task.add_done_callback(_go_down_with)
     try:
         yield
     finally:
-        renewal.cancel()
-        await asyncio.gather(renewal, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await life.end()
 
 
