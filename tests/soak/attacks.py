@@ -14,11 +14,12 @@ import click
 
 from tests.attacks.nothing import nothing
 from tests.attacks.scene import Attack, stage
+from tests.attacks.unknown_keys import unknown_keys
 from tests.hub_process import HubProcess
 from tracking.cluster import Cluster
 from tracking.store.migrations import migrate
 
-ATTACKS: dict[str, Attack] = {"nothing": nothing}
+ATTACKS: dict[str, Attack] = {"nothing": nothing, "unknown-keys": unknown_keys}
 
 
 @click.command()

@@ -15,6 +15,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from tests.attacks.scene import Scene
+from tests.attacks.unknown_keys import unknown_keys
 from tests.clients import Api, Driver, Socket, fix, new_id, token
 from tests.hub_process import HubProcess
 from tests.provider import Key, Provider, providing, public
@@ -209,6 +211,11 @@ async def test_row_77_good_tokens_wait_for_nothing_beside_unknown_keys_and_a_pro
     provider.answers.set()
     assert set(await asyncio.gather(*strangers)) == {4500}
     assert provider.most_at_once == 1
+
+
+async def test_row_77_honest_clients_notice_nothing_of_unknown_keys(database_url: str, tmp_path: Path) -> None:
+    # The scene's own hub has a secret, and need not run.
+    await unknown_keys(Scene(HubProcess(database_url, tmp_path / "none"), 1.5))
 
 
 async def test_row_90_a_key_that_was_taken_out_is_refused_and_its_open_sockets_end(
