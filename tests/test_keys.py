@@ -218,8 +218,10 @@ async def test_while_the_provider_is_away_known_keys_go_on_for_a_while(
     assert refused.value.code is ErrorCode.UNAVAILABLE
     assert "the keys can't be read" in caplog.text and "good for 1 s more" in caplog.text
     assert keys.find("rsa", "RS256")
+    assert keys.trouble is None
     time.now += 2
     assert not keys.find("rsa", "RS256")
+    assert keys.trouble is not None and "3601 s" in keys.trouble
     with pytest.raises(Refusal):
         await keys.look_for("rsa", "RS256")
     for name, value in good.items():
@@ -254,6 +256,10 @@ async def test_a_provider_that_never_comes_to_an_end_is_given_up(
     if not drips:
         provider.answers.clear()
     keys = Keys(provider.url, refresh=20, grace=60)
+    with pytest.raises(Refusal):
+        await keys.look_for("rsa", "RS256")
+    assert provider.asked == 1
+    # Nor does the next token wait for another such reading: the next one is due a second after this one has ended.
     with pytest.raises(Refusal):
         await keys.look_for("rsa", "RS256")
     assert provider.asked == 1

@@ -39,6 +39,7 @@ from tracking.hub.hub import BEATS, STEPS
 from tracking.metrics import FLEET_TICK_SECONDS, WENT_BACK
 from tracking.model import Clock, system_clock
 from tracking.service import Service, assemble
+from tracking.sockets.connection import start
 from tracking.sockets.dispatcher import dispatcher_endpoint
 from tracking.sockets.driver import driver_endpoint
 from tracking.sockets.passenger import passenger_endpoint
@@ -157,7 +158,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(begin_anew_whenever_the_store_went_back(), name="renewal")]
     keys = life.service.auth.keys
     if keys is not None:
-        keys.on_removed = lambda removed: life.service.hub.refuse(removed)
+        keys.on_removed = lambda removed: start(life.service.hub.refuse(removed))
         tasks.append(asyncio.create_task(keys.run(), name="keys"))
     for task in tasks:
         task.add_done_callback(_go_down_with)

@@ -163,11 +163,14 @@ class Keys:
         self._reading: asyncio.Task[None] | None = None
         self._waiting = 0
         self._missed: dict[str, None] = {}
-        self.on_removed: Callable[[Collection[Key]], None] = lambda _: None
+        self.on_removed: Callable[[Collection[Key]], object] = lambda _: None
         """Told of keys that `find` gave out, and that are no more."""
         if self._url:
             # It takes tens of milliseconds, so not where others wait.
             self._tls = ssl.create_default_context()
+            parts = urlsplit(place)
+            if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+                logger.warning("TRACKING_JWKS is an http address: whoever is on the way to it can plant keys; use https")
         else:
             self._open_file()
 
@@ -183,6 +186,17 @@ class Keys:
         if not found.keys:
             raise ConfigError(f"TRACKING_JWKS: {path} holds {found.lack}")
         self._know(found, began)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nobody can be let in now."""
+        if self._known is None:
+            return "the keys to verify tokens with were not read yet"
+        if not self._known.keys:
+            return "the JWKS holds no key that tokens can be verified with"
+        if self._now() - self._read_at > self._grace:
+            return f"the keys to verify tokens with could not be read for {self._now() - self._read_at:.0f} s"
+        return None
 
     # --- asked for each token ---------------------------------------------------------------------------------------
 
@@ -201,7 +215,7 @@ class Keys:
         """
         wanted = self._begun + 1
         while not (found := self.find(kid, algorithm)):
-            known = self._known is not None and bool(self._known.keys) and self._now() - self._read_at <= self._grace
+            known = self.trouble is None
             if known and (not kid or len(kid) > MOST_KID or kid in self._missed or kid in self._names):
                 return ()
             if known and self._ended >= wanted and not self._failures:
@@ -257,7 +271,7 @@ class Keys:
         began = self._tried_at = self._now()
         self._begun += 1
         try:
-            content = await (self._fetch() if self._url else asyncio.to_thread(self._read_file))
+            content = await self._read_in_time()
             if content is None or content == self._content:
                 self._read_at = began
             else:
@@ -277,8 +291,18 @@ class Keys:
         finally:
             self._ended = self._begun
 
+    async def _read_in_time(self) -> bytes | None:
+        """None where it has not changed. Raises `OSError` and `CannotRead`."""
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                return await (self._fetch() if self._url else asyncio.to_thread(self._read_file))
+        except TimeoutError:
+            raise CannotRead(f"it took more than {READ_SECONDS:g} s") from None
+
     def _fail(self) -> None:
         self._failures += 1
+        # The next one is due from now on: one that hung must not follow upon another.
+        self._tried_at = self._now()
         self._stamp = None  # what could not be used is no file that has not changed
         KEY_READINGS.labels("failed").value += 1
 
@@ -330,7 +354,6 @@ class Keys:
         body = bytearray()
         try:
             async with (
-                asyncio.timeout(READ_SECONDS),
                 httpx.AsyncClient(
                     verify=self._tls, timeout=READ_SECONDS, follow_redirects=True, max_redirects=REDIRECTS
                 ) as client,
@@ -346,8 +369,6 @@ class Keys:
                     body += chunk
                     if len(body) > MOST_BYTES:
                         raise CannotRead(f"it has more than {MOST_BYTES} bytes")
-        except TimeoutError:
-            raise CannotRead(f"it took more than {READ_SECONDS:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
             raise CannotRead(f"{type(error).__name__}: {error}") from None
         return bytes(body)

@@ -235,3 +235,12 @@ async def test_row_90_a_key_that_was_taken_out_is_refused_and_its_open_sockets_e
         assert await status(http, url_hub, GOOD["ES256"]()) == 401
         await staying.report(fix(1))
         await staying.acknowledged(1)
+    assert (await http.get(f"{url_hub.url}/readyz")).status_code == 200
+    # With no key at all nobody can be told from another: they are to come back.
+    provider.keys.clear()
+    async with asyncio.timeout(10):
+        while (ready := await http.get(f"{url_hub.url}/readyz")).status_code == 200:
+            await asyncio.sleep(0.02)
+    assert "no key that tokens can be verified with" in ready.json()["reasons"][0]
+    assert await close_code(url_hub, stays) == 4014
+    assert await status(http, url_hub, stays) == 503

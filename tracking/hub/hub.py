@@ -253,9 +253,11 @@ class Hub:
         for link in list(self._links.get(jti, ())):
             link.close(CloseCode.REVOKED)
 
-    def refuse(self, removed: Collection[Key]) -> None:
-        """Closes every open connection whose token was verified with a key that the provider took out."""
+    async def refuse(self, removed: Collection[Key]) -> None:
+        """Closes every connection whose token was verified with a key that the provider took out, some at a time."""
         keys = {id(key) for key in removed}
-        for link in [link for links in self._links.values() for link in links]:
+        for number, link in enumerate([link for links in self._links.values() for link in links], 1):
             if link.principal.key is not None and id(link.principal.key) in keys:
                 link.close(CloseCode.INVALID_TOKEN)
+            if number % CLOSED_AT_ONCE == 0:
+                await asyncio.sleep(0)
