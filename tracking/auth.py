@@ -284,10 +284,11 @@ def _principal(claims: dict[str, Any], key: Key | None, now: int) -> Principal:
     if not isinstance(claims.get("sub", ""), str):
         raise _invalid("`sub` must be text")
     assert expires_at is not None and jti is not None
-    role = claims["role"]
-    if role not in list(Role):
+    named = claims["role"]
+    role = _ROLES.get(named) if isinstance(named, str) else None
+    if role is None:
         raise _invalid(f"`role` must be one of {', '.join(Role)}")
-    claim = CLAIM_OF_ROLE[Role(role)]
+    claim = CLAIM_OF_ROLE[role]
     subject = _id(claims, claim) if claim is not None else ""
     if subject is None:
         raise _invalid(f"role `{role}` needs the claim `{claim}`")
@@ -295,7 +296,10 @@ def _principal(claims: dict[str, Any], key: Key | None, now: int) -> Principal:
         raise _invalid("it is not good yet (`nbf`)")
     if expiry_in(jti) not in (None, expires_at):
         raise _invalid("its `jti` is of the hub's making, and tells another expiry")
-    return Principal(Role(role), subject, jti, expires_at, share_id, issued_at, key)
+    return Principal(role, subject, jti, expires_at, share_id, issued_at, key)
+
+
+_ROLES = {role.value: role for role in Role}
 
 
 def _instant(claims: dict[str, Any], name: str) -> int | None:
@@ -318,6 +322,6 @@ def _id(claims: dict[str, Any], name: str) -> str | None:
         return None
     if not isinstance(text, str) or not 1 <= len(text) <= MAX_ID:
         raise _invalid(f"`{name}` must be text of 1 to {MAX_ID} characters")
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+    if not text.isprintable() and any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
         raise _invalid(f"`{name}` holds a control character")
     return text
