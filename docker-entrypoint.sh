@@ -1,13 +1,16 @@
 #!/bin/sh
-# What the container runs: `serve` (the hub, its database migrated first), `drive` (the demo's drivers), `links` (passengers'
-# links to their trips); anything else is run as it is. Without a key in the environment a secret is made at the first start
-# and kept in the volume, which hub and drivers share.
+# What the container runs: `migrate` (the database), `serve` (the hub), `drive` (the demo's drivers), `links` (passengers' links
+# to their trips); anything else is run as it is.
+#
+# The key that tokens are signed with is the hub's alone: `serve` takes it from the environment, or makes a secret at its first
+# start and keeps it in its volume. With SERVICE_TOKEN_FILE set it leaves a service token there, for `drive` and `links`.
 set -eu
 
 data=${DATA_DIRECTORY:-/data}
 hub=${HUB_URL:-http://hub:8000}
 
-if [ -z "${TRACKING_JWT_SECRET:-}" ] && [ -z "${TRACKING_JWKS:-}" ]; then
+secret() {
+    if [ -n "${TRACKING_JWT_SECRET:-}" ] || [ -n "${TRACKING_JWKS:-}" ]; then return; fi
     if [ ! -s "$data/secret" ]; then
         # Linked into place whole: of two that start at once, both read what the first one made.
         fresh=$data/secret.$$
@@ -17,24 +20,36 @@ if [ -z "${TRACKING_JWT_SECRET:-}" ] && [ -z "${TRACKING_JWKS:-}" ]; then
     fi
     TRACKING_JWT_SECRET=$(cat "$data/secret")
     export TRACKING_JWT_SECRET
-fi
+}
 
-service_token() {
-    TRACKING_SERVICE_TOKEN=$(tracking token --role service | tail -n 1)
+leave_service_token() {
+    if [ -z "${SERVICE_TOKEN_FILE:-}" ] || [ -z "${TRACKING_JWT_SECRET:-}" ]; then return; fi
+    (umask 077 && tracking token --role service | tail -n 1 >"$SERVICE_TOKEN_FILE.$$")
+    mv "$SERVICE_TOKEN_FILE.$$" "$SERVICE_TOKEN_FILE"
+}
+
+take_service_token() {
+    if [ ! -s "${SERVICE_TOKEN_FILE:-}" ]; then
+        echo "no service token: set SERVICE_TOKEN_FILE to the file where the hub left one" >&2
+        exit 1
+    fi
+    TRACKING_SERVICE_TOKEN=$(cat "$SERVICE_TOKEN_FILE")
     export TRACKING_SERVICE_TOKEN
 }
 
 case ${1:-serve} in
+    migrate) exec tracking migrate ;;
     serve)
-        tracking migrate
+        secret
+        leave_service_token
         exec tracking serve --host 0.0.0.0 --port 8000
         ;;
     drive)
-        service_token
+        take_service_token
         exec python -m driver_sim drive --drivers "${DRIVERS:-40}" --standby 4 --hub "$hub" --state "$data/drivers"
         ;;
     links)
-        service_token
+        take_service_token
         exec python -c 'import sys; from tracking.demo import print_links; print_links(sys.argv[1])' "$hub"
         ;;
     *) exec "$@" ;;

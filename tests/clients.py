@@ -3,13 +3,16 @@
 import asyncio
 import json
 import math
+import os
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import jwt
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -19,6 +22,8 @@ from tracking.config import load
 
 Message = dict[str, Any]
 TIMEOUT = 10.0
+KEY_VARIABLE = "TESTS_SIGNING_KEY"
+"""Names the file of a private key on P-256, `tests` in its hub's JWKS; see `attacks.unknown_keys`."""
 
 
 def now_ms() -> int:
@@ -26,8 +31,13 @@ def now_ms() -> int:
 
 
 def token(role: str, subject: str | None = None, expires_in: float = 3600, secret: str = SECRET) -> str:
-    """A token as the hub's own secret signs it."""
-    return Auth(load(jwt_secret=secret)).issue(Role(role), subject, expires_in).token
+    """A token as the hub's own secret signs it, or a provider's key, where `KEY_VARIABLE` names one."""
+    made = Auth(load(jwt_secret=secret)).issue(Role(role), subject, expires_in).token
+    key = os.environ.get(KEY_VARIABLE)
+    if key is None:
+        return made
+    claims = jwt.decode(made, options={"verify_signature": False})
+    return jwt.encode(claims, Path(key).read_bytes(), algorithm="ES256", headers={"kid": "tests"})
 
 
 def new_id(prefix: str) -> str:

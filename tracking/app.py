@@ -40,10 +40,12 @@ from tracking.hub.hub import BEATS, STEPS
 from tracking.metrics import FLEET_TICK_SECONDS, WENT_BACK
 from tracking.model import Clock, system_clock
 from tracking.service import Service, assemble
+from tracking.sockets.connection import start
 from tracking.sockets.dispatcher import dispatcher_endpoint
 from tracking.sockets.driver import driver_endpoint
 from tracking.sockets.passenger import passenger_endpoint
 from tracking.store import shares as share_store
+from tracking.store import vehicles as vehicle_store
 from tracking.store.pool import Database
 from tracking.store.positions import DAY_MS
 
@@ -63,6 +65,8 @@ DAYS_AHEAD = 3
 HOUSEKEEPING_SECONDS = 3600.0
 REVOKED_MS = DAY_MS
 """How long past its expiry a revoked token is remembered: the clock may be set back."""
+ERASED_MS = tokens.MAX_EXPIRES_IN * 1000 + REVOKED_MS
+"""How long it is remembered that an id was an erased vehicle's: as long as a token that the hub issued for it may live."""
 FLEET_TICK = 0.25
 """Seconds."""
 TICKS_OF_RECOUNT = 4
@@ -155,13 +159,19 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             await old.give_up()
             await asyncio.sleep(BETWEEN_LIVES_SECONDS)
 
-    renewal = asyncio.create_task(begin_anew_whenever_the_store_went_back(), name="renewal")
-    renewal.add_done_callback(_go_down_with)
+    tasks = [asyncio.create_task(begin_anew_whenever_the_store_went_back(), name="renewal")]
+    keys = life.service.auth.keys
+    if keys is not None:
+        keys.on_removed = lambda removed: start(life.service.hub.refuse(removed))
+        tasks.append(asyncio.create_task(keys.run(), name="keys"))
+    for task in tasks:
+        task.add_done_callback(_go_down_with)
     try:
         yield
     finally:
-        renewal.cancel()
-        await asyncio.gather(renewal, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await life.end()
 
 
@@ -324,11 +334,14 @@ async def _keep_house(service: Service) -> None:
 
 
 async def let_go(service: Service) -> None:
-    """Lets go of vehicles that nobody is connected as, and of revoked tokens that have expired. Raises `StoreUnavailable`."""
+    """Lets go of vehicles that nobody is connected as, of revoked tokens that have expired, and of what is known of erased
+    vehicles' ids. Raises `StoreUnavailable`.
+    """
     service.sources.let_go(service.hub.drivers)
     service.recorder.forget_partitions()
     async with service.database.transaction() as connection:
         expired = await share_store.forget_expired(connection, service.clock() - REVOKED_MS)
+        await vehicle_store.forget_erased(connection, service.clock() - ERASED_MS)
     if service.auth.revoked is not None:
         service.auth.revoked -= expired
 

@@ -1,29 +1,34 @@
 """Tokens in and out: token -> `Principal`, and what each role may see, as one table."""
 
-import asyncio
 import base64
 import hmac
+import math
 import re
 import secrets
+import unicodedata
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jwt
 import msgspec
 
 from tracking.config import Settings
-from tracking.errors import CloseCode, ConfigError, ErrorCode, Refusal, TokenRefused
+from tracking.errors import CloseCode, ErrorCode, Refusal, TokenRefused
+from tracking.keys import ALGORITHMS, Key, Keys
 from tracking.model import OVER, UNDER_WAY, Clock, Trip, TripStatus, system_clock
 
 AUDIENCE = "tracking"
 MAX_TOKEN = 8_192
 """Characters of a token at the most: a header's worth, so that nobody makes the hub chew on more."""
-
-
-_CLAIMS = frozenset(("aud", "exp", "jti", "role", "vehicle_id", "trip_id", "fleet_id", "share_id", "iat"))
-"""What a token of ours holds. One with any other goes through all of PyJWT's checks."""
+MAX_ID = 256
+"""Characters of an id in a token: of its own, and of what it is about."""
+CLOCKS_DIFFER_MS = 5_000
+"""How far the clock of whoever signs tokens may be from ours, where `nbf` or `iat` is held against ours."""
+LAST_EXPIRY_MS = 253_402_300_799_000
+"""The end of the year 9999. A later expiry is one in milliseconds, or no number of seconds at all."""
 _HEADERS_KNOWN = 16
+_MAX_HEADER = 256
+"""Characters of a header that is remembered."""
 
 
 class Role(StrEnum):
@@ -45,13 +50,18 @@ CLAIM_OF_ROLE: dict[Role, str | None] = {
 
 
 class Principal(NamedTuple):
-    """Who is asking, as the token says. `subject` is the vehicle, trip or fleet that the role is about; instants in ms."""
+    """Who is asking, as the token says. `subject` is the vehicle, trip or fleet that the role is about; instants in ms.
+
+    `issued_at` is None where the token does not say it, `key` where it was verified with the hub's own secret.
+    """
 
     role: Role
     subject: str
     jti: str
     expires_at: int
     share_id: str | None = None
+    issued_at: int | None = None
+    key: Key | None = None
 
 
 class Sight(StrEnum):
@@ -93,9 +103,27 @@ def may_know_trip(principal: Principal, trip: Trip) -> bool:
         case Role.PASSENGER:
             return trip.trip_id == principal.subject
         case Role.DRIVER:
-            return trip.vehicle is not None and trip.vehicle.vehicle_id == principal.subject
+            return (
+                trip.vehicle is not None
+                and trip.vehicle.vehicle_id == principal.subject
+                and is_of_incarnation(principal, trip.tokens_from)
+            )
         case Role.OPERATOR:
             return False
+
+
+def is_of_incarnation(principal: Principal, tokens_from: int | None) -> bool:
+    """Whether a driver's token is of the vehicle that has its id now, and not of one that was erased.
+
+    `tokens_from` is the instant at which the vehicle was made where there was another of this id before, else None.
+    """
+    if tokens_from is None:
+        return True
+    if principal.issued_at is None:
+        return False
+    # The hub's own tokens tell the millisecond, by its own clock; others a second, by another clock.
+    differ = 0 if expiry_in(principal.jti) is not None else CLOCKS_DIFFER_MS
+    return principal.issued_at >= tokens_from - differ
 
 
 def may_manage_fleet(principal: Principal, fleet_id: str) -> bool:
@@ -123,12 +151,8 @@ class Auth:
     def __init__(self, settings: Settings, clock: Clock = system_clock) -> None:
         """Raises `ConfigError` for a JWKS file that can't be used."""
         self._secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret is not None else None
-        self._jwks_file: jwt.PyJWKSet | None = None
-        self._jwks_url: jwt.PyJWKClient | None = None
-        if settings.jwks.startswith(("http://", "https://")):
-            self._jwks_url = jwt.PyJWKClient(settings.jwks, cache_keys=True, lifespan=300, timeout=5)
-        elif settings.jwks:
-            self._jwks_file = _read_jwks(Path(settings.jwks))
+        self.keys = Keys(settings.jwks, refresh=settings.jwks_refresh, grace=settings.jwks_grace) if settings.jwks else None
+        """To be kept going by `Keys.run`."""
         self._clock = clock
         self._headers: set[bytes] = set()
         """Tokens' first parts that PyJWT has found good, with our secret: there are as many as libraries that sign."""
@@ -136,18 +160,18 @@ class Auth:
         """None until they are known: before that nobody is let in, lest it be someone who was sent out."""
 
     async def authenticate(self, token: str | None) -> Principal:
-        """The token's principal. Raises `TokenRefused`, which says how a socket is closed."""
+        """The token's principal. Raises `TokenRefused`, which says how a socket is closed, or `Refusal` (`unavailable`)."""
         if not token:
             raise TokenRefused(CloseCode.NO_TOKEN, "no token: send `Authorization: Bearer <token>`")
         if len(token) > MAX_TOKEN:
-            raise TokenRefused(CloseCode.INVALID_TOKEN, f"invalid token: longer than {MAX_TOKEN} characters")
-        try:
-            claims = self._claims_at_once(token) or await self._claims(token)
-        except jwt.PyJWKClientConnectionError as error:
-            raise Refusal(ErrorCode.UNAVAILABLE, "the keys to verify tokens with can't be fetched now; try again") from error
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
-            raise TokenRefused(CloseCode.INVALID_TOKEN, f"invalid token: {error}") from None
-        principal = _principal(claims)
+            raise _invalid(f"longer than {MAX_TOKEN} characters")
+        if not token.isascii():
+            raise _invalid("it holds characters that no token has")
+        key: Key | None = None
+        payload = self._signed_at_once(token)
+        if payload is None:
+            payload, key = await self._signed(token)
+        principal = _principal(_claims(payload), key, self._clock())
         if self.revoked is None:
             raise Refusal(ErrorCode.UNAVAILABLE, "which tokens are revoked is not known yet: the database is away; try again")
         if principal.jti in self.revoked:
@@ -163,10 +187,12 @@ class Auth:
                 ErrorCode.UNAVAILABLE,
                 "this hub verifies tokens with a JWKS and can't sign any: have your identity provider issue them",
             )
-        expires_at = self._clock() // 1000 + int(expires_in)
+        now = self._clock()
+        expires_at = now // 1000 + int(expires_in)
         # So that it is known until when to remember that this token was revoked.
         jti = f"{secrets.token_urlsafe(16)}.{expires_at}"
-        claims: dict[str, Any] = {"aud": AUDIENCE, "exp": expires_at, "jti": jti, "role": role.value}
+        # To the millisecond, so that it is known which came first, the token or a vehicle that was made anew.
+        claims: dict[str, Any] = {"aud": AUDIENCE, "iat": now / 1000, "exp": expires_at, "jti": jti, "role": role.value}
         claim = CLAIM_OF_ROLE[role]
         if claim is not None:
             claims[claim] = subject
@@ -174,53 +200,58 @@ class Auth:
             claims["share_id"] = share_id
         return Issued(jwt.encode(claims, self._secret, algorithm="HS256"), jti, expires_at * 1000)
 
-    def _claims_at_once(self, token: str) -> dict[str, Any] | None:
-        """The claims of an ordinary token of our secret's (HS256), at a tenth of the price; None: PyJWT is to judge it."""
-        if self._secret is None or not token.isascii():
+    def _signed_at_once(self, token: str) -> bytes | None:
+        """What an ordinary token of our secret's (HS256) says, at a tenth of the price; None: PyJWT is to judge it."""
+        if self._secret is None:
             return None
         signed, _, signature = token.encode().rpartition(b".")
         header, _, payload = signed.partition(b".")
-        made = base64.urlsafe_b64encode(hmac.digest(self._secret.encode(), signed, "sha256")).rstrip(b"=")
+        made = _encoded(hmac.digest(self._secret.encode(), signed, "sha256"))
         if not hmac.compare_digest(made, signature) or header not in self._headers:
             return None
         try:
-            claims = msgspec.json.decode(base64.urlsafe_b64decode(payload + b"=" * (-len(payload) % 4)), type=dict[str, Any])
-        except (msgspec.DecodeError, ValueError):
+            content = base64.urlsafe_b64decode(payload + b"=" * (-len(payload) % 4))
+        except ValueError:
             return None
-        plain = (
-            claims.keys() <= _CLAIMS
-            and claims.get("aud") == AUDIENCE
-            and type(claims.get("exp")) in (int, float)
-            and type(claims.get("jti")) is str
-            and type(claims.get("role")) is str
-        )
-        return claims if plain else None
+        # Python passes over what is no base64.
+        return content if _encoded(content) == payload else None
 
-    async def _claims(self, token: str) -> dict[str, Any]:
-        claims: dict[str, Any] = jwt.decode(
-            token,
-            await self._key_for(token),
-            algorithms=["HS256"] if self._secret is not None else ["RS256", "ES256"],
-            audience=AUDIENCE,
-            # The expiry is judged by the hub's clock.
-            options={"require": ["exp", "jti", "role"], "verify_exp": False, "verify_nbf": False, "verify_iat": False},
-        )
-        if self._secret is not None and len(self._headers) < _HEADERS_KNOWN:
-            self._headers.add(token.encode().partition(b".")[0])
-        return claims
+    async def _signed(self, token: str) -> tuple[bytes, Key | None]:
+        """What the token says, and the key that it was verified with (None: our secret). Raises as `authenticate`."""
+        try:
+            if self._secret is not None:
+                payload: bytes = _jws.decode_complete(token, self._secret, ["HS256"])["payload"]
+                header = token.encode().partition(b".")[0]
+                if len(self._headers) < _HEADERS_KNOWN and len(header) <= _MAX_HEADER:
+                    self._headers.add(header)
+                return payload, None
+            named = _jws.get_unverified_header(token)
+            algorithm, kid = named.get("alg"), named.get("kid")
+            if not isinstance(algorithm, str) or algorithm not in ALGORITHMS.values():
+                raise jwt.InvalidAlgorithmError(f"`alg` must be {' or '.join(ALGORITHMS.values())}, as the keys are")
+            assert self.keys is not None
+            keys = self.keys.find(kid, algorithm) or await self.keys.look_for(kid, algorithm)
+            for key in keys:
+                try:
+                    return _jws.decode_complete(token, key.verifier, [key.algorithm])["payload"], key
+                except jwt.InvalidSignatureError:
+                    continue
+            if keys:
+                raise jwt.InvalidSignatureError("Signature verification failed")
+            raise jwt.InvalidKeyError(f"the JWKS has no key {kid!r:.80} for {algorithm}")
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
+            raise _invalid(error) from None
 
-    async def _key_for(self, token: str) -> Any:
-        if self._secret is not None:
-            return self._secret
-        if self._jwks_url is not None:
-            # Fetches, at times; never on the event loop.
-            return await asyncio.to_thread(self._jwks_url.get_signing_key_from_jwt, token)
-        assert self._jwks_file is not None
-        kid = jwt.get_unverified_header(token).get("kid")
-        keys = [key for key in self._jwks_file.keys if kid is None or key.key_id == kid]
-        if not keys:
-            raise jwt.InvalidKeyError(f"no key {kid!r} in the JWKS")
-        return keys[0]
+
+_jws = jwt.PyJWS()
+
+
+def _encoded(content: bytes) -> bytes:
+    return base64.urlsafe_b64encode(content).rstrip(b"=")
+
+
+def _invalid(why: object) -> TokenRefused:
+    return TokenRefused(CloseCode.INVALID_TOKEN, f"invalid token: {why}")
 
 
 def expired(principal: Principal) -> TokenRefused:
@@ -230,27 +261,67 @@ def expired(principal: Principal) -> TokenRefused:
     return TokenRefused(CloseCode.TOKEN_EXPIRED, "token expired: fetch another")
 
 
-def _principal(claims: dict[str, Any]) -> Principal:
-    role = claims["role"]
-    if role not in list(Role):
-        raise TokenRefused(CloseCode.INVALID_TOKEN, f"invalid token: `role` must be one of {', '.join(Role)}")
-    claim = CLAIM_OF_ROLE[Role(role)]
-    subject = claims.get(claim, "") if claim else ""
-    share_id = claims.get("share_id")
-    if claim and not (isinstance(subject, str) and subject):
-        raise TokenRefused(CloseCode.INVALID_TOKEN, f"invalid token: role `{role}` needs the claim `{claim}`")
-    if not isinstance(claims["jti"], str) or not isinstance(claims["exp"], int | float):
-        raise TokenRefused(CloseCode.INVALID_TOKEN, "invalid token: `jti` must be text and `exp` a number")
-    expires_at = int(claims["exp"] * 1000)
-    if expiry_in(claims["jti"]) not in (None, expires_at):
-        raise TokenRefused(CloseCode.INVALID_TOKEN, "invalid token: its `jti` is of the hub's making, and tells another expiry")
-    return Principal(Role(role), subject, claims["jti"], expires_at, share_id if isinstance(share_id, str) else None)
-
-
-def _read_jwks(path: Path) -> jwt.PyJWKSet:
+def _claims(payload: bytes) -> dict[str, Any]:
     try:
-        return jwt.PyJWKSet.from_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"TRACKING_JWKS: can't read {path}: {error.strerror}") from None
-    except (jwt.PyJWTError, ValueError) as error:
-        raise ConfigError(f"TRACKING_JWKS: {path} is no JWKS with RSA or EC keys: {error}") from None
+        return msgspec.json.decode(payload, type=dict[str, Any])
+    except (ValueError, RecursionError) as error:
+        raise _invalid(f"its claims can't be read: {error}") from None
+
+
+def _principal(claims: dict[str, Any], key: Key | None, now: int) -> Principal:
+    """The one judge of what a token says, whichever way its signature was verified. Raises `TokenRefused`."""
+    for name in ("aud", "exp", "jti", "role"):
+        if claims.get(name) is None:
+            raise _invalid(f"it lacks the claim `{name}`")
+    audience = claims["aud"]
+    if audience != AUDIENCE and not (isinstance(audience, list) and AUDIENCE in audience):
+        raise _invalid(f"`aud` must be {AUDIENCE}")
+    expires_at = _instant(claims, "exp")
+    begins_at = _instant(claims, "nbf")
+    issued_at = _instant(claims, "iat")
+    jti = _id(claims, "jti")
+    share_id = _id(claims, "share_id")
+    if not isinstance(claims.get("sub", ""), str):
+        raise _invalid("`sub` must be text")
+    assert expires_at is not None and jti is not None
+    named = claims["role"]
+    role = _ROLES.get(named) if isinstance(named, str) else None
+    if role is None:
+        raise _invalid(f"`role` must be one of {', '.join(Role)}")
+    claim = CLAIM_OF_ROLE[role]
+    subject = _id(claims, claim) if claim is not None else ""
+    if subject is None:
+        raise _invalid(f"role `{role}` needs the claim `{claim}`")
+    if begins_at is not None and begins_at > now + CLOCKS_DIFFER_MS:
+        raise _invalid("it is not good yet (`nbf`)")
+    if expiry_in(jti) not in (None, expires_at):
+        raise _invalid("its `jti` is of the hub's making, and tells another expiry")
+    return Principal(role, subject, jti, expires_at, share_id, issued_at, key)
+
+
+_ROLES = {role.value: role for role in Role}
+
+
+def _instant(claims: dict[str, Any], name: str) -> int | None:
+    """A claim in seconds, as an instant in ms; None where it is left out."""
+    seconds: int | float | None = claims.get(name)
+    if seconds is None:
+        return None
+    if type(seconds) not in (int, float):
+        raise _invalid(f"`{name}` must be a number of seconds since 1970")
+    # A whole number may have thousands of digits.
+    if not (-LAST_EXPIRY_MS <= seconds * 1000 <= LAST_EXPIRY_MS and math.isfinite(seconds)):
+        raise _invalid(f"`{name}` must be in seconds since 1970, and before the year 10000")
+    return round(seconds * 1000)
+
+
+def _id(claims: dict[str, Any], name: str) -> str | None:
+    """A claim that is an id; None where it is left out."""
+    text = claims.get(name)
+    if text is None:
+        return None
+    if not isinstance(text, str) or not 1 <= len(text) <= MAX_ID:
+        raise _invalid(f"`{name}` must be text of 1 to {MAX_ID} characters")
+    if not text.isprintable() and any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise _invalid(f"`{name}` holds a control character")
+    return text

@@ -130,6 +130,8 @@ def _set_up_logging() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # It would write a line for each reading of the JWKS.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     # One line for every socket that comes and goes says nothing that the metrics don't.
     logging.getLogger("uvicorn.error").addFilter(
         lambda record: not str(record.msg).startswith(('%s - "WebSocket', "connection open", "connection closed"))

@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     database_url: str = Field("", description="PostgreSQL with PostGIS, as a `postgresql://` URL")
     jwt_secret: SecretStr | None = Field(None, description="HS256 secret for tokens, at least 32 bytes")
     jwks: str = Field("", description="JWKS file or https URL (RS256, ES256), in place of the secret")
+    jwks_refresh: float = Field(
+        20.0, gt=0, le=50, description="Seconds between two readings of the JWKS: a key that is no more in it is refused"
+    )
+    jwks_grace: float = Field(
+        86_400.0, gt=0, description="Seconds that the keys known are good for while the JWKS can't be read"
+    )
     public_url: str = Field("http://127.0.0.1:8000", description="The address that people use, with its path where it has one")
     trusted_proxies: str = Field("", description="Addresses of proxies, comma-separated, whose `X-Forwarded-For` is believed")
     allowed_origins: str = Field("", description="Browser origins, comma-separated, besides the public URL's own")

@@ -320,7 +320,7 @@ def _new_trip_id() -> str:
 
 
 async def _vehicle_of_fleet(connection: Connection, vehicle_id: str, fleet_id: str) -> vehicles.Stored:
-    vehicle = await vehicles.lock(connection, vehicle_id)
-    if vehicle is None or vehicle.vehicle.fleet_id != fleet_id:
+    vehicle = await vehicles.lock(connection, vehicle_id, fleet_id)
+    if vehicle is None:
         raise Refusal(ErrorCode.NOT_FOUND, f"fleet {fleet_id} has no vehicle {vehicle_id}", field="vehicle_id")
     return vehicle

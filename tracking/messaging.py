@@ -2,7 +2,7 @@
 
 from hashlib import blake2b
 
-from tracking.auth import Principal
+from tracking.auth import Principal, may_know_trip
 from tracking.errors import ErrorCode, Refusal, StoreUnavailable
 from tracking.hub.hub import Hub
 from tracking.ingest.sources import Source, Sources
@@ -32,7 +32,7 @@ class Messaging:
         """Raises `Refusal`: `forbidden` where the trip is not this vehicle's, `conflict` where it is over, or where the token
         used the `client_id` for another text.
         """
-        await self._post(principal, trip_id, "driver", client_id, text, vehicle_id=principal.subject)
+        await self._post(principal, trip_id, "driver", client_id, text, by_driver=True)
 
     async def from_passenger(self, principal: Principal, trip_id: str, client_id: str, text: str) -> None:
         """Raises `Refusal` (`conflict`) where the trip is over, or where the token or share used the `client_id` for another
@@ -72,7 +72,7 @@ class Messaging:
         client_id: str,
         text: str,
         *,
-        vehicle_id: str | None = None,
+        by_driver: bool = False,
         fleet_id: str | None = None,
     ) -> None:
         author = _author(principal)
@@ -84,7 +84,7 @@ class Messaging:
                 trip = await trips.lock(connection, trip_id)
                 if trip is None and fleet_id is not None:
                     raise Refusal(ErrorCode.NOT_FOUND, "no such trip in this fleet")
-                if trip is None or (vehicle_id is not None and _vehicle_of(trip) != vehicle_id):
+                if trip is None or (by_driver and not may_know_trip(principal, trip)):
                     raise Refusal(ErrorCode.FORBIDDEN, "this trip is not yours")
                 if fleet_id is not None and trip.fleet_id != fleet_id:
                     raise Refusal(ErrorCode.NOT_FOUND, "no such trip in this fleet")

@@ -98,3 +98,9 @@ SOCKET_ERRORS = Counter("tracking_socket_errors", "Errors told to sockets, by co
 HTTP_ERRORS = Counter(
     "tracking_http_errors", "HTTP requests answered with an error, by status class", ["status"], registry=REGISTRY
 )
+KEY_READINGS = Tally(
+    "tracking_key_readings",
+    "Readings of the JWKS, by what became of them: good, failed",
+    "outcome",
+    ("good", "failed"),
+)

@@ -207,7 +207,7 @@ class Trip(msgspec.Struct, frozen=True):
     """A trip as the store keeps it; `protocol.TripView` is what others see of it.
 
     `route` is a GeoJSON LineString. `started_at` and `ended_at` are by the hub's clock: when a vehicle got under way, and
-    when the trip was completed or canceled.
+    when the trip was completed or canceled. `tokens_from` is of its vehicle; see `auth.is_of_incarnation`.
     """
 
     number: int
@@ -223,6 +223,7 @@ class Trip(msgspec.Struct, frozen=True):
     created_at: int
     started_at: int | None
     ended_at: int | None
+    tokens_from: int | None = None
 
 
 class Share(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ import { isOver } from "./fleet/trips.js";
 import { VehicleCard } from "./fleet/vehicle.js";
 import { viewOf } from "./fleet/view.js";
 import { hubAddress, socketAddress } from "./hub.js";
+import { takeToken } from "./link.js";
 
 /** @typedef {import("./closing.js").Ending} Ending */
 
@@ -32,6 +33,8 @@ const ONLINE_PATIENCE = 5_000;
 /** The list is written anew at most this often; the map as often as the screen. */
 const LIST_REST = 400;
 const SAMPLE_OF_FLEET = 500;
+
+const token = takeToken();
 
 /** What the hub says of how the page is set up. @returns {Promise<{basemap?: import("./basemap.js").BasemapSettings}>} */
 async function readSettings() {
@@ -46,7 +49,6 @@ async function readSettings() {
 
 /** @param {Awaited<ReturnType<typeof readSettings>>} settings */
 function start(settings) {
-  const token = location.hash.slice(1);
   const fleetId = decodeURIComponent(location.pathname.split("/").filter(Boolean).at(-1) ?? "");
   const api = new Api(token, fleetId);
   const notices = new Notices();

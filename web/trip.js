@@ -3,6 +3,7 @@
 import { Connection } from "./connection.js";
 import { Feed } from "./feed.js";
 import { hubAddress, socketAddress } from "./hub.js";
+import { copyLink, takeToken } from "./link.js";
 import { TripMap } from "./map.js";
 import { decode } from "./messages.js";
 import { Motion } from "./motion.js";
@@ -14,6 +15,8 @@ import { Panel } from "./panel.js";
 const ONLINE_PATIENCE = 5_000;
 const GOAL_IS_PICKUP = new Set(["new", "enroute_to_pickup", "arrived_at_pickup"]);
 const OVER = new Set(["complete", "canceled"]);
+
+const token = takeToken();
 
 /** What the hub says of how the page is set up. @returns {Promise<{basemap?: import("./basemap.js").BasemapSettings, stale_after?: number}>} */
 async function readSettings() {
@@ -29,7 +32,6 @@ async function readSettings() {
 /** @param {Awaited<ReturnType<typeof readSettings>>} settings */
 function start(settings) {
   const staleAfter = (settings.stale_after ?? 30) * 1_000;
-  const token = location.hash.slice(1);
   const tripId = location.pathname.split("/").filter(Boolean).at(-1) ?? "";
 
   const feed = new Feed();
@@ -37,6 +39,7 @@ function start(settings) {
   const panel = new Panel();
   const notices = new Notices();
   const followButton = /** @type {HTMLButtonElement} */ (document.getElementById("follow"));
+  const copyButton = /** @type {HTMLButtonElement} */ (document.getElementById("copy-link"));
   const map = new TripMap(/** @type {HTMLElement} */ (document.getElementById("map")), settings.basemap, () => setFollow(false));
   const { camera } = map;
 
@@ -150,7 +153,7 @@ function start(settings) {
     panel.showEnding(why, feed.trip);
     if (!first) return;
     forgetCar();
-    followButton.hidden = true;
+    followButton.hidden = copyButton.hidden = true;
     if (why !== "over") map.forget();
     else if (feed.trip) {
       map.showTrack(feed.track);
@@ -220,6 +223,7 @@ function start(settings) {
   calm.addEventListener("change", heedCalm);
   new ResizeObserver(arrange).observe(/** @type {HTMLElement} */ (document.getElementById("panel")));
   addEventListener("resize", arrange);
+  copyButton.addEventListener("click", () => copyLink(token, copyButton));
   followButton.addEventListener("click", () => setFollow(true));
   addEventListener("online", () => connection.wake(ONLINE_PATIENCE));
   addEventListener("offline", showDown);
@@ -257,6 +261,7 @@ function start(settings) {
   };
   Object.defineProperty(window, "tracking", { value: Object.freeze(view) });
 
+  copyButton.hidden = !token;
   if (token) connection.open();
   else end("incomplete");
 }

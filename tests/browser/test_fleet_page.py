@@ -385,6 +385,20 @@ async def test_a_link_that_does_not_open_the_fleet_says_so(
         assert await page.page.is_hidden("#side")
 
 
+async def test_the_token_leaves_address_and_history_and_a_reload_still_works(
+    hub: HubProcess, api: Api, browser: Browser
+) -> None:
+    fleet_id = await api.fleet()
+    async with desk(browser, hub, fleet_id) as page:
+        for _ in range(2):
+            assert page.page.url == f"{hub.url}/fleet/{fleet_id}"
+            await page.page.reload()
+            await page.until("tracking.state.live")
+        other = Watched(await page.page.context.new_page())
+        await other.page.goto(page.page.url)
+        await other.until("tracking.state.ending === 'incomplete'")
+
+
 async def test_a_hub_that_went_down_and_came_back_is_watched_again(
     own_hub: Callable[..., HubProcess], browser: Browser
 ) -> None:

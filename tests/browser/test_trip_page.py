@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from playwright.async_api import Browser
 
-from tests.browser.browser import launch, open_page
+from tests.browser.browser import Watched, launch, open_page
 from tests.clients import Api, Driver, Message, fix, now_ms, token
 from tests.hub_process import HubProcess
 
@@ -184,6 +184,42 @@ async def test_a_revoked_link_stops_with_plain_words(hub: HubProcess, api: Api, 
         await page.until("tracking.state.connection === 'ended'")
         assert await page.status() == "This link has expired or was revoked"
         assert await page.page.locator(".car").count() == 0, "what a revoked link showed is taken away"
+
+
+async def test_the_token_leaves_address_and_history_and_the_page_comes_back_without_it(
+    hub: HubProcess, api: Api, browser: Browser
+) -> None:
+    _, trip_id = await api.under_way()
+    bearer = token("passenger", trip_id)
+    async with open_page(browser, link(hub, trip_id, bearer)) as page:
+        await page.until("tracking.state.live")
+        visible = f"{hub.url}/trip/{trip_id}"
+        assert page.page.url == visible
+        devtools = await page.page.context.new_cdp_session(page.page)
+        entries = (await devtools.send("Page.getNavigationHistory"))["entries"]
+        # Beside it the browser itself keeps what somebody typed, which no page can change.
+        assert entries[-1]["url"] == visible and not any(bearer in entry["url"] for entry in entries)
+        await page.page.reload()
+        await page.until("tracking.state.live")
+        await page.page.goto(f"{hub.url}/healthz")
+        await page.page.go_back()
+        await page.until("tracking.state.live")
+        assert page.page.url == visible
+        # What the page's own button copies is the whole link.
+        await page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await page.page.click("#copy-link")
+        await page.page.wait_for_selector("#copy-link:has-text('Copied')")
+        assert await page.page.evaluate("navigator.clipboard.readText()") == f"{visible}#{bearer}"
+        # Another tab of this browser has only what its own link gives.
+        other = Watched(await page.page.context.new_page())
+        await other.page.goto(visible)
+        await other.until("tracking.state.ending === 'incomplete'")
+        await other.page.goto(link(hub, trip_id, bearer))
+        await other.until("tracking.state.live")
+        # A newer link in the same tab counts.
+        await page.page.evaluate("location.hash = 'nonsense'")
+        await page.until("tracking.state.ending === 'invalid'")
+        assert page.page.url == visible
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import click
 from tests.attacks.nothing import nothing
 from tests.attacks.scene import Attack, stage
 from tests.attacks.strangers import idling, pipelining, without_end
+from tests.attacks.unknown_keys import unknown_keys
 from tests.hub_process import HubProcess
 from tracking.cluster import Cluster
 from tracking.store.migrations import migrate
@@ -22,8 +23,9 @@ from tracking.store.migrations import migrate
 ATTACKS: dict[str, Attack] = {
     "nothing": nothing,
     "pipelining": pipelining,
-    "without_end": without_end,
+    "without-end": without_end,
     "idling": idling,
+    "unknown-keys": unknown_keys,
 }
 
 

@@ -228,7 +228,9 @@ async def test_a_vehicle_under_way_is_neither_removed_nor_moved(api: Api) -> Non
 async def test_a_dispatcher_manages_its_fleet(api: Api, hub: HubProcess) -> None:
     fleet_id = await api.fleet()
     async with Api(hub.url, token("dispatcher", fleet_id)) as dispatcher:
-        vehicle_id = await dispatcher.vehicle(fleet_id)
+        vehicle_id = await api.vehicle(fleet_id)
+        changed = {"fleet_id": fleet_id, "name": "Van 2"}
+        assert (await dispatcher.call("PUT", f"/vehicles/{vehicle_id}", changed, expect=200))["name"] == "Van 2"
         trip = await dispatcher.trip(fleet_id, vehicle_id)
         await dispatcher.advance(trip["trip_id"], "enroute_to_pickup", "canceled")
         assert len((await dispatcher.call("GET", f"/fleets/{fleet_id}/trips"))["trips"]) == 1

@@ -1,5 +1,6 @@
-"""Row 30 with keys of an identity provider: a hub that has a JWKS file, and no secret."""
+"""Rows 30, 77 and 90: a hub that has an identity provider's keys, from a file or an address, and no secret."""
 
+import asyncio
 import base64
 import hmac
 import json
@@ -14,11 +15,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from tests.clients import Message, Socket, new_id, token
+from tests.attacks.scene import Scene
+from tests.attacks.unknown_keys import unknown_keys
+from tests.clients import Api, Driver, Socket, fix, new_id, token
 from tests.hub_process import HubProcess
+from tests.provider import Key, Provider, providing, public
 from tracking.cluster import Cluster
 
-Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 RSA = rsa.generate_private_key(65_537, 2_048)
 EC = ec.generate_private_key(ec.SECP256R1())
 STRANGER_RSA = rsa.generate_private_key(65_537, 2_048)
@@ -26,12 +29,7 @@ STRANGER_EC = ec.generate_private_key(ec.SECP256R1())
 OTHER_CURVE = ec.generate_private_key(ec.SECP384R1())
 
 
-def public(key: Key, kid: str, algorithm: str) -> Message:
-    maker: Any = jwt.algorithms.RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else jwt.algorithms.ECAlgorithm
-    return {**maker.to_jwk(key.public_key(), as_dict=True), "kid": kid, "alg": algorithm, "use": "sig"}
-
-
-JWKS = {"keys": [public(RSA, "rsa", "RS256"), public(EC, "ec", "ES256")]}
+JWKS = {"keys": [public(RSA, "rsa", alg="RS256", use="sig"), public(EC, "ec", alg="ES256")]}
 
 
 def signed(key: Key, algorithm: str, kid: str | None, **changes: Any) -> str:
@@ -68,7 +66,7 @@ def jwks_hub(cluster: Cluster, template: str, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("jwks")
     (folder / "jwks.json").write_text(json.dumps(JWKS))
     cluster.create_database("jwks", template)
-    process = HubProcess(cluster.url("jwks"), folder / "log", jwks=str(folder / "jwks.json"))
+    process = HubProcess(cluster.url("jwks"), folder / "log", jwks=str(folder / "jwks.json"), jwks_refresh="0.2")
     del process.environment["TRACKING_JWT_SECRET"]
     process.start()
     yield process
@@ -172,3 +170,77 @@ def test_a_hub_with_a_secret_and_a_jwks_does_not_start(tmp_path: Path) -> None:
     process = HubProcess("postgresql://127.0.0.1:1/none", tmp_path / "log", jwks=str(tmp_path / "jwks.json"))
     with pytest.raises(AssertionError, match="never both"):
         process.start()
+
+
+# --- rows 77 and 90: keys by an address -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    async with providing(*JWKS["keys"]) as provider:
+        yield provider
+
+
+@pytest.fixture
+async def url_hub(provider: Provider, database_url: str, tmp_path: Path) -> AsyncIterator[HubProcess]:
+    process = HubProcess(database_url, tmp_path / "log", jwks=provider.url, jwks_refresh="0.3")
+    del process.environment["TRACKING_JWT_SECRET"]
+    await asyncio.to_thread(process.start)
+    yield process
+    process.kill()
+
+
+async def test_row_77_good_tokens_wait_for_nothing_beside_unknown_keys_and_a_provider_that_hangs(
+    url_hub: HubProcess, http: httpx.AsyncClient, provider: Provider
+) -> None:
+    bearer = signed(RSA, "RS256", "rsa")
+    assert await status(http, url_hub, bearer) == 404
+    provider.answers.clear()
+    strangers = [
+        asyncio.create_task(close_code(url_hub, signed(STRANGER_RSA, "RS256", f"unknown {number}"))) for number in range(30)
+    ]
+    async with asyncio.timeout(10):
+        while not provider.at_once:
+            await asyncio.sleep(0.01)
+    began = time.monotonic()
+    for _ in range(10):
+        assert await status(http, url_hub, bearer) == 404
+        assert await close_code(url_hub, bearer) == 4502
+    assert time.monotonic() - began < 3
+    assert not any(task.done() for task in strangers)
+    provider.answers.set()
+    assert set(await asyncio.gather(*strangers)) == {4500}
+    assert provider.most_at_once == 1
+
+
+async def test_row_77_honest_clients_notice_nothing_of_unknown_keys(database_url: str, tmp_path: Path) -> None:
+    # The scene's own hub has a secret, and need not run.
+    await unknown_keys(Scene(HubProcess(database_url, tmp_path / "none"), 1.5))
+
+
+async def test_row_90_a_key_that_was_taken_out_is_refused_and_its_open_sockets_end(
+    url_hub: HubProcess, http: httpx.AsyncClient, provider: Provider
+) -> None:
+    async with Api(url_hub.url, signed(RSA, "RS256", "rsa")) as api:
+        fleet_id = await api.fleet()
+        vans = [await api.vehicle(fleet_id), await api.vehicle(fleet_id)]
+    stays, goes = (
+        signed(RSA, "RS256", "rsa", role="driver", vehicle_id=vans[0]),
+        signed(EC, "ES256", "ec", role="driver", vehicle_id=vans[1]),
+    )
+    async with Driver(url_hub.url, vans[0], bearer=stays) as staying, Driver(url_hub.url, vans[1], bearer=goes) as going:
+        provider.keys = [key for key in provider.keys if key["kid"] != "ec"]
+        assert await going.closed() == 4500
+        assert await close_code(url_hub, goes) == 4500
+        assert await status(http, url_hub, GOOD["ES256"]()) == 401
+        await staying.report(fix(1))
+        await staying.acknowledged(1)
+    assert (await http.get(f"{url_hub.url}/readyz")).status_code == 200
+    # With no key at all nobody can be told from another: they are to come back.
+    provider.keys.clear()
+    async with asyncio.timeout(10):
+        while (ready := await http.get(f"{url_hub.url}/readyz")).status_code == 200:
+            await asyncio.sleep(0.02)
+    assert "no key that tokens can be verified with" in ready.json()["reasons"][0]
+    assert await close_code(url_hub, stays) == 4014
+    assert await status(http, url_hub, stays) == 503

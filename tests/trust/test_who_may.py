@@ -18,6 +18,7 @@ from websockets.typing import Subprotocol
 from tests.clients import Api, Driver, Message, Passenger, Socket, fix, new_id, token
 from tests.hub_process import SECRET, HubProcess
 from tests.trust.bench import Bench
+from tracking.cluster import Cluster
 
 OTHER_SECRET = "another secret, as long as the hub's own is"
 
@@ -443,12 +444,25 @@ async def other(hub: HubProcess, api: Api) -> Other:
     return Other(fleet, vehicle_id, trip_id, share["share_id"])
 
 
-REQUESTS = [
+PLACE = {"latitude": 47, "longitude": 9}
+REQUESTS: list[tuple[str, str, Message | None]] = [
     ("GET", "/fleets/{fleet_id}", None),
     ("GET", "/fleets/{fleet_id}/vehicles", None),
     ("GET", "/fleets/{fleet_id}/trips", None),
     ("GET", "/fleets/{fleet_id}/trips?status=new", None),
     ("GET", "/vehicles/{vehicle_id}", None),
+    ("PUT", "/vehicles/{vehicle_id}", {"fleet_id": "{own_fleet}", "name": "mine"}),
+    ("PUT", "/vehicles/{vehicle_id}", {"fleet_id": "{fleet_id}", "name": "theirs"}),
+    ("PUT", "/fleets/{fleet_id}", {"name": "mine"}),
+    ("PUT", "/fleets/{fleet_id}/geofences/yard", {"type": "Feature"}),
+    ("GET", "/fleets/{fleet_id}/geofences", None),
+    ("GET", "/fleets/{fleet_id}/geofences/yard", None),
+    ("DELETE", "/fleets/{fleet_id}/geofences/yard", None),
+    ("GET", "/fleets/{fleet_id}/events", None),
+    ("GET", "/fleets/{own_fleet}/events?vehicle_id={vehicle_id}", None),
+    ("POST", "/trips", {"fleet_id": "{fleet_id}", "pickup": PLACE, "dropoff": PLACE}),
+    ("GET", "/vehicles/{vehicle_id}/days", None),
+    ("GET", "/trips/{trip_id}/summary", None),
     ("DELETE", "/vehicles/{vehicle_id}", None),
     ("GET", "/vehicles/{vehicle_id}/track", None),
     ("GET", "/vehicles/{vehicle_id}/track?format=csv", None),
@@ -474,9 +488,15 @@ async def test_rows_34_38_39_missing_and_forbidden_are_the_same_bytes(
     own_trip = (await api.trip(fleet_id, None))["trip_id"]
     own_vehicle = await api.vehicle(fleet_id)
     before = await api.call("GET", f"/trips/{other.trip_id}")
-    forbidden = path.format(**vars(other))
     # As long as the real names, so that nothing in the answers may come from their length.
-    missing = path.format(fleet_id=new_id("fleet"), vehicle_id=new_id("van"), trip_id="x" * 22, share_id="x" * 22)
+    names = {"fleet_id": new_id("fleet"), "vehicle_id": new_id("van"), "trip_id": "x" * 22, "share_id": "x" * 22}
+    asked = []
+    for of in (vars(other), names):
+        written = {
+            name: value.format(**of, own_fleet=fleet_id) if isinstance(value, str) else value
+            for name, value in (body or {}).items()
+        }
+        asked.append((path.format(**of, own_fleet=fleet_id), written if body is not None else None))
     for role, subject in (
         ("dispatcher", fleet_id),
         ("passenger", own_trip),
@@ -484,14 +504,45 @@ async def test_rows_34_38_39_missing_and_forbidden_are_the_same_bytes(
         ("operator", None),
     ):
         headers = {"Authorization": f"Bearer {token(role, subject)}"}
-        answers = [await api.http.request(method, asked, json=body, headers=headers) for asked in (forbidden, missing)]
+        answers = [await api.http.request(method, path, json=body, headers=headers) for path, body in asked]
         assert answers[0].content == answers[1].content, role
         assert answers[0].status_code == answers[1].status_code
         assert {**answers[0].headers, "date": ""} == {**answers[1].headers, "date": ""}
         # A role that may do such a thing at all is told 404, one that never may 403.
-        assert answers[0].status_code in ((404,) if role == "dispatcher" else (403, 404))
-        assert "error" in answers[0].json()
+        if "own_fleet" not in path or role != "dispatcher":
+            assert answers[0].status_code in ((404,) if role == "dispatcher" else (403, 404))
+            assert "error" in answers[0].json()
     assert await api.call("GET", f"/trips/{other.trip_id}") == before
+    assert (await api.call("GET", f"/vehicles/{other.vehicle_id}"))["fleet_id"] == other.fleet_id
+    assert (await api.http.get(f"/vehicles/{names['vehicle_id']}")).status_code == 404, "a dispatcher makes no new ids"
+
+
+async def test_row_34_a_dispatcher_waits_for_no_other_fleets_vehicle(
+    hub: HubProcess, api: Api, fleet_id: str, other: Other, cluster: Cluster
+) -> None:
+    """How long an answer takes would tell that there is such a vehicle, and hold up whoever changes it."""
+    headers = {"Authorization": f"Bearer {token('dispatcher', fleet_id)}"}
+    connection = await asyncpg.connect(cluster.url("shared"))
+    async with asyncio.timeout(5), connection.transaction():
+        await connection.execute("SELECT FROM vehicles WHERE vehicle_id = $1 FOR UPDATE", other.vehicle_id)
+        trip = {"fleet_id": fleet_id, "vehicle_id": other.vehicle_id, "pickup": PLACE, "dropoff": PLACE}
+        for method, path, body in (
+            ("PUT", f"/vehicles/{other.vehicle_id}", {"fleet_id": fleet_id}),
+            ("DELETE", f"/vehicles/{other.vehicle_id}", None),
+            ("POST", "/trips", trip),
+        ):
+            assert (await api.http.request(method, path, json=body, headers=headers)).status_code == 404
+    await connection.close()
+
+
+async def test_a_dispatcher_changes_the_vehicles_that_are_there_and_a_backend_makes_new_ones(api: Api, fleet_id: str) -> None:
+    headers = {"Authorization": f"Bearer {token('dispatcher', fleet_id)}"}
+    vehicle_id = new_id("van")
+    body = {"fleet_id": fleet_id, "name": "Van 7", "kind": "van", "plate": "FL 7"}
+    assert (await api.http.put(f"/vehicles/{vehicle_id}", json=body, headers=headers)).status_code == 404
+    assert (await api.http.put(f"/vehicles/{vehicle_id}", json=body)).status_code == 201
+    changed = await api.http.put(f"/vehicles/{vehicle_id}", json={**body, "name": "Van 8"}, headers=headers)
+    assert (changed.status_code, changed.json()["name"]) == (200, "Van 8")
 
 
 async def test_row_39_a_dispatcher_cannot_take_anothers_vehicle(api: Api, fleet_id: str, other: Other) -> None:

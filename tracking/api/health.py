@@ -33,6 +33,9 @@ async def readyz(request: Request) -> Response:
         reasons.append(f"the recorder is not storing: {service.recorder.trouble}")
     if service.recorder.full:
         reasons.append("the recorder's queue is full: drivers are sent away with 4014")
+    keys = service.auth.keys
+    if keys is not None and keys.trouble is not None:
+        reasons.append(f"nobody is let in: {keys.trouble}")
     return respond({"status": "unready" if reasons else "ready", "reasons": reasons}, 503 if reasons else 200)
 
 

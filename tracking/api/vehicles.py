@@ -57,18 +57,24 @@ async def put(request: Request) -> Response:
     vehicle = Vehicle(name_in_path(request, "vehicle_id"), body.fleet_id, body.name, body.kind, body.plate)
     if not may_manage_fleet(principal, vehicle.fleet_id):
         raise not_found()
+    # Only a backend makes new ids. For a dispatcher, what is missing and what is another fleet's are the same, and neither
+    # is waited for: how long a turn or a lock takes tells something as well.
+    own = _own_fleet(principal)
+    if own is not None:
+        async with service.database.connection() as connection:
+            _managed(principal, await vehicles.get(connection, vehicle.vehicle_id))
 
     @unlocked
     async def store() -> tuple[vehicles.Stored, bool, list[Trip]]:
         async with service.database.transaction() as connection:
-            before = await vehicles.lock(connection, vehicle.vehicle_id)
-            if before is not None and not may_manage_fleet(principal, before.vehicle.fleet_id):
+            before = await vehicles.lock(connection, vehicle.vehicle_id, own)
+            if before is None and own is not None:
                 raise not_found()
             if before is not None and before.vehicle.fleet_id != vehicle.fleet_id:
                 await _refuse_with_trips(connection, before)
             if await fleets.get(connection, vehicle.fleet_id) is None:
                 raise Refusal(ErrorCode.NOT_FOUND, f"there is no fleet {vehicle.fleet_id}: PUT it first", field="fleet_id")
-            stored, created = await vehicles.put(connection, vehicle)
+            stored, created = await vehicles.put(connection, vehicle, service.clock())
             return stored, created, [] if created else await trips.open_of_vehicle(connection, stored.number)
 
     async with _turn(service, vehicle.vehicle_id):
@@ -95,10 +101,9 @@ async def delete(request: Request) -> Response:
     @unlocked
     async def remove() -> tuple[vehicles.Stored, list[Trip]] | None:
         async with service.database.transaction() as connection:
-            stored = await vehicles.lock(connection, vehicle_id)
+            stored = await vehicles.lock(connection, vehicle_id, _own_fleet(principal))
             if stored is None:
                 return None
-            _managed(principal, stored)
             for trip in await trips.open_of_vehicle(connection, stored.number):
                 if trip.status.under_way:
                     raise Refusal(ErrorCode.CONFLICT, f"the vehicle is under way on trip {trip.trip_id}: end that first")
@@ -121,6 +126,11 @@ async def delete(request: Request) -> Response:
 
 def _turn(service: Service, vehicle_id: str) -> AbstractAsyncContextManager[None]:
     return service.changes.turn(f"vehicle {vehicle_id}", lambda: service.dispatch.look_up_vehicle(vehicle_id))
+
+
+def _own_fleet(principal: Principal) -> str | None:
+    """The one fleet whose vehicles a dispatcher changes; None for who changes those of all."""
+    return principal.subject if principal.role is Role.DISPATCHER else None
 
 
 def _managed(principal: Principal, stored: vehicles.Stored | None) -> vehicles.Stored:

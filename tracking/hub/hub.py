@@ -1,13 +1,15 @@
 """The hub: the feeds of the trips being watched, the fleets, the drivers connected, and all open connections by token."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Generic, Protocol, TypeVar
 
+from tracking.auth import Principal
 from tracking.errors import CloseCode
 from tracking.hub.feed import KeptBytes, TripFeed
 from tracking.hub.fleets import Fleets
 from tracking.hub.outbox import Outbox
+from tracking.keys import Key
 from tracking.metrics import DRIVERS, FEEDS
 from tracking.model import Clock, Position, Trip
 from tracking.protocol import Tick, frame
@@ -59,6 +61,8 @@ class Turns(Generic[T]):
 
 class Link(Protocol):
     """An open connection, as the hub sees it."""
+
+    principal: Principal
 
     def close(self, code: CloseCode) -> None: ...
 
@@ -248,3 +252,12 @@ class Hub:
         """Closes every open connection of a token."""
         for link in list(self._links.get(jti, ())):
             link.close(CloseCode.REVOKED)
+
+    async def refuse(self, removed: Collection[Key]) -> None:
+        """Closes every connection whose token was verified with a key that the provider took out, some at a time."""
+        keys = {id(key) for key in removed}
+        for number, link in enumerate([link for links in self._links.values() for link in links], 1):
+            if link.principal.key is not None and id(link.principal.key) in keys:
+                link.close(CloseCode.INVALID_TOKEN)
+            if number % CLOSED_AT_ONCE == 0:
+                await asyncio.sleep(0)

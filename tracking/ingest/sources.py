@@ -121,10 +121,31 @@ async def newest_spans(connection: Connection, vehicles: Sequence[int], now: int
 class Source:
     """One vehicle: its number in the store, its names, its current trip, its motion and its sessions."""
 
-    __slots__ = ("clock", "motion", "number", "posted", "read", "sessions", "trip", "unused", "vehicle", "windows")
+    __slots__ = (
+        "clock",
+        "motion",
+        "number",
+        "posted",
+        "read",
+        "sessions",
+        "tokens_from",
+        "trip",
+        "unused",
+        "vehicle",
+        "windows",
+    )
 
-    def __init__(self, number: int, vehicle: Vehicle, spans: Sequence[Span] = (), trip: Trip | None = None) -> None:
+    def __init__(
+        self,
+        number: int,
+        vehicle: Vehicle,
+        spans: Sequence[Span] = (),
+        trip: Trip | None = None,
+        tokens_from: int | None = None,
+    ) -> None:
         self.number = number
+        self.tokens_from = tokens_from
+        """Tokens that are older are of another vehicle, which had this id before."""
         self.vehicle = vehicle
         self.trip = trip
         self.motion = Motion()
@@ -227,8 +248,9 @@ class Sources:
             current = await trips.current_of_vehicles(connection, numbers)
             newest = await positions.newest_of_vehicles(connection, numbers)
         sources = {}
-        for vehicle_id, (number, vehicle) in stored.items():
-            source = sources[vehicle_id] = Source(number, vehicle, spans.get(number, ()), current.get(vehicle_id))
+        for vehicle_id, (number, vehicle, tokens_from) in stored.items():
+            source = Source(number, vehicle, spans.get(number, ()), current.get(vehicle_id), tokens_from)
+            sources[vehicle_id] = source
             last = newest.get(number)
             if last is not None:
                 source.motion.seed(last.latitude, last.longitude, last.fix_time, last.speed)

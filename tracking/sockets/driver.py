@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from starlette.websockets import WebSocket
 
-from tracking.auth import Principal, Role, may_know_trip
+from tracking.auth import Principal, Role, is_of_incarnation, may_know_trip
 from tracking.bucket import Bucket
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
 from tracking.frames import live_view
@@ -80,6 +80,8 @@ class DriverConnection(Connection):
         source = await self.service.sources.load(self.principal.subject)
         if source is None:
             raise not_yours()
+        if not is_of_incarnation(self.principal, source.tokens_from):
+            raise SocketClosed(CloseCode.REVOKED)
         self.source = source
         hub = self.service.hub
         if source.vehicle.vehicle_id not in hub.fleets.vehicles:

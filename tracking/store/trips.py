@@ -11,7 +11,7 @@ from tracking.store.pool import Connection
 _SELECT = """
     SELECT t.trip, t.trip_id, t.fleet_id, t.status, t.version, t.pickup, t.dropoff, t.stops, t.created_at, t.started_at,
         t.ended_at, ST_AsGeoJSON(t.route, 7)::jsonb AS route,
-        v.vehicle_id, v.fleet_id AS vehicle_fleet_id, v.name, v.kind, v.plate
+        v.vehicle_id, v.fleet_id AS vehicle_fleet_id, v.name, v.kind, v.plate, v.tokens_from
     FROM trips t LEFT JOIN vehicles v USING (vehicle)
 """
 _UNDER_WAY = "('enroute_to_pickup', 'arrived_at_pickup', 'enroute_to_dropoff', 'arrived_at_stop')"
@@ -43,6 +43,7 @@ def _trip(row: Any) -> Trip:
         created_at=row["created_at"],
         started_at=row["started_at"],
         ended_at=row["ended_at"],
+        tokens_from=row["tokens_from"],
     )
 
 

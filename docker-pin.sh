@@ -1,0 +1,20 @@
+#!/bin/sh
+# Writes into .env which digests the images' tags mean now, so that every later build and start takes the same ones.
+set -eu
+cd "$(dirname "$0")"
+
+fresh=.env.$$
+trap 'rm -f "$fresh"' EXIT
+if [ -f .env ]; then grep -vE '^(NODE|PYTHON|POSTGIS)_IMAGE=' .env >"$fresh" || true; fi
+for pair in NODE=node:22-slim PYTHON=python:3.11-slim POSTGIS=postgis/postgis:16-3.4; do
+    image=${pair#*=}
+    digest=$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$image")
+    case $digest in
+        sha256:*) printf '%s_IMAGE=%s@%s\n' "${pair%%=*}" "$image" "$digest" >>"$fresh" ;;
+        *)
+            echo "no digest of $image: got '$digest'" >&2
+            exit 1
+            ;;
+    esac
+done
+mv "$fresh" .env

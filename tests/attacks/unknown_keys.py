@@ -1,0 +1,72 @@
+"""Tokens that name keys which nobody has, against a hub whose identity provider does not answer (row 77)."""
+
+import asyncio
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from tests.attacks.scene import Scene, stage
+from tests.clients import KEY_VARIABLE, Socket
+from tests.hub_process import HubProcess
+from tests.provider import Provider, providing, public
+
+STRANGERS = 20
+PAUSE_SECONDS = 0.05
+"""Between two tokens of one stranger: it is the provider that this is about, and not how many handshakes a hub bears."""
+
+
+async def unknown_keys(scene: Scene) -> None:
+    """On the scene's database another hub, which has a provider's keys, with honest clients of its own."""
+    async with hub_with_a_provider(scene) as (hub, provider):
+
+        async def attack(inner: Scene) -> None:
+            provider.answers.clear()
+            ends = time.monotonic() + inner.seconds
+            codes = await asyncio.gather(*(_stranger(hub, ends) for _ in range(STRANGERS)))
+            # Told to come back, as nobody can say whose they are; or refused, where the provider still said so.
+            assert set().union(*codes) <= {4014, 4500}
+
+        outcome = await stage(hub, attack, scene.seconds)
+        outcome.check(slack=3 if scene.seconds < 5 else 1)
+        assert provider.most_at_once == 1
+
+
+@asynccontextmanager
+async def hub_with_a_provider(scene: Scene) -> AsyncIterator[tuple[HubProcess, Provider]]:
+    """While this is open, `clients.token` signs with the provider's key, here and in processes begun from here."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        async with providing(public(key, "tests")) as provider:
+            hub = HubProcess(
+                scene.hub.environment["TRACKING_DATABASE_URL"], place / "log", jwks=provider.url, jwks_refresh="0.5"
+            )
+            del hub.environment["TRACKING_JWT_SECRET"]
+            await asyncio.to_thread(hub.start)
+            os.environ[KEY_VARIABLE] = str(place / "key.pem")
+            try:
+                yield hub, provider
+            finally:
+                del os.environ[KEY_VARIABLE]
+                hub.kill()
+
+
+async def _stranger(hub: HubProcess, ends: float) -> set[int]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    codes = set()
+    while time.monotonic() < ends:
+        claims = {"aud": "tracking", "exp": int(time.time()) + 60, "jti": str(uuid.uuid4()), "role": "service"}
+        bearer = jwt.encode(claims, key, algorithm="ES256", headers={"kid": str(uuid.uuid4())})
+        async with Socket(f"{hub.url}/v1/driver", bearer) as socket:
+            codes.add(await socket.closed())
+        await asyncio.sleep(PAUSE_SECONDS)
+    return codes

@@ -1,0 +1,193 @@
+"""The containers, as far as they can be looked at without an engine: the compose file, and the entry point."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.hub_process import SECRET
+from tracking.config import MIN_SECRET_BYTES
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {"migrate", "hub", "drivers", "links"}
+
+
+def mounted(service: str) -> set[str]:
+    """The names of the volumes that a service sees."""
+    return {volume.partition(":")[0] for volume in SERVICES[service].get("volumes", [])}
+
+
+def test_there_are_the_services_that_these_tests_know() -> None:
+    assert set(SERVICES) == OURS | {"database"}
+
+
+@pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES.keys())
+def test_each_is_confined(service: dict[str, Any]) -> None:
+    assert service["cap_drop"] == ["ALL"] and "cap_add" not in service
+    assert service["read_only"] is True
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
+    assert service["pids_limit"] > 0
+    assert not service.get("privileged") and "network_mode" not in service
+    assert service.get("user") not in ("root", "0")
+    # Nothing of the host's but what is built from here.
+    assert not any(volume.startswith((".", "/", "~")) for volume in service.get("volumes", []))
+
+
+def test_the_image_runs_as_nobody_special() -> None:
+    assert re.search(r"^USER 10001:10001$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+
+
+def test_only_the_hub_has_the_secret() -> None:
+    assert {name for name in SERVICES if "state" in mounted(name)} == {"hub"}
+    for name, service in SERVICES.items():
+        assert not any("SECRET" in variable for variable in service.get("environment", {})), name
+    # A service token is less: it can be revoked, and expires. Who needs one reads it.
+    assert {name for name in SERVICES if "tokens" in mounted(name)} == {"hub", "drivers", "links"}
+    assert all("tokens:/tokens:ro" in SERVICES[name]["volumes"] for name in ("drivers", "links"))
+    assert all(mounted(name).isdisjoint(mounted("database")) for name in OURS)
+
+
+def test_the_database_is_reached_by_the_hub_and_by_nobody_from_outside() -> None:
+    assert COMPOSE["networks"]["storage"]["internal"] is True
+    assert {name for name, service in SERVICES.items() if "storage" in service["networks"]} == {"database", "migrate", "hub"}
+    assert SERVICES["database"]["networks"] == ["storage"] and "ports" not in SERVICES["database"]
+    assert [port for service in SERVICES.values() for port in service.get("ports", [])] == ["127.0.0.1:8000:8000"]
+
+
+def test_links_are_printed_for_who_asks_and_stand_in_no_log() -> None:
+    assert SERVICES["links"]["profiles"] == ["links"], "`docker compose up` must not begin it"
+    assert SERVICES["links"]["logging"] == {"driver": "none"}
+    assert {name for name, service in SERVICES.items() if service.get("command") == ["links"]} == {"links"}
+
+
+def test_every_image_can_be_pinned_by_its_digest() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) == {"${NODE_IMAGE}", "${PYTHON_IMAGE}"}
+    defaults = dict(re.findall(r"^ARG (\w+_IMAGE)=(\S+)$", dockerfile, re.MULTILINE))
+    defaults["POSTGIS_IMAGE"] = SERVICES["database"]["image"].removeprefix("${POSTGIS_IMAGE:-").removesuffix("}")
+    for name, service in SERVICES.items():
+        if name in OURS:
+            assert service["image"] == "tracking"
+            assert service["build"]["args"] == {
+                image: f"${{{image}:-{defaults[image]}}}" for image in ("NODE_IMAGE", "PYTHON_IMAGE")
+            }
+    pinned = dict(
+        re.findall(r"(\w+)=([\w/]+:[\w.-]+)", re.findall(r"^for pair in (.*);", _script("docker-pin.sh"), re.MULTILINE)[0])
+    )
+    assert {f"{name}_IMAGE": image for name, image in pinned.items()} == defaults
+
+
+def _script(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+class Container:
+    """A place where the entry point runs, with `tracking` and `python` that write down what they were given."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.bin = path / "bin"
+        self.data = path / "data"
+        self.calls = path / "calls"
+        self.token = path / "tokens" / "service"
+        for directory in (self.bin, self.data, self.token.parent):
+            directory.mkdir()
+        note = f'echo "$0 $* secret=${{TRACKING_JWT_SECRET:-}} token=${{TRACKING_SERVICE_TOKEN:-}}" >>{self.calls}'
+        self.put("tracking", f'{note}; [ "$1" != token ] || printf "a line before\\nthe-token\\n"')
+        self.put("python", f'case "$*" in *secrets*) exec {sys.executable} "$@" ;; esac; {note}')
+
+    def put(self, name: str, body: str) -> None:
+        (self.bin / name).write_text(f"#!/bin/sh\n{body}\n")
+        (self.bin / name).chmod(0o755)
+
+    def run(self, what: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(ROOT / "docker-entrypoint.sh"), what],
+            env={
+                "PATH": f"{self.bin}:{os.defpath}",
+                "DATA_DIRECTORY": str(self.data),
+                "SERVICE_TOKEN_FILE": str(self.token),
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Container:
+    return Container(tmp_path)
+
+
+def test_the_hub_makes_its_secret_once_and_leaves_a_token_for_the_others(container: Container) -> None:
+    for _ in range(2):
+        done = container.run("serve")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    secret = (container.data / "secret").read_text().strip()
+    assert len(secret) >= MIN_SECRET_BYTES
+    assert container.token.read_text() == "the-token\n"
+    for file in (container.data / "secret", container.token):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    calls = container.calls.read_text().splitlines()
+    assert [call.split()[1] for call in calls] == ["token", "serve"] * 2
+    assert all(f"secret={secret} " in call for call in calls)
+    assert sorted(os.listdir(container.data)) == ["secret"] and os.listdir(container.token.parent) == ["service"]  # noqa: PTH208
+
+
+def test_the_others_have_the_token_and_no_secret_and_print_neither(container: Container) -> None:
+    container.token.write_text("the-token\n")
+    for what in ("drive", "links"):
+        done = container.run(what)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = container.run("migrate")
+    assert done.returncode == 0
+    calls = container.calls.read_text().splitlines()
+    assert all("secret= " in call for call in calls)
+    assert [call.rpartition("token=")[2] for call in calls] == ["the-token", "the-token", ""]
+    assert list(container.data.iterdir()) == []
+
+
+def test_a_secret_of_the_operators_is_kept_nowhere(container: Container) -> None:
+    assert container.run("serve", TRACKING_JWT_SECRET=SECRET).returncode == 0
+    assert list(container.data.iterdir()) == []
+    # With a provider's keys nothing can be signed, so no token is left.
+    container.token.unlink()
+    assert container.run("serve", TRACKING_JWKS="https://provider/keys").returncode == 0
+    assert not container.token.exists()
+    missing = container.run("drive")
+    assert missing.returncode == 1 and "SERVICE_TOKEN_FILE" in missing.stderr
+
+
+def test_digests_are_written_beside_what_else_the_operator_set(container: Container, tmp_path: Path) -> None:
+    script = tmp_path / "docker-pin.sh"
+    script.write_text(_script("docker-pin.sh"))
+    script.chmod(0o755)
+    environment = tmp_path / ".env"
+    environment.write_text("DRIVERS=7\nNODE_IMAGE=node:20\n")
+    container.put("docker", 'eval image=\\${$#}; echo "sha256:of-$image"')
+
+    def pin() -> int:
+        return subprocess.run(["sh", str(script)], env={"PATH": f"{container.bin}:{os.defpath}"}, check=False).returncode
+
+    for _ in range(2):
+        assert pin() == 0
+        assert environment.read_text().splitlines() == [
+            "DRIVERS=7",
+            "NODE_IMAGE=node:22-slim@sha256:of-node:22-slim",
+            "PYTHON_IMAGE=python:3.11-slim@sha256:of-python:3.11-slim",
+            "POSTGIS_IMAGE=postgis/postgis:16-3.4@sha256:of-postgis/postgis:16-3.4",
+        ]
+    before = environment.read_text()
+    container.put("docker", "exit 1")
+    assert pin() != 0
+    assert environment.read_text() == before

@@ -1,0 +1,163 @@
+"""Row 86: a token is of one vehicle, and not of the next one of its id, which may be another fleet's."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import asyncpg
+import jwt
+import pytest
+
+from tests.clients import Api, Driver, Socket, fix, new_id, token
+from tests.hub_process import SECRET, HubProcess
+from tracking.api.tokens import MAX_EXPIRES_IN
+from tracking.app import ERASED_MS, let_go
+from tracking.auth import Auth
+from tracking.config import load
+from tracking.model import Fleet, Vehicle, system_clock
+from tracking.service import Service, assemble
+from tracking.store import fleets, vehicles
+
+
+def integrators(vehicle_id: str, **claims: Any) -> str:
+    """A driver's token as somebody else's library signs it with the hub's secret."""
+    good = {"aud": "tracking", "exp": int(time.time()) + 3_600, "jti": str(uuid.uuid4()), "role": "driver"}
+    return jwt.encode({**good, "vehicle_id": vehicle_id, **claims}, SECRET, algorithm="HS256")
+
+
+async def let_in(hub: HubProcess, bearer: str) -> int | None:
+    """None where the driver is welcome, or else how the socket is closed."""
+    async with Socket(f"{hub.url}/v1/driver", bearer) as socket:
+        try:
+            await socket.expect("welcome")
+        except Exception:
+            return socket.connection.close_code
+    return None
+
+
+async def made_anew(api: Api, vehicle_id: str) -> str:
+    """Removes the vehicle, and makes another one of its id in another fleet; the fleet."""
+    await api.call("DELETE", f"/vehicles/{vehicle_id}", expect=204)
+    fleet_id = await api.fleet()
+    await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id}, expect=201)
+    return fleet_id
+
+
+async def test_row_86_the_old_driver_reports_nothing_to_the_new_fleet(hub: HubProcess, api: Api) -> None:
+    vehicle_id = await api.vehicle(await api.fleet())
+    old = token("driver", vehicle_id)
+    async with Driver(hub.url, vehicle_id, bearer=old) as driver:
+        await driver.report(fix(1))
+        await driver.acknowledged(1)
+        fleet_id = await made_anew(api, vehicle_id)
+        assert await driver.closed() == 4502
+    assert await let_in(hub, old) == 4503
+    trip_id = (await api.trip(fleet_id, vehicle_id))["trip_id"]
+    new = token("driver", vehicle_id)
+    headers = {name: {"Authorization": f"Bearer {bearer}"} for name, bearer in (("old", old), ("new", new))}
+    # Nor does it see what the new fleet's vehicle is to do: that looks as if it were not there.
+    for path in (f"/trips/{trip_id}", f"/trips/{trip_id}/track", f"/trips/{trip_id}/summary"):
+        answers = [await api.http.get(asked, headers=headers["old"]) for asked in (path, path.replace(trip_id, "x" * 24))]
+        assert answers[0].status_code == answers[1].status_code == 404
+        assert answers[0].content == answers[1].content
+    assert (await api.http.get(f"/trips/{trip_id}", headers=headers["new"])).status_code == 200
+    async with Driver(hub.url, vehicle_id, bearer=new) as driver:
+        await driver.report(fix(1))
+        await driver.acknowledged(1)
+        assert await let_in(hub, old) == 4503
+        # And the new one's driver is not sent away by who is refused.
+        await driver.report(fix(2))
+        await driver.acknowledged(2)
+
+
+async def test_row_86_it_holds_for_the_same_fleet_after_a_restart_and_for_each_next_one(
+    own_hub: Callable[..., HubProcess],
+) -> None:
+    hub = own_hub()
+    async with Api(hub.url) as api:
+        fleet_id = await api.fleet()
+        vehicle_id = await api.vehicle(fleet_id)
+        olds = [token("driver", vehicle_id)]
+        for _ in range(2):
+            await api.call("DELETE", f"/vehicles/{vehicle_id}", expect=204)
+            await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id}, expect=201)
+            olds.append(token("driver", vehicle_id))
+        # To change it is not to make it anew.
+        await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id, "name": "Van 2"}, expect=200)
+        await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": await api.fleet()}, expect=200)
+        for _ in range(2):
+            assert [await let_in(hub, bearer) for bearer in olds] == [4503, 4503, None]
+            hub.stop()
+            hub.start()
+
+
+async def test_row_86_tokens_of_others_need_to_say_when_they_were_issued_only_where_there_was_another(
+    hub: HubProcess, api: Api
+) -> None:
+    vehicle_id = new_id("van")
+    # Before there is such a vehicle, an hour ago, and without a word of when.
+    early = [integrators(vehicle_id), integrators(vehicle_id, iat=int(time.time()) - 3_600), token("driver", vehicle_id)]
+    await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": await api.fleet()}, expect=201)
+    assert [await let_in(hub, bearer) for bearer in early] == [None, None, None]
+    await made_anew(api, vehicle_id)
+    made = time.time()
+    assert [await let_in(hub, bearer) for bearer in early] == [4503, 4503, 4503]
+    assert await let_in(hub, integrators(vehicle_id)) == 4503
+    # Whole seconds, of a clock that is some of them behind ours.
+    assert await let_in(hub, integrators(vehicle_id, iat=int(made))) is None
+    assert await let_in(hub, integrators(vehicle_id, iat=int(made) - 3)) is None
+    assert await let_in(hub, integrators(vehicle_id, iat=int(made) - 8)) == 4503
+
+
+@pytest.fixture
+async def service(database_url: str) -> AsyncIterator[Service]:
+    clock = system_clock
+    settings = load(database_url=database_url, jwt_secret=SECRET)
+    service = assemble(settings, database_url, Auth(settings, lambda: clock() + ahead[0]), lambda: clock() + ahead[0])
+    ahead[0] = 0
+    await service.database.open()
+    async with service.database.transaction() as connection:
+        await fleets.put(connection, Fleet("fleet", "Fleet"))
+    yield service
+    await service.database.close()
+
+
+ahead = [0]
+"""Milliseconds by which the hub's clock is turned."""
+
+
+async def test_what_is_kept_of_an_erased_id_is_no_id_and_goes_when_no_token_of_it_can_live(
+    service: Service, database_url: str
+) -> None:
+    async def make(name: str) -> vehicles.Stored:
+        async with service.database.transaction() as connection:
+            return (await vehicles.put(connection, Vehicle(name, "fleet"), service.clock()))[0]
+
+    async def erase(stored: vehicles.Stored) -> None:
+        async with service.database.transaction() as connection:
+            await vehicles.delete(connection, stored.number)
+
+    first = await make("van-of-somebody")
+    assert first.tokens_from is None
+    await erase(first)
+    connection = await asyncpg.connect(database_url)
+    kept = await connection.fetch("SELECT * FROM erased_vehicles")
+    assert len(kept) == 1 and b"somebody" not in kept[0]["digest"]
+    before = service.clock()
+    second = await make("van-of-somebody")
+    assert second.tokens_from is not None and before <= second.tokens_from <= service.clock()
+    assert (await make("another")).tokens_from is None
+    await erase(second)
+    ahead[0] = MAX_EXPIRES_IN * 1000
+    await let_go(service)
+    assert await connection.fetchval("SELECT count(*) FROM erased_vehicles") == 1
+    ahead[0] = ERASED_MS + 60_000
+    await let_go(service)
+    assert await connection.fetchval("SELECT count(*) FROM erased_vehicles") == 0
+    # Whoever frees an id by hand leaves the same behind.
+    await connection.execute("UPDATE vehicles SET vehicle_id = 'renamed' WHERE vehicle_id = 'another'")
+    await connection.execute("DELETE FROM vehicles WHERE vehicle_id = 'renamed'")
+    await connection.close()
+    for name in ("another", "renamed"):
+        assert (await make(name)).tokens_from is not None
