@@ -19,6 +19,7 @@ from tracking.messaging import Messaging
 from tracking.model import Clock, Trip
 from tracking.revisions import Revisions
 from tracking.store import positions, trips
+from tracking.store.batches import Batches
 from tracking.store.gathered import Gathered
 from tracking.store.marks import Marks
 from tracking.store.pool import Database
@@ -45,6 +46,8 @@ class Service:
     """for tracks that are streamed as slowly as their reader reads"""
     housekeeping: Database
     """for work that may take its time"""
+    batches: Batches
+    """for work on many rows, all jobs together"""
     sources: Sources
     recorder: Recorder
     latest: Latest
@@ -75,7 +78,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     # Questions and transactions leave nothing behind in their connection.
     database = Database(url, marks=marks, timeout=settings.database_timeout, tidy=False)
     recording = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
-    housekeeping = Database(url, marks=marks, timeout=max(HOUSEKEEPING_TIMEOUT, settings.database_timeout), size=1)
+    # One connection for the history, and one for batches.
+    housekeeping = Database(url, marks=marks, timeout=max(HOUSEKEEPING_TIMEOUT, settings.database_timeout), size=2)
     latest = Latest(recording, interval=settings.latest_interval)
     hub = Hub(
         clock,
@@ -116,6 +120,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         recording=recording,
         exports=Database(url, marks=marks, timeout=settings.database_timeout, size=4),
         housekeeping=housekeeping,
+        batches=Batches(housekeeping),
         sources=sources,
         recorder=recorder,
         latest=latest,
