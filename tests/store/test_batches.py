@@ -43,7 +43,7 @@ async def test_all_goes_in_batches_of_so_many_rows(store: Database) -> None:
 
 
 async def test_two_jobs_take_turns_and_never_have_a_transaction_each(store: Database) -> None:
-    batches = Batches(store, rows=10, most=10, rest=0)
+    batches = Batches(store, rows=10, most=10, seconds=0, rest=0)
     order: list[str] = []
     open_now: set[str] = set()
 
@@ -64,6 +64,21 @@ async def test_two_jobs_take_turns_and_never_have_a_transaction_each(store: Data
 
     await asyncio.gather(job("long", 20), job("short", 2))
     assert order[:6] == ["long", "short"] * 3
+
+
+async def test_a_turn_has_as_many_small_batches_as_are_done_in_a_moment(store: Database) -> None:
+    batches = Batches(store, rows=10, most=10, seconds=60, rest=0)
+    order: list[str] = []
+
+    async def job(name: str) -> None:
+        async def batch(connection: Connection, rows: int) -> int | None:
+            order.append(name)
+            return 1 if order.count(name) < 4 else None
+
+        await batches.run(name, batch)
+
+    await asyncio.gather(job("first"), job("second"))
+    assert order == ["first"] * 4 + ["second"] * 4
 
 
 async def test_rows_that_are_locked_are_left_for_the_next_time(store: Database) -> None:
@@ -100,3 +115,12 @@ async def test_a_database_that_refuses_or_is_away_is_told_to_who_asked(store: Da
     await store.close()
     with pytest.raises(StoreUnavailable):
         await batches.run("delete things", _all_things)
+
+
+async def test_who_is_locked_out_for_long_gives_the_turn_to_others(store: Database) -> None:
+    batches = Batches(store, rest=0)
+    async with store.transaction() as other:
+        await other.execute("LOCK TABLE things IN SHARE MODE")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await batches.run("delete things", _all_things)
+    assert await batches.run("delete things", _all_things) == 1_000

@@ -10,8 +10,8 @@ can just go:
     removed = await service.batches.run("remove old events", old_events)
 
 All jobs of a hub share one `Batches`: however many have work, one transaction of them is open at a time, and they take turns.
-How many rows a batch has follows from how long the last one took. The condition needs an index: a batch that reads a whole table
-to find its rows is no short transaction.
+How many rows a batch has follows from how long the last one took. The condition needs an index: a batch that reads a whole
+table to find its rows is no short transaction.
 """
 
 import asyncio
@@ -31,10 +31,12 @@ ROWS = 2_000
 """In the first batch of a job."""
 MOST_ROWS = 20_000
 SECONDS = 0.1
-"""How long a batch should take."""
+"""How long a batch should take, and so a turn."""
 REST = 1.0
-"""How long nothing is done after a batch, as a share of what it took: half of the time is everybody else's."""
+"""How long nothing is done after a turn, as a share of what it took: half of the time is everybody else's."""
 DEADLOCKS = 5
+LOCK_MS = 500
+"""How long a batch waits for a lock of somebody else's: meanwhile all the others wait for their turn."""
 
 Batch = Callable[[Connection, int], Awaitable[int | None]]
 """Does at most so many rows, and returns how many it did; None where none were left to do."""
@@ -59,36 +61,45 @@ class Batches:
     async def run(self, what: str, batch: Batch) -> int:
         """Calls `batch` until nothing is left; how many rows were done in all.
 
-        Raises `StoreUnavailable`, and what else the database says to a batch. What was done until then is done.
+        Raises `StoreUnavailable`, and what else the database says to a batch: also asyncpg's `LockNotAvailableError`, where
+        somebody holds a lock for long. What was done until then is done; call it again later.
         """
         done = deadlocks = 0
         rows = self._rows
         while True:
             # Whoever waits is served in the order of coming, so that a short job does not wait for the end of a long one.
             async with self._turn:
-                began = time.monotonic()
-                try:
-                    async with self._database.transaction() as connection:
-                        count = await batch(connection, rows)
-                except asyncpg.DeadlockDetectedError:
-                    deadlocks += 1
-                    if deadlocks == DEADLOCKS:
-                        raise
-                    continue
-                except StoreUnavailable as error:
-                    if not timed_out(error) or rows == 1:
-                        raise
-                    await self._database.ping()
-                    logger.warning("it takes too long to %s, %d rows at a time: trying fewer", what, rows)
-                    rows //= 2
-                    continue
-                took = time.monotonic() - began
-                self.longest = max(self.longest, took)
-                if count is None:
-                    return done
-                await asyncio.sleep(took * self._rest)
-            done += count
-            rows = min(self._most, max(1, int(rows * min(2.0, max(0.5, self._seconds / max(took, 1e-6))))))
+                turn_began = began = time.monotonic()
+                # Several small ones in a turn.
+                while began - turn_began <= self._seconds / 2:
+                    try:
+                        count = await self._transact(batch, rows)
+                    except asyncpg.DeadlockDetectedError:
+                        deadlocks += 1
+                        if deadlocks == DEADLOCKS:
+                            raise
+                        count = 0
+                    except StoreUnavailable as error:
+                        if not timed_out(error) or rows == 1:
+                            raise
+                        await self._database.ping()
+                        logger.warning("it takes too long to %s, %d rows at a time: trying fewer", what, rows)
+                        count = 0
+                        rows //= 2
+                    else:
+                        took = time.monotonic() - began
+                        self.longest = max(self.longest, took)
+                        rows = min(self._most, max(1, int(rows * min(2.0, max(0.5, self._seconds / max(took, 1e-6))))))
+                    if count is None:
+                        return done
+                    done += count
+                    began = time.monotonic()
+                await asyncio.sleep((began - turn_began) * self._rest)
+
+    async def _transact(self, batch: Batch, rows: int) -> int | None:
+        async with self._database.transaction() as connection:
+            await connection.execute(f"SET LOCAL lock_timeout = {LOCK_MS}")
+            return await batch(connection, rows)
 
 
 async def delete_some(connection: Connection, table: str, condition: str, *values: Any, rows: int) -> int | None:
