@@ -202,6 +202,7 @@ class _Life:
                 "latest positions": service.latest.run(),
                 "revisions": service.revisions.run(),
                 "history": service.history.run(),
+                "erasures": service.erasures.run(),
                 "beat": _beat(service),
                 "lag": lag.measure(service.settings.lag_interval),
                 "fleet tick": _fleet_tick(service),

@@ -103,9 +103,11 @@ def may_know_trip(principal: Principal, trip: Trip) -> bool:
         case Role.PASSENGER:
             return trip.trip_id == principal.subject
         case Role.DRIVER:
+            # One that was driven for another fleet is no longer its vehicle's to know.
             return (
                 trip.vehicle is not None
                 and trip.vehicle.vehicle_id == principal.subject
+                and trip.vehicle.fleet_id == trip.fleet_id
                 and is_of_incarnation(principal, trip.tokens_from)
             )
         case Role.OPERATOR:

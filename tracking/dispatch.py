@@ -16,7 +16,7 @@ from tracking.hub.hub import Hub
 from tracking.ingest.sources import Sources, newest_spans
 from tracking.model import NEXT_STATUS, Clock, Place, Trip, TripStatus, Vehicle
 from tracking.protocol import TripView
-from tracking.store import trips, vehicles
+from tracking.store import erasures, trips, vehicles
 from tracking.store.pool import Connection, Database, unlocked
 from tracking.store.trips import Span
 
@@ -34,6 +34,8 @@ class Dispatch:
         self._sources = sources
         self._hub = hub
         self._clock = clock
+        self.on_erased: Callable[[set[int]], None] = lambda _: None
+        """Told of vehicles that were removed, by their numbers, as far as memory has them; of a trip that was, with none."""
         self._finding_out: set[asyncio.Task[None]] = set()
 
     @unlocked
@@ -125,24 +127,28 @@ class Dispatch:
 
     @unlocked
     async def delete(self, trip_id: str, *, allowed: Callable[[Trip], bool]) -> None:
-        """Removes a trip that is not under way (`conflict` otherwise)."""
+        """Removes a trip that is not under way (`conflict` otherwise). What its vehicles hold of it goes later (`erasure`)."""
         async with self._database.transaction() as connection:
             trip = await trips.lock(connection, trip_id)
             if trip is None or not allowed(trip):
                 raise Refusal(ErrorCode.NOT_FOUND, NOT_FOUND)
             if trip.status.under_way:
                 raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: cancel or complete it first")
-            vehicle = await vehicles.lock(connection, trip.vehicle.vehicle_id) if trip.vehicle is not None else None
-            await trips.delete(connection, trip)
-            states = [await self._state(connection, vehicle)] if vehicle is not None else []
+            # All that drove it: each may have fixes to come of that time.
+            drove = await vehicles.lock_those_of_trip(connection, trip.number)
+            await erasures.begin_trip(connection, trip, self._clock())
+            states = [await self._state(connection, vehicle) for vehicle in drove]
+        has_it = trip.vehicle.vehicle_id if trip.vehicle is not None else None
         for vehicle_id, spans, current in states:
             self._sources.changed(vehicle_id, spans, current)
             self._hub.fleets.set_trip(vehicle_id, current)
+            self._hub.fleets.forget_trip(vehicle_id, trip_id)
             driver = self._hub.drivers.get(vehicle_id)
-            if driver is not None and not trip.status.over:
+            if driver is not None and not trip.status.over and vehicle_id == has_it:
                 driver.tell_trip(msgspec.structs.replace(trip, vehicle=None))
         self._hub.trip_gone(trip_id)
         self._hub.fleets.trip_gone(trip)
+        self.on_erased(set())
 
     async def _change(
         self,
@@ -187,7 +193,12 @@ class Dispatch:
             ),
             vehicle=new.number if new is not None else None,
         )
-        concerned = {vehicle.number: vehicle for vehicle in (old, new) if vehicle is not None}
+        # One that drove it and is another fleet's now is not told of it.
+        concerned = {
+            vehicle.number: vehicle
+            for vehicle in (old, new)
+            if vehicle is not None and vehicle.vehicle.fleet_id == trip.fleet_id
+        }
         return list(concerned.values())
 
     async def _move_spans(
@@ -244,8 +255,9 @@ class Dispatch:
         source = self._sources.get(vehicle.vehicle_id)
         if source is not None:
             source.vehicle = vehicle
+            source.joined_at = stored.joined_at
             source.trip = next((trip for trip in open_trips if source.trip and trip.number == source.trip.number), source.trip)
-        self._hub.fleets.know(vehicle)
+        self._hub.fleets.know(vehicle, stored.joined_at)
         for trip in open_trips:
             self._hub.trip_changed(trip)
             self._hub.fleets.trip_changed(trip)
@@ -291,15 +303,17 @@ class Dispatch:
 
     def vehicle_gone(self, vehicle_id: str, left: Sequence[Trip]) -> None:
         """After COMMIT: the vehicle was removed, and `left` are the trips that it was to drive."""
+        self.on_erased(self._numbers_of(vehicle_id))
         self._sources.forget(vehicle_id)
         self._hub.fleets.forget(vehicle_id)
-        self._hub.vehicle_gone(vehicle_id)
         driver = self._hub.drivers.get(vehicle_id)
         if driver is not None:
             driver.close(CloseCode.NOT_FOUND)
         for trip in left:
             self._hub.trip_changed(trip)
             self._hub.fleets.trip_changed(trip)
+        # Last, so that no snapshot names it.
+        self._hub.vehicle_gone(vehicle_id)
 
 
 def check_version(trip: Trip, version: int) -> None:

@@ -350,6 +350,12 @@ class TripGone(Struct, tag="trip_gone"):
     trip_id: str
 
 
+class VehicleGone(Struct, tag="vehicle_gone"):
+    """The vehicle was removed: what a screen holds of it is to go too. `left` says less: it is off the map."""
+
+    vehicle_id: str
+
+
 class GeofenceView(Struct, tag_field="type", tag="Feature"):
     """A geofence as GeoJSON (RFC 7946), over HTTP and on the socket."""
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from tracking.errors import StoreUnavailable
 from tracking.frames import DrivenPoint
 from tracking.hub.hub import Hub
-from tracking.model import Position
+from tracking.ingest.sources import FOREVER, GRACE_MS
+from tracking.model import Position, Trip
 from tracking.store import positions
 from tracking.store.pool import Database
 
@@ -47,6 +48,10 @@ class Revisions:
         self._spans[trip_id] = (trip, min(first, from_), max(last, to))
         self._arrived.set()
 
+    def revise_all(self, trip: Trip) -> None:
+        """Asks for the whole line."""
+        self.revise(trip.trip_id, trip.number, trip.created_at - GRACE_MS, FOREVER)
+
     async def run(self) -> None:
         while True:
             await self._arrived.wait()
@@ -68,9 +73,12 @@ class Revisions:
             for p in self._pending(trip_id)
             if not p.suspect and first <= p.fix_time <= last
         }
-        async with self._database.reading() as connection:
-            async for row in positions.track_of_trip(connection, trip, suspect=False, from_=first, to=last):
-                driven.add((row.fix_time, row.longitude, row.latitude, row.vehicle_id))
+        with self._hub.erased() as erased:
+            async with self._database.reading() as connection:
+                async for row in positions.track_of_trip(connection, trip, suspect=False, from_=first, to=last):
+                    driven.add((row.fix_time, row.longitude, row.latitude, row.vehicle_id))
+        if erased:
+            driven = {point for point in driven if point[3] not in erased}
         feed = self._hub.feeds.get(trip_id)
         if feed is not None and feed.trip.status.under_way and driven:
             # No further than what was read: what came meanwhile is on the passengers' lines already, and must stay there.

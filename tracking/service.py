@@ -7,6 +7,7 @@ from tracking.budgets import Budgets, assemble_budgets
 from tracking.changes import Changes
 from tracking.config import Settings
 from tracking.dispatch import Dispatch
+from tracking.erasure import Erasures
 from tracking.history import History
 from tracking.hub.doors import Doors
 from tracking.hub.hub import Hub
@@ -65,6 +66,7 @@ class Service:
     messaging: Messaging
     revisions: Revisions
     history: History
+    erasures: Erasures
     watch: Watch
 
 
@@ -94,6 +96,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     # The two know each other: what the recorder stored late is shown anew, with what it has not stored yet.
     revisions = Revisions(database, hub, lambda trip_id: recorder.pending(trip_id))
     hub.on_former = revisions.late_one
+    hub.on_begun_anew = revisions.revise_all
     history = History(
         housekeeping,
         clock,
@@ -111,6 +114,16 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         on_late=revisions.late,
         on_stored=history.stored,
     )
+    dispatch = Dispatch(database, sources, hub, clock)
+    batches = Batches(housekeeping)
+    erasures = Erasures(database, batches, clock, settled=recorder.settled)
+
+    def forget(vehicles: set[int]) -> None:
+        recorder.forget(vehicles)
+        latest.forget(vehicles)
+        erasures.asked()
+
+    dispatch.on_erased = forget
     return Service(
         settings=settings,
         clock=clock,
@@ -120,7 +133,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         recording=recording,
         exports=Database(url, marks=marks, timeout=settings.database_timeout, size=4),
         housekeeping=housekeeping,
-        batches=Batches(housekeeping),
+        batches=batches,
         sources=sources,
         recorder=recorder,
         latest=latest,
@@ -130,11 +143,12 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         hub=hub,
         doors=Doors(settings.connections_per_address),
         budgets=assemble_budgets(settings, clock),
-        dispatch=Dispatch(database, sources, hub, clock),
+        dispatch=dispatch,
         changes=Changes(),
         messaging=Messaging(database, sources, hub, clock),
         revisions=revisions,
         history=history,
+        erasures=erasures,
         watch=Watch(database, hub.fleets, clock, gone_after=settings.gone_after, last_event=last_event),
     )
 

@@ -127,8 +127,8 @@ class Watch:
         # In a thread, and with no transaction open meanwhile: thousands of them take longer than one may idle.
         self._fences = await asyncio.to_thread(_built, rows)
         async with self._database.reading() as connection:
-            async for vehicle in vehicles.all_of_them(connection):
-                self._fleets.read_vehicle(vehicle)
+            async for stored in vehicles.all_of_them(connection):
+                self._fleets.read_vehicle(stored.vehicle, stored.joined_at)
             async for trip in trips.current_of_all(connection):
                 if trip.vehicle is not None:
                     self._fleets.read_trip(trip.vehicle.vehicle_id, trip)
@@ -292,7 +292,8 @@ class Watch:
         by_feed: dict[FleetFeed, list[tuple[LiveVehicle, Position]]] = {}
         for _ in range(min(most, len(self._moves))):
             vehicle, position = self._moves.popleft()
-            if self._is_there(vehicle):
+            # What it did before it was in this fleet is not this one's to know.
+            if self._is_there(vehicle) and position.fix_time - vehicle.clock_skew >= vehicle.joined_at:
                 by_feed.setdefault(vehicle.feed, []).append((vehicle, position))
         for feed, of_feed in by_feed.items():
             try:
@@ -535,7 +536,8 @@ class Watch:
                 connection, [n.fleet_id for n in group], [n.number for n in group], [n.event for n in group]
             )
         for news in group:
-            if news.event.event_id in stored:
+            # One that was removed just now has nothing more to be told of.
+            if news.event.event_id in stored and self._is_there(news.vehicle):
                 EVENTS.labels(news.event.kind.value).inc()
                 self._push(news.feed, news.event)
 

@@ -232,3 +232,22 @@ def test_a_reader_that_comes_and_goes_misses_nothing(actions: list[str], keep: i
             offset += 1
             assert message["offset"] == offset
         assert offset == feed.offset
+
+
+def test_trust_87_a_feed_knows_whose_line_it_told() -> None:
+    feed = a_feed()
+    assert feed.has_shown("van-1") and not feed.has_shown("van-0")
+    begin(feed, Reader(), stored=[(BEGIN, 9.5, 47.0, "van-0"), (BEGIN + 1000, 9.5, 47.1, "van-1")])
+    assert feed.has_shown("van-0")
+    feed.publish_revision(BEGIN, BEGIN + 1000, [(BEGIN, 9.5, 47.0, "van-2"), (BEGIN + 1000, 9.5, 47.1, "van-1")])
+    assert feed.has_shown("van-2")
+    reader = Reader()
+    before = begin(feed, reader)
+    feed.publish_position(a_position(3))
+    feed.begin_anew(snapshot_position(a_position(3)), BEGIN)
+    *_, snapshot = reader.read()
+    assert (snapshot["type"], snapshot["track"], snapshot["offset"]) == ("snapshot", [], feed.offset)
+    assert snapshot["position"]["fix_time"] == BEGIN + 3000
+    assert not feed.can_resume(before["epoch"], feed.offset, 10**6)
+    assert feed.can_resume(snapshot["epoch"], feed.offset, 10**6)
+    assert [feed.has_shown(f"van-{number}") for number in range(3)] == [False, True, False]

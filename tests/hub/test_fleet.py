@@ -16,7 +16,7 @@ from tracking.hub.fleets import Fleets
 from tracking.hub.outbox import Outbox
 from tracking.metrics import REGISTRY
 from tracking.model import Fleet, Position, Vehicle
-from tracking.protocol import MAX_FRAME_BYTES, Clusters, FleetSnapshot, FleetUpdate
+from tracking.protocol import MAX_FRAME_BYTES, Clusters, FleetSnapshot, FleetUpdate, VehicleGone
 
 START = 1_700_000_000_000
 
@@ -105,7 +105,7 @@ class Screen:
         self.vehicles = {i: v for i, v in self.vehicles.items() if "latitude" in v and is_inside(v)}
 
 
-_decode = msgspec.json.Decoder(Union[FleetSnapshot, FleetUpdate, Clusters]).decode  # noqa: UP007 a value
+_decode = msgspec.json.Decoder(Union[FleetSnapshot, FleetUpdate, Clusters, VehicleGone]).decode  # noqa: UP007 a value
 
 
 def frames_in(data: bytes) -> Iterator[bytes]:

@@ -211,3 +211,41 @@ def test_of_a_long_queue_all_trips_are_told_what_is_pending_by_one_look() -> Non
     began = time.thread_time()
     assert sum(len(recorder.pending(f"trip-{number}")) for number in range(4_000)) == 100_000
     assert time.thread_time() - began < 2, "one look takes some 50 ms, and 4,000 took 30 s"
+
+
+async def test_trust_40_what_waits_of_an_erased_vehicle_is_not_given_out_any_more(store: Database) -> None:
+    recorder = Recorder(store, interval=0, rows=ROWS, limit=100_000, acks=Acks(0))
+    [(gone, session), (stays, other)] = await _sessions(store, 2)
+    for vehicle, of in ((gone, session), (stays, other)):
+        recorder.offer(Entry(of, 1, a_position(vehicle, of.number, 1, trip_id="trip"), None))
+    # Looked at before it was erased, and offered after that.
+    assert len(recorder.pending("trip")) == 2
+    recorder.forget({gone})
+    recorder.offer(Entry(session, 2, a_position(gone, session.number, 2, trip_id="trip"), None))
+    assert [position.vehicle for position in recorder.pending("trip")] == [stays]
+    async with _running(recorder):
+        await recorder.flush()
+
+
+async def test_who_waits_until_all_is_settled_waits_for_no_more_than_was_there(store: Database) -> None:
+    recorder = Recorder(store, interval=0, rows=1, limit=100_000, acks=Acks(0))
+    recorder._most = 1
+    [(vehicle, session)] = await _sessions(store, 1)
+    await recorder.settled()
+    for seq in range(1, 4):
+        recorder.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
+    waiting = asyncio.create_task(recorder.settled())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    async def more() -> None:
+        seq = 4
+        while not waiting.done():
+            recorder.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
+            seq += 1
+            await asyncio.sleep(0)
+
+    async with _running(recorder):
+        await asyncio.gather(more(), waiting)
+        assert session.handled >= 3
+        await recorder.flush()

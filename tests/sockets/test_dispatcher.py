@@ -98,6 +98,10 @@ async def test_a_vehicle_moved_to_another_fleet_is_gone_from_the_first(hub: HubP
         await before.until(lambda: vehicle_id in before.vehicles)
         await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": new, "name": "Van 8"})
         await before.until(lambda: vehicle_id not in before.vehicles)
+        # There it is seen with the first fix of from then on.
+        assert vehicle_id not in after.vehicles
+        async with Driver(hub.url, vehicle_id) as driver:
+            await driver.report(fix(1))
         await after.until(lambda: after.vehicles.get(vehicle_id, {}).get("name") == "Van 8")
         await after.until(lambda: "latitude" in after.vehicles[vehicle_id])
 

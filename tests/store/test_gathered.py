@@ -156,7 +156,9 @@ async def test_a_storm_of_drivers_is_a_few_questions_and_a_return_none(database:
         assert source.vehicle.vehicle_id == name
         if not messaging.none_unread(source):
             assert await messaging.unread(source) == []
-        return (await sources.open_session(source, "session")).number
+        session = await sources.open_session(source, "session")
+        assert session is not None
+        return session.number
 
     numbers = await asyncio.gather(*(come(name) for name in names))
     assert len(set(numbers)) == 100

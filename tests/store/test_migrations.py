@@ -216,3 +216,31 @@ async def test_names_of_before_are_put_into_nfc_whatever_stands_in_them(empty_ur
     named = place | {"name": together}
     assert [[json.loads(value) for value in row] for row in rows] == [[named, bare, [bare, named, bare]], [bare, bare, []]]
     assert fleet == together
+
+
+async def test_a_vehicle_that_moved_before_that_was_noted_joined_after_its_last_trip_elsewhere(
+    empty_url: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "sql"
+    shutil.copytree(DIRECTORY, copy)
+    [own] = copy.glob("*_erasure.sql")
+    for later in sorted(copy.glob("*.sql")):
+        if later.name >= own.name:
+            later.unlink()
+    await migrate(empty_url, copy)
+    connection = await asyncpg.connect(empty_url)
+    await connection.execute(
+        """
+        INSERT INTO fleets (fleet_id, name) VALUES ('old', ''), ('new', '');
+        INSERT INTO vehicles (vehicle_id, fleet_id) VALUES ('moved', 'new'), ('watched', 'new'), ('stayed', 'old');
+        INSERT INTO trips (trip_id, fleet_id, vehicle, status, pickup, dropoff, created_at, started_at, ended_at)
+        SELECT vehicle_id, 'old', vehicle, 'complete', '{}', '{}', '2026-01-01', '2026-01-01', '2026-01-02 UTC'
+        FROM vehicles WHERE vehicle_id <> 'watched';
+        INSERT INTO events (fleet_id, vehicle, kind, server_time)
+        SELECT 'old', vehicle, 'idle', '2026-01-03 UTC' FROM vehicles WHERE vehicle_id = 'watched'
+        """
+    )
+    await migrate(empty_url)
+    joined = await connection.fetch("SELECT vehicle_id, joined_at::date::text FROM vehicles ORDER BY vehicle")
+    assert [tuple(row) for row in joined] == [("moved", "2026-01-02"), ("watched", "2026-01-03"), ("stayed", None)]
+    await connection.close()

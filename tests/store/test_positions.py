@@ -12,7 +12,7 @@ from tracking.cluster import Cluster
 from tracking.errors import StoreUnavailable
 from tracking.ingest.latest import Latest
 from tracking.model import Fleet, Place, Position, Suspicion, Vehicle
-from tracking.store import fleets, positions, sessions, trips, vehicles
+from tracking.store import erasures, fleets, positions, sessions, trips, vehicles
 from tracking.store.pool import Database
 from tracking.store.positions import DAY_MS
 
@@ -128,7 +128,7 @@ async def test_of_the_latest_only_a_newer_one_counts_and_none_of_a_vehicle_that_
     vehicle, session = await a_vehicle(store, "latest")
     gone, _ = await a_vehicle(store, "gone")
     async with store.connection() as connection:
-        await vehicles.delete(connection, gone)
+        await erasures.begin(connection, gone)
     latest = Latest(store, interval=1.0)
     for seq in (5, 3):
         latest.note(a_position(vehicle, session, seq))

@@ -192,15 +192,23 @@ async def test_available_is_who_has_no_trip_and_was_heard_of(connection: Connect
 
 
 async def test_a_vehicle_is_found_in_the_fleet_it_was_moved_to(connection: Connection) -> None:
-    await seen(connection, [HOME], "first")
+    [number] = await seen(connection, [HOME], "first")
     await seen(connection, [(47.2, 9.6)], "second")
-    await vehicles.put(connection, Vehicle("first-0000", "second"))
+    await vehicles.put(connection, Vehicle("first-0000", "second"), BEGIN + 1)
 
     async def found(fleet_id: str) -> list[str]:
         return [near.vehicle.vehicle_id for near in await whereabouts.nearest(connection, fleet_id, *HOME, 10)]
 
+    async def is_at(fix_time: int) -> None:
+        place = a_position(number, 1, 1, latitude=HOME[0], longitude=HOME[1], fix_time=fix_time)
+        await positions.move_latest(connection, [place])
+
     assert await found("first") == []
+    await is_at(BEGIN)
+    assert await found("second") == ["second-0000"]
+    await is_at(BEGIN + 1)
     assert await found("second") == ["first-0000", "second-0000"]
+    assert await found("first") == []
 
 
 async def test_pages_follow_one_another_and_miss_nobody(connection: Connection) -> None:

@@ -70,7 +70,16 @@ async def of_vehicle(request: Request) -> Response:
         stored = await vehicles.get(connection, name_in_path(request, "vehicle_id"))
         if stored is None or not may_manage_fleet(principal, stored.vehicle.fleet_id):
             raise not_found()
-        days = await history.days(connection, stored.number, first, last)
+        days = []
+        joined_at = 0 if principal.role is Role.SERVICE else stored.joined_at
+        joining = joined_at // DAY_MS
+        if joined_at and first <= joining <= last:
+            # Of the day on which it came to this fleet, what came after that.
+            found = await history.day_now(connection, stored.number, joining, joined_at)
+            days += [found] if found is not None else []
+        if joined_at:
+            first = max(first, joining + 1)
+        days += await history.days(connection, stored.number, first, last)
         known = {found.day for found in days}
         # Yesterday waits for its late fixes before it is stored.
         for day in (today - 1, today):

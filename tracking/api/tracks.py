@@ -5,7 +5,7 @@ import csv
 import io
 import re
 from array import array
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 
 import msgspec
 from starlette.requests import Request
@@ -94,6 +94,9 @@ async def of_vehicle(request: Request) -> Response:
     from_ = whole_number(request, "from", 0) or 0
     to = whole_number(request, "to", FOREVER, most=FOREVER) or 0
     check_order(from_, to, ("from", "to"))
+    if principal.role is not Role.SERVICE:
+        # Where it drove for another fleet, and on which trips, is not this one's to see.
+        from_ = max(from_, stored.joined_at)
     suspect = flag(request, "suspect")
     return await _stream(
         request,
@@ -114,8 +117,9 @@ async def _stream(request: Request, service: Service, name: str, query: Callable
 
     async def body() -> AsyncIterator[bytes]:
         async with service.exports.reading() as connection:
-            async for chunk in write(query(connection), name):
-                yield chunk
+            with service.hub.erased() as erased:
+                async for chunk in write(_without(query(connection), erased), name):
+                    yield chunk
 
     chunks = body()
     # Asked for here, so that a database that is away is still a 503 and not a broken body.
@@ -130,6 +134,12 @@ async def _stream(request: Request, service: Service, name: str, query: Callable
             await asyncio.sleep(0)
 
     return StreamingResponse(all_of_it(), media_type=media_type)
+
+
+async def _without(batches: Batches, erased: Collection[str]) -> Batches:
+    """Without those of vehicles that were erased since it began: a cursor has them still."""
+    async for rows in batches:
+        yield [row for row in rows if row.vehicle_id not in erased] if erased else rows
 
 
 async def as_csv(batches: Batches, _name: str) -> AsyncIterator[bytes]:

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractAsyncContextManager
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,8 +14,11 @@ from tracking.hub.fleet import LiveVehicle
 from tracking.model import Trip, Vehicle, VehicleStatus
 from tracking.protocol import SnapshotPosition, snapshot_position
 from tracking.service import Service
-from tracking.store import fleets, trips, vehicles
+from tracking.store import erasures, fleets, trips, vehicles
 from tracking.store.pool import Connection, unlocked
+
+AT_ONCE_SECONDS = 1.0
+"""How long a removal waits for the end of the erasure, before it answers that this is under way."""
 
 
 class VehicleBody(Named):
@@ -92,8 +95,17 @@ async def get(request: Request) -> Response:
     return respond(vehicle if live is None else _now(vehicle, live))
 
 
+class ErasureView(Struct):
+    """How far the removal of what was stored of a vehicle has come: rows that are gone, days whose positions are not."""
+
+    vehicle_id: str
+    asked_at: int
+    removed: int
+    days_left: int | UnsetType = UNSET
+
+
 async def delete(request: Request) -> Response:
-    """Removes the vehicle, and every position that was stored of it."""
+    """Removes the vehicle, and every position that was stored of it: 202 where that takes longer than a moment."""
     principal = await require(request, Role.SERVICE, Role.DISPATCHER)
     service = service_of(request)
     vehicle_id = name_in_path(request, "vehicle_id")
@@ -108,20 +120,54 @@ async def delete(request: Request) -> Response:
                 if trip.status.under_way:
                     raise Refusal(ErrorCode.CONFLICT, f"the vehicle is under way on trip {trip.trip_id}: end that first")
             left = await trips.unassign(connection, stored.number)
-            await vehicles.delete(connection, stored.number)
+            await erasures.begin(connection, stored.number, service.clock())
             return stored, left
 
     async with _turn(service, vehicle_id):
         removed = await remove()
         if removed is None:
+            under_way = await _erasure(service, principal, vehicle_id)
             known = service.dispatch.known(vehicle_id)
             if known is not None and may_manage_fleet(principal, known.fleet_id):
                 # It was removed by a request that was not answered, and this is its repeat.
                 service.dispatch.vehicle_gone(vehicle_id, [])
+            if under_way is not None:
+                return _accepted(under_way)
             raise not_found()
-        _, left = removed
+        stored, left = removed
         service.dispatch.vehicle_gone(vehicle_id, left)
-    return Response(status_code=204)
+    # Not in its turn: the id is free, and may be given to another one at once.
+    if await service.erasures.wait(stored.number, AT_ONCE_SECONDS):
+        return Response(status_code=204)
+    under_way = await _erasure(service, principal, vehicle_id)
+    return Response(status_code=204) if under_way is None else _accepted(under_way)
+
+
+def _accepted(erasure: ErasureView) -> Response:
+    response = respond(erasure, 202)
+    response.headers["Location"] = f"/v1/vehicles/{erasure.vehicle_id}/erasure"
+    return response
+
+
+async def get_erasure(request: Request) -> Response:
+    """404 where nothing is left of a vehicle of this id that was removed."""
+    principal = await require(request, Role.SERVICE, Role.DISPATCHER)
+    erasure = await _erasure(service_of(request), principal, name_in_path(request, "vehicle_id"))
+    if erasure is None:
+        raise not_found()
+    return respond(erasure)
+
+
+async def _erasure(service: Service, principal: Principal, vehicle_id: str) -> ErasureView | None:
+    """What is under way of those of the id, all together, that were of a fleet which the principal manages."""
+    async with service.database.connection() as connection:
+        found = [
+            erasure for erasure in await erasures.of_id(connection, vehicle_id) if may_manage_fleet(principal, erasure.fleet_id)
+        ]
+    if not found:
+        return None
+    days = [erasure.days_left for erasure in found if erasure.days_left is not None]
+    return ErasureView(vehicle_id, found[0].asked_at, sum(erasure.removed for erasure in found), sum(days) if days else UNSET)
 
 
 def _turn(service: Service, vehicle_id: str) -> AbstractAsyncContextManager[None]:
@@ -149,4 +195,5 @@ async def _refuse_with_trips(connection: Connection, stored: vehicles.Stored) ->
 
 routes = [
     resource("/vehicles/{vehicle_id}", PUT=put, GET=get, DELETE=delete),
+    resource("/vehicles/{vehicle_id}/erasure", GET=get_erasure),
 ]

@@ -142,6 +142,12 @@ class Watched:
         self.off_route = False
         self.route: Route | None = None
 
+    def of_another_fleet(self) -> "Watched":
+        """What is left of it for a fleet that the vehicle goes to: when it was heard of, and nothing of where it was."""
+        fresh = Watched()
+        fresh.heard, fresh.silent, fresh.due = self.heard, self.silent, self.due
+        return fresh
+
     # --- one position after the other -----------------------------------------------------------------------------------
 
     def limit(self, fleet: Fleet, fences: Fences) -> float | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, pairwise
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from tracking.frames import TRACK_ROOM, DrivenPoint, fit_track, live_view
 from tracking.hub.outbox import Outbox
@@ -13,6 +14,7 @@ from tracking.model import Position, Trip
 from tracking.protocol import (
     MessageUpdate,
     Resumed,
+    Segment,
     Snapshot,
     SnapshotPosition,
     TrackRevised,
@@ -67,6 +69,7 @@ class TripFeed:
         "_mark",
         "_mark_before",
         "_marked_at",
+        "_others",
         "_vehicles",
         "before_kept",
         "epoch",
@@ -86,6 +89,8 @@ class TripFeed:
         """The vehicle that the trip has now: its positions alone are the marker's. Empty while there is none."""
         self._vehicles: list[tuple[int, str]] = [(0, self.vehicle_id)]
         """From which offset on the trip had which vehicle."""
+        self._others: tuple[str, ...] = ()
+        """Further vehicles whose part of the line was told to anybody."""
         self.epoch = secrets.token_urlsafe(9)
         self.offset = 0
         self.outboxes: set[Outbox] = set()
@@ -108,10 +113,26 @@ class TripFeed:
         self._drop(len(self._frames), self.offset)
         self._kept.feeds -= 1
 
-    def forget(self, vehicle_id: str) -> None:
-        """The vehicle was erased: what it drove of the trip is kept for nobody who comes, or comes back."""
-        if any(had == vehicle_id for _, had in self._vehicles):
-            self._drop(len(self._frames), self.offset)
+    def has_shown(self, vehicle_id: str) -> bool:
+        """Whether a part of the line that this vehicle drove may be on a watcher's screen, or is kept here."""
+        return vehicle_id in self._others or any(had == vehicle_id for _, had in self._vehicles)
+
+    def begin_anew(self, newest: SnapshotPosition | None, now: int) -> None:
+        """A vehicle that drove of the trip was erased: the feed is another now, whose line is empty. Its watchers are told, and
+        nobody can go on with what it was. `newest` is the newest position of the vehicle that the trip has now.
+        """
+        self._drop(len(self._frames), self.offset)
+        self._vehicles = [(0, self.vehicle_id)]
+        self._others = ()
+        self.epoch = secrets.token_urlsafe(9)
+        snapshot = Snapshot(self.epoch, self.offset, now, live_view(self.trip), [])
+        if newest is not None and self.showing:
+            snapshot.position = newest
+        self.broadcast(frame(snapshot))
+
+    def _note_shown(self, segments: Sequence[Segment] | UnsetType) -> None:
+        if segments is not UNSET:
+            self._others += tuple({vehicle_id for _, vehicle_id in segments if not self.has_shown(vehicle_id)})
 
     def publish_position(self, position: Position) -> None:
         """A position of the trip's vehicle that moves the marker."""
@@ -136,7 +157,9 @@ class TripFeed:
 
     def publish_revision(self, from_: int, to: int, driven: Sequence[DrivenPoint]) -> None:
         """The whole line between two fix times, both included, after late fixes came in; `driven` is in the order of time."""
-        self._publish(frame(TrackRevised(self.offset + 1, from_, to, *fit_track(driven, self.vehicle_id))))
+        track, segments = fit_track(driven, self.vehicle_id)
+        self._note_shown(segments)
+        self._publish(frame(TrackRevised(self.offset + 1, from_, to, track, segments)))
 
     def broadcast(self, data: bytes) -> None:
         """A ready frame without an offset, to everyone watching now."""
@@ -196,6 +219,7 @@ class TripFeed:
                     driven.update((time, x, y, vehicle_id) for x, y, time in revision.track[first:end])
         view = live_view(self.trip)
         track, segments = fit_track(sorted(driven), self.vehicle_id, TRACK_ROOM - len(encode(view)))
+        self._note_shown(segments)
         snapshot = Snapshot(self.epoch, self.offset, now, view, track, segments)
         if newest is not None:
             snapshot.position = newest

@@ -46,6 +46,7 @@ class LiveVehicle:
         "clock_skew",
         "counted_at",
         "feed",
+        "joined_at",
         "lost",
         "position",
         "standing",
@@ -58,6 +59,8 @@ class LiveVehicle:
     def __init__(self, vehicle: Vehicle, feed: "FleetFeed") -> None:
         self.vehicle = vehicle
         self.feed = feed
+        self.joined_at = 0
+        """The instant since when it is in this fleet: positions from before are not this fleet's to see."""
         self.trip: Trip | None = None
         """the trip its driver is to see: the one under way, or the next"""
         self.position: Position | None = None

@@ -1,10 +1,11 @@
 """All vehicles and fleets that this process knows, by their ids."""
 
 from tracking.frames import live_view
+from tracking.hub.alerts import Watched
 from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.metrics import CLOCKS_WRONG
 from tracking.model import Fleet, Position, Trip, Vehicle
-from tracking.protocol import FleetTrip, TripGone, frame
+from tracking.protocol import FleetTrip, TripGone, VehicleGone, frame
 
 MAX_MOVES = 100_000
 """Positions that may wait for the watch, which does not look while it reads; past it the oldest are not judged."""
@@ -35,10 +36,10 @@ class Fleets:
         if fleet.fleet_id not in self._told_fleets:
             self.feed(fleet)
 
-    def read_vehicle(self, vehicle: Vehicle) -> None:
+    def read_vehicle(self, vehicle: Vehicle, joined_at: int) -> None:
         vehicle_id = vehicle.vehicle_id
         if vehicle_id not in self.vehicles and vehicle_id not in self._gone:
-            self.know(vehicle)
+            self.know(vehicle, joined_at)
             if vehicle_id in self._told_trips:
                 self.set_trip(vehicle_id, self._told_trips[vehicle_id])
 
@@ -59,9 +60,9 @@ class Fleets:
     # --- telling ------------------------------------------------------------------------------------------------------
 
     def publish(self, position: Position) -> None:
-        """A position that moves its vehicle's marker."""
+        """A position that moves its vehicle's marker. One from before it was in its fleet is not this fleet's to see."""
         vehicle = self.vehicles.get(position.vehicle_id)
-        if vehicle is not None:
+        if vehicle is not None and position.fix_time - vehicle.clock_skew >= vehicle.joined_at:
             vehicle.feed.moved(vehicle, position)
             self.moves.append((vehicle, position))
             if len(self.moves) > MAX_MOVES:
@@ -80,25 +81,25 @@ class Fleets:
             self._told_fleets.add(fleet.fleet_id)
         self.feed(fleet)
 
-    def know(self, vehicle: Vehicle) -> LiveVehicle:
-        """The vehicle is new, or its name, kind, plate or fleet is another now."""
+    def know(self, vehicle: Vehicle, joined_at: int = 0) -> LiveVehicle:
+        """The vehicle is new, or its name, kind, plate or fleet is another now. `joined_at`: since when it is in its fleet."""
         feed = self.feeds.get(vehicle.fleet_id) or self.feed(Fleet(vehicle.fleet_id, ""))
         live = self.vehicles.get(vehicle.vehicle_id)
         if live is None:
             live = self.vehicles[vehicle.vehicle_id] = LiveVehicle(vehicle, feed)
+            live.joined_at = joined_at
             feed.vehicles.add(live)
         elif live.vehicle != vehicle:
             live.vehicle = vehicle
             if live.feed is not feed:
-                was_on_map = live.cell is not None
                 live.feed.leave(live)
                 live.feed.vehicles.discard(live)
                 live.feed = feed
                 feed.vehicles.add(live)
-                # The other fleet's fences; this one may have some of the same names.
-                live.watched.inside.clear()
-                if was_on_map and live.position is not None:
-                    feed.moved(live, live.position)
+                # Where it was, and in which fences, is the other fleet's to know.
+                live.joined_at = joined_at
+                live.position = None
+                live.watched = live.watched.of_another_fleet()
             feed.restate(live)
         return live
 
@@ -112,7 +113,11 @@ class Fleets:
         if live is not None:
             live.feed.leave(live)
             live.feed.vehicles.discard(live)
+            if live.feed.outboxes:
+                live.feed.broadcast(frame(VehicleGone(vehicle_id)))
+            # Whoever holds it still, to look after it some seconds from now, holds nothing of where it was.
             live.position = None
+            live.watched = Watched()
 
     def set_trip(self, vehicle_id: str, trip: Trip | None) -> None:
         """The trip that the vehicle's driver is to see: the one under way, or the next."""
@@ -138,6 +143,13 @@ class Fleets:
         feed = self.feeds.get(trip.fleet_id)
         if feed is not None and feed.outboxes:
             feed.broadcast(frame(FleetTrip(live_view(trip))))
+
+    def forget_trip(self, vehicle_id: str, trip_id: str) -> None:
+        """The trip was removed: the vehicle's newest position is of no trip."""
+        live = self.vehicles.get(vehicle_id)
+        if live is not None and live.position is not None and live.position.trip_id == trip_id:
+            # In place: the same one waits to be written as the vehicle's latest.
+            live.position.trip = live.position.trip_id = None
 
     def trip_gone(self, trip: Trip) -> None:
         feed = self.feeds.get(trip.fleet_id)

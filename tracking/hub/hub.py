@@ -1,7 +1,8 @@
 """The hub: the feeds of the trips being watched, the fleets, the drivers connected, and all open connections by token."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from tracking.auth import Principal
@@ -12,7 +13,7 @@ from tracking.hub.outbox import Outbox
 from tracking.keys import Key
 from tracking.metrics import DRIVERS, FEEDS
 from tracking.model import Clock, Position, Trip
-from tracking.protocol import Tick, frame
+from tracking.protocol import SnapshotPosition, Tick, frame, snapshot_position
 
 BEATS = 3
 """Times in a tick interval that each feed is looked at: its readers hear something at least once in an interval."""
@@ -109,6 +110,9 @@ class Hub:
         self.drivers: dict[str, DriverLink] = {}
         self.on_former: Callable[[Position], None] = lambda _: None
         """Told of a position that moves the marker of a vehicle which the trip no longer has: it is of the trip's line."""
+        self.on_begun_anew: Callable[[Trip], None] = lambda _: None
+        """Told of a trip whose watchers have an empty line now, which is to be filled from the store."""
+        self._erasures: list[set[str]] = []
         self._links: dict[str, set[Link]] = {}
         self._beaten = Steps(lambda: self.feeds.values(), STEPS)
         self.dispatchers: Turns[Outbox] = Turns(BEATS * STEPS)
@@ -161,8 +165,28 @@ class Hub:
 
     def vehicle_gone(self, vehicle_id: str) -> None:
         """After COMMIT: the vehicle was erased, with all that it drove."""
+        for erased in self._erasures:
+            erased.add(vehicle_id)
         for feed in self.feeds.values():
-            feed.forget(vehicle_id)
+            if feed.has_shown(vehicle_id):
+                feed.begin_anew(self._newest_of(feed), self._clock())
+                self.on_begun_anew(feed.trip)
+
+    @contextlib.contextmanager
+    def erased(self) -> Iterator[Collection[str]]:
+        """The ids of the vehicles that are erased while this is open: what was read of them before is not to be shown."""
+        erased: set[str] = set()
+        self._erasures.append(erased)
+        try:
+            yield erased
+        finally:
+            # By identity: two of them that are empty are equal.
+            self._erasures = [other for other in self._erasures if other is not erased]
+
+    def _newest_of(self, feed: TripFeed) -> SnapshotPosition | None:
+        live = self.fleets.vehicles.get(feed.vehicle_id)
+        position = live.position if live is not None else None
+        return snapshot_position(position) if position is not None and position.trip_id == feed.trip.trip_id else None
 
     def _end(self, feed: TripFeed, code: CloseCode) -> None:
         self._let_go(feed)

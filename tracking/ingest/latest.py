@@ -6,6 +6,7 @@ a fix cost the database. Nothing is lost by it: a vehicle's motion is taken up a
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 import asyncpg
 
@@ -33,6 +34,11 @@ class Latest:
         """Takes a committed position that moved the marker."""
         self._newest[position.vehicle] = position
 
+    def forget(self, vehicles: Iterable[int]) -> None:
+        """These vehicles, by their numbers, were removed."""
+        for vehicle in vehicles:
+            self._newest.pop(vehicle, None)
+
     async def run(self) -> None:
         while True:
             await asyncio.sleep(self._interval)
@@ -47,9 +53,9 @@ class Latest:
         async with self._writing:
             vehicles = sorted(self._newest)
             for start in range(0, len(vehicles), ROWS):
-                newest = {vehicle: self._newest[vehicle] for vehicle in vehicles[start : start + ROWS]}
+                newest = {v: self._newest[v] for v in vehicles[start : start + ROWS] if v in self._newest}
                 async with self._database.transaction() as connection:
                     await positions.move_latest(connection, list(newest.values()))
                 for vehicle, position in newest.items():
-                    if self._newest[vehicle] is position:
+                    if self._newest.get(vehicle) is position:
                         del self._newest[vehicle]

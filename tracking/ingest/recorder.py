@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -85,6 +85,12 @@ class Recorder:
         """Those of the group and of what waits that `pending` has looked at, `_looked_at` entries from the first on: while the
         database is away a hundred thousand wait, and thousands of passengers come back."""
         self._looked_at = 0
+        self._erased: set[int] = set()
+        """Numbers of vehicles that were removed while something of them waited, which is not to be shown any more."""
+        self._taken = 0
+        """Fixes that were taken into groups until now."""
+        self._stored = asyncio.Event()
+        """Set, and another one put in its place, with each group that is done."""
         self._arrived = asyncio.Event()
         self._full_group = asyncio.Event()
         self._idle = asyncio.Event()
@@ -105,11 +111,24 @@ class Recorder:
         if len(self._waiting) >= self._rows:
             self._full_group.set()
 
+    def forget(self, vehicles: Iterable[int]) -> None:
+        """These vehicles, by their numbers, were removed: `pending` does not give what waits of them, and it is not stored."""
+        if not self._idle.is_set():
+            self._erased.update(vehicles)
+            self._by_trip.clear()
+            self._looked_at = 0
+
+    async def settled(self) -> None:
+        """Waits until all that was offered until now is stored, whatever comes meanwhile."""
+        last = self._taken + len(self._waiting)
+        while self._taken - len(self._group) < last:
+            await self._stored.wait()
+
     def pending(self, trip_id: str) -> Sequence[Position]:
         """The trip's positions that are not known to be committed, in order of arrival; read them at once, more may join."""
         for entry in self._not_looked_at():
             position = entry.position
-            if position is not None and position.trip_id is not None:
+            if position is not None and position.trip_id is not None and position.vehicle not in self._erased:
                 self._by_trip.setdefault(position.trip_id, []).append(position)
         self._looked_at = len(self._group) + len(self._waiting)
         return self._by_trip.get(trip_id, ())
@@ -134,12 +153,16 @@ class Recorder:
             await self._commit_until_done(self._group)
             self._most = max(self._rows, min(2 * self._most, MOST_ROWS))
             self._let_go()
+            self._stored.set()
+            self._stored = asyncio.Event()
             if not self._waiting:
                 QUEUE.set(0)
+                self._erased.clear()
                 self._idle.set()
 
     def _take(self, most: int) -> None:
         self._group = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        self._taken += len(self._group)
 
     def _let_go(self) -> None:
         self._group = []

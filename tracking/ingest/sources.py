@@ -123,6 +123,7 @@ class Source:
 
     __slots__ = (
         "clock",
+        "joined_at",
         "motion",
         "number",
         "posted",
@@ -147,6 +148,8 @@ class Source:
         self.tokens_from = tokens_from
         """Tokens that are older are of another vehicle, which had this id before."""
         self.vehicle = vehicle
+        self.joined_at = 0
+        """since when it is in its fleet"""
         self.trip = trip
         self.motion = Motion()
         self.clock: DeviceClock | None = None
@@ -248,8 +251,9 @@ class Sources:
             current = await trips.current_of_vehicles(connection, numbers)
             newest = await positions.newest_of_vehicles(connection, numbers)
         sources = {}
-        for vehicle_id, (number, vehicle, tokens_from) in stored.items():
+        for vehicle_id, (number, vehicle, tokens_from, joined_at) in stored.items():
             source = Source(number, vehicle, spans.get(number, ()), current.get(vehicle_id), tokens_from)
+            source.joined_at = joined_at
             sources[vehicle_id] = source
             last = newest.get(number)
             if last is not None:
@@ -269,12 +273,13 @@ class Sources:
                 found |= await sessions.open_all(connection, missing)
         return found
 
-    async def open_session(self, source: Source, name: str) -> Session:
-        """The session of this name, from memory or the store. Raises `StoreUnavailable`."""
+    async def open_session(self, source: Source, name: str) -> Session | None:
+        """The session of this name, from memory or the store; None where the vehicle was removed. Raises `StoreUnavailable`."""
         session = source.sessions.get(name)
         if session is None:
             opened = await self._opened.get((source.number, name))
-            assert opened is not None, "a session that is missing is made"
+            if opened is None:
+                return None
             number, handled = opened
             session = source.sessions.setdefault(name, Session(number, name, handled))
             for other in [s for s in source.sessions.values() if s is not session and s.receiver is None]:

@@ -86,7 +86,7 @@ class DriverConnection(Connection):
         hub = self.service.hub
         if source.vehicle.vehicle_id not in hub.fleets.vehicles:
             # It came to be without us, or the fleets are not read yet.
-            hub.fleets.know(source.vehicle)
+            hub.fleets.know(source.vehicle, source.joined_at)
             hub.fleets.set_trip(source.vehicle.vehicle_id, source.trip)
         hub.fleets.set_clock_skew(source.vehicle.vehicle_id, source.clock.skew if source.clock is not None else 0)
         if not hub.claim(source.vehicle.vehicle_id, self):
@@ -147,7 +147,9 @@ class DriverConnection(Connection):
         self._leave_session()
         try:
             session = await self.service.sources.open_session(self.source, name)
-            if self._closing is None:
+            if session is None:
+                self.close(CloseCode.NOT_FOUND)
+            elif self._closing is None:
                 self._enter(session)
         except StoreUnavailable as error:
             self._send_away(error)

@@ -1,5 +1,6 @@
 """`/v1/trips/{trip_id}/live`: one trip, live, for as long as its status lets this watcher see it."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from msgspec import UNSET
@@ -10,7 +11,6 @@ from tracking.bucket import Bucket
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
 from tracking.frames import DrivenPoint
 from tracking.hub.feed import TripFeed
-from tracking.ingest.sources import FOREVER, GRACE_MS
 from tracking.metrics import WATCHERS
 from tracking.model import Trip
 from tracking.protocol import SnapshotPosition, decode_passenger
@@ -38,6 +38,11 @@ class _Stored(NamedTuple):
     """of each vehicle that drove it"""
     away: bool = False
     """The store could not be read."""
+
+    def without(self, erased: Collection[str]) -> "_Stored":
+        """Without what was read of these vehicles, which were erased meanwhile."""
+        last = {vehicle_id: position for vehicle_id, position in self.last.items() if vehicle_id not in erased}
+        return self._replace(track=[point for point in self.track if point[3] not in erased], last=last)
 
 
 class PassengerConnection(Connection):
@@ -76,7 +81,11 @@ class PassengerConnection(Connection):
         began = feed.offset
         # What waits for a commit now may be committed after our reading began, and so be in neither.
         unstored = list(self.service.recorder.pending(self.trip_id)) if shown else []
-        stored = await self._read_track(known)
+        with self.service.hub.erased() as erased:
+            stored = await self._read_track(known)
+        if erased:
+            stored = stored.without(erased)
+            unstored = [position for position in unstored if position.vehicle_id not in erased]
         if stored.trip is not None and (feed.trip is known or stored.trip.version > feed.trip.version):
             # What we happen to learn first, the others must be told too. But what they were told while we read may be newer,
             # though its version is the same: a vehicle's name is no part of that.
@@ -116,7 +125,7 @@ class PassengerConnection(Connection):
                 async with self.service.database.reading() as connection:
                     rows = [row async for row in positions.track_of_trip(connection, trip.number, suspect=False)]
         except StoreUnavailable:
-            self.service.revisions.revise(trip.trip_id, trip.number, trip.created_at - GRACE_MS, FOREVER)
+            self.service.revisions.revise_all(trip)
             return _Stored(None, [], {}, away=True)
         track = [(row.fix_time, row.longitude, row.latitude, row.vehicle_id) for row in rows]
         last = {row.vehicle_id: row for row in rows}

@@ -41,7 +41,14 @@ async def insert(
     none of its events. Safe to repeat with the same events, where it is not known whether they were stored. Needs an open
     transaction.
     """
-    # Locked, so that a vehicle that is being removed takes them along, and none is left without it.
+    # Locked, so that a trip or a vehicle that is being removed takes them along; in the order in which changes of trips lock.
+    trip_ids = {event.trip_id for event in events if event.trip_id is not None}
+    kept: set[str] = set()
+    if trip_ids:
+        found = await connection.fetch(
+            "SELECT trip_id FROM trips WHERE trip_id = ANY($1::text[]) ORDER BY trip FOR KEY SHARE", list(trip_ids)
+        )
+        kept = {row["trip_id"] for row in found}
     rows = await connection.fetch(
         "SELECT vehicle_id, vehicle FROM vehicles WHERE vehicle_id = ANY($1::text[]) ORDER BY vehicle FOR KEY SHARE",
         list({event.vehicle_id for event in events}),
@@ -69,7 +76,7 @@ async def insert(
         [row.vehicle for row in fresh],
         [row.event.kind.value for row in fresh],
         [row.event.geofence_id for row in fresh],
-        [row.event.trip_id for row in fresh],
+        [row.event.trip_id if row.event.trip_id in kept else None for row in fresh],
         [row.event.server_time for row in fresh],
         [row.event.fix_time for row in fresh],
         [_point(row.event) for row in fresh],
@@ -217,8 +224,11 @@ async def of_fleet(
         filters += [f"({key}, event) >= ({wanted}, {lowest})", f"({key}, event) <= ({wanted}, {highest})"]
     rows = await connection.fetch(
         f"""
-        SELECT event, e.kind, v.vehicle_id, server_time, geofence_id, fix_time, point, trip_id, speed, speed_limit,
-            late
+        SELECT event, e.kind, v.vehicle_id, server_time, geofence_id, fix_time, point,
+            -- Of a trip that was removed some have the id for a while.
+            CASE WHEN trip_id IN (SELECT trip_id FROM trip_erasures WHERE trip_id IS NOT NULL) THEN NULL ELSE trip_id END
+                AS trip_id,
+            speed, speed_limit, late
         FROM events e JOIN vehicles v USING (vehicle)
         WHERE {" AND ".join(filter(None, filters))}
         ORDER BY {key} {order}, event {order} LIMIT {value(limit)}

@@ -155,7 +155,7 @@ async def trip_summary(connection: Connection, trip: int) -> TripSummary | None:
                 ),
                 'UTF8'
             )
-        FROM trip_summaries WHERE trip = $1
+        FROM trip_summaries WHERE trip = $1 AND NOT drove_erased(trip)
         """,
         trip,
     )
@@ -180,7 +180,7 @@ async def kept_track(connection: Connection, trip: int, before: int) -> AsyncIte
                 ORDER BY u.number
             ) AS vehicle_ids
         FROM trip_summaries s JOIN trips t USING (trip)
-        WHERE s.trip = $1 AND s.line IS NOT NULL
+        WHERE s.trip = $1 AND s.line IS NOT NULL AND (s.vehicles IS NOT NULL OR NOT drove_erased(s.trip))
         """,
         trip,
     )
@@ -188,6 +188,8 @@ async def kept_track(connection: Connection, trip: int, before: int) -> AsyncIte
         return
     trip_id = row["trip_id"]
     for vehicle_id, line in zip(row["vehicle_ids"], unpack_lines_m(row["line"]), strict=True):
+        if not vehicle_id:
+            continue  # of a vehicle that is being erased
         # A single fix is a line of twice the same vertex.
         kept = (vertex for vertex, _ in groupby(takewhile(lambda vertex: vertex[2] < before, line)))
         while rows := [
@@ -222,10 +224,11 @@ async def sum_up_day(connection: Connection, vehicle: int, day: int, now: int) -
     )
 
 
-async def day_now(connection: Connection, vehicle: int, day: int) -> VehicleDay | None:
-    """The vehicle's UTC day as its positions are now, stored or not; None for a day without any."""
+async def day_now(connection: Connection, vehicle: int, day: int, since: int = 0) -> VehicleDay | None:
+    """The vehicle's UTC day, from the instant `since` on, as its positions are now; None for a day without any."""
+    begin, end = _bounds(day)
     row = await connection.fetchrow(
-        f"SELECT {_DAY_COLUMNS} FROM sum_up_span($1, $2, $3) WHERE positions > 0", vehicle, *_bounds(day)
+        f"SELECT {_DAY_COLUMNS} FROM sum_up_span($1, $2, $3) WHERE positions > 0", vehicle, max(begin, since), end
     )
     return VehicleDay(date_of(day), *row) if row else None
 
@@ -365,21 +368,72 @@ async def forget(connection: Connection, before: int) -> None:
     )
 
 
-async def erase(connection: Connection, vehicle: int) -> None:
-    """Removes the days of a vehicle, and the lines of all trips that it drove. Its row must be locked for update."""
-    await connection.execute("DELETE FROM vehicle_days WHERE vehicle = $1", vehicle)
-    # Where another vehicle drove a part of the trip, that part is compacted anew.
+async def erase(connection: Connection, vehicle: int, driven: Sequence[int], now: int) -> None:
+    """Takes a vehicle that was removed out of the lines of trips that it drove, before its spans go.
+
+    A line that no other vehicle has a part of, or whose positions are still there, goes whole: it is compacted anew from what
+    the others drove.
+    """
+    shared = [
+        row["trip"]
+        for row in await connection.fetch(
+            """
+            SELECT trip FROM trips WHERE trip = ANY($2::int[]) AND EXISTS (
+                SELECT FROM trip_spans s JOIN vehicles USING (vehicle) WHERE s.trip = trips.trip AND s.vehicle <> $1
+            )
+            """,
+            vehicle,
+            driven,
+        )
+    ]
     await connection.execute(
         """
-        WITH driven AS (SELECT DISTINCT trip FROM trip_spans WHERE vehicle = $1),
-        gone AS (DELETE FROM trip_summaries WHERE trip IN (SELECT trip FROM driven))
-        UPDATE trips SET compacted = NOT EXISTS (
-            SELECT FROM trip_spans s WHERE s.trip = trips.trip AND s.vehicle <> $1
+        DELETE FROM trip_summaries s WHERE s.trip = ANY($2::int[]) AND (
+            s.trip <> ALL($3::int[]) OR s.line IS NULL OR s.vehicles IS NULL OR array_remove(s.vehicles, $1) = '{}'
+            OR to_timestamp(ST_M(ST_StartPoint(ST_GeometryN(s.line, 1))) / 1000) >= positions_horizon()
         )
-        WHERE trip IN (SELECT trip FROM driven)
         """,
         vehicle,
+        driven,
+        shared,
     )
+    # What is left of the others has no positions any more that it could be made from.
+    await connection.execute(
+        """
+        UPDATE trip_summaries s SET
+            line = CASE WHEN ST_NumGeometries(o.lines) = 1 THEN ST_GeometryN(o.lines, 1) ELSE o.lines END,
+            vehicles = o.vehicles,
+            top_speed = NULL
+        FROM (
+            SELECT trip, ST_Collect(d.geom ORDER BY n) AS lines, array_agg(vehicles[n] ORDER BY n) AS vehicles
+            FROM trip_summaries, ST_Dump(line) d, LATERAL (SELECT coalesce(d.path[1], 1)) AS at (n)
+            WHERE trip = ANY($2::int[]) AND $1 = ANY(vehicles) AND vehicles[n] <> $1
+            GROUP BY trip
+        ) o WHERE o.trip = s.trip
+        """,
+        vehicle,
+        shared,
+    )
+    # A trip that nobody else drove has nothing to be compacted.
+    await connection.execute(
+        """
+        UPDATE trips SET compacted = trip <> ALL($3::int[]), vehicle = CASE WHEN vehicle = $1 THEN NULL ELSE vehicle END
+        WHERE trip = ANY($2::int[])
+        """,
+        vehicle,
+        driven,
+        shared,
+    )
+    # Nobody else makes them anew: of so old ones there is nothing but their lines.
+    old = await connection.fetch(
+        """
+        SELECT trip FROM trips JOIN trip_summaries USING (trip)
+        WHERE trip = ANY($1::int[]) AND status IN ('complete', 'canceled') AND ended_at < positions_horizon()
+        """,
+        shared,
+    )
+    for row in old:
+        await compact_trip(connection, row["trip"], now)
 
 
 def _bounds(day: int) -> tuple[Any, Any]:

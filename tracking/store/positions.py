@@ -138,7 +138,7 @@ def _packed_texts(texts: Sequence[str]) -> bytes:
 
 async def move_latest(connection: Connection, positions: Sequence[Position]) -> None:
     """Sets each vehicle's latest position; at most one position a vehicle, in the order of `vehicle`. An older one changes
-    nothing, and neither does one of a vehicle that is gone.
+    nothing, and neither does one of a vehicle that is gone, or from before it was in its fleet.
     """
     # In the order of the key, so that two hubs writing at once cannot lock each other out.
     await connection.execute(
@@ -152,8 +152,10 @@ async def move_latest(connection: Connection, positions: Sequence[Position]) -> 
             $8::float8[], $9::float8[], $10::float8[]
         ) AS new (vehicle, trip, fix_time, server_time, accuracy, speed, bearing, battery, longitude, latitude)
         JOIN (
-            SELECT vehicle, fleet_id FROM vehicles WHERE vehicle = ANY($1::int[]) ORDER BY vehicle FOR KEY SHARE
+            SELECT vehicle, fleet_id, joined_at FROM vehicles WHERE vehicle = ANY($1::int[]) ORDER BY vehicle FOR KEY SHARE
         ) AS known USING (vehicle) JOIN fleets USING (fleet_id)
+        -- Where it was before is not its fleet's to see.
+        WHERE new.fix_time >= coalesce(known.joined_at, '-infinity')
         ON CONFLICT (vehicle) DO UPDATE SET
             fleet = EXCLUDED.fleet, trip = EXCLUDED.trip, fix_time = EXCLUDED.fix_time, server_time = EXCLUDED.server_time,
             accuracy = EXCLUDED.accuracy, speed = EXCLUDED.speed, bearing = EXCLUDED.bearing, battery = EXCLUDED.battery,

@@ -24,7 +24,7 @@ async def open(connection: Connection, vehicle: int, name: str) -> tuple[int, in
 
 
 async def open_all(connection: Connection, wanted: Sequence[tuple[int, str]]) -> dict[tuple[int, str], tuple[int, int]]:
-    """The same for several `(vehicle, name)`, no two alike. Needs a transaction."""
+    """The same for several `(vehicle, name)`, no two alike, but for vehicles that are no more. Needs a transaction."""
     # In the order in which the recorder locks them, who may be about to move them. What is new nobody else can have locked.
     rows = await connection.fetch(
         """
@@ -35,7 +35,11 @@ async def open_all(connection: Connection, wanted: Sequence[tuple[int, str]]) ->
         ),
         made AS (
             INSERT INTO sessions (vehicle, name)
-            SELECT w.vehicle, w.name FROM wanted w
+            SELECT w.vehicle, w.name
+            -- Of a vehicle that was removed there is none, and the others get theirs.
+            FROM wanted w JOIN (
+                SELECT vehicle FROM vehicles WHERE vehicle = ANY($1::int[]) ORDER BY vehicle FOR KEY SHARE
+            ) v USING (vehicle)
             WHERE NOT EXISTS (SELECT FROM known k WHERE k.vehicle = w.vehicle AND k.name = w.name)
             ON CONFLICT (vehicle, name) DO UPDATE SET name = EXCLUDED.name
             RETURNING session, vehicle, name, handled_seq

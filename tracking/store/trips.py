@@ -11,8 +11,17 @@ from tracking.store.pool import Connection
 _SELECT = """
     SELECT t.trip, t.trip_id, t.fleet_id, t.status, t.version, t.pickup, t.dropoff, t.stops, t.created_at, t.started_at,
         t.ended_at, ST_AsGeoJSON(t.route, 7)::jsonb AS route,
-        v.vehicle_id, v.fleet_id AS vehicle_fleet_id, v.name, v.kind, v.plate, v.tokens_from
-    FROM trips t LEFT JOIN vehicles v USING (vehicle)
+        v.vehicle_id, v.fleet_id AS vehicle_fleet_id, v.tokens_from,
+        -- What it is called now; once the trip is over, what it was called then. What another fleet calls it is not to be seen.
+        coalesce(d.name, CASE WHEN v.fleet_id = t.fleet_id THEN v.name ELSE '' END) AS name,
+        coalesce(d.kind, CASE WHEN v.fleet_id = t.fleet_id THEN v.kind ELSE '' END) AS kind,
+        coalesce(d.plate, CASE WHEN v.fleet_id = t.fleet_id THEN v.plate ELSE '' END) AS plate
+    FROM trips t LEFT JOIN vehicles v USING (vehicle) LEFT JOIN LATERAL (
+        SELECT h.name, h.kind, h.plate FROM vehicle_descriptions h
+        WHERE t.status IN ('complete', 'canceled')
+            AND h.vehicle = t.vehicle AND h.until >= t.ended_at AND h.fleet_id = t.fleet_id
+        ORDER BY h.until LIMIT 1
+    ) d ON true
 """
 _UNDER_WAY = "('enroute_to_pickup', 'arrived_at_pickup', 'enroute_to_dropoff', 'arrived_at_stop')"
 
@@ -196,10 +205,6 @@ async def update(connection: Connection, trip: Trip, *, vehicle: int | None) -> 
         trip.ended_at,
         trip.route,
     )
-
-
-async def delete(connection: Connection, trip: Trip) -> None:
-    await connection.execute("DELETE FROM trips WHERE trip = $1", trip.number)
 
 
 async def open_span(connection: Connection, trip: int, vehicle: int, now: int) -> None:

@@ -4,34 +4,63 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 from tracking.model import Vehicle
-from tracking.store import history
 from tracking.store.pool import Connection
 
-_COLUMNS = "vehicle, vehicle_id, fleet_id, name, kind, plate, tokens_from"
+_COLUMNS = "vehicle, vehicle_id, fleet_id, name, kind, plate, tokens_from, joined_at"
 
 
 class Stored(NamedTuple):
-    """`tokens_from` is the instant at which it was made, where another vehicle had its id before: older tokens are of that."""
+    """`tokens_from` is the instant at which it was made, where another vehicle had its id before: older tokens are of that.
+    `joined_at`: since when it is in its fleet, as far as where it was before is not this fleet's to see; 0: since ever.
+    """
 
     number: int
     vehicle: Vehicle
     tokens_from: int | None = None
+    joined_at: int = 0
 
 
 def _stored(row: Any) -> Stored:
     vehicle = Vehicle(row["vehicle_id"], row["fleet_id"], row["name"], row["kind"], row["plate"])
-    return Stored(row["vehicle"], vehicle, row["tokens_from"])
+    return Stored(row["vehicle"], vehicle, row["tokens_from"], row["joined_at"] or 0)
 
 
 async def put(connection: Connection, vehicle: Vehicle, now: int | None = None) -> tuple[Stored, bool]:
-    """Stores the vehicle; True where it is new. `now` is the instant by the hub's clock; None: by the database's."""
+    """Stores the vehicle; True where it is new. What it was called until now is kept for its trips that are over.
+
+    `now` is the instant by the hub's clock; None: by the database's.
+    """
+    # Under the name that it has while a trip is driven, at most one is kept for each trip; and one for each fleet.
+    await connection.execute(
+        """
+        INSERT INTO vehicle_descriptions (vehicle, until, fleet_id, name, kind, plate)
+        SELECT v.vehicle, coalesce($6::timestamptz, now()), v.fleet_id, v.name, v.kind, v.plate FROM vehicles v
+        WHERE v.vehicle_id = $1 AND (v.fleet_id, v.name, v.kind, v.plate) <> ($2, $3, $4, $5) AND (
+            v.fleet_id <> $2
+            OR (
+                SELECT s.ended_at FROM trip_spans s WHERE s.vehicle = v.vehicle AND s.ended_at IS NOT NULL
+                ORDER BY s.started_at DESC LIMIT 1
+            ) > coalesce((SELECT max(d.until) FROM vehicle_descriptions d WHERE d.vehicle = v.vehicle), '-infinity')
+        )
+        ON CONFLICT DO NOTHING
+        """,
+        vehicle.vehicle_id,
+        vehicle.fleet_id,
+        vehicle.name,
+        vehicle.kind,
+        vehicle.plate,
+        now,
+    )
     row = await connection.fetchrow(
         f"""
-        INSERT INTO vehicles (vehicle_id, fleet_id, name, kind, plate, tokens_from)
+        INSERT INTO vehicles AS old (vehicle_id, fleet_id, name, kind, plate, tokens_from)
         SELECT $1, $2, $3, $4, $5, CASE WHEN EXISTS (SELECT FROM erased_vehicles WHERE digest = id_digest($1))
-            THEN coalesce($6, clock_timestamp()) END
+            THEN coalesce($6::timestamptz, clock_timestamp()) END
         ON CONFLICT (vehicle_id) DO UPDATE
-        SET fleet_id = EXCLUDED.fleet_id, name = EXCLUDED.name, kind = EXCLUDED.kind, plate = EXCLUDED.plate
+        SET fleet_id = EXCLUDED.fleet_id, name = EXCLUDED.name, kind = EXCLUDED.kind, plate = EXCLUDED.plate,
+            joined_at = CASE
+                WHEN old.fleet_id = EXCLUDED.fleet_id THEN old.joined_at ELSE coalesce($6::timestamptz, now())
+            END
         RETURNING {_COLUMNS}, xmax = 0 AS created
         """,
         vehicle.vehicle_id,
@@ -43,11 +72,10 @@ async def put(connection: Connection, vehicle: Vehicle, now: int | None = None) 
     )
     assert row is not None
     if not row["created"]:
-        # It may have come from another fleet: there nobody is to find it any more.
+        # It may have come from another fleet: nobody is to find it there any more, and where it was is not this one's to see.
         await connection.execute(
             """
-            UPDATE latest_positions l SET fleet = f.fleet FROM fleets f
-            WHERE l.vehicle = $1 AND f.fleet_id = $2 AND l.fleet <> f.fleet
+            DELETE FROM latest_positions l USING fleets f WHERE l.vehicle = $1 AND f.fleet_id = $2 AND l.fleet <> f.fleet
             """,
             row["vehicle"],
             vehicle.fleet_id,
@@ -80,21 +108,23 @@ async def lock(connection: Connection, vehicle_id: str, fleet_id: str | None = N
     return _stored(row) if row else None
 
 
-async def all_of_them(connection: Connection) -> AsyncIterator[Vehicle]:
+async def lock_those_of_trip(connection: Connection, trip: int) -> list[Stored]:
+    """The vehicle that the trip has and all that drove it, their rows locked until the transaction ends."""
+    rows = await connection.fetch(
+        f"""
+        SELECT {_COLUMNS} FROM vehicles
+        WHERE vehicle IN (SELECT vehicle FROM trip_spans WHERE trip = $1 UNION SELECT vehicle FROM trips WHERE trip = $1)
+        ORDER BY vehicle FOR UPDATE
+        """,
+        trip,
+    )
+    return [_stored(row) for row in rows]
+
+
+async def all_of_them(connection: Connection) -> AsyncIterator[Stored]:
     """Needs an open transaction: they come through a cursor."""
     async for row in connection.cursor(f"SELECT {_COLUMNS} FROM vehicles", prefetch=5_000):
-        yield _stored(row).vehicle
-
-
-async def delete(connection: Connection, number: int) -> None:
-    """Removes the vehicle with all that was stored of its whereabouts."""
-    # The sessions go first: the recorder locks them before it writes, and a fix without a session is dropped.
-    await connection.execute("DELETE FROM sessions WHERE vehicle = $1", number)
-    await connection.execute("DELETE FROM positions WHERE vehicle = $1", number)
-    await connection.execute("DELETE FROM latest_positions WHERE vehicle = $1", number)
-    await history.erase(connection, number)
-    # Its id is free from here on: a trigger notes that in `erased_vehicles`.
-    await connection.execute("DELETE FROM vehicles WHERE vehicle = $1", number)
+        yield _stored(row)
 
 
 async def forget_erased(connection: Connection, before: int) -> None:

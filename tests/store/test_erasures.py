@@ -1,0 +1,260 @@
+"""What is left of removed vehicles and trips goes in batches, from every table: real PostGIS, and batches of a few rows."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.store.test_history import BEGIN, DAY, Turned, Van, a_trip, ended, line_of, north
+from tracking.erasure import Erasures
+from tracking.history import History
+from tracking.model import Event, EventKind, Fleet, Vehicle
+from tracking.store import erasures, events, fleets, history, positions, trips, vehicles
+from tracking.store.batches import Batch, Batches
+from tracking.store.pool import Connection, Database
+from tracking.store.positions import DAY_MS
+
+ENDED = BEGIN + 600_000
+KEEPS_NUMBERS = {"erasures"}
+"""Tables that have the numbers of erased vehicles until the end of the erasure."""
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url)
+    await database.open()
+    async with database.connection() as connection:
+        await fleets.put(connection, Fleet("fleet", "Fleet"))
+        await fleets.put(connection, Fleet("other", "Other"))
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def connection(store: Database) -> AsyncIterator[Connection]:
+    async with store.connection() as connection:
+        yield connection
+
+
+async def _settled() -> None: ...
+
+
+async def _everywhere(store: Database, connection: Connection) -> Van:
+    """A vehicle with rows in every table that knows vehicles."""
+    van, other = await Van.new(connection), await Van.new(connection, "other")
+    alone = await a_trip(connection, van.number, BEGIN, ENDED, "alone")
+    made = await van.drove(north(0, 4_000, 10), trip=alone)
+    await other.drove(north(0, 1_000, 10))
+    shared = await a_trip(connection, van.number, BEGIN + 700_000, None, "shared")
+    await van.drove(north(700, 1_000, 10), trip=shared)
+    await trips.close_span(connection, shared, BEGIN + 900_000)
+    await trips.open_span(connection, shared, other.number, BEGIN + 900_001)
+    await other.drove(north(901, 1_000, 10), trip=shared)
+    await ended(connection, shared, BEGIN + 1_200_000)
+    # Canceled before anybody drove it, and one that waits.
+    await connection.execute(
+        """
+        INSERT INTO trips (trip_id, fleet_id, vehicle, status, pickup, dropoff, created_at, ended_at)
+        SELECT s, 'fleet', $1, s, pickup, dropoff, now(), CASE s WHEN 'canceled' THEN now() END
+        FROM unnest(ARRAY['canceled', 'new']) s, trips t WHERE t.trip_id = 'alone'
+        """,
+        van.number,
+    )
+    await positions.move_latest(connection, [made[-1]])
+    await History(store, Turned((DAY + 2) * DAY_MS), delay=600).work()
+    kinds = (EventKind.SIGNAL_LOST, *[EventKind.IDLE] * 30)
+    async with store.transaction() as writer:
+        found = [Event(number, kind, "van", BEGIN) for number, kind in enumerate(kinds, 1)]
+        await events.insert(writer, ["fleet"] * len(found), [van.number] * len(found), found)
+        await writer.execute(
+            """
+            INSERT INTO geofences (fleet_id, geofence_id, shape, properties)
+            VALUES ('fleet', 'yard', ST_MakeEnvelope(9, 47, 10, 48, 4326), '{}');
+            INSERT INTO geofence_stays (vehicle, fleet_id, geofence_id, since) SELECT vehicle, 'fleet', 'yard', now()
+            FROM vehicles WHERE vehicle_id = 'van'
+            """
+        )
+        # It was called otherwise once.
+        await vehicles.put(writer, Vehicle("van", "fleet", "Van 2"), BEGIN + 2_000_000)
+    return van
+
+
+async def _tables_with(connection: Connection, number: int) -> set[str]:
+    """The tables that have the number of a vehicle in a column of that name."""
+    columns = await connection.fetch(
+        """
+        SELECT c.relname, a.attname, a.atttypid = 'integer[]'::regtype AS many
+        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+        WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND a.attname IN ('vehicle', 'vehicles')
+            AND a.attnum > 0
+        """
+    )
+    return {
+        table
+        for table, column, many in columns
+        if await connection.fetchval(
+            f"SELECT EXISTS (SELECT FROM {table} WHERE $1 = {f'ANY({column})' if many else column})", number
+        )
+    }
+
+
+async def _erase(store: Database, batches: Batches, number: int) -> None:
+    """As a hub does it, until nothing is left of the vehicle."""
+    keeper = Erasures(store, batches, Turned((DAY + 2) * DAY_MS), settled=_settled)
+    running = asyncio.create_task(keeper.run())
+    assert await keeper.wait(number, 30)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_trust_40_no_table_has_anything_of_an_erased_vehicle(store: Database, connection: Connection) -> None:
+    van = await _everywhere(store, connection)
+    # A day that was detached, and by accident not dropped.
+    await van.drove(north(0, 500, 10), begin=BEGIN - 3 * DAY_MS)
+    await connection.execute(f"ALTER TABLE positions DETACH PARTITION positions_{history.date_of(DAY - 3):%Y%m%d}")
+    had = await _tables_with(connection, van.number)
+    assert had >= {
+        *("vehicles", "sessions", "latest_positions", "events", "silences", "geofence_stays", "vehicle_descriptions"),
+        *("vehicle_days", "trips", "trip_spans", "trip_summaries"),
+        *(f"positions_{history.date_of(day):%Y%m%d}" for day in (DAY, DAY - 3)),
+    }
+    async with store.transaction() as eraser:
+        await vehicles.lock(eraser, "van")
+        await trips.unassign(eraser, van.number)
+        await erasures.begin(eraser, van.number, BEGIN)
+    # Nobody is shown anything of it from now on.
+    assert await vehicles.get(connection, "van") is None
+    assert (await trips.get(connection, "alone")).vehicle is None  # type: ignore[union-attr]
+    numbers = {row["trip_id"]: row["trip"] for row in await connection.fetch("SELECT trip_id, trip FROM trips")}
+    for trip_id in ("alone", "shared"):
+        assert await history.trip_summary(connection, numbers[trip_id]) is None
+        async with store.reading() as reader:
+            rows = [row async for row in positions.track_of_trip(reader, numbers[trip_id], suspect=False)]
+        assert {row.vehicle_id for row in rows} == ({"other"} if trip_id == "shared" else set())
+    assert not await events.of_fleet(
+        connection, "fleet", since=0, until=None, after=None, kind=None, vehicle_id=None, geofence_id=None, limit=100
+    )
+    # Nor is it made again from what is still there.
+    keeper = History(store, Turned((DAY + 2) * DAY_MS), delay=600)
+    await history.uncompact(connection, list(numbers.values()))
+    await keeper.work()
+    assert await history.trip_summary(connection, numbers["alone"]) is None
+
+    batches = Batches(store, rows=7, most=7, rest=0)
+    await _erase(store, batches, van.number)
+    assert await _tables_with(connection, van.number) == set()
+    assert await connection.fetchval("SELECT count(*) FROM erasures") == 0
+    await keeper.work()
+    # What the other one drove is there, and its line with it.
+    assert len(await line_of(connection, numbers["shared"])) == 101
+    assert (await history.trip_summary(connection, numbers["alone"])) is None
+    other = await vehicles.get(connection, "other")
+    assert other is not None and len(await history.days(connection, other.number, DAY, DAY)) == 1
+
+
+@pytest.mark.parametrize("after", [1, 20, 60, 80])
+async def test_an_erasure_that_was_broken_off_goes_on(store: Database, connection: Connection, after: int) -> None:
+    van = await _everywhere(store, connection)
+    async with store.transaction() as eraser:
+        await vehicles.lock(eraser, "van")
+        await trips.unassign(eraser, van.number)
+        await erasures.begin(eraser, van.number, BEGIN)
+
+    class BrokenOff(Batches):
+        left = after
+
+        async def run(self, what: str, batch: Batch) -> int:
+            async def until_broken_off(connection: Connection, rows: int) -> int | None:
+                BrokenOff.left -= 1
+                done = await batch(connection, rows)
+                if BrokenOff.left < 0:
+                    # In the middle of a transaction, as when a hub is killed.
+                    raise RuntimeError("killed")
+                return done
+
+            return await super().run(what, until_broken_off)
+
+    broken = Erasures(store, BrokenOff(store, rows=7, most=7, rest=0), Turned(ENDED), settled=_settled)
+    [under_way] = await erasures.under_way(connection, 10)
+    with pytest.raises(RuntimeError):
+        await broken._erase(under_way)
+    assert await _tables_with(connection, van.number) - KEEPS_NUMBERS
+    [under_way] = await erasures.under_way(connection, 10)
+    assert under_way.removed > 0 or after == 1
+    await _erase(store, Batches(store, rows=7, most=7, rest=0), van.number)
+    assert await _tables_with(connection, van.number) == set()
+
+
+async def test_a_kept_line_loses_the_part_of_an_erased_vehicle_and_keeps_the_others(
+    store: Database, connection: Connection
+) -> None:
+    first, second = await Van.new(connection, "first"), await Van.new(connection, "second")
+    trip = await a_trip(connection, first.number, BEGIN, None)
+    await first.drove(north(0, 1_000, 10), trip=trip)
+    await trips.close_span(connection, trip, BEGIN + 200_000)
+    await trips.open_span(connection, trip, second.number, BEGIN + 200_001)
+    driven = await second.drove(north(201, 500, 5), trip=trip)
+    await ended(connection, trip, BEGIN + 400_000)
+    # The positions go, and the line stays.
+    keeper = History(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8)
+    await keeper.work()
+    horizon = await history.horizon(connection)
+    assert horizon is not None
+    async with store.transaction() as eraser:
+        await vehicles.lock(eraser, "first")
+        await erasures.begin(eraser, first.number, BEGIN)
+    kept = [row async for rows in history.kept_track(connection, trip, horizon) for row in rows]
+    assert {row.vehicle_id for row in kept} == {"second"}
+    assert await history.trip_summary(connection, trip) is None
+    await _erase(store, Batches(store, rest=0), first.number)
+    assert [vertex[2] for vertex in await line_of(connection, trip)] == [position.fix_time for position in driven]
+    summary = await history.trip_summary(connection, trip)
+    assert summary is not None and summary.distance == pytest.approx(500, abs=1) and summary.top_speed is None
+    await keeper.work()
+    assert await history.trip_summary(connection, trip) == summary
+
+
+async def test_a_line_from_before_parts_were_noted_goes_whole(store: Database, connection: Connection) -> None:
+    first, second = await Van.new(connection, "first"), await Van.new(connection, "second")
+    trip = await a_trip(connection, first.number, BEGIN, None)
+    await first.drove(north(0, 1_000, 10), trip=trip)
+    await trips.close_span(connection, trip, BEGIN + 200_000)
+    await trips.open_span(connection, trip, second.number, BEGIN + 200_001)
+    await ended(connection, trip, BEGIN + 400_000)
+    await connection.execute("UPDATE trips SET vehicle = $1", second.number)
+    await History(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8).work()
+    await connection.execute("UPDATE trip_summaries SET vehicles = NULL")
+    horizon = await history.horizon(connection)
+    assert horizon is not None
+    async with store.transaction() as eraser:
+        await vehicles.lock(eraser, "first")
+        await erasures.begin(eraser, first.number, BEGIN)
+    assert [rows async for rows in history.kept_track(connection, trip, horizon)] == []
+    assert await history.trip_summary(connection, trip) is None
+    await _erase(store, Batches(store, rest=0), first.number)
+    assert await connection.fetchval("SELECT count(*) FROM trip_summaries") == 0
+
+
+async def test_a_trips_number_leaves_a_long_track_in_small_batches(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    trip_id = "long"
+    number = await a_trip(connection, van.number, BEGIN, ENDED, trip_id)
+    await van.drove(north(0, 4_000, 10), trip=number)
+    await van.drove([(401, 0, 0, None)])
+    async with store.transaction() as eraser:
+        trip = await trips.lock(eraser, trip_id)
+        assert trip is not None
+        await erasures.begin_trip(eraser, trip, BEGIN)
+    keeper = Erasures(store, Batches(store, rows=9, most=9, rest=0), Turned(ENDED), settled=_settled)
+    [under_way] = await erasures.trips_under_way(connection, ENDED, 10)
+    await keeper._erase_trip(under_way)
+    assert await connection.fetchval("SELECT count(*) FROM positions WHERE trip IS NULL") == 402
+    # Its spans are there for some days more, to bound what the next passenger sees.
+    assert await connection.fetchval("SELECT count(*) FROM trip_spans WHERE trip = $1", number) == 1
+    assert await erasures.trips_under_way(connection, ENDED, 10) == []
+    [old] = await erasures.trips_under_way(connection, ENDED + erasures.SPANS_KEPT_MS + 1, 10)
+    assert old == erasures.TripErasure(number, None)
+    late = Erasures(store, Batches(store), Turned(ENDED + erasures.SPANS_KEPT_MS + 1), settled=_settled)
+    await late._erase_trip(old)
+    assert await connection.fetchval("SELECT count(*) FROM trip_spans") == 0
+    assert await connection.fetchval("SELECT count(*) FROM trip_erasures") == 0

@@ -1,0 +1,145 @@
+"""Erasure: what a removed vehicle or trip has left in the tables goes in batches, and none of it is shown meanwhile.
+
+`store.erasures.begin` is called in the transaction of the removal, `asked` after it. `run` then does the work, of all that are
+under way by turns, and goes on where a hub left it that is no more.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+
+from tracking.errors import StoreUnavailable
+from tracking.metrics import ERASED, ERASURES
+from tracking.model import Clock
+from tracking.store import erasures
+from tracking.store.batches import Batch, Batches
+from tracking.store.erasures import Erasure, TripErasure
+from tracking.store.pool import Connection, Database
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 20
+"""Erasures that take turns; more wait for one of these to end."""
+LOOK_SECONDS = 60.0
+"""So often is looked for what nobody told of: spans that have grown old enough, what another one removed."""
+RETRY_SECONDS = 2.0
+
+
+class Erasures:
+    """`run` works until it is cancelled. `settled` waits until all fixes that were taken by now are stored."""
+
+    def __init__(self, database: Database, batches: Batches, clock: Clock, *, settled: Callable[[], Awaitable[None]]) -> None:
+        self._database = database
+        self._batches = batches
+        self._clock = clock
+        self._settled = settled
+        self._asked = asyncio.Event()
+        self._ends: dict[int, asyncio.Event] = {}
+        """By the number of a vehicle, for those who wait for its end."""
+
+    def asked(self) -> None:
+        """After COMMIT: there is one more."""
+        self._asked.set()
+
+    async def wait(self, vehicle: int, seconds: float) -> bool:
+        """Whether the erasure of the vehicle, which was asked for just now, has ended within that time."""
+        end = self._ends.setdefault(vehicle, asyncio.Event())
+        self._asked.set()
+        try:
+            await asyncio.wait_for(end.wait(), seconds)
+        except TimeoutError:
+            return False
+        finally:
+            self._ends.pop(vehicle, None)
+        return True
+
+    async def run(self) -> None:
+        """Works off what is under way; whatever goes wrong with one is tried again, and keeps no other waiting."""
+        tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
+        try:
+            while True:
+                self._asked.clear()
+                left = await self._begin(tasks)
+                asked = asyncio.create_task(self._asked.wait())
+                try:
+                    await asyncio.wait(
+                        {asked, *tasks.values()},
+                        timeout=RETRY_SECONDS if left is None else LOOK_SECONDS,
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+                finally:
+                    asked.cancel()
+                failed = False
+                for key, task in list(tasks.items()):
+                    if task.done():
+                        del tasks[key]
+                        failed = failed or not self._judge(key, task)
+                if failed:
+                    await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+    async def _begin(self, tasks: dict[tuple[str, int], asyncio.Task[None]]) -> int | None:
+        """Begins what is not begun; how many are under way, None where nobody can say."""
+        try:
+            async with self._database.connection() as connection:
+                vehicles = await erasures.under_way(connection, AT_ONCE)
+                trips = await erasures.trips_under_way(connection, self._clock(), AT_ONCE)
+                count = await erasures.count(connection)
+        except (StoreUnavailable, asyncpg.PostgresError) as error:
+            logger.warning("which erasures are under way can't be read now, trying again: %s", error)
+            return None
+        ERASURES.set(count)
+        for erasure in vehicles:
+            if ("vehicle", erasure.vehicle) not in tasks:
+                tasks["vehicle", erasure.vehicle] = asyncio.create_task(self._erase(erasure))
+        for trip in trips:
+            if ("trip", trip.trip) not in tasks:
+                tasks["trip", trip.trip] = asyncio.create_task(self._erase_trip(trip))
+        return count
+
+    def _judge(self, key: tuple[str, int], task: "asyncio.Task[None]") -> bool:
+        error = task.exception()
+        if error is None:
+            return True
+        known = isinstance(error, StoreUnavailable | asyncpg.PostgresError)
+        logger.warning("the erasure of %s %d does not get on, trying again: %s", *key, error, exc_info=None if known else error)
+        return False
+
+    async def _erase(self, erasure: Erasure) -> None:
+        vehicle = erasure.vehicle
+        async with self._database.connection() as connection:
+            tables = await erasures.tables_of(connection, vehicle)
+        if tables:
+            logger.info("erasing vehicle %d: it has positions of %d days", vehicle, len(tables))
+        await self._run("erase a vehicle", erasures.OfVehicle(vehicle, tables, self._clock()))
+        logger.info("vehicle %d is erased", vehicle)
+        if (end := self._ends.get(vehicle)) is not None:
+            end.set()
+
+    async def _erase_trip(self, erasure: TripErasure) -> None:
+        trip, trip_id = erasure
+        if trip_id is not None:
+            # What was taken as this trip's is stored with its number.
+            await self._settled()
+            async with self._database.connection() as connection:
+                vehicles = await erasures.vehicles_of_trip(connection, trip)
+            for vehicle in vehicles:
+                await self._run("take a trip off its positions", erasures.PositionsOfTrip(trip, vehicle))
+                await self._run("take a trip off its events", erasures.EventsOfTrip(trip_id, vehicle))
+            async with self._database.transaction() as connection:
+                await erasures.end_names(connection, trip, vehicles)
+        async with self._database.transaction() as connection:
+            await erasures.end_trip(connection, trip, self._clock())
+
+    async def _run(self, what: str, batch: Batch) -> None:
+        async def counted(connection: Connection, rows: int) -> int | None:
+            count = await batch(connection, rows)
+            ERASED.inc(count or 0)
+            return count
+
+        await self._batches.run(what, counted)
