@@ -79,6 +79,12 @@ function start(settings) {
       refreshList();
     },
     onEvents: takeEvents,
+    onGone: (id) => {
+      finder.forget(id);
+      if (selected === id) card.close();
+      if (replay.open && replay.vehicleId === id) replay.close();
+      journal.show();
+    },
     onDone: (done) => {
       vehicleCard?.done(done);
       tripBox?.done(done);

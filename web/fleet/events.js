@@ -30,6 +30,11 @@ export class EventLog {
     return added;
   }
 
+  /** The vehicle was removed, and its events with it. @param {string} vehicleId */
+  forget(vehicleId) {
+    this.events = this.events.filter(({ vehicle_id: id }) => id !== vehicleId);
+  }
+
   /** @param {number} added */
   #isOutOfOrder(added) {
     const tail = this.events.slice(-added - 1);

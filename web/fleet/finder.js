@@ -40,6 +40,11 @@ export class Finder {
     byId("statuses").append(...[...this.#chips].map(([status, number]) => this.#chip(status, number)));
   }
 
+  /** It was removed. @param {string} vehicleId */
+  forget(vehicleId) {
+    this.#found = this.#found.filter(({ vehicle_id: id }) => id !== vehicleId);
+  }
+
   /** Whether a vehicle passes the filters; those that don't are not on the map either. @param {import("./roster.js").Listed} vehicle */
   passes(vehicle) {
     if (this.statuses.size && !this.statuses.has(vehicle.status)) return false;

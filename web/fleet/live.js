@@ -17,6 +17,7 @@ import { Vehicles } from "./vehicles.js";
  * @property {() => {bounds: import("./cells.js").Bounds, zoom: number} | null} view what the dispatcher looks at
  * @property {(part: "vehicles" | "trips" | "geofences") => void} onChange
  * @property {(events: import("./messages.js").FleetEvent[], fresh: boolean) => void} onEvents `fresh`: they have just happened
+ * @property {(vehicleId: string) => void} onGone it was removed: nothing of it is to be shown any more
  * @property {(done: import("./messages.js").Done) => void} onDone
  * @property {(ending: Ending | null) => void} onState
  * @property {import("../connection.js").World} [world]
@@ -119,6 +120,12 @@ export class Live {
       case "trip_gone":
         this.trips.remove(message.trip_id);
         onChange("trips");
+        break;
+      case "vehicle_gone":
+        this.vehicles.remove(message.vehicle_id);
+        this.log.forget(message.vehicle_id);
+        this.#options.onGone(message.vehicle_id);
+        onChange("vehicles");
         break;
       case "geofence":
         this.geofences.put(message.geofence);

@@ -59,12 +59,13 @@ import { fromHub } from "../text.js";
  * @typedef {{type: "event"} & FleetEvent} EventMessage
  * @typedef {{type: "trip", trip: Trip}} TripMessage
  * @typedef {{type: "trip_gone", trip_id: string}} TripGone
+ * @typedef {{type: "vehicle_gone", vehicle_id: string}} VehicleGone
  * @typedef {{type: "geofence", geofence: Geofence, simplified?: boolean}} GeofenceMessage
  * @typedef {{type: "geofence_gone", geofence_id: string}} GeofenceGone
  * @typedef {{type: "tick", server_time: number}} Tick
  * @typedef {{type: "done", client_id: string, code?: string, detail?: string}} Done
  * @typedef {{type: "error", code: string, detail: string}} ErrorMessage
- * @typedef {FleetSnapshot | FleetUpdate | Clusters | EventMessage | TripMessage | TripGone | GeofenceMessage | GeofenceGone | Tick | Done | ErrorMessage | {type: "unknown"}} FleetMessage
+ * @typedef {FleetSnapshot | FleetUpdate | Clusters | EventMessage | TripMessage | TripGone | VehicleGone | GeofenceMessage | GeofenceGone | Tick | Done | ErrorMessage | {type: "unknown"}} FleetMessage
  */
 
 const isNumber = (/** @type {unknown} */ value) => typeof value === "number" && Number.isFinite(value);
@@ -81,6 +82,7 @@ const WELL_FORMED = {
   event: (m) => isNumber(m.event_id) && isText(m.kind) && isText(m.vehicle_id) && isNumber(m.server_time),
   trip: (m) => isObject(m.trip) && isText(m.trip.trip_id) && isText(m.trip.status) && isPoint(m.trip.pickup) && isPoint(m.trip.dropoff),
   trip_gone: (m) => isText(m.trip_id),
+  vehicle_gone: (m) => isText(m.vehicle_id),
   geofence: (m) => isObject(m.geofence) && isText(m.geofence.id) && isObject(m.geofence.geometry),
   geofence_gone: (m) => isText(m.geofence_id),
   tick: (m) => isNumber(m.server_time),

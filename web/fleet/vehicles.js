@@ -107,6 +107,13 @@ export class Vehicles {
     if (name) this.#names.set(id, name);
   }
 
+  /** It was removed. @param {string} id */
+  remove(id) {
+    this.#forget(id);
+    this.#names.delete(id);
+    this.#unplaced.delete(id);
+  }
+
   /** How many of the vehicles have each status. */
   get counts() {
     /** @type {Record<VehicleStatus, number>} */

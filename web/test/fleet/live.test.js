@@ -12,8 +12,8 @@ const settled = () => new Promise((resolve) => setImmediate(resolve));
 /** A page without a page: its socket is the test's, and so are the hub's tables. */
 function page() {
   const around = world();
-  /** @type {{events: FleetEvent[], newest?: FleetEvent[], asked: number[], away: boolean, told: number[], fresh: boolean[], endings: any[]}} */
-  const hub = { events: [event(1), event(2)], asked: [], away: false, told: [], fresh: [], endings: [] };
+  /** @type {{events: FleetEvent[], newest?: FleetEvent[], asked: number[], away: boolean, told: number[], fresh: boolean[], gone: string[], endings: any[]}} */
+  const hub = { events: [event(1), event(2)], asked: [], away: false, told: [], fresh: [], gone: [], endings: [] };
   const api = /** @type {any} */ ({
     events: async (/** @type {number} */ after) => {
       hub.asked.push(after);
@@ -34,6 +34,7 @@ function page() {
       hub.told.push(...events.map(({ event_id: id }) => id));
       hub.fresh.push(fresh);
     },
+    onGone: (id) => hub.gone.push(id),
     onDone: () => undefined,
     onState: (ending) => hub.endings.push(ending),
     world: around.parts,
@@ -121,4 +122,17 @@ test("an expired or foreign token ends it", () => {
     turn(100_000);
     assert.equal(sockets.length, 1);
   }
+});
+
+test("of a vehicle that was removed nothing is left", async () => {
+  const { connect, say, live, hub } = page();
+  await connect();
+  const place = { latitude: 47.1, longitude: 9.5, fix_time: 1, status: "available" };
+  say({ type: "fleet_snapshot", cells: [], vehicles: [{ vehicle_id: "v", name: "Van", ...place }, { vehicle_id: "w", name: "Other", ...place }] });
+  say({ type: "event", ...event(3), vehicle_id: "w" });
+  say({ type: "vehicle_gone", vehicle_id: "v" });
+  assert.deepEqual([...live.vehicles.byId.keys()], ["w"]);
+  assert.equal(live.vehicles.nameOf("v"), "v");
+  assert.deepEqual(live.log.events.map(({ vehicle_id: id }) => id), ["w"]);
+  assert.deepEqual(hub.gone, ["v"]);
 });
