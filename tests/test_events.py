@@ -366,7 +366,7 @@ async def test_trust_40_events_that_waited_do_not_go_to_a_namesake(database_url:
         await geofences.put(connection, Geofence(FLEET, "yard", YARD, {}))
         stored = [(await vehicles.put(connection, Vehicle(name, FLEET)))[0] for name in ("van", "other")]
     watching.put("yard", YARD)
-    for number, vehicle, _ in stored:
+    for number, vehicle, *_ in stored:
         watching.numbers[vehicle.vehicle_id] = number
         for seconds, place in ((0, OUTSIDE), (60, INSIDE)):
             watching.publish(Seen(vehicle.vehicle_id, BEGIN + seconds * 1000, place["longitude"], place["latitude"], 5.0))

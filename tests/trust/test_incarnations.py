@@ -17,7 +17,7 @@ from tracking.auth import Auth
 from tracking.config import load
 from tracking.model import Fleet, Vehicle, system_clock
 from tracking.service import Service, assemble
-from tracking.store import fleets, vehicles
+from tracking.store import erasures, fleets, vehicles
 
 
 def integrators(vehicle_id: str, **claims: Any) -> str:
@@ -136,7 +136,7 @@ async def test_what_is_kept_of_an_erased_id_is_no_id_and_goes_when_no_token_of_i
 
     async def erase(stored: vehicles.Stored) -> None:
         async with service.database.transaction() as connection:
-            await vehicles.delete(connection, stored.number)
+            await erasures.begin(connection, stored.number)
 
     first = await make("van-of-somebody")
     assert first.tokens_from is None
