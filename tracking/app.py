@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tracking import lag
 from tracking.api import (
+    audit,
     events,
     fleet_vehicles,
     fleets,
@@ -57,7 +58,7 @@ END_SECONDS = 2.0
 """How long its tasks, and then its pools, may take to end."""
 CANCEL_SECONDS = 1.0
 """How long a step that was given up may take to end."""
-RECORDER, EVENTS = "recorder", "events"
+RECORDER, EVENTS, AUDIT = "recorder", "events", "audit"
 """Tasks that somebody waits for when the hub goes down."""
 PATIENCE_SECONDS = 3.0
 """How long a start waits for the database before it goes on without."""
@@ -99,6 +100,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
                         *shares.routes,
                         *vehicles.routes,
                         *trips.routes,
+                        *audit.routes,
                     ],
                     redirect_slashes=False,
                 ),
@@ -208,6 +210,7 @@ class _Life:
                 "fleet tick": _fleet_tick(service),
                 "watch": service.watch.run(),
                 EVENTS: service.watch.deliver(),
+                AUDIT: service.audit.run(),
                 "revoked tokens": _learn_revoked(service),
                 "housekeeping": _keep_house(service),
                 "marks": _check_marks(service),
@@ -230,7 +233,12 @@ class _Life:
             # Nobody else has these.
             _step("storing the events", seconds, service.watch.flush(), by=self._tasks.get(EVENTS)),
         )
-        await _step("writing the latest positions", min(seconds, LATEST_SECONDS), service.latest.flush())
+        seconds = min(seconds, LATEST_SECONDS)
+        await asyncio.gather(
+            _step("writing the latest positions", seconds, service.latest.flush()),
+            # The ends of watches: without them the next hub only knows that they ended before it began.
+            _step("writing the audit", seconds, service.audit.flush(), by=self._tasks.get(AUDIT)),
+        )
         await self._stop()
 
     async def give_up(self) -> None:
@@ -330,16 +338,18 @@ async def _keep_house(service: Service) -> None:
         try:
             await let_go(service)
         except (StoreUnavailable, asyncpg.PostgresError) as error:
-            logger.warning("revoked tokens that have expired are not forgotten now: %s", error)
+            logger.warning("the audit's old entries and revoked tokens that have expired are not forgotten now: %s", error)
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
 
 async def let_go(service: Service) -> None:
-    """Lets go of vehicles that nobody is connected as, of revoked tokens that have expired, and of what is known of erased
-    vehicles' ids. Raises `StoreUnavailable`.
+    """Lets go of vehicles that nobody is connected as, of revoked tokens that have expired, of what is known of erased
+    vehicles' ids, and of the audit's old entries. Raises `StoreUnavailable`.
     """
     service.sources.let_go(service.hub.drivers)
     service.recorder.forget_partitions()
+    await service.audit.write()
+    await service.audit.purge(service.settings.audit_days)
     async with service.database.transaction() as connection:
         expired = await share_store.forget_expired(connection, service.clock() - REVOKED_MS)
         await vehicle_store.forget_erased(connection, service.clock() - ERASED_MS)

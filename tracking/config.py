@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     retention_days: int = Field(0, ge=0, description="Days that positions are kept, at least 8; 0: for ever")
     summary_retention_days: int = Field(0, ge=0, description="Days that summaries and trips' lines are kept; 0: for ever")
 
+    audit_days: int = Field(365, ge=0, description="Days that the audit is kept (who did what, who watched); 0: for ever")
+    audit_addresses: bool = Field(True, description="Whether the audit holds the addresses that people came from")
+
     feed_seconds: float = Field(300.0, ge=0, description="Seconds that a trip's updates are kept for those who come back")
     feed_bytes: int = Field(96 * 2**20, gt=0, description="Bytes of such updates that are kept in all, shared by the trips")
     feed_linger: float = Field(600.0, ge=0, description="Seconds a feed is kept after its last watcher left")

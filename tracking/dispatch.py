@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -126,8 +126,13 @@ class Dispatch:
             return
 
     @unlocked
-    async def delete(self, trip_id: str, *, allowed: Callable[[Trip], bool]) -> None:
-        """Removes a trip that is not under way (`conflict` otherwise). What its vehicles hold of it goes later (`erasure`)."""
+    async def delete(
+        self, trip_id: str, *, allowed: Callable[[Trip], bool], record: Callable[[Connection], Awaitable[None]]
+    ) -> None:
+        """Removes a trip that is not under way (`conflict` otherwise). What its vehicles hold of it goes later (`erasure`).
+
+        `record` records it, in the same transaction.
+        """
         async with self._database.transaction() as connection:
             trip = await trips.lock(connection, trip_id)
             if trip is None or not allowed(trip):
@@ -137,6 +142,7 @@ class Dispatch:
             # All that drove it: each may have fixes to come of that time.
             drove = await vehicles.lock_those_of_trip(connection, trip.number)
             await erasures.begin_trip(connection, trip, self._clock())
+            await record(connection)
             states = [await self._state(connection, vehicle) for vehicle in drove]
         has_it = trip.vehicle.vehicle_id if trip.vehicle is not None else None
         for vehicle_id, spans, current in states:

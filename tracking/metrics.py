@@ -96,6 +96,8 @@ CLOSED = Counter("tracking_sockets_closed", "Sockets that the hub closed, by cod
 BUDGETS_SPENT = Counter(
     "tracking_budgets_spent", "Requests refused because a token's budget was spent, by budget", ["budget"], registry=REGISTRY
 )
+AUDIT_WAITING = Gauge("tracking_audit_waiting", "Entries of the audit that wait for the database", registry=REGISTRY)
+AUDIT_LOST = Counter("tracking_audit_lost", "Entries that the audit lacks because too many waited", registry=REGISTRY)
 SOCKET_ERRORS = Counter("tracking_socket_errors", "Errors told to sockets, by code", ["code"], registry=REGISTRY)
 HTTP_ERRORS = Counter(
     "tracking_http_errors", "HTTP requests answered with an error, by status class", ["status"], registry=REGISTRY

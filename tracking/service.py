@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.budgets import Budgets, assemble_budgets
 from tracking.changes import Changes
@@ -68,6 +69,7 @@ class Service:
     history: History
     erasures: Erasures
     watch: Watch
+    audit: Audit
 
 
 def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_event: int = 0) -> Service:
@@ -150,6 +152,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         history=history,
         erasures=erasures,
         watch=Watch(database, hub.fleets, clock, gone_after=settings.gone_after, last_event=last_event),
+        audit=Audit(database, clock, addresses=settings.audit_addresses),
     )
 
 

@@ -13,7 +13,14 @@ from tests.faults.devices import until
 from tests.hub_process import HubProcess
 from tests.test_events import INSIDE, OUTSIDE, hour_ago, put_fence, quiet_fleet
 
-STEPS = {"storing the fixes", "storing the events", "writing the latest positions", "ending the tasks", "closing a pool"}
+STEPS = {
+    "storing the fixes",
+    "storing the events",
+    "writing the latest positions",
+    "writing the audit",
+    "ending the tasks",
+    "closing a pool",
+}
 STOPS = 2
 NEWEST = "SELECT extract(epoch FROM max(fix_time)) * 1000 FROM latest_positions"
 

@@ -8,8 +8,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking.api.http import name_in_path, not_found, principal_of, require, resource, respond, service_of
+from tracking.api.http import doer_of, name_in_path, not_found, principal_of, require, resource, respond, service_of
 from tracking.api.trips import known_trip
+from tracking.audit import Action, Kind
 from tracking.auth import Role, Sight, may_manage_fleet, may_see
 from tracking.errors import ErrorCode, Refusal
 from tracking.store import history, vehicles
@@ -48,6 +49,8 @@ async def of_trip(request: Request) -> Response:
         view["top_speed"] = summary.top_speed
     if summary.track is not None:
         view["track"] = msgspec.Raw(summary.track)
+        by = doer_of(request, principal)
+        service.audit.note(by, Action.EXPORTED, Kind.TRIP, trip.trip_id, {"format": "summary"})
     return respond(view)
 
 

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tracking.api.headers import of_answers
+from tracking.audit import Doer
 from tracking.auth import Principal, Role
 from tracking.dispatch import NOT_FOUND
 from tracking.errors import HTTP_STATUS, ErrorCode, Refusal, TokenRefused
@@ -117,6 +118,11 @@ async def require(request: Request, *roles: Role) -> Principal:
     if principal.role not in roles:
         raise Refusal(ErrorCode.FORBIDDEN, f"this needs a token of role {' or '.join(roles)}; yours is {principal.role}")
     return principal
+
+
+def doer_of(request: Request, principal: Principal) -> Doer:
+    """Who is asking, as the audit has it."""
+    return service_of(request).audit.doer(principal, request.client.host if request.client is not None else None)
 
 
 def not_found() -> Refusal:

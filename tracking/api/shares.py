@@ -7,9 +7,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking.api.http import not_found, read, require, resource, respond, service_of
+from tracking.api.http import doer_of, not_found, read, require, resource, respond, service_of
 from tracking.api.tokens import ExpiresIn, end_revoked, remember_revoked
 from tracking.api.trips import known_trip
+from tracking.audit import Action, Detail, Kind
 from tracking.auth import Role, may_manage_fleet
 from tracking.errors import ErrorCode, Refusal
 from tracking.model import Share
@@ -32,6 +33,9 @@ async def create(request: Request) -> Response:
     share = Share(share_id, trip.trip_id, issued.jti, issued.expires_at, service.clock(), None)
     async with service.database.transaction() as connection:
         await shares.insert(connection, share, trip.number)
+        by = doer_of(request, principal)
+        detail: dict[str, Detail] = {"jti": issued.jti, "share_id": share_id, "expires_at": issued.expires_at}
+        await service.audit.record(connection, by, Action.SHARE_MADE, Kind.TRIP, trip.trip_id, detail)
     url = f"{service.settings.public_url}/trip/{trip.trip_id}#{issued.token}"
     return respond({"share_id": share_id, "url": url, "token": issued.token, "expires_at": issued.expires_at}, 201)
 
@@ -57,6 +61,8 @@ async def revoke(request: Request) -> Response:
             raise not_found()
         await shares.revoke(connection, share_id, service.clock())
         await remember_revoked(service, connection, share.jti)
+        by, detail = doer_of(request, principal), {"jti": share.jti, "share_id": share_id}
+        await service.audit.record(connection, by, Action.SHARE_REVOKED, Kind.TRIP, trip.trip_id, detail)
     end_revoked(service, share.jti)
     return Response(status_code=204)
 

@@ -7,7 +7,8 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking.api.http import Name, read, require, resource, respond, service_of
+from tracking.api.http import Name, doer_of, read, require, resource, respond, service_of
+from tracking.audit import Action, Detail, Kind
 from tracking.auth import CLAIM_OF_ROLE, Role, expiry_in
 from tracking.errors import ErrorCode, Refusal
 from tracking.service import Service
@@ -28,24 +29,30 @@ class TokenBody(msgspec.Struct):
 
 
 async def issue(request: Request) -> Response:
-    await require(request, Role.SERVICE)
+    principal = await require(request, Role.SERVICE)
     body = await read(request, TokenBody)
     claim = CLAIM_OF_ROLE[body.role]
     subject = getattr(body, claim) if claim is not None else None
     if claim is not None and subject is None:
         raise Refusal(ErrorCode.BAD_FIELD, f"a token of role {body.role} needs `{claim}`", field=claim)
-    issued = service_of(request).auth.issue(body.role, subject, body.expires_in)
+    service = service_of(request)
+    issued = service.auth.issue(body.role, subject, body.expires_in)
+    about = (Kind.TOKEN, issued.jti) if claim is None else (Kind(claim.removesuffix("_id")), str(subject))
+    by = doer_of(request, principal)
+    detail: dict[str, Detail] = {"jti": issued.jti, "role": body.role.value, "expires_at": issued.expires_at}
+    await service.audit.record_alone(by, Action.TOKEN_ISSUED, *about, detail)
     return respond(issued._asdict(), 201)
 
 
 async def revoke(request: Request) -> Response:
-    await require(request, Role.SERVICE)
+    principal = await require(request, Role.SERVICE)
     service = service_of(request)
     jti = request.path_params["jti"]
     if not 1 <= len(jti) <= 256 or "\0" in jti:
         raise Refusal(ErrorCode.BAD_FIELD, "`jti` must have 1 to 256 characters", field="jti")
     async with service.database.transaction() as connection:
         await remember_revoked(service, connection, jti)
+        await service.audit.record(connection, doer_of(request, principal), Action.TOKEN_REVOKED, Kind.TOKEN, jti)
     end_revoked(service, jti)
     return Response(status_code=204)
 

@@ -5,12 +5,13 @@ import csv
 import io
 import re
 from array import array
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from tracking.api.audit import exported
 from tracking.api.http import (
     check_order,
     flag,
@@ -23,14 +24,14 @@ from tracking.api.http import (
     whole_number,
 )
 from tracking.api.trips import known_trip
-from tracking.auth import Role, Sight, may_manage_fleet, may_see
+from tracking.audit import Kind
+from tracking.auth import Principal, Role, Sight, may_manage_fleet, may_see
 from tracking.errors import ErrorCode, Refusal
 from tracking.geo import PlaceAt, antimeridian
 from tracking.gpx import gpx
 from tracking.ingest.sources import FOREVER, GRACE_MS
 from tracking.model import Trip
 from tracking.numbers import decimal
-from tracking.service import Service
 from tracking.store import history, positions, vehicles
 from tracking.store.pool import Connection
 from tracking.store.positions import TrackRow
@@ -68,7 +69,8 @@ async def of_trip(request: Request) -> Response:
     suspect = flag(request, "suspect")
     return await _stream(
         request,
-        service,
+        principal,
+        Kind.TRIP,
         trip.trip_id,
         lambda connection: _of_trip(connection, trip, suspect),
     )
@@ -100,13 +102,16 @@ async def of_vehicle(request: Request) -> Response:
     suspect = flag(request, "suspect")
     return await _stream(
         request,
-        service,
+        principal,
+        Kind.VEHICLE,
         stored.vehicle.vehicle_id,
         lambda connection: positions.track_of_vehicle(connection, stored.number, from_, to, suspect=suspect),
     )
 
 
-async def _stream(request: Request, service: Service, name: str, query: Callable[[Connection], Batches]) -> Response:
+async def _stream(
+    request: Request, principal: Principal, kind: Kind, name: str, query: Callable[[Connection], Batches]
+) -> Response:
     """`name` is the trip's or the vehicle's, for formats that have a place for it."""
     format_ = request.query_params.get("format", "geojson")
     if format_ not in _WRITERS:
@@ -114,14 +119,15 @@ async def _stream(request: Request, service: Service, name: str, query: Callable
             ErrorCode.BAD_FIELD, f"`format` must be one of {', '.join(_WRITERS)}; got {format_!r:.40}", field="format"
         )
     write, media_type = _WRITERS[format_]
+    service = service_of(request)
 
-    async def body() -> AsyncIterator[bytes]:
+    async def body() -> AsyncGenerator[bytes, None]:
         async with service.exports.reading() as connection:
             with service.hub.erased() as erased:
                 async for chunk in write(_without(query(connection), erased), name):
                     yield chunk
 
-    chunks = body()
+    chunks = exported(request, principal, kind, name, body())
     # Asked for here, so that a database that is away is still a 503 and not a broken body.
     first = await anext(chunks)
 

@@ -9,7 +9,8 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking.api.http import Name, PlaceBody, not_found, principal_of, read, require, resource, respond, service_of
+from tracking.api.http import Name, PlaceBody, doer_of, not_found, principal_of, read, require, resource, respond, service_of
+from tracking.audit import Kind
 from tracking.auth import Principal, Role, Sight, may_know_trip, may_manage_fleet, may_see
 from tracking.dispatch import check_version
 from tracking.errors import ErrorCode, Refusal
@@ -18,6 +19,7 @@ from tracking.protocol import TripView
 from tracking.routes import Given, check_places, line_string
 from tracking.service import Service
 from tracking.store import fleets, trips
+from tracking.store.pool import Connection
 
 MAX_STOPS = 100
 Precision = Literal[5, 6]
@@ -97,9 +99,12 @@ async def patch(request: Request) -> Response:
 
 async def delete(request: Request) -> Response:
     principal = await require(request, Role.SERVICE, Role.DISPATCHER)
-    await service_of(request).dispatch.delete(
-        request.path_params["trip_id"], allowed=lambda trip: may_manage_fleet(principal, trip.fleet_id)
-    )
+    service, trip_id = service_of(request), request.path_params["trip_id"]
+
+    async def record(connection: Connection) -> None:
+        await service.audit.record_erasure(connection, doer_of(request, principal), Kind.TRIP, trip_id)
+
+    await service.dispatch.delete(trip_id, allowed=lambda trip: may_manage_fleet(principal, trip.fleet_id), record=record)
     return Response(status_code=204)
 
 

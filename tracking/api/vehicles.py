@@ -7,7 +7,20 @@ from msgspec.structs import asdict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking.api.http import Label, Name, Named, name_in_path, not_found, read, require, resource, respond, service_of
+from tracking.api.http import (
+    Label,
+    Name,
+    Named,
+    doer_of,
+    name_in_path,
+    not_found,
+    read,
+    require,
+    resource,
+    respond,
+    service_of,
+)
+from tracking.audit import Kind
 from tracking.auth import Principal, Role, may_manage_fleet
 from tracking.errors import ErrorCode, Refusal
 from tracking.hub.fleet import LiveVehicle
@@ -121,6 +134,7 @@ async def delete(request: Request) -> Response:
                     raise Refusal(ErrorCode.CONFLICT, f"the vehicle is under way on trip {trip.trip_id}: end that first")
             left = await trips.unassign(connection, stored.number)
             await erasures.begin(connection, stored.number, service.clock())
+            await service.audit.record_erasure(connection, doer_of(request, principal), Kind.VEHICLE, vehicle_id)
             return stored, left
 
     async with _turn(service, vehicle_id):

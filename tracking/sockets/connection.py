@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
+from tracking.audit import Doer
 from tracking.auth import Principal, expired
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable, TokenRefused, TrackingError
 from tracking.hub.outbox import Outbox
@@ -50,6 +51,7 @@ class Connection:
         "_over",
         "_requests",
         "_worker",
+        "host",
         "outbox",
         "principal",
         "service",
@@ -61,7 +63,8 @@ class Connection:
         self.service = service
         self.principal = principal
         self.outbox = Outbox(self.wire.write, limit=service.settings.outbox_limit, end=self.close)
-        self._address: str | None = websocket.client.host if websocket.client is not None else ""
+        self.host = websocket.client.host if websocket.client is not None else ""
+        self._address: str | None = self.host
         self._closing: SocketClosed | None = None
         self._over = False
         self._errors: deque[int] | None = None
@@ -104,6 +107,10 @@ class Connection:
             raise
         self.wire.listen(self, self.service.settings.outbox_high_water)
         await self.wire.served()
+
+    def doer(self) -> Doer:
+        """Who it is, as the audit has it."""
+        return self.service.audit.doer(self.principal, self.host)
 
     def _is_one_too_many(self) -> bool:
         if self._address is not None and not self.service.doors.come(self._address):

@@ -4,6 +4,7 @@ import asyncio
 
 from starlette.websockets import WebSocket
 
+from tracking.audit import Kind, Span
 from tracking.auth import Principal, may_manage_fleet
 from tracking.bucket import Bucket
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed
@@ -30,12 +31,13 @@ async def dispatcher_endpoint(websocket: WebSocket) -> None:
 class DispatcherConnection(Connection):
     """One dispatcher's screen."""
 
-    __slots__ = ("_bucket", "_feed", "_fleet_id", "_turn", "_viewport")
+    __slots__ = ("_bucket", "_feed", "_fleet_id", "_turn", "_viewport", "_watch")
 
     def __init__(self, websocket: WebSocket, service: Service, principal: Principal, fleet_id: str) -> None:
         super().__init__(websocket, service, principal)
         self._fleet_id = fleet_id
         self._feed: FleetFeed | None = None
+        self._watch: Span | None = None
         self._viewport = Viewport(self.outbox)
         self._bucket = Bucket(FRAMES_PER_SECOND, FRAMES_AT_ONCE, service.clock())
 
@@ -52,6 +54,7 @@ class DispatcherConnection(Connection):
         self._feed = feed
         feed.outboxes.add(self.outbox)
         self._turn = self.service.hub.dispatchers.join(self.outbox)
+        self._watch = self.service.audit.began(self.doer(), Kind.FLEET, self._fleet_id)
         DISPATCHERS.inc()
 
     def left(self) -> None:
@@ -60,6 +63,8 @@ class DispatcherConnection(Connection):
             self._turn.discard(self.outbox)
             self._feed.forget(self._viewport)
             DISPATCHERS.dec()
+        if self._watch is not None:
+            self.service.audit.left(self._watch)
 
     def received(self, data: bytes) -> None:
         if not self._bucket.take(self.service.clock()):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from msgspec import UNSET
 from starlette.websockets import WebSocket
 
+from tracking.audit import Kind, Span
 from tracking.auth import MAY_SEE, Principal, Role, Sight, may_know_trip, may_see
 from tracking.bucket import Bucket
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
@@ -48,7 +49,7 @@ class _Stored(NamedTuple):
 class PassengerConnection(Connection):
     """A watcher of one trip: a passenger, or a dispatcher or service that looks over a shoulder."""
 
-    __slots__ = ("_bucket", "_from", "feed", "trip_id")
+    __slots__ = ("_bucket", "_from", "_watch", "feed", "trip_id")
 
     def __init__(self, websocket: WebSocket, service: Service, principal: Principal, trip_id: str) -> None:
         super().__init__(websocket, service, principal)
@@ -56,6 +57,7 @@ class PassengerConnection(Connection):
         self.feed: TripFeed | None = None
         self._from = websocket.query_params.get("epoch"), _whole_number(websocket.query_params.get("offset"))
         self._bucket: Bucket | None = None
+        self._watch: Span | None = None
 
     async def opened(self) -> None:
         if self.principal.role is Role.PASSENGER and self.principal.subject != self.trip_id:
@@ -72,6 +74,7 @@ class PassengerConnection(Connection):
         else:
             await self._begin(feed)
         self.feed = feed
+        self._watch = self.service.audit.began(self.doer(), Kind.TRIP, self.trip_id)
         WATCHERS.inc()
         self.service.hub.watched(feed)
 
@@ -135,6 +138,8 @@ class PassengerConnection(Connection):
         if self.feed is not None:
             self.feed.leave(self.outbox, self.service.clock())
             WATCHERS.dec()
+        if self._watch is not None:
+            self.service.audit.left(self._watch)
 
     def received(self, data: bytes) -> None:
         if self._bucket is None:

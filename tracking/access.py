@@ -1,0 +1,39 @@
+"""Access: what a principal may see of a trip, and which rule says so; asked of the same rules that doors are kept by."""
+
+from typing import Any
+
+from tracking.auth import MAY_SEE, Principal, Role, Sight, may_know_trip, may_see
+from tracking.model import Trip, TripStatus
+
+KNOWS = {
+    Role.SERVICE: "a service knows every trip",
+    Role.DISPATCHER: "a dispatcher knows the trips of the fleet that its token names",
+    Role.PASSENGER: "a passenger knows the one trip that its token names",
+    Role.DRIVER: "a driver knows the trips that are assigned to the vehicle that its token names",
+    Role.OPERATOR: "an operator knows no trip",
+}
+"""By role, which trips exist for it, in words; `auth.may_know_trip` decides."""
+
+
+def explain(role: Role, subject: str, trip: Trip, now: int) -> dict[str, Any]:
+    """Whether a token of the role that names the subject, and is issued now, knows the trip; what it sees in its status now."""
+    knows = may_know_trip(Principal(role, subject, "", now, issued_at=now), trip)
+    sees = {sight.value: _sight(role, sight, trip.status, knows=knows) for sight in Sight}
+    return {"knows": knows, "rule": KNOWS[role], "sees": sees}
+
+
+def _sight(role: Role, sight: Sight, status: TripStatus, *, knows: bool) -> dict[str, Any]:
+    if not knows:
+        return {"may": False, "rule": f"it does not know the trip: {KNOWS[role]}"}
+    shown = MAY_SEE[role][sight]
+    when = (
+        "never"
+        if not shown
+        else "whatever the status of the trip"
+        if len(shown) == len(TripStatus)
+        else f"while the trip is {', '.join(member for member in TripStatus if member in shown)}"
+    )
+    return {"may": may_see(role, sight, status), "rule": f"a {role} sees {_SIGHTS[sight]} {when}"}
+
+
+_SIGHTS = {Sight.LIVE: "the live feed", Sight.VEHICLE: "the vehicle and its plate", Sight.POSITION: "positions and the track"}

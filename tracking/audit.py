@@ -1,0 +1,366 @@
+"""The audit: who did what, to what, when, and from which address. It knows no places.
+
+    await audit.record(connection, by, Action.SHARE_MADE, Kind.TRIP, trip_id)      # in the transaction of the deed itself
+    watch = audit.began(by, Kind.TRIP, trip_id); …; audit.left(watch)              # in memory; written within a second
+
+What has a transaction is recorded in it: both are stored, or neither. Who watches is held in memory and written in groups, so
+that thousands who come back at once cost a few statements. While the database is away they go on watching. What waits is
+bounded by `MAX_WAITING`; past it begins are not recorded, and counted (`tracking_audit_lost`).
+
+A thing that was erased stays in the audit under a pseudonym, a keyed hash of its id.
+"""
+
+import asyncio
+import base64
+import functools
+import hmac
+import ipaddress
+import itertools
+import logging
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from tracking.auth import Principal
+from tracking.errors import StoreUnavailable, StoreWentBack
+from tracking.metrics import AUDIT_LOST, AUDIT_WAITING
+from tracking.model import Clock
+from tracking.store import audit as store
+from tracking.store.audit import Ending, Row
+from tracking.store.pool import Connection, Database
+from tracking.store.positions import DAY_MS
+
+logger = logging.getLogger(__name__)
+
+WRITE_SECONDS = 1.0
+GROUP = 250
+"""Rows written by one transaction: more would keep the event loop for too long."""
+MAX_WAITING = 20_000
+"""Rows that may wait for the database, besides the ends of what has begun."""
+GAP_MS = 30_000
+"""Who comes back to a trip within this time has watched it all the while."""
+MAX_LEFT = 20_000
+"""Of watches that may go on so; past it the oldest end at once."""
+MAX_ERASED = 10_000
+"""Erased things that are remembered, for rows of them that were not written yet."""
+MAX_NAME = 256
+"""Characters of a token's id that are kept: somebody else may have made it."""
+PURGED_AT_ONCE = 5_000
+
+
+Detail = str | int
+
+
+class Action(StrEnum):
+    """What was done."""
+
+    TOKEN_ISSUED = "token_issued"  # noqa: S105
+    TOKEN_REVOKED = "token_revoked"  # noqa: S105
+    SHARE_MADE = "share_made"
+    SHARE_REVOKED = "share_revoked"
+    VEHICLE_ERASED = "vehicle_erased"
+    TRIP_ERASED = "trip_erased"
+    EXPORTED = "exported"
+    EXPORT_ENDED = "export_ended"
+    WATCHED = "watched"
+    WATCH_ENDED = "watch_ended"
+
+
+ENDS = {Action.WATCHED: Action.WATCH_ENDED, Action.EXPORTED: Action.EXPORT_ENDED}
+"""What lasts, and the action that ends it."""
+
+
+class Kind(StrEnum):
+    """What something was done to."""
+
+    VEHICLE = "vehicle"
+    TRIP = "trip"
+    FLEET = "fleet"
+    TOKEN = "token"  # noqa: S105
+
+
+class Doer(NamedTuple):
+    """Who did something: a principal, and the address that it came from. `holder` is what its role is about."""
+
+    role: str
+    holder: str
+    jti: str
+    share_id: str | None
+    address: str | None
+
+
+class Span:
+    """Something that lasts: its begin, how many connections take part in it, and when the last of them left."""
+
+    __slots__ = ("begin", "connections", "left_at", "recorded")
+
+    def __init__(self, begin: Row) -> None:
+        self.begin = begin
+        self.connections = 1
+        self.left_at = 0
+        self.recorded = False
+        """Whether its begin was taken to be written: if not, its end is not either."""
+
+    @property
+    def key(self) -> tuple[str, str, str | None]:
+        return _key(_doer(self.begin), self.begin.subject)
+
+
+class Audit:
+    """`run` writes what waits until it is cancelled; `flush` ends and writes all of it."""
+
+    def __init__(self, database: Database, clock: Clock, *, addresses: bool = True) -> None:
+        """Without `addresses` none is recorded."""
+        self._database = database
+        self._clock = clock
+        self._addresses = addresses
+        self._key: bytes | None = None
+        self._spans: dict[tuple[str, str, str | None], Span] = {}
+        self._left: OrderedDict[Span, None] = OrderedDict()
+        """those that nobody takes part in now, in the order of their leaving"""
+        self._waiting: deque[Row | Ending] = deque()
+        self._erased: OrderedDict[tuple[str, str], tuple[str, int]] = OrderedDict()
+        """pseudonyms by kind and id, and when it was erased, for begins of it that were not written yet"""
+        self._writing = asyncio.Lock()
+        self._lost = 0
+        self._trouble = False
+
+    # --- who ----------------------------------------------------------------------------------------------------------------
+
+    def doer(self, principal: Principal, host: str | None) -> Doer:
+        """`host` is the client's address, as the rules for proxies have it."""
+        share_id = None if principal.share_id is None else _clean(principal.share_id)
+        address = _address(host) if self._addresses and host else None
+        return Doer(principal.role.value, _clean(principal.subject), _clean(principal.jti), share_id, address)
+
+    # --- what has a transaction ---------------------------------------------------------------------------------------------
+
+    async def record(
+        self,
+        connection: Connection,
+        by: Doer,
+        action: Action,
+        kind: Kind,
+        subject: str,
+        detail: Mapping[str, Detail] | None = None,
+    ) -> None:
+        """Records a deed in the transaction that does it."""
+        now = self._clock()
+        await store.insert(connection, [Row(now, action, *by, kind, _clean(subject), None, detail)], now)
+
+    async def record_erasure(self, connection: Connection, by: Doer, kind: Kind, id_: str) -> None:
+        """Records that a vehicle or trip was erased, under a pseudonym, and puts that into its place in all of the audit."""
+        pseudonym = await self._pseudonym(connection, kind, id_)
+        self._erased[kind, id_] = pseudonym, self._clock()
+        if len(self._erased) > MAX_ERASED:
+            self._erased.popitem(last=False)
+        async with self._writing:
+            pass  # a group that is on its way may hold the id still
+        await store.disguise(connection, kind, id_, pseudonym)
+        action = Action.VEHICLE_ERASED if kind is Kind.VEHICLE else Action.TRIP_ERASED
+        await self.record(connection, by, action, kind, pseudonym)
+
+    async def _pseudonym(self, connection: Connection, kind: str, id_: str) -> str:
+        if self._key is None:
+            self._key = await store.key(connection)
+        digest = hmac.digest(self._key, f"{kind} {id_}".encode(), "sha256")
+        return "~" + base64.urlsafe_b64encode(digest[:18]).decode()
+
+    async def names_of(self, connection: Connection, id_: str, kinds: Sequence[str] = (Kind.TRIP, Kind.VEHICLE)) -> list[str]:
+        """The id, and what stands in its place where that was erased."""
+        return [id_, *[await self._pseudonym(connection, kind, id_) for kind in kinds]]
+
+    # --- what has none ------------------------------------------------------------------------------------------------------
+
+    async def record_alone(
+        self, by: Doer, action: Action, kind: Kind, subject: str, detail: Mapping[str, Detail] | None = None
+    ) -> None:
+        """Records a deed in a transaction of its own. Raises `StoreUnavailable`: then let it not be done."""
+        async with self._database.transaction() as connection:
+            await self.record(connection, by, action, kind, subject, detail)
+
+    async def export_begins(self, by: Doer, kind: Kind, subject: str, detail: Mapping[str, Detail] | None = None) -> Row:
+        """Records it before its first byte goes out. Raises `StoreUnavailable`. End it with `ended`."""
+        begin = Row(self._clock(), Action.EXPORTED, *by, kind, _clean(subject), uuid.uuid4(), detail)
+        assert begin.span is not None
+        async with self._database.transaction() as connection:
+            await store.insert(connection, [begin], begin.at)
+            await store.open_spans(connection, [begin.span])
+        return begin
+
+    def ended(self, begin: Row, at: int | None = None, *, detail: Mapping[str, Detail] | None = None) -> None:
+        """Notes the end of what has begun, to be written within a second."""
+        assert begin.span is not None
+        at = self._clock() if at is None else at
+        self._waiting.append(Ending(begin.span, at, ENDS[Action(begin.action)], detail))
+
+    def note(self, by: Doer, action: Action, kind: Kind, subject: str, detail: Mapping[str, Detail] | None = None) -> None:
+        """Notes a deed that is not worth a transaction, to be written within a second."""
+        self._take(Row(self._clock(), action, *by, kind, _clean(subject), None, detail))
+
+    def _take(self, row: Row) -> bool:
+        if len(self._waiting) >= MAX_WAITING:
+            self._lost += 1
+            AUDIT_LOST.inc()
+            return False
+        self._waiting.append(row)
+        return True
+
+    def began(self, by: Doer, kind: Kind, subject: str) -> Span:
+        """Somebody watches. Connections of one token or share from one address are one watch, and so is a quick return."""
+        subject = _clean(subject)
+        span = self._spans.get(_key(by, subject))
+        if span is not None:
+            span.connections += 1
+            self._left.pop(span, None)
+            return span
+        span = Span(Row(self._clock(), Action.WATCHED, *by, kind, subject, uuid.uuid4(), None))
+        span.recorded = self._take(span.begin)
+        self._spans[span.key] = span
+        return span
+
+    def left(self, span: Span) -> None:
+        """One of its connections is over."""
+        span.connections -= 1
+        if span.connections:
+            return
+        span.left_at = self._clock()
+        self._left[span] = None
+        if len(self._left) > MAX_LEFT:
+            self._end(next(iter(self._left)))
+
+    def _end(self, span: Span) -> None:
+        self._left.pop(span, None)
+        self._spans.pop(span.key, None)
+        if span.recorded:
+            self.ended(span.begin, span.left_at or self._clock())
+
+    # --- the writer ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        begun = False
+        while True:
+            # What the hub before left open is ended before anything is opened.
+            begun = begun or await self._tried(self._end_what_was_cut_off())
+            if begun:
+                await self._tried(self.write())
+            await asyncio.sleep(WRITE_SECONDS)
+
+    async def write(self) -> None:
+        """Writes what waits, and ends the watches that nobody came back to. Raises `StoreUnavailable`."""
+        now = self._clock()
+        while self._left and not 0 <= now - (span := next(iter(self._left))).left_at < GAP_MS:
+            self._end(span)
+        await self._write()
+        while self._erased and not 0 <= now - next(iter(self._erased.values()))[1] < GAP_MS:
+            self._erased.popitem(last=False)
+
+    async def flush(self) -> None:
+        """Ends all watches and writes everything. Raises `StoreUnavailable`."""
+        for span in list(self._spans.values()):
+            self._end(span)
+        await self._write()
+
+    async def _tried(self, work: Any) -> bool:
+        try:
+            await work
+        except StoreWentBack:
+            return False  # this life is over, and says so itself
+        except (StoreUnavailable, asyncpg.PostgresError) as error:
+            if not self._trouble:
+                logger.warning("the audit waits to be written, trying again: %s", error)
+            self._trouble = True
+            return False
+        if self._lost:
+            logger.error("the audit lacks %d entries: more than %d waited for the database", self._lost, MAX_WAITING)
+        self._trouble, self._lost = False, 0
+        return True
+
+    async def _end_what_was_cut_off(self) -> None:
+        async with self._database.transaction() as connection:
+            cut = await store.end_all_spans(connection, {str(begin): str(end) for begin, end in ENDS.items()}, self._clock())
+        if cut:
+            logger.warning(
+                "%d watches and exports were cut off by the end of the hub before: when they ended is uncertain", cut
+            )
+
+    async def _write(self) -> None:
+        """Writes what waits, a group at a time. One that failed stays, and is tried again."""
+        AUDIT_WAITING.set(len(self._waiting))
+        while self._waiting:
+            async with self._writing:
+                group = list(itertools.islice(self._waiting, GROUP))
+                rows = [self._disguised(row) for row in group if isinstance(row, Row)]
+                ends = [end for end in group if isinstance(end, Ending)]
+                async with self._database.transaction() as connection:
+                    if rows:
+                        await store.insert(connection, rows, self._clock())
+                        await store.open_spans(connection, [row.span for row in rows if row.span is not None])
+                    if ends:
+                        await store.end_spans(connection, ends, self._clock())
+                for _ in group:
+                    self._waiting.popleft()
+            AUDIT_WAITING.set(len(self._waiting))
+
+    def _disguised(self, row: Row) -> Row:
+        """The row as it may be written: what was erased while it waited is not named."""
+        erased = self._erased.get((row.kind, row.subject))
+        # A vehicle's id may have been made again since; a trip's never is.
+        if erased is None or (row.kind == Kind.VEHICLE and row.at > erased[1]):
+            return row
+        return row._replace(subject=erased[0], holder=erased[0] if row.holder == row.subject else row.holder)
+
+    async def purge(self, days: int) -> None:
+        """Lets go of what was recorded more than so many days ago; 0: of nothing. Raises `StoreUnavailable`."""
+        reached: int | None = 0
+        while days and reached is not None:
+            async with self._database.transaction() as connection:
+                reached = await store.purge(connection, reached, self._clock() - days * DAY_MS, PURGED_AT_ONCE)
+
+
+def view(row: Row) -> dict[str, Any]:
+    """A row as HTTP shows it, without its number."""
+    shown: dict[str, Any] = {"time": row.at, "action": row.action, **principal_view(row)}
+    shown |= {"kind": row.kind, "subject": row.subject}
+    return shown | ({"detail": row.detail} if row.detail else {})
+
+
+def principal_view(row: Row) -> dict[str, Any]:
+    """Who did it."""
+    principal = {"role": row.role, "jti": row.jti}
+    if row.holder:
+        principal["subject"] = row.holder
+    if row.share_id is not None:
+        principal["share_id"] = row.share_id
+    return {"principal": principal} | ({"address": row.address} if row.address is not None else {})
+
+
+def _doer(row: Row) -> Doer:
+    return Doer(row.role, row.holder, row.jti, row.share_id, row.address)
+
+
+def _key(by: Doer, subject: str) -> tuple[str, str, str | None]:
+    return by.share_id or by.jti, subject, by.address
+
+
+def _clean(text: str) -> str:
+    """As PostgreSQL can store it: a token of somebody else's making may hold anything."""
+    if len(text) <= MAX_NAME and text.isascii() and "\0" not in text:
+        return text
+    return text[:MAX_NAME].replace("\0", "").encode("utf-8", "replace").decode()
+
+
+@functools.lru_cache(maxsize=4_096)
+def _address(host: str) -> str | None:
+    """An IP address as text; an IPv4 one in IPv6 clothes as itself. None for anything else: a proxy may pass on any text."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(address)
