@@ -15,6 +15,7 @@ from tests.hub_process import SECRET
 from tests.sockets.serving import Served, serving
 from tracking.app import _read_revoked, create_app, let_go
 from tracking.config import load
+from tracking.hub.hub import STEPS
 from tracking.ingest.sources import MOST_SPANS, TRIP_UNKNOWN
 from tracking.service import Service
 from tracking.store.pool import Database
@@ -139,10 +140,13 @@ async def test_nothing_is_kept_of_what_is_over(world: World) -> None:
                     await driver.acknowledged(1)
                     await api.call("DELETE", f"/vehicles/{removed}")
                     assert await driver.closed() == 4502
+        await until(lambda: world.connections() == 0, "all connections are gone")
         world.clock.ahead += 2 * DAY_MS
         await let_go(world.service)
         await world.service.latest.flush()
-        await until(lambda: world.connections() == 0, "all connections are gone")
+        for _ in range(STEPS):
+            # To the end of the round, which holds all feeds that there were when it began.
+            world.service.hub.beat()
         await until(lambda: world.census()["alive: LiveVehicle"] == len(vehicles), "nobody waits for the removed")
         return world.census()
 
