@@ -165,14 +165,19 @@ class Connection:
             return
         try:
             self.received(data)
-        except Refusal as refusal:
+        except Exception as error:
+            self._answer_to(error)
+
+    def _answer_to(self, error: Exception) -> None:
+        """To be called in the handler of what a message raised."""
+        if isinstance(error, Refusal):
             try:
-                self.tell_error(refusal)
+                self.tell_error(error)
             except SocketClosed as closed:
                 self.close(closed.code, closed.reason)
-        except SocketClosed as closed:
-            self.close(closed.code, closed.reason)
-        except Exception:
+        elif isinstance(error, SocketClosed):
+            self.close(error.code, error.reason)
+        else:
             self._fault()
 
     def binary_received(self) -> None:
