@@ -69,10 +69,13 @@ class Budgets:
     """HTTP requests that may change something"""
     backlogs: Budget
     """fixes past what a vehicle may report as they happen; the holder is the vehicle"""
+    messages: Budget
+    """messages within trips; the holder is the share, or else the token"""
 
 
 def assemble_budgets(settings: Settings, clock: Clock) -> Budgets:
     return Budgets(
         writes=Budget("writes", "writing requests", settings.budget_writes, clock),
         backlogs=Budget("backlogs", "fixes", settings.budget_backlog, clock, "vehicle"),
+        messages=Budget("messages", "messages", settings.budget_messages, clock),
     )

@@ -97,6 +97,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         interval_idle=settings.interval_idle,
     )
     sources = Sources(database, clock)
+    budgets = assemble_budgets(settings, clock)
     # The two know each other: what the recorder stored late is shown anew, with what it has not stored yet.
     revisions = Revisions(database, hub, lambda trip_id: recorder.pending(trip_id))
     hub.on_former = revisions.late_one
@@ -147,10 +148,10 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         tracks=Gathered(lambda trips: _tracks(database, trips), most=TRACKS_AT_ONCE),
         hub=hub,
         doors=Doors(settings.connections_per_address),
-        budgets=assemble_budgets(settings, clock),
+        budgets=budgets,
         dispatch=dispatch,
         changes=Changes(),
-        messaging=Messaging(database, sources, hub, clock),
+        messaging=Messaging(database, sources, hub, clock, budget=budgets.messages, most_unread=settings.unread_messages),
         revisions=revisions,
         history=history,
         erasures=erasures,

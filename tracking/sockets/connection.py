@@ -215,10 +215,15 @@ class Connection:
     # --- requests that wait for the database, in order, one at a time -----------------------------------------------
 
     def ask(self, request: Request) -> None:
+        """What the client wants. Raises `Refusal` where too much of it waits."""
+        if self._requests is not None and len(self._requests) >= MAX_REQUESTS:
+            raise Refusal(ErrorCode.RATE_LIMITED, f"{MAX_REQUESTS} requests wait for an answer: send fewer at once")
+        self.ask_ourselves(request)
+
+    def ask_ourselves(self, request: Request) -> None:
+        """What we want on our own, in its turn with what the client wants. Not to be called once the connection is over."""
         if self._requests is None:
             self._requests = deque()
-        elif len(self._requests) >= MAX_REQUESTS:
-            raise Refusal(ErrorCode.RATE_LIMITED, f"{MAX_REQUESTS} requests wait for an answer: send fewer at once")
         self._requests.append(request)
         if self._worker is None:
             self._worker = asyncio.create_task(self._work(self._requests))
@@ -242,6 +247,8 @@ class Connection:
             await request()
         except Refusal as refusal:
             answer.code, answer.detail = refusal.code.value, refusal.detail
+            if refusal.retry_after is not None:
+                answer.retry_after = refusal.retry_after
         except StoreUnavailable:
             answer.code, answer.detail = ErrorCode.UNAVAILABLE.value, "storage is away: send it again in a while"
         self.send(frame(answer))

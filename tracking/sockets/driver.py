@@ -16,6 +16,7 @@ from tracking.ingest.acks import settle
 from tracking.ingest.clocks import AHEAD, BEHIND, DRIFT, DeviceClock, continues, described, is_right
 from tracking.ingest.filters import CLOCK_SKEW, TOO_OLD
 from tracking.ingest.sources import Session, Source
+from tracking.messaging import PAGE
 from tracking.metrics import FIXES
 from tracking.model import Fix, Trip
 from tracking.protocol import (
@@ -49,6 +50,8 @@ HELD_SECONDS = 10.0
 connection: whoever waits for a pong would give it up as well."""
 TOLD_MS = 60_000
 """A driver is told at most once in this time that it is held back."""
+MOST_TOLD = 1_000
+"""Messages remembered as told on a connection, the newest: what is posted may be found among the unread ones as well."""
 SKEW_TOLD_MS = 60_000
 """A device whose clock is wrong is told so once a connection, and again where its skew changes, at most once in this time."""
 
@@ -86,6 +89,7 @@ class DriverConnection(Connection):
         "_skew_told_at",
         "_told",
         "_unread",
+        "_unread_after",
         "session",
         "source",
         "ticket",
@@ -101,6 +105,8 @@ class DriverConnection(Connection):
         self._skew_told_at = 0
         self._unread: list[int] | None = None
         self._told: set[int] | None = None
+        self._unread_after: int | None = None
+        """The last message told of those that are unread, while the rest waits until the socket takes more."""
         self._frames: Bucket
         self._fixes: Bucket
         self._part: bytes | list[Fix | Unreadable] | None = None
@@ -129,7 +135,7 @@ class DriverConnection(Connection):
             welcome.trip = live_view(source.trip)
         self.send(frame(welcome))
         if not self.service.messaging.none_unread(source):
-            self.ask(lambda: self._tell_unread(source))
+            self._tell_unread_after(0)
 
     def _buckets(self, source: Source) -> tuple[Bucket, Bucket]:
         """The vehicle's, whichever connection it has."""
@@ -159,9 +165,10 @@ class DriverConnection(Connection):
         now = self.service.clock()
         if not self._frames.take(now):
             raise SocketClosed(CloseCode.TOO_MANY_REQUESTS)
-        if self._unread:
+        if self._unread and not self.outbox.blocked:
             numbers, self._unread = self._unread, None
-            self.ask(lambda: self.service.messaging.mark_read(numbers))
+            # Not refused, however much waits: the message that it came with is to be taken.
+            self.ask_ourselves(lambda: self.service.messaging.mark_read(numbers))
         if len(data) > LARGE:
             self._wait_turn(data)
             return
@@ -373,9 +380,30 @@ class DriverConnection(Connection):
 
     # --- trips and messages -----------------------------------------------------------------------------------------
 
-    async def _tell_unread(self, source: Source) -> None:
-        for message in await self.service.messaging.unread(source):
+    def _tell_unread_after(self, number: int) -> None:
+        self._unread_after = None
+        self.ask_ourselves(lambda: self._tell_page(number))
+
+    async def _tell_page(self, after: int) -> None:
+        """Tells a page of what is unread, and then the next, for as long as the driver's socket takes them."""
+        source = self.source
+        assert source is not None
+        page = await self.service.messaging.unread(source, after)
+        for message in page:
+            if self._closing is not None:
+                return
+            if self.outbox.blocked:
+                self._unread_after = after
+                return
             self.tell_message(message.number, message.trip_id, message.text, message.sender, message.server_time)
+            after = message.number
+        if len(page) == PAGE and self._closing is None:
+            self._tell_unread_after(after)
+
+    def writable(self) -> None:
+        super().writable()
+        if self._unread_after is not None and self._closing is None and not self.outbox.blocked:
+            self._tell_unread_after(self._unread_after)
 
     def _advance(self, change: TripStatusChange) -> None:
         async def advance() -> None:
@@ -412,6 +440,10 @@ class DriverConnection(Connection):
         if number in self._told:  # posted while the unread ones were being looked up
             return
         self._told.add(number)
+        if len(self._told) > MOST_TOLD:
+            self._told = set(sorted(self._told)[MOST_TOLD // 2 :])
         # Read, as far as we can know, once the app is heard from again.
-        self._unread = [*(self._unread or ()), number]
+        if self._unread is None:
+            self._unread = []
+        self._unread.append(number)
         self.send(frame(DriverTextMessage(trip_id, text, sender, server_time)))
