@@ -32,6 +32,11 @@ class Bucket:
         self._left = left - amount if left > amount else 0.0
         return True
 
+    def drain(self, now: int, amount: int) -> None:
+        """Takes so many, or all that there is: for what was done already."""
+        if not self.take(now, amount):
+            self._left = 0.0
+
     def wait(self, amount: int = 1) -> float:
         """Seconds from the last `take` on until there is room for so many."""
         return max(0.0, math.ceil((min(amount, self._burst) - self._left) / self._rate_per_ms) / 1000)

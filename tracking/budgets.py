@@ -22,9 +22,10 @@ SERVICE_SHARE = 20
 class Budget:
     """One kind of work, with a bucket for each holder that asked for it lately: holders that are gone leave nothing."""
 
-    def __init__(self, name: str, what: str, rate: Rate, clock: Clock) -> None:
-        """`what` is what is spent, in the plural: it stands in the error. `name` labels the metric."""
+    def __init__(self, name: str, what: str, rate: Rate, clock: Clock, whose: str = "token") -> None:
+        """`what` is what is spent, in the plural, `whose` it is: both stand in the error. `name` labels the metric."""
         self._what = what
+        self._whose = whose
         self._rate = rate
         self._clock = clock
         self._spent = BUDGETS_SPENT.labels(name)
@@ -44,7 +45,7 @@ class Budget:
             wait = bucket.wait(amount)
             raise Refusal(
                 ErrorCode.RATE_LIMITED,
-                f"this token's budget of {self._what} is spent ({self._rate}): try again in {wait:.1f} s",
+                f"this {self._whose}'s budget of {self._what} is spent ({self._rate}): try again in {wait:.1f} s",
                 retry_after=wait,
             )
 
@@ -66,9 +67,15 @@ class Budgets:
 
     writes: Budget
     """HTTP requests that may change something"""
+    backlogs: Budget
+    """fixes past what a vehicle may report as they happen; the holder is the vehicle"""
+    messages: Budget
+    """messages within trips; the holder is the share, or else the token"""
 
 
 def assemble_budgets(settings: Settings, clock: Clock) -> Budgets:
     return Budgets(
         writes=Budget("writes", "writing requests", settings.budget_writes, clock),
+        backlogs=Budget("backlogs", "fixes", settings.budget_backlog, clock, "vehicle"),
+        messages=Budget("messages", "messages", settings.budget_messages, clock),
     )

@@ -102,6 +102,19 @@ class Settings(BaseSettings):
         Rate(600, 60), description="HTTP requests that may change something, for each token, as count/seconds"
     )
 
+    budget_fixes: RateSetting = Field(
+        Rate(300, 30), description="Fixes that a vehicle may report as they happen, as count/seconds; more is a backlog"
+    )
+    budget_backlog: RateSetting = Field(
+        Rate(100_000, 3600), description="Fixes of backlogs, for each vehicle, as count/seconds; past it they are held back"
+    )
+    budget_messages: RateSetting = Field(
+        Rate(300, 300), description="Messages of one token, or one share link, as count/seconds"
+    )
+    unread_messages: int = Field(
+        100, gt=0, description="Messages of one token or share link that may wait in a trip for its driver"
+    )
+
     lag_interval: float = Field(0.1, gt=0, description="Seconds between two measurements of how late the event loop is")
     open_files: int = Field(65_536, gt=0, description="Limit of open files that the hub asks of the system")
 

@@ -3,6 +3,7 @@
 from hashlib import blake2b
 
 from tracking.auth import Principal, may_know_trip
+from tracking.budgets import Budget
 from tracking.errors import ErrorCode, Refusal, StoreUnavailable
 from tracking.hub.hub import Hub
 from tracking.ingest.sources import Source, Sources
@@ -13,56 +14,70 @@ from tracking.store.gathered import Gathered
 from tracking.store.messages import Message
 from tracking.store.pool import Connection, Database
 
+PAGE = 50
+"""Unread messages that are read from the store at once, and told to a driver."""
+MARKED_AT_ONCE = 1_000
+UNREAD_RETRY_AFTER = 30.0
+"""Seconds told to whoever wrote more than may wait for a driver: nobody knows when the driver comes back."""
 MAX_UNSURE = 10_000
 """Messages remembered of which it is not known whether they were stored: most are sent again, and some never are."""
 
 
 class Messaging:
-    """Every method raises `StoreUnavailable`."""
+    """Every method raises `StoreUnavailable`.
 
-    def __init__(self, database: Database, sources: Sources, hub: Hub, clock: Clock) -> None:
+    Whoever writes spends `budget`; the holder is the share, or else the token. `most_unread` of the messages of one share or
+    token may wait in a trip for its driver.
+    """
+
+    def __init__(
+        self, database: Database, sources: Sources, hub: Hub, clock: Clock, *, budget: Budget, most_unread: int
+    ) -> None:
         self._database = database
         self._sources = sources
         self._hub = hub
         self._clock = clock
+        self._budget = budget
+        self._most_unread = most_unread
         self._unread = Gathered(self._read_unread)
         self._unsure: dict[tuple[str, str, bytes, str], None] = {}
 
     async def from_driver(self, principal: Principal, trip_id: str, client_id: str, text: str) -> None:
         """Raises `Refusal`: `forbidden` where the trip is not this vehicle's, `conflict` where it is over, or where the token
-        used the `client_id` for another text.
+        used the `client_id` for another text, `rate_limited` where the budget is spent.
         """
         await self._post(principal, trip_id, "driver", client_id, text, by_driver=True)
 
     async def from_passenger(self, principal: Principal, trip_id: str, client_id: str, text: str) -> None:
-        """Raises `Refusal` (`conflict`) where the trip is over, or where the token or share used the `client_id` for another
-        text.
+        """Raises `Refusal`: `conflict` where the trip is over, or where the token or share used the `client_id` for another
+        text, `rate_limited` where the budget is spent, or too much of this sender is unread.
         """
         await self._post(principal, trip_id, "passenger", client_id, text)
 
     async def from_dispatcher(self, principal: Principal, fleet_id: str, trip_id: str, client_id: str, text: str) -> None:
-        """Raises `Refusal`: `not_found` where the trip is not this fleet's, `conflict` as for drivers."""
+        """Raises `Refusal`: `not_found` where the trip is not this fleet's, the rest as for passengers."""
         await self._post(principal, trip_id, "dispatcher", client_id, text, fleet_id=fleet_id)
 
     def none_unread(self, source: Source) -> bool:
         """Whether memory knows that the vehicle's driver has read everything, so that nobody need be asked."""
         return source.read == source.posted
 
-    async def unread(self, source: Source) -> list[Message]:
-        """What the vehicle's driver has not read."""
+    async def unread(self, source: Source, after: int = 0) -> list[Message]:
+        """A page of what the vehicle's driver has not read: the first `PAGE` after the message of that number."""
         posted = source.posted
-        found = await self._unread.get(source.number) or []
-        if not found:
+        found = await self._unread.get((source.number, after)) or []
+        if not found and after == 0:
             source.read = posted
         return found
 
-    async def _read_unread(self, vehicles: list[int]) -> dict[int, list[Message]]:
+    async def _read_unread(self, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], list[Message]]:
         async with self._database.connection() as connection:
-            return await messages.unread_by_drivers(connection, vehicles)
+            return await messages.unread_by_drivers(connection, wanted, PAGE)
 
     async def mark_read(self, numbers: list[int]) -> None:
-        async with self._database.transaction() as connection:
-            await messages.mark_read(connection, numbers, self._clock())
+        for start in range(0, len(numbers), MARKED_AT_ONCE):
+            async with self._database.transaction() as connection:
+                await messages.mark_read(connection, numbers[start : start + MARKED_AT_ONCE], self._clock())
 
     async def _post(
         self,
@@ -75,6 +90,7 @@ class Messaging:
         by_driver: bool = False,
         fleet_id: str | None = None,
     ) -> None:
+        self._budget.spend(principal.share_id or principal.jti, principal.role)
         author = _author(principal)
         key = (trip_id, sender, author, client_id)
         trip: Trip | None = None
@@ -98,6 +114,8 @@ class Messaging:
                         "you sent another text with this `client_id`: give each message one of its own, like a UUID",
                         field="client_id",
                     )
+                if fresh and sender != "driver":
+                    await self._refuse_piling_up(connection, trip, sender, author)
         except StoreUnavailable:
             # It may have been stored all the same; sent again, it must still be shown.
             self._unsure[key] = None
@@ -121,6 +139,15 @@ class Messaging:
         source = self._sources.get(_vehicle_of(trip) or "") if trip is not None else None
         if source is not None:
             source.posted += 1
+
+    async def _refuse_piling_up(self, connection: Connection, trip: Trip, sender: str, author: bytes) -> None:
+        """Raises `Refusal` where this message, stored in the transaction, is one more than may wait for the driver."""
+        if await messages.count_unread(connection, trip.number, sender, author) > self._most_unread:
+            raise Refusal(
+                ErrorCode.RATE_LIMITED,
+                f"the driver has not read {self._most_unread} messages of yours: send this one again when they are read",
+                retry_after=UNREAD_RETRY_AFTER,
+            )
 
     async def _insert(
         self, connection: Connection, trip: Trip, sender: str, author: bytes, client_id: str, text: str

@@ -151,6 +151,8 @@ class Done(Struct, tag="done"):
     client_id: str
     code: str | UnsetType = UNSET
     detail: str | UnsetType = UNSET
+    retry_after: float | UnsetType = UNSET
+    """Seconds, where the `code` is `rate_limited`."""
 
 
 class Interval(Struct, tag="interval"):

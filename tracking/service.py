@@ -13,6 +13,7 @@ from tracking.history import History
 from tracking.hub.doors import Doors
 from tracking.hub.hub import Hub
 from tracking.ingest.acks import Acks
+from tracking.ingest.backlogs import Backlogs
 from tracking.ingest.latest import Latest
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
@@ -29,6 +30,8 @@ from tracking.store.positions import TrackRow
 from tracking.watch import Watch
 
 HOUSEKEEPING_TIMEOUT = 60.0
+BACKLOG_GROUPS = 2
+"""Full groups that backlogs may fill: one that is stored, and one that is taken meanwhile."""
 TRACKS_AT_ONCE = 8
 """Short ones by one question: together they are taken apart in one step of the event loop."""
 
@@ -53,6 +56,7 @@ class Service:
     sources: Sources
     recorder: Recorder
     latest: Latest
+    backlogs: Backlogs
     pipeline: Pipeline
     trips: Gathered[str, Trip]
     """as the store has them; who asks beside others is answered with them"""
@@ -95,6 +99,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         interval_idle=settings.interval_idle,
     )
     sources = Sources(database, clock)
+    budgets = assemble_budgets(settings, clock)
     # The two know each other: what the recorder stored late is shown anew, with what it has not stored yet.
     revisions = Revisions(database, hub, lambda trip_id: recorder.pending(trip_id))
     hub.on_former = revisions.late_one
@@ -139,15 +144,16 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         sources=sources,
         recorder=recorder,
         latest=latest,
+        backlogs=Backlogs(recorder, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit),
         pipeline=Pipeline(recorder),
         trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
         tracks=Gathered(lambda trips: _tracks(database, trips), most=TRACKS_AT_ONCE),
         hub=hub,
         doors=Doors(settings.connections_per_address),
-        budgets=assemble_budgets(settings, clock),
+        budgets=budgets,
         dispatch=dispatch,
         changes=Changes(),
-        messaging=Messaging(database, sources, hub, clock),
+        messaging=Messaging(database, sources, hub, clock, budget=budgets.messages, most_unread=settings.unread_messages),
         revisions=revisions,
         history=history,
         erasures=erasures,

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import psutil
 
 from tests.attacks.honest import Figures, honest_clients
+from tests.clients import Api, Driver, fix, now_ms
 from tests.hub_process import HubProcess
 
 MEGABYTE = 2**20
 SAMPLE_SECONDS = 0.05
+WARM_FIXES = 10_000
 MEMORY_BACK_SECONDS = 10.0
 """How long after an attack the hub's memory may take to be given back."""
 GET_MS, ACK_MS, MEMORY_BACK = 100.0, 300.0, 10.0
@@ -64,9 +66,18 @@ class Outcome:
         return f"{self.honest}; {memory}; {self.seconds:.1f} s"
 
 
+async def _warm(url: str) -> None:
+    """One vehicle's backlog: a hub that has worked holds some megabytes that one has not that was just started."""
+    async with Api(url) as api, Driver(url, await api.vehicle(await api.fleet())) as driver:
+        for first in range(1, WARM_FIXES, 500):
+            await driver.report(*(fix(seq, fix_time=now_ms() - 3_600_000 + seq) for seq in range(first, first + 500)))
+        await driver.acknowledged(WARM_FIXES)
+
+
 async def stage(hub: HubProcess, attack: Attack, seconds: float) -> Outcome:
     """Runs the attack with honest clients beside it."""
     scene = Scene(hub, seconds)
+    await _warm(hub.url)
     async with honest_clients(hub.url) as figures:
         before = most = scene.memory()
 

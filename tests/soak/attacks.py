@@ -12,6 +12,8 @@ from pathlib import Path
 
 import click
 
+from tests.attacks.drivers import flood
+from tests.attacks.messages import messages
 from tests.attacks.nothing import nothing
 from tests.attacks.scene import Attack, stage
 from tests.attacks.strangers import idling, pipelining, without_end
@@ -26,6 +28,8 @@ ATTACKS: dict[str, Attack] = {
     "without-end": without_end,
     "idling": idling,
     "unknown-keys": unknown_keys,
+    **{f"flood-{n}": flood(n) for n in (1, 4, 16)},
+    "messages": messages,
 }
 
 

@@ -9,6 +9,8 @@ import pytest
 from tests.clients import new_id
 from tests.faults.devices import until
 from tracking.auth import Principal, Role
+from tracking.budgets import Budget
+from tracking.config import Rate
 from tracking.errors import StoreUnavailable
 from tracking.hub.hub import Hub
 from tracking.ingest.sources import Sources
@@ -140,6 +142,11 @@ def new_hub() -> Hub:
     return Hub(system_clock, keep_seconds=300, keep_bytes=10**6, linger=1, interval_watched=1, interval_trip=1, interval_idle=1)
 
 
+def new_messaging(database: Database, sources: Sources) -> Messaging:
+    budget = Budget("messages", "messages", Rate(100, 100), system_clock)
+    return Messaging(database, sources, new_hub(), system_clock, budget=budget, most_unread=100)
+
+
 async def test_a_storm_of_drivers_is_a_few_questions_and_a_return_none(database: Counted) -> None:
     names = [new_id("van") for _ in range(100)]
     async with database.transaction() as connection:
@@ -147,7 +154,7 @@ async def test_a_storm_of_drivers_is_a_few_questions_and_a_return_none(database:
         for name in names:
             await vehicles.put(connection, Vehicle(name, "fleet"))
     sources = Sources(database, system_clock)
-    messaging = Messaging(database, sources, new_hub(), system_clock)
+    messaging = new_messaging(database, sources)
     database.uses = 0
 
     async def come(name: str) -> int:
@@ -190,7 +197,7 @@ async def test_a_driver_who_returns_is_told_what_was_written_meanwhile(database:
             now=system_clock(),
         )
     sources = Sources(database, system_clock)
-    messaging = Messaging(database, sources, new_hub(), system_clock)
+    messaging = new_messaging(database, sources)
     source = await sources.load("van")
     assert source is not None
     assert not messaging.none_unread(source)
@@ -205,4 +212,5 @@ async def test_a_driver_who_returns_is_told_what_was_written_meanwhile(database:
     sources.changed("van", (), trip)
     assert not messaging.none_unread(source)
     async with database.connection() as connection:
-        assert list(await messages.unread_by_drivers(connection, [stored.number, -1])) == [stored.number]
+        found = await messages.unread_by_drivers(connection, [(stored.number, 0), (-1, 0)], 10)
+    assert list(found) == [(stored.number, 0)]

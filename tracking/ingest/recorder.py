@@ -95,6 +95,8 @@ class Recorder:
         self._full_group = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self.on_progress: Callable[[], None] = lambda: None
+        """Told when `done` rises, and when there is trouble."""
         self._days: set[int] = set()
         self.trouble: str | None = None
         """Why nothing is being committed, while that is so."""
@@ -102,6 +104,16 @@ class Recorder:
     @property
     def full(self) -> bool:
         return len(self._waiting) + len(self._group) >= self._limit
+
+    @property
+    def offered(self) -> int:
+        """Fixes that were offered until now; they are stored in this order."""
+        return self._taken + len(self._waiting)
+
+    @property
+    def done(self) -> int:
+        """How many of them are stored, or rejected, for good."""
+        return self._taken - len(self._group)
 
     def offer(self, entry: Entry) -> None:
         """Takes a fix for storage. The caller asks `full` first."""
@@ -168,6 +180,7 @@ class Recorder:
         self._group = []
         self._by_trip.clear()
         self._looked_at = 0
+        self.on_progress()
 
     async def flush(self) -> None:
         """Waits until nothing waits for the database."""
@@ -217,6 +230,7 @@ class Recorder:
             known = isinstance(error, StoreUnavailable | asyncpg.PostgresError)
             logger.warning("not storing, acknowledging nothing, trying again: %s", error, exc_info=None if known else error)
         self.trouble = str(error) or type(error).__name__
+        self.on_progress()
 
     async def _commit_apart(self, group: Sequence[Entry], error: Exception) -> None:
         """Finds the fixes that the database refuses, each by a few commits, so that they take no others with them."""

@@ -5,6 +5,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from math import inf
 from typing import NamedTuple, Protocol
 
+from tracking.bucket import Bucket
 from tracking.ingest.clocks import DeviceClock, is_right
 from tracking.ingest.filters import Motion
 from tracking.model import Clock, Suspicion, Trip, Vehicle
@@ -123,6 +124,8 @@ class Source:
 
     __slots__ = (
         "clock",
+        "fixes",
+        "frames",
         "joined_at",
         "motion",
         "number",
@@ -133,6 +136,7 @@ class Source:
         "trip",
         "unused",
         "vehicle",
+        "waiting",
         "windows",
     )
 
@@ -155,6 +159,11 @@ class Source:
         self.clock: DeviceClock | None = None
         """Its device's, while what comes is too old, or too young, for one that is right."""
         self.sessions: dict[str, Session] = {}
+        self.frames: Bucket | None = None
+        """How many frames its driver may send, and (`fixes`) how many fixes as they happen: over all of its connections."""
+        self.fixes: Bucket | None = None
+        self.waiting = 0
+        """Fixes of its backlog that wait for a commit."""
         self.posted = 0
         """Counts what may have brought its driver messages that are not read: one that was written, another trip."""
         self.read = -1

@@ -172,14 +172,19 @@ class Connection:
             return
         try:
             self.received(data)
-        except Refusal as refusal:
+        except Exception as error:
+            self._answer_to(error)
+
+    def _answer_to(self, error: Exception) -> None:
+        """To be called in the handler of what a message raised."""
+        if isinstance(error, Refusal):
             try:
-                self.tell_error(refusal)
+                self.tell_error(error)
             except SocketClosed as closed:
                 self.close(closed.code, closed.reason)
-        except SocketClosed as closed:
-            self.close(closed.code, closed.reason)
-        except Exception:
+        elif isinstance(error, SocketClosed):
+            self.close(error.code, error.reason)
+        else:
             self._fault()
 
     def binary_received(self) -> None:
@@ -217,10 +222,15 @@ class Connection:
     # --- requests that wait for the database, in order, one at a time -----------------------------------------------
 
     def ask(self, request: Request) -> None:
+        """What the client wants. Raises `Refusal` where too much of it waits."""
+        if self._requests is not None and len(self._requests) >= MAX_REQUESTS:
+            raise Refusal(ErrorCode.RATE_LIMITED, f"{MAX_REQUESTS} requests wait for an answer: send fewer at once")
+        self.ask_ourselves(request)
+
+    def ask_ourselves(self, request: Request) -> None:
+        """What we want on our own, in its turn with what the client wants. Not to be called once the connection is over."""
         if self._requests is None:
             self._requests = deque()
-        elif len(self._requests) >= MAX_REQUESTS:
-            raise Refusal(ErrorCode.RATE_LIMITED, f"{MAX_REQUESTS} requests wait for an answer: send fewer at once")
         self._requests.append(request)
         if self._worker is None:
             self._worker = asyncio.create_task(self._work(self._requests))
@@ -244,6 +254,8 @@ class Connection:
             await request()
         except Refusal as refusal:
             answer.code, answer.detail = refusal.code.value, refusal.detail
+            if refusal.retry_after is not None:
+                answer.retry_after = refusal.retry_after
         except StoreUnavailable:
             answer.code, answer.detail = ErrorCode.UNAVAILABLE.value, "storage is away: send it again in a while"
         self.send(frame(answer))

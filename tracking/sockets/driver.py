@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Sequence
 
 from starlette.websockets import WebSocket
@@ -15,10 +16,12 @@ from tracking.ingest.acks import settle
 from tracking.ingest.clocks import AHEAD, BEHIND, DRIFT, DeviceClock, continues, described, is_right
 from tracking.ingest.filters import CLOCK_SKEW, TOO_OLD
 from tracking.ingest.sources import Session, Source
+from tracking.messaging import PAGE
 from tracking.metrics import FIXES
 from tracking.model import Fix, Trip
 from tracking.protocol import (
     Ack,
+    DriverMessage,
     DriverTextMessage,
     DriverTrip,
     Hello,
@@ -38,6 +41,17 @@ from tracking.sockets.connection import Connection, admit, not_yours, refuse, st
 
 logger = logging.getLogger(__name__)
 
+LARGE = 8 * 1024
+"""Bytes of a frame that is not read at once, but in its turn: some 60 fixes, and a millisecond of work."""
+BYTES_OF_FIX = 128
+"""A frame that can't be read costs as much as one of its size that can."""
+HELD_SECONDS = 10.0
+"""How long a frame may be held back because its vehicle's budget is spent. One that would have to wait longer ends the
+connection: whoever waits for a pong would give it up as well."""
+TOLD_MS = 60_000
+"""A driver is told at most once in this time that it is held back."""
+MOST_TOLD = 1_000
+"""Messages remembered as told on a connection, the newest: what is posted may be found among the unread ones as well."""
 SKEW_TOLD_MS = 60_000
 """A device whose clock is wrong is told so once a connection, and again where its skew changes, at most once in this time."""
 
@@ -59,13 +73,30 @@ async def driver_endpoint(websocket: WebSocket) -> None:
 
 
 class DriverConnection(Connection):
-    """One vehicle's connection. Nothing in it waits for the database; at `hello`, what comes next is held back meanwhile."""
+    """One vehicle's connection. Nothing in it waits for the database; at `hello`, what comes next is held back meanwhile.
 
-    __slots__ = ("_bucket", "_interval", "_skew_told", "_skew_told_at", "_told", "_unread", "session", "source", "ticket")
+    A fix that comes as it happens is taken at once. A frame that is large, or more than the vehicle's budget of fixes, is taken
+    by parts, in turn with others (`ingest.backlogs`), and what comes behind it is held back meanwhile.
+    """
+
+    __slots__ = (
+        "_fixes",
+        "_frames",
+        "_held_told_at",
+        "_interval",
+        "_part",
+        "_skew_told",
+        "_skew_told_at",
+        "_told",
+        "_unread",
+        "_unread_after",
+        "session",
+        "source",
+        "ticket",
+    )
 
     def __init__(self, websocket: WebSocket, service: Service, principal: Principal) -> None:
         super().__init__(websocket, service, principal)
-        settings = service.settings
         self.ticket = next(_tickets)
         self.source: Source | None = None
         self.session: Session | None = None
@@ -74,7 +105,13 @@ class DriverConnection(Connection):
         self._skew_told_at = 0
         self._unread: list[int] | None = None
         self._told: set[int] | None = None
-        self._bucket = Bucket(settings.driver_frames_per_second, settings.driver_frames_at_once, service.clock())
+        self._unread_after: int | None = None
+        """The last message told of those that are unread, while the rest waits until the socket takes more."""
+        self._frames: Bucket
+        self._fixes: Bucket
+        self._part: bytes | list[Fix | Unreadable] | None = None
+        """A frame that waits for its turn, or what is left of its fixes."""
+        self._held_told_at = 0
 
     async def opened(self) -> None:
         source = await self.service.sources.load(self.principal.subject)
@@ -83,6 +120,7 @@ class DriverConnection(Connection):
         if not is_of_incarnation(self.principal, source.tokens_from):
             raise SocketClosed(CloseCode.REVOKED)
         self.source = source
+        self._frames, self._fixes = self._buckets(source)
         hub = self.service.hub
         if source.vehicle.vehicle_id not in hub.fleets.vehicles:
             # It came to be without us, or the fleets are not read yet.
@@ -97,7 +135,16 @@ class DriverConnection(Connection):
             welcome.trip = live_view(source.trip)
         self.send(frame(welcome))
         if not self.service.messaging.none_unread(source):
-            self.ask(lambda: self._tell_unread(source))
+            self._tell_unread_after(0)
+
+    def _buckets(self, source: Source) -> tuple[Bucket, Bucket]:
+        """The vehicle's, whichever connection it has."""
+        now, settings = self.service.clock(), self.service.settings
+        if source.frames is None:
+            source.frames = Bucket(settings.driver_frames_per_second, settings.driver_frames_at_once, now)
+        if source.fixes is None:
+            source.fixes = Bucket(settings.budget_fixes.per_second, settings.budget_fixes.at_once, now)
+        return source.frames, source.fixes
 
     def left(self) -> None:
         if self.source is not None:
@@ -116,18 +163,29 @@ class DriverConnection(Connection):
 
     def received(self, data: bytes) -> None:
         now = self.service.clock()
-        if not self._bucket.take(now):
+        if not self._frames.take(now):
             raise SocketClosed(CloseCode.TOO_MANY_REQUESTS)
-        if self._unread:
+        if self._unread and not self.outbox.blocked:
             numbers, self._unread = self._unread, None
-            self.ask(lambda: self.service.messaging.mark_read(numbers))
-        message = decode_driver(data)
+            # Not refused, however much waits: the message that it came with is to be taken.
+            self.ask_ourselves(lambda: self.service.messaging.mark_read(numbers))
+        if len(data) > LARGE:
+            self._wait_turn(data)
+            return
+        message = self._decoded(data, now)
         if type(message) is Report:
-            if message.backlog and self.session is not None:
-                # The device waits to let go of it.
-                self.session.prompt = max((fix.seq for fix in message.fixes if fix.seq is not None), default=0)
-            self._take(message.fixes, now)
-        elif isinstance(message, Hello):
+            self._begin_report(message, now)
+            fixes = message.fixes
+            if self._fixes.take(now, len(fixes) or 1):
+                self._take(fixes, now)
+            else:
+                self._wait_turn(fixes)
+        else:
+            self._carry_out(message)
+
+    def _carry_out(self, message: DriverMessage) -> bool:
+        """What is no report of fixes. Whether its session is looked for, and the wire held until it is found."""
+        if isinstance(message, Hello):
             known = self.source.sessions.get(message.session) if self.source is not None else None
             if known is not None:
                 self._leave_session()
@@ -135,10 +193,12 @@ class DriverConnection(Connection):
             else:
                 self.wire.hold()
                 start(self._begin(message.session))
+                return True
         elif isinstance(message, TripStatusChange):
             self._advance(message)
         elif isinstance(message, TextMessage):
             self._post(message)
+        return False
 
     # --- sessions and fixes -----------------------------------------------------------------------------------------
 
@@ -165,17 +225,27 @@ class DriverConnection(Connection):
         self.session = session
         self.acknowledge(session, ())
 
-    def _take(self, fixes: Sequence[Fix | Unreadable], now: int) -> None:
-        session = self.session
-        source = self.source
+    def _begin_report(self, report: Report, now: int) -> None:
+        """What a whole report says, before its fixes are taken."""
+        session, source = self.session, self.source
         if session is None or source is None:
             raise Refusal(ErrorCode.CONFLICT, 'say {"type":"hello","session":"<uuid>"} before the first fix')
-        pipeline, hub = self.service.pipeline, self.service.hub
+        fixes = report.fixes
+        if report.backlog:
+            # The device waits to let go of it.
+            session.prompt = max((fix.seq for fix in fixes if fix.seq is not None), default=0)
         if fixes and type(last := fixes[-1]) is not Unreadable:
             age = now - last.fix_time
             if (age > BEHIND or age < -AHEAD or source.clock is not None) and last.seq > session.seen:
                 self._judge_clock(source, fixes[0], age, now)
-        repeated = full = False
+
+    def _take(self, fixes: Sequence[Fix | Unreadable], now: int, full: bool = False) -> None:
+        """Takes fixes of a report that was begun. `full`: they can't be stored, whatever the queue holds."""
+        session, source = self.session, self.source
+        assert session is not None
+        assert source is not None
+        pipeline, hub = self.service.pipeline, self.service.hub
+        repeated = False
         for fix in fixes:
             if fix.seq is None:
                 _unreadable.value += 1
@@ -191,6 +261,88 @@ class DriverConnection(Connection):
             self.acknowledge(session, ())
         if full:
             raise SocketClosed(CloseCode.OVERLOADED)
+
+    # --- turns ------------------------------------------------------------------------------------------------------
+
+    def _wait_turn(self, part: bytes | list[Fix | Unreadable]) -> None:
+        self._part = part
+        self.wire.hold()
+        self.service.backlogs.join(self)
+
+    def take_part(self, most: int) -> int:
+        part, self._part = self._part, None
+        if self._closing is not None or part is None:
+            return 0
+        now = self.service.clock()
+        looked_at = 1
+        beginning = False
+        try:
+            if isinstance(part, bytes):
+                message = self._decoded(part, now)
+                if type(message) is Report:
+                    self._begin_report(message, now)
+                    part = message.fixes
+                else:
+                    beginning = self._carry_out(message)
+                    part = []
+            if part:
+                looked_at = self._take_some(part, most, now)
+        except Exception as error:
+            self._answer_to(error)
+        if self._part is None and not beginning:
+            self.wire.release()
+        return looked_at
+
+    def _take_some(self, fixes: list[Fix | Unreadable], most: int, now: int) -> int:
+        """Takes the first `most` of these fixes, where the budget allows it. How many it looked at; the rest is `_part`."""
+        source = self.source
+        assert source is not None
+        backlogs, recorder = self.service.backlogs, self.service.recorder
+        count = min(most, len(fixes), self.service.settings.budget_backlog.at_once)
+        if not self._afford(source, count, len(fixes), now):
+            self._part = fixes
+            return 1
+        before = recorder.offered
+        try:
+            self._take(fixes[:count], now, full=backlogs.full(source))
+        finally:
+            backlogs.took(source, before)
+        if count < len(fixes):
+            self._part = fixes[count:]
+            backlogs.join(self)
+        return count
+
+    def _afford(self, source: Source, count: int, left: int, now: int) -> bool:
+        """Takes so many fixes off the vehicle's budgets; or joins again when that can be. `left`: of the frame, in all.
+
+        Raises `SocketClosed` where the frame would have to wait for too long.
+        """
+        if self._fixes.take(now, count):
+            return True
+        try:
+            self.service.budgets.backlogs.spend(source.vehicle.vehicle_id, amount=count)
+        except Refusal as refusal:
+            wait = min(self._fixes.wait(count), refusal.retry_after or 0.0)
+            total = wait + (left - count) / self.service.settings.budget_backlog.per_second
+            if total > HELD_SECONDS or now - self._held_told_at >= TOLD_MS:
+                self._held_told_at = now
+                self.tell_error(Refusal(refusal.code, refusal.detail, retry_after=math.ceil(total)))
+            if total > HELD_SECONDS:
+                reason = f"this vehicle's budget of fixes is spent, come back in {math.ceil(total)} s"
+                raise SocketClosed(CloseCode.TOO_MANY_REQUESTS, reason) from None
+            self.service.backlogs.join_after(wait, self)
+            return False
+        return True
+
+    def _decoded(self, frame: bytes, now: int) -> DriverMessage:
+        try:
+            return decode_driver(frame)
+        except Refusal:
+            # It costs as much as one of its size that can be read.
+            self._fixes.drain(now, 1 + len(frame) // BYTES_OF_FIX)
+            raise
+
+    # --- the device's clock -----------------------------------------------------------------------------------------
 
     def _judge_clock(self, source: Source, first: Fix | Unreadable, age: int, now: int) -> None:
         """Judges the device's clock by a message whose last fix is so old, before it is taken, and tells who must know."""
@@ -228,9 +380,30 @@ class DriverConnection(Connection):
 
     # --- trips and messages -----------------------------------------------------------------------------------------
 
-    async def _tell_unread(self, source: Source) -> None:
-        for message in await self.service.messaging.unread(source):
+    def _tell_unread_after(self, number: int) -> None:
+        self._unread_after = None
+        self.ask_ourselves(lambda: self._tell_page(number))
+
+    async def _tell_page(self, after: int) -> None:
+        """Tells a page of what is unread, and then the next, for as long as the driver's socket takes them."""
+        source = self.source
+        assert source is not None
+        page = await self.service.messaging.unread(source, after)
+        for message in page:
+            if self._closing is not None:
+                return
+            if self.outbox.blocked:
+                self._unread_after = after
+                return
             self.tell_message(message.number, message.trip_id, message.text, message.sender, message.server_time)
+            after = message.number
+        if len(page) == PAGE and self._closing is None:
+            self._tell_unread_after(after)
+
+    def writable(self) -> None:
+        super().writable()
+        if self._unread_after is not None and self._closing is None and not self.outbox.blocked:
+            self._tell_unread_after(self._unread_after)
 
     def _advance(self, change: TripStatusChange) -> None:
         async def advance() -> None:
@@ -267,6 +440,10 @@ class DriverConnection(Connection):
         if number in self._told:  # posted while the unread ones were being looked up
             return
         self._told.add(number)
+        if len(self._told) > MOST_TOLD:
+            self._told = set(sorted(self._told)[MOST_TOLD // 2 :])
         # Read, as far as we can know, once the app is heard from again.
-        self._unread = [*(self._unread or ()), number]
+        if self._unread is None:
+            self._unread = []
+        self._unread.append(number)
         self.send(frame(DriverTextMessage(trip_id, text, sender, server_time)))

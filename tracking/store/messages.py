@@ -55,24 +55,52 @@ async def sent_before(
     return Message(row["message"], trip_id, sender, text, row["server_time"]) if row else None
 
 
-async def unread_by_drivers(connection: Connection, vehicles: Sequence[int]) -> dict[int, list[Message]]:
-    """What passengers and dispatchers wrote to the vehicles' open trips and their drivers have not read, oldest first.
+async def unread_by_drivers(
+    connection: Connection, wanted: Sequence[tuple[int, int]], limit: int
+) -> dict[tuple[int, int], list[Message]]:
+    """What passengers and dispatchers wrote to vehicles' open trips and their drivers have not read, oldest first.
 
-    By the vehicles' numbers; those are left out for whom there is nothing.
+    By `(vehicle, after)`, the vehicle's number and that of a message: the first `limit` after it. Those are left out for whom
+    there is nothing.
     """
     rows = await connection.fetch(
         """
-        SELECT t.vehicle, m.message, t.trip_id, m.sender, m.text, m.server_time FROM messages m JOIN trips t USING (trip)
-        WHERE t.vehicle = ANY($1::int[]) AND t.status NOT IN ('complete', 'canceled')
-            AND m.sender <> 'driver' AND m.read_at IS NULL
-        ORDER BY m.message
+        SELECT w.vehicle, w.after, u.* FROM unnest($1::int[], $2::bigint[]) AS w (vehicle, after)
+        CROSS JOIN LATERAL (
+            SELECT m.message, t.trip_id, m.sender, m.text, m.server_time
+            FROM trips t CROSS JOIN LATERAL (
+                SELECT * FROM messages m
+                WHERE m.trip = t.trip AND m.sender <> 'driver' AND m.read_at IS NULL AND m.message > w.after
+                ORDER BY m.message LIMIT $3
+            ) m
+            WHERE t.vehicle = w.vehicle AND t.status NOT IN ('complete', 'canceled')
+            ORDER BY m.message LIMIT $3
+        ) u
         """,
-        vehicles,
+        [vehicle for vehicle, _ in wanted],
+        [after for _, after in wanted],
+        limit,
     )
-    unread: dict[int, list[Message]] = {}
-    for vehicle, *message in rows:
-        unread.setdefault(vehicle, []).append(Message(*message))
+    unread: dict[tuple[int, int], list[Message]] = {}
+    for vehicle, after, *message in rows:
+        unread.setdefault((vehicle, after), []).append(Message(*message))
+    for page in unread.values():
+        page.sort()
     return unread
+
+
+async def count_unread(connection: Connection, trip: int, sender: str, author: bytes) -> int:
+    """How many messages of this author the trip's driver has not read."""
+    count: int = await connection.fetchval(
+        """
+        SELECT count(*) FROM messages
+        WHERE trip = $1 AND sender <> 'driver' AND read_at IS NULL AND sender = $2 AND author = $3
+        """,
+        trip,
+        sender,
+        author,
+    )
+    return count
 
 
 async def mark_read(connection: Connection, messages: list[int], now: int) -> None:
