@@ -432,7 +432,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._enter(_Stage.UNWANTED)
         elif self._stage is _Stage.ANSWER:
             self._enter(_Stage.REQUEST)
-            self.loop.call_soon(self._go_on)
+            if self._rest:
+                self.loop.call_soon(self._go_on)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.scope["http_version"] != "1.1":
