@@ -11,8 +11,8 @@ NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
 NOT_KEPT = {"Cache-Control": "no-store", **NO_SNIFFING}
 """For answers that hold whereabouts or keys, and for all that have no better rule."""
 _FEATURES = (
-    *("accelerometer", "bluetooth", "browsing-topics", "camera", "display-capture", "geolocation", "gyroscope", "hid"),
-    *("magnetometer", "microphone", "midi", "payment", "publickey-credentials-get", "serial", "usb", "xr-spatial-tracking"),
+    *("accelerometer", "camera", "display-capture", "geolocation", "gyroscope", "magnetometer", "microphone", "midi"),
+    *("payment", "usb"),
 )
 """What no page of ours asks a browser for."""
 _OF_PAGES = {

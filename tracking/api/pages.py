@@ -41,12 +41,18 @@ async def web_config(request: Request) -> Response:
     return respond({"basemap": basemap, "stale_after": settings.stale_after})
 
 
+PIECE_BYTES = 16 * 1024
+"""Bytes of a file that are read at once, and that memory holds for a client which does not take them."""
+
+
 class _Files(StaticFiles):
     """Static files that a browser asks about before it uses its copy, so that an upgrade is seen at once."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
         response.headers.setdefault("Cache-Control", "no-cache")
+        if isinstance(response, FileResponse):
+            response.chunk_size = PIECE_BYTES
         return response
 
 

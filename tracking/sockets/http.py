@@ -43,6 +43,8 @@ FAREWELL_SECONDS = 5.0
 PATROL_SECONDS = 1.0
 """How often a connection is looked at for any of this."""
 
+UNSENT_BYTES = 16 * 1024
+"""Unsent bytes of an answer past which its next piece waits. What the system holds besides keeps a fast line busy."""
 PIECE_BYTES = 8 * 1024
 """Bytes that the parser is given at once, where it may call back for every few of them."""
 TURN_PIECES = 256
@@ -180,6 +182,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow = _Flow(transport)
+        transport.set_write_buffer_limits(high=UNSENT_BYTES)
         self._enter(_Stage.REQUEST)
         self._round = Rounds.of(self.server_state, self.loop, PATROL_SECONDS).join(self)
         if self.doors is not None and self.client is not None:
@@ -429,7 +432,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._enter(_Stage.UNWANTED)
         elif self._stage is _Stage.ANSWER:
             self._enter(_Stage.REQUEST)
-            self.loop.call_soon(self._go_on)
+            if self._rest:
+                self.loop.call_soon(self._go_on)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.scope["http_version"] != "1.1":
