@@ -54,3 +54,14 @@ def test_never_more_than_the_burst_and_what_came_in(steps: list[tuple[int, int]]
             assert bucket.take(now, amount)
             taken += amount
         assert taken <= 10 + now * 0.1 + 1e-6
+
+
+def test_what_is_owed_is_paid_off_before_anything_is_taken() -> None:
+    bucket = Bucket(10, 100, 0)
+    assert bucket.take(0, 0)
+    bucket.owe(0, 150)
+    assert not bucket.take(0, 0)
+    assert bucket.wait(0) == 5.0
+    assert not bucket.take(4_900, 0)
+    assert bucket.take(5_000, 0)
+    assert not bucket.take(5_000, 1)

@@ -37,6 +37,11 @@ class Bucket:
         if not self.take(now, amount):
             self._left = 0.0
 
+    def owe(self, now: int, amount: int) -> None:
+        """Takes so many that are spent already, though less be left: until they are paid off `take` refuses, even nothing."""
+        self.take(now, 0)
+        self._left -= amount
+
     def wait(self, amount: int = 1) -> float:
         """Seconds from the last `take` on until there is room for so many."""
         return max(0.0, math.ceil((min(amount, self._burst) - self._left) / self._rate_per_ms) / 1000)

@@ -39,7 +39,7 @@ class Budget:
         Raises `Refusal` (`rate_limited`) with the seconds to wait where there is not so much left; then nothing is taken.
         """
         now = self._clock()
-        bucket = self._bucket(holder, SERVICE_SHARE if role is Role.SERVICE else 1, now)
+        bucket = self._bucket(holder, _share(role), now)
         if not bucket.take(now, amount):
             self._spent.inc()
             wait = bucket.wait(amount)
@@ -48,6 +48,16 @@ class Budget:
                 f"this {self._whose}'s budget of {self._what} is spent ({self._rate}): try again in {wait:.1f} s",
                 retry_after=wait,
             )
+
+    def has_room(self, holder: str, role: Role | None = None) -> bool:
+        """Whether the holder owes nothing: see `owe`."""
+        now = self._clock()
+        return self._bucket(holder, _share(role), now).take(now, 0)
+
+    def owe(self, holder: str, role: Role | None, amount: int) -> None:
+        """Takes what was spent, however much: for work whose cost is known when it is done. Ask `has_room` before."""
+        now = self._clock()
+        self._bucket(holder, _share(role), now).owe(now, amount)
 
     def _bucket(self, holder: str, share: int, now: int) -> Bucket:
         # Who asks for nothing while a bucket fills twice has a full one, which need not be kept.
@@ -61,6 +71,10 @@ class Budget:
         return bucket
 
 
+def _share(role: Role | None) -> int:
+    return SERVICE_SHARE if role is Role.SERVICE else 1
+
+
 @dataclass(frozen=True, slots=True)
 class Budgets:
     """Every budget of the hub."""
@@ -71,6 +85,14 @@ class Budgets:
     """fixes past what a vehicle may report as they happen; the holder is the vehicle"""
     messages: Budget
     """messages within trips; the holder is the share, or else the token"""
+    connects: Budget
+    """sockets that are opened"""
+    frames: Budget
+    """what dispatchers' screens say on their sockets"""
+    looks: Budget
+    """vehicles and clusters that dispatchers' screens are sent because they look elsewhere"""
+    searches: Budget
+    """searches for vehicles, by text or by place"""
 
 
 def assemble_budgets(settings: Settings, clock: Clock) -> Budgets:
@@ -78,4 +100,8 @@ def assemble_budgets(settings: Settings, clock: Clock) -> Budgets:
         writes=Budget("writes", "writing requests", settings.budget_writes, clock),
         backlogs=Budget("backlogs", "fixes", settings.budget_backlog, clock, "vehicle"),
         messages=Budget("messages", "messages", settings.budget_messages, clock),
+        connects=Budget("connects", "connections", settings.budget_connects, clock),
+        frames=Budget("frames", "frames", settings.budget_frames, clock),
+        looks=Budget("looks", "vehicles to look at", settings.budget_looks, clock),
+        searches=Budget("searches", "searches", settings.budget_searches, clock),
     )

@@ -98,8 +98,20 @@ class Settings(BaseSettings):
     ping_interval: float = Field(20.0, gt=0, description="Seconds of silence after which a client is asked whether it lives")
     connections_per_address: int = Field(10_000, gt=0, description="Sockets that one address may hold (IPv6: one /64)")
     connections_per_token: int = Field(1_000, gt=0, description="Sockets that one token, or one share link, may hold")
+    connections_per_dispatcher: int = Field(64, gt=0, description="Sockets that one dispatcher's token may hold")
     budget_writes: RateSetting = Field(
         Rate(600, 60), description="HTTP requests that may change something, for each token, as count/seconds"
+    )
+    budget_connects: RateSetting = Field(Rate(2_000, 60), description="Sockets that one token may open, as count/seconds")
+    budget_frames: RateSetting = Field(
+        Rate(2_000, 10), description="Frames that the screens of one dispatcher's token may send, as count/seconds"
+    )
+    budget_looks: RateSetting = Field(
+        Rate(80_000, 20),
+        description="Vehicles that the screens of one token are sent because they look elsewhere, as count/seconds",
+    )
+    budget_searches: RateSetting = Field(
+        Rate(300, 60), description="Searches for vehicles (`search=`, `near=`) for each token, as count/seconds"
     )
 
     budget_fixes: RateSetting = Field(

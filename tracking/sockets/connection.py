@@ -9,7 +9,7 @@ from typing import Any
 from starlette.websockets import WebSocket
 
 from tracking.audit import Doer
-from tracking.auth import Principal, expired
+from tracking.auth import Principal, Role, expired
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable, TokenRefused, TrackingError
 from tracking.hub.outbox import Outbox
 from tracking.metrics import CLOSED, SOCKET_ERRORS
@@ -91,6 +91,7 @@ class Connection:
         try:
             if too_many:
                 raise SocketClosed(CloseCode.TOO_MANY_CONNECTIONS)
+            self._spend_connect()
             if self.service.hub.over:
                 raise SocketClosed(CloseCode.GOING_DOWN)
             await self.opened()
@@ -116,7 +117,16 @@ class Connection:
         if self._address is not None and not self.service.doors.come(self._address):
             self._address = None  # not counted, so not to be counted out
             return True
-        return self.service.hub.open_links(self.principal.jti) >= self.service.settings.connections_per_token
+        settings, most = self.service.settings, self.service.settings.connections_per_token
+        if self.principal.role is Role.DISPATCHER:
+            most = min(most, settings.connections_per_dispatcher)
+        return self.service.hub.open_links(self.principal.jti) >= most
+
+    def _spend_connect(self) -> None:
+        try:
+            self.service.budgets.connects.spend(self.principal.jti, self.principal.role)
+        except Refusal:
+            raise SocketClosed(CloseCode.TOO_MANY_REQUESTS) from None
 
     def send(self, data: bytes) -> None:
         """A ready frame."""
