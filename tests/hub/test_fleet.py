@@ -1,6 +1,6 @@
 """A fleet's feed: whatever vehicles and screens do, a screen ends up with the newest of what it shows, at one write a tick."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Union
 
 import msgspec
@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.clients import cell_of
 from tracking import protocol
 from tracking.hub import fleet as module
-from tracking.hub.fleet import FleetFeed, LiveVehicle, Viewport
+from tracking.hub.fleet import FleetFeed, LiveVehicle, Slices, Viewport
 from tracking.hub.fleets import Fleets
 from tracking.hub.outbox import Outbox
 from tracking.metrics import REGISTRY
@@ -212,6 +212,73 @@ FleetMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=
 test_screens_end_up_with_the_newest = FleetMachine.TestCase
 
 
+class SlicedMachine(FleetMachine):
+    """The same where every part of a look and of a tick is done by itself, and screens may be shown nothing for a while."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+        self.fleets = Fleets(Slices(self.calls.append))
+        self.feed = self.fleets.feed(Fleet("f", "Fleet"))
+        self.screens = [Screen(self.feed) for _ in range(2)]
+        self.allowance = Allowance()
+        for screen in self.screens:
+            screen.viewport.allowance = self.allowance
+        self.now = START
+        self.ticking: Iterator[None] = iter(())
+        self.former = module.SLICE_SECONDS, module.PART
+        module.SLICE_SECONDS, module.PART = -1.0, 1
+
+    @rule(room=st.booleans())
+    def allow(self, room: bool) -> None:
+        self.allowance.room = room
+
+    @rule()
+    def have_a_turn(self) -> None:
+        if self.calls:
+            self.calls.pop(0)()
+
+    @rule()
+    def tick_a_little(self) -> None:
+        if next(self.ticking, "done") == "done":
+            self.ticking = self.feed.ticking()
+            next(self.ticking, None)
+
+    @rule()
+    def tick(self) -> None:
+        for _ in self.ticking:
+            pass
+        self.feed.tick()
+
+    def teardown(self) -> None:
+        if hasattr(self, "feed"):
+            module.SLICE_SECONDS, module.PART = self.former
+            self.allowance.room = True
+            for screen in self.screens:
+                screen.outbox.flush()
+            for _ in range(3):
+                self.tick()
+                while self.calls:
+                    self.calls.pop()()
+        super().teardown()
+
+
+class Allowance:
+    def __init__(self) -> None:
+        self.room = True
+        self.spent = 0
+
+    def has_room(self) -> bool:
+        return self.room
+
+    def spend(self, amount: int) -> None:
+        self.spent += amount
+
+
+SlicedMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+test_screens_end_up_with_the_newest_in_slices = SlicedMachine.TestCase
+
+
 def fleet_of(count: int) -> tuple[Fleets, FleetFeed]:
     fleets = Fleets()
     feed = fleets.feed(Fleet("f", "Fleet"))
@@ -270,6 +337,98 @@ def test_a_position_is_encoded_once_for_all_who_look_at_it(monkeypatch: Any) -> 
         fleets.publish(position(f"v{number}", 47.1 + number * 0.00001, 9.5, START + 2))
     feed.tick()
     assert encoded == []
+
+
+def test_a_vehicle_is_encoded_once_for_all_who_come_to_look_at_it() -> None:
+    fleets, feed = fleet_of(50)
+    first, second = Screen(feed), Screen(feed)
+    first.look(feed, 9.4, 47.0, 9.6, 47.2)
+    before = [fleets.vehicles[f"v{number}"].encoded for number in range(50)]
+    second.look(feed, 9.4, 47.0, 9.6, 47.2)
+    assert all(before)
+    assert all(fleets.vehicles[f"v{number}"].encoded is encoded for number, encoded in enumerate(before))
+    fleets.publish(position("v0", 47.2, 9.5, START + 1))
+    fleets.know(Vehicle("v1", "f", "Another name"))
+    fleets.forget("v2")
+    third = Screen(feed)
+    third.look(feed, 9.4, 47.0, 9.6, 47.3)
+    assert third.vehicles["v0"]["fix_time"] == START + 1
+    assert third.vehicles["v1"]["name"] == "Another name"
+    assert "v2" not in third.vehicles
+
+
+def test_past_the_allowance_the_newest_look_is_put_off_and_not_lost() -> None:
+    fleets, feed = fleet_of(50)
+    screen, allowance = Screen(feed), Allowance()
+    screen.viewport.allowance = allowance
+    screen.look(feed, 9.4, 47.0, 9.6, 47.2)
+    assert len(screen.vehicles) == 50
+    assert allowance.spent >= 50
+    allowance.room = False
+    feed.tick()
+    spent, written = allowance.spent, len(screen.writes)
+    for step in range(1, 200):
+        screen.look(feed, 9.4 + step / 100, 47.0, 9.6 + step / 100, 47.2)
+        feed.tick()
+    assert (allowance.spent, len(screen.writes)) == (spent, written)
+    screen.look(feed, 9.4, 47.0, 9.6, 47.2)
+    # What it sees already it goes on to see.
+    fleets.publish(position("v7", 47.15, 9.5, START + 1))
+    feed.tick()
+    assert screen.rows == 1
+    allowance.room = True
+    feed.tick()
+    assert len(screen.vehicles) == 50
+    assert screen.vehicles["v7"]["fix_time"] == START + 1
+
+
+def test_a_large_look_is_shown_in_slices(monkeypatch: Any) -> None:
+    """Though all of it lies in one cell; what happens between them is not lost."""
+    calls: list[Callable[[], None]] = []
+    fleets = Fleets(Slices(calls.append))
+    feed = fleets.feed(Fleet("f", "Fleet"))
+    for number in range(1_900):
+        fleets.know(Vehicle(f"v{number}", "f"))
+        fleets.publish(position(f"v{number}", 47.1, 9.5))
+    monkeypatch.setattr(module, "SLICE_SECONDS", -1.0)
+    screens = [Screen(feed) for _ in range(3)]
+    for screen in screens:
+        screen.look(feed, 9.4, 47.0, 9.6, 47.2)
+    assert [len(screen.vehicles) for screen in screens] == [module.PART, 0, 0]
+    fleets.forget("v3")
+    fleets.publish(position("v4", 47.1, 9.5, START + 1))
+    turns = 0
+    while calls:
+        shown = sum(len(screen.vehicles) for screen in screens)
+        calls.pop(0)()
+        assert sum(len(screen.vehicles) for screen in screens) - shown <= module.PART
+        turns += 1
+    assert turns > 1_900 * 3 // module.PART
+    feed.tick()
+    for screen in screens:
+        assert set(screen.vehicles) == set(fleets.vehicles)
+        assert screen.vehicles["v4"]["fix_time"] == START + 1
+
+
+def test_clusters_are_counted_once_for_all_who_look_at_the_same(monkeypatch: Any) -> None:
+    fleets, feed = fleet_of(2_100)
+    screens, allowance = [Screen(feed) for _ in range(40)], Allowance()
+    for screen in screens:
+        screen.viewport.allowance = allowance
+        screen.look(feed, 9.4, 47.0, 9.6, 47.2)
+    fleets.know(Vehicle("another", "f"))
+    fleets.publish(position("another", 47.15, 9.5))
+    counted: list[object] = []
+    count = feed._clusters
+
+    def noted(*look: Any) -> Any:
+        counted.append(look)
+        return count(*look)
+
+    monkeypatch.setattr(feed, "_clusters", noted)
+    feed.recount()
+    assert len(counted) == 1
+    assert {tuple(screen.kinds) for screen in screens} == {("clusters", "clusters")}
 
 
 def test_no_frame_is_longer_than_one_may_be() -> None:

@@ -4,13 +4,14 @@ A position costs a look at its vehicle's cell, and nothing more where no screen 
 once. At a tick a viewport gets what its cells noted joined into one message, by one write.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, TypeAlias
 
 from msgspec import UNSET, UnsetType
 
 from tracking.hub.alerts import Watched
-from tracking.hub.grid import ZOOM, Area, Cell, Pyramid, area_of, cell_name, column_of, row_of
+from tracking.hub.grid import ZOOM, Area, Cell, Pyramid, area_of, cell_name, column_of, row_of, shared_parts
 from tracking.hub.outbox import Outbox
 from tracking.metrics import FLEET_DELIVERIES, SKIPPED
 from tracking.model import Fleet, Position, Trip, Vehicle, VehicleStatus
@@ -31,6 +32,12 @@ MOST_NAMED_CELLS = 1_024
 """New cells that a snapshot names whether or not something is in them; beyond that it names those that hold vehicles."""
 MOST_SKIPPED = 50
 """Areas that a screen came through unshown, past which all that it shows is sent anew."""
+SLICE_SECONDS = 0.002
+"""Of the event loop, in one go, for what screens are shown because they look elsewhere."""
+PART = 300
+"""Vehicles and cells that are shown before it is asked whether there is time for more: about a millisecond."""
+LOOK_COST = 10
+"""What a look costs of an allowance besides the vehicles and clusters that are sent for it."""
 MOST_CLUSTERS = 400
 """Clusters in one viewport, about."""
 CLUSTER_STEPS = 1
@@ -45,6 +52,7 @@ class LiveVehicle:
         "cell",
         "clock_skew",
         "counted_at",
+        "encoded",
         "feed",
         "joined_at",
         "lost",
@@ -67,6 +75,8 @@ class LiveVehicle:
         self.cell: FleetCell | None = None
         self.clock_skew = 0
         """ms by which its device's clock is ahead (negative: behind), where it is known to be wrong"""
+        self.encoded: bytes | None = None
+        """its `state` as JSON, from when a screen was sent it until something of it is another"""
         self.counted_at = 0.0, 0.0
         """where it came into its cell"""
         self.lost = False
@@ -114,6 +124,11 @@ class LiveVehicle:
             self.skew_seconds(),
         )
 
+    def encoded_state(self) -> bytes:
+        if self.encoded is None:
+            self.encoded = encode(self.state())
+        return self.encoded
+
     def description(self) -> VehicleDescription:
         vehicle = self.vehicle
         return VehicleDescription(
@@ -135,14 +150,32 @@ class LiveVehicle:
         return position.server_time - position.fix_time + self.clock_skew
 
 
+class Allowance(Protocol):
+    """How much a screen may be shown: what it costs is known when it was shown, and is paid off in time."""
+
+    def has_room(self) -> bool: ...
+
+    def spend(self, amount: int) -> None: ...
+
+
+class Unlimited:
+    def has_room(self) -> bool:
+        return True
+
+    def spend(self, amount: int) -> None:
+        pass
+
+
 class Viewport:
     """One screen. While its reader is slow it notes which vehicles changed, and gets the newest of each when there is room."""
 
     __slots__ = (
+        "allowance",
         "area",
         "cells",
         "clustered",
         "clusters",
+        "coming",
         "descriptions",
         "left",
         "missed",
@@ -154,14 +187,18 @@ class Viewport:
         "zoom",
     )
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, allowance: Allowance | None = None) -> None:
+        """`allowance` may be shared with other screens."""
         self.outbox = outbox
+        self.allowance = allowance or Unlimited()
         self.area: Area | None = None
         self.zoom = 0.0
         self.wanted: tuple[tuple[float, float, float, float], float] | None = None
         """Bounds and zoom that are still to be shown."""
         self.skipped: list[Area] = []
         """where it was meanwhile, unshown: what did not lie there its client has forgotten"""
+        self.coming: Iterator[None] | None = None
+        """Shows the rest of what it looks at, a part each time; None where all of it is shown."""
         self.cells: set[FleetCell] = set()
         self.clustered = False
         self.clusters = b""
@@ -174,25 +211,72 @@ class Viewport:
 
     @property
     def holds_back(self) -> bool:
-        return bool(self.missed or self.missed_descriptions or self.left)
+        return bool(self.missed or self.missed_descriptions or self.left or self.coming)
 
 
 FleetCell: TypeAlias = Cell[LiveVehicle, Viewport]
 
 
-class FleetFeed:
-    """The live state of one fleet. All of it is synchronous, so that a snapshot and what follows can't miss each other."""
+class Slices:
+    """What screens are shown because they look elsewhere, in slices of the event loop's time: others have their turn between.
 
-    def __init__(self, fleet: Fleet) -> None:
+    `later` calls a function when they had it, as `loop.call_soon` does. Without it a slice has no end.
+    """
+
+    def __init__(self, later: Callable[[Callable[[], None]], object] | None = None) -> None:
+        self._later = later
+        self._ends: float | None = None
+        self._waiting: dict[Viewport, FleetFeed] = {}
+
+    def has_time(self) -> bool:
+        """Whether there is time in this slice. The first who asks begins it."""
+        if self._later is None:
+            return True
+        now = time.perf_counter()
+        if self._ends is None:
+            self._ends = now + SLICE_SECONDS
+            self._later(self._next)
+            return True
+        return now < self._ends
+
+    def wait(self, viewport: Viewport, feed: "FleetFeed") -> None:
+        """The viewport goes on in the next slice."""
+        self._waiting[viewport] = feed
+
+    def forget(self, viewport: Viewport) -> None:
+        self._waiting.pop(viewport, None)
+
+    def _next(self) -> None:
+        self._ends = None
+        waiting = self._waiting
+        for viewport, feed in list(waiting.items()):
+            if not self.has_time():
+                break
+            # One that was shown something before it may have been the end of another.
+            if waiting.pop(viewport, None) is not None:
+                feed.go_on(viewport)
+
+
+class FleetFeed:
+    """The live state of one fleet. All of it is synchronous, so that a snapshot and what follows can't miss each other.
+
+    What takes long is done in parts (`ticking`, `recounting`, `Viewport.coming`); whatever comes between two of them finds
+    all in order.
+    """
+
+    def __init__(self, fleet: Fleet, slices: Slices | None = None) -> None:
         self.fleet = fleet
+        self._slices = slices or Slices()
         self.vehicles: set[LiveVehicle] = set()
         self.outboxes: set[Outbox] = set()
         """of the dispatchers, with a viewport or without"""
         self._cells: dict[tuple[int, int], FleetCell] = {}
         self._dirty: set[FleetCell] = set()
+        self._telling: set[FleetCell] = set()
+        """those whose viewers are being told in this tick"""
         self._viewports: set[Viewport] = set()
-        self._waiting: set[Viewport] = set()
-        """viewports with something to be told that no cell's change brings"""
+        self._waiting: dict[Viewport, None] = {}
+        """viewports with something to be told that no cell's change brings: who waits longest in front"""
         self._looked: set[Viewport] = set()
         """viewports that were shown another part of the map since the last tick"""
         self._pyramid = Pyramid()
@@ -202,6 +286,7 @@ class FleetFeed:
     def moved(self, vehicle: LiveVehicle, position: Position) -> None:
         """A position that moves the vehicle's marker."""
         vehicle.position = position
+        vehicle.encoded = None
         cell = vehicle.cell
         latitude, longitude = position.latitude, position.longitude
         if cell is None or not (cell.south <= latitude < cell.north and cell.west <= longitude < cell.east):
@@ -234,6 +319,7 @@ class FleetFeed:
             self._pyramid.add(*key, vehicle.counted_at)
             if old is None:
                 vehicle.status = vehicle.judge_status()
+                vehicle.encoded = None
             if new.viewers:
                 new.described.add(vehicle)
         if new.viewers:
@@ -255,6 +341,7 @@ class FleetFeed:
     def restate(self, vehicle: LiveVehicle) -> None:
         """Its trip, its name or what it is doing is another now."""
         vehicle.status = vehicle.judge_status()
+        vehicle.encoded = None
         cell = vehicle.cell
         if cell is not None and cell.viewers:
             cell.described.add(vehicle)
@@ -266,9 +353,10 @@ class FleetFeed:
         if cell is None:
             return
         self._take_out(vehicle)
+        vehicle.encoded = None
         # Whoever sees it: where it is, where it was and has not been seen to go from, and who is behind with it.
         viewers = set(cell.viewers)
-        for left in self._dirty:
+        for left in (*self._dirty, *self._telling):
             if vehicle in left.gone:
                 left.gone.discard(vehicle)
                 viewers |= left.viewers
@@ -278,8 +366,10 @@ class FleetFeed:
                 viewport.missed_descriptions.discard(vehicle)
                 viewers.add(viewport)
         for viewport in viewers:
+            # What this tick has for it may be of the vehicle still.
+            self._send(viewport)
             viewport.left.append(vehicle.vehicle.vehicle_id)
-            self._waiting.add(viewport)
+            self._waiting[viewport] = None
 
     # --- dispatchers --------------------------------------------------------------------------------------------------
 
@@ -297,19 +387,30 @@ class FleetFeed:
     def look(self, viewport: Viewport, bounds: tuple[float, float, float, float], zoom: float) -> None:
         """The screen shows another part of the map, and is sent what is new to it.
 
-        Of a screen that moves many times within a tick, or faster than its reader reads, the first and the newest count.
+        Of a screen that moves many times within a tick, faster than its reader reads, or past its allowance, the first and the
+        newest count.
         """
         self._viewports.add(viewport)
-        if viewport in self._looked or viewport.outbox.blocked or viewport.holds_back:
-            if viewport.wanted is not None:
-                viewport.skipped.append(area_of(*viewport.wanted[0]))
-                # While its reader is slow there may be many.
-                del viewport.skipped[: len(viewport.skipped) - MOST_SKIPPED - 1]
-            viewport.wanted = bounds, zoom
-            self._waiting.add(viewport)
-            return
+        if viewport.wanted is not None:
+            viewport.skipped.append(area_of(*viewport.wanted[0]))
+            # While its reader is slow there may be many.
+            del viewport.skipped[: len(viewport.skipped) - MOST_SKIPPED - 1]
+        viewport.wanted = bounds, zoom
+        self._look(viewport)
+
+    def _look(self, viewport: Viewport, *, has_time: bool = False) -> None:
+        """Shows what is wanted, now or in its time."""
+        if viewport in self._looked or viewport.outbox.blocked or viewport.holds_back or not viewport.allowance.has_room():
+            self._waiting[viewport] = None
+        elif not (has_time or self._slices.has_time()):
+            self._slices.wait(viewport, self)
+        elif viewport.wanted is not None:
+            self._show(viewport, *viewport.wanted)
+
+    def _show(self, viewport: Viewport, bounds: tuple[float, float, float, float], zoom: float) -> None:
         self._looked.add(viewport)
         viewport.wanted = None
+        viewport.allowance.spend(LOOK_COST)
         before, viewport.area, viewport.zoom = viewport.area, area_of(*bounds), zoom
         passed, viewport.skipped = viewport.skipped, []
         if self._is_too_full(viewport.area):
@@ -319,9 +420,27 @@ class FleetFeed:
         else:
             self._show_vehicles(viewport, (before, *passed))
 
+    def go_on(self, viewport: Viewport) -> None:
+        """Shows what is still to be shown of where the screen looks, as far as its reader and the time allow."""
+        if viewport.coming is not None:
+            for _ in viewport.coming:
+                if viewport.outbox.blocked:
+                    # The rest in its time, as it will be then.
+                    self._waiting[viewport] = None
+                    return
+                if not self._slices.has_time():
+                    self._slices.wait(viewport, self)
+                    return
+            viewport.coming = None
+        if viewport.wanted is not None:
+            self._look(viewport, has_time=True)
+
     def forget(self, viewport: Viewport) -> None:
         self._viewports.discard(viewport)
-        self._waiting.discard(viewport)
+        self._waiting.pop(viewport, None)
+        self._looked.discard(viewport)
+        self._slices.forget(viewport)
+        viewport.coming = None
         self._unregister(viewport, set(viewport.cells))
 
     def _unregister(self, viewport: Viewport, cells: set[FleetCell]) -> None:
@@ -333,41 +452,65 @@ class FleetFeed:
                 cell.gone.clear()
                 cell.described.clear()
                 self._dirty.discard(cell)
+                self._telling.discard(cell)
                 if not cell.vehicles:
                     del self._cells[cell.column, cell.row]
 
     def _show_vehicles(self, viewport: Viewport, before: Sequence[Area]) -> None:
         """Sends what did not lie in every area of `before`, where the screen came from; without any, all that it shows."""
+        self._send(viewport)
+        viewport.clustered = False
+        viewport.coming = self._showing(viewport, before)
+        self.go_on(viewport)
+
+    def _showing(self, viewport: Viewport, before: Sequence[Area]) -> Iterator[None]:
+        """Registers the screen at its cells and sends what lies in them, a part at a time.
+
+        A cell that gets its first vehicle meanwhile has the screen among its viewers from the beginning.
+        """
         area = viewport.area
         assert area is not None
+        parts = shared_parts(before)
 
         def is_known(column: int, row: int) -> bool:
-            return bool(before) and all(one.touches(column, row) for one in before)
+            return any(part.holds(column, row) for part in parts)
 
-        viewport.clustered = False
-        cells = {self._cells[column, row] for column, row, _ in self._pyramid.cells(area)}
         # Not those that are empty now: whoever went from there is still to be seen to go.
         self._unregister(viewport, {cell for cell in viewport.cells if not area.touches(cell.column, cell.row)})
-        fresh = {cell for cell in cells if cell not in viewport.cells or not is_known(cell.column, cell.row)}
-        viewport.cells |= fresh
-        for cell in fresh:
-            cell.viewers.add(viewport)
-        names: list[str]
-        if area.size <= MOST_NAMED_CELLS:
-            # Named although they are empty: a client may hold vehicles of them from an earlier look.
-            names = [cell_name(*key) for key in area.places() if not is_known(*key)]
-        else:
-            names = [cell.name for cell in fresh if cell.vehicles]
-        vehicles = [vehicle for cell in fresh for vehicle in cell.vehicles]
-        messages = _snapshots(names, vehicles)
-        for sent, message in messages:
+        # Named although they are empty: a client may hold vehicles of them from an earlier look.
+        name_all = area.size <= MOST_NAMED_CELLS
+        names = [cell_name(*key) for key in area.places() if not is_known(*key)] if name_all else []
+        vehicles: list[LiveVehicle] = []
+        weight, sent = 0, False
+        for column, row, _ in self._pyramid.cells(area):
+            cell = self._cells[column, row]
+            weight += 1
+            if cell not in viewport.cells or not is_known(column, row):
+                viewport.cells.add(cell)
+                cell.viewers.add(viewport)
+                vehicles += cell.vehicles
+                weight += len(cell.vehicles)
+                if not name_all and cell.vehicles:
+                    names.append(cell.name)
+            if weight >= PART:
+                # One cell may hold all of them.
+                for begin in range(0, len(vehicles) or 1, PART):
+                    # Who went from there meanwhile is told of where it is now.
+                    part = [
+                        one for one in vehicles[begin : begin + PART] if one.cell is not None and viewport in one.cell.viewers
+                    ]
+                    self._send_vehicles(viewport, names if begin == 0 else [], part)
+                    sent = True
+                    yield
+                names, vehicles, weight = [], [], 0
+        if names or vehicles or not sent:
+            self._send_vehicles(viewport, names, vehicles)
+            yield
+
+    def _send_vehicles(self, viewport: Viewport, names: list[str], vehicles: list[LiveVehicle]) -> None:
+        viewport.allowance.spend(len(vehicles) + len(names) // 10)
+        for message in _snapshots(names, vehicles):
             viewport.outbox.push(message)
-            if viewport.outbox.blocked:
-                # The rest in its time, as it will be then.
-                viewport.missed.update(vehicles[sent:])
-                viewport.missed_descriptions.update(vehicles[sent:])
-                self._waiting.add(viewport)
-                break
 
     # --- clusters -----------------------------------------------------------------------------------------------------
 
@@ -389,12 +532,20 @@ class FleetFeed:
                 return True
         return False
 
-    def _show_clusters(self, viewport: Viewport) -> None:
+    def _show_clusters(self, viewport: Viewport, known: "dict[_Look, bytes] | None" = None) -> None:
+        """`known` are clusters that others were shown in the same moment."""
+        self._send(viewport)
+        viewport.coming = None
         self._unregister(viewport, set(viewport.cells))
         viewport.missed.clear()
         viewport.missed_descriptions.clear()
         assert viewport.area is not None
-        clusters = frame(Clusters(self._clusters(viewport.area, viewport.zoom)))
+        known = {} if known is None else known
+        clusters = known.get((viewport.area, viewport.zoom))
+        if clusters is None:
+            found = self._clusters(viewport.area, viewport.zoom)
+            clusters = known[viewport.area, viewport.zoom] = frame(Clusters(found))
+            viewport.allowance.spend(len(found))
         if viewport.clustered and clusters == viewport.clusters:
             return
         viewport.clustered = True
@@ -412,38 +563,63 @@ class FleetFeed:
         ]
 
     def recount(self) -> None:
-        """To be called every second: whether a viewport holds too many vehicles, or no longer; clusters as they are now."""
+        """All of `recounting` at once."""
+        for _ in self.recounting():
+            pass
+
+    def recounting(self) -> Iterator[None]:
+        """To be gone through every second: whether a viewport holds too many vehicles, or no longer; clusters as they are now.
+
+        Between two steps others may have their turn.
+        """
         if len(self.vehicles) <= MOST_SINGLE and not any(viewport.clustered for viewport in self._viewports):
             return
+        judged: dict[Area, bool] = {}
+        clusters: dict[_Look, bytes] = {}
         for viewport in list(self._viewports):
-            if viewport.area is None or viewport.outbox.blocked:
+            if viewport not in self._viewports or viewport.area is None or viewport.outbox.blocked or viewport.coming:
                 continue
             if not viewport.clustered and sum(len(cell.vehicles) for cell in viewport.cells) <= MOST_SINGLE:
                 continue
-            if self._is_too_full(viewport.area):
-                self._show_clusters(viewport)
+            too_full = judged.get(viewport.area)
+            if too_full is None:
+                too_full = judged[viewport.area] = self._is_too_full(viewport.area)
+            if too_full:
+                self._show_clusters(viewport, clusters)
             elif viewport.clustered:
                 self._show_vehicles(viewport, ())
+            yield
 
     # --- the tick -----------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """To be called every 250 ms: tells each viewport what changed in the cells that it touches."""
-        touched, self._waiting = self._waiting, set()
+        """All of `ticking` at once."""
+        for _ in self.ticking():
+            pass
+
+    def ticking(self) -> Iterator[None]:
+        """To be gone through every 250 ms: tells each viewport what changed in the cells that it touches.
+
+        Between two steps others may have their turn.
+        """
+        touched, self._waiting = self._waiting, {}
         self._looked.clear()
         if self._dirty:
-            dirty, self._dirty = self._dirty, set()
-            for cell in dirty:
-                self._tell_viewers(cell, touched)
+            self._telling, self._dirty = self._dirty, set()
+            while self._telling:
+                self._tell_viewers(self._telling.pop(), touched)
+                yield
         for viewport in touched:
-            self._flush(viewport)
+            if viewport in self._viewports:
+                self._flush(viewport)
+                yield
 
-    def _tell_viewers(self, cell: FleetCell, touched: set[Viewport]) -> None:
+    def _tell_viewers(self, cell: FleetCell, touched: dict[Viewport, None]) -> None:
         rows = list(_packed(cell.moved.values()))
         descriptions = list(_packed(encode(vehicle.description()) for vehicle in cell.described))
         count = len(cell.moved)
         for viewport in cell.viewers:
-            touched.add(viewport)
+            touched[viewport] = None
             if viewport.outbox.blocked or viewport.missed:
                 SKIPPED.value += len(viewport.missed & cell.moved.keys())
                 viewport.missed |= cell.moved.keys()
@@ -467,18 +643,25 @@ class FleetFeed:
 
     def _flush(self, viewport: Viewport) -> None:
         if viewport.outbox.blocked:
-            self._waiting.add(viewport)
+            self._waiting[viewport] = None
             return
         if viewport.missed or viewport.missed_descriptions:
             viewport.rows += _packed(encode(vehicle.row()) for vehicle in viewport.missed)
             viewport.descriptions += _packed(encode(vehicle.description()) for vehicle in viewport.missed_descriptions)
             viewport.missed.clear()
             viewport.missed_descriptions.clear()
+        self._send(viewport)
+        self.go_on(viewport)
+
+    def _send(self, viewport: Viewport) -> None:
+        """Sends what the tick has for it so far."""
         if viewport.rows or viewport.descriptions or viewport.left:
             viewport.outbox.push(b"".join(_updates(viewport.rows, viewport.descriptions, viewport.left)))
             viewport.rows, viewport.descriptions, viewport.left = [], [], []
-        if viewport.wanted is not None:
-            self.look(viewport, *viewport.wanted)
+
+
+_Look: TypeAlias = tuple[Area, float]
+"""Where a screen looks, and its zoom."""
 
 
 def _level_of(area: Area, deepest: int) -> int:
@@ -503,19 +686,13 @@ def _packed(pieces: Iterable[bytes], room: int = _ROOM) -> Iterator[bytes]:
         yield b",".join(part)
 
 
-def _snapshots(names: Sequence[str], vehicles: Sequence[LiveVehicle]) -> Iterator[tuple[int, bytes]]:
-    """`fleet_snapshot` messages as ready frames, each with how many of the vehicles are sent with it; one at least."""
+def _snapshots(names: Sequence[str], vehicles: Sequence[LiveVehicle]) -> Iterator[bytes]:
+    """`fleet_snapshot` messages as ready frames; one at least."""
     cells = encode(names)
-    part: list[bytes] = []
-    size = len(cells)
-    for number, vehicle in enumerate(vehicles):
-        state = encode(vehicle.state())
-        if part and size + len(state) >= _ROOM:
-            yield number, framed(b'{"type":"fleet_snapshot","cells":%b,"vehicles":[%b]}' % (cells, b",".join(part)))
-            cells, part, size = b"[]", [], 2
-        part.append(state)
-        size += len(state) + 1
-    yield len(vehicles), framed(b'{"type":"fleet_snapshot","cells":%b,"vehicles":[%b]}' % (cells, b",".join(part)))
+    states = list(_packed((vehicle.encoded_state() for vehicle in vehicles), _ROOM - len(cells)))
+    for part in states or [b""]:
+        yield framed(b'{"type":"fleet_snapshot","cells":%b,"vehicles":[%b]}' % (cells, part))
+        cells = b"[]"
 
 
 def _updates(rows: list[bytes], descriptions: list[bytes], left: list[str]) -> Iterable[bytes]:

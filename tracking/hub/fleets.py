@@ -1,8 +1,10 @@
 """All vehicles and fleets that this process knows, by their ids."""
 
+from collections.abc import Iterator
+
 from tracking.frames import live_view
 from tracking.hub.alerts import Watched
-from tracking.hub.fleet import FleetFeed, LiveVehicle
+from tracking.hub.fleet import FleetFeed, LiveVehicle, Slices
 from tracking.metrics import CLOCKS_WRONG
 from tracking.model import Fleet, Position, Trip, Vehicle
 from tracking.protocol import FleetTrip, TripGone, VehicleGone, frame
@@ -20,7 +22,8 @@ class Fleets:
     was read before it, and stays.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, slices: Slices | None = None) -> None:
+        self._slices = slices
         self.feeds: dict[str, FleetFeed] = {}
         self.vehicles: dict[str, LiveVehicle] = {}
         self.moves: list[tuple[LiveVehicle, Position]] = []
@@ -72,7 +75,7 @@ class Fleets:
         """The fleet's feed, with its name and thresholds as they are now."""
         feed = self.feeds.get(fleet.fleet_id)
         if feed is None:
-            feed = self.feeds[fleet.fleet_id] = FleetFeed(fleet)
+            feed = self.feeds[fleet.fleet_id] = FleetFeed(fleet, self._slices)
         feed.fleet = fleet
         return feed
 
@@ -156,12 +159,12 @@ class Fleets:
         if feed is not None and feed.outboxes:
             feed.broadcast(frame(TripGone(trip.trip_id)))
 
-    def tick(self) -> None:
-        """To be called every 250 ms."""
-        for feed in self.feeds.values():
-            feed.tick()
+    def ticking(self) -> Iterator[None]:
+        """To be gone through every 250 ms; between two steps others may have their turn."""
+        for feed in list(self.feeds.values()):
+            yield from feed.ticking()
 
-    def recount(self) -> None:
-        """To be called every second."""
-        for feed in self.feeds.values():
-            feed.recount()
+    def recounting(self) -> Iterator[None]:
+        """To be gone through every second, in the same way."""
+        for feed in list(self.feeds.values()):
+            yield from feed.recounting()

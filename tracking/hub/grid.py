@@ -4,7 +4,7 @@ A cell knows its edges in degrees, so that for a vehicle that stays in its cell,
 comparisons are enough.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import asinh, atan, degrees, floor, pi, radians, sinh, tan
 from typing import Generic, NamedTuple, TypeVar
 
@@ -48,6 +48,15 @@ class Rectangle(NamedTuple):
 
     def holds(self, column: int, row: int) -> bool:
         return self.left <= column <= self.right and self.top <= row <= self.bottom
+
+    def shared(self, other: "Rectangle") -> "Rectangle":
+        """The cells that lie in both."""
+        left, top = max(self.left, other.left), max(self.top, other.top)
+        return Rectangle(left, top, min(self.right, other.right), min(self.bottom, other.bottom))
+
+    @property
+    def is_empty(self) -> bool:
+        return self.right < self.left or self.bottom < self.top
 
     @property
     def size(self) -> int:
@@ -195,6 +204,14 @@ def area_of(west: float, south: float, east: float, north: float) -> Area:
     else:
         parts = (Rectangle(left, top, SIDE - 1, bottom), Rectangle(0, top, right, bottom))
     return Area(west, south, east, north, parts)
+
+
+def shared_parts(areas: Sequence[Area]) -> list[Rectangle]:
+    """The cells that every one of the areas touches; none where there is no area."""
+    shared = list(areas[0].parts) if areas else []
+    for area in areas[1:]:
+        shared = [both for one in shared for other in area.parts if not (both := one.shared(other)).is_empty]
+    return shared
 
 
 def _wrapped(longitude: float) -> float:

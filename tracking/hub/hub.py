@@ -8,6 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from tracking.auth import Principal
 from tracking.errors import CloseCode
 from tracking.hub.feed import KeptBytes, TripFeed
+from tracking.hub.fleet import Slices
 from tracking.hub.fleets import Fleets
 from tracking.hub.outbox import Outbox
 from tracking.keys import Key
@@ -106,7 +107,7 @@ class Hub:
         self._interval_trip = interval_trip
         self._interval_idle = interval_idle
         self.feeds: dict[str, TripFeed] = {}
-        self.fleets = Fleets()
+        self.fleets = Fleets(Slices(lambda work: asyncio.get_running_loop().call_soon(work)))
         self.drivers: dict[str, DriverLink] = {}
         self.on_former: Callable[[Position], None] = lambda _: None
         """Told of a position that moves the marker of a vehicle which the trip no longer has: it is of the trip's line."""

@@ -6,7 +6,6 @@ from starlette.websockets import WebSocket
 
 from tracking.audit import Kind, Span
 from tracking.auth import Principal, may_manage_fleet
-from tracking.bucket import Bucket
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed
 from tracking.hub.fleet import FleetFeed, Viewport
 from tracking.metrics import DISPATCHERS
@@ -14,9 +13,6 @@ from tracking.protocol import TextMessage, decode_dispatcher
 from tracking.service import Service
 from tracking.sockets.connection import Connection, admit, not_yours
 
-FRAMES_PER_SECOND = 200.0
-FRAMES_AT_ONCE = 1_000
-"""A screen that is dragged sends its viewport many times a second; past this it is not a screen any more."""
 READ_SECONDS = 5.0
 """How long a connection that comes right after the hub's start waits for the fleets to be read."""
 
@@ -31,15 +27,14 @@ async def dispatcher_endpoint(websocket: WebSocket) -> None:
 class DispatcherConnection(Connection):
     """One dispatcher's screen."""
 
-    __slots__ = ("_bucket", "_feed", "_fleet_id", "_turn", "_viewport", "_watch")
+    __slots__ = ("_feed", "_fleet_id", "_turn", "_viewport", "_watch")
 
     def __init__(self, websocket: WebSocket, service: Service, principal: Principal, fleet_id: str) -> None:
         super().__init__(websocket, service, principal)
         self._fleet_id = fleet_id
         self._feed: FleetFeed | None = None
         self._watch: Span | None = None
-        self._viewport = Viewport(self.outbox)
-        self._bucket = Bucket(FRAMES_PER_SECOND, FRAMES_AT_ONCE, service.clock())
+        self._viewport = Viewport(self.outbox, self)
 
     async def opened(self) -> None:
         if not may_manage_fleet(self.principal, self._fleet_id):
@@ -67,13 +62,29 @@ class DispatcherConnection(Connection):
             self.service.audit.left(self._watch)
 
     def received(self, data: bytes) -> None:
-        if not self._bucket.take(self.service.clock()):
-            raise SocketClosed(CloseCode.TOO_MANY_REQUESTS)
+        try:
+            # A screen that is dragged sends its viewport many times a second; past this it is not a screen any more.
+            self.service.budgets.frames.spend(self.principal.jti, self.principal.role)
+        except Refusal:
+            raise SocketClosed(CloseCode.TOO_MANY_REQUESTS) from None
         message = decode_dispatcher(data)
         if isinstance(message, TextMessage):
             self._post(message)
         elif self._feed is not None:
             self._feed.look(self._viewport, message.bounds, message.zoom)
+
+    def writable(self) -> None:
+        super().writable()
+        if self._feed is not None and self._viewport.coming is not None and not self.outbox.blocked:
+            self._feed.go_on(self._viewport)
+
+    # --- what its viewport may be shown -------------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        return self.service.budgets.looks.has_room(self.principal.jti, self.principal.role)
+
+    def spend(self, amount: int) -> None:
+        self.service.budgets.looks.owe(self.principal.jti, self.principal.role, amount)
 
     def _post(self, message: TextMessage) -> None:
         async def post() -> None:
