@@ -294,6 +294,7 @@ async def _beat(service: Service) -> None:
     while True:
         await asyncio.sleep(service.settings.tick_interval / (BEATS * STEPS))
         service.hub.beat()
+        service.lines.let_go()
 
 
 async def _fleet_tick(service: Service) -> None:

@@ -1,15 +1,17 @@
 """What fits into one frame of 64 KiB. A track or a route is whole as long as it fits; a longer one loses the points that a map
 would not show."""
 
-import functools
-from collections.abc import Sequence
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
 from math import cos, radians
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import shapely
 from msgspec import UNSET, UnsetType
+from shapely.geometry.base import BaseGeometry
 
 from tracking.errors import ErrorCode, Refusal
 from tracking.geo import METRES_PER_DEGREE
@@ -27,6 +29,8 @@ TRACK_ROOM = MAX_FRAME_BYTES - ENVELOPE
 
 _TOLERANCES = 18
 """Each twice the one before it, from half a metre to 65 km."""
+MOST_SIMPLIFIED = 250_000
+"""Points of one vehicle that are simplified; of more every second one, or every third."""
 _WHOLE_POINT = 56
 """Bytes of `[longitude,latitude,fix_time],` at full precision, at the most."""
 _ROUNDED_POINT = 39
@@ -54,28 +58,50 @@ def live_view(trip: Trip, *, show_vehicle: bool = True) -> TripView:
     return msgspec.structs.replace(view, route={"type": "LineString", "coordinates": _thin_route(data)})
 
 
-@functools.lru_cache(maxsize=256)
 def _thin_route(data: bytes) -> list[list[float]]:
-    """Remembered, because everyone who comes to watch the trip is shown the same."""
-    points = msgspec.json.decode(data, type=list[list[float]])
-    kept = list(range(len(points)))
-    tolerance = 0.5
-    while len(kept) > ROUTE_ROOM // _ROUTE_POINT:
-        kept = _simplified(points, tolerance)
-        tolerance *= 2
-    return [[round(points[index][0], 6), round(points[index][1], 6)] for index in kept]
+    """Remembered, because everyone who comes to watch the trip is shown the same: by a digest, as the whole is large."""
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    with _thinning:
+        known = _thin_routes.pop(digest, None)
+    if known is None:
+        kept = np.array(msgspec.json.decode(data, type=list[tuple[float, float]]), dtype=float)
+        tolerance = 0.5
+        while len(kept) > ROUTE_ROOM // _ROUTE_POINT:
+            kept = kept[_simplified_line(kept, tolerance)]
+            tolerance *= 2
+        known = encode(kept.round(6).tolist())
+    with _thinning:
+        _thin_routes[digest] = known
+        if len(_thin_routes) > _THIN_ROUTES:
+            del _thin_routes[next(iter(_thin_routes))]
+    return msgspec.json.decode(known, type=list[list[float]])
 
 
-def geofence_news(geofence: Geofence) -> GeofenceNews:
+_THIN_ROUTES = 256
+_thinning = threading.Lock()
+_thin_routes: dict[bytes, bytes] = {}
+"""Those that were asked for last, as JSON, by the digests of the whole ones."""
+
+
+def prepare_route(route: dict[str, Any]) -> None:
+    """Makes ready what `live_view` shows of a route: in a thread, as a long one takes tens of milliseconds."""
+    data = encode(route["coordinates"])
+    if len(data) > ROUTE_ROOM:
+        _thin_route(data)
+
+
+def geofence_news(geofence: Geofence, shape: BaseGeometry | None = None) -> GeofenceNews:
     """The geofence as sockets show it: simplified as far as a frame needs, to its bounds where it has too many parts for
-    anything else. HTTP gives it whole.
+    anything else. HTTP gives it whole. `shape` is its, where that is known.
     """
     view = GeofenceView.of(geofence)
     if len(encode(view)) <= TRACK_ROOM:
         return GeofenceNews(view)
-    shape = shape_of(geofence.geometry)
+    shape = simple = shape_of(geofence.geometry) if shape is None else shape
     for doubled in range(_TOLERANCES):
-        simple = shape.simplify(0.5 * 2**doubled / METRES_PER_DEGREE, preserve_topology=True)
+        simple = simple.simplify(0.5 * 2**doubled / METRES_PER_DEGREE, preserve_topology=True)
+        if shapely.get_num_coordinates(simple) * _ROUTE_POINT > 2 * TRACK_ROOM:
+            continue
         view = msgspec.structs.replace(view, geometry=msgspec.json.decode(shapely.to_geojson(simple)))
         if len(encode(view)) <= TRACK_ROOM:
             return GeofenceNews(view, simplified=True)
@@ -122,6 +148,29 @@ def fit_track(driven: Sequence[DrivenPoint], vehicle_id: str, room: int = TRACK_
     return FittedTrack([(round(longitude, 6), round(latitude, 6), time) for time, longitude, latitude, _ in kept], segments)
 
 
+def thinned(lines: Mapping[str, Any], room: int) -> list[DrivenPoint]:
+    """The lines, each an array `(n, 3)` of longitude, latitude and fix time by its vehicle, as `fit_track` would fit them into
+    `room`, in the order of time. It takes a second for a million points, and is for a thread.
+    """
+    most = room // _ROUNDED_POINT
+    kept = dict(lines)
+    if sum(map(len, kept.values())) > most:
+        # Every k-th of what is longer than any day: to simplify takes the square of the length at worst.
+        kept = {vehicle_id: line[:: len(line) // MOST_SIMPLIFIED + 1] for vehicle_id, line in kept.items()}
+    tolerance = 0.5
+    # A vehicle's two ends stay.
+    while 2 * len(kept) < sum(map(len, kept.values())) > most:
+        kept = {vehicle_id: line[_simplified_line(line[:, :2], tolerance)] for vehicle_id, line in kept.items()}
+        tolerance *= 2
+    return sorted(
+        {
+            (int(time), longitude, latitude, vehicle_id)
+            for vehicle_id, line in kept.items()
+            for longitude, latitude, time in line.tolist()
+        }
+    )
+
+
 def _segments(driven: Sequence[DrivenPoint], vehicle_id: str) -> list[Segment] | UnsetType:
     segments: list[Segment] = []
     before = None
@@ -140,10 +189,18 @@ def _simplified(places: Sequence[Sequence[float]], tolerance: float) -> list[int
     """The indices of the places that draw the same line, within so many metres."""
     if len(places) < 3:
         return list(range(len(places)))
-    line = np.array([place[:2] for place in places], dtype=float)
+    kept: list[int] = _simplified_line(np.array([place[:2] for place in places], dtype=float), tolerance).tolist()
+    return kept
+
+
+def _simplified_line(places: Any, tolerance: float) -> Any:
+    """The same of an array `(n, 2)`, as an array."""
+    if len(places) < 3:
+        return np.arange(len(places))
+    line = places.copy()
     # Across the antimeridian it goes on past 180 degrees.
-    line[:, 0] = np.unwrap(line[:, 0], period=360.0) * cos(radians(places[0][1]))
+    line[:, 0] = np.unwrap(line[:, 0], period=360.0) * cos(radians(line[0, 1]))
     # The place's index rides along as Z, which the algorithm carries and does not weigh.
     drawn = shapely.LineString(np.column_stack((line, np.arange(len(line)))))
     kept = shapely.get_coordinates(drawn.simplify(tolerance / METRES_PER_DEGREE, preserve_topology=False), include_z=True)
-    return [int(index) for index in kept[:, 2]]
+    return kept[:, 2].astype(int)

@@ -2,19 +2,21 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 
 from tracking.errors import StoreUnavailable
 from tracking.frames import DrivenPoint
 from tracking.hub.hub import Hub
 from tracking.ingest.sources import FOREVER, GRACE_MS
+from tracking.lines import Lines
 from tracking.model import Position, Trip
-from tracking.store import positions
-from tracking.store.pool import Database
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+REST_SECONDS = 5.0
+"""After a part of a line nothing is read for as long as that took, and no longer than this."""
 GATHER_SECONDS = 0.25
 """Late fixes come in batches: a little patience makes one revision of many."""
 
@@ -22,9 +24,9 @@ GATHER_SECONDS = 0.25
 class Revisions:
     """Gathers what came late, reads the line from the store, publishes it. `run` works until it is cancelled."""
 
-    def __init__(self, database: Database, hub: Hub, pending: Callable[[str], Iterable[Position]]) -> None:
+    def __init__(self, lines: Lines, hub: Hub, pending: Callable[[str], Iterable[Position]]) -> None:
         """`pending` gives a trip's positions that are not known to be committed."""
-        self._database = database
+        self._lines = lines
         self._hub = hub
         self._pending = pending
         self._spans: dict[str, tuple[int, int, int]] = {}
@@ -59,8 +61,11 @@ class Revisions:
             self._arrived.clear()
             spans, self._spans = self._spans, {}
             for trip_id, (trip, first, last) in spans.items():
+                began = time.monotonic()
                 try:
                     await self._revise(trip_id, trip, first, last)
+                    # Of a trip of many hours that gets late fixes without end the whole line may be read each time.
+                    await asyncio.sleep(min(time.monotonic() - began, REST_SECONDS))
                 except StoreUnavailable as error:
                     logger.warning("can't read a late part of a track now, trying again: %s", error)
                     self.revise(trip_id, trip, first, last)
@@ -74,9 +79,7 @@ class Revisions:
             if not p.suspect and first <= p.fix_time <= last
         }
         with self._hub.erased() as erased:
-            async with self._database.reading() as connection:
-                async for row in positions.track_of_trip(connection, trip, suspect=False, from_=first, to=last):
-                    driven.add((row.fix_time, row.longitude, row.latitude, row.vehicle_id))
+            driven.update(await self._lines.part(trip, first, last))
         if erased:
             driven = {point for point in driven if point[3] not in erased}
         feed = self._hub.feeds.get(trip_id)

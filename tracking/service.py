@@ -18,6 +18,7 @@ from tracking.ingest.latest import Latest
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.sources import Sources
+from tracking.lines import Lines
 from tracking.messaging import Messaging
 from tracking.model import Clock, Trip
 from tracking.revisions import Revisions
@@ -60,8 +61,8 @@ class Service:
     pipeline: Pipeline
     trips: Gathered[str, Trip]
     """as the store has them; who asks beside others is answered with them"""
-    tracks: Gathered[int, list[TrackRow]]
-    """of trips by their numbers, where they are short; the same"""
+    lines: Lines
+    """of trips that are watched"""
     hub: Hub
     doors: Doors
     """the sockets that were let in, by the address that they came from"""
@@ -101,7 +102,9 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     sources = Sources(database, clock)
     budgets = assemble_budgets(settings, clock)
     # The two know each other: what the recorder stored late is shown anew, with what it has not stored yet.
-    revisions = Revisions(database, hub, lambda trip_id: recorder.pending(trip_id))
+    tracks = Gathered(lambda numbers: _tracks(database, numbers), most=TRACKS_AT_ONCE)
+    lines = Lines(database, tracks, lambda trip_id: recorder.pending(trip_id), clock)
+    revisions = Revisions(lines, hub, lambda trip_id: recorder.pending(trip_id))
     hub.on_former = revisions.late_one
     hub.on_begun_anew = revisions.revise_all
     history = History(
@@ -147,7 +150,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         backlogs=Backlogs(recorder, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit),
         pipeline=Pipeline(recorder),
         trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
-        tracks=Gathered(lambda trips: _tracks(database, trips), most=TRACKS_AT_ONCE),
+        lines=lines,
         hub=hub,
         doors=Doors(settings.connections_per_address),
         budgets=budgets,

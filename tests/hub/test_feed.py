@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracking.errors import CloseCode
-from tracking.hub.feed import KeptBytes, TripFeed
+from tracking.hub.feed import KeptBytes, Line, TripFeed
 from tracking.hub.outbox import Outbox
 from tracking.model import Place, Position, Trip, TripStatus, Vehicle
 from tracking.protocol import Tick, encode, frame, frame_ends, position_update, snapshot_position, text_of
@@ -251,3 +251,44 @@ def test_trust_87_a_feed_knows_whose_line_it_told() -> None:
     assert not feed.can_resume(before["epoch"], feed.offset, 10**6)
     assert feed.can_resume(snapshot["epoch"], feed.offset, 10**6)
     assert [feed.has_shown(f"van-{number}") for number in range(3)] == [False, True, False]
+
+
+def test_who_comes_before_the_next_update_is_sent_the_same_snapshot() -> None:
+    feed, first, second = a_feed(), Reader(), Reader()
+    feed.publish_position(a_position(1))
+    stored = [(BEGIN + 500, 9.5, 47.0005, "van-1"), (BEGIN + 1000, 9.5, 47.001, "van-1")]
+    line = Line(1, BEGIN, stored, [a_position(2)], {"van-1": snapshot_position(a_position(1))})
+    feed.publish_position(a_position(3))
+    feed.begin_with(first.outbox, line, BEGIN)
+    made = line.snapshot
+    feed.begin_with(second.outbox, line, BEGIN + 7)
+    assert line.snapshot is made
+    [one], [other] = first.read(), second.read()
+    assert [point[2] - BEGIN for point in one["track"]] == [500, 1000, 2000, 3000]
+    assert one["position"]["fix_time"] == BEGIN + 3000
+    assert (one["offset"], one["server_time"], other["server_time"]) == (2, BEGIN, BEGIN + 7)
+    assert {**one, "server_time": 0} == {**other, "server_time": 0}
+    # The next update makes another one; nothing falls between the two.
+    feed.publish_position(a_position(4))
+    third = Reader()
+    feed.begin_with(third.outbox, line, BEGIN)
+    [snapshot] = third.read()
+    assert (snapshot["offset"], snapshot["track"][-1][2]) == (3, BEGIN + 4000)
+    assert [message["offset"] for message in first.read()] == [3]
+
+
+def test_a_trip_that_changed_is_in_the_next_snapshot() -> None:
+    feed, line = a_feed(), Line(0, BEGIN)
+    feed.begin_with(Reader().outbox, line, BEGIN)
+    feed.publish_trip(a_trip(TripStatus.ARRIVED_AT_PICKUP, 3))
+    reader = Reader()
+    feed.begin_with(reader.outbox, line, BEGIN)
+    assert reader.read()[0]["trip"]["status"] == "arrived_at_pickup"
+
+
+def test_a_line_that_is_kept_goes_with_a_vehicle_that_is_erased() -> None:
+    feed = a_feed()
+    feed.line = Line(0, BEGIN, [(BEGIN, 9.5, 47.0, "van-7")])
+    feed.forget()
+    assert feed.line is None
+    assert feed.erasures == 1

@@ -22,6 +22,7 @@ from tracking.protocol import (
     encode,
     frame,
     frame_ends,
+    framed,
     position_update,
     snapshot_position,
     text_of,
@@ -53,6 +54,32 @@ class KeptBytes:
         return self.limit // max(1, self.feeds)
 
 
+class Line:
+    """A trip's line as it was read from the store once, for all who come to watch it within a while.
+
+    `began` is the feed's offset of when the reading began, `unstored` what waited for a commit then; `stored` and `last` are as
+    `TripFeed.begin` takes them.
+    """
+
+    __slots__ = ("began", "last", "read_at", "snapshot", "stored", "unstored")
+
+    def __init__(
+        self,
+        began: int,
+        read_at: int,
+        stored: Sequence[DrivenPoint] = (),
+        unstored: Sequence[Position] = (),
+        last: Mapping[str, SnapshotPosition] | None = None,
+    ) -> None:
+        self.began = began
+        self.read_at = read_at
+        self.stored = stored
+        self.unstored = unstored
+        self.last = last or {}
+        self.snapshot: tuple[int, Trip, bytes, bytes] | None = None
+        """as it was sent last: the offset and the trip that it is of, and its JSON before and after `server_time`"""
+
+
 class TripFeed:
     """Updates of one trip, with an epoch of its own life and contiguous offsets from 1.
 
@@ -73,6 +100,8 @@ class TripFeed:
         "_vehicles",
         "before_kept",
         "epoch",
+        "erasures",
+        "line",
         "offset",
         "outboxes",
         "showing",
@@ -95,6 +124,10 @@ class TripFeed:
         self.offset = 0
         self.outboxes: set[Outbox] = set()
         self.unwatched_since: int | None = None
+        self.line: Line | None = None
+        """A long one, while it is kept (`tracking.lines`)."""
+        self.erasures = 0
+        """How many vehicles were erased: what was read before may be one's."""
         self._frames = bytearray()
         """The updates after `before_kept`, as ready frames one after the other: an object for each would be as large again,
         and each would lie somewhere else in memory."""
@@ -111,6 +144,7 @@ class TripFeed:
     def end(self) -> None:
         """The feed publishes no more, and holds nothing."""
         self._drop(len(self._frames), self.offset)
+        self.line = None
         self._kept.feeds -= 1
 
     def has_shown(self, vehicle_id: str) -> bool:
@@ -133,6 +167,11 @@ class TripFeed:
     def _note_shown(self, segments: Sequence[Segment] | UnsetType) -> None:
         if segments is not UNSET:
             self._others += tuple({vehicle_id for _, vehicle_id in segments if not self.has_shown(vehicle_id)})
+
+    def forget(self) -> None:
+        """A vehicle was erased: a line that was read before may be its."""
+        self.erasures += 1
+        self.line = None
 
     def publish_position(self, position: Position) -> None:
         """A position of the trip's vehicle that moves the marker."""
@@ -197,7 +236,34 @@ class TripFeed:
 
         Make sure first that all of that is still here: `before_kept` is not above the `offset` of when the reading began.
         """
-        driven = set(stored)
+        self._push_snapshot(outbox, self._snapshot(set(stored), unstored, last, after=self.before_kept), now)
+
+    def begin_with(self, outbox: Outbox, line: Line, now: int) -> None:
+        """The same with a line that is kept. Whoever comes before the next update is sent the same snapshot."""
+        known = line.snapshot
+        if known is None or known[0] != self.offset or known[1] is not self.trip:
+            # What came before the reading began is in the line.
+            snapshot = self._snapshot(set(line.stored), line.unstored, line.last, after=line.began)
+            head, tail = encode(snapshot).split(b'"server_time":0,', 1)
+            known = line.snapshot = self.offset, self.trip, head, tail
+        _, _, head, tail = known
+        outbox.push(framed(b'%b"server_time":%d,%b' % (head, now, tail)))
+        self.outboxes.add(outbox)
+
+    def _push_snapshot(self, outbox: Outbox, snapshot: Snapshot, now: int) -> None:
+        snapshot.server_time = now
+        outbox.push(frame(snapshot))
+        self.outboxes.add(outbox)
+
+    def _snapshot(
+        self,
+        driven: set[DrivenPoint],
+        unstored: Iterable[Position],
+        last: Mapping[str, SnapshotPosition],
+        *,
+        after: int,
+    ) -> Snapshot:
+        """Joins what was read with what was published after that offset, without a `server_time`."""
         newest = last.get(self.vehicle_id)
         for position in unstored:
             if position.suspect:
@@ -205,7 +271,7 @@ class TripFeed:
             driven.add((position.fix_time, position.longitude, position.latitude, position.vehicle_id))
             if position.vehicle_id == self.vehicle_id and (newest is None or position.fix_time > newest.fix_time):
                 newest = snapshot_position(position)
-        for offset, text in enumerate(self._texts(), self.before_kept + 1):
+        for offset, text in enumerate(self._texts(after), after + 1):
             if text.startswith(_POSITION):
                 vehicle_id = self._vehicle_at(offset)
                 update = _decode_position(text)
@@ -220,11 +286,10 @@ class TripFeed:
         view = live_view(self.trip)
         track, segments = fit_track(sorted(driven), self.vehicle_id, TRACK_ROOM - len(encode(view)))
         self._note_shown(segments)
-        snapshot = Snapshot(self.epoch, self.offset, now, view, track, segments)
+        snapshot = Snapshot(self.epoch, self.offset, 0, view, track, segments)
         if newest is not None:
             snapshot.position = newest
-        outbox.push(frame(snapshot))
-        self.outboxes.add(outbox)
+        return snapshot
 
     def _vehicle_at(self, offset: int) -> str:
         """The vehicle that the trip had when the update with this offset was published."""
@@ -290,8 +355,11 @@ class TripFeed:
             return 0
         return next(islice(frame_ends(self._frames), offset - self.before_kept - 1, None))
 
-    def _texts(self) -> Iterator[bytes]:
+    def _texts(self, after: int) -> Iterator[bytes]:
         at = 0
-        for end in frame_ends(self._frames):
+        for number, end in enumerate(frame_ends(self._frames)):
+            if number < after - self.before_kept:
+                at = end
+                continue
             yield text_of(bytes(self._frames[at:end]))
             at = end

@@ -1,24 +1,17 @@
 """`/v1/trips/{trip_id}/live`: one trip, live, for as long as its status lets this watcher see it."""
 
-from collections.abc import Collection
-from typing import NamedTuple
-
-from msgspec import UNSET
 from starlette.websockets import WebSocket
 
 from tracking.audit import Kind, Span
 from tracking.auth import MAY_SEE, Principal, Role, Sight, may_know_trip, may_see
 from tracking.bucket import Bucket
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
-from tracking.frames import DrivenPoint
 from tracking.hub.feed import TripFeed
 from tracking.metrics import WATCHERS
 from tracking.model import Trip
-from tracking.protocol import SnapshotPosition, decode_passenger
+from tracking.protocol import decode_passenger
 from tracking.service import Service
 from tracking.sockets.connection import Connection, admit, not_yours
-from tracking.store import positions
-from tracking.store.positions import TrackRow
 
 MESSAGES_PER_SECOND = 2.0
 MESSAGES_AT_ONCE = 20
@@ -29,21 +22,6 @@ async def passenger_endpoint(websocket: WebSocket) -> None:
     principal = await admit(websocket, service)
     if principal is not None:
         await PassengerConnection(websocket, service, principal, websocket.path_params["trip_id"]).run()
-
-
-class _Stored(NamedTuple):
-    trip: Trip | None
-    """None where it is no more, or where nobody can say"""
-    track: list[DrivenPoint]
-    last: dict[str, SnapshotPosition]
-    """of each vehicle that drove it"""
-    away: bool = False
-    """The store could not be read."""
-
-    def without(self, erased: Collection[str]) -> "_Stored":
-        """Without what was read of these vehicles, which were erased meanwhile."""
-        last = {vehicle_id: position for vehicle_id, position in self.last.items() if vehicle_id not in erased}
-        return self._replace(track=[point for point in self.track if point[3] not in erased], last=last)
 
 
 class PassengerConnection(Connection):
@@ -79,60 +57,48 @@ class PassengerConnection(Connection):
         self.service.hub.watched(feed)
 
     async def _begin(self, feed: TripFeed) -> None:
-        known = feed.trip
-        shown = may_see(self.principal.role, Sight.POSITION, known.status)
-        began = feed.offset
+        known, began, erasures, away = feed.trip, feed.offset, feed.erasures, False
         # What waits for a commit now may be committed after our reading began, and so be in neither.
-        unstored = list(self.service.recorder.pending(self.trip_id)) if shown else []
-        with self.service.hub.erased() as erased:
-            stored = await self._read_track(known)
-        if erased:
-            stored = stored.without(erased)
-            unstored = [position for position in unstored if position.vehicle_id not in erased]
-        if stored.trip is not None and (feed.trip is known or stored.trip.version > feed.trip.version):
+        unstored = list(self.service.recorder.pending(self.trip_id))
+        fresh = line = None
+        # Of the trip first: what the line is joined with must be here when it was read, so nothing is awaited after it.
+        try:
+            fresh = await self.service.trips.get(self.trip_id)
+            line = await self.service.lines.of(feed)
+        except StoreUnavailable:
+            # The live map goes on with what memory holds; the rest of the line follows as `track_revised`.
+            away = True
+            self.service.revisions.revise_all(known)
+        if fresh is not None and (feed.trip is known or fresh.version > feed.trip.version):
             # What we happen to learn first, the others must be told too. But what they were told while we read may be newer,
             # though its version is the same: a vehicle's name is no part of that.
-            self.service.hub.trip_changed(stored.trip)
+            self.service.hub.trip_changed(fresh)
         if self.service.hub.feeds.get(self.trip_id) is not feed:
-            over = stored.trip.status.over if stored.trip is not None else not stored.away
+            over = fresh.status.over if fresh is not None else not away
             over = over or feed.trip.status.over
             raise SocketClosed(CloseCode.TRIP_OVER if over else CloseCode.OVERLOADED)
         self._check(feed.trip)
-        if feed.before_kept > began:
+        if feed.erasures != erasures:
+            # What was read may be of the vehicle that was erased meanwhile.
+            await self._begin(feed)
+            return
+        if feed.before_kept > (began if line is None else line.began):
             # What was published while we read is no more here in full.
             raise SocketClosed(CloseCode.OVERLOADED)
-        if not may_see(self.principal.role, Sight.POSITION, feed.trip.status):
-            stored, unstored = _Stored(None, [], {}), []
         # From here to the registration nothing may be awaited: nothing falls through between them.
-        feed.begin(
-            self.outbox,
-            stored=stored.track,
-            unstored=unstored,
-            last=stored.last,
-            now=self.service.clock(),
-        )
+        now = self.service.clock()
+        if not may_see(self.principal.role, Sight.POSITION, feed.trip.status):
+            feed.begin(self.outbox, stored=(), unstored=(), last={}, now=now)
+        elif line is None:
+            feed.begin(self.outbox, stored=(), unstored=unstored, last={}, now=now)
+        elif line is feed.line:
+            feed.begin_with(self.outbox, line, now)
+        else:
+            feed.begin(self.outbox, stored=line.stored, unstored=line.unstored, last=line.last, now=now)
 
     def _check(self, trip: Trip) -> None:
         if not may_see(self.principal.role, Sight.LIVE, trip.status):
             raise SocketClosed(CloseCode.TRIP_OVER)
-
-    async def _read_track(self, trip: Trip) -> _Stored:
-        """The track from the store; while the database is away, none: the live map goes on with what memory holds.
-
-        The rest of the line follows as `track_revised` when the database is back.
-        """
-        try:
-            fresh = await self.service.trips.get(trip.trip_id)
-            rows = await self.service.tracks.get(trip.number)
-            if rows is None:
-                async with self.service.database.reading() as connection:
-                    rows = [row async for row in positions.track_of_trip(connection, trip.number, suspect=False)]
-        except StoreUnavailable:
-            self.service.revisions.revise_all(trip)
-            return _Stored(None, [], {}, away=True)
-        track = [(row.fix_time, row.longitude, row.latitude, row.vehicle_id) for row in rows]
-        last = {row.vehicle_id: row for row in rows}
-        return _Stored(fresh, track, {vehicle_id: _position_of(row) for vehicle_id, row in last.items()})
 
     def left(self) -> None:
         if self.feed is not None:
@@ -157,15 +123,3 @@ class PassengerConnection(Connection):
 
 def _whole_number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 19 else None
-
-
-def _position_of(row: TrackRow) -> SnapshotPosition:
-    return SnapshotPosition(
-        row.latitude,
-        row.longitude,
-        row.fix_time,
-        row.fix_time if row.server_time is None else row.server_time,
-        UNSET if row.bearing is None else row.bearing,
-        UNSET if row.speed is None else row.speed,
-        UNSET if row.accuracy is None else row.accuracy,
-    )
