@@ -2,9 +2,11 @@
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import shapely
 from hypothesis import HealthCheck, example, given, settings
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from tests.clients import Api, new_id, token
 from tests.hub_process import HubProcess
 from tracking.errors import Refusal
-from tracking.geojson import MAX_VERTICES, checked_geometry, shape_of
+from tracking.geojson import MAX_VERTICES, checked_geometry, read_geometry, shape_of
 from tracking.hub.geofences import Fence
 from tracking.model import Geofence
 
@@ -164,6 +166,28 @@ def test_anything_is_a_valid_fence_or_refused(geometry: Any) -> None:
     assert shape_of(checked).is_valid
     fence = Fence(Geofence("fleet", "fence", checked, {}))
     assert 0 <= fence.margin(None) <= 10
+
+
+@given(geometries)
+@example({"type": "Polygon", "coordinates": [_SQUARE, _FLAT_HOLE]})
+@example({"type": "Polygon", "coordinates": [[[*place, 455.0] for place in _SQUARE]]})
+@settings(max_examples=300)
+def test_what_is_read_quickly_is_read_as_position_by_position(geometry: Any) -> None:
+    text = msgspec.json.encode(geometry)
+
+    def read(how: Callable[[], dict[str, Any]]) -> object:
+        try:
+            return how()
+        except Refusal as refusal:
+            return refusal.code, refusal.detail
+
+    assert read(lambda: read_geometry(text)[0]) == read(lambda: checked_geometry(msgspec.json.decode(text)))
+
+
+def test_what_has_far_too_many_vertices_is_not_even_read() -> None:
+    text = b'{"type":"Polygon","coordinates":[[' + b"[[[" * MAX_VERTICES
+    with pytest.raises(Refusal, match="vertices"):
+        read_geometry(text)
 
 
 @given(geometries)

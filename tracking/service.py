@@ -18,6 +18,7 @@ from tracking.ingest.latest import Latest
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.sources import Sources
+from tracking.lanes import Lanes, give_back
 from tracking.lines import Lines
 from tracking.messaging import Messaging
 from tracking.model import Clock, Trip
@@ -33,6 +34,9 @@ from tracking.watch import Watch
 HOUSEKEEPING_TIMEOUT = 60.0
 BACKLOG_GROUPS = 2
 """Full groups that backlogs may fill: one that is stored, and one that is taken meanwhile."""
+LISTS_AT_ONCE = 3
+SHAPES_AT_ONCE = 1
+"""Two threads that hold the interpreter by turns would take no less time, and keep the event loop waiting for both."""
 TRACKS_AT_ONCE = 8
 """Short ones by one question: together they are taken apart in one step of the event loop."""
 
@@ -67,6 +71,10 @@ class Service:
     doors: Doors
     """the sockets that were let in, by the address that they came from"""
     budgets: Budgets
+    lists: Lanes
+    """for answers of up to a thousand things"""
+    shapes: Lanes
+    """for the arithmetic of large polygons and routes, in a thread"""
     dispatch: Dispatch
     changes: Changes
     messaging: Messaging
@@ -154,6 +162,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         hub=hub,
         doors=Doors(settings.connections_per_address),
         budgets=budgets,
+        lists=Lanes(LISTS_AT_ONCE),
+        shapes=Lanes(SHAPES_AT_ONCE, on_quiet=give_back),
         dispatch=dispatch,
         changes=Changes(),
         messaging=Messaging(database, sources, hub, clock, budget=budgets.messages, most_unread=settings.unread_messages),

@@ -8,6 +8,7 @@ wait until they are stored.
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -25,13 +26,15 @@ from tracking.hub.fleets import Fleets
 from tracking.hub.geofences import Fence, Fences, Move, move_of
 from tracking.metrics import EVENT_FAILURES, EVENTS
 from tracking.model import Clock, Event, EventKind, Fleet, Position
-from tracking.protocol import EventNews, GeofenceGone, feature_collection, frame
+from tracking.protocol import EventNews, GeofenceGone, GeofenceNews, feature_collection, frame
 from tracking.store import events, fleets, geofences, positions, trips, vehicles
 from tracking.store.pool import Database
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.2
+STEP_SECONDS = 0.002
+"""Of the event loop, in one go, for the vehicles that are held against a fence which changed."""
 MOVES_AT_ONCE = 500
 """Moves that are judged before others have their turn: 2 to 3 ms of work."""
 SWEEP_MS = 1_000
@@ -43,7 +46,7 @@ MAX_MEANWHILE = 1_000
 """Geofences whose changes are remembered while all are being read."""
 MOST_LISTINGS = 20
 """Fleets whose geofences are kept as they are sent: at most some 20 MB each."""
-MAX_GROUP = 1_000
+MAX_GROUP = 250
 """Events in one transaction."""
 SENT_LATE_MS = 3_600_000
 """What happened longer ago than this is listed, and not sent to anyone."""
@@ -169,27 +172,43 @@ class Watch:
 
     def geofence_changed(self, fence: Fence) -> None:
         """After COMMIT: in force at once, for the vehicles that stand in it too."""
+        for vehicle in self._put_geofence(fence, geofence_news(fence.geofence)):
+            self._settle(vehicle, fence)
+
+    async def change_geofence(self, fence: Fence, news: GeofenceNews) -> None:
+        """The same, in steps: thousands of vehicles may stand in it. `news` is what sockets are told of it."""
+        began = time.perf_counter()
+        for vehicle in self._put_geofence(fence, news):
+            self._settle(vehicle, fence)
+            if time.perf_counter() - began > STEP_SECONDS:
+                await asyncio.sleep(0)
+                began = time.perf_counter()
+
+    def _put_geofence(self, fence: Fence, news: GeofenceNews) -> list[LiveVehicle]:
+        """Those that are to be held against it."""
         geofence = fence.geofence
         if not self.ready.is_set():
             self._note_meanwhile(geofence.fleet_id, geofence.geofence_id, fence)
-            return
+            return []
         # What they did before the fence was as it is now.
         self._try_to_look()
-        fences = self._fences_of(geofence.fleet_id)
-        fences.put(fence)
+        self._fences_of(geofence.fleet_id).put(fence)
         self._listings.pop(geofence.fleet_id, None)
         feed = self._fleets.feeds.get(geofence.fleet_id)
         if feed is None:
+            return []
+        feed.broadcast(frame(news))
+        return list(feed.vehicles)
+
+    def _settle(self, vehicle: LiveVehicle, fence: Fence) -> None:
+        geofence, position = fence.geofence, vehicle.position
+        if position is None or vehicle.cell is None or vehicle.feed.fleet.fleet_id != geofence.fleet_id:
             return
-        feed.broadcast(frame(geofence_news(geofence)))
         west, south, east, north = fence.shape.bounds
-        for vehicle in feed.vehicles:
-            if vehicle.position is None or vehicle.cell is None:
-                continue
-            is_near = west <= fence.beside(vehicle.position.longitude) <= east and south <= vehicle.position.latitude <= north
-            if is_near or geofence.geofence_id in vehicle.watched.inside:
-                move = Move(None, (vehicle.position.longitude, vehicle.position.latitude), vehicle.position.accuracy)
-                self._cross(vehicle, vehicle.position, move, fences, [geofence.geofence_id])
+        is_near = west <= fence.beside(position.longitude) <= east and south <= position.latitude <= north
+        if is_near or geofence.geofence_id in vehicle.watched.inside:
+            move = Move(None, (position.longitude, position.latitude), position.accuracy)
+            self._cross(vehicle, position, move, self._fences_of(geofence.fleet_id), [geofence.geofence_id])
 
     def _note_meanwhile(self, fleet_id: str, geofence_id: str, fence: Fence | None) -> None:
         self._changed_meanwhile[fleet_id, geofence_id] = fence

@@ -3,8 +3,8 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking.api.fleets import MAX_LISTED, fleet_of
-from tracking.api.http import check_order, flag, resource, respond, service_of, whole_number
+from tracking.api.fleets import MAX_LISTED, managed_fleet
+from tracking.api.http import check_order, flag, resource, respond_listing, service_of, whole_number
 from tracking.errors import ErrorCode, Refusal
 from tracking.ingest.sources import FOREVER
 from tracking.model import EventKind
@@ -16,7 +16,7 @@ async def list_events(request: Request) -> Response:
 
     `late=false` leaves out what came out of backlogs.
     """
-    fleet = await fleet_of(request)
+    principal, fleet = await managed_fleet(request)
     query = request.query_params
     kind = query.get("kind")
     if kind is not None and kind not in list(EventKind):
@@ -25,20 +25,25 @@ async def list_events(request: Request) -> Response:
     assert limit is not None
     since, until = whole_number(request, "since", most=FOREVER), whole_number(request, "until", most=FOREVER)
     check_order(since, until, ("since", "until"))
-    async with service_of(request).database.connection() as connection:
-        found = await events.of_fleet(
-            connection,
-            fleet.fleet_id,
-            since=since,
-            until=until,
-            after=whole_number(request, "after"),
-            kind=EventKind(kind) if kind is not None else None,
-            vehicle_id=_name(request, "vehicle_id"),
-            geofence_id=_name(request, "geofence_id"),
-            limit=limit,
-            with_late="late" not in query or flag(request, "late"),
-        )
-    return respond({"events": found})
+    after, kind_ = whole_number(request, "after"), EventKind(kind) if kind is not None else None
+    vehicle_id, geofence_id = _name(request, "vehicle_id"), _name(request, "geofence_id")
+    with_late = "late" not in query or flag(request, "late")
+    service = service_of(request)
+    async with service.lists.enter(principal.jti):
+        async with service.database.connection() as connection:
+            found = await events.of_fleet(
+                connection,
+                fleet.fleet_id,
+                since=since,
+                until=until,
+                after=after,
+                kind=kind_,
+                vehicle_id=vehicle_id,
+                geofence_id=geofence_id,
+                limit=limit,
+                with_late=with_late,
+            )
+        return await respond_listing("events", found)
 
 
 def _name(request: Request, parameter: str) -> str | None:

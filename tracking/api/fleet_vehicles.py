@@ -7,8 +7,8 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking.api.fleets import MAX_LISTED, fleet_of
-from tracking.api.http import flag, resource, respond, service_of, whole_number
+from tracking.api.fleets import MAX_LISTED, managed_fleet
+from tracking.api.http import flag, resource, respond_listing, service_of, whole_number
 from tracking.errors import ErrorCode, Refusal
 from tracking.model import Vehicle, VehicleStatus
 from tracking.numbers import real
@@ -50,25 +50,29 @@ class VehicleSeen(msgspec.Struct, omit_defaults=True):
 
 async def list_vehicles(request: Request) -> Response:
     """The nearest to `near` with their distances; without it all of them by id, which `search` and `after` narrow."""
-    fleet = await fleet_of(request)
+    principal, fleet = await managed_fleet(request)
     service = service_of(request)
+    if "near" in request.query_params or request.query_params.get("search"):
+        service.budgets.searches.spend(principal.jti, principal.role)
     if "near" not in request.query_params:
         if "available" in request.query_params:
             raise Refusal(ErrorCode.BAD_FIELD, "`available` goes with `near=<latitude>,<longitude>`", field="available")
         limit = whole_number(request, "limit", MAX_LISTED, least=1, most=MAX_LISTED) or MAX_LISTED
         after, search = _text(request, "after"), _text(request, "search")
-        async with service.database.reading() as connection:
-            page = await whereabouts.page(connection, fleet.fleet_id, limit, after=after, search=search)
-        return respond({"vehicles": [_now(service, VehicleSeen.of(*found)) for found in page]})
+        async with service.lists.enter(principal.jti):
+            async with service.database.reading() as connection:
+                page = await whereabouts.page(connection, fleet.fleet_id, limit, after=after, search=search)
+            return await respond_listing("vehicles", page, lambda found: _now(service, VehicleSeen.of(*found)))
     for parameter in ("search", "after"):
         if parameter in request.query_params:
             raise Refusal(ErrorCode.BAD_FIELD, f"`{parameter}` does not go with `near`: ask for one of them", field=parameter)
     latitude, longitude = _place(request)
     limit = whole_number(request, "limit", NEAREST, least=1, most=MAX_LISTED) or NEAREST
     since = service.clock() - int(fleet.signal_lost_after * 1000) if flag(request, "available") else None
-    async with service.database.connection() as connection:
-        nearest = await whereabouts.nearest(connection, fleet.fleet_id, latitude, longitude, limit, available_since=since)
-    return respond({"vehicles": [_with_status(service, VehicleSeen.of(*found)) for found in nearest]})
+    async with service.lists.enter(principal.jti):
+        async with service.database.connection() as connection:
+            nearest = await whereabouts.nearest(connection, fleet.fleet_id, latitude, longitude, limit, available_since=since)
+        return await respond_listing("vehicles", nearest, lambda found: _with_status(service, VehicleSeen.of(*found)))
 
 
 def _with_status(service: Service, seen: VehicleSeen) -> VehicleSeen:

@@ -17,13 +17,14 @@ from tracking.api.http import (
     require,
     resource,
     respond,
+    respond_listing,
     service_of,
     whole_number,
 )
-from tracking.auth import Role, may_manage_fleet
+from tracking.api.trips import shown
+from tracking.auth import Principal, Role, may_manage_fleet
 from tracking.errors import ErrorCode, Refusal
 from tracking.model import Fleet, TripStatus
-from tracking.protocol import TripView
 from tracking.store import fleets, trips
 
 MAX_LISTED = 1_000
@@ -78,21 +79,32 @@ async def get(request: Request) -> Response:
 
 
 async def list_trips(request: Request) -> Response:
-    """Newest first; `status` narrows it, `before` (an instant) turns the page."""
-    fleet = await fleet_of(request)
+    """Newest first; `status` narrows it, `before` (an instant) turns the page.
+
+    Long routes are simplified, as on sockets: a thousand whole ones would be hundreds of megabytes.
+    """
+    principal, fleet = await managed_fleet(request)
     text = request.query_params.get("status")
     if text is not None and text not in list(TripStatus):
         raise Refusal(ErrorCode.BAD_FIELD, f"`status` must be one of {', '.join(TripStatus)}", field="status")
     status = TripStatus(text) if text is not None else None
     limit = whole_number(request, "limit", 200, least=1, most=MAX_LISTED)
     assert limit is not None
-    async with service_of(request).database.connection() as connection:
-        found = await trips.of_fleet(connection, fleet.fleet_id, status, limit, whole_number(request, "before"))
-    return respond({"trips": [TripView.of(trip) for trip in found]})
+    before = whole_number(request, "before")
+    service = service_of(request)
+    async with service.lists.enter(principal.jti):
+        async with service.database.connection() as connection:
+            found = await trips.of_fleet(connection, fleet.fleet_id, status, limit, before)
+        return await respond_listing("trips", found, shown)
 
 
 async def fleet_of(request: Request) -> Fleet:
     """The fleet that the path names, if whoever asks manages it. Raises `Refusal` (`not_found`) otherwise."""
+    return (await managed_fleet(request))[1]
+
+
+async def managed_fleet(request: Request) -> tuple[Principal, Fleet]:
+    """The same, and who asks."""
     principal = await principal_of(request)
     fleet_id = name_in_path(request, "fleet_id")
     fleet = None
@@ -101,7 +113,7 @@ async def fleet_of(request: Request) -> Fleet:
             fleet = await fleets.get(connection, fleet_id)
     if fleet is None:
         raise not_found()
-    return fleet
+    return principal, fleet
 
 
 routes = [

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import shapely
@@ -11,13 +11,14 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking.api.fleets import fleet_of, turn_of
-from tracking.api.http import label, name_in_path, not_found, read, resource, respond, service_of
+from tracking.api.fleets import fleet_of, managed_fleet, turn_of
+from tracking.api.http import label, name_in_path, not_found, read, read_part, resource, respond_large, service_of
 from tracking.errors import ErrorCode, Refusal
-from tracking.geojson import checked_geometry
+from tracking.frames import geofence_news
+from tracking.geojson import read_geometry
 from tracking.hub.geofences import Fence
 from tracking.model import Geofence
-from tracking.protocol import GeofenceView, feature_collection
+from tracking.protocol import GeofenceNews, GeofenceView, encode, feature_collection
 from tracking.service import Service
 from tracking.store import fleets, geofences
 from tracking.store.pool import Connection, unlocked
@@ -26,6 +27,8 @@ MAX_FEATURE = 4 * 1024 * 1024
 """Bytes of a Feature: past what `geojson.MAX_VERTICES` take, so that too many are told of as such."""
 MAX_PROPERTIES = 4 * 1024
 """Bytes of its properties."""
+MAX_PROPERTIES_TEXT = 16 * 1024
+"""Bytes of them as they are sent, with spaces and escapes."""
 MAX_GEOFENCES = 1_000
 """Of one fleet."""
 MAX_FLEET_VERTICES = 500_000
@@ -34,44 +37,68 @@ MAX_FLEET_VERTICES = 500_000
 
 class FeatureBody(msgspec.Struct):
     type: str
-    geometry: Any = None
-    properties: dict[str, Any] | None = None
+    geometry: msgspec.Raw = msgspec.Raw(b"null")
+    properties: msgspec.Raw = msgspec.Raw(b"null")
     id: str | int | float | UnsetType = UNSET
 
 
 async def put(request: Request) -> Response:
-    fleet = await fleet_of(request)
+    principal, fleet = await managed_fleet(request)
     geofence_id = name_in_path(request, "geofence_id")
     body = await read(request, FeatureBody, most=MAX_FEATURE)
     if body.type != "Feature":
         raise Refusal(ErrorCode.BAD_TYPE, f"`type` must be Feature; got {body.type!r:.60}", field="type")
     if body.id is not UNSET and body.id != geofence_id:
         raise Refusal(ErrorCode.BAD_FIELD, f"`id` is {body.id!r:.80}, the path says {geofence_id}: leave it out", field="id")
-    properties = _checked(body.properties or {})
-    # In a thread: a second of arithmetic, at worst.
-    fence = await asyncio.to_thread(
-        lambda: Fence(Geofence(fleet.fleet_id, geofence_id, checked_geometry(body.geometry), properties))
-    )
-    geofence = fence.geofence
-    vertices = int(shapely.get_num_coordinates(fence.shape))
+    properties = _checked(_properties(body.properties))
     service = service_of(request)
+    async with service.shapes.enter(principal.jti):
+        # In a thread: a second of arithmetic, at worst.
+        made = await asyncio.to_thread(_make, fleet.fleet_id, geofence_id, bytes(body.geometry), properties)
     async with _turn(service, fleet.fleet_id, geofence_id):
         async with service.database.transaction() as connection:
             if await fleets.get(connection, fleet.fleet_id) is None:
                 raise not_found()
-            await _check_room(connection, geofence, vertices)
-            created = await geofences.put(connection, geofence)
-        service.watch.geofence_changed(fence)
-    return respond(GeofenceView.of(geofence), 201 if created else 200)
+            await _check_room(connection, made.fence.geofence, made.vertices)
+            created = await geofences.put(connection, made.fence.geofence, made.stored)
+        await service.watch.change_geofence(made.fence, made.news)
+    return Response(made.text, 201 if created else 200, media_type="application/json")
+
+
+class _Made(NamedTuple):
+    fence: Fence
+    vertices: int
+    stored: bytes
+    text: bytes
+    """as it is answered"""
+    news: GeofenceNews
+
+
+def _make(fleet_id: str, geofence_id: str, geometry: bytes, properties: dict[str, Any]) -> _Made:
+    """Raises `Refusal`."""
+    checked, shape = read_geometry(geometry)
+    geofence = Geofence(fleet_id, geofence_id, checked, properties)
+    vertices = int(shapely.get_num_coordinates(shape))
+    return _Made(
+        Fence(geofence, shape),
+        vertices,
+        geofences.stored_shape(shape),
+        encode(GeofenceView.of(geofence)),
+        geofence_news(geofence, shape),
+    )
 
 
 async def get(request: Request) -> Response:
-    fleet = await fleet_of(request)
-    async with service_of(request).database.connection() as connection:
-        geofence = await geofences.get(connection, fleet.fleet_id, name_in_path(request, "geofence_id"))
-    if geofence is None:
-        raise not_found()
-    return respond(GeofenceView.of(geofence))
+    principal, fleet = await managed_fleet(request)
+    geofence_id = name_in_path(request, "geofence_id")
+    service = service_of(request)
+    async with service.shapes.enter(principal.jti):
+        async with service.database.connection() as connection:
+            row = await geofences.row_of(connection, fleet.fleet_id, geofence_id)
+        if row is None:
+            raise not_found()
+        text = await asyncio.to_thread(lambda: encode(GeofenceView.of(geofences.geofence_of(row))))
+    return Response(text, media_type="application/json")
 
 
 async def delete(request: Request) -> Response:
@@ -97,9 +124,11 @@ async def delete(request: Request) -> Response:
 def _turn(service: Service, fleet_id: str, geofence_id: str) -> AbstractAsyncContextManager[None]:
     async def look_up() -> None:
         async with service.database.connection() as connection:
-            stored = await geofences.get(connection, fleet_id, geofence_id)
+            stored = await geofences.row_of(connection, fleet_id, geofence_id)
         if stored is not None:
-            service.watch.geofence_changed(await asyncio.to_thread(Fence, stored))
+            geofence = await asyncio.to_thread(geofences.geofence_of, stored)
+            fence, news = await asyncio.to_thread(lambda: (Fence(geofence), geofence_news(geofence)))
+            await service.watch.change_geofence(fence, news)
         elif service.watch.knows_geofence(fleet_id, geofence_id):
             service.watch.geofence_gone(fleet_id, geofence_id)
 
@@ -115,7 +144,7 @@ async def list_all(request: Request) -> Response:
         async with service.database.connection() as connection:
             rows = await geofences.rows_of_fleet(connection, fleet.fleet_id)
         listing = await asyncio.to_thread(lambda: feature_collection(geofences.geofence_of(row) for row in rows))
-    return Response(listing, media_type="application/json")
+    return respond_large(listing)
 
 
 async def _check_room(connection: Connection, geofence: Geofence, vertices: int) -> None:
@@ -134,6 +163,14 @@ async def _check_room(connection: Connection, geofence: Geofence, vertices: int)
             "simplify them, a metre is finer than any receiver",
             field="geometry",
         )
+
+
+def _properties(text: msgspec.Raw) -> dict[str, Any]:
+    # Taken apart only where they fit: what is long is long to take apart.
+    size = len(bytes(text))
+    if size > MAX_PROPERTIES_TEXT:
+        raise Refusal(ErrorCode.BAD_FIELD, f"`properties` take {size} bytes, at most {MAX_PROPERTIES} fit", field="properties")
+    return read_part(bytes(text), dict[str, Any] | None, "properties") or {}
 
 
 def _checked(properties: dict[str, Any]) -> dict[str, Any]:

@@ -1,17 +1,18 @@
 """What every HTTP handler shares: reading a body into a struct, answering with one, who is asking, and errors that teach."""
 
+import asyncio
 import logging
 import math
 import re
 import unicodedata
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from tracking.api.headers import of_answers
@@ -43,6 +44,12 @@ _READING = ("GET", "HEAD")
 Handler = Callable[[Request], Awaitable[Response]]
 ServiceWork = Callable[[Service], Awaitable[None]]
 Body = TypeVar("Body", bound=msgspec.Struct)
+Item = TypeVar("Item")
+
+ENCODED_AT_ONCE = 100
+"""Things of a list: about a millisecond."""
+WRITTEN_AT_ONCE = 256 * 1024
+"""Bytes of an answer."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -161,6 +168,18 @@ async def read(request: Request, kind: type[Body], *, most: int = MAX_BODY) -> B
     return found
 
 
+def read_part(text: bytes, kind: Any, field: str) -> Any:
+    """A part of a body that was left as JSON, taken apart. Raises `Refusal` as `read` does."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.ValidationError as error:
+        within = field_of(error)
+        found = f"{field}.{within}" if within else field
+        raise Refusal(_code_of(error), str(error).split(" - at `")[0] + f" - at `$.{found}`", field=found) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise Refusal(ErrorCode.BAD_JSON, f"the body is not JSON that can be used: {error}") from None
+
+
 def _check_coding(request: Request) -> None:
     for header, plain in (("content-encoding", "identity"), ("transfer-encoding", "chunked")):
         coding = ", ".join(request.headers.getlist(header)).strip().lower()
@@ -220,6 +239,27 @@ def flag(request: Request, parameter: str) -> bool:
 
 def respond(content: Any, status: int = 200) -> Response:
     return Response(_encode(content), status, media_type="application/json")
+
+
+async def respond_listing(name: str, items: Sequence[Item], view: Callable[[Item], Any] = lambda item: item) -> Response:
+    """`{name: [view(item), …]}`, made some at a time: between two parts others have their turn."""
+    parts = []
+    for begin in range(0, len(items), ENCODED_AT_ONCE):
+        parts.append(_encode([view(item) for item in items[begin : begin + ENCODED_AT_ONCE]])[1:-1])
+        await asyncio.sleep(0)
+    return respond_large(b'{"%b":[%b]}' % (name.encode(), b",".join(parts)))
+
+
+def respond_large(data: bytes) -> Response:
+    """JSON as it is. A large one is written as its reader reads: what waits for a slow one is no copy of all of it."""
+    if len(data) <= WRITTEN_AT_ONCE:
+        return Response(data, media_type="application/json")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for begin in range(0, len(data), WRITTEN_AT_ONCE):
+            yield data[begin : begin + WRITTEN_AT_ONCE]
+
+    return StreamingResponse(pieces(), media_type="application/json", headers={"Content-Length": str(len(data))})
 
 
 def failure(code: ErrorCode, detail: str, field: str | None = None) -> Response:

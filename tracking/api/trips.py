@@ -9,11 +9,24 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking.api.http import Name, PlaceBody, doer_of, not_found, principal_of, read, require, resource, respond, service_of
+from tracking.api.http import (
+    Name,
+    PlaceBody,
+    doer_of,
+    not_found,
+    principal_of,
+    read,
+    read_part,
+    require,
+    resource,
+    respond,
+    service_of,
+)
 from tracking.audit import Kind
 from tracking.auth import Principal, Role, Sight, may_know_trip, may_manage_fleet, may_see
 from tracking.dispatch import check_version
 from tracking.errors import ErrorCode, Refusal
+from tracking.frames import prepare_route
 from tracking.model import Place, Trip, TripStatus
 from tracking.protocol import TripView
 from tracking.routes import Given, check_places, line_string
@@ -22,6 +35,8 @@ from tracking.store import fleets, trips
 from tracking.store.pool import Connection
 
 MAX_STOPS = 100
+NO_ROUTE = msgspec.Raw(b"null")
+"""A route stays as it was sent until a thread takes it apart: a long one is some milliseconds of JSON alone."""
 Precision = Literal[5, 6]
 
 
@@ -31,7 +46,7 @@ class TripBody(msgspec.Struct):
     dropoff: PlaceBody
     vehicle_id: Name | None = None
     stops: list[PlaceBody] = []
-    route: Given | None = None
+    route: msgspec.Raw = NO_ROUTE
     route_precision: Precision | UnsetType = UNSET
 
 
@@ -39,7 +54,7 @@ class TripPatch(msgspec.Struct):
     version: int
     status: TripStatus | UnsetType = UNSET
     vehicle_id: Name | UnsetType | None = UNSET
-    route: Given | UnsetType | None = UNSET
+    route: msgspec.Raw | UnsetType = UNSET
     route_precision: Precision | UnsetType = UNSET
 
 
@@ -54,7 +69,7 @@ async def create(request: Request) -> Response:
     pickup, dropoff, stops = body.pickup.place(), body.dropoff.place(), [stop.place() for stop in body.stops]
     places = _places(pickup, dropoff, stops)
     check_places(places)
-    route = await _route(body.route, body.route_precision, places)
+    route = await _route(service, principal, body.route, body.route_precision, places)
     async with service.database.connection() as connection:
         if await fleets.get(connection, body.fleet_id) is None:
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no fleet {body.fleet_id}: PUT it first", field="fleet_id")
@@ -71,8 +86,13 @@ async def create(request: Request) -> Response:
 
 async def get(request: Request) -> Response:
     principal = await principal_of(request)
-    trip = await known_trip(service_of(request), principal, request.path_params["trip_id"])
-    return respond(TripView.of(trip, show_vehicle=may_see(principal.role, Sight.VEHICLE, trip.status)))
+    found = await _known(service_of(request), principal, request.path_params["trip_id"])
+    return respond(shown(found, show_vehicle=may_see(principal.role, Sight.VEHICLE, found.trip.status)))
+
+
+def shown(found: trips.Listed, *, show_vehicle: bool = True) -> TripView:
+    view = TripView.of(found.trip, show_vehicle=show_vehicle)
+    return view if found.route is None else msgspec.structs.replace(view, route=msgspec.Raw(found.route.encode()))
 
 
 async def patch(request: Request) -> Response:
@@ -84,8 +104,8 @@ async def patch(request: Request) -> Response:
         known = await known_trip(service, principal, trip_id)
         check_version(known, body.version)
         # The places of a trip never change, so they may be read before it is locked.
-        given = None if body.route is UNSET else body.route
-        route = await _route(given, body.route_precision, _places(known.pickup, known.dropoff, known.stops))
+        given = NO_ROUTE if body.route is UNSET else body.route
+        route = await _route(service, principal, given, body.route_precision, _places(known.pickup, known.dropoff, known.stops))
     trip = await service.dispatch.change(
         trip_id,
         allowed=lambda trip: may_manage_fleet(principal, trip.fleet_id),
@@ -109,14 +129,20 @@ async def delete(request: Request) -> Response:
 
 
 async def known_trip(service: Service, principal: Principal, trip_id: str) -> Trip:
-    """The trip, if the principal may know of it. Raises `Refusal` (`not_found`), the same for missing and another's."""
-    if len(trip_id) > 64 or "\0" in trip_id:
+    """The trip without its route, if the principal may know of it. Raises `Refusal` (`not_found`), the same for missing and
+    another's.
+    """
+    return (await _known(service, principal, trip_id)).trip
+
+
+async def _known(service: Service, principal: Principal, trip_id: str) -> trips.Listed:
+    if len(trip_id) > 64:
         raise not_found()
     async with service.database.connection() as connection:
-        trip = await trips.get(connection, trip_id)
-    if trip is None or not may_know_trip(principal, trip):
+        found = await trips.get_shown(connection, trip_id)
+    if found is None or not may_know_trip(principal, found.trip):
         raise not_found()
-    return trip
+    return found
 
 
 def _places(pickup: Place, dropoff: Place, stops: Sequence[Place]) -> dict[str, Place]:
@@ -124,15 +150,24 @@ def _places(pickup: Place, dropoff: Place, stops: Sequence[Place]) -> dict[str, 
     return {"pickup": pickup, "dropoff": dropoff, **{f"stops[{number}]": stop for number, stop in enumerate(stops)}}
 
 
-async def _route(route: Given | None, precision: int | UnsetType, places: dict[str, Place]) -> dict[str, Any] | None:
+async def _route(
+    service: Service, principal: Principal, route: msgspec.Raw, precision: int | UnsetType, places: dict[str, Place]
+) -> dict[str, Any] | None:
     """The route as it is stored. Raises `Refusal`."""
     digits = None if precision is UNSET else precision
-    if route is None:
+    if bytes(route) == b"null":
         if digits is not None:
             raise Refusal(ErrorCode.BAD_FIELD, "`route_precision` goes with a `route`: leave it out", field="route_precision")
         return None
-    # In a thread: a long one takes tens of milliseconds.
-    return await asyncio.to_thread(line_string, route, digits, places)
+    async with service.shapes.enter(principal.jti):
+        # A long one takes tens of milliseconds.
+        return await asyncio.to_thread(_line_string, bytes(route), digits, places)
+
+
+def _line_string(text: bytes, precision: int | None, places: dict[str, Place]) -> dict[str, Any]:
+    route = line_string(read_part(text, Given, "route"), precision, places)
+    prepare_route(route)
+    return route
 
 
 routes = [

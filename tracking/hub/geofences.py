@@ -47,11 +47,13 @@ class Fence:
     One that was cut at the antimeridian is whole here: its `shape` goes on past 180 degrees.
     """
 
-    def __init__(self, geofence: Geofence) -> None:
+    def __init__(self, geofence: Geofence, shape: BaseGeometry | None = None) -> None:
+        """`shape` is the geofence's, where that is known. Of a large one this is a tenth of a second: for a thread."""
         self.geofence = geofence
+        shape = shape_of(geofence.geometry) if shape is None else shape
         self.speed_limit: float | None = geofence.properties.get("speed_limit")
         self.dwell_after: float | None = geofence.properties.get("dwell_after")
-        self.shape = _joined(shape_of(geofence.geometry))
+        self.shape = _joined(shape)
         self._middle = (self.shape.bounds[0] + self.shape.bounds[2]) / 2
         self._narrow = cos(radians((self.shape.bounds[1] + self.shape.bounds[3]) / 2)) * METRES_PER_DEGREE
         self._plane = shapely.transform(self.shape, lambda c: c * (self._narrow, METRES_PER_DEGREE))

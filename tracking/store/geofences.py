@@ -5,6 +5,7 @@ from typing import TypeAlias
 import asyncpg
 import shapely
 from shapely.geometry import mapping
+from shapely.geometry.base import BaseGeometry
 
 from tracking.geojson import shape_of
 from tracking.model import Geofence
@@ -23,9 +24,14 @@ def geofence_of(row: Row) -> Geofence:
     return Geofence(row["fleet_id"], row["geofence_id"], mapping(shapely.from_wkb(row["shape"])), row["properties"])
 
 
-async def put(connection: Connection, geofence: Geofence) -> bool:
-    """Stores the geofence; True where it is new."""
-    shape = shapely.set_srid(shape_of(geofence.geometry), 4326)
+def stored_shape(shape: BaseGeometry) -> bytes:
+    """A shape as it is stored."""
+    stored: bytes = shapely.to_wkb(shapely.set_srid(shape, 4326), include_srid=True)
+    return stored
+
+
+async def put(connection: Connection, geofence: Geofence, shape: bytes | None = None) -> bool:
+    """Stores the geofence; True where it is new. `shape` is its `stored_shape`, where that is made already."""
     created: bool = await connection.fetchval(
         f"""
         INSERT INTO geofences ({_COLUMNS}) VALUES ($1, $2, $3, $4)
@@ -34,17 +40,16 @@ async def put(connection: Connection, geofence: Geofence) -> bool:
         """,
         geofence.fleet_id,
         geofence.geofence_id,
-        shapely.to_wkb(shape, include_srid=True),
+        stored_shape(shape_of(geofence.geometry)) if shape is None else shape,
         geofence.properties,
     )
     return created
 
 
-async def get(connection: Connection, fleet_id: str, geofence_id: str) -> Geofence | None:
-    row = await connection.fetchrow(
+async def row_of(connection: Connection, fleet_id: str, geofence_id: str) -> Row | None:
+    return await connection.fetchrow(
         f"SELECT {_COLUMNS} FROM geofences WHERE fleet_id = $1 AND geofence_id = $2", fleet_id, geofence_id
     )
-    return geofence_of(row) if row else None
 
 
 async def rows_of_fleet(connection: Connection, fleet_id: str) -> list[Row]:

@@ -17,6 +17,7 @@ async def insert(connection: Connection, share: Share, trip: int) -> None:
     )
 
 
+MOST_LISTED = 1_000
 _SELECT = """
     SELECT s.share_id, t.trip_id, s.jti, s.expires_at, s.created_at, s.revoked_at FROM shares s JOIN trips t USING (trip)
 """
@@ -28,8 +29,9 @@ async def get(connection: Connection, share_id: str) -> Share | None:
 
 
 async def of_trip(connection: Connection, trip: int) -> list[Share]:
-    rows = await connection.fetch(f"{_SELECT} WHERE s.trip = $1 ORDER BY s.created_at", trip)
-    return [Share(*row) for row in rows]
+    """The newest of them, at most `MOST_LISTED`, oldest first."""
+    rows = await connection.fetch(f"{_SELECT} WHERE s.trip = $1 ORDER BY s.created_at DESC LIMIT {MOST_LISTED}", trip)
+    return [Share(*row) for row in reversed(rows)]
 
 
 async def revoke(connection: Connection, share_id: str, now: int) -> None:

@@ -8,9 +8,11 @@ import msgspec
 from tracking.model import Place, Trip, TripStatus, Vehicle
 from tracking.store.pool import Connection
 
-_SELECT = """
+_DIGITS = 7
+_WHOLE_ROUTE = f"ST_AsGeoJSON(t.route, {_DIGITS})::jsonb AS route"
+_SELECT = f"""
     SELECT t.trip, t.trip_id, t.fleet_id, t.status, t.version, t.pickup, t.dropoff, t.stops, t.created_at, t.started_at,
-        t.ended_at, ST_AsGeoJSON(t.route, 7)::jsonb AS route,
+        t.ended_at, {_WHOLE_ROUTE},
         v.vehicle_id, v.fleet_id AS vehicle_fleet_id, v.tokens_from,
         -- What it is called now; once the trip is over, what it was called then. What another fleet calls it is not to be seen.
         coalesce(d.name, CASE WHEN v.fleet_id = t.fleet_id THEN v.name ELSE '' END) AS name,
@@ -24,6 +26,17 @@ _SELECT = """
     ) d ON true
 """
 _UNDER_WAY = "('enroute_to_pickup', 'arrived_at_pickup', 'enroute_to_dropoff', 'arrived_at_stop')"
+
+
+LISTED_POINTS = 600
+"""Points of a route in a list: some 16 KB, as in a frame."""
+
+
+class Listed(NamedTuple):
+    """A trip to be shown: without its route, and that as GeoJSON, in a list simplified where it is long."""
+
+    trip: Trip
+    route: str | None
 
 
 class Span(NamedTuple):
@@ -94,6 +107,15 @@ async def get(connection: Connection, trip_id: str) -> Trip | None:
     return _trip(row) if row else None
 
 
+async def get_shown(connection: Connection, trip_id: str) -> Listed | None:
+    """The same to be shown: its route, though long, is not taken apart to be put together again."""
+    if "\0" in trip_id:
+        return None
+    route = f"NULL::jsonb AS route, ST_AsGeoJSON(t.route, {_DIGITS}) AS listed_route"
+    row = await connection.fetchrow(f"{_SELECT.replace(_WHOLE_ROUTE, route)} WHERE t.trip_id = $1", trip_id)
+    return Listed(_trip(row), row["listed_route"]) if row else None
+
+
 async def get_all(connection: Connection, trip_ids: Sequence[str]) -> dict[str, Trip]:
     """Those of the trips that there are, by id."""
     rows = await connection.fetch(f"{_SELECT} WHERE t.trip_id = ANY($1::text[])", [i for i in trip_ids if "\0" not in i])
@@ -110,11 +132,19 @@ async def lock(connection: Connection, trip_id: str) -> Trip | None:
 
 async def of_fleet(
     connection: Connection, fleet_id: str, status: TripStatus | None, limit: int, before: int | None = None
-) -> list[Trip]:
+) -> list[Listed]:
     """Newest first, at most `limit`, created before the instant `before`."""
+    # As text: to take a thousand routes apart would be a second of Python. A tolerance doubles from half a metre until it does.
+    route = f"""
+        CASE WHEN ST_NPoints(t.route) <= {LISTED_POINTS} THEN ST_AsGeoJSON(t.route, {_DIGITS}) ELSE (
+            SELECT ST_AsGeoJSON(simple.line, 6) FROM generate_series(0, 20) n
+            CROSS JOIN LATERAL (SELECT ST_Simplify(t.route, 0.0000045 * 2 ^ n, true)) AS simple (line)
+            WHERE ST_NPoints(simple.line) <= {LISTED_POINTS} ORDER BY n LIMIT 1
+        ) END
+    """
     rows = await connection.fetch(
         f"""
-        {_SELECT}
+        {_SELECT.replace(_WHOLE_ROUTE, f"NULL::jsonb AS route, {route} AS listed_route")}
         WHERE t.fleet_id = $1 AND ($2::text IS NULL OR t.status = $2)
             AND ($4::timestamptz IS NULL OR t.created_at < $4::timestamptz)
         ORDER BY t.created_at DESC, t.trip DESC LIMIT $3
@@ -124,7 +154,7 @@ async def of_fleet(
         limit,
         before,
     )
-    return [_trip(row) for row in rows]
+    return [Listed(_trip(row), row["listed_route"]) for row in rows]
 
 
 async def current_of_vehicle(connection: Connection, vehicle: int) -> Trip | None:
