@@ -8,14 +8,20 @@ Exits with 1 where an honest client was closed, waited longer than it may, or th
 import asyncio
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import click
 
 from tests.attacks.drivers import flood
 from tests.attacks.messages import messages
+from tests.attacks.looks import looks, reconnects
 from tests.attacks.nothing import nothing
 from tests.attacks.scene import Attack, stage
+from tests.attacks.searches import searches
+from tests.attacks.shapes import fences, routes
+from tests.attacks.snapshots import revisions, snapshots
+from tests.attacks.stock import MANY_VEHICLES, stock_trip, stock_vehicles
 from tests.attacks.strangers import idling, pipelining, without_end
 from tests.attacks.unknown_keys import unknown_keys
 from tests.hub_process import HubProcess
@@ -30,7 +36,26 @@ ATTACKS: dict[str, Attack] = {
     "unknown-keys": unknown_keys,
     **{f"flood-{n}": flood(n) for n in (1, 4, 16)},
     "messages": messages,
+    "looks": looks,
+    "looks-at-clusters": looks,
+    "reconnects": reconnects,
+    "snapshots": snapshots,
+    "revisions": revisions,
+    "searches": searches,
+    "fences": fences,
+    "routes": routes,
 }
+STOCKS: dict[str, Callable[[str], Awaitable[None]]] = {
+    "looks": stock_vehicles,
+    "looks-at-clusters": lambda url: stock_vehicles(url, 5_000),
+    "reconnects": stock_vehicles,
+    "snapshots": stock_trip,
+    "revisions": stock_trip,
+    "searches": lambda url: stock_vehicles(url, MANY_VEHICLES),
+    "fences": stock_vehicles,
+    "routes": stock_vehicles,
+}
+"""What is put into the database before the hub starts."""
 
 
 @click.command()
@@ -55,6 +80,8 @@ async def _run(seconds: float, names: tuple[str, ...]) -> int:
                 database = f"attack_{name}"
                 cluster.create_database(database)
                 await migrate(cluster.url(database))
+                if name in STOCKS:
+                    await STOCKS[name](cluster.url(database))
                 # Each has a hub of its own: what one leaves behind is not to be the next one's.
                 hub = HubProcess(cluster.url(database), place / f"{name}.log").start()
                 try:

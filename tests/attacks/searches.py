@@ -1,0 +1,42 @@
+"""Thirty searches at once, again and again, of one dispatcher in a fleet of many vehicles; and all other long lists."""
+
+import asyncio
+import itertools
+import time
+
+import httpx
+
+from tests.attacks.scene import Scene
+from tests.attacks.stock import FLEET
+from tests.clients import TIMEOUT, token
+
+AT_ONCE = 30
+QUERIES = (
+    "vehicles?search=van&limit=1000",
+    "vehicles?search=qq",
+    "vehicles?search=a+b+c+d+e+f+0+1+2+zq",
+    "vehicles?near=47.1,9.5&limit=1000&available=true",
+    "vehicles?limit=1000",
+    "events?limit=1000",
+    "trips?limit=1000",
+)
+
+
+async def searches(scene: Scene) -> None:
+    """What is past the budget is told so."""
+    until = time.monotonic() + scene.seconds
+    headers = {"Authorization": f"Bearer {token('dispatcher', FLEET)}"}
+    queries = itertools.cycle(QUERIES)
+    statuses: set[int] = set()
+
+    async def ask(http: httpx.AsyncClient) -> None:
+        while time.monotonic() < until:
+            response = await http.get(f"/v1/fleets/{FLEET}/{next(queries)}")
+            statuses.add(response.status_code)
+            if response.status_code == 429:
+                assert int(response.headers["Retry-After"]) > 0
+
+    async with httpx.AsyncClient(base_url=scene.url, headers=headers, timeout=TIMEOUT * 3) as http:
+        await asyncio.gather(*(ask(http) for _ in range(AT_ONCE)))
+    assert statuses <= {200, 429}, statuses
+    assert 200 in statuses
