@@ -1,5 +1,6 @@
 """Enters and exits as the watch tells them, against the slow truth; and the laws that hold for every fence and move."""
 
+import asyncio
 import csv
 import gzip
 import json
@@ -19,6 +20,8 @@ from hypothesis import strategies as st
 
 from tests.hub.geofence_truth import METRES, Ground, Seen, truth
 from tests.hub.watching import BEGIN, Watching, crossings
+from tracking import watch
+from tracking.frames import geofence_news
 from tracking.geojson import MAX_VERTICES, checked_geometry, shape_of
 from tracking.hub.geofences import Fence, Move, move_of
 from tracking.model import Geofence
@@ -381,6 +384,38 @@ def test_the_poles_have_fences_too() -> None:
     way = [(45.0, 88.9), (45.0, 89.5), (45.0, 90.0), (170.0, 90.0), (-100.0, 89.5)]
     told = watching.drive(*(Seen("van", BEGIN + i * 60_000, *at, 5.0) for i, at in enumerate(way)))
     assert [event.kind.value for event in told if event.geofence_id] == ["enter", "exit"]
+
+
+async def test_a_new_fence_is_held_against_all_who_stand_there_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they do between two steps counts: who left the fence by then did not enter it, who came in entered once."""
+    monkeypatch.setattr(watch, "STEP_SECONDS", -1.0)
+    watching = Watching()
+    inside, outside = (9.5, 47.1), (9.9, 47.1)
+    for number in range(100):
+        watching.publish(Seen(f"v{number}", BEGIN, *(inside if number < 50 else outside), 5.0))
+    watching.watch.look()
+    watching.told()
+    square = [[9.4, 47.0], [9.6, 47.0], [9.6, 47.2], [9.4, 47.2], [9.4, 47.0]]
+    fence = Fence(Geofence("fleet", "fence", checked_geometry({"type": "Polygon", "coordinates": [square]}), {}))
+    changing = asyncio.create_task(watching.watch.change_geofence(fence, geofence_news(fence.geofence)))
+    await asyncio.sleep(0)
+    assert not changing.done()
+    watching.clock += 60_000
+    for number in range(100):
+        # All change places, but for one that is erased.
+        watching.publish(Seen(f"v{number}", watching.clock, *(outside if number < 50 else inside), 5.0))
+    watching.fleets.forget("v60")
+    watching.watch.look()
+    await changing
+    told: dict[str, list[str]] = {}
+    for event in watching.told():
+        told.setdefault(event.vehicle_id, []).append(event.kind.value)
+    assert "v60" not in told
+    for number in range(100):
+        kinds = [kind for kind in told.get(f"v{number}", []) if kind in ("enter", "exit")]
+        assert kinds in ([["enter"]] if number >= 50 and number != 60 else [[], ["enter", "exit"]]), (number, kinds)
+        live = watching.fleets.vehicles.get(f"v{number}")
+        assert live is None or ("fence" in live.watched.inside) == (number >= 50)
 
 
 def test_a_fence_of_20000_vertices_is_asked_without_an_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
