@@ -19,6 +19,7 @@ from tracking.protocol import (
     SnapshotPosition,
     TrackRevised,
     TripUpdate,
+    TripView,
     encode,
     frame,
     frame_ends,
@@ -98,6 +99,7 @@ class TripFeed:
         "_marked_at",
         "_others",
         "_vehicles",
+        "_view",
         "before_kept",
         "epoch",
         "erasures",
@@ -126,6 +128,8 @@ class TripFeed:
         self.unwatched_since: int | None = None
         self.line: Line | None = None
         """A long one, while it is kept (`tracking.lines`)."""
+        self._view: tuple[Trip, TripView] | None = None
+        """The trip as snapshots show it: to simplify a long route anew takes milliseconds."""
         self.erasures = 0
         """How many vehicles were erased: what was read before may be one's."""
         self._frames = bytearray()
@@ -283,7 +287,9 @@ class TripFeed:
                 starts = list(revision.segments or ((0, self._vehicle_at(offset)),))
                 for (first, vehicle_id), (end, _) in pairwise((*starts, (len(revision.track), ""))):
                     driven.update((time, x, y, vehicle_id) for x, y, time in revision.track[first:end])
-        view = live_view(self.trip)
+        if self._view is None or self._view[0] is not self.trip:
+            self._view = self.trip, live_view(self.trip)
+        _, view = self._view
         track, segments = fit_track(sorted(driven), self.vehicle_id, TRACK_ROOM - len(encode(view)))
         self._note_shown(segments)
         snapshot = Snapshot(self.epoch, self.offset, 0, view, track, segments)
