@@ -169,6 +169,8 @@ class Watch:
     def fleet_changed(self, fleet: Fleet) -> None:
         """After COMMIT: its name or thresholds are these now."""
         self._fleets.fleet_changed(fleet)
+        for vehicle in self._fleets.feeds[fleet.fleet_id].vehicles:
+            vehicle.watched.dwell_at = 0.0
 
     def geofence_changed(self, fence: Fence) -> None:
         """After COMMIT: in force at once, for the vehicles that stand in it too."""
@@ -204,6 +206,7 @@ class Watch:
         geofence, position = fence.geofence, vehicle.position
         if position is None or vehicle.cell is None or vehicle.feed.fleet.fleet_id != geofence.fleet_id:
             return
+        vehicle.watched.dwell_at = 0.0
         west, south, east, north = fence.shape.bounds
         is_near = west <= fence.beside(position.longitude) <= east and south <= position.latitude <= north
         if is_near or geofence.geofence_id in vehicle.watched.inside:
@@ -445,9 +448,11 @@ class Watch:
             for vehicle in feed.vehicles:
                 # Who stands in a fence may have nothing new to report.
                 position = vehicle.position
-                if vehicle.watched.inside and position is not None and not vehicle.lost:
-                    # By its own clock: while it sends what it could not send for an hour, it is not later there yet.
-                    instant = position.fix_time + max(0, now - position.server_time)
+                if not vehicle.watched.inside or position is None or vehicle.lost:
+                    continue
+                # By its own clock: while it sends what it could not send for an hour, it is not later there yet.
+                instant = position.fix_time + max(0, now - position.server_time)
+                if instant >= vehicle.watched.dwell_at:
                     self._tell_all(vehicle, position, vehicle.watched.dwelling(instant, feed.fleet, fences))
 
     def _check_silence(self, vehicle: LiveVehicle, now: int) -> None:

@@ -66,6 +66,18 @@ class Fence:
         # A fence that is narrower than the receiver is accurate could never be entered else.
         self._most_margin = min(MOST_MARGIN, max(map(_reach, shapely.get_parts(self._plane))) / 2)
 
+        self._ask_once()
+
+    def _ask_once(self) -> None:
+        """GEOS makes its indices when it is asked for the first time: not later, on the event loop."""
+        west, south, east, north = self.shape.bounds
+        way = shapely.linestrings([(west, (south + north) / 2), (east, (south + north) / 2)])
+        shapely.intersects(self.shape, way)
+        shapely.contains_properly(self.shape, way)
+        place = shapely.points(*self._edge_begins[0])
+        shapely.dwithin(self._edge, place, 1.0)
+        shapely.intersects(self._plane, place)
+
     def margin(self, accuracy: float | None) -> float:
         """Metres by which a place must be clear of the edge."""
         wanted = accuracy if accuracy is not None and accuracy > 0 else DEFAULT_MARGIN
