@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator
 from tests.hub.test_feed import Reader
 from tests.store.test_history import BEGIN, Turned, Van, a_trip, north
 from tracking.hub.hub import Hub
+from tracking.lines import Lines
 from tracking.model import Fleet
 from tracking.revisions import Revisions
 from tracking.store import fleets, trips
+from tracking.store.gathered import Gathered
 from tracking.store.pool import Connection, Database
+from tracking.store.positions import TrackRow
 
 
 def _hub() -> Hub:
@@ -22,6 +25,10 @@ def _hub() -> Hub:
         interval_trip=2,
         interval_idle=3,
     )
+
+
+async def _nothing(_: list[int]) -> dict[int, list[TrackRow]]:
+    return {}
 
 
 def test_who_was_erased_is_known_to_those_who_read_meanwhile() -> None:
@@ -62,7 +69,8 @@ async def test_trust_87_a_line_that_was_read_while_a_vehicle_of_it_was_erased_is
     assert trip is not None
     reader = Reader()
     hub.feed(trip).outboxes.add(reader.outbox)
-    revisions = Revisions(database, hub, lambda _: ())
+    lines = Lines(database, Gathered(_nothing), lambda _: (), lambda: BEGIN, hub.erased)
+    revisions = Revisions(lines, hub, lambda _: ())
     await revisions._revise("trip", number, BEGIN - 60_000, BEGIN + DAY)
     [revised] = reader.read()
     assert [time for _, _, time in revised["track"]] == [BEGIN + second * 1000 for second in range(61, 67)]

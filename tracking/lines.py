@@ -5,7 +5,8 @@ them together as lines, numpy and GEOS thin those to what a frame holds; the eve
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 from msgspec import UNSET
@@ -32,7 +33,7 @@ _EWKB_HEAD = 9
 
 
 class Lines:
-    """Gives the line of a feed's trip. `forget` where a vehicle was erased is `TripFeed.forget`: it drops the line."""
+    """Gives the line of a feed's trip. Where a vehicle of it is erased `TripFeed.forget` drops it."""
 
     def __init__(
         self,
@@ -40,8 +41,12 @@ class Lines:
         tracks: Gathered[int, list[TrackRow]],
         pending: Callable[[str], Sequence[Position]],
         clock: Clock,
+        erased: Callable[[], AbstractContextManager[Collection[str]]],
     ) -> None:
-        """`tracks` are those that are short, `pending` gives a trip's positions that are not known to be committed."""
+        """`tracks` are those that are short, `pending` gives a trip's positions that are not known to be committed, `erased`
+        is `Hub.erased`.
+        """
+        self._erased = erased
         self._database = database
         self._tracks = tracks
         self._pending = pending
@@ -52,7 +57,7 @@ class Lines:
         self._turns = asyncio.Semaphore(READ_AT_ONCE)
 
     async def of(self, feed: TripFeed) -> Line:
-        """The line as it was at most `KEPT_MS` ago. Raises `StoreUnavailable`.
+        """The line as it was at most `KEPT_MS` ago. Raises `StoreUnavailable`. Who asks leaves out whom `Hub.erased` names.
 
         All that was published since is in the feed, unless `before_kept` is above the line's `began`: ask that when nothing
         is awaited any more.
@@ -62,9 +67,9 @@ class Lines:
             return line
         reading = self._readings.get(feed)
         if reading is None:
-            erasures, began, unstored = feed.erasures, feed.offset, list(self._pending(feed.trip.trip_id))
+            began, unstored = feed.offset, list(self._pending(feed.trip.trip_id))
             rows = await self._tracks.get(feed.trip.number)
-            if rows is not None and feed.erasures == erasures:
+            if rows is not None:
                 track = [(row.fix_time, row.longitude, row.latitude, row.vehicle_id) for row in rows]
                 return Line(began, self._clock(), track, unstored, _last(rows))
             reading = self._readings.get(feed)
@@ -88,19 +93,15 @@ class Lines:
                 self._drop(feed)
 
     async def _read(self, feed: TripFeed) -> Line:
-        while True:
-            # Noted before the reading begins: what is committed meanwhile is then in one of the two at least.
-            erasures, began, read_at = feed.erasures, feed.offset, self._clock()
-            unstored = list(self._pending(feed.trip.trip_id))
+        # Noted before the reading begins: what is committed meanwhile is then in one of the two at least.
+        began, read_at, unstored = feed.offset, self._clock(), list(self._pending(feed.trip.trip_id))
+        with self._erased() as erased:
             async with self._turns:
                 async with self._database.reading() as connection:
                     pieces = await _pieces(connection, feed.trip.number)
                     last = _last(await positions.last_of_trip(connection, feed.trip.number))
                 stored = await asyncio.to_thread(_joined, pieces)
-            if feed.erasures == erasures:
-                break
-            # A vehicle was erased meanwhile: what was read may be its.
-        line = Line(began, read_at, stored, unstored, last)
+        line = Line(began, read_at, stored, unstored, last).without(erased)
         self._kept.pop(feed, None)
         if len(self._kept) >= MOST_KEPT:
             self._drop(next(iter(self._kept)))

@@ -111,7 +111,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     budgets = assemble_budgets(settings, clock)
     # The two know each other: what the recorder stored late is shown anew, with what it has not stored yet.
     tracks = Gathered(lambda numbers: _tracks(database, numbers), most=TRACKS_AT_ONCE)
-    lines = Lines(database, tracks, lambda trip_id: recorder.pending(trip_id), clock)
+    lines = Lines(database, tracks, lambda trip_id: recorder.pending(trip_id), clock, hub.erased)
     revisions = Revisions(lines, hub, lambda trip_id: recorder.pending(trip_id))
     hub.on_former = revisions.late_one
     hub.on_begun_anew = revisions.revise_all

@@ -289,6 +289,9 @@ def test_a_trip_that_changed_is_in_the_next_snapshot() -> None:
 def test_a_line_that_is_kept_goes_with_a_vehicle_that_is_erased() -> None:
     feed = a_feed()
     feed.line = Line(0, BEGIN, [(BEGIN, 9.5, 47.0, "van-7")])
-    feed.forget()
+    feed.forget("van-8")
+    assert feed.line is not None
+    assert feed.line.without({"van-8"}) is feed.line
+    assert list(feed.line.without({"van-7"}).stored) == []
+    feed.forget("van-7")
     assert feed.line is None
-    assert feed.erasures == 1

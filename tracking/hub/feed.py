@@ -1,7 +1,7 @@
 """The feed of one trip: numbered updates, encoded once, kept for those who come back, written to every watcher."""
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, pairwise
 
 import msgspec
@@ -62,7 +62,7 @@ class Line:
     `TripFeed.begin` takes them.
     """
 
-    __slots__ = ("began", "last", "read_at", "snapshot", "stored", "unstored")
+    __slots__ = ("began", "last", "read_at", "snapshot", "stored", "unstored", "vehicles")
 
     def __init__(
         self,
@@ -77,8 +77,22 @@ class Line:
         self.stored = stored
         self.unstored = unstored
         self.last = last or {}
+        self.vehicles = {point[3] for point in stored} | {position.vehicle_id for position in unstored} | self.last.keys()
+        """those that drove of it"""
         self.snapshot: tuple[int, Trip, bytes, bytes] | None = None
         """as it was sent last: the offset and the trip that it is of, and its JSON before and after `server_time`"""
+
+    def without(self, erased: Collection[str]) -> "Line":
+        """The line without what these vehicles drove of it, which were erased."""
+        if self.vehicles.isdisjoint(erased):
+            return self
+        return Line(
+            self.began,
+            self.read_at,
+            [point for point in self.stored if point[3] not in erased],
+            [position for position in self.unstored if position.vehicle_id not in erased],
+            {vehicle_id: position for vehicle_id, position in self.last.items() if vehicle_id not in erased},
+        )
 
 
 class TripFeed:
@@ -102,7 +116,6 @@ class TripFeed:
         "_view",
         "before_kept",
         "epoch",
-        "erasures",
         "line",
         "offset",
         "outboxes",
@@ -130,8 +143,6 @@ class TripFeed:
         """A long one, while it is kept (`tracking.lines`)."""
         self._view: tuple[Trip, TripView] | None = None
         """The trip as snapshots show it: to simplify a long route anew takes milliseconds."""
-        self.erasures = 0
-        """How many vehicles were erased: what was read before may be one's."""
         self._frames = bytearray()
         """The updates after `before_kept`, as ready frames one after the other: an object for each would be as large again,
         and each would lie somewhere else in memory."""
@@ -172,10 +183,10 @@ class TripFeed:
         if segments is not UNSET:
             self._others += tuple({vehicle_id for _, vehicle_id in segments if not self.has_shown(vehicle_id)})
 
-    def forget(self) -> None:
-        """A vehicle was erased: a line that was read before may be its."""
-        self.erasures += 1
-        self.line = None
+    def forget(self, vehicle_id: str) -> None:
+        """The vehicle was erased: a line that it drove of is kept no longer. Who reads one meanwhile asks `Hub.erased`."""
+        if self.line is not None and vehicle_id in self.line.vehicles:
+            self.line = None
 
     def publish_position(self, position: Position) -> None:
         """A position of the trip's vehicle that moves the marker."""

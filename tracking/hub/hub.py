@@ -169,7 +169,7 @@ class Hub:
         for erased in self._erasures:
             erased.add(vehicle_id)
         for feed in self.feeds.values():
-            feed.forget()
+            feed.forget(vehicle_id)
             if feed.has_shown(vehicle_id):
                 feed.begin_anew(self._newest_of(feed), self._clock())
                 self.on_begun_anew(feed.trip)

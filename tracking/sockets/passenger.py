@@ -57,18 +57,22 @@ class PassengerConnection(Connection):
         self.service.hub.watched(feed)
 
     async def _begin(self, feed: TripFeed) -> None:
-        known, began, erasures, away = feed.trip, feed.offset, feed.erasures, False
+        known, began, away = feed.trip, feed.offset, False
         # What waits for a commit now may be committed after our reading began, and so be in neither.
         unstored = list(self.service.recorder.pending(self.trip_id))
         fresh = line = None
         # Of the trip first: what the line is joined with must be here when it was read, so nothing is awaited after it.
-        try:
-            fresh = await self.service.trips.get(self.trip_id)
-            line = await self.service.lines.of(feed)
-        except StoreUnavailable:
-            # The live map goes on with what memory holds; the rest of the line follows as `track_revised`.
-            away = True
-            self.service.revisions.revise_all(known)
+        with self.service.hub.erased() as erased:
+            try:
+                fresh = await self.service.trips.get(self.trip_id)
+                line = await self.service.lines.of(feed)
+            except StoreUnavailable:
+                # The live map goes on with what memory holds; the rest of the line follows as `track_revised`.
+                away = True
+                self.service.revisions.revise_all(known)
+        if erased:
+            unstored = [position for position in unstored if position.vehicle_id not in erased]
+            line = None if line is None else line.without(erased)
         if fresh is not None and (feed.trip is known or fresh.version > feed.trip.version):
             # What we happen to learn first, the others must be told too. But what they were told while we read may be newer,
             # though its version is the same: a vehicle's name is no part of that.
@@ -78,10 +82,6 @@ class PassengerConnection(Connection):
             over = over or feed.trip.status.over
             raise SocketClosed(CloseCode.TRIP_OVER if over else CloseCode.OVERLOADED)
         self._check(feed.trip)
-        if feed.erasures != erasures:
-            # What was read may be of the vehicle that was erased meanwhile.
-            await self._begin(feed)
-            return
         if feed.before_kept > (began if line is None else line.began):
             # What was published while we read is no more here in full.
             raise SocketClosed(CloseCode.OVERLOADED)
