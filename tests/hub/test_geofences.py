@@ -386,9 +386,21 @@ def test_the_poles_have_fences_too() -> None:
     assert [event.kind.value for event in told if event.geofence_id] == ["enter", "exit"]
 
 
+@given(st.lists(st.tuples(st.floats(-0.01, 0.01), st.floats(-0.01, 0.01), st.none() | st.floats(0, 60)), min_size=1))
+@settings(max_examples=60)
+def test_many_places_stand_where_each_by_itself_does(places: list[tuple[float, float, float | None]]) -> None:
+    ring = [[9.5, 47.1], [9.505, 47.1], [9.505, 47.104], [9.5, 47.104], [9.5, 47.1]]
+    fence = Fence(Geofence("fleet", "fence", checked_geometry({"type": "Polygon", "coordinates": [ring]}), {}))
+    at = [(9.502 + x, 47.102 + y) for x, y, _ in places]
+    for place, (_, _, accuracy), stands in zip(at, places, fence.standing(at, [one[2] for one in places]), strict=True):
+        move = Move(None, place, accuracy)
+        for inside in (False, True):
+            assert fence.walk(move, inside) == ([stands] if stands is not None and stands is not inside else [])
+
+
 async def test_a_new_fence_is_held_against_all_who_stand_there_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What they do between two steps counts: who left the fence by then did not enter it, who came in entered once."""
-    monkeypatch.setattr(watch, "STEP_SECONDS", -1.0)
+    monkeypatch.setattr(watch, "SETTLED_AT_ONCE", 7)
     watching = Watching()
     inside, outside = (9.5, 47.1), (9.9, 47.1)
     for number in range(100):

@@ -114,6 +114,15 @@ class Fence:
                 changes.append(inside)
         return changes
 
+    def standing(self, places: Sequence[PlaceAt], accuracies: Sequence[float | None]) -> list[bool | None]:
+        """For each of many places whether it is inside, as a `walk` without a start decides; None where that can't be said."""
+        points = np.array([(longitude + self._turns(longitude), latitude) for longitude, latitude in places])
+        points *= (self._narrow, METRES_PER_DEGREE)
+        margins = np.array([self.margin(accuracy) for accuracy in accuracies])
+        at_edge: Any = shapely.dwithin(self._edge, shapely.points(points), margins)  # type: ignore[call-overload]
+        insides: Any = shapely.intersects_xy(self._plane, points)
+        return [None if edge else inside for edge, inside in zip(at_edge.tolist(), insides.tolist(), strict=True)]
+
     def _stretches(self, place: tuple[float, float], x: float, y: float) -> list[tuple[float, bool]]:
         """Length in metres, and whether it is inside, in the order of the way from `place` to x, y: on the plane, all of it."""
         start = np.array(place)
