@@ -43,6 +43,16 @@ async def test_who_goes_while_waiting_leaves_nothing() -> None:
         pass
 
 
+async def test_a_lane_that_rests_takes_the_next_in_after_as_long_again() -> None:
+    lanes, loop = Lanes(1, rests=True), asyncio.get_running_loop()
+    began = loop.time()
+    async with lanes.enter("one"):
+        await asyncio.to_thread(sum, range(500_000))
+    took = loop.time() - began
+    async with lanes.enter("two"):
+        assert loop.time() - began >= 2 * took - 0.005
+
+
 async def test_when_nobody_asks_any_more_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "QUIET_SECONDS", 0.0)
     called, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -51,7 +61,7 @@ async def test_when_nobody_asks_any_more_memory_is_given_back(monkeypatch: pytes
         give_back()
         loop.call_soon_threadsafe(called.set)
 
-    lanes = Lanes(1, quiet)
+    lanes = Lanes(1, on_quiet=quiet)
     async with lanes.enter("one"):
         assert not called.is_set()
     async with asyncio.timeout(5):

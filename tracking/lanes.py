@@ -9,12 +9,17 @@ import ctypes
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+REST_SECONDS = 1.0
+"""How long a lane rests at the most: a thread at work on Python slows the event loop down, and is not to do so all the time."""
 QUIET_SECONDS = 3.0
 
 
 class Lanes:
-    def __init__(self, at_once: int, on_quiet: Callable[[], None] | None = None) -> None:
-        """`on_quiet` is called, in a thread, when nobody has asked for anything for `QUIET_SECONDS`."""
+    def __init__(self, at_once: int, *, rests: bool = False, on_quiet: Callable[[], None] | None = None) -> None:
+        """A lane that `rests` takes nobody in for as long as the one before was in it. `on_quiet` is called, in a thread, when
+        nobody has asked for anything for `QUIET_SECONDS`.
+        """
+        self._rests = rests
         self._on_quiet = on_quiet
         self._quiet: asyncio.TimerHandle | None = None
         self._all = asyncio.Semaphore(at_once)
@@ -24,17 +29,25 @@ class Lanes:
     @asynccontextmanager
     async def enter(self, holder: str) -> AsyncIterator[None]:
         """Waits for the holder's turn; it ends with the block."""
+        loop = asyncio.get_running_loop()
         lock = self._own.setdefault(holder, asyncio.Lock())
         self._users[holder] = self._users.get(holder, 0) + 1
         try:
-            async with lock, self._all:
-                yield
+            async with lock:
+                await self._all.acquire()
+                began = loop.time()
+                try:
+                    yield
+                finally:
+                    if self._rests:
+                        loop.call_later(min(loop.time() - began, REST_SECONDS), self._all.release)
+                    else:
+                        self._all.release()
         finally:
             self._users[holder] -= 1
             if not self._users[holder]:
                 del self._users[holder], self._own[holder]
             if self._on_quiet is not None and not self._users:
-                loop = asyncio.get_running_loop()
                 if self._quiet is not None:
                     self._quiet.cancel()
                 self._quiet = loop.call_later(QUIET_SECONDS, loop.run_in_executor, None, self._on_quiet)

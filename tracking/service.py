@@ -163,7 +163,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         doors=Doors(settings.connections_per_address),
         budgets=budgets,
         lists=Lanes(LISTS_AT_ONCE),
-        shapes=Lanes(SHAPES_AT_ONCE, on_quiet=give_back),
+        shapes=Lanes(SHAPES_AT_ONCE, rests=True, on_quiet=give_back),
         dispatch=dispatch,
         changes=Changes(),
         messaging=Messaging(database, sources, hub, clock, budget=budgets.messages, most_unread=settings.unread_messages),
