@@ -72,11 +72,13 @@ class Fence:
         """GEOS makes its indices when it is asked for the first time: not later, on the event loop."""
         west, south, east, north = self.shape.bounds
         way = shapely.linestrings([(west, (south + north) / 2), (east, (south + north) / 2)])
-        shapely.intersects(self.shape, way)
-        shapely.contains_properly(self.shape, way)
         place = shapely.points(*self._edge_begins[0])
-        shapely.dwithin(self._edge, place, 1.0)
-        shapely.intersects(self._plane, place)
+        # Of a ring without an area it divides by zero on the way.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shapely.intersects(self.shape, way)
+            shapely.contains_properly(self.shape, way)
+            shapely.dwithin(self._edge, place, 1.0)
+            shapely.intersects(self._plane, place)
 
     def margin(self, accuracy: float | None) -> float:
         """Metres by which a place must be clear of the edge."""
