@@ -14,8 +14,8 @@ from pathlib import Path
 import click
 
 from tests.attacks.drivers import flood
-from tests.attacks.messages import messages
 from tests.attacks.looks import looks, reconnects
+from tests.attacks.messages import messages
 from tests.attacks.nothing import nothing
 from tests.attacks.scene import Attack, stage
 from tests.attacks.searches import searches
