@@ -14,7 +14,8 @@ from tests.hub_process import HubProcess
 
 MEGABYTE = 2**20
 SAMPLE_SECONDS = 0.05
-WARM_FIXES = 10_000
+WARM_VEHICLES = 6
+WARM_FIXES = 4_000
 MEMORY_BACK_SECONDS = 10.0
 """How long after an attack the hub's memory may take to be given back."""
 GET_MS, ACK_MS, MEMORY_BACK = 100.0, 300.0, 10.0
@@ -67,11 +68,18 @@ class Outcome:
 
 
 async def _warm(url: str) -> None:
-    """One vehicle's backlog: a hub that has worked holds some megabytes that one has not that was just started."""
-    async with Api(url) as api, Driver(url, await api.vehicle(await api.fleet())) as driver:
-        for first in range(1, WARM_FIXES, 500):
-            await driver.report(*(fix(seq, fix_time=now_ms() - 3_600_000 + seq) for seq in range(first, first + 500)))
-        await driver.acknowledged(WARM_FIXES)
+    """Backlogs of some vehicles: a hub that has worked holds some megabytes that one has not that was just started."""
+
+    async def report(driver: Driver) -> None:
+        async with driver:
+            for first in range(1, WARM_FIXES, 500):
+                await driver.report(*(fix(seq, fix_time=now_ms() - 3_600_000 + seq) for seq in range(first, first + 500)))
+            await driver.acknowledged(WARM_FIXES)
+
+    async with Api(url) as api:
+        fleet_id = await api.fleet()
+        drivers = [Driver(url, await api.vehicle(fleet_id)) for _ in range(WARM_VEHICLES)]
+    await asyncio.gather(*(report(driver) for driver in drivers))
 
 
 async def stage(hub: HubProcess, attack: Attack, seconds: float, *, memory: bool = True) -> Outcome:
