@@ -140,7 +140,8 @@ async def test_nothing_is_kept_of_what_is_over(world: World) -> None:
                     await api.call("DELETE", f"/vehicles/{removed}")
                     assert await driver.closed() == 4502
         world.clock.ahead += 2 * DAY_MS
-        await let_go(world.service)
+        let_go(world.service)
+        await world.service.retention.work()
         await world.service.latest.flush()
         await until(lambda: world.connections() == 0, "all connections are gone")
         await until(lambda: world.census()["alive: LiveVehicle"] == len(vehicles), "nobody waits for the removed")
@@ -163,12 +164,12 @@ async def test_a_vehicle_is_let_go_of_when_nobody_was_connected_for_long(world: 
             await driver.report(fix(1))
             await driver.acknowledged(1)
             for _ in range(3):
-                await let_go(world.service)
+                let_go(world.service)
             assert sources.get(vehicle_id) is not None
         await until(lambda: not world.service.hub.drivers, "the driver is gone")
-        await let_go(world.service)
+        let_go(world.service)
         assert sources.get(vehicle_id) is not None
-        await let_go(world.service)
+        let_go(world.service)
         assert sources.get(vehicle_id) is None
         async with Driver(world.url, vehicle_id, driver.session) as driver:
             assert driver.handled == 1

@@ -65,10 +65,19 @@ class Budgets:
     """Every budget of the hub."""
 
     writes: Budget
-    """HTTP requests that may change something"""
+    """HTTP requests, and steps of trips over sockets, that may change something"""
+    bytes: Budget
+    """bodies of such requests, and what is stored of them where that is more"""
+    shares: Budget
+    """share links, but for those that a backend makes"""
+    sessions: Budget
+    """sessions that are not in memory, for each vehicle, whatever its tokens are"""
 
 
 def assemble_budgets(settings: Settings, clock: Clock) -> Budgets:
     return Budgets(
         writes=Budget("writes", "writing requests", settings.budget_writes, clock),
+        bytes=Budget("bytes", "bytes in bodies", settings.budget_bytes, clock),
+        shares=Budget("shares", "shares", settings.budget_shares, clock),
+        sessions=Budget("sessions", "new sessions of its vehicle", settings.budget_sessions, clock),
     )

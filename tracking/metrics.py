@@ -96,6 +96,15 @@ CLOSED = Counter("tracking_sockets_closed", "Sockets that the hub closed, by cod
 BUDGETS_SPENT = Counter(
     "tracking_budgets_spent", "Requests refused because a token's budget was spent, by budget", ["budget"], registry=REGISTRY
 )
+RETENTION_REMOVED = Counter(
+    "tracking_retention_removed", "Rows removed because they were old enough, by kind", ["kind"], registry=REGISTRY
+)
+RETENTION_SWEPT = Gauge(
+    "tracking_retention_swept_timestamp_seconds",
+    "When this hub was last through with all rows of a kind that were old enough, by kind",
+    ["kind"],
+    registry=REGISTRY,
+)
 SOCKET_ERRORS = Counter("tracking_socket_errors", "Errors told to sockets, by code", ["code"], registry=REGISTRY)
 HTTP_ERRORS = Counter(
     "tracking_http_errors", "HTTP requests answered with an error, by status class", ["status"], registry=REGISTRY

@@ -18,6 +18,7 @@ from tracking.ingest.recorder import Recorder
 from tracking.ingest.sources import Sources
 from tracking.messaging import Messaging
 from tracking.model import Clock, Trip
+from tracking.retention import Retention
 from tracking.revisions import Revisions
 from tracking.store import positions, trips
 from tracking.store.batches import Batches
@@ -67,6 +68,7 @@ class Service:
     revisions: Revisions
     history: History
     erasures: Erasures
+    retention: Retention
     watch: Watch
 
 
@@ -102,7 +104,6 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         clock,
         delay=settings.summary_delay,
         retention_days=settings.retention_days,
-        summary_retention_days=settings.summary_retention_days,
     )
     recorder = Recorder(
         recording,
@@ -114,7 +115,9 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         on_late=revisions.late,
         on_stored=history.stored,
     )
-    dispatch = Dispatch(database, sources, hub, clock)
+    dispatch = Dispatch(
+        database, sources, hub, clock, per_fleet=settings.open_trips_per_fleet, per_vehicle=settings.open_trips_per_vehicle
+    )
     batches = Batches(housekeeping)
     erasures = Erasures(database, batches, clock, settled=recorder.settled)
 
@@ -149,6 +152,17 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         revisions=revisions,
         history=history,
         erasures=erasures,
+        retention=Retention(
+            batches,
+            housekeeping,
+            settings,
+            clock,
+            let_go={
+                "revoked_tokens": auth.forget,
+                "revoked_unknown": auth.forget,
+                "latest": hub.fleets.forget_places,
+            },
+        ),
         watch=Watch(database, hub.fleets, clock, gone_after=settings.gone_after, last_event=last_event),
     )
 

@@ -106,6 +106,7 @@ async def principal_of(request: Request) -> Principal:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     service = service_of(request)
     principal = await service.auth.authenticate(token.strip() if scheme.lower() == "bearer" else None)
+    request.state.principal = principal
     if request.method not in _READING:
         service.budgets.writes.spend(principal.jti, principal.role)
     return principal
@@ -127,8 +128,8 @@ def not_found() -> Refusal:
 async def read(request: Request, kind: type[Body], *, most: int = MAX_BODY) -> Body:
     """The body, of at most so many bytes, as `kind`. `Content-Type` is not looked at: a body is JSON.
 
-    Raises `Refusal`: `bad_json`, `bad_type`, `out_of_range` or `bad_field`, naming the field; and `HTTPException` (415) for a
-    body that is compressed.
+    Needs `principal_of` before it, whose budget of bytes is spent. Raises `Refusal`: `rate_limited`, `bad_json`, `bad_type`,
+    `out_of_range` or `bad_field`, naming the field; and `HTTPException` (415) for a body that is compressed.
     """
     _check_coding(request)
     body = bytearray()
@@ -140,6 +141,7 @@ async def read(request: Request, kind: type[Body], *, most: int = MAX_BODY) -> B
     except ClientDisconnect:
         # Nobody hears it; but it is no fault of ours, to be logged as one.
         raise Refusal(ErrorCode.BAD_JSON, "the body did not come to its end") from None
+    spend_bytes(request, len(body))
     try:
         found = msgspec.json.decode(bytes(body) or b"{}", type=kind)
     except msgspec.ValidationError as error:
@@ -153,6 +155,12 @@ async def read(request: Request, kind: type[Body], *, most: int = MAX_BODY) -> B
         # It may have been lost on its way, and with it what was not to be as by default.
         raise Refusal(ErrorCode.BAD_JSON, "the body is empty: send a JSON object, `{}` where all is to be as by default")
     return found
+
+
+def spend_bytes(request: Request, amount: int) -> None:
+    """Takes so many bytes of the budget of whoever asks. Raises `Refusal` (`rate_limited`)."""
+    principal: Principal = request.state.principal
+    service_of(request).budgets.bytes.spend(principal.jti, principal.role, amount)
 
 
 def _check_coding(request: Request) -> None:

@@ -9,7 +9,18 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking.api.http import Name, PlaceBody, not_found, principal_of, read, require, resource, respond, service_of
+from tracking.api.http import (
+    Name,
+    PlaceBody,
+    not_found,
+    principal_of,
+    read,
+    require,
+    resource,
+    respond,
+    service_of,
+    spend_bytes,
+)
 from tracking.auth import Principal, Role, Sight, may_know_trip, may_manage_fleet, may_see
 from tracking.dispatch import check_version
 from tracking.errors import ErrorCode, Refusal
@@ -20,6 +31,8 @@ from tracking.service import Service
 from tracking.store import fleets, trips
 
 MAX_STOPS = 100
+POINT_BYTES = 16
+"""What a point of a route takes when it is stored."""
 Precision = Literal[5, 6]
 
 
@@ -52,7 +65,7 @@ async def create(request: Request) -> Response:
     pickup, dropoff, stops = body.pickup.place(), body.dropoff.place(), [stop.place() for stop in body.stops]
     places = _places(pickup, dropoff, stops)
     check_places(places)
-    route = await _route(body.route, body.route_precision, places)
+    route = await _route(request, body.route, body.route_precision, places)
     async with service.database.connection() as connection:
         if await fleets.get(connection, body.fleet_id) is None:
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no fleet {body.fleet_id}: PUT it first", field="fleet_id")
@@ -83,7 +96,7 @@ async def patch(request: Request) -> Response:
         check_version(known, body.version)
         # The places of a trip never change, so they may be read before it is locked.
         given = None if body.route is UNSET else body.route
-        route = await _route(given, body.route_precision, _places(known.pickup, known.dropoff, known.stops))
+        route = await _route(request, given, body.route_precision, _places(known.pickup, known.dropoff, known.stops))
     trip = await service.dispatch.change(
         trip_id,
         allowed=lambda trip: may_manage_fleet(principal, trip.fleet_id),
@@ -119,7 +132,9 @@ def _places(pickup: Place, dropoff: Place, stops: Sequence[Place]) -> dict[str, 
     return {"pickup": pickup, "dropoff": dropoff, **{f"stops[{number}]": stop for number, stop in enumerate(stops)}}
 
 
-async def _route(route: Given | None, precision: int | UnsetType, places: dict[str, Place]) -> dict[str, Any] | None:
+async def _route(
+    request: Request, route: Given | None, precision: int | UnsetType, places: dict[str, Place]
+) -> dict[str, Any] | None:
     """The route as it is stored. Raises `Refusal`."""
     digits = None if precision is UNSET else precision
     if route is None:
@@ -127,7 +142,10 @@ async def _route(route: Given | None, precision: int | UnsetType, places: dict[s
             raise Refusal(ErrorCode.BAD_FIELD, "`route_precision` goes with a `route`: leave it out", field="route_precision")
         return None
     # In a thread: a long one takes tens of milliseconds.
-    return await asyncio.to_thread(line_string, route, digits, places)
+    found = await asyncio.to_thread(line_string, route, digits, places)
+    # A polyline becomes many times its length in the table.
+    spend_bytes(request, POINT_BYTES * len(found["coordinates"]))
+    return found
 
 
 routes = [

@@ -133,6 +133,7 @@ class DriverConnection(Connection):
                 self._leave_session()
                 self._enter(known)
             else:
+                self._spend_session()
                 self.wire.hold()
                 start(self._begin(message.session))
         elif isinstance(message, TripStatusChange):
@@ -141,6 +142,15 @@ class DriverConnection(Connection):
             self._post(message)
 
     # --- sessions and fixes -----------------------------------------------------------------------------------------
+
+    def _spend_session(self) -> None:
+        """Without a session the device could report nothing: it is sent away, and comes back."""
+        try:
+            # Whatever its tokens are: sessions are rows of the vehicle.
+            self.service.budgets.sessions.spend(self.principal.subject)
+        except Refusal as refusal:
+            self.tell_error(refusal)
+            raise SocketClosed(CloseCode.TOO_MANY_REQUESTS) from None
 
     async def _begin(self, name: str) -> None:
         assert self.source is not None
@@ -241,6 +251,7 @@ class DriverConnection(Connection):
                 status=change.status,
             )
 
+        self.service.budgets.writes.spend(self.principal.jti)
         self.ask(lambda: self.answer(change.client_id, advance))
 
     def _post(self, message: TextMessage) -> None:
