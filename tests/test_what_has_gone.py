@@ -143,6 +143,7 @@ async def test_nothing_is_kept_of_what_is_over(world: World) -> None:
         await until(lambda: world.connections() == 0, "all connections are gone")
         world.clock.ahead += 2 * DAY_MS
         await let_go(world.service)
+        await world.service.retention.work()
         await world.service.latest.flush()
         for _ in range(STEPS):
             # To the end of the round, which holds all feeds that there were when it began.

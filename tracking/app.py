@@ -48,7 +48,6 @@ from tracking.sockets.dispatcher import dispatcher_endpoint
 from tracking.sockets.driver import driver_endpoint
 from tracking.sockets.passenger import passenger_endpoint
 from tracking.store import shares as share_store
-from tracking.store import vehicles as vehicle_store
 from tracking.store.pool import Database
 from tracking.store.positions import DAY_MS
 
@@ -66,10 +65,6 @@ PATIENCE_SECONDS = 3.0
 """How long a start waits for the database before it goes on without."""
 DAYS_AHEAD = 3
 HOUSEKEEPING_SECONDS = 3600.0
-REVOKED_MS = DAY_MS
-"""How long past its expiry a revoked token is remembered: the clock may be set back."""
-ERASED_MS = tokens.MAX_EXPIRES_IN * 1000 + REVOKED_MS
-"""How long it is remembered that an id was an erased vehicle's: as long as a token that the hub issued for it may live."""
 FLEET_TICK = 0.25
 """Seconds."""
 TICKS_OF_RECOUNT = 4
@@ -207,6 +202,7 @@ class _Life:
                 "revisions": service.revisions.run(),
                 "history": service.history.run(),
                 "erasures": service.erasures.run(),
+                "retention": service.retention.run(),
                 "beat": _beat(service),
                 "lag": lag.measure(service.settings.lag_interval),
                 "fleet tick": _fleet_tick(service),
@@ -340,26 +336,16 @@ async def _keep_house(service: Service) -> None:
 
     while True:
         await _until_stored(ahead, service)
-        try:
-            await let_go(service)
-        except (StoreUnavailable, asyncpg.PostgresError) as error:
-            logger.warning("the audit's old entries and revoked tokens that have expired are not forgotten now: %s", error)
+        await let_go(service)
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
 
 async def let_go(service: Service) -> None:
-    """Lets go of vehicles that nobody is connected as, of revoked tokens that have expired, of what is known of erased
-    vehicles' ids, and of the audit's old entries. Raises `StoreUnavailable`.
-    """
+    """Lets go of vehicles that nobody is connected as, of days that are past, and of what waits for the audit."""
     service.sources.let_go(service.hub.drivers)
     service.recorder.forget_partitions()
-    await service.audit.write()
-    await service.audit.purge(service.settings.audit_days)
-    async with service.database.transaction() as connection:
-        expired = await share_store.forget_expired(connection, service.clock() - REVOKED_MS)
-        await vehicle_store.forget_erased(connection, service.clock() - ERASED_MS)
-    if service.auth.revoked is not None:
-        service.auth.revoked -= expired
+    with contextlib.suppress(StoreUnavailable):
+        await service.audit.write()
 
 
 async def _check_marks(service: Service) -> None:

@@ -32,7 +32,6 @@ from tracking.model import Clock
 from tracking.store import audit as store
 from tracking.store.audit import Ending, Row
 from tracking.store.pool import Connection, Database
-from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +48,6 @@ MAX_ERASED = 10_000
 """Erased things that are remembered, for rows of them that were not written yet."""
 MAX_NAME = 256
 """Characters of a token's id that are kept: somebody else may have made it."""
-PURGED_AT_ONCE = 5_000
 
 
 Detail = str | int
@@ -313,13 +311,6 @@ class Audit:
         if erased is None or (row.kind == Kind.VEHICLE and row.at > erased[1]):
             return row
         return row._replace(subject=erased[0], holder=erased[0] if row.holder == row.subject else row.holder)
-
-    async def purge(self, days: int) -> None:
-        """Lets go of what was recorded more than so many days ago; 0: of nothing. Raises `StoreUnavailable`."""
-        reached: int | None = 0
-        while days and reached is not None:
-            async with self._database.transaction() as connection:
-                reached = await store.purge(connection, reached, self._clock() - days * DAY_MS, PURGED_AT_ONCE)
 
 
 def view(row: Row) -> dict[str, Any]:

@@ -182,6 +182,11 @@ class Auth:
             raise expired(principal)
         return principal
 
+    def forget(self, jtis: set[str]) -> None:
+        """These revoked tokens need not be remembered any more."""
+        if self.revoked is not None:
+            self.revoked -= jtis
+
     def issue(self, role: Role, subject: str | None, expires_in: float, share_id: str | None = None) -> Issued:
         """A signed token. Raises `Refusal` where the hub verifies with a JWKS and so has no key to sign with."""
         if self._secret is None:

@@ -80,7 +80,7 @@ class Budgets:
     """Every budget of the hub."""
 
     writes: Budget
-    """HTTP requests that may change something"""
+    """HTTP requests, and steps of trips over sockets, that may change something"""
     backlogs: Budget
     """fixes past what a vehicle may report as they happen; the holder is the vehicle"""
     messages: Budget
@@ -93,6 +93,12 @@ class Budgets:
     """vehicles and clusters that dispatchers' screens are sent because they look elsewhere"""
     searches: Budget
     """searches for vehicles, by text or by place"""
+    bytes: Budget
+    """bodies of such requests, and what is stored of them where that is more"""
+    shares: Budget
+    """share links, but for those that a backend makes"""
+    sessions: Budget
+    """sessions that are not in memory, for each vehicle, whatever its tokens are"""
 
 
 def assemble_budgets(settings: Settings, clock: Clock) -> Budgets:
@@ -104,4 +110,7 @@ def assemble_budgets(settings: Settings, clock: Clock) -> Budgets:
         frames=Budget("frames", "frames", settings.budget_frames, clock),
         looks=Budget("looks", "vehicles to look at", settings.budget_looks, clock),
         searches=Budget("searches", "searches", settings.budget_searches, clock),
+        bytes=Budget("bytes", "bytes in bodies", settings.budget_bytes, clock),
+        shares=Budget("shares", "shares", settings.budget_shares, clock),
+        sessions=Budget("sessions", "new sessions of its vehicle", settings.budget_sessions, clock),
     )

@@ -82,6 +82,20 @@ class Settings(BaseSettings):
     summary_delay: float = Field(600.0, gt=0, description="Seconds from the end of a trip or day to its summary")
     retention_days: int = Field(0, ge=0, description="Days that positions are kept, at least 8; 0: for ever")
     summary_retention_days: int = Field(0, ge=0, description="Days that summaries and trips' lines are kept; 0: for ever")
+    event_retention_days: int = Field(0, ge=0, description="Days that events are kept; 0: for ever")
+    message_retention_days: int = Field(
+        30, ge=0, description="Days that messages are kept after the end of their trip, when nobody reads them; 0: for ever"
+    )
+    trip_retention_days: int = Field(
+        0, ge=0, description="Days that a trip is kept after its end, with its line and messages; 0: for ever"
+    )
+    session_retention_days: int = Field(
+        30, ge=0, description="Days that a driver's session is kept that brings nothing more, at least 8; 0: for ever"
+    )
+    share_retention_days: int = Field(30, ge=0, description="Days that a share is listed after its link expired; 0: for ever")
+    revoked_retention_days: int = Field(
+        0, ge=0, description="Days that a token of unknown expiry stays revoked: longer than it can be valid; 0: for ever"
+    )
 
     audit_days: int = Field(365, ge=0, description="Days that the audit is kept (who did what, who watched); 0: for ever")
     audit_addresses: bool = Field(True, description="Whether the audit holds the addresses that people came from")
@@ -100,7 +114,26 @@ class Settings(BaseSettings):
     connections_per_token: int = Field(1_000, gt=0, description="Sockets that one token, or one share link, may hold")
     connections_per_dispatcher: int = Field(64, gt=0, description="Sockets that one dispatcher's token may hold")
     budget_writes: RateSetting = Field(
-        Rate(600, 60), description="HTTP requests that may change something, for each token, as count/seconds"
+        Rate(600, 60), description="HTTP requests and trips' steps that may change something, for each token, as count/seconds"
+    )
+    budget_bytes: RateSetting = Field(
+        Rate(16_000_000, 60),
+        description="Bytes of bodies, and of the routes stored from them, for each token, as count/seconds",
+    )
+    budget_shares: RateSetting = Field(
+        Rate(60, 60), description="Shares that a dispatcher may make, for each token, as count/seconds"
+    )
+    budget_sessions: RateSetting = Field(
+        Rate(60, 600), description="Sessions other than the last one that a vehicle may begin, as count/seconds"
+    )
+    fleets_limit: int = Field(10_000, gt=0, description="Fleets there may be")
+    vehicles_per_fleet: int = Field(50_000, gt=0, description="Vehicles that a fleet may have")
+    geofences_per_fleet: int = Field(1_000, gt=0, description="Geofences that a fleet may have")
+    open_trips_per_fleet: int = Field(50_000, gt=0, description="Trips of a fleet that are not over")
+    open_trips_per_vehicle: int = Field(500, gt=0, description="Trips of a vehicle that are not over")
+    shares_per_trip: int = Field(100, gt=0, description="Shares of a trip whose links are valid")
+    revoked_limit: int = Field(
+        1_000_000, gt=0, description="Revoked tokens that are remembered at once, in some 150 bytes of memory each"
     )
     budget_connects: RateSetting = Field(Rate(2_000, 60), description="Sockets that one token may open, as count/seconds")
     budget_frames: RateSetting = Field(
@@ -144,6 +177,26 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"must be 0 (positions are kept for ever) or at least {LEAST_RETENTION_DAYS}: fixes come up to 7 days late,"
                 " and a day is summed up once more after that"
+            )
+        return days
+
+    @field_validator("session_retention_days")
+    @classmethod
+    def _past_the_last_repeat(cls, days: int) -> int:
+        if 0 < days < LEAST_RETENTION_DAYS:
+            raise ValueError(
+                f"must be 0 (sessions are kept for ever) or at least {LEAST_RETENTION_DAYS}: a fix may come again for 7 days,"
+                " and its session tells that it was stored"
+            )
+        return days
+
+    @field_validator("trip_retention_days")
+    @classmethod
+    def _no_shorter_than_what_names_trips(cls, days: int, info: ValidationInfo) -> int:
+        if days and not all(0 < info.data.get(name, 0) <= days for name in ("retention_days", "event_retention_days")):
+            raise ValueError(
+                "must be 0 (trips are kept for ever) or at least TRACKING_RETENTION_DAYS and TRACKING_EVENT_RETENTION_DAYS,"
+                " which must be set too: positions and events would name a trip that is no more"
             )
         return days
 

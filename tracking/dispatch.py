@@ -9,6 +9,7 @@ import asyncpg
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from tracking import caps
 from tracking.changes import FIND_OUT_SECONDS
 from tracking.errors import CloseCode, ErrorCode, Refusal, StoreUnavailable, StoreWentBack
 from tracking.frames import check_places
@@ -16,7 +17,7 @@ from tracking.hub.hub import Hub
 from tracking.ingest.sources import Sources, newest_spans
 from tracking.model import NEXT_STATUS, Clock, Place, Trip, TripStatus, Vehicle
 from tracking.protocol import TripView
-from tracking.store import erasures, trips, vehicles
+from tracking.store import erasures, fleets, trips, vehicles
 from tracking.store.pool import Connection, Database, unlocked
 from tracking.store.trips import Span
 
@@ -29,7 +30,12 @@ VehicleTrips = tuple[str, list[Span], Trip | None]
 class Dispatch:
     """Creates, changes and removes trips. Every method raises `Refusal` and `StoreUnavailable`."""
 
-    def __init__(self, database: Database, sources: Sources, hub: Hub, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, sources: Sources, hub: Hub, clock: Clock, *, per_fleet: int, per_vehicle: int
+    ) -> None:
+        """`per_fleet` and `per_vehicle` are how many trips of one may be open at a time."""
+        self._per_fleet = per_fleet
+        self._per_vehicle = per_vehicle
         self._database = database
         self._sources = sources
         self._hub = hub
@@ -50,7 +56,10 @@ class Dispatch:
         route: dict[str, Any] | None,
     ) -> Trip:
         async with self._database.transaction() as connection:
-            vehicle = await _vehicle_of_fleet(connection, vehicle_id, fleet_id) if vehicle_id is not None else None
+            vehicle = await self._vehicle_for(connection, vehicle_id, fleet_id) if vehicle_id is not None else None
+            count = await fleets.open_trips_with_one_more(connection, fleet_id, self._per_fleet)
+            advice = "complete or cancel some"
+            caps.hold(count, self._per_fleet, f"fleet {fleet_id} would have {count} open trips", "open_trips_per_fleet", advice)
             trip = await trips.insert(
                 connection,
                 trip_id=_new_trip_id(),
@@ -173,7 +182,7 @@ class Dispatch:
                 raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: it keeps its vehicle")
             if vehicle_id is None and trip.status.under_way:
                 raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: give it another vehicle, or cancel it")
-            new = await _vehicle_of_fleet(connection, str(vehicle_id), trip.fleet_id) if vehicle_id is not None else None
+            new = await self._vehicle_for(connection, str(vehicle_id), trip.fleet_id) if vehicle_id is not None else None
         next_status = trip.status if status is None else status
         if next_status is not trip.status and next_status not in NEXT_STATUS[trip.status]:
             steps = ", ".join(sorted(NEXT_STATUS[trip.status])) or "nothing: it is over"
@@ -206,6 +215,16 @@ class Dispatch:
             if vehicle is not None and vehicle.vehicle.fleet_id == trip.fleet_id
         }
         return list(concerned.values())
+
+    async def _vehicle_for(self, connection: Connection, vehicle_id: str, fleet_id: str) -> vehicles.Stored:
+        """The vehicle that one more trip is for, its row locked."""
+        vehicle = await _vehicle_of_fleet(connection, vehicle_id, fleet_id)
+        count = 1 + await trips.count_open_of_vehicle(connection, vehicle.number)
+        advice = "complete or cancel some"
+        caps.hold(
+            count, self._per_vehicle, f"vehicle {vehicle_id} would have {count} open trips", "open_trips_per_vehicle", advice
+        )
+        return vehicle
 
     async def _move_spans(
         self,

@@ -54,16 +54,13 @@ class _Trouble(NamedTuple):
 class History:
     """`stored` takes note of what was committed; `run` works until it is cancelled."""
 
-    def __init__(
-        self, database: Database, clock: Clock, *, delay: float, retention_days: int = 0, summary_retention_days: int = 0
-    ) -> None:
+    def __init__(self, database: Database, clock: Clock, *, delay: float, retention_days: int = 0) -> None:
         """`delay` in seconds; days of 0 are for ever."""
         self._database = database
         self._clock = clock
         self._delay_ms = int(delay * 1000)
         self._round_seconds = min(ROUND_SECONDS, max(0.05, delay / 10))
         self._retention_days = retention_days
-        self._summary_retention_days = summary_retention_days
         self._late_trips: set[int] = set()
         self._late_days: set[tuple[int, int]] = set()
         self._troubles: dict[_Key, _Trouble] = {}
@@ -291,9 +288,6 @@ class History:
             async with self._database.connection() as connection:
                 await history.drop_partition(connection, partition)
             logger.info("dropped the positions of %s", history.date_of(partition.day))
-        if self._summary_retention_days:
-            async with self._database.transaction() as connection:
-                await history.forget(connection, now // DAY_MS - self._summary_retention_days)
 
     async def _may_go(self, partition: history.PositionDay) -> bool:
         """Whether nothing can come any more, and all trips of that day are compacted."""

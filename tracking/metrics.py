@@ -99,6 +99,15 @@ BUDGETS_SPENT = Counter(
 )
 AUDIT_WAITING = Gauge("tracking_audit_waiting", "Entries of the audit that wait for the database", registry=REGISTRY)
 AUDIT_LOST = Counter("tracking_audit_lost", "Entries that the audit lacks because too many waited", registry=REGISTRY)
+RETENTION_REMOVED = Counter(
+    "tracking_retention_removed", "Rows removed because they were old enough, by kind", ["kind"], registry=REGISTRY
+)
+RETENTION_SWEPT = Gauge(
+    "tracking_retention_swept_timestamp_seconds",
+    "When this hub was last through with all rows of a kind that were old enough, by kind",
+    ["kind"],
+    registry=REGISTRY,
+)
 SOCKET_ERRORS = Counter("tracking_socket_errors", "Errors told to sockets, by code", ["code"], registry=REGISTRY)
 HTTP_ERRORS = Counter(
     "tracking_http_errors", "HTTP requests answered with an error, by status class", ["status"], registry=REGISTRY

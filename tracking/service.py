@@ -22,6 +22,7 @@ from tracking.lanes import Lanes, give_back
 from tracking.lines import Lines
 from tracking.messaging import Messaging
 from tracking.model import Clock, Trip
+from tracking.retention import Retention
 from tracking.revisions import Revisions
 from tracking.store import positions, trips
 from tracking.store.batches import Batches
@@ -81,6 +82,7 @@ class Service:
     revisions: Revisions
     history: History
     erasures: Erasures
+    retention: Retention
     watch: Watch
     audit: Audit
 
@@ -120,7 +122,6 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         clock,
         delay=settings.summary_delay,
         retention_days=settings.retention_days,
-        summary_retention_days=settings.summary_retention_days,
     )
     recorder = Recorder(
         recording,
@@ -132,7 +133,9 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         on_late=revisions.late,
         on_stored=history.stored,
     )
-    dispatch = Dispatch(database, sources, hub, clock)
+    dispatch = Dispatch(
+        database, sources, hub, clock, per_fleet=settings.open_trips_per_fleet, per_vehicle=settings.open_trips_per_vehicle
+    )
     batches = Batches(housekeeping)
     erasures = Erasures(database, batches, clock, settled=recorder.settled)
 
@@ -170,6 +173,17 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         revisions=revisions,
         history=history,
         erasures=erasures,
+        retention=Retention(
+            batches,
+            housekeeping,
+            settings,
+            clock,
+            let_go={
+                "revoked_tokens": auth.forget,
+                "revoked_unknown": auth.forget,
+                "latest": hub.fleets.forget_places,
+            },
+        ),
         watch=Watch(database, hub.fleets, clock, gone_after=settings.gone_after, last_event=last_event),
         audit=Audit(database, clock, addresses=settings.audit_addresses),
     )

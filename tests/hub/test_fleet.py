@@ -501,3 +501,16 @@ def test_a_hub_that_begins_anew_counts_no_clock_of_before() -> None:
     assert REGISTRY.get_sample_value("tracking_clocks_wrong") == 1
     Fleets()
     assert REGISTRY.get_sample_value("tracking_clocks_wrong") == 0
+
+
+def test_a_place_that_is_not_kept_is_forgotten_unless_it_is_on_the_map() -> None:
+    fleets = Fleets()
+    for vehicle_id in ("shown", "gone"):
+        fleets.know(Vehicle(vehicle_id, "fleet"))
+        fleets.publish(position(vehicle_id, 47.1, 9.5))
+    gone = fleets.vehicles["gone"]
+    gone.feed.leave(gone)
+    assert gone.position is not None
+    fleets.forget_places(["shown", "gone", "unknown"])
+    assert gone.position is None
+    assert fleets.vehicles["shown"].position is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from tests.attacks import rows
 from tests.attacks.drivers import flood
 from tests.attacks.looks import looks, reconnects
 from tests.attacks.messages import messages
@@ -44,6 +45,9 @@ ATTACKS: dict[str, Attack] = {
     "searches": searches,
     "fences": fences,
     "routes": routes,
+    "shares": rows.shares,
+    "sessions": rows.sessions,
+    "trips": rows.trips,
 }
 STOCKS: dict[str, Callable[[str], Awaitable[None]]] = {
     "looks": stock_vehicles,

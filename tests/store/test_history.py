@@ -812,23 +812,6 @@ async def test_dropping_that_was_given_up_half_way_is_taken_up_again(store: Data
     await impatient.close()
 
 
-async def test_summaries_go_when_they_are_old_enough_too(store: Database, connection: Connection) -> None:
-    van = await Van.new(connection)
-    trip = await a_trip(connection, van.number, BEGIN, BEGIN + 600_000)
-    await van.drove(north(0, 2_000, 10), trip=trip)
-    clock = Turned((DAY + 30) * DAY_MS)
-    keeper = History(store, clock, delay=600, retention_days=8, summary_retention_days=30)
-    await keeper.work()
-    assert len(await history.days(connection, van.number, DAY, DAY)) == 1
-    clock.now += DAY_MS
-    await keeper.work()
-    assert await history.days(connection, van.number, DAY, DAY) == []
-    assert await history.trip_summary(connection, trip) is None
-    clock.now += DAY_MS
-    await keeper.work()
-    assert await history.trip_summary(connection, trip) is None
-
-
 @pytest.mark.parametrize(
     "settings, variable",
     [

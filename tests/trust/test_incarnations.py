@@ -12,12 +12,12 @@ import pytest
 from tests.clients import Api, Driver, Socket, fix, new_id, token
 from tests.hub_process import SECRET, HubProcess
 from tracking.api.tokens import MAX_EXPIRES_IN
-from tracking.app import ERASED_MS, let_go
 from tracking.auth import Auth
 from tracking.config import load
 from tracking.model import Fleet, Vehicle, system_clock
 from tracking.service import Service, assemble
 from tracking.store import erasures, fleets, vehicles
+from tracking.store.retention import ERASED_SECONDS
 
 
 def integrators(vehicle_id: str, **claims: Any) -> str:
@@ -117,10 +117,12 @@ async def service(database_url: str) -> AsyncIterator[Service]:
     service = assemble(settings, database_url, Auth(settings, lambda: clock() + ahead[0]), lambda: clock() + ahead[0])
     ahead[0] = 0
     await service.database.open()
+    await service.housekeeping.open()
     async with service.database.transaction() as connection:
         await fleets.put(connection, Fleet("fleet", "Fleet"))
     yield service
     await service.database.close()
+    await service.housekeeping.close()
 
 
 ahead = [0]
@@ -150,10 +152,10 @@ async def test_what_is_kept_of_an_erased_id_is_no_id_and_goes_when_no_token_of_i
     assert (await make("another")).tokens_from is None
     await erase(second)
     ahead[0] = MAX_EXPIRES_IN * 1000
-    await let_go(service)
+    await service.retention.work()
     assert await connection.fetchval("SELECT count(*) FROM erased_vehicles") == 1
-    ahead[0] = ERASED_MS + 60_000
-    await let_go(service)
+    ahead[0] = int(ERASED_SECONDS * 1000) + 60_000
+    await service.retention.work()
     assert await connection.fetchval("SELECT count(*) FROM erased_vehicles") == 0
     # Whoever frees an id by hand leaves the same behind.
     await connection.execute("UPDATE vehicles SET vehicle_id = 'renamed' WHERE vehicle_id = 'another'")

@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tracking import caps
 from tracking.api.http import (
     Label,
     Named,
@@ -62,8 +63,12 @@ async def put(request: Request) -> Response:
 
     async with service.changes.turn(turn_of(fleet_id), look_up):
         async with service.database.transaction() as connection:
-            if principal.role is not Role.SERVICE and await fleets.get(connection, fleet_id) is None:
-                raise not_found()  # a dispatcher manages a fleet, and makes none
+            if await fleets.get(connection, fleet_id) is None:
+                if principal.role is not Role.SERVICE:
+                    raise not_found()  # a dispatcher manages a fleet, and makes none
+                count = await fleets.count_with_one_more(connection)
+                most = service.settings.fleets_limit
+                caps.hold(count, most, f"there would be {count} fleets", "fleets_limit", "use those that there are")
             created = await fleets.put(connection, fleet)
         service.watch.fleet_changed(fleet)
     return respond(fleet, 201 if created else 200)

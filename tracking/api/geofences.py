@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tracking import caps
 from tracking.api.fleets import fleet_of, managed_fleet, turn_of
 from tracking.api.http import label, name_in_path, not_found, read, read_part, resource, respond_large, service_of
 from tracking.errors import ErrorCode, Refusal
@@ -29,10 +30,8 @@ MAX_PROPERTIES = 4 * 1024
 """Bytes of its properties."""
 MAX_PROPERTIES_TEXT = 16 * 1024
 """Bytes of them as they are sent, with spaces and escapes."""
-MAX_GEOFENCES = 1_000
-"""Of one fleet."""
 MAX_FLEET_VERTICES = 500_000
-"""Of all of them together."""
+"""Of all geofences of a fleet together."""
 
 
 class FeatureBody(msgspec.Struct):
@@ -57,9 +56,10 @@ async def put(request: Request) -> Response:
         made = await asyncio.to_thread(_make, fleet.fleet_id, geofence_id, bytes(body.geometry), properties)
     async with _turn(service, fleet.fleet_id, geofence_id):
         async with service.database.transaction() as connection:
-            if await fleets.get(connection, fleet.fleet_id) is None:
+            # So that of two at once each counts the other.
+            if not await fleets.lock(connection, fleet.fleet_id):
                 raise not_found()
-            await _check_room(connection, made.fence.geofence, made.vertices)
+            await _check_room(connection, made.fence.geofence, made.vertices, service.settings.geofences_per_fleet)
             created = await geofences.put(connection, made.fence.geofence, made.stored)
         await service.watch.change_geofence(made.fence, made.news)
     return Response(made.text, 201 if created else 200, media_type="application/json")
@@ -147,15 +147,11 @@ async def list_all(request: Request) -> Response:
     return respond_large(listing)
 
 
-async def _check_room(connection: Connection, geofence: Geofence, vertices: int) -> None:
-    """Raises `Refusal` where the fleet has no room for it."""
+async def _check_room(connection: Connection, geofence: Geofence, vertices: int, most: int) -> None:
+    """Raises `Refusal` where the fleet has no room for it. The fleet's row is locked."""
     count, others = await geofences.count_others(connection, geofence.fleet_id, geofence.geofence_id)
-    if count >= MAX_GEOFENCES:
-        raise Refusal(
-            ErrorCode.CONFLICT,
-            f"the fleet has {count} other geofences, and at most {MAX_GEOFENCES} fit: delete one, "
-            "or draw several areas as one MultiPolygon",
-        )
+    what = f"the fleet has {count} other geofences"
+    caps.hold(count + 1, most, what, "geofences_per_fleet", "delete one, or draw several areas as one MultiPolygon")
     if others + vertices > MAX_FLEET_VERTICES:
         raise Refusal(
             ErrorCode.CONFLICT,

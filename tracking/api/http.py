@@ -114,6 +114,7 @@ async def principal_of(request: Request) -> Principal:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     service = service_of(request)
     principal = await service.auth.authenticate(token.strip() if scheme.lower() == "bearer" else None)
+    request.state.principal = principal
     if request.method not in _READING:
         service.budgets.writes.spend(principal.jti, principal.role)
     return principal
@@ -140,8 +141,8 @@ def not_found() -> Refusal:
 async def read(request: Request, kind: type[Body], *, most: int = MAX_BODY) -> Body:
     """The body, of at most so many bytes, as `kind`. `Content-Type` is not looked at: a body is JSON.
 
-    Raises `Refusal`: `bad_json`, `bad_type`, `out_of_range` or `bad_field`, naming the field; and `HTTPException` (415) for a
-    body that is compressed.
+    Needs `principal_of` before it, whose budget of bytes is spent. Raises `Refusal`: `rate_limited`, `bad_json`, `bad_type`,
+    `out_of_range` or `bad_field`, naming the field; and `HTTPException` (415) for a body that is compressed.
     """
     _check_coding(request)
     body = bytearray()
@@ -153,6 +154,7 @@ async def read(request: Request, kind: type[Body], *, most: int = MAX_BODY) -> B
     except ClientDisconnect:
         # Nobody hears it; but it is no fault of ours, to be logged as one.
         raise Refusal(ErrorCode.BAD_JSON, "the body did not come to its end") from None
+    spend_bytes(request, len(body))
     try:
         found = msgspec.json.decode(bytes(body) or b"{}", type=kind)
     except msgspec.ValidationError as error:
@@ -178,6 +180,12 @@ def read_part(text: bytes, kind: Any, field: str) -> Any:
         raise Refusal(_code_of(error), str(error).split(" - at `")[0] + f" - at `$.{found}`", field=found) from None
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise Refusal(ErrorCode.BAD_JSON, f"the body is not JSON that can be used: {error}") from None
+
+
+def spend_bytes(request: Request, amount: int) -> None:
+    """Takes so many bytes of the budget of whoever asks. Raises `Refusal` (`rate_limited`)."""
+    principal: Principal = request.state.principal
+    service_of(request).budgets.bytes.spend(principal.jti, principal.role, amount)
 
 
 def _check_coding(request: Request) -> None:

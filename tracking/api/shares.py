@@ -7,8 +7,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tracking import caps
 from tracking.api.http import doer_of, not_found, read, require, resource, respond, service_of
-from tracking.api.tokens import ExpiresIn, end_revoked, remember_revoked
+from tracking.api.tokens import ExpiresIn, end_revoked, hold_revoked, remember_revoked
 from tracking.api.trips import known_trip
 from tracking.audit import Action, Detail, Kind
 from tracking.auth import Role, may_manage_fleet
@@ -28,10 +29,18 @@ async def create(request: Request) -> Response:
     trip = await known_trip(service, principal, request.path_params["trip_id"])
     if trip.status.over:
         raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: there is nothing to share any more")
+    if principal.role is not Role.SERVICE:
+        service.budgets.shares.spend(principal.jti)
+    hold_revoked(service)
     share_id = secrets.token_urlsafe(16)
     issued = service.auth.issue(Role.PASSENGER, trip.trip_id, body.expires_in, share_id)
     share = Share(share_id, trip.trip_id, issued.jti, issued.expires_at, service.clock(), None)
     async with service.database.transaction() as connection:
+        if await trips.lock(connection, trip.trip_id) is None:
+            raise not_found()
+        count = 1 + await shares.count_valid(connection, trip.number, service.clock())
+        most = service.settings.shares_per_trip
+        caps.hold(count, most, f"the trip would have {count} valid shares", "shares_per_trip", "revoke some")
         await shares.insert(connection, share, trip.number)
         by = doer_of(request, principal)
         detail: dict[str, Detail] = {"jti": issued.jti, "share_id": share_id, "expires_at": issued.expires_at}

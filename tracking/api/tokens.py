@@ -7,6 +7,7 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tracking import caps
 from tracking.api.http import Name, doer_of, read, require, resource, respond, service_of
 from tracking.audit import Action, Detail, Kind
 from tracking.auth import CLAIM_OF_ROLE, Role, expiry_in
@@ -50,11 +51,20 @@ async def revoke(request: Request) -> Response:
     jti = request.path_params["jti"]
     if not 1 <= len(jti) <= 256 or "\0" in jti:
         raise Refusal(ErrorCode.BAD_FIELD, "`jti` must have 1 to 256 characters", field="jti")
+    if jti not in (service.auth.revoked or ()):
+        hold_revoked(service)
     async with service.database.transaction() as connection:
         await remember_revoked(service, connection, jti)
         await service.audit.record(connection, doer_of(request, principal), Action.TOKEN_REVOKED, Kind.TOKEN, jti)
     end_revoked(service, jti)
     return Response(status_code=204)
+
+
+def hold_revoked(service: Service) -> None:
+    """Raises `Refusal` (`conflict`) where no more revoked tokens can be remembered, or links that may have to be."""
+    count = 1 + len(service.auth.revoked or ())
+    advice = "wait until some have expired, make tokens that live for a shorter time"
+    caps.hold(count, service.settings.revoked_limit, f"{count} revoked tokens would be remembered", "revoked_limit", advice)
 
 
 async def remember_revoked(service: Service, connection: Connection, jti: str) -> None:

@@ -21,6 +21,7 @@ from tracking.api.http import (
     resource,
     respond,
     service_of,
+    spend_bytes,
 )
 from tracking.audit import Kind
 from tracking.auth import Principal, Role, Sight, may_know_trip, may_manage_fleet, may_see
@@ -37,6 +38,8 @@ from tracking.store.pool import Connection
 MAX_STOPS = 100
 NO_ROUTE = msgspec.Raw(b"null")
 """A route stays as it was sent until a thread takes it apart: a long one is some milliseconds of JSON alone."""
+POINT_BYTES = 16
+"""What a point of a route takes when it is stored."""
 Precision = Literal[5, 6]
 
 
@@ -69,7 +72,7 @@ async def create(request: Request) -> Response:
     pickup, dropoff, stops = body.pickup.place(), body.dropoff.place(), [stop.place() for stop in body.stops]
     places = _places(pickup, dropoff, stops)
     check_places(places)
-    route = await _route(service, principal, body.route, body.route_precision, places)
+    route = await _route(request, body.route, body.route_precision, places)
     async with service.database.connection() as connection:
         if await fleets.get(connection, body.fleet_id) is None:
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no fleet {body.fleet_id}: PUT it first", field="fleet_id")
@@ -105,7 +108,7 @@ async def patch(request: Request) -> Response:
         check_version(known, body.version)
         # The places of a trip never change, so they may be read before it is locked.
         given = NO_ROUTE if body.route is UNSET else body.route
-        route = await _route(service, principal, given, body.route_precision, _places(known.pickup, known.dropoff, known.stops))
+        route = await _route(request, given, body.route_precision, _places(known.pickup, known.dropoff, known.stops))
     trip = await service.dispatch.change(
         trip_id,
         allowed=lambda trip: may_manage_fleet(principal, trip.fleet_id),
@@ -151,7 +154,7 @@ def _places(pickup: Place, dropoff: Place, stops: Sequence[Place]) -> dict[str, 
 
 
 async def _route(
-    service: Service, principal: Principal, route: msgspec.Raw, precision: int | UnsetType, places: dict[str, Place]
+    request: Request, route: msgspec.Raw, precision: int | UnsetType, places: dict[str, Place]
 ) -> dict[str, Any] | None:
     """The route as it is stored. Raises `Refusal`."""
     digits = None if precision is UNSET else precision
@@ -159,9 +162,13 @@ async def _route(
         if digits is not None:
             raise Refusal(ErrorCode.BAD_FIELD, "`route_precision` goes with a `route`: leave it out", field="route_precision")
         return None
-    async with service.shapes.enter(principal.jti):
+    principal: Principal = request.state.principal
+    async with service_of(request).shapes.enter(principal.jti):
         # A long one takes tens of milliseconds.
-        return await asyncio.to_thread(_line_string, bytes(route), digits, places)
+        found = await asyncio.to_thread(_line_string, bytes(route), digits, places)
+    # A polyline becomes many times its length in the table.
+    spend_bytes(request, POINT_BYTES * len(found["coordinates"]))
+    return found
 
 
 def _line_string(text: bytes, precision: int | None, places: dict[str, Place]) -> dict[str, Any]:

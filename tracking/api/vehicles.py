@@ -7,6 +7,7 @@ from msgspec.structs import asdict
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tracking import caps
 from tracking.api.http import (
     Label,
     Name,
@@ -90,6 +91,11 @@ async def put(request: Request) -> Response:
                 await _refuse_with_trips(connection, before)
             if await fleets.get(connection, vehicle.fleet_id) is None:
                 raise Refusal(ErrorCode.NOT_FOUND, f"there is no fleet {vehicle.fleet_id}: PUT it first", field="fleet_id")
+            if before is None or before.vehicle.fleet_id != vehicle.fleet_id:
+                most = service.settings.vehicles_per_fleet
+                count = await fleets.vehicles_with_one_more(connection, vehicle.fleet_id, most)
+                what = f"fleet {vehicle.fleet_id} would have {count} vehicles"
+                caps.hold(count, most, what, "vehicles_per_fleet", "delete some, or divide the fleet")
             stored, created = await vehicles.put(connection, vehicle, service.clock())
             return stored, created, [] if created else await trips.open_of_vehicle(connection, stored.number)
 

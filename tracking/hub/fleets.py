@@ -1,6 +1,6 @@
 """All vehicles and fleets that this process knows, by their ids."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tracking.frames import live_view
 from tracking.hub.alerts import Watched
@@ -121,6 +121,13 @@ class Fleets:
             # Whoever holds it still, to look after it some seconds from now, holds nothing of where it was.
             live.position = None
             live.watched = Watched()
+
+    def forget_places(self, vehicle_ids: Iterable[str]) -> None:
+        """Where these were last is not kept any more; those that are on the map stay there."""
+        for vehicle_id in vehicle_ids:
+            live = self.vehicles.get(vehicle_id)
+            if live is not None and live.cell is None:
+                live.position = None
 
     def set_trip(self, vehicle_id: str, trip: Trip | None) -> None:
         """The trip that the vehicle's driver is to see: the one under way, or the next."""

@@ -18,7 +18,7 @@ from tracking.metrics import COMMIT_FAILURES, COMMIT_SECONDS, QUEUE, STORED
 from tracking.model import Position
 from tracking.protocol import Rejected
 from tracking.store import positions, sessions, trips
-from tracking.store.pool import Database
+from tracking.store.pool import Connection, Database
 from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
@@ -297,9 +297,11 @@ class Recorder:
                 connection, [s.number for s in handled], list(handled.values()), [s.handled for s in handled]
             )
             if others:
-                # A seq at or below what the row had was committed by a try whose answer was lost. A session without a row
-                # belonged to a vehicle that was erased, as this transaction found the store to be the one we know: its fixes
-                # must not come back.
+                # A seq at or below what the row had was committed by a try whose answer was lost. A session without a row that
+                # can't be put back belonged to a vehicle that was erased, as this transaction found the store to be the one we
+                # know: its fixes must not come back.
+                if None in others.values():
+                    others |= await _put_back(connection, group, handled, others)
                 fresh = [e.position for e in group if e.position is not None and _is_fresh(e, others)]
             else:
                 fresh = [e.position for e in group if e.position is not None]
@@ -339,6 +341,21 @@ async def _parts(items: Sequence[Item], size: int) -> AsyncIterator[Sequence[Ite
         if start:
             await asyncio.sleep(0)
         yield items[start : start + size]
+
+
+async def _put_back(
+    connection: Connection, group: Sequence[Entry], handled: dict[Session, int], others: dict[int, int | None]
+) -> dict[int, int]:
+    """Puts those of the `others` without a row back whose vehicle exists; by session what was handled before this group.
+
+    One that brings only rejections is left out: until it brings a position, nothing of it has to be known.
+    """
+    lost = {e.session: e.position.vehicle for e in group if e.position is not None and others.get(e.session.number, 0) is None}
+    if not lost:
+        return {}
+    rows = [(session.number, vehicle, session.name, handled[session]) for session, vehicle in lost.items()]
+    back = await sessions.put_back(connection, rows)
+    return {session.number: session.handled for session in lost if session.number in back}
 
 
 def _is_fresh(entry: Entry, others: dict[int, int | None]) -> bool:

@@ -191,6 +191,7 @@ class DriverConnection(Connection):
                 self._leave_session()
                 self._enter(known)
             else:
+                self._spend_session()
                 self.wire.hold()
                 start(self._begin(message.session))
                 return True
@@ -201,6 +202,15 @@ class DriverConnection(Connection):
         return False
 
     # --- sessions and fixes -----------------------------------------------------------------------------------------
+
+    def _spend_session(self) -> None:
+        """Without a session the device could report nothing: it is sent away, and comes back."""
+        try:
+            # Whatever its tokens are: sessions are rows of the vehicle.
+            self.service.budgets.sessions.spend(self.principal.subject)
+        except Refusal as refusal:
+            self.tell_error(refusal)
+            raise SocketClosed(CloseCode.TOO_MANY_REQUESTS) from None
 
     async def _begin(self, name: str) -> None:
         assert self.source is not None
@@ -414,6 +424,7 @@ class DriverConnection(Connection):
                 status=change.status,
             )
 
+        self.service.budgets.writes.spend(self.principal.jti)
         self.ask(lambda: self.answer(change.client_id, advance))
 
     def _post(self, message: TextMessage) -> None:

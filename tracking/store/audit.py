@@ -130,12 +130,6 @@ async def disguise(connection: Connection, kind: str, id_: str, pseudonym: str) 
     await connection.execute("SELECT disguise_in_audit($1, $2, $3)", kind, id_, pseudonym)
 
 
-async def purge(connection: Connection, follows: int, before: int, most: int) -> int | None:
-    """Of so many rows after an entry removes those written before the instant; the entry to go on from, None at the end."""
-    reached: int | None = await connection.fetchval("SELECT reached FROM purge_audit($1, $2, $3)", follows, before, most)
-    return reached
-
-
 async def page(
     connection: Connection,
     *,

@@ -356,18 +356,6 @@ async def drop_partition(connection: Connection, partition: PositionDay) -> None
     await connection.execute(f"DROP TABLE {name}")
 
 
-async def forget(connection: Connection, before: int) -> None:
-    """Removes the summaries of UTC days before this one, and those of trips that ended before it."""
-    await connection.execute("DELETE FROM vehicle_days WHERE day < $1", date_of(before))
-    await connection.execute(
-        """
-        DELETE FROM trip_summaries s USING trips t
-        WHERE t.trip = s.trip AND t.status IN ('complete', 'canceled') AND t.ended_at < $1::timestamptz
-        """,
-        before * DAY_MS,
-    )
-
-
 async def erase(connection: Connection, vehicle: int, driven: Sequence[int], now: int) -> None:
     """Takes a vehicle that was removed out of the lines of trips that it drove, before its spans go.
 

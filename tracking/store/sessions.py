@@ -66,7 +66,7 @@ async def move(
         ),
         new AS (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS new (session, handled, known)),
         moved AS (
-            UPDATE sessions SET handled_seq = new.handled FROM before JOIN new USING (session)
+            UPDATE sessions SET handled_seq = new.handled, moved_at = now() FROM before JOIN new USING (session)
             WHERE sessions.session = new.session AND new.handled > before.handled_seq
         )
         SELECT session, before.handled_seq FROM new LEFT JOIN before USING (session)
@@ -77,3 +77,29 @@ async def move(
         known,
     )
     return {row["session"]: row["handled_seq"] for row in rows}
+
+
+async def put_back(connection: Connection, lost: Sequence[tuple[int, int, str, int]]) -> set[int]:
+    """Makes the rows of sessions anew that were removed because nothing came for long, and that bring something after all.
+
+    `lost` are `(session, vehicle, name, handled_seq)`. Returns the sessions of those whose vehicle exists. Needs a transaction.
+    """
+    rows = await connection.fetch(
+        """
+        WITH lost AS (
+            SELECT * FROM unnest($1::bigint[], $2::int[], $3::text[], $4::bigint[]) AS lost (session, vehicle, name, handled)
+        ),
+        -- A vehicle that is gone takes its sessions along.
+        there AS MATERIALIZED (
+            SELECT vehicle FROM vehicles WHERE vehicle = ANY($2::int[]) ORDER BY vehicle FOR KEY SHARE
+        )
+        INSERT INTO sessions AS old (session, vehicle, name, handled_seq) OVERRIDING SYSTEM VALUE
+        SELECT session, vehicle, name, handled FROM lost JOIN there USING (vehicle)
+        -- Begun anew meanwhile, by the same name.
+        ON CONFLICT (vehicle, name) DO UPDATE SET handled_seq = greatest(old.handled_seq, EXCLUDED.handled_seq)
+        RETURNING vehicle, name
+        """,
+        *map(list, zip(*lost, strict=True)),
+    )
+    back = {(row["vehicle"], row["name"]) for row in rows}
+    return {session for session, vehicle, name, _ in lost if (vehicle, name) in back}

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from tracking.model import Share
 from tracking.store.pool import Connection
 
+MOST_LISTED = 1_000
+
 
 async def insert(connection: Connection, share: Share, trip: int) -> None:
     await connection.execute(
@@ -29,9 +31,17 @@ async def get(connection: Connection, share_id: str) -> Share | None:
 
 
 async def of_trip(connection: Connection, trip: int) -> list[Share]:
-    """The newest of them, at most `MOST_LISTED`, oldest first."""
-    rows = await connection.fetch(f"{_SELECT} WHERE s.trip = $1 ORDER BY s.created_at DESC LIMIT {MOST_LISTED}", trip)
+    """In the order in which they were made, at most the last `MOST_LISTED`."""
+    rows = await connection.fetch(f"{_SELECT} WHERE s.trip = $1 ORDER BY s.created_at DESC LIMIT $2", trip, MOST_LISTED)
     return [Share(*row) for row in reversed(rows)]
+
+
+async def count_valid(connection: Connection, trip: int, now: int) -> int:
+    """How many links of the trip are good still. They become no more as long as its row is locked."""
+    count: int = await connection.fetchval(
+        "SELECT count(*) FROM shares WHERE trip = $1 AND revoked_at IS NULL AND expires_at > $2::timestamptz", trip, now
+    )
+    return count
 
 
 async def revoke(connection: Connection, share_id: str, now: int) -> None:
@@ -47,12 +57,6 @@ async def revoke_token(connection: Connection, jti: str, now: int, expires_at: i
         now,
         expires_at,
     )
-
-
-async def forget_expired(connection: Connection, before: int) -> set[str]:
-    """Forgets the revoked tokens that expired before that instant; their ids."""
-    rows = await connection.fetch("DELETE FROM revoked_tokens WHERE expires_at < $1 RETURNING jti", before)
-    return {row["jti"] for row in rows}
 
 
 async def revoke_tokens(connection: Connection, expiries: Mapping[str, int | None], now: int) -> None:

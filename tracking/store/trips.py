@@ -206,6 +206,14 @@ async def open_of_vehicle(connection: Connection, vehicle: int) -> list[Trip]:
     return [_trip(row) for row in rows]
 
 
+async def count_open_of_vehicle(connection: Connection, vehicle: int) -> int:
+    """How many trips of the vehicle are not over. They stay so many as long as its row is locked."""
+    count: int = await connection.fetchval(
+        "SELECT count(*) FROM trips WHERE vehicle = $1 AND status NOT IN ('complete', 'canceled')", vehicle
+    )
+    return count
+
+
 async def unassign(connection: Connection, vehicle: int) -> list[Trip]:
     """Takes its trips that are not over from the vehicle; the trips as they are then."""
     rows = await connection.fetch(

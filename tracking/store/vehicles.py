@@ -125,8 +125,3 @@ async def all_of_them(connection: Connection) -> AsyncIterator[Stored]:
     """Needs an open transaction: they come through a cursor."""
     async for row in connection.cursor(f"SELECT {_COLUMNS} FROM vehicles", prefetch=5_000):
         yield _stored(row)
-
-
-async def forget_erased(connection: Connection, before: int) -> None:
-    """Forgets which ids were of vehicles that were erased before that instant."""
-    await connection.execute("DELETE FROM erased_vehicles WHERE erased_at < $1", before)

@@ -1,0 +1,124 @@
+"""What is removed when it is old enough: events, messages, finished trips, links, sessions, revoked tokens, and what
+summaries are left of positions. The positions themselves go a day at a time (`history`).
+
+Which those are, and how, is one table: `store.retention.KINDS`. Rows go in batches; how far a job came is stored with each, so
+that it goes on there after a restart. Several hubs may run this: each batch is one's alone.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+import asyncpg
+
+from tracking.config import Settings
+from tracking.errors import StoreUnavailable
+from tracking.metrics import RETENTION_REMOVED, RETENTION_SWEPT
+from tracking.model import Clock
+from tracking.store import retention
+from tracking.store.batches import Batches
+from tracking.store.pool import Connection, Database
+from tracking.store.positions import DAY_MS
+from tracking.store.retention import KINDS, Kind
+
+logger = logging.getLogger(__name__)
+
+EVERY_MS = 3_600_000
+LOOK_SECONDS = 60.0
+"""How often it is looked whether a kind's hour is over: so a job that failed is tried again in good time."""
+
+_WHEREABOUTS = ("event_retention_days", "trip_retention_days")
+
+
+class Retention:
+    """`run` works until it is cancelled. `let_go` are, by kind, those who are given the names of what was removed."""
+
+    def __init__(
+        self,
+        batches: Batches,
+        database: Database,
+        settings: Settings,
+        clock: Clock,
+        *,
+        let_go: Mapping[str, Callable[[set[str]], None]] | None = None,
+    ) -> None:
+        self._batches = batches
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._let_go = let_go or {}
+
+    async def run(self) -> None:
+        warn(self._settings)
+        while True:
+            try:
+                await self.work()
+            except StoreUnavailable as error:
+                logger.warning("nothing old is removed now, trying again: %s", error)
+            except asyncpg.PostgresError:
+                logger.exception("the database refuses to say what was removed; trying again")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def work(self) -> None:
+        """Removes all that is due by now, of the kinds whose hour is over. Raises `StoreUnavailable`."""
+        async with self._database.connection() as connection:
+            swept = await retention.swept(connection)
+        for kind in KINDS:
+            before = self._before(kind)
+            last = swept.get(kind.name)
+            # A clock that was set back must not stop it.
+            if before is not None and (last is None or not 0 <= self._clock() - last < EVERY_MS):
+                try:
+                    await self._sweep(kind, before)
+                except asyncpg.PostgresError:
+                    # Whatever the trouble is with these: the others go on, and the hub with them.
+                    logger.exception("the database refuses to remove %s; trying again", kind.what)
+
+    def _before(self, kind: Kind) -> int | None:
+        """The instant before which it is old enough; None: it is kept for ever."""
+        if kind.setting is None:
+            return self._clock() - int(kind.seconds * 1000)
+        days: int = getattr(self._settings, kind.setting)
+        # Whole UTC days, as positions go.
+        return (self._clock() // DAY_MS - days) * DAY_MS if days else None
+
+    async def _sweep(self, kind: Kind, before: int) -> None:
+        removed = 0
+        names: set[str] = set()
+        through = False
+
+        async def batch(connection: Connection, rows: int) -> int | None:
+            nonlocal removed, through
+            done = await retention.remove_next(connection, kind, before, rows, self._clock())
+            if done is None:
+                return None
+            removed += done.rows
+            names.update(done.names)
+            through = not done.more
+            return done.rows if done.more else None
+
+        try:
+            await self._batches.run(f"remove {kind.what}", batch)
+        finally:
+            RETENTION_REMOVED.labels(kind.name).inc(removed)
+            if names and kind.name in self._let_go:
+                self._let_go[kind.name](names)
+            if removed:
+                logger.info("removed %d %s%s", removed, kind.what, _why(kind, self._settings))
+        if through:
+            RETENTION_SWEPT.labels(kind.name).set(self._clock() / 1000)
+
+
+def _why(kind: Kind, settings: Settings) -> str:
+    return "" if kind.setting is None else f", kept for {getattr(settings, kind.setting)} days"
+
+
+def warn(settings: Settings) -> None:
+    """Says so where positions go, and other whereabouts are kept for ever."""
+    kept = [f"TRACKING_{name.upper()}" for name in _WHEREABOUTS if not getattr(settings, name)]
+    if settings.retention_days and kept:
+        logger.warning(
+            "positions go after %d days, but events and finished trips hold places too and are kept for ever: set %s",
+            settings.retention_days,
+            " and ".join(kept),
+        )
