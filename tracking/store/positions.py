@@ -239,23 +239,6 @@ async def latest_of_all(connection: Connection, since: int) -> AsyncIterator[Pos
         )
 
 
-def track_of_vehicle(
-    connection: Connection, vehicle: int, from_: int, to: int, *, suspect: bool
-) -> AsyncIterator[list[TrackRow]]:
-    """Positions of a vehicle in [from_, to), by fix time, some at a time.
-
-    Needs an open transaction: they come through a cursor.
-    """
-    return _track(
-        connection,
-        "p.vehicle = $1 AND p.fix_time >= $2::timestamptz AND p.fix_time < $3::timestamptz",
-        suspect,
-        vehicle,
-        from_,
-        to,
-    )
-
-
 # Their first and last instant lead into the key's index, and to the days in question: by the segments alone PostgreSQL may
 # read all that the vehicle ever did.
 _OF_TRIP = """
@@ -281,7 +264,7 @@ async def short_tracks(connection: Connection, trips: Sequence[int]) -> dict[int
     """The same of several trips without what was doubted, by one question; those are left out that are longer than `SHORT`."""
     # The bounds are there before the positions are looked for, so that no other day's partition is opened.
     condition = "p.trip = wanted.trip AND p.fix_time >= span.first AND p.fix_time <= span.last"
-    track = _track_query(condition, suspect=False, join=_SEGMENTS.format("wanted.trip"), order="g.segment, ")
+    track = track_query(condition, suspect=False, join=_SEGMENTS.format("wanted.trip"), order="g.segment, ")
     rows = await connection.fetch(
         f"""
         SELECT wanted.trip, track.* FROM unnest($1::int[]) AS wanted (trip)
@@ -312,19 +295,21 @@ def batches_of_trip(
 async def _track(
     connection: Connection, condition: str, suspect: bool, *arguments: Any, join: str = "", order: str = ""
 ) -> AsyncIterator[list[TrackRow]]:
-    cursor = await connection.cursor(_track_query(condition, suspect, join=join, order=order), *arguments)
+    cursor = await connection.cursor(track_query(condition, suspect, join=join, order=order), *arguments)
     while rows := await cursor.fetch(TRACK_CHUNK):
         yield [TrackRow(*row) for row in rows]
 
 
-def _track_query(condition: str, suspect: bool, *, join: str = "", order: str = "") -> str:
-    # The columns are those of `TrackRow`, as numbers that asyncpg reads by itself: our own codecs are Python, and took a third
-    # of the time of a day's track.
+def track_query(
+    condition: str, suspect: bool, *, join: str = "", order: str = "", source: str = "positions", more: str = ""
+) -> str:
+    """A query for a track. `source`: what has the columns of `positions`; `more`: columns beside those of `TrackRow`."""
+    # Numbers that asyncpg reads by itself: our own codecs are Python, and took a third of the time of a day's track.
     return f"""
         SELECT v.vehicle_id, s.name, p.seq, (date_part('epoch', p.fix_time) * 1000)::bigint,
             (date_part('epoch', p.server_time) * 1000)::bigint, ST_Y(p.point), ST_X(p.point), p.accuracy, p.altitude, p.speed,
-            p.bearing, t.trip_id, array_to_string(p.suspect, ';')
-        FROM positions p JOIN vehicles v USING (vehicle) JOIN sessions s USING (session) LEFT JOIN trips t ON t.trip = p.trip
+            p.bearing, t.trip_id, array_to_string(p.suspect, ';'){more}
+        FROM {source} p JOIN vehicles v USING (vehicle) JOIN sessions s USING (session) LEFT JOIN trips t ON t.trip = p.trip
             {join}
         WHERE {condition} {"" if suspect else "AND p.suspect IS NULL"}
         ORDER BY {order}p.fix_time, p.session, p.seq
