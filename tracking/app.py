@@ -185,7 +185,7 @@ class _Life:
     @property
     def _databases(self) -> tuple[Database, ...]:
         service = self.service
-        return service.database, service.recording, service.exports, service.housekeeping
+        return service.database, service.recording, service.exports, service.housekeeping, service.summing
 
     async def begin(self) -> None:
         service = self.service
@@ -203,6 +203,7 @@ class _Life:
                 "revisions": service.revisions.run(),
                 "history": service.history.run(),
                 "erasures": service.erasures.run(),
+                "sums": service.sums.run(),
                 "beat": _beat(service),
                 "lag": lag.measure(service.settings.lag_interval),
                 "fleet tick": _fleet_tick(service),

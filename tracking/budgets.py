@@ -66,9 +66,15 @@ class Budgets:
 
     writes: Budget
     """HTTP requests that may change something"""
+    downloads: Budget
+    """tracks, whatever their length"""
+    sums: Budget
+    """days of vehicles that are summed up for who asks"""
 
 
 def assemble_budgets(settings: Settings, clock: Clock) -> Budgets:
     return Budgets(
         writes=Budget("writes", "writing requests", settings.budget_writes, clock),
+        downloads=Budget("downloads", "downloads", settings.budget_downloads, clock),
+        sums=Budget("sums", "days to be summed up", settings.budget_sums, clock),
     )

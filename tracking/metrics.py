@@ -96,6 +96,10 @@ CLOSED = Counter("tracking_sockets_closed", "Sockets that the hub closed, by cod
 BUDGETS_SPENT = Counter(
     "tracking_budgets_spent", "Requests refused because a token's budget was spent, by budget", ["budget"], registry=REGISTRY
 )
+DOWNLOADS = Gauge("tracking_downloads", "Downloads under way", registry=REGISTRY)
+DOWNLOADS_CUT = Counter(
+    "tracking_downloads_cut", "Downloads cut off before their end: slow, time, access, fault", ["why"], registry=REGISTRY
+)
 SOCKET_ERRORS = Counter("tracking_socket_errors", "Errors told to sockets, by code", ["code"], registry=REGISTRY)
 HTTP_ERRORS = Counter(
     "tracking_http_errors", "HTTP requests answered with an error, by status class", ["status"], registry=REGISTRY

@@ -7,6 +7,7 @@ from tracking.budgets import Budgets, assemble_budgets
 from tracking.changes import Changes
 from tracking.config import Settings
 from tracking.dispatch import Dispatch
+from tracking.downloads import Downloads
 from tracking.erasure import Erasures
 from tracking.history import History
 from tracking.hub.doors import Doors
@@ -25,9 +26,11 @@ from tracking.store.gathered import Gathered
 from tracking.store.marks import Marks
 from tracking.store.pool import Database
 from tracking.store.positions import TrackRow
+from tracking.sums import Sums
 from tracking.watch import Watch
 
 HOUSEKEEPING_TIMEOUT = 60.0
+SUM_TIMEOUT = 30.0
 TRACKS_AT_ONCE = 8
 """Short ones by one question: together they are taken apart in one step of the event loop."""
 
@@ -44,9 +47,11 @@ class Service:
     recording: Database
     """for the recorder alone: nobody's question may keep it waiting"""
     exports: Database
-    """for tracks that are streamed as slowly as their reader reads"""
+    """for tracks, each piece a short question"""
     housekeeping: Database
     """for work that may take its time"""
+    summing: Database
+    """for days that are summed up for who asks"""
     batches: Batches
     """for work on many rows, all jobs together"""
     sources: Sources
@@ -60,12 +65,14 @@ class Service:
     hub: Hub
     doors: Doors
     """the sockets that were let in, by the address that they came from"""
+    downloads: Downloads
     budgets: Budgets
     dispatch: Dispatch
     changes: Changes
     messaging: Messaging
     revisions: Revisions
     history: History
+    sums: Sums
     erasures: Erasures
     watch: Watch
 
@@ -80,6 +87,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     # Questions and transactions leave nothing behind in their connection.
     database = Database(url, marks=marks, timeout=settings.database_timeout, tidy=False)
     recording = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
+    summing = Database(url, marks=marks, timeout=max(SUM_TIMEOUT, settings.database_timeout), size=1, tidy=False)
     # One connection for the history, and one for batches.
     housekeeping = Database(url, marks=marks, timeout=max(HOUSEKEEPING_TIMEOUT, settings.database_timeout), size=2)
     latest = Latest(recording, interval=settings.latest_interval)
@@ -131,8 +139,9 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         marks=marks,
         database=database,
         recording=recording,
-        exports=Database(url, marks=marks, timeout=settings.database_timeout, size=4),
+        exports=Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False),
         housekeeping=housekeeping,
+        summing=summing,
         batches=batches,
         sources=sources,
         recorder=recorder,
@@ -142,12 +151,20 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         tracks=Gathered(lambda trips: _tracks(database, trips), most=TRACKS_AT_ONCE),
         hub=hub,
         doors=Doors(settings.connections_per_address),
+        downloads=Downloads(
+            auth,
+            at_once=settings.downloads_at_once,
+            per_token=settings.downloads_per_token,
+            seconds=settings.download_seconds,
+            least_rate=settings.download_least_rate,
+        ),
         budgets=assemble_budgets(settings, clock),
         dispatch=dispatch,
         changes=Changes(),
         messaging=Messaging(database, sources, hub, clock),
         revisions=revisions,
         history=history,
+        sums=Sums(summing, clock),
         erasures=erasures,
         watch=Watch(database, hub.fleets, clock, gone_after=settings.gone_after, last_event=last_event),
     )

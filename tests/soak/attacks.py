@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from tests.attacks import exports
 from tests.attacks.nothing import nothing
 from tests.attacks.scene import Attack, stage
 from tests.attacks.strangers import idling, pipelining, without_end
@@ -26,6 +27,9 @@ ATTACKS: dict[str, Attack] = {
     "without-end": without_end,
     "idling": idling,
     "unknown-keys": unknown_keys,
+    "dawdlers": exports.dawdlers,
+    "days": exports.days,
+    "outlived": exports.outlived,
 }
 
 

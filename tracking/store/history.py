@@ -162,6 +162,12 @@ async def trip_summary(connection: Connection, trip: int) -> TripSummary | None:
     return TripSummary(*row) if row is not None else None
 
 
+async def points_of_line(connection: Connection, trip: int) -> int:
+    """How many places the trip's line has; 0 where there is none."""
+    found: int | None = await connection.fetchval("SELECT ST_NPoints(line) FROM trip_summaries WHERE trip = $1", trip)
+    return found or 0
+
+
 async def horizon(connection: Connection) -> int | None:
     """Positions are kept from this instant on; None: all of them."""
     found: int | None = await connection.fetchval("SELECT nullif(positions_horizon(), '-infinity')")
