@@ -37,6 +37,9 @@ TRANSPORT = "tracking.transport"
 """The ASGI extension that gives an answer its connection's transport."""
 
 
+Chunks = AsyncGenerator[bytes, None]
+
+
 class TooSlow(Exception):
     """The reader takes less than the least rate."""
 
@@ -117,18 +120,19 @@ class Download(StreamingResponse):
     `check` is asked every `CHECK_SECONDS`, and before the end: what it raises cuts the answer off.
     """
 
+    body_iterator: Chunks
+
     def __init__(
         self,
         downloads: Downloads,
         principal: Principal,
-        chunks: AsyncGenerator[bytes, None],
+        chunks: Chunks,
         media_type: str,
         check: Callable[[], Awaitable[None]],
     ) -> None:
         super().__init__(chunks, media_type=media_type)
         self._downloads = downloads
         self._principal = principal
-        self._chunks = chunks
         self._check = check
         self._ready: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(AHEAD)
         self._patience = PATIENCE_SECONDS
@@ -136,22 +140,23 @@ class Download(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises what refuses it while nothing is sent."""
-        async with contextlib.aclosing(self._chunks):
+        chunks = self.body_iterator
+        async with contextlib.aclosing(chunks):
             if scope["method"] == "HEAD":
                 await self._begin(send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return
             async with self._downloads.place(self._principal):
                 # Asked for here, so that a database that is away is still a 503 and not a broken body.
-                self._ready.put_nowait(await anext(self._chunks))
-                await self._go_on(scope, receive, send)
+                self._ready.put_nowait(await anext(chunks))
+                await self._go_on(chunks, scope, receive, send)
 
     async def _begin(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
-    async def _go_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _go_on(self, chunks: Chunks, scope: Scope, receive: Receive, send: Send) -> None:
         given, gone, kept = (asyncio.create_task(work) for work in (self._give(send), _gone(receive), self._keep_checking()))
-        tasks = given, gone, kept, asyncio.create_task(self._make())
+        tasks = given, gone, kept, asyncio.create_task(self._make(chunks))
         try:
             await asyncio.wait((given, gone, kept), timeout=self._downloads.seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -174,9 +179,9 @@ class Download(StreamingResponse):
             raise error
         await _gone(receive)
 
-    async def _make(self) -> None:
+    async def _make(self, chunks: Chunks) -> None:
         try:
-            async for chunk in self._chunks:
+            async for chunk in chunks:
                 await self._ready.put(chunk)
                 await asyncio.sleep(0)
             await self._ready.put(None)
@@ -189,13 +194,16 @@ class Download(StreamingResponse):
             if isinstance(chunk, Exception):
                 raise chunk
             self._downloads.auth.check_still(self._principal)
-            self._blocked_since = time.monotonic()
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            took = time.monotonic() - self._blocked_since
-            self._blocked_since = None
-            self._patience = min(PATIENCE_SECONDS, self._patience - took + len(chunk) / self._downloads.least_rate)
+            await self._hand_over(chunk, send, more=True)
         await self._check()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._hand_over(b"", send, more=False)
+
+    async def _hand_over(self, chunk: bytes, send: Send, *, more: bool) -> None:
+        self._blocked_since = time.monotonic()
+        await send({"type": "http.response.body", "body": chunk, "more_body": more})
+        took = time.monotonic() - self._blocked_since
+        self._blocked_since = None
+        self._patience = min(PATIENCE_SECONDS, self._patience - took + len(chunk) / self._downloads.least_rate)
 
     async def _keep_checking(self) -> None:
         while True:

@@ -20,7 +20,7 @@ from tracking.store.pool import Database, timed_out
 logger = logging.getLogger(__name__)
 
 KEPT_MS = 60_000
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 30.0
 """How long somebody waits for a sum. It is made all the same, and is there when they ask again."""
 
 _Key = tuple[int, int, int]

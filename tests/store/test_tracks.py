@@ -33,6 +33,7 @@ async def connection(store: Database) -> AsyncIterator[Connection]:
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracks, "PIECE", 10)
+    monkeypatch.setattr(history, "KEPT_AT_ONCE", 7)
 
 
 async def all_of(pieces: AsyncIterator[list[TrackRow]]) -> list[TrackRow]:

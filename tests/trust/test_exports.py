@@ -18,6 +18,7 @@ from tests.clients import Api, now_ms, token
 from tests.hub_process import SECRET, HubProcess
 from tests.sockets.serving import serving
 from tracking import downloads, sums
+from tracking.api import history
 from tracking.app import create_app
 from tracking.config import Settings, load
 from tracking.service import Service
@@ -361,6 +362,27 @@ async def test_row_83_a_token_has_a_budget_of_sums(make: Make) -> None:
         assert int(refused.headers["Retry-After"]) >= 1
         # What is stored costs nothing.
         await dispatcher.call("GET", f"/vehicles/{vehicles[2]}/days", to="2026-01-01")
+
+
+# --- other answers that are as long as what was stored ------------------------------------------------------------------
+
+
+async def test_the_summary_of_a_long_trip_is_a_download(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = await make(rows=3_000, summary_delay=0.5)
+    await stage.api.advance(stage.trip_id, "arrived_at_pickup", "enroute_to_dropoff", "complete")
+    path = f"/trips/{stage.trip_id}/summary"
+    async with asyncio.timeout(20):
+        while (short := await stage.api.http.get(path)).status_code == 404:
+            await asyncio.sleep(0.02)
+    assert len(short.json()["track"]["coordinates"]) == 3_000
+    monkeypatch.setattr(history, "LONG", 1_000)
+    monkeypatch.setattr(history, "PIECE", 1_000)
+    long = await stage.api.http.get(path)
+    assert "content-length" not in long.headers
+    assert long.json() == short.json()
+    async with SlowReader(stage.port, path, token("dispatcher", stage.fleet_id), "HEAD") as head:
+        assert await head.begun() == 200
+        assert head.tail == b""
 
 
 # --- with honest clients beside it --------------------------------------------------------------------------------------

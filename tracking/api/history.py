@@ -65,11 +65,12 @@ async def _long(service: Service, trip: Trip) -> AsyncGenerator[bytes, None]:
     """The summary of a trip with a long line, in pieces; only so many of these are held at once."""
     async with service.exports.connection() as connection:
         summary = await history.trip_summary(connection, trip.number)
-    if summary is None:
+    if summary is None or summary.track is None:
         raise not_found()
-    whole = memoryview(_encode(_summary(trip, summary)))
-    for begin in range(0, len(whole), PIECE):
-        yield bytes(whole[begin : begin + PIECE])
+    yield _encode(_summary(trip, summary._replace(track=None)))[:-1] + b',"track":'
+    for begin in range(0, len(summary.track), PIECE):
+        yield summary.track[begin : begin + PIECE]
+    yield b"}"
 
 
 def _summary(trip: Trip, summary: TripSummary) -> dict[str, Any]:

@@ -54,7 +54,7 @@ async def of_trip(database: Database, trip: int, *, suspect: bool) -> Pieces:
         parts = await _segments(connection, trip)
         kept_from = await history.horizon(connection)
     if kept_from is not None and any(part.since < kept_from for part in parts):
-        async for rows in _kept(database, trip, kept_from):
+        async for rows in history.kept_track(database, trip, kept_from):
             yield rows
     for part in parts:
         here = part if kept_from is None else part._replace(since=max(part.since, kept_from))
@@ -151,20 +151,9 @@ def _query(*, suspect: bool, of_trip: bool) -> str:
     return track_query("true", suspect=True, source=found, more=", p.session")
 
 
-async def _kept(database: Database, trip: int, before: int) -> Pieces:
-    """What the trip's line has kept of fixes before an instant."""
-    async with database.connection() as connection:
-        kept = history.kept_track(connection, trip, before)
-        # With the first of them all is asked that is asked of the store.
-        rows = await anext(kept, None)
-    while rows:
-        yield rows
-        rows = await anext(kept, None)
-
-
 async def _kept_of_part(database: Database, trip: int, before: int, part: _Part, key: _Key) -> Pieces:
-    """The same of this part, past the key."""
-    async for kept in _kept(database, trip, before):
+    """What the trip's line has kept of this part, past the key and before an instant."""
+    async for kept in history.kept_track(database, trip, before):
         found = [
             row
             for row in kept
