@@ -51,7 +51,7 @@ def keys(rows: list[TrackRow]) -> list[tuple[Any, ...]]:
 async def straight(connection: Connection, vehicle: int, from_: int = 0, to: int = FOREVER, *, suspect: bool = False) -> Any:
     """The same by one question."""
     condition = "p.vehicle = $1 AND p.fix_time >= $2::timestamptz AND p.fix_time < $3::timestamptz"
-    rows = await connection.fetch(positions.track_query(condition, suspect), vehicle, from_, to)
+    rows = await connection.fetch(positions._track_query(condition, suspect), vehicle, from_, to)
     return [TrackRow(*row) for row in rows]
 
 
@@ -165,3 +165,26 @@ async def test_a_trip_keeps_every_fix_while_its_days_are_dropped(
             await drop()
     assert found == driven
     assert count > 4
+
+
+async def test_a_piece_reads_a_few_rows_however_many_there_are(
+    store: Database, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of trips, sessions and vehicles those that it names; of the days its own."""
+    monkeypatch.setattr(tracks, "PIECE", 1_000)
+    van = await Van.new(connection)
+    await van.drove(north(0, 20_000, 10))
+    for day in range(1, 30):
+        await positions.ensure_partition(connection, BEGIN // DAY_MS + day)
+    await connection.execute(
+        "INSERT INTO trips (trip_id, fleet_id, pickup, dropoff, created_at)"
+        " SELECT n::text, 'fleet', '{}', '{}', now() FROM generate_series(1, 20000) n"
+    )
+    await connection.execute(
+        "INSERT INTO sessions (vehicle, name) SELECT $1, n::text FROM generate_series(1, 20000) n", van.number
+    )
+    await connection.execute("ANALYZE trips, sessions, vehicles, positions")
+    query = tracks._query(suspect=False, of_trip=False)
+    plan = [row[0] for row in await connection.fetch(f"EXPLAIN {query}", van.number, BEGIN, -1, -1, BEGIN + 40_000_000)]
+    assert not [line for line in plan if "Seq Scan on trips" in line or "Seq Scan on sessions" in line], "\n".join(plan)
+    assert len([line for line in plan if "on positions_" in line]) == 1, "\n".join(plan)

@@ -61,6 +61,15 @@ class TrackRow(NamedTuple):
     """why it was doubted, joined by `;`"""
 
 
+TRACK_COLUMNS = """
+    v.vehicle_id, s.name, p.seq, (date_part('epoch', p.fix_time) * 1000)::bigint,
+    (date_part('epoch', p.server_time) * 1000)::bigint, ST_Y(p.point), ST_X(p.point), p.accuracy, p.altitude, p.speed,
+    p.bearing, t.trip_id, array_to_string(p.suspect, ';')
+"""
+"""Those of `TrackRow`, of positions p, their vehicle v, session s and trip t: as numbers that asyncpg reads by itself. Our own
+codecs are Python, and took a third of the time of a day's track."""
+
+
 async def ensure_partition(connection: Connection, day: int) -> None:
     """Makes the partition of a UTC day, counted from 1970-01-01."""
     date = datetime.fromtimestamp(day * DAY_MS / 1000, UTC).date()
@@ -264,7 +273,7 @@ async def short_tracks(connection: Connection, trips: Sequence[int]) -> dict[int
     """The same of several trips without what was doubted, by one question; those are left out that are longer than `SHORT`."""
     # The bounds are there before the positions are looked for, so that no other day's partition is opened.
     condition = "p.trip = wanted.trip AND p.fix_time >= span.first AND p.fix_time <= span.last"
-    track = track_query(condition, suspect=False, join=_SEGMENTS.format("wanted.trip"), order="g.segment, ")
+    track = _track_query(condition, suspect=False, join=_SEGMENTS.format("wanted.trip"), order="g.segment, ")
     rows = await connection.fetch(
         f"""
         SELECT wanted.trip, track.* FROM unnest($1::int[]) AS wanted (trip)
@@ -295,21 +304,15 @@ def batches_of_trip(
 async def _track(
     connection: Connection, condition: str, suspect: bool, *arguments: Any, join: str = "", order: str = ""
 ) -> AsyncIterator[list[TrackRow]]:
-    cursor = await connection.cursor(track_query(condition, suspect, join=join, order=order), *arguments)
+    cursor = await connection.cursor(_track_query(condition, suspect, join=join, order=order), *arguments)
     while rows := await cursor.fetch(TRACK_CHUNK):
         yield [TrackRow(*row) for row in rows]
 
 
-def track_query(
-    condition: str, suspect: bool, *, join: str = "", order: str = "", source: str = "positions", more: str = ""
-) -> str:
-    """A query for a track. `source`: what has the columns of `positions`; `more`: columns beside those of `TrackRow`."""
-    # Numbers that asyncpg reads by itself: our own codecs are Python, and took a third of the time of a day's track.
+def _track_query(condition: str, suspect: bool, *, join: str = "", order: str = "") -> str:
     return f"""
-        SELECT v.vehicle_id, s.name, p.seq, (date_part('epoch', p.fix_time) * 1000)::bigint,
-            (date_part('epoch', p.server_time) * 1000)::bigint, ST_Y(p.point), ST_X(p.point), p.accuracy, p.altitude, p.speed,
-            p.bearing, t.trip_id, array_to_string(p.suspect, ';'){more}
-        FROM {source} p JOIN vehicles v USING (vehicle) JOIN sessions s USING (session) LEFT JOIN trips t ON t.trip = p.trip
+        SELECT {TRACK_COLUMNS}
+        FROM positions p JOIN vehicles v USING (vehicle) JOIN sessions s USING (session) LEFT JOIN trips t ON t.trip = p.trip
             {join}
         WHERE {condition} {"" if suspect else "AND p.suspect IS NULL"}
         ORDER BY {order}p.fix_time, p.session, p.seq

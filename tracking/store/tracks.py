@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tracking.store import history
 from tracking.store.pool import Connection, Database
-from tracking.store.positions import DAY_MS, TrackRow, track_query
+from tracking.store.positions import DAY_MS, TRACK_COLUMNS, TrackRow
 
 PIECE = 1_000
 """Rows of a piece: they are taken apart in one step of the event loop."""
@@ -140,15 +140,22 @@ async def _gone_to(connection: Connection, trip: int | None) -> int:
 
 
 def _query(*, suspect: bool, of_trip: bool) -> str:
-    # Joined to what was found: else the planner may read and sort all that is left, for each piece.
-    found = f"""(
-        SELECT * FROM positions
-        WHERE vehicle = $1 AND (fix_time, session, seq) > ($2::timestamptz, $3::bigint, $4::bigint)
-            AND fix_time >= $2::timestamptz AND fix_time < $5::timestamptz
-            {"AND trip = $6" if of_trip else ""} {"" if suspect else "AND suspect IS NULL"}
-        ORDER BY fix_time, session, seq LIMIT {PIECE}
-    )"""
-    return track_query("true", suspect=True, source=found, more=", p.session")
+    # The names are joined to what was found: else the planner may read and sort all that is left, for each piece. OFFSET has it
+    # look them up by their keys: they are few, and it would read all trips that there are.
+    return f"""
+        SELECT {TRACK_COLUMNS}, p.session
+        FROM (
+            SELECT * FROM positions
+            WHERE vehicle = $1 AND (fix_time, session, seq) > ($2::timestamptz, $3::bigint, $4::bigint)
+                AND fix_time >= $2::timestamptz AND fix_time < $5::timestamptz
+                {"AND trip = $6" if of_trip else ""} {"" if suspect else "AND suspect IS NULL"}
+            ORDER BY fix_time, session, seq LIMIT {PIECE}
+        ) p
+            CROSS JOIN LATERAL (SELECT vehicle_id FROM vehicles WHERE vehicle = p.vehicle OFFSET 0) v
+            CROSS JOIN LATERAL (SELECT name FROM sessions WHERE session = p.session OFFSET 0) s
+            LEFT JOIN LATERAL (SELECT trip_id FROM trips WHERE trip = p.trip OFFSET 0) t ON true
+        ORDER BY p.fix_time, p.session, p.seq
+    """
 
 
 async def _kept_of_part(database: Database, trip: int, before: int, part: _Part, key: _Key) -> Pieces:
