@@ -16,6 +16,7 @@ from tracking.model import Clock
 from tracking.store import history
 from tracking.store.history import VehicleDay
 from tracking.store.pool import Database, timed_out
+from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Sums:
         """the oldest first"""
         self._asked: dict[str, deque[_Key]] = {}
         """by who asked first; whose turn is next comes first"""
-        self._waited: dict[_Key, asyncio.Future[None]] = {}
+        self._waited: dict[_Key, asyncio.Future[_Kept | None]] = {}
         self._some = asyncio.Event()
 
     def known(self, vehicle: int, day: int, since: int = 0) -> bool:
@@ -61,7 +62,8 @@ class Sums:
         """
         key = vehicle, day, since
         self._let_go()
-        if key not in self._kept:
+        kept = self._kept.get(key)
+        if kept is None:
             made = self._waited.get(key)
             if made is None:
                 made = self._waited[key] = asyncio.get_running_loop().create_future()
@@ -69,7 +71,7 @@ class Sums:
                 self._some.set()
             # Not awaited itself: one who goes away must not take it from the others.
             await asyncio.wait({made}, timeout=WAIT_SECONDS)
-        kept = self._kept.get(key)
+            kept = made.result() if made.done() else None
         if kept is None or kept.failed:
             detail = f"the day {history.date_of(day)} is not summed up yet: try again in a while"
             raise Refusal(ErrorCode.UNAVAILABLE, detail, retry_after=WAIT_SECONDS)
@@ -98,10 +100,11 @@ class Sums:
                 continue  # forgotten
             kept = await self._make(*key)
             if self._waited.get(key) is made:
-                if kept is not None:
+                # That there is nothing yet today is found at once, and soon not true any more.
+                if kept is not None and (kept.found is not None or kept.failed or key[1] < self._clock() // DAY_MS):
                     self._kept[key] = kept
                 del self._waited[key]
-                made.set_result(None)
+                made.set_result(kept)
 
     async def _make(self, vehicle: int, day: int, since: int) -> _Kept | None:
         """None where the store is away."""
