@@ -184,7 +184,7 @@ class _Life:
     @property
     def _databases(self) -> tuple[Database, ...]:
         service = self.service
-        return service.database, service.recording, service.exports, service.housekeeping
+        return service.database, service.recording, service.exports, service.housekeeping, service.summing
 
     async def begin(self) -> None:
         service = self.service
@@ -203,6 +203,7 @@ class _Life:
                 "history": service.history.run(),
                 "erasures": service.erasures.run(),
                 "retention": service.retention.run(),
+                "sums": service.sums.run(),
                 "beat": _beat(service),
                 "lag": lag.measure(service.settings.lag_interval),
                 "fleet tick": _fleet_tick(service),

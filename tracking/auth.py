@@ -187,6 +187,13 @@ class Auth:
         if self.revoked is not None:
             self.revoked -= jtis
 
+    def check_still(self, principal: Principal) -> None:
+        """Raises `TokenRefused` where its token has expired, or was revoked, since it was authenticated."""
+        if principal.jti in (self.revoked or ()):
+            raise TokenRefused(CloseCode.REVOKED, "this token was revoked")
+        if principal.expires_at <= self._clock():
+            raise expired(principal)
+
     def issue(self, role: Role, subject: str | None, expires_in: float, share_id: str | None = None) -> Issued:
         """A signed token. Raises `Refusal` where the hub verifies with a JWKS and so has no key to sign with."""
         if self._secret is None:

@@ -99,6 +99,10 @@ class Budgets:
     """share links, but for those that a backend makes"""
     sessions: Budget
     """sessions that are not in memory, for each vehicle, whatever its tokens are"""
+    downloads: Budget
+    """tracks, whatever their length"""
+    sums: Budget
+    """days of vehicles that are summed up for who asks"""
 
 
 def assemble_budgets(settings: Settings, clock: Clock) -> Budgets:
@@ -113,4 +117,6 @@ def assemble_budgets(settings: Settings, clock: Clock) -> Budgets:
         bytes=Budget("bytes", "bytes in bodies", settings.budget_bytes, clock),
         shares=Budget("shares", "shares", settings.budget_shares, clock),
         sessions=Budget("sessions", "new sessions of its vehicle", settings.budget_sessions, clock),
+        downloads=Budget("downloads", "downloads", settings.budget_downloads, clock),
+        sums=Budget("sums", "days to be summed up", settings.budget_sums, clock),
     )

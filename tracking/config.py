@@ -160,6 +160,17 @@ class Settings(BaseSettings):
         100, gt=0, description="Messages of one token or share link that may wait in a trip for its driver"
     )
 
+    downloads_at_once: int = Field(32, gt=0, description="Downloads of tracks under way; of one `service` token half")
+    downloads_per_token: int = Field(2, gt=0, description="Downloads under way of one token, or one share link")
+    download_seconds: float = Field(600.0, gt=0, description="Seconds after which a download is cut off")
+    download_least_rate: float = Field(
+        16_384.0, gt=0, description="Bytes a second: a download whose reader takes less, for long, is cut off"
+    )
+    budget_downloads: RateSetting = Field(Rate(60, 60), description="Downloads of tracks, for each token, as count/seconds")
+    budget_sums: RateSetting = Field(
+        Rate(60, 60), description="Days that must be summed up for the one who asks, for each token, as count/seconds"
+    )
+
     lag_interval: float = Field(0.1, gt=0, description="Seconds between two measurements of how late the event loop is")
     open_files: int = Field(65_536, gt=0, description="Limit of open files that the hub asks of the system")
 

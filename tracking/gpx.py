@@ -5,7 +5,7 @@ over. Speed (m/s) and course (degrees) have no place in a point of GPX 1.1, so t
 Numbers have no exponent; a longitude lies in [-180, 180) and a course in [0, 360), as the schemas want them.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime, timedelta
 from xml.etree.ElementTree import Element, SubElement
 
@@ -23,7 +23,7 @@ _END = "</trk>"
 _CHUNK_ROWS = 500
 
 
-async def gpx(rows: AsyncIterator[TrackRow], name: str) -> AsyncIterator[bytes]:
+async def gpx(rows: AsyncIterator[TrackRow], name: str) -> AsyncGenerator[bytes, None]:
     """The file in pieces of some 500 points, whatever its length."""
     document = GPX()
     document.creator = "tracking"

@@ -108,6 +108,10 @@ RETENTION_SWEPT = Gauge(
     ["kind"],
     registry=REGISTRY,
 )
+DOWNLOADS = Gauge("tracking_downloads", "Downloads under way", registry=REGISTRY)
+DOWNLOADS_CUT = Counter(
+    "tracking_downloads_cut", "Downloads cut off before their end: slow, time, access, fault", ["why"], registry=REGISTRY
+)
 SOCKET_ERRORS = Counter("tracking_socket_errors", "Errors told to sockets, by code", ["code"], registry=REGISTRY)
 HTTP_ERRORS = Counter(
     "tracking_http_errors", "HTTP requests answered with an error, by status class", ["status"], registry=REGISTRY

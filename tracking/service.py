@@ -8,6 +8,7 @@ from tracking.budgets import Budgets, assemble_budgets
 from tracking.changes import Changes
 from tracking.config import Settings
 from tracking.dispatch import Dispatch
+from tracking.downloads import Downloads
 from tracking.erasure import Erasures
 from tracking.history import History
 from tracking.hub.doors import Doors
@@ -30,6 +31,7 @@ from tracking.store.gathered import Gathered
 from tracking.store.marks import Marks
 from tracking.store.pool import Database
 from tracking.store.positions import TrackRow
+from tracking.sums import Sums
 from tracking.watch import Watch
 
 HOUSEKEEPING_TIMEOUT = 60.0
@@ -38,6 +40,7 @@ BACKLOG_GROUPS = 2
 LISTS_AT_ONCE = 3
 SHAPES_AT_ONCE = 1
 """Two threads that hold the interpreter by turns would take no less time, and keep the event loop waiting for both."""
+SUM_TIMEOUT = 30.0
 TRACKS_AT_ONCE = 8
 """Short ones by one question: together they are taken apart in one step of the event loop."""
 
@@ -54,9 +57,11 @@ class Service:
     recording: Database
     """for the recorder alone: nobody's question may keep it waiting"""
     exports: Database
-    """for tracks that are streamed as slowly as their reader reads"""
+    """for tracks, each piece a short question"""
     housekeeping: Database
     """for work that may take its time"""
+    summing: Database
+    """for days that are summed up for who asks"""
     batches: Batches
     """for work on many rows, all jobs together"""
     sources: Sources
@@ -71,6 +76,7 @@ class Service:
     hub: Hub
     doors: Doors
     """the sockets that were let in, by the address that they came from"""
+    downloads: Downloads
     budgets: Budgets
     lists: Lanes
     """for answers of up to a thousand things"""
@@ -81,6 +87,7 @@ class Service:
     messaging: Messaging
     revisions: Revisions
     history: History
+    sums: Sums
     erasures: Erasures
     retention: Retention
     watch: Watch
@@ -97,6 +104,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     # Questions and transactions leave nothing behind in their connection.
     database = Database(url, marks=marks, timeout=settings.database_timeout, tidy=False)
     recording = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
+    summing = Database(url, marks=marks, timeout=max(SUM_TIMEOUT, settings.database_timeout), size=1, tidy=False)
     # One connection for the history, and one for batches.
     housekeeping = Database(url, marks=marks, timeout=max(HOUSEKEEPING_TIMEOUT, settings.database_timeout), size=2)
     latest = Latest(recording, interval=settings.latest_interval)
@@ -152,8 +160,9 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         marks=marks,
         database=database,
         recording=recording,
-        exports=Database(url, marks=marks, timeout=settings.database_timeout, size=4),
+        exports=Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False),
         housekeeping=housekeeping,
+        summing=summing,
         batches=batches,
         sources=sources,
         recorder=recorder,
@@ -167,11 +176,19 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         budgets=budgets,
         lists=Lanes(LISTS_AT_ONCE),
         shapes=Lanes(SHAPES_AT_ONCE, rests=True, on_quiet=give_back),
+        downloads=Downloads(
+            auth,
+            at_once=settings.downloads_at_once,
+            per_token=settings.downloads_per_token,
+            seconds=settings.download_seconds,
+            least_rate=settings.download_least_rate,
+        ),
         dispatch=dispatch,
         changes=Changes(),
         messaging=Messaging(database, sources, hub, clock, budget=budgets.messages, most_unread=settings.unread_messages),
         revisions=revisions,
         history=history,
+        sums=Sums(summing, clock),
         erasures=erasures,
         retention=Retention(
             batches,

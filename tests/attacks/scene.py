@@ -34,6 +34,10 @@ class Scene:
     def url(self) -> str:
         return self.hub.url
 
+    @property
+    def database_url(self) -> str:
+        return self.hub.environment["TRACKING_DATABASE_URL"]
+
     def memory(self) -> float:
         """The hub's resident memory, in megabytes."""
         assert self.hub.process is not None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from tests.attacks import rows
+from tests.attacks import exports, rows
 from tests.attacks.drivers import flood
 from tests.attacks.looks import looks, reconnects
 from tests.attacks.messages import messages
@@ -48,6 +48,9 @@ ATTACKS: dict[str, Attack] = {
     "shares": rows.shares,
     "sessions": rows.sessions,
     "trips": rows.trips,
+    "dawdlers": exports.dawdlers,
+    "days": exports.days,
+    "outlived": exports.outlived,
 }
 STOCKS: dict[str, Callable[[str], Awaitable[None]]] = {
     "looks": stock_vehicles,

@@ -203,7 +203,7 @@ async def test_a_kept_line_loses_the_part_of_an_erased_vehicle_and_keeps_the_oth
     async with store.transaction() as eraser:
         await vehicles.lock(eraser, "first")
         await erasures.begin(eraser, first.number, BEGIN)
-    kept = [row async for rows in history.kept_track(connection, trip, horizon) for row in rows]
+    kept = [row async for rows in history.kept_track(store, trip, horizon) for row in rows]
     assert {row.vehicle_id for row in kept} == {"second"}
     assert await history.trip_summary(connection, trip) is None
     await _erase(store, Batches(store, rest=0), first.number)
@@ -229,7 +229,7 @@ async def test_a_line_from_before_parts_were_noted_goes_whole(store: Database, c
     async with store.transaction() as eraser:
         await vehicles.lock(eraser, "first")
         await erasures.begin(eraser, first.number, BEGIN)
-    assert [rows async for rows in history.kept_track(connection, trip, horizon)] == []
+    assert [rows async for rows in history.kept_track(store, trip, horizon)] == []
     assert await history.trip_summary(connection, trip) is None
     await _erase(store, Batches(store, rest=0), first.number)
     assert await connection.fetchval("SELECT count(*) FROM trip_summaries") == 0

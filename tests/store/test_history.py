@@ -353,7 +353,7 @@ async def test_a_trip_is_compacted_when_its_late_fixes_are_in_and_anew_when_more
     assert round((await history.trip_summary(connection, trip) or summary).distance) == 2_000
 
 
-async def test_a_long_line_keeps_the_loop_from_nothing(connection: Connection) -> None:
+async def test_a_long_line_keeps_the_loop_from_nothing(store: Database, connection: Connection) -> None:
     van = await Van.new(connection)
     trip = await a_trip(connection, van.number, BEGIN, BEGIN + DAY_MS)
     await connection.execute(
@@ -372,7 +372,7 @@ async def test_a_long_line_keeps_the_loop_from_nothing(connection: Connection) -
             await asyncio.sleep(0)
 
     task = asyncio.create_task(others())
-    async for rows in history.kept_track(connection, trip, BEGIN + 50_000):
+    async for rows in history.kept_track(store, trip, BEGIN + 50_000):
         sizes.append((len(rows), turns))
     task.cancel()
     assert sum(size for size, _ in sizes) == 50_000
@@ -432,7 +432,7 @@ async def test_vehicles_whose_fixes_stand_by_turns_are_each_a_line(store: Databa
     assert await partitions_of(connection) == []
     kept_from = await history.horizon(connection)
     assert kept_from is not None
-    kept = [row async for rows in history.kept_track(connection, trip, kept_from) for row in rows]
+    kept = [row async for rows in history.kept_track(store, trip, kept_from) for row in rows]
     assert [(name, len(list(rows))) for name, rows in groupby(kept, lambda row: row.vehicle_id)] == [
         ("first", 101),
         ("second", 51),
@@ -655,12 +655,12 @@ async def partitions_of(connection: Connection) -> list[int]:
     return [found.day for found in await history.position_days(connection)]
 
 
-async def track_of(connection: Connection, trip: int) -> list[int]:
+async def track_of(store: Database, connection: Connection, trip: int) -> list[int]:
     """As `/v1/trips/{trip_id}/track` puts it together."""
     kept_from = await history.horizon(connection)
     kept = []
     if kept_from is not None:
-        kept = [row.fix_time async for rows in history.kept_track(connection, trip, kept_from) for row in rows]
+        kept = [row.fix_time async for rows in history.kept_track(store, trip, kept_from) for row in rows]
     async with connection.transaction():
         rows = [row async for row in positions.track_of_trip(connection, trip, suspect=False, from_=kept_from)]
     return kept + [row.fix_time for row in rows]
@@ -684,8 +684,8 @@ async def test_old_positions_go_and_what_they_said_stays(store: Database, connec
     await keeper.work()
     assert await partitions_of(connection) == [DAY + 1]
     assert await history.days(connection, van.number, DAY, DAY) == before
-    assert await track_of(connection, over) == [p.fix_time for p in made]
-    assert await track_of(connection, long) == [p.fix_time for p in (*evening, *morning)]
+    assert await track_of(store, connection, over) == [p.fix_time for p in made]
+    assert await track_of(store, connection, long) == [p.fix_time for p in (*evening, *morning)]
 
     # It ends: the line is whole, and so is the rest.
     await ended(connection, long, clock.now)
@@ -698,7 +698,7 @@ async def test_old_positions_go_and_what_they_said_stays(store: Database, connec
     clock.now += DAY_MS
     await keeper.work()
     assert await partitions_of(connection) == []
-    assert await track_of(connection, long) == [p.fix_time for p in (*evening, *morning)]
+    assert await track_of(store, connection, long) == [p.fix_time for p in (*evening, *morning)]
 
 
 async def test_a_fix_of_a_dropped_day_changes_nothing_and_goes_too(store: Database, connection: Connection) -> None:

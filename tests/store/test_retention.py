@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-import re
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 

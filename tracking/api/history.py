@@ -1,6 +1,7 @@
 """What is left of finished trips and of vehicles' days: summaries."""
 
 import re
+from collections.abc import AsyncGenerator
 from datetime import date
 from typing import Any
 
@@ -11,15 +12,24 @@ from starlette.responses import Response
 from tracking.api.http import doer_of, name_in_path, not_found, principal_of, require, resource, respond, service_of
 from tracking.api.trips import known_trip
 from tracking.audit import Action, Kind
-from tracking.auth import Role, Sight, may_manage_fleet, may_see
+from tracking.auth import Principal, Role, Sight, may_manage_fleet, may_see
+from tracking.downloads import Download
 from tracking.errors import ErrorCode, Refusal
+from tracking.model import Trip
+from tracking.service import Service
 from tracking.store import history, vehicles
-from tracking.store.history import VehicleDay
+from tracking.store.history import TripSummary, VehicleDay
+from tracking.store.pool import Connection
 from tracking.store.positions import DAY_MS
 
 DAYS = 7
 """From the first day to the last where only one of them is named, or none."""
 MAX_DAYS = 366
+LONG = 20_000
+"""Places of a trip's line past which its summary is a download, some 700 KB."""
+PIECE = 65_536
+"""Bytes."""
+_encode = msgspec.json.encode
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
@@ -30,12 +40,50 @@ async def of_trip(request: Request) -> Response:
     trip = await known_trip(service, principal, request.path_params["trip_id"])
     if not may_see(principal.role, Sight.POSITION, trip.status):
         raise Refusal(ErrorCode.FORBIDDEN, f"the trip is {trip.status}: a {principal.role} sees no summary of it now")
-    summary = None
-    if trip.started_at is not None and trip.ended_at is not None:
-        async with service.database.connection() as connection:
-            summary = await history.trip_summary(connection, trip.number)
+    if trip.started_at is None or trip.ended_at is None:
+        raise not_found()
+    async with service.database.connection() as connection:
+        points = await history.points_of_line(connection, trip.number)
+        summary = await history.trip_summary(connection, trip.number) if points <= LONG else None
+    if points > LONG:
+        if request.method != "HEAD":
+            service.budgets.downloads.spend(principal.jti, principal.role)
+            _note(request, principal, trip)
+        return Download(service.downloads, principal, _long(service, trip), "application/json", lambda: _check(request, trip))
     if summary is None:
         raise not_found()
+    if summary.track is not None:
+        _note(request, principal, trip)
+    return respond(_summary(trip, summary))
+
+
+def _note(request: Request, principal: Principal, trip: Trip) -> None:
+    """A summary with a line is an export."""
+    by = doer_of(request, principal)
+    service_of(request).audit.note(by, Action.EXPORTED, Kind.TRIP, trip.trip_id, {"format": "summary"})
+
+
+async def _check(request: Request, trip: Trip) -> None:
+    """Raises `Refusal` once whoever asks may not see it any more."""
+    principal = await principal_of(request)
+    now = await known_trip(service_of(request), principal, trip.trip_id)
+    if now.number != trip.number or not may_see(principal.role, Sight.POSITION, now.status):
+        raise not_found()
+
+
+async def _long(service: Service, trip: Trip) -> AsyncGenerator[bytes, None]:
+    """The summary of a trip with a long line, in pieces; only so many of these are held at once."""
+    async with service.exports.connection() as connection:
+        summary = await history.trip_summary(connection, trip.number)
+    if summary is None or summary.track is None:
+        raise not_found()
+    yield _encode(_summary(trip, summary._replace(track=None)))[:-1] + b',"track":'
+    for begin in range(0, len(summary.track), PIECE):
+        yield summary.track[begin : begin + PIECE]
+    yield b"}"
+
+
+def _summary(trip: Trip, summary: TripSummary) -> dict[str, Any]:
     assert trip.started_at is not None and trip.ended_at is not None
     view: dict[str, Any] = {
         "trip_id": trip.trip_id,
@@ -49,9 +97,7 @@ async def of_trip(request: Request) -> Response:
         view["top_speed"] = summary.top_speed
     if summary.track is not None:
         view["track"] = msgspec.Raw(summary.track)
-        by = doer_of(request, principal)
-        service.audit.note(by, Action.EXPORTED, Kind.TRIP, trip.trip_id, {"format": "summary"})
-    return respond(view)
+    return view
 
 
 async def of_vehicle(request: Request) -> Response:
@@ -70,26 +116,37 @@ async def of_vehicle(request: Request) -> Response:
             ErrorCode.BAD_FIELD, f"`from` must not be after `to`, and at most {MAX_DAYS} days are given at once", field="from"
         )
     async with service.database.connection() as connection:
-        stored = await vehicles.get(connection, name_in_path(request, "vehicle_id"))
-        if stored is None or not may_manage_fleet(principal, stored.vehicle.fleet_id):
-            raise not_found()
-        days = []
+        stored = await _managed(request, principal, connection)
         joined_at = 0 if principal.role is Role.SERVICE else stored.joined_at
         joining = joined_at // DAY_MS
-        if joined_at and first <= joining <= last:
-            # Of the day on which it came to this fleet, what came after that.
-            found = await history.day_now(connection, stored.number, joining, joined_at)
-            days += [found] if found is not None else []
-        if joined_at:
-            first = max(first, joining + 1)
-        days += await history.days(connection, stored.number, first, last)
-        known = {found.day for found in days}
-        # Yesterday waits for its late fixes before it is stored.
-        for day in (today - 1, today):
-            if first <= day <= last and history.date_of(day) not in known:
-                found = await history.day_now(connection, stored.number, day)
-                days += [found] if found is not None else []
+        known = await history.days(connection, stored.number, max(first, joining + 1) if joined_at else first, last)
+    stored_days = {found.day for found in known}
+    # Of the day on which it came to this fleet, what came after that.
+    wanted = [(joining, joined_at)] if joined_at and first <= joining <= last else []
+    # Yesterday waits for its late fixes before it is stored.
+    wanted += [
+        (day, 0)
+        for day in (today - 1, today)
+        if first <= day <= last and day > (joining if joined_at else -1) and history.date_of(day) not in stored_days
+    ]
+    sums = service.sums
+    service.budgets.sums.spend(principal.jti, principal.role, sum(not sums.known(stored.number, *day) for day in wanted))
+    summed = [await sums.day(principal.jti, stored.number, *day) for day in wanted]
+    if wanted:
+        # That may have taken a while.
+        async with service.database.connection() as connection:
+            if await _managed(request, principal, connection) != stored:
+                raise not_found()
+    days = sorted([*known, *filter(None, summed)])
     return respond({"days": [_view(day) for day in days]})
+
+
+async def _managed(request: Request, principal: Principal, connection: Connection) -> vehicles.Stored:
+    """The vehicle that the path names. Raises `Refusal` (`not_found`) unless whoever asks manages it."""
+    stored = await vehicles.get(connection, name_in_path(request, "vehicle_id"))
+    if stored is None or not may_manage_fleet(principal, stored.vehicle.fleet_id):
+        raise not_found()
+    return stored
 
 
 def _day(request: Request, parameter: str) -> int | None:

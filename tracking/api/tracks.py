@@ -1,15 +1,15 @@
 """Tracks of a trip and of a vehicle as GeoJSON, CSV and GPX, streamed row by row: a month does not fill memory."""
 
-import asyncio
 import csv
 import io
 import re
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from tracking.api.audit import exported
 from tracking.api.http import (
@@ -26,14 +26,15 @@ from tracking.api.http import (
 from tracking.api.trips import known_trip
 from tracking.audit import Kind
 from tracking.auth import Principal, Role, Sight, may_manage_fleet, may_see
+from tracking.downloads import Download
 from tracking.errors import ErrorCode, Refusal
 from tracking.geo import PlaceAt, antimeridian
 from tracking.gpx import gpx
-from tracking.ingest.sources import FOREVER, GRACE_MS
+from tracking.ingest.sources import FOREVER
 from tracking.model import Trip
 from tracking.numbers import decimal
-from tracking.store import history, positions, vehicles
-from tracking.store.pool import Connection
+from tracking.service import Service
+from tracking.store import tracks, vehicles
 from tracking.store.positions import TrackRow
 
 CSV_COLUMNS = (
@@ -61,94 +62,102 @@ Batches = AsyncIterator[Sequence[TrackRow]]
 
 
 async def of_trip(request: Request) -> Response:
+    seen = await _seen_trip(request)
+    database, suspect = service_of(request).exports, flag(request, "suspect")
+    pieces = tracks.of_trip(database, seen.trip.number, suspect=suspect)
+    return await _stream(request, seen.principal, Kind.TRIP, seen.trip.trip_id, pieces, lambda: _check_trip(request, seen))
+
+
+class _SeenTrip(NamedTuple):
+    """A trip, who asks for it, and the numbers of the vehicles that drove it."""
+
+    principal: Principal
+    trip: Trip
+    vehicles: frozenset[int]
+
+
+async def _seen_trip(request: Request) -> _SeenTrip:
+    """Raises `Refusal` unless whoever asks may see the trip's track now."""
     principal = await principal_of(request)
     service = service_of(request)
     trip = await known_trip(service, principal, request.path_params["trip_id"])
     if not may_see(principal.role, Sight.POSITION, trip.status):
         raise Refusal(ErrorCode.FORBIDDEN, f"the trip is {trip.status}: a {principal.role} sees no track of it now")
-    suspect = flag(request, "suspect")
-    return await _stream(
-        request,
-        principal,
-        Kind.TRIP,
-        trip.trip_id,
-        lambda connection: _of_trip(connection, trip, suspect),
-    )
+    async with service.database.connection() as connection:
+        drove = await tracks.vehicles_of_trip(connection, trip.number)
+    return _SeenTrip(principal, trip, drove)
 
 
-async def _of_trip(connection: Connection, trip: Trip, suspect: bool) -> Batches:
-    """What the trip's line has kept of days whose positions are gone, then the positions."""
-    kept_from = await history.horizon(connection)
-    if kept_from is not None and trip.started_at is not None and trip.started_at - GRACE_MS < kept_from:
-        async for rows in history.kept_track(connection, trip.number, kept_from):
-            yield rows
-    async for rows in positions.batches_of_trip(connection, trip.number, suspect=suspect, from_=kept_from):
-        yield rows
+async def _check_trip(request: Request, seen: _SeenTrip) -> None:
+    now = await _seen_trip(request)
+    if now.trip.number != seen.trip.number or not now.vehicles >= seen.vehicles:
+        # It was made anew, or what drove it was erased.
+        raise not_found()
 
 
 async def of_vehicle(request: Request) -> Response:
-    principal = await require(request, Role.SERVICE, Role.DISPATCHER)
-    service = service_of(request)
-    async with service.database.connection() as connection:
-        stored = await vehicles.get(connection, name_in_path(request, "vehicle_id"))
-    if stored is None or not may_manage_fleet(principal, stored.vehicle.fleet_id):
-        raise not_found()
+    principal, stored = await _seen_vehicle(request)
     from_ = whole_number(request, "from", 0) or 0
     to = whole_number(request, "to", FOREVER, most=FOREVER) or 0
     check_order(from_, to, ("from", "to"))
     if principal.role is not Role.SERVICE:
         # Where it drove for another fleet, and on which trips, is not this one's to see.
         from_ = max(from_, stored.joined_at)
-    suspect = flag(request, "suspect")
+    database, suspect = service_of(request).exports, flag(request, "suspect")
+    pieces = tracks.of_vehicle(database, stored.number, from_, to, suspect=suspect)
     return await _stream(
-        request,
-        principal,
-        Kind.VEHICLE,
-        stored.vehicle.vehicle_id,
-        lambda connection: positions.track_of_vehicle(connection, stored.number, from_, to, suspect=suspect),
+        request, principal, Kind.VEHICLE, stored.vehicle.vehicle_id, pieces, lambda: _check_vehicle(request, stored)
     )
 
 
+async def _seen_vehicle(request: Request) -> tuple[Principal, vehicles.Stored]:
+    """Raises `Refusal` unless whoever asks may see the vehicle's positions now."""
+    principal = await require(request, Role.SERVICE, Role.DISPATCHER)
+    async with service_of(request).database.connection() as connection:
+        stored = await vehicles.get(connection, name_in_path(request, "vehicle_id"))
+    if stored is None or not may_manage_fleet(principal, stored.vehicle.fleet_id):
+        raise not_found()
+    return principal, stored
+
+
+async def _check_vehicle(request: Request, stored: vehicles.Stored) -> None:
+    _, now = await _seen_vehicle(request)
+    if (now.number, now.vehicle.fleet_id, now.joined_at) != (stored.number, stored.vehicle.fleet_id, stored.joined_at):
+        raise not_found()
+
+
 async def _stream(
-    request: Request, principal: Principal, kind: Kind, name: str, query: Callable[[Connection], Batches]
+    request: Request, principal: Principal, kind: Kind, name: str, pieces: Batches, check: Callable[[], Awaitable[None]]
 ) -> Response:
-    """`name` is the trip's or the vehicle's, for formats that have a place for it."""
+    """`name` is the trip's or the vehicle's, for formats that have a place for it; `check` raises once it may not be seen."""
     format_ = request.query_params.get("format", "geojson")
     if format_ not in _WRITERS:
         raise Refusal(
             ErrorCode.BAD_FIELD, f"`format` must be one of {', '.join(_WRITERS)}; got {format_!r:.40}", field="format"
         )
-    write, media_type = _WRITERS[format_]
+    write, media_type, rows_at_once = _WRITERS[format_]
     service = service_of(request)
-
-    async def body() -> AsyncGenerator[bytes, None]:
-        async with service.exports.reading() as connection:
-            with service.hub.erased() as erased:
-                async for chunk in write(_without(query(connection), erased), name):
-                    yield chunk
-
-    chunks = exported(request, principal, kind, name, body())
-    # Asked for here, so that a database that is away is still a 503 and not a broken body.
-    first = await anext(chunks)
-
-    async def all_of_it() -> AsyncIterator[bytes]:
-        yield first
-        async for chunk in chunks:
-            yield chunk
-            # Rows come from the database thousands at a time, and a reader who reads fast is never waited for: between two
-            # pieces everything else has its turn.
-            await asyncio.sleep(0)
-
-    return StreamingResponse(all_of_it(), media_type=media_type)
+    if request.method != "HEAD":
+        service.budgets.downloads.spend(principal.jti, principal.role)
+    chunks = exported(request, principal, kind, name, write(_by_turns(service, pieces, rows_at_once), name))
+    return Download(service.downloads, principal, chunks, media_type, check)
 
 
-async def _without(batches: Batches, erased: Collection[str]) -> Batches:
-    """Without those of vehicles that were erased since it began: a cursor has them still."""
-    async for rows in batches:
-        yield [row for row in rows if row.vehicle_id not in erased] if erased else rows
+async def _by_turns(service: Service, pieces: Batches, rows_at_once: int) -> Batches:
+    """The same rows, so many at a time, each of them in its turn among all downloads.
+
+    Raises `Refusal` where they are of a vehicle that was erased since they were read.
+    """
+    with service.hub.erased() as erased:
+        async for rows in pieces:
+            for begin in range(0, len(rows), rows_at_once):
+                await service.downloads.turn()
+                if erased and any(row.vehicle_id in erased for row in rows):
+                    raise not_found()
+                yield rows[begin : begin + rows_at_once]
 
 
-async def as_csv(batches: Batches, _name: str) -> AsyncIterator[bytes]:
+async def as_csv(batches: Batches, _name: str) -> AsyncGenerator[bytes, None]:
     """Numbers are plain decimals; a text that a spreadsheet would compute has an apostrophe before it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -200,11 +209,11 @@ async def _each(batches: Batches) -> Rows:
             yield row
 
 
-def _gpx(batches: Batches, name: str) -> AsyncIterator[bytes]:
+def _gpx(batches: Batches, name: str) -> AsyncGenerator[bytes, None]:
     return gpx(_each(batches), name)
 
 
-async def as_geojson(batches: Batches, _name: str) -> AsyncIterator[bytes]:
+async def as_geojson(batches: Batches, _name: str) -> AsyncGenerator[bytes, None]:
     """A FeatureCollection: a Feature for each segment that a vehicle drove, its fix times beside its line (RFC 7946)."""
     # Not given out by itself: the first piece must not come before the database has answered.
     before = b'{"type":"FeatureCollection","features":['
@@ -299,11 +308,12 @@ class _Feature:
         yield b"]}}"
 
 
-_WRITERS: dict[str, tuple[Callable[[Batches, str], AsyncIterator[bytes]], str]] = {
-    "geojson": (as_geojson, "application/geo+json"),
-    "csv": (as_csv, "text/csv; charset=utf-8"),
-    "gpx": (_gpx, "application/gpx+xml"),
+_WRITERS: dict[str, tuple[Callable[[Batches, str], AsyncGenerator[bytes, None]], str, int]] = {
+    "geojson": (as_geojson, "application/geo+json", 500),
+    "csv": (as_csv, "text/csv; charset=utf-8", 250),
+    "gpx": (_gpx, "application/gpx+xml", 100),
 }
+"""The writer, its media type, and how many rows it writes in some 2 ms: in one step of the event loop."""
 
 routes = [
     resource("/trips/{trip_id}/track", GET=of_trip),

@@ -155,6 +155,7 @@ async def delete(request: Request) -> Response:
                 return _accepted(under_way)
             raise not_found()
         stored, left = removed
+        service.sums.forget(stored.number)
         service.dispatch.vehicle_gone(vehicle_id, left)
     # Not in its turn: the id is free, and may be given to another one at once.
     if await service.erasures.wait(stored.number, AT_ONCE_SECONDS):

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from tracking.downloads import TRANSPORT
 from tracking.hub.doors import Doors
 from tracking.sockets import handshake
 from tracking.sockets.rounds import Rounds, Visited
@@ -436,6 +437,8 @@ class HttpProtocol(HttpToolsProtocol):
                 self.loop.call_soon(self._go_on)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        extensions: dict[str, Any] = cycle.scope.setdefault("extensions", {})
+        extensions[TRANSPORT] = self.transport
         if cycle.scope["http_version"] != "1.1":
             # It knows of no interim answer and of no chunks (RFC 9110, 10.1.1; RFC 9112, 6.1).
             cycle.waiting_for_100_continue = cycle.keep_alive = False

@@ -7,15 +7,17 @@ the event loop from the live map.
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime, timedelta
-from itertools import groupby, islice, takewhile
+from itertools import islice
 from typing import Any, NamedTuple
 
-from tracking.geo import unpack_lines_m
-from tracking.store.pool import Connection
+from tracking.geo import VERTEX_BYTES, WKB_LINE_HEAD, unpack_vertices_m
+from tracking.store.pool import Connection, Database
 from tracking.store.positions import DAY_MS, TRACK_CHUNK, TrackRow
 
 DETACH_SECONDS = 5.0
 """It waits for who reads positions; meanwhile no partition can be made."""
+KEPT_AT_ONCE = 20_000
+"""Vertices of a line that are held at once: half a megabyte."""
 _NAME = "positions_%Y%m%d"
 
 
@@ -162,42 +164,85 @@ async def trip_summary(connection: Connection, trip: int) -> TripSummary | None:
     return TripSummary(*row) if row is not None else None
 
 
+async def points_of_line(connection: Connection, trip: int) -> int:
+    """How many places the trip's line has; 0 where there is none."""
+    found: int | None = await connection.fetchval("SELECT ST_NPoints(line) FROM trip_summaries WHERE trip = $1", trip)
+    return found or 0
+
+
 async def horizon(connection: Connection) -> int | None:
     """Positions are kept from this instant on; None: all of them."""
     found: int | None = await connection.fetchval("SELECT nullif(positions_horizon(), '-infinity')")
     return found
 
 
-async def kept_track(connection: Connection, trip: int, before: int) -> AsyncIterator[list[TrackRow]]:
-    """What the trip's line has kept of fixes before an instant, some at a time; everything else has its turn in between."""
-    row = await connection.fetchrow(
-        """
-        SELECT t.trip_id, s.line,
-            ARRAY(
-                SELECT coalesce(v.vehicle_id, '')
-                FROM unnest(coalesce(s.vehicles, ARRAY[t.vehicle])) WITH ORDINALITY u (vehicle, number)
-                    LEFT JOIN vehicles v USING (vehicle)
-                ORDER BY u.number
-            ) AS vehicle_ids
-        FROM trip_summaries s JOIN trips t USING (trip)
-        WHERE s.trip = $1 AND s.line IS NOT NULL AND (s.vehicles IS NOT NULL OR NOT drove_erased(s.trip))
-        """,
-        trip,
-    )
+async def kept_track(database: Database, trip: int, before: int) -> AsyncIterator[list[TrackRow]]:
+    """What the trip's line has kept of fixes before an instant, some at a time; everything else has its turn in between.
+
+    No connection is held between two of them, and of the line no more than `KEPT_AT_ONCE` vertices.
+    """
+    async with database.connection() as connection:
+        row = await connection.fetchrow(
+            """
+            SELECT t.trip_id, s.vehicles,
+                ARRAY(SELECT ST_NumPoints(d.geom) FROM ST_Dump(s.line) d ORDER BY d.path) AS sizes,
+                ARRAY(
+                    SELECT coalesce(v.vehicle_id, '')
+                    FROM unnest(coalesce(s.vehicles, ARRAY[t.vehicle])) WITH ORDINALITY u (vehicle, number)
+                        LEFT JOIN vehicles v USING (vehicle)
+                    ORDER BY u.number
+                ) AS vehicle_ids
+            FROM trip_summaries s JOIN trips t USING (trip)
+            WHERE s.trip = $1 AND s.line IS NOT NULL AND (s.vehicles IS NOT NULL OR NOT drove_erased(s.trip))
+            """,
+            trip,
+        )
     if row is None:
         return
     trip_id = row["trip_id"]
-    for vehicle_id, line in zip(row["vehicle_ids"], unpack_lines_m(row["line"]), strict=True):
+    for part, (vehicle_id, size) in enumerate(zip(row["vehicle_ids"], row["sizes"], strict=True), 1):
         if not vehicle_id:
             continue  # of a vehicle that is being erased
-        # A single fix is a line of twice the same vertex.
-        kept = (vertex for vertex, _ in groupby(takewhile(lambda vertex: vertex[2] < before, line)))
-        while rows := [
-            TrackRow(vehicle_id, None, None, int(fix_time), None, latitude, longitude, None, None, None, None, trip_id, None)
-            for longitude, latitude, fix_time in islice(kept, TRACK_CHUNK)
-        ]:
-            yield rows
-            await asyncio.sleep(0)
+        last = -1.0
+        for begin in range(0, size, KEPT_AT_ONCE):
+            async with database.connection() as connection:
+                vertices = await _vertices(connection, trip, row["vehicles"], part, begin)
+            left = unpack_vertices_m(vertices)
+            while some := list(islice(left, TRACK_CHUNK)):
+                times = [vertex[2] for vertex in some]
+                rows = [
+                    TrackRow(
+                        vehicle_id, None, None, int(time), None, latitude, longitude, None, None, None, None, trip_id, None
+                    )
+                    for (longitude, latitude, time), former in zip(some, [last, *times], strict=False)
+                    # A single fix is a line of twice the same vertex; and a line that was made anew may repeat some.
+                    if former < time > last and time < before
+                ]
+                last = times[-1]
+                if rows:
+                    yield rows
+                await asyncio.sleep(0)
+            if not vertices or last >= before:
+                break
+
+
+async def _vertices(connection: Connection, trip: int, vehicles: list[int] | None, part: int, begin: int) -> bytes:
+    """`KEPT_AT_ONCE` vertices of a part of a trip's line, from `begin` on, as they stand in little-endian WKB.
+
+    None where the line is of other vehicles now: one of them was erased.
+    """
+    found: bytes | None = await connection.fetchval(
+        f"""
+        SELECT substring(ST_AsBinary(ST_GeometryN(line, $2), 'NDR') FROM {WKB_LINE_HEAD + 1} + {VERTEX_BYTES} * $3 FOR $4)
+        FROM trip_summaries WHERE trip = $1 AND vehicles IS NOT DISTINCT FROM $5::int[]
+        """,
+        trip,
+        part,
+        begin,
+        VERTEX_BYTES * KEPT_AT_ONCE,
+        vehicles,
+    )
+    return found or b""
 
 
 # --- days ---------------------------------------------------------------------------------------------------------------

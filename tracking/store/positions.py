@@ -64,6 +64,15 @@ class TrackRow(NamedTuple):
     """why it was doubted, joined by `;`"""
 
 
+TRACK_COLUMNS = """
+    v.vehicle_id, s.name, p.seq, (date_part('epoch', p.fix_time) * 1000)::bigint,
+    (date_part('epoch', p.server_time) * 1000)::bigint, ST_Y(p.point), ST_X(p.point), p.accuracy, p.altitude, p.speed,
+    p.bearing, t.trip_id, array_to_string(p.suspect, ';')
+"""
+"""Those of `TrackRow`, of positions p, their vehicle v, session s and trip t: as numbers that asyncpg reads by itself. Our own
+codecs are Python, and took a third of the time of a day's track."""
+
+
 async def ensure_partition(connection: Connection, day: int) -> None:
     """Makes the partition of a UTC day, counted from 1970-01-01."""
     date = datetime.fromtimestamp(day * DAY_MS / 1000, UTC).date()
@@ -242,23 +251,6 @@ async def latest_of_all(connection: Connection, since: int) -> AsyncIterator[Pos
         )
 
 
-def track_of_vehicle(
-    connection: Connection, vehicle: int, from_: int, to: int, *, suspect: bool
-) -> AsyncIterator[list[TrackRow]]:
-    """Positions of a vehicle in [from_, to), by fix time, some at a time.
-
-    Needs an open transaction: they come through a cursor.
-    """
-    return _track(
-        connection,
-        "p.vehicle = $1 AND p.fix_time >= $2::timestamptz AND p.fix_time < $3::timestamptz",
-        suspect,
-        vehicle,
-        from_,
-        to,
-    )
-
-
 # Their first and last instant lead into the key's index, and to the days in question: by the segments alone PostgreSQL may
 # read all that the vehicle ever did.
 _OF_TRIP = """
@@ -351,13 +343,9 @@ async def _track(
 
 
 def _track_query(condition: str, suspect: bool, *, join: str = "", order: str = "", descending: bool = False) -> str:
-    # The columns are those of `TrackRow`, as numbers that asyncpg reads by itself: our own codecs are Python, and took a third
-    # of the time of a day's track.
     way = "DESC" if descending else "ASC"
     return f"""
-        SELECT v.vehicle_id, s.name, p.seq, (date_part('epoch', p.fix_time) * 1000)::bigint,
-            (date_part('epoch', p.server_time) * 1000)::bigint, ST_Y(p.point), ST_X(p.point), p.accuracy, p.altitude, p.speed,
-            p.bearing, t.trip_id, array_to_string(p.suspect, ';')
+        SELECT {TRACK_COLUMNS}
         FROM positions p JOIN vehicles v USING (vehicle) JOIN sessions s USING (session) LEFT JOIN trips t ON t.trip = p.trip
             {join}
         WHERE {condition} {"" if suspect else "AND p.suspect IS NULL"}

@@ -1,0 +1,173 @@
+"""Tracks for those who download them: a piece at a time, each by a short question of its own.
+
+Between two pieces no connection and no snapshot is held, however slowly the reader reads. A piece goes on where the one before
+ended, by the key (fix_time, session, seq): so each fix comes once, and in order. What is stored meanwhile comes along where it
+is newer than what was read, and no newer than the newest fix at the beginning: the track of a vehicle that reports has an end.
+
+A piece reads `MOST_DAYS` UTC days of one vehicle at the most, so none is a long question, whatever the filter leaves out.
+"""
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from tracking.store import history
+from tracking.store.pool import Connection, Database
+from tracking.store.positions import DAY_MS, TRACK_COLUMNS, TrackRow
+
+PIECE = 1_000
+"""Rows of a piece: they are taken apart in one step of the event loop."""
+MOST_DAYS = 8
+_FOREVER = 253_402_300_799_999
+"""The end of a part that is under way: the year 9999."""
+
+Pieces = AsyncIterator[list[TrackRow]]
+
+
+class _Part(NamedTuple):
+    """What one vehicle drove, both instants included."""
+
+    vehicle: int
+    vehicle_id: str
+    since: int
+    until: int
+
+
+class _Key(NamedTuple):
+    """How far the reading is: past this position."""
+
+    fix_time: int
+    session: int = -1
+    seq: int = -1
+
+
+def of_vehicle(database: Database, vehicle: int, from_: int, to: int, *, suspect: bool) -> Pieces:
+    """Positions of a vehicle in [from_, to), by fix time."""
+    return _of_part(database, _Part(vehicle, "", from_, to - 1), suspect=suspect)
+
+
+async def of_trip(database: Database, trip: int, *, suspect: bool) -> Pieces:
+    """Positions of a trip, segment by segment (what one vehicle drove of it, then what the next one did), each by fix time.
+
+    Of days whose positions are gone, or go while this is read, what the trip's line has kept.
+    """
+    async with database.connection() as connection:
+        parts = await _segments(connection, trip)
+        kept_from = await history.horizon(connection)
+    if kept_from is not None and any(part.since < kept_from for part in parts):
+        async for rows in history.kept_track(database, trip, kept_from):
+            yield rows
+    for part in parts:
+        here = part if kept_from is None else part._replace(since=max(part.since, kept_from))
+        async for rows in _of_part(database, here, suspect=suspect, trip=trip):
+            yield rows
+
+
+async def vehicles_of_trip(connection: Connection, trip: int) -> frozenset[int]:
+    """The numbers of the vehicles that drove it, but for those that were erased."""
+    rows = await connection.fetch("SELECT DISTINCT vehicle FROM trip_spans JOIN vehicles USING (vehicle) WHERE trip = $1", trip)
+    return frozenset(row["vehicle"] for row in rows)
+
+
+async def _segments(connection: Connection, trip: int) -> list[_Part]:
+    rows = await connection.fetch(
+        """
+        SELECT vehicle, v.vehicle_id, g.since, nullif(g.until, 'infinity') AS until
+        FROM trip_segments($1) g JOIN vehicles v USING (vehicle) ORDER BY g.segment
+        """,
+        trip,
+    )
+    return [
+        _Part(row["vehicle"], row["vehicle_id"], row["since"], _FOREVER if row["until"] is None else row["until"])
+        for row in rows
+    ]
+
+
+async def _of_part(database: Database, part: _Part, *, suspect: bool, trip: int | None = None) -> Pieces:
+    """With `trip` those that are of the trip."""
+    key = _Key(part.since)
+    async with database.connection() as connection:
+        bounds = await _bounds(connection, part)
+        gone_to = await _gone_to(connection, trip)
+    if trip is not None and gone_to > key.fix_time:
+        async for kept in _kept_of_part(database, trip, gone_to, part, key):
+            yield kept
+        key = _Key(gone_to)
+    if bounds is None:
+        return
+    first, last = bounds
+    key, days = max(key, _Key(first)), 1
+    query = _query(suspect=suspect, of_trip=trip is not None)
+    while key.fix_time <= last:
+        # To the end of a UTC day: the planner then looks at the partitions of these days alone.
+        end = min((key.fix_time // DAY_MS + days) * DAY_MS, last + 1)
+        async with database.connection() as connection:
+            rows = await connection.fetch(query, part.vehicle, *key, end, *(() if trip is None else (trip,)))
+            # After them: a day that was missing there is known to be gone by now.
+            gone_to = await _gone_to(connection, trip)
+        if trip is not None and gone_to > key.fix_time:
+            async for kept in _kept_of_part(database, trip, gone_to, part, key):
+                yield kept
+            key, days = _Key(gone_to), 1
+            continue
+        if rows:
+            yield [TrackRow(*row[:-1]) for row in rows]
+        if len(rows) == PIECE:
+            _, _, seq, fix_time, *_, session = rows[-1]
+            key, days = _Key(fix_time, session, seq), 1
+        else:
+            # Where there is little, more days fit into a question.
+            key, days = _Key(end), min(2 * days, MOST_DAYS)
+
+
+async def _bounds(connection: Connection, part: _Part) -> tuple[int, int] | None:
+    """The fix times of the vehicle's first and last position between these instants."""
+    within = "FROM positions WHERE vehicle = $1 AND fix_time >= $2::timestamptz AND fix_time <= $3::timestamptz"
+    row = await connection.fetchrow(
+        f"""
+        SELECT (SELECT fix_time {within} ORDER BY fix_time LIMIT 1) AS first,
+            (SELECT fix_time {within} ORDER BY fix_time DESC LIMIT 1) AS last
+        """,
+        part.vehicle,
+        part.since,
+        part.until,
+    )
+    return None if row is None or row["first"] is None else (row["first"], row["last"])
+
+
+async def _gone_to(connection: Connection, trip: int | None) -> int:
+    """A trip's positions before this instant are gone. What is gone of a vehicle's alone is kept nowhere."""
+    return 0 if trip is None else await history.horizon(connection) or 0
+
+
+def _query(*, suspect: bool, of_trip: bool) -> str:
+    # The names are joined to what was found: else the planner may read and sort all that is left, for each piece. OFFSET has it
+    # look them up by their keys: they are few, and it would read all trips that there are.
+    return f"""
+        SELECT {TRACK_COLUMNS}, p.session
+        FROM (
+            SELECT * FROM positions
+            WHERE vehicle = $1 AND (fix_time, session, seq) > ($2::timestamptz, $3::bigint, $4::bigint)
+                AND fix_time >= $2::timestamptz AND fix_time < $5::timestamptz
+                {"AND trip = $6" if of_trip else ""} {"" if suspect else "AND suspect IS NULL"}
+            ORDER BY fix_time, session, seq LIMIT {PIECE}
+        ) p
+            CROSS JOIN LATERAL (SELECT vehicle_id FROM vehicles WHERE vehicle = p.vehicle OFFSET 0) v
+            CROSS JOIN LATERAL (SELECT name FROM sessions WHERE session = p.session OFFSET 0) s
+            LEFT JOIN LATERAL (SELECT trip_id FROM trips WHERE trip = p.trip OFFSET 0) t ON true
+        ORDER BY p.fix_time, p.session, p.seq
+    """
+
+
+async def _kept_of_part(database: Database, trip: int, before: int, part: _Part, key: _Key) -> Pieces:
+    """What the trip's line has kept of this part, past the key and before an instant."""
+    async for kept in history.kept_track(database, trip, before):
+        found = [
+            row
+            for row in kept
+            if row.vehicle_id == part.vehicle_id
+            and part.since <= row.fix_time <= part.until
+            # Of one instant the line has one fix.
+            and (row.fix_time > key.fix_time or (row.fix_time == key.fix_time and key.session < 0))
+        ]
+        if found:
+            yield found

@@ -1,0 +1,125 @@
+"""Sums of vehicles' days that are not over or not stored yet: made once for all who ask, and kept for a minute.
+
+To sum up a day takes PostgreSQL as long as there are fixes. So it is done in a pool of its own, one day at a time, and by turns
+among those who asked for one: who asks for many waits for them, and others wait for one of these at the most.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from typing import NamedTuple
+
+import asyncpg
+
+from tracking.errors import ErrorCode, Refusal, StoreUnavailable
+from tracking.model import Clock
+from tracking.store import history
+from tracking.store.history import VehicleDay
+from tracking.store.pool import Database, timed_out
+from tracking.store.positions import DAY_MS
+
+logger = logging.getLogger(__name__)
+
+KEPT_MS = 60_000
+WAIT_SECONDS = 30.0
+"""How long somebody waits for a sum. It is made all the same, and is there when they ask again."""
+
+_Key = tuple[int, int, int]
+"""A vehicle's number, a UTC day, and the instant from which on it is summed up."""
+
+
+class _Kept(NamedTuple):
+    """`failed`: it can't be summed up, or not in time. That is kept as well, or each who asks would begin anew."""
+
+    found: VehicleDay | None
+    made_at: int
+    failed: bool = False
+
+
+class Sums:
+    """`day` gives one, `forget` lets go of a vehicle's, `run` makes them until it is cancelled."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        """The database's `timeout` bounds each of them."""
+        self._database = database
+        self._clock = clock
+        self._kept: dict[_Key, _Kept] = {}
+        """the oldest first"""
+        self._asked: dict[str, deque[_Key]] = {}
+        """by who asked first; whose turn is next comes first"""
+        self._waited: dict[_Key, asyncio.Future[_Kept | None]] = {}
+        self._some = asyncio.Event()
+
+    def known(self, vehicle: int, day: int, since: int = 0) -> bool:
+        """Whether nothing has to be done to give it."""
+        self._let_go()
+        return (vehicle, day, since) in self._kept
+
+    async def day(self, holder: str, vehicle: int, day: int, since: int = 0) -> VehicleDay | None:
+        """The vehicle's day, from the instant `since` on, as it was within the last minute; None where it has no positions.
+
+        `holder` is who asks, and takes turns with others. Raises `Refusal` (`unavailable`) where it takes too long.
+        """
+        key = vehicle, day, since
+        self._let_go()
+        kept = self._kept.get(key)
+        if kept is None:
+            made = self._waited.get(key)
+            if made is None:
+                made = self._waited[key] = asyncio.get_running_loop().create_future()
+                self._asked.setdefault(holder, deque()).append(key)
+                self._some.set()
+            # Not awaited itself: one who goes away must not take it from the others.
+            await asyncio.wait({made}, timeout=WAIT_SECONDS)
+            kept = made.result() if made.done() else None
+        if kept is None or kept.failed:
+            detail = f"the day {history.date_of(day)} is not summed up yet: try again in a while"
+            raise Refusal(ErrorCode.UNAVAILABLE, detail, retry_after=WAIT_SECONDS)
+        return kept.found
+
+    def forget(self, vehicle: int) -> None:
+        """The vehicle was erased."""
+        for key in [key for key in self._kept if key[0] == vehicle]:
+            del self._kept[key]
+        for key in [key for key in self._waited if key[0] == vehicle]:
+            self._waited.pop(key).set_result(None)
+
+    async def run(self) -> None:
+        while True:
+            await self._some.wait()
+            if not self._asked:
+                self._some.clear()
+                continue
+            holder, keys = next(iter(self._asked.items()))
+            key = keys.popleft()
+            del self._asked[holder]
+            if keys:
+                self._asked[holder] = keys
+            made = self._waited.get(key)
+            if made is None:
+                continue  # forgotten
+            kept = await self._make(*key)
+            if self._waited.get(key) is made:
+                # That there is nothing yet today is found at once, and soon not true any more.
+                if kept is not None and (kept.found is not None or kept.failed or key[1] < self._clock() // DAY_MS):
+                    self._kept[key] = kept
+                del self._waited[key]
+                made.set_result(kept)
+
+    async def _make(self, vehicle: int, day: int, since: int) -> _Kept | None:
+        """None where the store is away."""
+        began = self._clock()
+        try:
+            async with self._database.connection() as connection:
+                return _Kept(await history.day_now(connection, vehicle, day, since), began)
+        except (StoreUnavailable, asyncpg.PostgresError) as error:
+            logger.warning("can't sum up %s of vehicle %d: %s", history.date_of(day), vehicle, error)
+            away = isinstance(error, StoreUnavailable) and not timed_out(error)
+            return None if away else _Kept(None, self._clock(), failed=True)
+
+    def _let_go(self) -> None:
+        before = self._clock() - KEPT_MS
+        for key, kept in list(self._kept.items()):
+            if before < kept.made_at <= self._clock():
+                break
+            del self._kept[key]
