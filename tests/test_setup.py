@@ -341,4 +341,4 @@ def test_make_alone_lists_the_targets_and_installs_nothing() -> None:
 
 
 def test_arguments_reach_pytest() -> None:
-    assert re.search(r"\.venv/bin/pytest -k passenger\b", _make("-n", "test", "ARGS=-k passenger"))
+    assert re.search(r"\.venv/bin/pytest -n 2 --dist loadfile -k passenger\b", _make("-n", "test", "ARGS=-k passenger"))

@@ -3,6 +3,10 @@
 import math
 
 
+ROUNDING = 1e-6
+"""What may be short: what came in is a sum of fractions."""
+
+
 class Bucket:
     """`rate` a second for long, `burst` at once. Instants in ms."""
 
@@ -26,10 +30,10 @@ class Bucket:
                 left = self._burst
         # A clock that is set back grants nothing, and begins anew.
         self._then = now
-        if left < amount and (amount <= self._burst or left < self._burst):
+        if left < min(amount, self._burst) - ROUNDING:
             self._left = left
             return False
-        self._left = left - amount if left > amount else 0.0
+        self._left = left - min(amount, self._burst)
         return True
 
     def drain(self, now: int, amount: int) -> None:

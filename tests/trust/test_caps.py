@@ -206,11 +206,12 @@ async def test_steps_of_a_trip_over_the_socket(small: HubProcess, api: Api) -> N
             await driver.send({**step, "client_id": str(number)})
             assert "code" not in await driver.expect("done")
         # However slow the machine is, so that some more are given meanwhile.
-        for number in range(200):
+        for number in range(90):
             await driver.send({**step, "client_id": f"more-{number}"})
-        error = await driver.expect("error")
-        assert (error["code"], error["retry_after"] > 0) == ("rate_limited", True)
-        assert await driver.closed() == 4013
+        done = await driver.expect("done")
+        while "code" not in done:
+            done = await driver.expect("done")
+        assert (done["code"], done["client_id"][:5], done["retry_after"] > 0) == ("rate_limited", "more-", True)
 
 
 async def test_a_session_that_was_removed_as_unused_takes_its_fixes_all_the_same(

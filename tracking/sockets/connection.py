@@ -133,7 +133,7 @@ class Connection:
         self.outbox.push(data)
 
     def tell_error(self, refusal: Refusal) -> None:
-        """Sends an `error`; the fiftieth within a minute ends the connection, with 4013 where that one is `rate_limited`."""
+        """Sends an `error`; the fiftieth within a minute ends the connection."""
         SOCKET_ERRORS.labels(refusal.code.value).inc()
         now = self.service.clock()
         if self._errors is None:
@@ -144,8 +144,6 @@ class Connection:
             error.retry_after = RETRY_AFTER if refusal.retry_after is None else refusal.retry_after
         self.send(frame(error))
         if len(self._errors) == MAX_ERRORS and now - self._errors[0] < ERROR_SPAN_MS:
-            if refusal.code is ErrorCode.RATE_LIMITED:
-                raise SocketClosed(CloseCode.TOO_MANY_REQUESTS)
             raise SocketClosed(CloseCode.BAD_PROTOCOL, f"{MAX_ERRORS} errors within a minute")
 
     def close(self, code: CloseCode, reason: str | None = None) -> None:

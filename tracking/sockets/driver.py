@@ -417,6 +417,7 @@ class DriverConnection(Connection):
 
     def _advance(self, change: TripStatusChange) -> None:
         async def advance() -> None:
+            self.service.budgets.writes.spend(self.principal.jti)
             await self.service.dispatch.change(
                 change.trip_id,
                 allowed=lambda trip: may_know_trip(self.principal, trip),
@@ -424,7 +425,6 @@ class DriverConnection(Connection):
                 status=change.status,
             )
 
-        self.service.budgets.writes.spend(self.principal.jti)
         self.ask(lambda: self.answer(change.client_id, advance))
 
     def _post(self, message: TextMessage) -> None:
