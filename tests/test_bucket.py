@@ -34,6 +34,15 @@ def test_more_than_the_burst_needs_a_full_bucket_and_empties_it() -> None:
     assert [bucket.take(0, 50), bucket.take(0), bucket.take(499, 50), bucket.take(500, 50)] == [True, False, False, True]
 
 
+def test_what_is_given_back_may_be_taken_again_and_no_more() -> None:
+    bucket = Bucket(10, 5, now=0)
+    assert bucket.take(0, 4)
+    bucket.give_back(3)
+    assert [bucket.take(0, 5), bucket.take(0, 4)] == [False, True]
+    bucket.give_back(50)
+    assert [bucket.take(0, 6), bucket.take(0)] == [True, False]
+
+
 def test_it_says_how_long_to_wait() -> None:
     bucket = Bucket(10, 5, now=0)
     bucket.take(0, 4)

@@ -2,7 +2,6 @@
 
 import math
 
-
 ROUNDING = 1e-6
 """What may be short: what came in is a sum of fractions."""
 
@@ -40,6 +39,10 @@ class Bucket:
         """Takes so many, or all that there is: for what was done already."""
         if not self.take(now, amount):
             self._left = 0.0
+
+    def give_back(self, amount: int) -> None:
+        """What was taken, and not used."""
+        self._left = min(self._burst, self._left + amount)
 
     def owe(self, now: int, amount: int) -> None:
         """Takes so many that are spent already, though less be left: until they are paid off `take` refuses, even nothing."""

@@ -55,6 +55,9 @@ MOST_TOLD = 1_000
 SKEW_TOLD_MS = 60_000
 """A device whose clock is wrong is told so once a connection, and again where its skew changes, at most once in this time."""
 
+PAID_AT_ONCE = 16
+"""Frames that are taken off the buckets at once: with thousands of drivers none of these is in the processor's cache."""
+
 _tickets = itertools.count()
 """Which of two connections came first, however long each took to be let in."""
 
@@ -84,6 +87,7 @@ class DriverConnection(Connection):
         "_frames",
         "_held_told_at",
         "_interval",
+        "_paid",
         "_part",
         "_skew_told",
         "_skew_told_at",
@@ -109,6 +113,8 @@ class DriverConnection(Connection):
         """The last message told of those that are unread, while the rest waits until the socket takes more."""
         self._frames: Bucket
         self._fixes: Bucket
+        self._paid = 0
+        """Frames of one fix that were taken off both buckets beforehand: one that comes looks at neither."""
         self._part: bytes | list[Fix | Unreadable] | None = None
         """A frame that waits for its turn, or what is left of its fixes."""
         self._held_told_at = 0
@@ -149,6 +155,9 @@ class DriverConnection(Connection):
     def left(self) -> None:
         if self.source is not None:
             self.service.hub.release(self.source.vehicle.vehicle_id, self)
+            self._frames.give_back(self._paid)
+            self._fixes.give_back(self._paid)
+            self._paid = 0
         self._leave_session()
 
     def close(self, code: CloseCode, reason: str | None = None) -> None:
@@ -163,7 +172,10 @@ class DriverConnection(Connection):
 
     def received(self, data: bytes) -> None:
         now = self.service.clock()
-        if not self._frames.take(now):
+        paid = self._paid
+        if paid:
+            self._paid = paid - 1
+        elif not self._frames.take(now):
             raise SocketClosed(CloseCode.TOO_MANY_REQUESTS)
         if self._unread and not self.outbox.blocked:
             numbers, self._unread = self._unread, None
@@ -176,12 +188,23 @@ class DriverConnection(Connection):
         if type(message) is Report:
             self._begin_report(message, now)
             fixes = message.fixes
-            if self._fixes.take(now, len(fixes) or 1):
+            if paid and len(fixes) == 1:
                 self._take(fixes, now)
+            elif self._fixes.take(now, len(fixes) or 1):
+                self._take(fixes, now)
+                if not paid:
+                    self._pay_beforehand(now)
             else:
                 self._wait_turn(fixes)
         else:
             self._carry_out(message)
+
+    def _pay_beforehand(self, now: int) -> None:
+        if self._frames.take(now, PAID_AT_ONCE):
+            if self._fixes.take(now, PAID_AT_ONCE):
+                self._paid = PAID_AT_ONCE
+            else:
+                self._frames.give_back(PAID_AT_ONCE)
 
     def _carry_out(self, message: DriverMessage) -> bool:
         """What is no report of fixes. Whether its session is looked for, and the wire held until it is found."""
