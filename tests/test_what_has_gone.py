@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.clients import Api, Driver, Passenger, Socket, fix, new_id, now_ms, token
 from tests.faults.devices import until
 from tests.hub_process import SECRET
 from tests.sockets.serving import Served, serving
-from tracking.app import _read_revoked, create_app, let_go
+from tracking.app import _read_revoked, _until_stored, create_app, let_go
 from tracking.config import load
 from tracking.hub.hub import STEPS
 from tracking.ingest.sources import MOST_SPANS, TRIP_UNKNOWN
@@ -210,3 +211,15 @@ async def test_revoked_tokens_that_the_store_lost_are_stored_again_until_they_ex
     async with world.service.database.connection() as connection:
         rows = await connection.fetch("SELECT expires_at FROM revoked_tokens ORDER BY jti")
     assert [row["expires_at"] for row in rows] == [expires_at * 1000, None]
+
+
+async def test_what_the_database_refuses_to_housekeeping_is_tried_again(world: World) -> None:
+    """Or the hub would go down with it."""
+    errors = [asyncpg.DuplicateTableError("there already"), asyncpg.DeadlockDetectedError("deadlock detected")]
+
+    async def work(_: Service) -> None:
+        if errors:
+            raise errors.pop()
+
+    await _until_stored(work, world.service)
+    assert not errors

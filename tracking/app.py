@@ -361,7 +361,8 @@ async def _until_stored(work: http.ServiceWork, service: Service) -> None:
     while True:
         try:
             await work(service)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, asyncpg.PostgresError) as error:
+            # Whatever the trouble is: the hub must not go down with it.
             logger.warning("%s; trying again", error)
             await asyncio.sleep(1)
         else:

@@ -21,8 +21,7 @@ async def drive(database_url: str, vehicle_id: str, trip_id: str | None, rows: i
     connection = await asyncpg.connect(database_url)
     try:
         for day in range(begin // DAY_MS, (begin + rows * step) // DAY_MS + 1):
-            with contextlib.suppress(asyncpg.DuplicateTableError):  # the hub makes today's just now
-                await connection.execute("SELECT ensure_positions_partition('1970-01-01'::date + $1::int)", day)
+            await connection.execute("SELECT ensure_positions_partition('1970-01-01'::date + $1::int)", day)
         # A trip under way since then.
         await connection.execute(
             "UPDATE trip_spans SET started_at = to_timestamp($2::bigint / 1000.0) WHERE trip = "

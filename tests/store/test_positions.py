@@ -235,3 +235,22 @@ async def test_short_tracks_together_are_the_tracks_one_by_one(store: Database) 
     assert sorted(found) == sorted({*numbers} - {long})
     assert [row.seq for row in found[both]] == [10, 20, 30, 110, 90_000]
     assert len(found[other]) == 100
+
+
+async def test_two_at_once_make_the_same_day(database_url: str) -> None:
+    first, second = [await asyncpg.connect(database_url) for _ in range(2)]
+    make = "SELECT ensure_positions_partition('2031-01-01')"
+    waits = """
+        SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
+        WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()
+    """
+    async with first.transaction():
+        await first.execute(make)
+        making = asyncio.create_task(second.execute(make))
+        async with asyncio.timeout(10):
+            while not await first.fetchval(waits):
+                await asyncio.sleep(0.01)
+    await making
+    assert await second.fetchval("SELECT to_regclass('positions_20310101') IS NOT NULL")
+    for connection in (first, second):
+        await connection.close()

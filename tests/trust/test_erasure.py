@@ -130,8 +130,7 @@ async def _with_many(database: "asyncpg.Connection[asyncpg.Record]", vehicle_id:
     number: int = await database.fetchval("SELECT vehicle FROM vehicles WHERE vehicle_id = $1", vehicle_id)
     session = await database.fetchval("INSERT INTO sessions (vehicle, name) VALUES ($1, 'many') RETURNING session", number)
     for days in range(4):
-        # Not while the hub makes the same one.
-        await until(lambda days=days: _has_day(database, days), "the day has its partition")  # type: ignore[misc]
+        await database.execute("SELECT ensure_positions_partition(current_date - $1::int)", days)
     await database.execute(
         f"""
         INSERT INTO positions (vehicle, session, seq, fix_time, server_time, point)
@@ -149,14 +148,6 @@ async def _with_many(database: "asyncpg.Connection[asyncpg.Record]", vehicle_id:
         number,
     )
     return number
-
-
-async def _has_day(database: "asyncpg.Connection[asyncpg.Record]", days: int) -> bool:
-    try:
-        await database.execute("SELECT ensure_positions_partition(current_date - $1::int)", days)
-    except asyncpg.DuplicateTableError:
-        return False
-    return True
 
 
 async def _left(database: "asyncpg.Connection[asyncpg.Record]", number: int) -> int:
