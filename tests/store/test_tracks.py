@@ -48,6 +48,21 @@ def keys(rows: list[TrackRow]) -> list[tuple[Any, ...]]:
     return [(row.fix_time, row.session, row.seq) for row in rows]
 
 
+async def test_fixes_stay_though_their_session_is_kept_no_longer(store: Database, connection: Connection) -> None:
+    van = await Van.new(connection)
+    trip = await a_trip(connection, van.number, BEGIN, BEGIN + 60_000)
+    await van.drove(north(0, 250, 10), trip=trip)
+    before = await all_of(tracks.of_trip(store, trip, suspect=False))
+    await connection.execute("DELETE FROM sessions")
+    for pieces in (
+        tracks.of_trip(store, trip, suspect=False),
+        tracks.of_vehicle(store, van.number, 0, FOREVER, suspect=False),
+    ):
+        assert await all_of(pieces) == [row._replace(session=None) for row in before]
+    assert len((await positions.short_tracks(connection, [trip]))[trip]) == len(before) == 26
+    assert len(await positions.last_of_trip(connection, trip)) == 1
+
+
 async def straight(connection: Connection, vehicle: int, from_: int = 0, to: int = FOREVER, *, suspect: bool = False) -> Any:
     """The same by one question."""
     condition = "p.vehicle = $1 AND p.fix_time >= $2::timestamptz AND p.fix_time < $3::timestamptz"

@@ -46,7 +46,9 @@ class Latest(NamedTuple):
 
 
 class TrackRow(NamedTuple):
-    """One stored position, as tracks are exported. What the line of a finished trip has not kept is None."""
+    """One stored position, as tracks are exported. What the line of a finished trip has not kept is None; and so is the name of
+    a session that is kept no longer.
+    """
 
     vehicle_id: str
     session: str | None
@@ -346,8 +348,8 @@ def _track_query(condition: str, suspect: bool, *, join: str = "", order: str = 
     way = "DESC" if descending else "ASC"
     return f"""
         SELECT {TRACK_COLUMNS}
-        FROM positions p JOIN vehicles v USING (vehicle) JOIN sessions s USING (session) LEFT JOIN trips t ON t.trip = p.trip
-            {join}
+        FROM positions p JOIN vehicles v USING (vehicle) LEFT JOIN sessions s USING (session)
+            LEFT JOIN trips t ON t.trip = p.trip {join}
         WHERE {condition} {"" if suspect else "AND p.suspect IS NULL"}
         ORDER BY {order}p.fix_time {way}, p.session {way}, p.seq {way}
     """

@@ -152,7 +152,7 @@ def _query(*, suspect: bool, of_trip: bool) -> str:
             ORDER BY fix_time, session, seq LIMIT {PIECE}
         ) p
             CROSS JOIN LATERAL (SELECT vehicle_id FROM vehicles WHERE vehicle = p.vehicle OFFSET 0) v
-            CROSS JOIN LATERAL (SELECT name FROM sessions WHERE session = p.session OFFSET 0) s
+            LEFT JOIN LATERAL (SELECT name FROM sessions WHERE session = p.session OFFSET 0) s ON true
             LEFT JOIN LATERAL (SELECT trip_id FROM trips WHERE trip = p.trip OFFSET 0) t ON true
         ORDER BY p.fix_time, p.session, p.seq
     """
