@@ -385,6 +385,24 @@ async def test_the_summary_of_a_long_trip_is_a_download(make: Make, monkeypatch:
         assert head.tail == b""
 
 
+async def test_the_summary_of_a_trip_is_cut_off_where_its_vehicle_is_erased(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await make(rows=100_000, summary_delay=0.5)
+    await stage.api.advance(stage.trip_id, "arrived_at_pickup", "enroute_to_dropoff", "complete")
+    path = f"/trips/{stage.trip_id}/summary"
+    async with asyncio.timeout(20):
+        while (await stage.api.http.head(path)).status_code == 404:
+            await asyncio.sleep(0.1)
+    async with stage.reader(token("dispatcher", stage.fleet_id), path) as reader:
+        assert await reader.begun() == 200
+        await stage.api.http.request("DELETE", f"/vehicles/{stage.vehicle_id}")
+        await asyncio.sleep(0.5)
+        while await reader.read():
+            pass
+        assert not reader.whole
+
+
 # --- with honest clients beside it --------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What is left of finished trips and of vehicles' days: summaries."""
 
+import functools
 import re
 from collections.abc import AsyncGenerator
 from datetime import date
@@ -17,7 +18,7 @@ from tracking.downloads import Download
 from tracking.errors import ErrorCode, Refusal
 from tracking.model import Trip
 from tracking.service import Service
-from tracking.store import history, vehicles
+from tracking.store import history, tracks, vehicles
 from tracking.store.history import TripSummary, VehicleDay
 from tracking.store.pool import Connection
 from tracking.store.positions import DAY_MS
@@ -45,11 +46,13 @@ async def of_trip(request: Request) -> Response:
     async with service.database.connection() as connection:
         points = await history.points_of_line(connection, trip.number)
         summary = await history.trip_summary(connection, trip.number) if points <= LONG else None
+        drove = await tracks.vehicles_of_trip(connection, trip.number) if points > LONG else frozenset()
     if points > LONG:
         if request.method != "HEAD":
             service.budgets.downloads.spend(principal.jti, principal.role)
             _note(request, principal, trip)
-        return Download(service.downloads, principal, _long(service, trip), "application/json", lambda: _check(request, trip))
+        check = functools.partial(_check, request, trip, drove)
+        return Download(service.downloads, principal, _long(service, trip), "application/json", check)
     if summary is None:
         raise not_found()
     if summary.track is not None:
@@ -63,11 +66,14 @@ def _note(request: Request, principal: Principal, trip: Trip) -> None:
     service_of(request).audit.note(by, Action.EXPORTED, Kind.TRIP, trip.trip_id, {"format": "summary"})
 
 
-async def _check(request: Request, trip: Trip) -> None:
-    """Raises `Refusal` once whoever asks may not see it any more."""
+async def _check(request: Request, trip: Trip, drove: frozenset[int]) -> None:
+    """Raises `Refusal` once whoever asks may not see it any more. `drove` are the vehicles that the line is of."""
     principal = await principal_of(request)
-    now = await known_trip(service_of(request), principal, trip.trip_id)
-    if now.number != trip.number or not may_see(principal.role, Sight.POSITION, now.status):
+    service = service_of(request)
+    now = await known_trip(service, principal, trip.trip_id)
+    async with service.database.connection() as connection:
+        there = await tracks.vehicles_of_trip(connection, trip.number)
+    if now.number != trip.number or not may_see(principal.role, Sight.POSITION, now.status) or not there >= drove:
         raise not_found()
 
 
