@@ -12,6 +12,7 @@ A thing that was erased stays in the audit under a pseudonym, a keyed hash of it
 
 import asyncio
 import base64
+import contextlib
 import functools
 import hmac
 import ipaddress
@@ -290,19 +291,24 @@ class Audit:
         """Writes what waits, a group at a time. One that failed stays, and is tried again."""
         AUDIT_WAITING.set(len(self._waiting))
         while self._waiting:
-            async with self._writing:
+            await self._write_group()
+            AUDIT_WAITING.set(len(self._waiting))
+
+    async def _write_group(self) -> None:
+        async with contextlib.AsyncExitStack() as until_committed:
+            # The connection comes first: who erases has one, and waits for us. If they had all of them, we would wait for them.
+            async with self._database.transaction() as connection:
+                await until_committed.enter_async_context(self._writing)
                 group = list(itertools.islice(self._waiting, GROUP))
                 rows = [self._disguised(row) for row in group if isinstance(row, Row)]
                 ends = [end for end in group if isinstance(end, Ending)]
-                async with self._database.transaction() as connection:
-                    if rows:
-                        await store.insert(connection, rows, self._clock())
-                        await store.open_spans(connection, [row.span for row in rows if row.span is not None])
-                    if ends:
-                        await store.end_spans(connection, ends, self._clock())
-                for _ in group:
-                    self._waiting.popleft()
-            AUDIT_WAITING.set(len(self._waiting))
+                if rows:
+                    await store.insert(connection, rows, self._clock())
+                    await store.open_spans(connection, [row.span for row in rows if row.span is not None])
+                if ends:
+                    await store.end_spans(connection, ends, self._clock())
+            for _ in group:
+                self._waiting.popleft()
 
     def _disguised(self, row: Row) -> Row:
         """The row as it may be written: what was erased while it waited is not named."""

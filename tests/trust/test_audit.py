@@ -482,3 +482,20 @@ async def test_a_group_whose_commit_was_not_answered_is_written_once(books: Book
 def test_an_address_is_an_address_or_is_left_out(host: str, shown: str | None) -> None:
     audit = Audit(Database("postgresql:///none"), now_ms)
     assert audit.doer(Principal(Role.SERVICE, "", "j\0\ud800", 0), host) == ("service", "", "j?", None, shown)
+
+
+async def test_many_who_erase_and_the_writer_do_not_wait_for_each_other(database_url: str) -> None:
+    """They have all the connections, and wait for the writer; which has none yet."""
+    database = Database(database_url, size=2)
+    await database.open()
+    audit = Audit(database, now_ms)
+    by = Doer("service", "", "a token", None, None)
+    audit.began(by, Kind.TRIP, "another trip")
+    async with asyncio.timeout(5):
+        async with database.transaction() as one, database.transaction() as two:
+            writing = asyncio.create_task(audit.write())
+            await asyncio.sleep(0.1)
+            for number, connection in enumerate((one, two)):
+                await audit.record_erasure(connection, by, Kind.TRIP, f"trip {number}")
+        await writing
+    await database.close()
