@@ -329,7 +329,7 @@ async def _read_revoked(service: Service) -> None:
 
 
 async def _keep_house(service: Service) -> None:
-    """Makes the partitions of the days to come, and lets go of what is over: at start and then every hour."""
+    """Makes the partitions of the days to come, at start and then every hour, and then lets go of what is over."""
 
     async def ahead(service: Service) -> None:
         today = service.clock() // DAY_MS
@@ -337,15 +337,16 @@ async def _keep_house(service: Service) -> None:
 
     while True:
         await _until_stored(ahead, service)
-        await let_go(service)
+        # Nothing is over at the start; and the audit must not write before it has ended what the hub before left open.
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
+        await let_go(service)
 
 
 async def let_go(service: Service) -> None:
     """Lets go of vehicles that nobody is connected as, of days that are past, and of what waits for the audit."""
     service.sources.let_go(service.hub.drivers)
     service.recorder.forget_partitions()
-    with contextlib.suppress(StoreUnavailable):
+    with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
         await service.audit.write()
 
 

@@ -420,6 +420,29 @@ async def test_a_hub_that_was_killed_leaves_watches_that_ended_nobody_knows_when
         assert "uncertain" not in ended and before <= ended["to"] <= now_ms()
 
 
+async def test_who_watches_already_is_not_ended_with_what_the_hub_before_left_open(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody writes before that is ended, though the database was away when it was to be."""
+    end, tries = Audit._end_what_was_cut_off, 0
+
+    async def away_at_first(audit: Audit) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise StoreUnavailable("away")
+        await end(audit)
+
+    monkeypatch.setattr(Audit, "_end_what_was_cut_off", away_at_first)
+    app = create_app(load(database_url=database_url, jwt_secret=SECRET))
+    app.state.service.audit.began(passenger(1), Kind.TRIP, "trip")
+    async with serving(app, lifespan="on"):
+        await until(lambda: tries > 1 and not app.state.service.audit._waiting, "it is written")
+        connection = await asyncpg.connect(database_url)
+        assert [tuple(row) for row in await connection.fetch("SELECT action FROM audit")] == [("watched",)]
+        await connection.close()
+
+
 def passenger(number: int) -> Doer:
     return Doer("passenger", "t", f"jti-{number}", None, None)
 
