@@ -156,6 +156,8 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             await life.begin()
             app.state.service = life.service
             await old.give_up()
+            # Who did what is no matter of the store that it was to be written to.
+            life.service.audit.take_over(known.audit)
             await asyncio.sleep(BETWEEN_LIVES_SECONDS)
 
     tasks = [asyncio.create_task(begin_anew_whenever_the_store_went_back(), name="renewal")]

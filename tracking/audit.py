@@ -264,6 +264,14 @@ class Audit:
             self._end(span)
         await self._write()
 
+    def take_over(self, former: "Audit") -> None:
+        """Takes what another one, whose store is no more, has not written: nobody takes part in anything there any more."""
+        for span in list(former._spans.values()):
+            former._end(span)
+        self._erased.update(former._erased)
+        self._waiting += former._waiting
+        former._waiting.clear()
+
     async def _tried(self, work: Any) -> bool:
         try:
             await work

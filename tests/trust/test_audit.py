@@ -443,6 +443,23 @@ async def test_who_watches_already_is_not_ended_with_what_the_hub_before_left_op
         await connection.close()
 
 
+async def test_what_waits_is_written_where_the_hub_goes_on_when_the_store_went_back(database_url: str) -> None:
+    app = create_app(load(database_url=database_url, jwt_secret=SECRET))
+    async with serving(app, lifespan="on"):
+        former: Service = app.state.service
+        former.audit.began(passenger(1), Kind.TRIP, "trip")
+        former.marks.went_back.set()
+        await until(lambda: app.state.service is not former, "it begins anew")
+        connection = await asyncpg.connect(database_url)
+        query = "SELECT action FROM audit WHERE subject = 'trip' ORDER BY entry"
+
+        async def are_written() -> bool:
+            return [row["action"] for row in await connection.fetch(query)] == ["watched", "watch_ended"]
+
+        await until(are_written, "they are written")
+        await connection.close()
+
+
 def passenger(number: int) -> Doer:
     return Doer("passenger", "t", f"jti-{number}", None, None)
 
