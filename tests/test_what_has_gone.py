@@ -223,3 +223,17 @@ async def test_what_the_database_refuses_to_housekeeping_is_tried_again(world: W
 
     await _until_stored(work, world.service)
     assert not errors
+
+
+async def test_a_frame_that_waits_for_its_turn_goes_with_its_connection(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    backlogs = world.service.backlogs
+    monkeypatch.setattr(backlogs, "_waiting", backlogs._most)  # nobody has a turn
+    async with Api(world.url) as api:
+        vehicle_id = await api.vehicle(await api.fleet())
+    async with Driver(world.url, vehicle_id) as driver:
+        await driver.report(*(fix(seq, fix_time=world.clock()) for seq in range(1, 301)))
+        await until(lambda: len(backlogs._turns) == 1, "it waits")
+        async with Driver(world.url, vehicle_id):
+            assert await driver.closed() == 4409
+    await until(lambda: world.connections() == 0, "both are gone")
+    assert [reporter._part for reporter in backlogs._turns] == [None]  # type: ignore[attr-defined]

@@ -158,6 +158,8 @@ class DriverConnection(Connection):
             self._frames.give_back(self._paid)
             self._fixes.give_back(self._paid)
             self._paid = 0
+        # Its turn may be a while from now.
+        self._part = None
         self._leave_session()
 
     def close(self, code: CloseCode, reason: str | None = None) -> None:
