@@ -1,5 +1,9 @@
 """A vehicle that moves to another fleet carries nothing over: row 88 of the trust list."""
 
+from collections.abc import Callable
+
+import asyncpg
+
 from tests.clients import Api, Dispatcher, Driver, Message, fix, now_ms, token
 from tests.hub_process import HubProcess
 
@@ -134,3 +138,24 @@ async def test_trust_88_its_driver_knows_the_old_fleets_trips_no_more(hub: HubPr
         await api.call("PATCH", f"/trips/{moved.trip_id}", {"route": None, "version": trip["version"]})
         await connected.send({"type": "nonsense"})
         assert (await connected.receive())["type"] == "error"
+
+
+async def test_trust_88_a_move_that_was_committed_and_not_told_yet_shows_nothing_from_before(
+    own_hub: Callable[..., HubProcess], database_url: str
+) -> None:
+    """As where the answer to its COMMIT was lost."""
+    hub = own_hub()
+    async with Api(hub.url) as api:
+        old, new = await api.fleet(), await api.fleet()
+        vehicle_id = await api.vehicle(old)
+        async with Driver(hub.url, vehicle_id) as driver:
+            await driver.report(fix(1))
+            await driver.acknowledged(1)
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("UPDATE vehicles SET fleet_id = $2, joined_at = now() WHERE vehicle_id = $1", vehicle_id, new)
+    await connection.execute("DELETE FROM latest_positions")
+    await connection.close()
+    async with Api(hub.url, token("dispatcher", new)) as now:
+        assert "position" not in await now.call("GET", f"/vehicles/{vehicle_id}")
+        [listed] = (await now.call("GET", f"/fleets/{new}/vehicles"))["vehicles"]
+        assert "latitude" not in listed

@@ -77,7 +77,7 @@ async def list_vehicles(request: Request) -> Response:
 
 def _with_status(service: Service, seen: VehicleSeen) -> VehicleSeen:
     """The store knows where it is, memory what it is doing."""
-    live = service.hub.fleets.vehicles.get(seen.vehicle_id)
+    live = service.hub.fleets.of_fleet(seen.vehicle_id, seen.fleet_id)
     if live is not None:
         seen.status = live.status
         seen.clock_skew = live.skew_seconds()
@@ -86,7 +86,7 @@ def _with_status(service: Service, seen: VehicleSeen) -> VehicleSeen:
 
 def _now(service: Service, seen: VehicleSeen) -> VehicleSeen:
     """The same, and where it is now: the store is some seconds behind."""
-    live = service.hub.fleets.vehicles.get(seen.vehicle_id)
+    live = service.hub.fleets.of_fleet(seen.vehicle_id, seen.fleet_id)
     position = live.position if live is not None else None
     if position is not None and (seen.fix_time is UNSET or position.fix_time >= seen.fix_time):
         seen.latitude, seen.longitude, seen.fix_time = position.latitude, position.longitude, position.fix_time

@@ -60,6 +60,11 @@ class Fleets:
         for told in (self._told_fleets, self._told_trips, self._gone):
             told.clear()
 
+    def of_fleet(self, vehicle_id: str, fleet_id: str) -> LiveVehicle | None:
+        """The vehicle, where it is known to be in this fleet: what is known of it while it was in another is not to be seen."""
+        live = self.vehicles.get(vehicle_id)
+        return live if live is not None and live.feed.fleet.fleet_id == fleet_id else None
+
     # --- telling ------------------------------------------------------------------------------------------------------
 
     def publish(self, position: Position) -> None:
