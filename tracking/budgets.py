@@ -17,6 +17,8 @@ from tracking.model import Clock
 
 SERVICE_SHARE = 20
 """How many times as much a token of role `service` may ask."""
+HELD_RETRY_AFTER = 1.0
+"""Seconds told to who has too much held at once: nobody knows when the rest of it comes."""
 
 
 class Budget:
@@ -71,6 +73,32 @@ class Budget:
         return bucket
 
 
+class Held:
+    """What is held in memory for each holder at this moment: no more than its budget has at once."""
+
+    def __init__(self, what: str, most: int) -> None:
+        """`what` is what is held, in the plural: it stands in the error."""
+        self._what = what
+        self._most = most
+        self._held: dict[str, int] = {}
+
+    def take(self, holder: str, role: Role | None, amount: int) -> None:
+        """Raises `Refusal` (`rate_limited`) where that is too much together; then nothing is taken."""
+        held = self._held.get(holder, 0) + amount
+        most = self._most * _share(role)
+        if held > most:
+            detail = f"{most} {self._what} of this token are held at once: let others come to their end first"
+            raise Refusal(ErrorCode.RATE_LIMITED, detail, retry_after=HELD_RETRY_AFTER)
+        self._held[holder] = held
+
+    def give_back(self, holder: str, amount: int) -> None:
+        left = self._held.get(holder, 0) - amount
+        if left > 0:
+            self._held[holder] = left
+        else:
+            self._held.pop(holder, None)
+
+
 def _share(role: Role | None) -> int:
     return SERVICE_SHARE if role is Role.SERVICE else 1
 
@@ -95,6 +123,8 @@ class Budgets:
     """searches for vehicles, by text or by place"""
     bytes: Budget
     """bodies of such requests, and what is stored of them where that is more"""
+    bodies: Held
+    """bytes of bodies that have not come to their end"""
     shares: Budget
     """share links, but for those that a backend makes"""
     sessions: Budget
@@ -115,6 +145,7 @@ def assemble_budgets(settings: Settings, clock: Clock) -> Budgets:
         looks=Budget("looks", "vehicles to look at", settings.budget_looks, clock),
         searches=Budget("searches", "searches", settings.budget_searches, clock),
         bytes=Budget("bytes", "bytes in bodies", settings.budget_bytes, clock),
+        bodies=Held("bytes of bodies", settings.budget_bytes.at_once),
         shares=Budget("shares", "shares", settings.budget_shares, clock),
         sessions=Budget("sessions", "new sessions of its vehicle", settings.budget_sessions, clock),
         downloads=Budget("downloads", "downloads", settings.budget_downloads, clock),

@@ -174,6 +174,31 @@ async def test_bytes_of_bodies_and_of_the_routes_stored_from_them(small: HubProc
         spent(await other.http.patch(f"/trips/{trip['trip_id']}", json={**change, "version": trip["version"]}))
 
 
+async def test_bodies_that_do_not_come_to_their_end(small: HubProcess, api: Api) -> None:
+    """What is held of them is bounded for each token, and given back."""
+    fleet_id = await api.fleet()
+    bearer = token("dispatcher", fleet_id)
+    head = f"PUT /v1/fleets/{fleet_id} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bearer}\r\nContent-Length: 9000\r\n\r\n"
+    lines = []
+    for _ in range(4):
+        reader, writer = await asyncio.open_connection("127.0.0.1", small.port)
+        writer.write(head.encode() + b" " * 8_000)
+        lines.append((reader, writer))
+    done, _ = await asyncio.wait([asyncio.create_task(reader.readline()) for reader, _ in lines], timeout=1)
+    assert [answer.result().split()[1] for answer in done] == [b"429", b"429"]
+    for _, writer in lines:
+        writer.close()
+    async with Api(small.url, bearer) as one:
+
+        async def taken() -> bool:
+            answer = await one.http.put(f"/fleets/{fleet_id}", json={"name": "Fleet", "more": "x" * 14_000})
+            return answer.status_code == 200
+
+        async with asyncio.timeout(10):
+            while not await taken():
+                await asyncio.sleep(0.1)
+
+
 async def test_new_sessions_of_a_vehicle(small: HubProcess, api: Api, database: str) -> None:
     vehicle_id, _ = await api.under_way()
     async with Driver(small.url, vehicle_id) as driver:

@@ -141,19 +141,26 @@ def not_found() -> Refusal:
 async def read(request: Request, kind: type[Body], *, most: int = MAX_BODY) -> Body:
     """The body, of at most so many bytes, as `kind`. `Content-Type` is not looked at: a body is JSON.
 
-    Needs `principal_of` before it, whose budget of bytes is spent. Raises `Refusal`: `rate_limited`, `bad_json`, `bad_type`,
-    `out_of_range` or `bad_field`, naming the field; and `HTTPException` (415) for a body that is compressed.
+    Needs `principal_of` before it, whose budget of bytes is spent; of bodies that have not come to their end, no more is held
+    for a token. Raises `Refusal`: `rate_limited`, `bad_json`, `bad_type`, `out_of_range` or `bad_field`, naming the field; and
+    `HTTPException` (415) for a body that is compressed.
     """
     _check_coding(request)
+    principal: Principal = request.state.principal
+    bodies = service_of(request).budgets.bodies
     body = bytearray()
     try:
         async for chunk in request.stream():
-            body += chunk
-            if len(body) > most:
+            if len(body) + len(chunk) > most:
                 raise Refusal(ErrorCode.BATCH_TOO_LARGE, f"a body has at most {most} bytes")
+            # One that is sent by and by may take half an hour.
+            bodies.take(principal.jti, principal.role, len(chunk))
+            body += chunk
     except ClientDisconnect:
         # Nobody hears it; but it is no fault of ours, to be logged as one.
         raise Refusal(ErrorCode.BAD_JSON, "the body did not come to its end") from None
+    finally:
+        bodies.give_back(principal.jti, len(body))
     spend_bytes(request, len(body))
     try:
         found = msgspec.json.decode(bytes(body) or b"{}", type=kind)
