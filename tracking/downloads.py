@@ -59,16 +59,20 @@ class Downloads:
         self._turns = asyncio.Lock()
 
     @contextlib.asynccontextmanager
-    async def place(self, principal: Principal) -> AsyncIterator[None]:
-        """Held while a download goes on. Raises `Refusal` (`rate_limited`, `unavailable`) where none gets free for a while."""
+    async def place(self, principal: Principal) -> AsyncIterator[bool]:
+        """Held while a download goes on; whether it had to be waited for.
+
+        Raises `Refusal` (`rate_limited`, `unavailable`) where none gets free for a while.
+        """
         holder = principal.jti
         # A backend stands for all its users. What it leaves is for everybody else.
         most = max(self._per_token, self._at_once // 2) if principal.role is Role.SERVICE else self._per_token
-        if not self._take(holder, most):
+        waits = not self._take(holder, most)
+        if waits:
             await self._wait(holder, most)
         DOWNLOADS.inc()
         try:
-            yield
+            yield waits
         finally:
             DOWNLOADS.dec()
             self._leave(holder)
@@ -117,7 +121,8 @@ class Downloads:
 class Download(StreamingResponse):
     """One long answer. `chunks` must hold nothing between two of them.
 
-    `check` is asked every `CHECK_SECONDS`, and before the end: what it raises cuts the answer off.
+    `check` is asked every `CHECK_SECONDS`, and before the end: what it raises cuts the answer off. Where a place had to be
+    waited for, it is asked before the first piece too.
     """
 
     body_iterator: Chunks
@@ -146,7 +151,10 @@ class Download(StreamingResponse):
                 await self._begin(send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return
-            async with self._downloads.place(self._principal):
+            async with self._downloads.place(self._principal) as waited:
+                if waited:
+                    # What it may have was judged before.
+                    await self._check()
                 # Asked for here, so that a database that is away is still a 503 and not a broken body.
                 self._ready.put_nowait(await anext(chunks))
                 await self._go_on(chunks, scope, receive, send)

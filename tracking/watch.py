@@ -325,7 +325,8 @@ class Watch:
         for _ in range(min(most, len(self._moves))):
             vehicle, position = self._moves.popleft()
             # What it did before it was in this fleet is not this one's to know.
-            if self._is_there(vehicle) and position.fix_time - vehicle.clock_skew >= vehicle.joined_at:
+            seen = min(position.fix_time - vehicle.clock_skew, position.server_time)
+            if self._is_there(vehicle) and seen >= vehicle.joined_at:
                 by_feed.setdefault(vehicle.feed, []).append((vehicle, position))
         for feed, of_feed in by_feed.items():
             try:

@@ -199,14 +199,17 @@ async def test_a_vehicle_is_found_in_the_fleet_it_was_moved_to(connection: Conne
     async def found(fleet_id: str) -> list[str]:
         return [near.vehicle.vehicle_id for near in await whereabouts.nearest(connection, fleet_id, *HOME, 10)]
 
-    async def is_at(fix_time: int) -> None:
-        place = a_position(number, 1, 1, latitude=HOME[0], longitude=HOME[1], fix_time=fix_time)
+    async def is_at(fix_time: int, server_time: int) -> None:
+        place = a_position(number, 1, 1, latitude=HOME[0], longitude=HOME[1], fix_time=fix_time, server_time=server_time)
         await positions.move_latest(connection, [place])
 
     assert await found("first") == []
-    await is_at(BEGIN)
+    await is_at(BEGIN, BEGIN + 1)
     assert await found("second") == ["second-0000"]
-    await is_at(BEGIN + 1)
+    # A fast clock's, which came before.
+    await is_at(BEGIN + 50_000, BEGIN)
+    assert await found("second") == ["second-0000"]
+    await is_at(BEGIN + 1, BEGIN + 1)
     assert await found("second") == ["first-0000", "second-0000"]
     assert await found("first") == []
 

@@ -347,7 +347,8 @@ async def test_a_role_that_may_read_and_add_is_enough_for_the_hub(database_url: 
     try:
         await connection.execute(
             f"CREATE ROLE {role}; GRANT SELECT, INSERT ON audit TO {role}; GRANT SELECT ON audit_key TO {role};"
-            f"GRANT SELECT, INSERT, DELETE ON audit_open TO {role}; SET ROLE {role}"
+            f"GRANT SELECT, INSERT, DELETE ON audit_open TO {role};"
+            f"GRANT EXECUTE ON FUNCTION purge_audit, disguise_in_audit TO {role}; SET ROLE {role}"
         )
         await connection.execute(
             "INSERT INTO audit (recorded_at, at, action, role, holder, jti, kind, subject)"
@@ -359,6 +360,20 @@ async def test_a_role_that_may_read_and_add_is_enough_for_the_hub(database_url: 
         for change in ("DELETE FROM audit", "ALTER TABLE audit DISABLE TRIGGER ALL", "TRUNCATE audit"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(change)
+    finally:
+        await connection.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
+        await connection.close()
+
+
+async def test_a_role_without_rights_neither_shortens_nor_changes_it(database_url: str) -> None:
+    """Though two functions do that as the owner of the table."""
+    connection = await asyncpg.connect(database_url)
+    role = new_id("reader").replace("-", "_")
+    try:
+        await connection.execute(f"CREATE ROLE {role}; GRANT SELECT ON audit TO {role}; SET ROLE {role}")
+        for change in ("purge_audit(0, 'infinity', 1000)", "disguise_in_audit('trip', 't', '~t')"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(f"SELECT {change}")
     finally:
         await connection.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
         await connection.close()

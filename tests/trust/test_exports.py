@@ -287,6 +287,42 @@ async def test_row_89_a_share_link_that_is_revoked_gives_no_more(make: Make) -> 
         await revoking
 
 
+@pytest.mark.parametrize(
+    ("role", "what", "change", "status"),
+    [
+        ("passenger", "trip", _end_trip, 403),
+        ("passenger", "trip", _revoke_token, 401),
+        ("dispatcher", "vehicle", _move_vehicle, 404),
+        ("dispatcher", "vehicle", _erase_vehicle, 404),
+    ],
+)
+async def test_row_89_who_waits_for_a_place_is_asked_again_before_the_first_piece(
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    role: str,
+    what: str,
+    change: Callable[[Stage, str], Awaitable[None]],
+    status: int,
+) -> None:
+    """Another download of its token goes on meanwhile. An erased vehicle's id does not come into the audit by it either."""
+    stage = await make(downloads_per_token=1)
+    monkeypatch.setattr(downloads, "WAIT_SECONDS", 10.0)
+    # Only what is asked before the first piece counts.
+    monkeypatch.setattr(downloads, "CHECK_SECONDS", 10.0)
+    subjects = {"passenger": stage.trip_id, "dispatcher": stage.fleet_id}
+    bearer = token(role, subjects[role])
+    path = stage.path if what == "trip" else f"/vehicles/{stage.vehicle_id}/track?format=csv"
+    async with contextlib.AsyncExitStack() as waiting:
+        async with stage.reader(bearer, path) as first:
+            assert await first.begun() == 200
+            second = await waiting.enter_async_context(stage.reader(bearer, path))
+            await until(lambda: stage.service.downloads._waiting)
+            await change(stage, bearer)
+        assert await second.begun() == status
+    [entry] = (await stage.api.call("GET", "/audit", action="exported"))["entries"]
+    assert (entry["subject"] in (stage.trip_id, stage.vehicle_id)) is (change is not _erase_vehicle)
+
+
 # --- days ---------------------------------------------------------------------------------------------------------------
 
 

@@ -128,6 +128,24 @@ async def test_trust_88_a_backlog_from_before_moves_no_marker_and_tells_no_event
     assert event["latitude"] == 47.15001
 
 
+async def test_trust_88_a_fix_of_a_fast_clock_that_came_before_the_move_is_the_old_fleets(hub: HubProcess, api: Api) -> None:
+    vehicle_id, trip_id = await api.under_way()
+    new = await api.fleet()
+    async with Driver(hub.url, vehicle_id) as driver:
+        await driver.report(fix(1, fix_time=now_ms() + 50_000))
+        await driver.acknowledged(1)
+    await api.advance(trip_id, "canceled")
+    await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": new})
+    async with Api(hub.url, token("dispatcher", new)) as now:
+        assert await now.track(f"/vehicles/{vehicle_id}/track") == []
+        async with Driver(hub.url, vehicle_id) as driver:
+            await driver.report(fix(1, fix_time=now_ms() + 55_000, latitude=47.15))
+            await driver.acknowledged(1)
+        [row] = await now.track(f"/vehicles/{vehicle_id}/track", suspect="true")
+    assert (row["latitude"], row["trip_id"]) == ("47.15", "")
+    assert len(await api.track(f"/vehicles/{vehicle_id}/track", suspect="true")) == 2
+
+
 async def test_trust_88_its_driver_knows_the_old_fleets_trips_no_more(hub: HubProcess, api: Api) -> None:
     moved = await _Moved.make(hub, api)
     async with Api(hub.url, token("driver", moved.vehicle_id)) as driver:

@@ -100,11 +100,10 @@ async def of_vehicle(request: Request) -> Response:
     from_ = whole_number(request, "from", 0) or 0
     to = whole_number(request, "to", FOREVER, most=FOREVER) or 0
     check_order(from_, to, ("from", "to"))
-    if principal.role is not Role.SERVICE:
-        # Where it drove for another fleet, and on which trips, is not this one's to see.
-        from_ = max(from_, stored.joined_at)
+    # Where it drove for another fleet, and on which trips, is not this one's to see, though a device's clock was fast there.
+    joined_at = 0 if principal.role is Role.SERVICE else stored.joined_at
     database, suspect = service_of(request).exports, flag(request, "suspect")
-    pieces = tracks.of_vehicle(database, stored.number, from_, to, suspect=suspect)
+    pieces = tracks.of_vehicle(database, stored.number, max(from_, joined_at), to, suspect=suspect, joined_at=joined_at)
     return await _stream(
         request, principal, Kind.VEHICLE, stored.vehicle.vehicle_id, pieces, lambda: _check_vehicle(request, stored)
     )

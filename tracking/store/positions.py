@@ -169,7 +169,7 @@ async def move_latest(connection: Connection, positions: Sequence[Position]) -> 
             SELECT vehicle, fleet_id, joined_at FROM vehicles WHERE vehicle = ANY($1::int[]) ORDER BY vehicle FOR KEY SHARE
         ) AS known USING (vehicle) JOIN fleets USING (fleet_id)
         -- Where it was before is not its fleet's to see.
-        WHERE new.fix_time >= coalesce(known.joined_at, '-infinity')
+        WHERE least(new.fix_time, new.server_time) >= coalesce(known.joined_at, '-infinity')
         ON CONFLICT (vehicle) DO UPDATE SET
             fleet = EXCLUDED.fleet, trip = EXCLUDED.trip, fix_time = EXCLUDED.fix_time, server_time = EXCLUDED.server_time,
             accuracy = EXCLUDED.accuracy, speed = EXCLUDED.speed, bearing = EXCLUDED.bearing, battery = EXCLUDED.battery,

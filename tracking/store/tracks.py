@@ -40,9 +40,9 @@ class _Key(NamedTuple):
     seq: int = -1
 
 
-def of_vehicle(database: Database, vehicle: int, from_: int, to: int, *, suspect: bool) -> Pieces:
-    """Positions of a vehicle in [from_, to), by fix time."""
-    return _of_part(database, _Part(vehicle, "", from_, to - 1), suspect=suspect)
+def of_vehicle(database: Database, vehicle: int, from_: int, to: int, *, suspect: bool, joined_at: int = 0) -> Pieces:
+    """Positions of a vehicle in [from_, to), by fix time, of which nothing came before `joined_at` by our own clock."""
+    return _of_part(database, _Part(vehicle, "", from_, to - 1), suspect=suspect, joined_at=joined_at)
 
 
 async def of_trip(database: Database, trip: int, *, suspect: bool) -> Pieces:
@@ -82,7 +82,7 @@ async def _segments(connection: Connection, trip: int) -> list[_Part]:
     ]
 
 
-async def _of_part(database: Database, part: _Part, *, suspect: bool, trip: int | None = None) -> Pieces:
+async def _of_part(database: Database, part: _Part, *, suspect: bool, trip: int | None = None, joined_at: int = 0) -> Pieces:
     """With `trip` those that are of the trip."""
     key = _Key(part.since)
     async with database.connection() as connection:
@@ -96,12 +96,13 @@ async def _of_part(database: Database, part: _Part, *, suspect: bool, trip: int 
         return
     first, last = bounds
     key, days = max(key, _Key(first)), 1
-    query = _query(suspect=suspect, of_trip=trip is not None)
+    query = _query(suspect=suspect, of_trip=trip is not None, joined=joined_at > 0)
+    more = [value for value in (trip, joined_at or None) if value is not None]
     while key.fix_time <= last:
         # To the end of a UTC day: the planner then looks at the partitions of these days alone.
         end = min((key.fix_time // DAY_MS + days) * DAY_MS, last + 1)
         async with database.connection() as connection:
-            rows = await connection.fetch(query, part.vehicle, *key, end, *(() if trip is None else (trip,)))
+            rows = await connection.fetch(query, part.vehicle, *key, end, *more)
             # After them: a day that was missing there is known to be gone by now.
             gone_to = await _gone_to(connection, trip)
         if trip is not None and gone_to > key.fix_time:
@@ -139,7 +140,7 @@ async def _gone_to(connection: Connection, trip: int | None) -> int:
     return 0 if trip is None else await history.horizon(connection) or 0
 
 
-def _query(*, suspect: bool, of_trip: bool) -> str:
+def _query(*, suspect: bool, of_trip: bool, joined: bool = False) -> str:
     # The names are joined to what was found: else the planner may read and sort all that is left, for each piece. OFFSET has it
     # look them up by their keys: they are few, and it would read all trips that there are.
     return f"""
@@ -148,7 +149,8 @@ def _query(*, suspect: bool, of_trip: bool) -> str:
             SELECT * FROM positions
             WHERE vehicle = $1 AND (fix_time, session, seq) > ($2::timestamptz, $3::bigint, $4::bigint)
                 AND fix_time >= $2::timestamptz AND fix_time < $5::timestamptz
-                {"AND trip = $6" if of_trip else ""} {"" if suspect else "AND suspect IS NULL"}
+                {"AND trip = $6" if of_trip else "AND server_time >= $6::timestamptz" if joined else ""}
+                {"" if suspect else "AND suspect IS NULL"}
             ORDER BY fix_time, session, seq LIMIT {PIECE}
         ) p
             CROSS JOIN LATERAL (SELECT vehicle_id FROM vehicles WHERE vehicle = p.vehicle OFFSET 0) v
