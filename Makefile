@@ -30,7 +30,7 @@ dev: ## Install what the tests need as well: linters, Chromium, Node
 demo: install ## Run everything on 127.0.0.1 with simulated drivers, and print a passenger's link (PORT=8000 DRIVERS=40)
 	@exec $(BIN)/tracking demo $(if $(PORT),--port $(PORT)) --drivers $(DRIVERS)
 
-test: dev ## Run all tests: pytest (ARGS='-k name') and the pages' own
+test: dev ## Run all tests: pytest (ARGS='-k name' WORKERS=2) and the pages' own
 	@status=0; \
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS) || status=$$?; \
 	if [ -d web/test ]; then $(NPM) --prefix web test || status=$$?; else echo "No web/test yet: the pages' tests are skipped."; fi; \

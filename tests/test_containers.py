@@ -174,6 +174,7 @@ def test_digests_are_written_beside_what_else_the_operator_set(container: Contai
     script.chmod(0o755)
     environment = tmp_path / ".env"
     environment.write_text("DRIVERS=7\nNODE_IMAGE=node:20\n")
+    environment.chmod(0o600)
     container.put("docker", 'eval image=\\${$#}; echo "sha256:of-$image"')
 
     def pin() -> int:
@@ -187,6 +188,7 @@ def test_digests_are_written_beside_what_else_the_operator_set(container: Contai
             "PYTHON_IMAGE=python:3.11-slim@sha256:of-python:3.11-slim",
             "POSTGIS_IMAGE=postgis/postgis:16-3.4@sha256:of-postgis/postgis:16-3.4",
         ]
+    assert stat.S_IMODE(environment.stat().st_mode) == 0o600, "it may hold secrets"
     before = environment.read_text()
     container.put("docker", "exit 1")
     assert pin() != 0

@@ -12,6 +12,7 @@ from importlib import import_module
 import click
 import uvicorn
 
+from tracking.api.tokens import MAX_EXPIRES_IN
 from tracking.app import create_app
 from tracking.auth import CLAIM_OF_ROLE, Auth, Role
 from tracking.config import load, require_database, require_key
@@ -101,7 +102,9 @@ def migrate() -> None:
 @main.command()
 @click.option("--role", required=True, type=click.Choice([role.value for role in Role]))
 @click.option("--subject", help="The vehicle_id, trip_id or fleet_id that the role is about.")
-@click.option("--expires-in", default=30 * 86_400.0, show_default=True, type=click.FloatRange(min=1), help="Seconds.")
+@click.option(
+    "--expires-in", default=30 * 86_400.0, show_default=True, type=click.FloatRange(min=1, max=MAX_EXPIRES_IN), help="Seconds."
+)
 def token(role: str, subject: str | None, expires_in: float) -> None:
     """Print a token, on the last line."""
     settings = load()

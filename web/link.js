@@ -31,22 +31,26 @@ export function takeToken(world = globalThis) {
 /**
  * Copies the whole link, for whom the passenger lets watch as well: what stands in the address bar opens nothing.
  * @param {string} token
- * @param {HTMLElement} button says that it was done
+ * @param {HTMLElement} button says whether it was done
  */
 export async function copyLink(token, button) {
   const link = `${location.href.split("#")[0]}#${token}`;
+  let copied = true;
   try {
     await navigator.clipboard.writeText(link);
   } catch {
     // Over plain HTTP there is no clipboard for scripts, but still the old way.
     const field = document.createElement("input");
     field.value = link;
+    // Else a phone would show its keyboard, and the panel would grow for a moment.
+    field.readOnly = true;
+    field.style.position = "fixed";
     button.after(field);
     field.select();
-    const copied = document.execCommand("copy");
+    copied = document.execCommand("copy");
     field.remove();
-    if (!copied) return;
+    button.focus({ preventScroll: true });
   }
-  button.textContent = "Copied";
+  button.textContent = copied ? "Copied" : "Could not copy";
   setTimeout(() => (button.textContent = "Copy link"), 2_000);
 }

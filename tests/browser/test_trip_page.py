@@ -222,6 +222,27 @@ async def test_the_token_leaves_address_and_history_and_the_page_comes_back_with
         assert page.page.url == visible
 
 
+async def test_the_link_is_copied_by_keyboard_and_without_a_clipboard_for_scripts(
+    hub: HubProcess, api: Api, browser: Browser
+) -> None:
+    _, trip_id = await api.under_way()
+    bearer = token("passenger", trip_id)
+    async with open_page(browser, link(hub, trip_id, bearer)) as page:
+        await page.until("tracking.state.live")
+        await page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        # As over plain HTTP.
+        await page.page.evaluate("void (navigator.clipboard.writeText = () => Promise.reject())")
+        await page.page.focus("#copy-link")
+        await page.page.keyboard.press("Enter")
+        await page.page.wait_for_selector("#copy-link:has-text('Copied')")
+        assert await page.page.evaluate("navigator.clipboard.readText()") == f"{hub.url}/trip/{trip_id}#{bearer}"
+        assert await page.page.evaluate("document.activeElement.id") == "copy-link"
+        await page.page.wait_for_selector("#copy-link:has-text('Copy link')")
+        await page.page.evaluate("void (document.execCommand = () => false)")
+        await page.page.keyboard.press("Enter")
+        await page.page.wait_for_selector("#copy-link:has-text('Could not copy')")
+
+
 @pytest.mark.parametrize(
     ("fragment", "last_word"),
     [("", "complete"), ("nonsense", "valid"), ("not%20a%20token", "valid")],

@@ -1,8 +1,10 @@
 """Who did what, and who watched: the audit has it, tells only a service, and knows no places and nothing that was erased."""
 
 import asyncio
+import re
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -11,12 +13,13 @@ import pytest
 
 from tests.clients import Api, Dispatcher, Driver, Message, Passenger, fix, new_id, now_ms, token
 from tests.faults.devices import until
-from tests.hub_process import SECRET, HubProcess, free_port
+from tests.hub_process import ROOT, SECRET, HubProcess, free_port
 from tests.sockets.serving import serving
 from tests.test_what_has_gone import Turned
 from tracking.app import create_app
 from tracking.audit import GAP_MS, MAX_WAITING, Audit, Doer, Kind
 from tracking.auth import Principal, Role
+from tracking.cluster import ROLE
 from tracking.config import load
 from tracking.errors import StoreUnavailable
 from tracking.metrics import AUDIT_LOST
@@ -340,28 +343,50 @@ async def test_nobody_changes_what_was_recorded(books: Books, database_url: str,
     assert (await books.api.call("GET", "/audit"))["entries"] == before
 
 
-async def test_a_role_that_may_read_and_add_is_enough_for_the_hub(database_url: str) -> None:
+async def test_a_hub_runs_as_the_role_that_the_security_model_makes(database_url: str, tmp_path: Path) -> None:
     """So it can be run with one that could not even drop the guard."""
-    connection = await asyncpg.connect(database_url)
+    [made] = re.findall(r"(?:^    .*\n)+", (ROOT / "docs" / "SECURITY-MODEL.md").read_text(), re.MULTILINE)
     role = new_id("hub").replace("-", "_")
+    connection = await asyncpg.connect(database_url)
     try:
-        await connection.execute(
-            f"CREATE ROLE {role}; GRANT SELECT, INSERT ON audit TO {role}; GRANT SELECT ON audit_key TO {role};"
-            f"GRANT SELECT, INSERT, DELETE ON audit_open TO {role};"
-            f"GRANT EXECUTE ON FUNCTION purge_audit, disguise_in_audit TO {role}; SET ROLE {role}"
-        )
-        await connection.execute(
-            "INSERT INTO audit (recorded_at, at, action, role, holder, jti, kind, subject)"
-            " SELECT now(), now(), 'exported', 'service', '', 'j', 'trip', 't' FROM generate_series(0, 3)"
-        )
-        await connection.execute("SELECT disguise_in_audit('trip', 't', '~t')")
-        assert await connection.fetchval("SELECT count(*) FROM audit WHERE subject = '~t'") == 4
-        assert await connection.fetchval("SELECT removed FROM purge_audit(0, now() + interval '1 day', 3)") == 3
-        for change in ("DELETE FROM audit", "ALTER TABLE audit DISABLE TRIGGER ALL", "TRUNCATE audit"):
+        await connection.execute(made.replace("tracking_hub", role))
+        hub = HubProcess(database_url.replace(f"//{ROLE}@", f"//{role}@"), tmp_path / "hub.log").start()
+        try:
+            async with Api(hub.url) as api:
+                vehicle_id, trip_id = await api.under_way()
+                async with Driver(hub.url, vehicle_id) as driver, Passenger(hub.url, trip_id):
+                    # A day without a partition yet.
+                    await driver.report(fix(1, fix_time=now_ms() - 5 * 86_400_000))
+                    await driver.acknowledged(1)
+                await api.advance(trip_id, "canceled")
+                await api.call("DELETE", f"/vehicles/{vehicle_id}", expect=204)
+                # Who watched is written within a second.
+                async with asyncio.timeout(10):
+                    actions: set[str] = set()
+                    while not {"watched", "vehicle_erased"} <= actions:
+                        actions = {entry["action"] for entry in (await api.call("GET", "/audit"))["entries"]}
+                        await asyncio.sleep(0.02)
+        finally:
+            hub.kill()
+        await connection.execute(f"SET ROLE {role}")
+        assert await connection.fetchval("SELECT removed FROM purge_audit(0, now() + interval '1 day', 1)") == 1
+        # As positions go that are old enough.
+        await connection.execute("SELECT ensure_positions_partition('2001-01-01')")
+        await connection.execute("ALTER TABLE positions DETACH PARTITION positions_20010101; DROP TABLE positions_20010101")
+        for change in (
+            "DELETE FROM audit",
+            "UPDATE audit SET subject = '~t'",
+            "ALTER TABLE audit DISABLE TRIGGER ALL",
+            "TRUNCATE audit",
+            "DROP TABLE audit",
+            "UPDATE audit_key SET key = ''",
+        ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(change)
     finally:
-        await connection.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
+        await connection.execute(
+            f"RESET ROLE; REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}"
+        )
         await connection.close()
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import asyncpg
 import jwt
 import pytest
+from click.testing import CliRunner
 
 from tests.clients import Api, Driver, Socket, fix, new_id, token
 from tests.hub_process import SECRET, HubProcess
 from tracking.api.tokens import MAX_EXPIRES_IN
 from tracking.auth import Auth
+from tracking.cli import main
 from tracking.config import load
 from tracking.model import Fleet, Vehicle, system_clock
 from tracking.service import Service, assemble
@@ -163,3 +165,14 @@ async def test_what_is_kept_of_an_erased_id_is_no_id_and_goes_when_no_token_of_i
     await connection.close()
     for name in ("another", "renamed"):
         assert (await make(name)).tokens_from is not None
+
+
+def test_no_command_makes_a_token_that_outlives_what_is_kept_of_an_erased_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKING_JWT_SECRET", SECRET)
+
+    def make(seconds: int) -> int:
+        arguments = ["token", "--role", "driver", "--subject", "van", "--expires-in", str(seconds)]
+        return CliRunner().invoke(main, arguments).exit_code
+
+    assert make(MAX_EXPIRES_IN) == 0
+    assert make(MAX_EXPIRES_IN + 1) == 2
