@@ -1,13 +1,17 @@
 """Budgets: what one holder spends is nobody else's, and holders that are gone leave nothing."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
+from starlette.responses import Response
+from starlette.types import Message
 
 from tests.clients import Api, token
 from tests.hub_process import HubProcess
-from tracking.auth import Role
-from tracking.budgets import SERVICE_SHARE, Budget
+from tracking.api.http import Large
+from tracking.auth import Principal, Role
+from tracking.budgets import SERVICE_SHARE, Budget, Held
 from tracking.config import Rate, load
 from tracking.errors import ConfigError, ErrorCode, Refusal
 
@@ -92,3 +96,30 @@ async def test_writing_past_the_budget_is_429_with_retry_after(own_hub: Callable
         assert refused.json()["error"]["code"] == "rate_limited"
         await one.call("GET", f"/vehicles/{vehicle_id}")
         await other.call("PUT", f"/vehicles/{vehicle_id}", body)
+
+
+async def test_large_answers_that_nobody_reads_are_bounded_for_each_token() -> None:
+    held = Held("bytes of answers", 500_000)
+    principal = Principal(Role.DISPATCHER, "fleet", "jti", 2**53)
+    other = principal._replace(jti="another")
+    read, sent = asyncio.Event(), 0
+
+    async def send(message: Message) -> None:
+        nonlocal sent
+        sent += len(message.get("body", b""))
+        await read.wait()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    body = Response(b"x" * 300_000, media_type="application/json")
+    answer = asyncio.create_task(Large(body, held, principal)({"type": "http"}, receive, send))
+    await asyncio.sleep(0)
+    with pytest.raises(Refusal, match="bytes of answers of this token are held at once"):
+        Large(body, held, principal)
+    Large(body, held, other)
+    read.set()
+    await answer
+    assert sent == 300_000
+    Large(body, held, principal)

@@ -21,6 +21,10 @@ HELD_RETRY_AFTER = 1.0
 """Seconds told to who has too much held at once: nobody knows when the rest of it comes."""
 
 
+ANSWERS_HELD = 64 * 2**20
+"""Bytes of large answers that one token may leave unread at once: the longest list on four screens."""
+
+
 class Budget:
     """One kind of work, with a bucket for each holder that asked for it lately: holders that are gone leave nothing."""
 
@@ -125,6 +129,8 @@ class Budgets:
     """bodies of such requests, and what is stored of them where that is more"""
     bodies: Held
     """bytes of bodies that have not come to their end"""
+    answers: Held
+    """bytes of large answers that their readers have not read"""
     shares: Budget
     """share links, but for those that a backend makes"""
     sessions: Budget
@@ -146,6 +152,7 @@ def assemble_budgets(settings: Settings, clock: Clock) -> Budgets:
         searches=Budget("searches", "searches", settings.budget_searches, clock),
         bytes=Budget("bytes", "bytes in bodies", settings.budget_bytes, clock),
         bodies=Held("bytes of bodies", settings.budget_bytes.at_once),
+        answers=Held("bytes of answers", ANSWERS_HELD),
         shares=Budget("shares", "shares", settings.budget_shares, clock),
         sessions=Budget("sessions", "new sessions of its vehicle", settings.budget_sessions, clock),
         downloads=Budget("downloads", "downloads", settings.budget_downloads, clock),

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from tracking import caps
 from tracking.api.fleets import fleet_of, managed_fleet, turn_of
-from tracking.api.http import label, name_in_path, not_found, read, read_part, resource, respond_large, service_of
+from tracking.api.http import label, name_in_path, not_found, read, read_part, resource, service_of
 from tracking.errors import ErrorCode, Refusal
 from tracking.frames import geofence_news
 from tracking.geojson import read_geometry
@@ -144,7 +144,7 @@ async def list_all(request: Request) -> Response:
         async with service.database.connection() as connection:
             rows = await geofences.rows_of_fleet(connection, fleet.fleet_id)
         listing = await asyncio.to_thread(lambda: feature_collection(geofences.geofence_of(row) for row in rows))
-    return respond_large(listing)
+    return Response(listing, media_type="application/json")
 
 
 async def _check_room(connection: Connection, geofence: Geofence, vertices: int, most: int) -> None:

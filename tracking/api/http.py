@@ -14,10 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from tracking.api.headers import of_answers
 from tracking.audit import Doer
 from tracking.auth import Principal, Role
+from tracking.budgets import Held
 from tracking.dispatch import NOT_FOUND
 from tracking.errors import HTTP_STATUS, ErrorCode, Refusal, TokenRefused
 from tracking.metrics import HTTP_ERRORS
@@ -50,6 +52,8 @@ ENCODED_AT_ONCE = 100
 """Things of a list: about a millisecond."""
 WRITTEN_AT_ONCE = 256 * 1024
 """Bytes of an answer."""
+SMALL = 64 * 1024
+"""Bytes of an answer that is written whole, and not counted."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -99,7 +103,11 @@ def resource(path: str, **handlers: Handler) -> Route:
     """One route for all methods of a path, so that a wrong one is told which there are."""
 
     async def endpoint(request: Request) -> Response:
-        return await handlers["GET" if request.method == "HEAD" else request.method](request)
+        response = await handlers["GET" if request.method == "HEAD" else request.method](request)
+        principal: Principal | None = getattr(request.state, "principal", None)
+        if principal is None or request.method == "HEAD" or len(getattr(response, "body", b"")) <= SMALL:
+            return response
+        return Large(response, service_of(request).budgets.answers, principal)
 
     return Route(path, endpoint, methods=list(handlers))
 
@@ -262,19 +270,31 @@ async def respond_listing(name: str, items: Sequence[Item], view: Callable[[Item
     for begin in range(0, len(items), ENCODED_AT_ONCE):
         parts.append(_encode([view(item) for item in items[begin : begin + ENCODED_AT_ONCE]])[1:-1])
         await asyncio.sleep(0)
-    return respond_large(b'{"%b":[%b]}' % (name.encode(), b",".join(parts)))
+    return Response(b'{"%b":[%b]}' % (name.encode(), b",".join(parts)), media_type="application/json")
 
 
-def respond_large(data: bytes) -> Response:
-    """JSON as it is. A large one is written as its reader reads: what waits for a slow one is no copy of all of it."""
-    if len(data) <= WRITTEN_AT_ONCE:
-        return Response(data, media_type="application/json")
+class Large(StreamingResponse):
+    """An answer that is written as its reader reads: what waits for a slow one is no copy of all of it.
 
-    async def pieces() -> AsyncIterator[bytes]:
-        for begin in range(0, len(data), WRITTEN_AT_ONCE):
-            yield data[begin : begin + WRITTEN_AT_ONCE]
+    Its bytes are held for the token until it ends. Raises `Refusal` (`rate_limited`) where the token's answers hold too many.
+    """
 
-    return StreamingResponse(pieces(), media_type="application/json", headers={"Content-Length": str(len(data))})
+    def __init__(self, response: Response, held: Held, principal: Principal) -> None:
+        self._body = bytes(response.body)
+        self._held = held
+        self._principal = principal
+        super().__init__(self._pieces(), response.status_code, response.headers)
+        held.take(principal.jti, principal.role, len(self._body))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._held.give_back(self._principal.jti, len(self._body))
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        for begin in range(0, len(self._body), WRITTEN_AT_ONCE):
+            yield self._body[begin : begin + WRITTEN_AT_ONCE]
 
 
 def failure(code: ErrorCode, detail: str, field: str | None = None) -> Response:

@@ -13,7 +13,7 @@ from tracking.api.tokens import ExpiresIn, end_revoked, hold_revoked, remember_r
 from tracking.api.trips import known_trip
 from tracking.audit import Action, Detail, Kind
 from tracking.auth import Role, may_manage_fleet
-from tracking.errors import ErrorCode, Refusal
+from tracking.errors import ErrorCode, Refusal, StoreUnavailable
 from tracking.model import Share
 from tracking.store import shares, trips
 
@@ -63,15 +63,23 @@ async def revoke(request: Request) -> Response:
     principal = await require(request, Role.SERVICE, Role.DISPATCHER)
     service = service_of(request)
     share_id = request.path_params["share_id"]
-    async with service.database.transaction() as connection:
-        share = await shares.get(connection, share_id) if "\0" not in share_id else None
-        trip = await trips.get(connection, share.trip_id) if share is not None else None
-        if share is None or trip is None or not may_manage_fleet(principal, trip.fleet_id):
-            raise not_found()
-        await shares.revoke(connection, share_id, service.clock())
-        await remember_revoked(service, connection, share.jti)
-        by, detail = doer_of(request, principal), {"jti": share.jti, "share_id": share_id}
-        await service.audit.record(connection, by, Action.SHARE_REVOKED, Kind.TRIP, trip.trip_id, detail)
+    jti: str | None = None
+    try:
+        async with service.database.transaction() as connection:
+            share = await shares.get(connection, share_id) if "\0" not in share_id else None
+            trip = await trips.get(connection, share.trip_id) if share is not None else None
+            if share is None or trip is None or not may_manage_fleet(principal, trip.fleet_id):
+                raise not_found()
+            jti = share.jti
+            await shares.revoke(connection, share_id, service.clock())
+            await remember_revoked(service, connection, share.jti)
+            by, detail = doer_of(request, principal), {"jti": share.jti, "share_id": share_id}
+            await service.audit.record(connection, by, Action.SHARE_REVOKED, Kind.TRIP, trip.trip_id, detail)
+    except StoreUnavailable:
+        if jti is not None:
+            # It may be committed all the same. Whoever asked wants nobody in with it, and is told to ask again.
+            end_revoked(service, jti)
+        raise
     end_revoked(service, share.jti)
     return Response(status_code=204)
 

@@ -11,7 +11,7 @@ from tracking import caps
 from tracking.api.http import Name, doer_of, read, require, resource, respond, service_of
 from tracking.audit import Action, Detail, Kind
 from tracking.auth import CLAIM_OF_ROLE, Role, expiry_in
-from tracking.errors import ErrorCode, Refusal
+from tracking.errors import ErrorCode, Refusal, StoreUnavailable
 from tracking.service import Service
 from tracking.store import shares
 from tracking.store.pool import Connection
@@ -53,9 +53,14 @@ async def revoke(request: Request) -> Response:
         raise Refusal(ErrorCode.BAD_FIELD, "`jti` must have 1 to 256 characters", field="jti")
     if jti not in (service.auth.revoked or ()):
         hold_revoked(service)
-    async with service.database.transaction() as connection:
-        await remember_revoked(service, connection, jti)
-        await service.audit.record(connection, doer_of(request, principal), Action.TOKEN_REVOKED, Kind.TOKEN, jti)
+    try:
+        async with service.database.transaction() as connection:
+            await remember_revoked(service, connection, jti)
+            await service.audit.record(connection, doer_of(request, principal), Action.TOKEN_REVOKED, Kind.TOKEN, jti)
+    except StoreUnavailable:
+        # It may be committed all the same. Whoever asked wants nobody in with it, and is told to ask again.
+        end_revoked(service, jti)
+        raise
     end_revoked(service, jti)
     return Response(status_code=204)
 
@@ -72,7 +77,7 @@ async def remember_revoked(service: Service, connection: Connection, jti: str) -
 
 
 def end_revoked(service: Service, jti: str) -> None:
-    """After COMMIT: nobody gets in with the token, and who is in is sent out."""
+    """Nobody gets in with the token, and who is in is sent out."""
     if service.auth.revoked is not None:
         service.auth.revoked.add(jti)
     service.hub.revoke(jti)
