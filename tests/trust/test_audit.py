@@ -404,6 +404,32 @@ async def test_a_role_without_rights_neither_shortens_nor_changes_it(database_ur
         await connection.close()
 
 
+async def test_whose_role_may_call_the_two_functions_does_not_become_the_owner_by_them(database_url: str) -> None:
+    """By a temporary table in the audit's place, whose trigger they would run."""
+    connection = await asyncpg.connect(database_url)
+    role = new_id("hub").replace("-", "_")
+    try:
+        await connection.execute(
+            "INSERT INTO audit (recorded_at, at, action, role, holder, jti, kind, subject)"
+            " SELECT now(), now(), 'exported', 'service', '', 'j', 'trip', 't'"
+        )
+        await connection.execute(
+            f"CREATE ROLE {role}; GRANT SELECT, INSERT ON audit TO {role};"
+            f"GRANT EXECUTE ON FUNCTION purge_audit, disguise_in_audit TO {role}; SET ROLE {role};"
+            "CREATE TEMPORARY TABLE audit (LIKE public.audit); GRANT ALL ON pg_temp.audit TO PUBLIC"
+        )
+        await connection.execute("INSERT INTO pg_temp.audit SELECT * FROM public.audit")
+        await connection.execute("SELECT disguise_in_audit('trip', 't', '~t')")
+        assert await connection.fetchval("SELECT subject FROM pg_temp.audit") == "t"
+        assert await connection.fetchval("SELECT subject FROM public.audit") == "~t"
+        assert await connection.fetchval("SELECT removed FROM purge_audit(0, now() + interval '1 day', 3)") == 1
+        assert await connection.fetchval("SELECT count(*) FROM pg_temp.audit") == 1
+        assert await connection.fetchval("SELECT count(*) FROM public.audit") == 0
+    finally:
+        await connection.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
+        await connection.close()
+
+
 async def test_it_is_kept_as_long_as_the_setting_says(database_url: str) -> None:
     clock = Turned()
     app = create_app(load(database_url=database_url, jwt_secret=SECRET, audit_days=19), clock=clock)
