@@ -3,6 +3,7 @@ would not show."""
 
 import hashlib
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from math import cos, radians
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ TRACK_ROOM = MAX_FRAME_BYTES - ENVELOPE
 
 _TOLERANCES = 18
 """Each twice the one before it, from half a metre to 65 km."""
+_SIMPLIFY_SECONDS = 1.0
+"""How long a geofence is simplified, ever more coarsely."""
 MOST_SIMPLIFIED = 250_000
 """Points of one vehicle that are simplified; of more every second one, or every third."""
 _WHOLE_POINT = 56
@@ -92,14 +95,18 @@ def prepare_route(route: dict[str, Any]) -> None:
 
 def geofence_news(geofence: Geofence, shape: BaseGeometry | None = None) -> GeofenceNews:
     """The geofence as sockets show it: simplified as far as a frame needs, to its bounds where it has too many parts for
-    anything else. HTTP gives it whole. `shape` is its, where that is known.
+    anything else, or where that takes too long. HTTP gives it whole. `shape` is its, where that is known.
     """
     view = GeofenceView.of(geofence)
     if len(encode(view)) <= TRACK_ROOM:
         return GeofenceNews(view)
     shape = simple = shape_of(geofence.geometry) if shape is None else shape
+    until = time.monotonic() + _SIMPLIFY_SECONDS
     for doubled in range(_TOLERANCES):
-        simple = simple.simplify(0.5 * 2**doubled / METRES_PER_DEGREE, preserve_topology=True)
+        if time.monotonic() > until:
+            break  # others wait for their turn
+        # Not the shape's own method: in that no other thread runs meanwhile.
+        simple = shapely.simplify(simple, 0.5 * 2**doubled / METRES_PER_DEGREE, preserve_topology=True)
         if shapely.get_num_coordinates(simple) * _ROUTE_POINT > 2 * TRACK_ROOM:
             continue
         view = msgspec.structs.replace(view, geometry=msgspec.json.decode(shapely.to_geojson(simple)))
@@ -202,5 +209,7 @@ def _simplified_line(places: Any, tolerance: float) -> Any:
     line[:, 0] = np.unwrap(line[:, 0], period=360.0) * cos(radians(line[0, 1]))
     # The place's index rides along as Z, which the algorithm carries and does not weigh.
     drawn = shapely.LineString(np.column_stack((line, np.arange(len(line)))))
-    kept = shapely.get_coordinates(drawn.simplify(tolerance / METRES_PER_DEGREE, preserve_topology=False), include_z=True)
+    kept = shapely.get_coordinates(
+        shapely.simplify(drawn, tolerance / METRES_PER_DEGREE, preserve_topology=False), include_z=True
+    )
     return kept[:, 2].astype(int)

@@ -110,7 +110,8 @@ def checked_geometry(geometry: object) -> dict[str, Any]:
 def _turned(kind: str, shapes: list[Polygon]) -> tuple[dict[str, Any], BaseGeometry]:
     """The polygons as one geometry, and its shape. Raises `Refusal` for what is no area."""
     shape = shapes[0] if kind == "Polygon" else MultiPolygon(shapes)
-    if not shape.is_valid:
+    # Not the shape's own method: of one with many spikes it takes a second, in which no other thread runs.
+    if not shapely.is_valid(shape):
         raise _refusal(f"is not a valid polygon: {shapely.is_valid_reason(shape)}; its lines may not cross or overlap")
     if shape.area < _LEAST_AREA:
         raise _refusal("encloses nothing: its positions lie on one line, or in one place")
