@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from tracking.frames import geofence_news, thinned
+from tracking.frames import geofence_news, live_view, prepare_route, thinned
 from tracking.geojson import read_geometry
-from tracking.model import Geofence
+from tracking.model import Geofence, Place, Trip, TripStatus
 
 VERTICES = 19_998
 SPIKES = [[9.5 + (0.01 + 0.004 * (n % 2)) * f(2 * pi * n / VERTICES) for f in (cos, sin)] for n in range(VERTICES)]
@@ -30,6 +30,21 @@ def news() -> None:
 
 def line() -> None:
     thinned({"van": np.column_stack((SPIKES, np.arange(VERTICES)))}, 10_000)
+
+
+def test_a_route_to_and_fro_is_thinned_in_time() -> None:
+    """Else those who wait for their turn would wait for half a minute."""
+    places = [[9.5 + 0.05 * (n % 2), 47.1 + n * 1e-6] for n in range(20_000)]
+    began = time.monotonic()
+    prepare_route({"type": "LineString", "coordinates": places})
+    assert time.monotonic() - began < 10
+    route = {"type": "LineString", "coordinates": places}
+    here, there = Place(47.1, 9.5, None), Place(47.12, 9.55, None)
+    shown = live_view(Trip(1, "trip", "fleet", None, TripStatus.NEW, 1, here, there, (), route, 0, None, None)).route
+    assert isinstance(shown, dict)
+    thin = shown["coordinates"]
+    assert [thin[0], thin[-1]] == [[9.5, 47.1], [9.55, 47.119999]]
+    assert len(thin) < 1_000
 
 
 @pytest.mark.parametrize("work", [judge, news, line])

@@ -31,7 +31,7 @@ TRACK_ROOM = MAX_FRAME_BYTES - ENVELOPE
 _TOLERANCES = 18
 """Each twice the one before it, from half a metre to 65 km."""
 _SIMPLIFY_SECONDS = 1.0
-"""How long a geofence is simplified, ever more coarsely."""
+"""How long a geofence, or a route, is simplified ever more coarsely."""
 MOST_SIMPLIFIED = 250_000
 """Points of one vehicle that are simplified; of more every second one, or every third."""
 _WHOLE_POINT = 56
@@ -68,8 +68,13 @@ def _thin_route(data: bytes) -> list[list[float]]:
         known = _thin_routes.pop(digest, None)
     if known is None:
         kept = np.array(msgspec.json.decode(data, type=list[tuple[float, float]]), dtype=float)
-        tolerance = 0.5
-        while len(kept) > ROUTE_ROOM // _ROUTE_POINT:
+        tolerance, most = 0.5, ROUTE_ROOM // _ROUTE_POINT
+        until = time.monotonic() + _SIMPLIFY_SECONDS
+        while len(kept) > most:
+            if time.monotonic() > until:
+                # It goes to and fro, and is no way to drive; others wait for their turn.
+                kept = kept[np.linspace(0, len(kept) - 1, most).astype(int)]
+                break
             kept = kept[_simplified_line(kept, tolerance)]
             tolerance *= 2
         known = encode(kept.round(6).tolist())
