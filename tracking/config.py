@@ -124,7 +124,7 @@ class Settings(BaseSettings):
         Rate(60, 60), description="Shares that a dispatcher may make, for each token, as count/seconds"
     )
     budget_sessions: RateSetting = Field(
-        Rate(60, 600), description="Sessions other than the last one that a vehicle may begin, as count/seconds"
+        Rate(300, 600), description="Sessions other than the last one that a vehicle may begin, as count/seconds"
     )
     fleets_limit: int = Field(10_000, gt=0, description="Fleets there may be")
     vehicles_per_fleet: int = Field(50_000, gt=0, description="Vehicles that a fleet may have")

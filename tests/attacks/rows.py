@@ -75,7 +75,7 @@ async def sessions(scene: Scene) -> None:
             work.refused += 1
             await asyncio.sleep(0.05)  # as a client that comes back at once
     made = await _rows(scene, "sessions") - before
-    _bounded(made, _budget(scene, "sessions", "60/600").within(work.took))
+    _bounded(made, _budget(scene, "sessions", "300/600").within(work.took))
 
 
 class _Work:
