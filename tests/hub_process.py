@@ -18,8 +18,10 @@ ROOT = Path(__file__).parents[1]
 SECRET = "a secret for tests only, of more than 32 bytes"
 
 
-PORTS = range(20_000, 32_000)
-"""Below those that the system gives to outgoing connections: one of them might be taken before its hub listens."""
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+PORTS = range(20_000 + 3_000 * _WORKER, 23_000 + 3_000 * _WORKER)
+"""Below those that the system gives to outgoing connections, and for each worker its own: a port that one has found free is
+taken some moments later, and another worker's hub might take it first."""
 
 
 def free_port() -> int:
