@@ -186,7 +186,14 @@ class _Life:
     @property
     def _databases(self) -> tuple[Database, ...]:
         service = self.service
-        return service.database, service.recording, service.exports, service.housekeeping, service.summing
+        return (
+            service.database,
+            service.recording,
+            service.exports,
+            service.following,
+            service.housekeeping,
+            service.summing,
+        )
 
     async def begin(self) -> None:
         service = self.service
@@ -200,6 +207,9 @@ class _Life:
             name: asyncio.create_task(work, name=name)
             for name, work in {
                 RECORDER: service.recorder.run(),
+                "follower": service.follower.run(),
+                "notifications": service.follower.listen(),
+                "heartbeat of the change log": service.follower.beat(),
                 "latest positions": service.latest.run(),
                 "revisions": service.revisions.run(),
                 "history": service.history.run(),
@@ -320,14 +330,15 @@ async def _learn_revoked(service: Service) -> None:
 
 
 async def _read_revoked(service: Service) -> None:
+    # What is revoked from then on the log tells.
+    await service.follower.begin()
     async with service.database.transaction() as connection:
         if service.auth.revoked:
             # A store that went back must not let those in again who were sent out.
             lost = {jti: expiry_in(jti) for jti in service.auth.revoked}
             await share_store.revoke_tokens(connection, lost, service.clock())
         stored = await share_store.revoked_tokens(connection)
-    # Read only now: what was revoked in the meantime is in it, and may not be in what we read.
-    service.auth.revoked = (service.auth.revoked or set()) | stored
+    service.auth.know_revoked(stored)
 
 
 async def _keep_house(service: Service) -> None:

@@ -158,8 +158,21 @@ class Auth:
         self._clock = clock
         self._headers: set[bytes] = set()
         """Tokens' first parts that PyJWT has found good, with our secret: there are as many as libraries that sign."""
+        self._revoked_meanwhile: set[str] = set()
         self.revoked: set[str] | None = None
         """None until they are known: before that nobody is let in, lest it be someone who was sent out."""
+
+    def revoke(self, jti: str) -> None:
+        """From now on the token is refused."""
+        if self.revoked is None:
+            self._revoked_meanwhile.add(jti)
+        else:
+            self.revoked.add(jti)
+
+    def know_revoked(self, stored: set[str]) -> None:
+        """These are the revoked tokens that the store has; with those that were revoked while they were read."""
+        self.revoked = (self.revoked or set()) | stored | self._revoked_meanwhile
+        self._revoked_meanwhile.clear()
 
     async def authenticate(self, token: str | None) -> Principal:
         """The token's principal. Raises `TokenRefused`, which says how a socket is closed, or `Refusal` (`unavailable`)."""

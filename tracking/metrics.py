@@ -89,6 +89,10 @@ FLEET_TICK_SECONDS = Histogram(
 DISPATCHERS = Gauge("tracking_dispatchers", "Dispatchers watching a fleet", registry=REGISTRY)
 EVENTS = Counter("tracking_events", "Events of vehicles stored, by kind", ["kind"], registry=REGISTRY)
 EVENT_FAILURES = Counter("tracking_event_failures", "Groups of events that had to be tried again", registry=REGISTRY)
+CHANGES = Counter("tracking_changes_applied", "Changes of the log that this hub applied", registry=REGISTRY)
+CHANGES_FAILED = Counter(
+    "tracking_changes_failed", "Changes that this hub could not apply, so that it read their subject anew", registry=REGISTRY
+)
 ERASURES = Gauge("tracking_erasures", "Removed vehicles and trips whose rows are not all gone yet", registry=REGISTRY)
 ERASED = Counter("tracking_erased_rows", "Rows of removed vehicles and trips that are gone or changed", registry=REGISTRY)
 WENT_BACK = Counter("tracking_store_went_back", "Times that the database lacked what was committed", registry=REGISTRY)

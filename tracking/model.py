@@ -224,6 +224,7 @@ class Trip(msgspec.Struct, frozen=True):
     started_at: int | None
     ended_at: int | None
     tokens_from: int | None = None
+    vehicle_number: int | None = None
 
 
 class Share(msgspec.Struct, frozen=True):

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.budgets import Budgets, assemble_budgets
-from tracking.changes import Changes
 from tracking.config import Settings
-from tracking.dispatch import Dispatch
 from tracking.downloads import Downloads
 from tracking.erasure import Erasures
 from tracking.history import History
 from tracking.hub.doors import Doors
+from tracking.hub.follower import Follower
 from tracking.hub.hub import Hub
+from tracking.hub.live_state import LiveState, State
 from tracking.ingest.acks import Acks
 from tracking.ingest.backlogs import Backlogs
 from tracking.ingest.latest import Latest
@@ -21,11 +21,16 @@ from tracking.ingest.recorder import Recorder
 from tracking.ingest.sources import Sources
 from tracking.lanes import Lanes, give_back
 from tracking.lines import Lines
-from tracking.messaging import Messaging
 from tracking.model import Clock, Trip
 from tracking.retention import Retention
 from tracking.revisions import Revisions
-from tracking.store import positions, trips
+from tracking.services.access import Access
+from tracking.services.fleets import Fleets
+from tracking.services.geofences import Geofences
+from tracking.services.messages import Messages
+from tracking.services.trips import Trips
+from tracking.services.vehicles import Vehicles
+from tracking.store import changes, positions, trips
 from tracking.store.batches import Batches
 from tracking.store.gathered import Gathered
 from tracking.store.marks import Marks
@@ -58,6 +63,8 @@ class Service:
     """for the recorder alone: nobody's question may keep it waiting"""
     exports: Database
     """for tracks, each piece a short question"""
+    following: Database
+    """for the change log alone: nobody's question may keep it waiting"""
     housekeeping: Database
     """for work that may take its time"""
     summing: Database
@@ -69,8 +76,8 @@ class Service:
     latest: Latest
     backlogs: Backlogs
     pipeline: Pipeline
-    trips: Gathered[str, Trip]
-    """as the store has them; who asks beside others is answered with them"""
+    shown_trips: Gathered[str, tuple[Trip, int]]
+    """as the store has them, and as of which change; who asks beside others is answered with them"""
     lines: Lines
     """of trips that are watched"""
     hub: Hub
@@ -82,9 +89,13 @@ class Service:
     """for answers of up to a thousand things"""
     shapes: Lanes
     """for the arithmetic of large polygons and routes, in a thread"""
-    dispatch: Dispatch
-    changes: Changes
-    messaging: Messaging
+    follower: Follower[State]
+    trips: Trips
+    vehicles: Vehicles
+    fleets: Fleets
+    geofences: Geofences
+    messages: Messages
+    access: Access
     revisions: Revisions
     history: History
     sums: Sums
@@ -105,6 +116,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     database = Database(url, marks=marks, timeout=settings.database_timeout, tidy=False)
     recording = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
     summing = Database(url, marks=marks, timeout=max(SUM_TIMEOUT, settings.database_timeout), size=1, tidy=False)
+    # One for the log, and one for its heartbeat and whoever begins.
+    following = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
     # One connection for the history, and one for batches.
     housekeeping = Database(url, marks=marks, timeout=max(HOUSEKEEPING_TIMEOUT, settings.database_timeout), size=2)
     latest = Latest(recording, interval=settings.latest_interval)
@@ -117,7 +130,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         interval_trip=settings.interval_trip,
         interval_idle=settings.interval_idle,
     )
-    sources = Sources(database, clock)
+    sources = Sources(database, clock, lambda: follower.begin())
     budgets = assemble_budgets(settings, clock)
     # The two know each other: what the recorder stored late is shown anew, with what it has not stored yet.
     tracks = Gathered(lambda numbers: _tracks(database, numbers), most=TRACKS_AT_ONCE)
@@ -141,18 +154,23 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         on_late=revisions.late,
         on_stored=history.stored,
     )
-    dispatch = Dispatch(
-        database, sources, hub, clock, per_fleet=settings.open_trips_per_fleet, per_vehicle=settings.open_trips_per_vehicle
-    )
     batches = Batches(housekeeping)
     erasures = Erasures(database, batches, clock, settled=recorder.settled)
+    sums = Sums(summing, clock)
+    watch = Watch(database, hub.fleets, clock, gone_after=settings.gone_after, last_event=last_event)
+    live = LiveState(sources, hub, watch, auth, clock)
+    follower = Follower(following, database, marks, live)
+    watch.on_stored = follower.wake
+    shapes = Lanes(SHAPES_AT_ONCE, rests=True, on_quiet=give_back)
 
-    def forget(vehicles: set[int]) -> None:
-        recorder.forget(vehicles)
-        latest.forget(vehicles)
+    def forget(numbers: set[int]) -> None:
+        recorder.forget(numbers)
+        latest.forget(numbers)
+        for number in numbers:
+            sums.forget(number)
         erasures.asked()
 
-    dispatch.on_erased = forget
+    live.on_erased = forget
     return Service(
         settings=settings,
         clock=clock,
@@ -161,6 +179,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         database=database,
         recording=recording,
         exports=Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False),
+        following=following,
         housekeeping=housekeeping,
         summing=summing,
         batches=batches,
@@ -169,13 +188,13 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         latest=latest,
         backlogs=Backlogs(recorder, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit),
         pipeline=Pipeline(recorder),
-        trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
+        shown_trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
         lines=lines,
         hub=hub,
         doors=Doors(settings.connections_per_address),
         budgets=budgets,
         lists=Lanes(LISTS_AT_ONCE),
-        shapes=Lanes(SHAPES_AT_ONCE, rests=True, on_quiet=give_back),
+        shapes=shapes,
         downloads=Downloads(
             auth,
             at_once=settings.downloads_at_once,
@@ -183,12 +202,16 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
             seconds=settings.download_seconds,
             least_rate=settings.download_least_rate,
         ),
-        dispatch=dispatch,
-        changes=Changes(),
-        messaging=Messaging(database, sources, hub, clock, budget=budgets.messages, most_unread=settings.unread_messages),
+        follower=follower,
+        trips=Trips(follower, clock, per_fleet=settings.open_trips_per_fleet, per_vehicle=settings.open_trips_per_vehicle),
+        vehicles=Vehicles(follower, clock, per_fleet=settings.vehicles_per_fleet),
+        fleets=Fleets(follower, limit=settings.fleets_limit),
+        geofences=Geofences(follower, shapes, per_fleet=settings.geofences_per_fleet),
+        messages=Messages(follower, database, clock, budget=budgets.messages, most_unread=settings.unread_messages),
+        access=Access(follower, auth, clock, shares_per_trip=settings.shares_per_trip, revoked_limit=settings.revoked_limit),
         revisions=revisions,
         history=history,
-        sums=Sums(summing, clock),
+        sums=sums,
         erasures=erasures,
         retention=Retention(
             batches,
@@ -201,14 +224,17 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
                 "latest": hub.fleets.forget_places,
             },
         ),
-        watch=Watch(database, hub.fleets, clock, gone_after=settings.gone_after, last_event=last_event),
+        watch=watch,
         audit=Audit(database, clock, addresses=settings.audit_addresses),
     )
 
 
-async def _trips(database: Database, trip_ids: list[str]) -> dict[str, Trip]:
-    async with database.connection() as connection:
-        return await trips.get_all(connection, trip_ids)
+async def _trips(database: Database, trip_ids: list[str]) -> dict[str, tuple[Trip, int]]:
+    async with database.snapshot() as connection:
+        newest = await changes.head(connection)
+        found = await trips.get_all(connection, trip_ids)
+    as_of = newest.number if newest is not None else 0
+    return {trip_id: (trip, as_of) for trip_id, trip in found.items()}
 
 
 async def _tracks(database: Database, numbers: list[int]) -> dict[int, list[TrackRow]]:

@@ -11,13 +11,14 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import asyncpg
 import msgspec
 import tenacity
 from msgspec import UNSET
 
-from tracking.errors import StoreUnavailable
+from tracking.errors import StoreUnavailable, StoreWentBack
 from tracking.frames import geofence_news
 from tracking.hub.alerts import GAP_MS, LATE_MS, Alert, Route, Stay, are_on_route
 from tracking.hub.fleet import FleetFeed, LiveVehicle
@@ -36,6 +37,7 @@ SETTLED_AT_ONCE = 100
 """Vehicles that are held against a fence which changed, in one step: some two milliseconds."""
 MOVES_AT_ONCE = 500
 """Moves that are judged before others have their turn: 2 to 3 ms of work."""
+RETRY_SECONDS = 0.5
 SWEEP_MS = 1_000
 PAUSE_MS = 10_000
 """Past this between two sweeps the clock was set, or this process stood still."""
@@ -101,6 +103,8 @@ class Watch:
         self._clock = clock
         self._gone_after_ms = int(gone_after * 1000)
         self._fences: dict[str, Fences] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """of changes of a fleet's geofences"""
         self._moves: deque[tuple[LiveVehicle, Position]] = deque()
         """Those that this look judges, in order, and has not judged yet."""
         self._waiting: list[_News] = []
@@ -115,6 +119,8 @@ class Watch:
         """Of the fleets that were asked for last, until one of their fences changes."""
         self._overtaken = False
         """There were too many of those: all is to be read again."""
+        self.on_stored: Callable[[], None] = lambda: None
+        """Told when events were committed, which the change log tells of."""
         self.ready = asyncio.Event()
         """All fleets, vehicles and fences are known."""
 
@@ -130,7 +136,7 @@ class Watch:
         self._fences = await asyncio.to_thread(_built, rows)
         async with self._database.reading() as connection:
             async for stored in vehicles.all_of_them(connection):
-                self._fleets.read_vehicle(stored.vehicle, stored.joined_at)
+                self._fleets.read_vehicle(stored.vehicle, stored.joined_at, stored.number)
             async for trip in trips.current_of_all(connection):
                 if trip.vehicle is not None:
                     self._fleets.read_trip(trip.vehicle.vehicle_id, trip)
@@ -229,6 +235,32 @@ class Watch:
             # What is committed by now is in what will be read.
             self._changed_meanwhile.clear()
             self._overtaken = True
+
+    async def geofence_at(self, fleet_id: str, geofence_id: str) -> None:
+        """Takes note of how the geofence is now: read from the store, one change of a fleet after the other."""
+        async with self._turns.setdefault(fleet_id, asyncio.Lock()):
+            while True:
+                try:
+                    async with self._database.connection() as connection:
+                        row = await geofences.row_of(connection, fleet_id, geofence_id)
+                    break
+                except StoreWentBack:
+                    return
+                except StoreUnavailable:
+                    await asyncio.sleep(RETRY_SECONDS)
+            if row is None:
+                if self.knows_geofence(fleet_id, geofence_id):
+                    self.geofence_gone(fleet_id, geofence_id)
+                return
+            # In a thread: a large one is tens of milliseconds.
+            fence, news = await asyncio.to_thread(_made, row)
+            await self.change_geofence(fence, news)
+
+    def event_stored(self, fleet_id: str, event: Event) -> None:
+        """Tells the fleet's dispatchers, after COMMIT."""
+        feed = self._fleets.feeds.get(fleet_id)
+        if feed is not None:
+            self._push(feed, event)
 
     def knows_geofence(self, fleet_id: str, geofence_id: str) -> bool:
         """Whether it is in force, as far as is known yet."""
@@ -574,7 +606,7 @@ class Watch:
             # One that was removed just now has nothing more to be told of.
             if news.event.event_id in stored and self._is_there(news.vehicle):
                 EVENTS.labels(news.event.kind.value).inc()
-                self._push(news.feed, news.event)
+        self.on_stored()
 
     def _push(self, feed: FleetFeed, event: Event) -> None:
         if not event.late:
@@ -582,6 +614,11 @@ class Watch:
         elif event.fix_time is not None and event.server_time - event.fix_time <= SENT_LATE_MS:
             # Of all that a fleet tells after an hour's outage nobody's line may break: the list has it.
             feed.mention(frame(EventNews.of(event)))
+
+
+def _made(row: geofences.Row) -> tuple[Fence, GeofenceNews]:
+    geofence = geofences.geofence_of(row)
+    return Fence(geofence), geofence_news(geofence)
 
 
 def _built(rows: list[geofences.Row]) -> dict[str, Fences]:

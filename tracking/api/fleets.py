@@ -7,7 +7,6 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking import caps
 from tracking.api.http import (
     Label,
     Named,
@@ -53,30 +52,8 @@ async def put(request: Request) -> Response:
     body = await read(request, FleetBody)
     given = {field: value for field, value in msgspec.structs.asdict(body).items() if value is not UNSET}
     fleet = Fleet(fleet_id, **given)
-    service = service_of(request)
-
-    async def look_up() -> None:
-        async with service.database.connection() as connection:
-            stored = await fleets.get(connection, fleet_id)
-        if stored is not None:
-            service.watch.fleet_changed(stored)
-
-    async with service.changes.turn(turn_of(fleet_id), look_up):
-        async with service.database.transaction() as connection:
-            if await fleets.get(connection, fleet_id) is None:
-                if principal.role is not Role.SERVICE:
-                    raise not_found()  # a dispatcher manages a fleet, and makes none
-                count = await fleets.count_with_one_more(connection)
-                most = service.settings.fleets_limit
-                caps.hold(count, most, f"there would be {count} fleets", "fleets_limit", "use those that there are")
-            created = await fleets.put(connection, fleet)
-        service.watch.fleet_changed(fleet)
+    created = await service_of(request).fleets.put(fleet, may_create=principal.role is Role.SERVICE)
     return respond(fleet, 201 if created else 200)
-
-
-def turn_of(fleet_id: str) -> str:
-    """A fleet and its fences take turns in being changed."""
-    return f"fleet {fleet_id}"
 
 
 async def get(request: Request) -> Response:

@@ -20,12 +20,12 @@ from tracking.api.headers import of_answers
 from tracking.audit import Doer
 from tracking.auth import Principal, Role
 from tracking.budgets import Held
-from tracking.dispatch import NOT_FOUND
 from tracking.errors import HTTP_STATUS, ErrorCode, Refusal, TokenRefused
 from tracking.metrics import HTTP_ERRORS
 from tracking.model import Place
 from tracking.protocol import field_of
 from tracking.service import Service
+from tracking.services.trips import NOT_FOUND
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,10 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking import caps
 from tracking.api.http import Name, doer_of, read, require, resource, respond, service_of
 from tracking.audit import Action, Detail, Kind
-from tracking.auth import CLAIM_OF_ROLE, Role, expiry_in
-from tracking.errors import ErrorCode, Refusal, StoreUnavailable
-from tracking.service import Service
-from tracking.store import shares
+from tracking.auth import CLAIM_OF_ROLE, Role
+from tracking.errors import ErrorCode, Refusal
 from tracking.store.pool import Connection
 
 MAX_EXPIRES_IN = 366 * 86_400
@@ -51,36 +48,12 @@ async def revoke(request: Request) -> Response:
     jti = request.path_params["jti"]
     if not 1 <= len(jti) <= 256 or "\0" in jti:
         raise Refusal(ErrorCode.BAD_FIELD, "`jti` must have 1 to 256 characters", field="jti")
-    if jti not in (service.auth.revoked or ()):
-        hold_revoked(service)
-    try:
-        async with service.database.transaction() as connection:
-            await remember_revoked(service, connection, jti)
-            await service.audit.record(connection, doer_of(request, principal), Action.TOKEN_REVOKED, Kind.TOKEN, jti)
-    except StoreUnavailable:
-        # It may be committed all the same. Whoever asked wants nobody in with it, and is told to ask again.
-        end_revoked(service, jti)
-        raise
-    end_revoked(service, jti)
+
+    async def record(connection: Connection) -> None:
+        await service.audit.record(connection, doer_of(request, principal), Action.TOKEN_REVOKED, Kind.TOKEN, jti)
+
+    await service.access.revoke_token(jti, record)
     return Response(status_code=204)
-
-
-def hold_revoked(service: Service) -> None:
-    """Raises `Refusal` (`conflict`) where no more revoked tokens can be remembered, or links that may have to be."""
-    count = 1 + len(service.auth.revoked or ())
-    advice = "wait until some have expired, make tokens that live for a shorter time"
-    caps.hold(count, service.settings.revoked_limit, f"{count} revoked tokens would be remembered", "revoked_limit", advice)
-
-
-async def remember_revoked(service: Service, connection: Connection, jti: str) -> None:
-    await shares.revoke_token(connection, jti, service.clock(), expiry_in(jti))
-
-
-def end_revoked(service: Service, jti: str) -> None:
-    """Nobody gets in with the token, and who is in is sent out."""
-    if service.auth.revoked is not None:
-        service.auth.revoked.add(jti)
-    service.hub.revoke(jti)
 
 
 routes = [

@@ -25,14 +25,14 @@ from tracking.api.http import (
 )
 from tracking.audit import Kind
 from tracking.auth import Principal, Role, Sight, may_know_trip, may_manage_fleet, may_see
-from tracking.dispatch import check_version
 from tracking.errors import ErrorCode, Refusal
 from tracking.frames import prepare_route
 from tracking.model import Place, Trip, TripStatus
 from tracking.protocol import TripView
 from tracking.routes import Given, check_places, line_string
 from tracking.service import Service
-from tracking.store import fleets, trips
+from tracking.services.trips import check_version
+from tracking.store import trips
 from tracking.store.pool import Connection
 
 MAX_STOPS = 100
@@ -73,10 +73,7 @@ async def create(request: Request) -> Response:
     places = _places(pickup, dropoff, stops)
     check_places(places)
     route = await _route(request, body.route, body.route_precision, places)
-    async with service.database.connection() as connection:
-        if await fleets.get(connection, body.fleet_id) is None:
-            raise Refusal(ErrorCode.NOT_FOUND, f"there is no fleet {body.fleet_id}: PUT it first", field="fleet_id")
-    trip = await service.dispatch.create(
+    trip = await service.trips.create(
         fleet_id=body.fleet_id,
         vehicle_id=body.vehicle_id,
         pickup=pickup,
@@ -109,7 +106,7 @@ async def patch(request: Request) -> Response:
         # The places of a trip never change, so they may be read before it is locked.
         given = NO_ROUTE if body.route is UNSET else body.route
         route = await _route(request, given, body.route_precision, _places(known.pickup, known.dropoff, known.stops))
-    trip = await service.dispatch.change(
+    trip = await service.trips.change(
         trip_id,
         allowed=lambda trip: may_manage_fleet(principal, trip.fleet_id),
         version=body.version,
@@ -127,7 +124,7 @@ async def delete(request: Request) -> Response:
     async def record(connection: Connection) -> None:
         await service.audit.record_erasure(connection, doer_of(request, principal), Kind.TRIP, trip_id)
 
-    await service.dispatch.delete(trip_id, allowed=lambda trip: may_manage_fleet(principal, trip.fleet_id), record=record)
+    await service.trips.delete(trip_id, allowed=lambda trip: may_manage_fleet(principal, trip.fleet_id), record=record)
     return Response(status_code=204)
 
 

@@ -1,13 +1,10 @@
 """`/v1/vehicles`."""
 
-from contextlib import AbstractAsyncContextManager
-
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tracking import caps
 from tracking.api.http import (
     Label,
     Name,
@@ -23,13 +20,12 @@ from tracking.api.http import (
 )
 from tracking.audit import Kind
 from tracking.auth import Principal, Role, may_manage_fleet
-from tracking.errors import ErrorCode, Refusal
 from tracking.hub.fleet import LiveVehicle
-from tracking.model import Trip, Vehicle, VehicleStatus
+from tracking.model import Vehicle, VehicleStatus
 from tracking.protocol import SnapshotPosition, snapshot_position
 from tracking.service import Service
-from tracking.store import erasures, fleets, trips, vehicles
-from tracking.store.pool import Connection, unlocked
+from tracking.store import erasures, vehicles
+from tracking.store.pool import Connection
 
 AT_ONCE_SECONDS = 1.0
 """How long a removal waits for the end of the erasure, before it answers that this is under way."""
@@ -81,27 +77,7 @@ async def put(request: Request) -> Response:
         async with service.database.connection() as connection:
             _managed(principal, await vehicles.get(connection, vehicle.vehicle_id))
 
-    @unlocked
-    async def store() -> tuple[vehicles.Stored, bool, list[Trip]]:
-        async with service.database.transaction() as connection:
-            before = await vehicles.lock(connection, vehicle.vehicle_id, own)
-            if before is None and own is not None:
-                raise not_found()
-            if before is not None and before.vehicle.fleet_id != vehicle.fleet_id:
-                await _refuse_with_trips(connection, before)
-            if await fleets.get(connection, vehicle.fleet_id) is None:
-                raise Refusal(ErrorCode.NOT_FOUND, f"there is no fleet {vehicle.fleet_id}: PUT it first", field="fleet_id")
-            if before is None or before.vehicle.fleet_id != vehicle.fleet_id:
-                most = service.settings.vehicles_per_fleet
-                count = await fleets.vehicles_with_one_more(connection, vehicle.fleet_id, most)
-                what = f"fleet {vehicle.fleet_id} would have {count} vehicles"
-                caps.hold(count, most, what, "vehicles_per_fleet", "delete some, or divide the fleet")
-            stored, created = await vehicles.put(connection, vehicle, service.clock())
-            return stored, created, [] if created else await trips.open_of_vehicle(connection, stored.number)
-
-    async with _turn(service, vehicle.vehicle_id):
-        stored, created, open_trips = await store()
-        service.dispatch.vehicle_changed(stored, open_trips, created=created)
+    created = await service.vehicles.put(vehicle, own=own)
     return respond(vehicle, 201 if created else 200)
 
 
@@ -129,35 +105,16 @@ async def delete(request: Request) -> Response:
     service = service_of(request)
     vehicle_id = name_in_path(request, "vehicle_id")
 
-    @unlocked
-    async def remove() -> tuple[vehicles.Stored, list[Trip]] | None:
-        async with service.database.transaction() as connection:
-            stored = await vehicles.lock(connection, vehicle_id, _own_fleet(principal))
-            if stored is None:
-                return None
-            for trip in await trips.open_of_vehicle(connection, stored.number):
-                if trip.status.under_way:
-                    raise Refusal(ErrorCode.CONFLICT, f"the vehicle is under way on trip {trip.trip_id}: end that first")
-            left = await trips.unassign(connection, stored.number)
-            await erasures.begin(connection, stored.number, service.clock())
-            await service.audit.record_erasure(connection, doer_of(request, principal), Kind.VEHICLE, vehicle_id)
-            return stored, left
+    async def record(connection: Connection) -> None:
+        await service.audit.record_erasure(connection, doer_of(request, principal), Kind.VEHICLE, vehicle_id)
 
-    async with _turn(service, vehicle_id):
-        removed = await remove()
-        if removed is None:
-            under_way = await _erasure(service, principal, vehicle_id)
-            known = service.dispatch.known(vehicle_id)
-            if known is not None and may_manage_fleet(principal, known.fleet_id):
-                # It was removed by a request that was not answered, and this is its repeat.
-                service.dispatch.vehicle_gone(vehicle_id, [])
-            if under_way is not None:
-                return _accepted(under_way)
+    stored = await service.vehicles.remove(vehicle_id, own=_own_fleet(principal), record=record)
+    if stored is None:
+        # It may have been removed by a request that was not answered, and this is its repeat.
+        under_way = await _erasure(service, principal, vehicle_id)
+        if under_way is None:
             raise not_found()
-        stored, left = removed
-        service.sums.forget(stored.number)
-        service.dispatch.vehicle_gone(vehicle_id, left)
-    # Not in its turn: the id is free, and may be given to another one at once.
+        return _accepted(under_way)
     if await service.erasures.wait(stored.number, AT_ONCE_SECONDS):
         return Response(status_code=204)
     under_way = await _erasure(service, principal, vehicle_id)
@@ -191,10 +148,6 @@ async def _erasure(service: Service, principal: Principal, vehicle_id: str) -> E
     return ErasureView(vehicle_id, found[0].asked_at, sum(erasure.removed for erasure in found), sum(days) if days else UNSET)
 
 
-def _turn(service: Service, vehicle_id: str) -> AbstractAsyncContextManager[None]:
-    return service.changes.turn(f"vehicle {vehicle_id}", lambda: service.dispatch.look_up_vehicle(vehicle_id))
-
-
 def _own_fleet(principal: Principal) -> str | None:
     """The one fleet whose vehicles a dispatcher changes; None for who changes those of all."""
     return principal.subject if principal.role is Role.DISPATCHER else None
@@ -204,14 +157,6 @@ def _managed(principal: Principal, stored: vehicles.Stored | None) -> vehicles.S
     if stored is None or not may_manage_fleet(principal, stored.vehicle.fleet_id):
         raise not_found()
     return stored
-
-
-async def _refuse_with_trips(connection: Connection, stored: vehicles.Stored) -> None:
-    """A vehicle that changes its fleet would take the old fleet's passengers with it."""
-    for trip in await trips.open_of_vehicle(connection, stored.number):
-        raise Refusal(
-            ErrorCode.CONFLICT, f"trip {trip.trip_id} of its fleet waits for the vehicle: end it, or give it another one"
-        )
 
 
 routes = [

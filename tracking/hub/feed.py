@@ -7,6 +7,7 @@ from itertools import islice, pairwise
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from tracking.errors import CloseCode
 from tracking.frames import TRACK_ROOM, DrivenPoint, fit_track, live_view
 from tracking.hub.outbox import Outbox
 from tracking.metrics import DELIVERIES
@@ -114,7 +115,9 @@ class TripFeed:
         "_others",
         "_vehicles",
         "_view",
+        "as_of",
         "before_kept",
+        "ended",
         "epoch",
         "line",
         "offset",
@@ -127,6 +130,8 @@ class TripFeed:
 
     def __init__(self, trip: Trip, *, kept: KeptBytes, seconds: float, now: int) -> None:
         self.trip = trip
+        self.as_of = 0
+        """The last change of the log that `trip` knows of."""
         self.showing = trip.status.under_way
         """Whether the trip's status lets its watchers see the vehicle."""
         self.vehicle_id = "" if trip.vehicle is None else trip.vehicle.vehicle_id
@@ -139,6 +144,8 @@ class TripFeed:
         self.offset = 0
         self.outboxes: set[Outbox] = set()
         self.unwatched_since: int | None = None
+        self.ended: CloseCode | None = None
+        """Why it is over, as its watchers were told."""
         self.line: Line | None = None
         """A long one, while it is kept (`tracking.lines`)."""
         self._view: tuple[Trip, TripView] | None = None

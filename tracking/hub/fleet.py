@@ -49,6 +49,7 @@ class LiveVehicle:
     """A vehicle as its fleet knows it. `cell` is None while it is not on the map: no position, or silent for too long."""
 
     __slots__ = (
+        "as_of",
         "cell",
         "clock_skew",
         "counted_at",
@@ -56,6 +57,7 @@ class LiveVehicle:
         "feed",
         "joined_at",
         "lost",
+        "number",
         "position",
         "standing",
         "status",
@@ -67,6 +69,10 @@ class LiveVehicle:
     def __init__(self, vehicle: Vehicle, feed: "FleetFeed") -> None:
         self.vehicle = vehicle
         self.feed = feed
+        self.number = 0
+        """the store's, where it is known"""
+        self.as_of = 0
+        """the last change of the log that this knows of"""
         self.joined_at = 0
         """The instant since when it is in this fleet: positions from before are not this fleet's to see."""
         self.trip: Trip | None = None

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from tracking.frames import live_view
 from tracking.hub.alerts import Watched
 from tracking.hub.fleet import FleetFeed, LiveVehicle, Slices
+from tracking.hub.loading import Loading
 from tracking.metrics import CLOCKS_WRONG
 from tracking.model import Fleet, Position, Trip, Vehicle
 from tracking.protocol import FleetTrip, TripGone, VehicleGone, frame
@@ -26,6 +27,8 @@ class Fleets:
         self._slices = slices
         self.feeds: dict[str, FleetFeed] = {}
         self.vehicles: dict[str, LiveVehicle] = {}
+        self.by_number: dict[int, LiveVehicle] = {}
+        self.loading: Loading[int | str] = Loading()
         self.moves: list[tuple[LiveVehicle, Position]] = []
         self._reading = True
         self._told_fleets: set[str] = set()
@@ -39,10 +42,10 @@ class Fleets:
         if fleet.fleet_id not in self._told_fleets:
             self.feed(fleet)
 
-    def read_vehicle(self, vehicle: Vehicle, joined_at: int) -> None:
+    def read_vehicle(self, vehicle: Vehicle, joined_at: int, number: int = 0) -> None:
         vehicle_id = vehicle.vehicle_id
         if vehicle_id not in self.vehicles and vehicle_id not in self._gone:
-            self.know(vehicle, joined_at)
+            self.know(vehicle, joined_at, number)
             if vehicle_id in self._told_trips:
                 self.set_trip(vehicle_id, self._told_trips[vehicle_id])
 
@@ -89,8 +92,15 @@ class Fleets:
             self._told_fleets.add(fleet.fleet_id)
         self.feed(fleet)
 
-    def know(self, vehicle: Vehicle, joined_at: int = 0) -> LiveVehicle:
-        """The vehicle is new, or its name, kind, plate or fleet is another now. `joined_at`: since when it is in its fleet."""
+    def holds(self, fleet_id: str) -> bool:
+        """Whether all vehicles of the fleet are known here."""
+        return True
+
+    def know(self, vehicle: Vehicle, joined_at: int = 0, number: int = 0) -> LiveVehicle:
+        """The vehicle is new, or its name, kind, plate or fleet is another now. `joined_at`: since when it is in its fleet.
+
+        `number` is the store's.
+        """
         feed = self.feeds.get(vehicle.fleet_id) or self.feed(Fleet(vehicle.fleet_id, ""))
         live = self.vehicles.get(vehicle.vehicle_id)
         if live is None:
@@ -109,6 +119,10 @@ class Fleets:
                 live.position = None
                 live.watched = live.watched.of_another_fleet()
             feed.restate(live)
+        if number and live.number != number:
+            self.by_number.pop(live.number, None)
+            live.number = number
+            self.by_number[number] = live
         return live
 
     def forget(self, vehicle_id: str) -> None:
@@ -119,6 +133,7 @@ class Fleets:
         self.set_clock_skew(vehicle_id, 0)
         live = self.vehicles.pop(vehicle_id, None)
         if live is not None:
+            self.by_number.pop(live.number, None)
             live.feed.leave(live)
             live.feed.vehicles.discard(live)
             if live.feed.outboxes:
@@ -166,10 +181,10 @@ class Fleets:
             # In place: the same one waits to be written as the vehicle's latest.
             live.position.trip = live.position.trip_id = None
 
-    def trip_gone(self, trip: Trip) -> None:
-        feed = self.feeds.get(trip.fleet_id)
+    def trip_gone(self, fleet_id: str, trip_id: str) -> None:
+        feed = self.feeds.get(fleet_id)
         if feed is not None and feed.outboxes:
-            feed.broadcast(frame(TripGone(trip.trip_id)))
+            feed.broadcast(frame(TripGone(trip_id)))
 
     def ticking(self) -> Iterator[None]:
         """To be gone through every 250 ms; between two steps others may have their turn."""

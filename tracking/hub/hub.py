@@ -10,6 +10,7 @@ from tracking.errors import CloseCode
 from tracking.hub.feed import KeptBytes, TripFeed
 from tracking.hub.fleet import Slices
 from tracking.hub.fleets import Fleets
+from tracking.hub.loading import Loading
 from tracking.hub.outbox import Outbox
 from tracking.keys import Key
 from tracking.metrics import DRIVERS, FEEDS
@@ -74,9 +75,16 @@ class DriverLink(Link, Protocol):
 
     ticket: int
 
+    @property
+    def number(self) -> int:
+        """The store's of the vehicle."""
+        ...
+
     def ask_interval(self, interval: float) -> None: ...
 
     def tell_trip(self, trip: Trip) -> None: ...
+
+    def trip_gone(self, trip_id: str) -> None: ...
 
     def tell_message(self, number: int, trip_id: str, text: str, sender: str, server_time: int) -> None: ...
 
@@ -107,6 +115,8 @@ class Hub:
         self._interval_trip = interval_trip
         self._interval_idle = interval_idle
         self.feeds: dict[str, TripFeed] = {}
+        self.loading: Loading[str] = Loading()
+        """of trips that somebody is about to watch"""
         self.fleets = Fleets(Slices(lambda work: asyncio.get_running_loop().call_soon(work)))
         self.drivers: dict[str, DriverLink] = {}
         self.on_former: Callable[[Position], None] = lambda _: None
@@ -136,11 +146,12 @@ class Hub:
                     self.on_former(position)
         self.fleets.publish(position)
 
-    def feed(self, trip: Trip) -> TripFeed:
-        """The trip's feed, begun now where there is none."""
+    def feed(self, trip: Trip, as_of: int = 0) -> TripFeed:
+        """The trip's feed, begun now where there is none; the trip is as of that change of the log."""
         feed = self.feeds.get(trip.trip_id)
         if feed is None:
             feed = TripFeed(trip, kept=self._kept, seconds=self._keep_seconds, now=self._clock())
+            feed.as_of = as_of
             self.feeds[trip.trip_id] = feed
             FEEDS.set(len(self.feeds))
         if not feed.outboxes:
@@ -149,7 +160,7 @@ class Hub:
         return feed
 
     def trip_changed(self, trip: Trip) -> None:
-        """Tells the trip's watchers, after COMMIT; a trip that is over loses its feed, and they are sent away."""
+        """Tells the trip's watchers; a trip that is over loses its feed, and they are sent away."""
         feed = self.feeds.get(trip.trip_id)
         if feed is None:
             return
@@ -164,8 +175,14 @@ class Hub:
         if feed is not None:
             self._end(feed, CloseCode.NOT_FOUND)
 
+    def drop_feed(self, trip_id: str) -> None:
+        """Its watchers come back, and the trip is read anew for them."""
+        feed = self.feeds.get(trip_id)
+        if feed is not None:
+            self._end(feed, CloseCode.GOING_DOWN)
+
     def vehicle_gone(self, vehicle_id: str) -> None:
-        """After COMMIT: the vehicle was erased, with all that it drove."""
+        """The vehicle was erased, with all that it drove."""
         for erased in self._erasures:
             erased.add(vehicle_id)
         for feed in self.feeds.values():
@@ -191,6 +208,7 @@ class Hub:
         return snapshot_position(position) if position is not None and position.trip_id == feed.trip.trip_id else None
 
     def _end(self, feed: TripFeed, code: CloseCode) -> None:
+        feed.ended = code
         self._let_go(feed)
         for outbox in list(feed.outboxes):
             outbox.end(code)

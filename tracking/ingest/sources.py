@@ -1,16 +1,16 @@
 """A vehicle as ingest knows it: its motion, its sessions, and when it was under way on which trip."""
 
-import contextlib
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from math import inf
 from typing import NamedTuple, Protocol
 
 from tracking.bucket import Bucket
+from tracking.hub.loading import Loading
 from tracking.ingest.clocks import DeviceClock, is_right
 from tracking.ingest.filters import Motion
 from tracking.model import Clock, Suspicion, Trip, Vehicle
 from tracking.protocol import Rejected
-from tracking.store import positions, sessions, trips, vehicles
+from tracking.store import changes, positions, sessions, trips, vehicles
 from tracking.store.gathered import Gathered
 from tracking.store.pool import Connection, Database
 from tracking.store.trips import Span
@@ -123,6 +123,7 @@ class Source:
     """One vehicle: its number in the store, its names, its current trip, its motion and its sessions."""
 
     __slots__ = (
+        "as_of",
         "clock",
         "fixes",
         "frames",
@@ -149,6 +150,8 @@ class Source:
         tokens_from: int | None = None,
     ) -> None:
         self.number = number
+        self.as_of = 0
+        """The last change of the log that this knows of."""
         self.tokens_from = tokens_from
         """Tokens that are older are of another vehicle, which had this id before."""
         self.vehicle = vehicle
@@ -187,25 +190,19 @@ class Source:
         return any(session.receiver is not None or session.seen != session.handled for session in self.sessions.values())
 
 
-class _Reading:
-    """Of one vehicle's row and trips. `overtaken`: they changed meanwhile, and that may not be in what was read."""
-
-    __slots__ = ("overtaken",)
-
-    def __init__(self) -> None:
-        self.overtaken = False
-
-
 class Sources:
     """The vehicles in memory, loaded when a driver connects and kept for an hour at least: the live map goes on while the
     database is away.
     """
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, follow: Callable[[], Awaitable[None]]) -> None:
+        """`follow` returns when the change log is followed, so that what is read then is kept up to date."""
         self._database = database
         self._clock = clock
+        self._follow = follow
         self._sources: dict[str, Source] = {}
-        self._readings: dict[str, list[_Reading]] = {}
+        self.by_number: dict[int, Source] = {}
+        self.loading: Loading[int | str] = Loading()
         self._stored = Gathered(self._read_all)
         self._opened = Gathered(self._open_all)
 
@@ -215,30 +212,20 @@ class Sources:
     async def load(self, vehicle_id: str) -> Source | None:
         """The vehicle's source, from memory or the store; None where there is no such vehicle. Raises `StoreUnavailable`."""
         while (source := self._sources.get(vehicle_id)) is None:
-            with self._reading(vehicle_id) as reading:
+            await self._follow()
+            with self.loading.reading():
                 source = await self._stored.get(vehicle_id)
-            if source is None:
-                return None
-            if not reading.overtaken:
-                self._sources.setdefault(vehicle_id, source)
+                if source is None:
+                    return None
+                if all(self.loading.is_current(key, source.as_of) for key in (source.number, vehicle_id)):
+                    self._keep(source)
         source.unused = False
         return source
 
-    @contextlib.contextmanager
-    def _reading(self, vehicle_id: str) -> Iterator["_Reading"]:
-        reading = _Reading()
-        readings = self._readings.setdefault(vehicle_id, [])
-        readings.append(reading)
-        try:
-            yield reading
-        finally:
-            readings.remove(reading)
-            if not readings:
-                del self._readings[vehicle_id]
-
-    def _overtake(self, vehicle_id: str) -> None:
-        for reading in self._readings.get(vehicle_id, ()):
-            reading.overtaken = True
+    def _keep(self, source: Source) -> None:
+        # Of two that asked at once the first is kept: somebody is connected with it.
+        kept = self._sources.setdefault(source.vehicle.vehicle_id, source)
+        self.by_number[kept.number] = kept
 
     def let_go(self, connected: Container[str]) -> None:
         """To be called every hour: lets go of who has nothing waiting and was not `connected` the last time either."""
@@ -246,25 +233,27 @@ class Sources:
             if vehicle_id in connected or source.waits:
                 source.unused = False
             elif source.unused:
-                del self._sources[vehicle_id]
+                self.forget(vehicle_id)
             else:
                 source.unused = True
 
     async def _read_all(self, vehicle_ids: list[str]) -> Mapping[str, Source]:
-        async with self._database.connection() as connection:
+        async with self._database.snapshot() as connection:
+            newest = await changes.head(connection)
             stored = await vehicles.get_all(connection, [name for name in vehicle_ids if "\0" not in name])
             if not stored:
                 return {}
             numbers = [vehicle.number for vehicle in stored.values()]
             spans = await newest_spans(connection, numbers, self._clock())
             current = await trips.current_of_vehicles(connection, numbers)
-            newest = await positions.newest_of_vehicles(connection, numbers)
+            seen = await positions.newest_of_vehicles(connection, numbers)
         sources = {}
         for vehicle_id, (number, vehicle, tokens_from, joined_at) in stored.items():
             source = Source(number, vehicle, spans.get(number, ()), current.get(vehicle_id), tokens_from)
             source.joined_at = joined_at
+            source.as_of = newest.number if newest is not None else 0
             sources[vehicle_id] = source
-            last = newest.get(number)
+            last = seen.get(number)
             if last is not None:
                 source.motion.seed(last.latitude, last.longitude, last.fix_time, last.speed)
                 if not is_right(last.server_time - last.fix_time):
@@ -296,17 +285,8 @@ class Sources:
                     del source.sessions[other.name]
         return session
 
-    def changed(self, vehicle_id: str, spans: Sequence[Span], trip: Trip | None) -> Source | None:
-        """Takes note that the vehicle's trips are now these; returns its source where it is in memory."""
-        self._overtake(vehicle_id)
-        source = self._sources.get(vehicle_id)
-        if source is not None:
-            source.set_spans(spans)
-            source.trip = trip
-            source.posted += 1
-        return source
-
     def forget(self, vehicle_id: str) -> None:
         """The vehicle is gone, or must be read anew."""
-        self._overtake(vehicle_id)
-        self._sources.pop(vehicle_id, None)
+        source = self._sources.pop(vehicle_id, None)
+        if source is not None:
+            self.by_number.pop(source.number, None)

@@ -90,7 +90,7 @@ class DispatcherConnection(Connection):
         async def post() -> None:
             if not isinstance(message.trip_id, str):
                 raise Refusal(ErrorCode.BAD_FIELD, "`trip_id` is missing: say which trip you write to", field="trip_id")
-            await self.service.messaging.from_dispatcher(
+            await self.service.messages.from_dispatcher(
                 self.principal, self._fleet_id, message.trip_id, message.client_id, message.text
             )
 

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 
+import msgspec
 from starlette.websockets import WebSocket
 
 from tracking.auth import Principal, Role, is_of_incarnation, may_know_trip
@@ -16,7 +17,6 @@ from tracking.ingest.acks import settle
 from tracking.ingest.clocks import AHEAD, BEHIND, DRIFT, DeviceClock, continues, described, is_right
 from tracking.ingest.filters import CLOCK_SKEW, TOO_OLD
 from tracking.ingest.sources import Session, Source
-from tracking.messaging import PAGE
 from tracking.metrics import FIXES
 from tracking.model import Fix, Trip
 from tracking.protocol import (
@@ -37,6 +37,7 @@ from tracking.protocol import (
     frame,
 )
 from tracking.service import Service
+from tracking.services.messages import PAGE
 from tracking.sockets.connection import Connection, admit, not_yours, refuse, start
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class DriverConnection(Connection):
         "_skew_told",
         "_skew_told_at",
         "_told",
+        "_trips",
         "_unread",
         "_unread_after",
         "session",
@@ -109,6 +111,8 @@ class DriverConnection(Connection):
         self._skew_told_at = 0
         self._unread: list[int] | None = None
         self._told: set[int] | None = None
+        self._trips: dict[str, Trip] = {}
+        """Trips of the vehicle that the driver was told of and that are not over."""
         self._unread_after: int | None = None
         """The last message told of those that are unread, while the rest waits until the socket takes more."""
         self._frames: Bucket
@@ -129,8 +133,9 @@ class DriverConnection(Connection):
         self._frames, self._fixes = self._buckets(source)
         hub = self.service.hub
         if source.vehicle.vehicle_id not in hub.fleets.vehicles:
-            # It came to be without us, or the fleets are not read yet.
-            hub.fleets.know(source.vehicle, source.joined_at)
+            # The fleets are not read yet.
+            live = hub.fleets.know(source.vehicle, source.joined_at, source.number)
+            live.as_of = source.as_of
             hub.fleets.set_trip(source.vehicle.vehicle_id, source.trip)
         hub.fleets.set_clock_skew(source.vehicle.vehicle_id, source.clock.skew if source.clock is not None else 0)
         if not hub.claim(source.vehicle.vehicle_id, self):
@@ -139,8 +144,9 @@ class DriverConnection(Connection):
         welcome = Welcome(self.service.clock(), self._interval)
         if source.trip is not None:
             welcome.trip = live_view(source.trip)
+            self._trips = {source.trip.trip_id: source.trip}
         self.send(frame(welcome))
-        if not self.service.messaging.none_unread(source):
+        if not self.service.messages.none_unread(source):
             self._tell_unread_after(0)
 
     def _buckets(self, source: Source) -> tuple[Bucket, Bucket]:
@@ -182,7 +188,7 @@ class DriverConnection(Connection):
         if self._unread and not self.outbox.blocked:
             numbers, self._unread = self._unread, None
             # Not refused, however much waits: the message that it came with is to be taken.
-            self.ask_ourselves(lambda: self.service.messaging.mark_read(numbers))
+            self.ask_ourselves(lambda: self.service.messages.mark_read(numbers))
         if len(data) > LARGE:
             self._wait_turn(data)
             return
@@ -423,7 +429,7 @@ class DriverConnection(Connection):
         """Tells a page of what is unread, and then the next, for as long as the driver's socket takes them."""
         source = self.source
         assert source is not None
-        page = await self.service.messaging.unread(source, after)
+        page = await self.service.messages.unread(source, after)
         for message in page:
             if self._closing is not None:
                 return
@@ -443,7 +449,7 @@ class DriverConnection(Connection):
     def _advance(self, change: TripStatusChange) -> None:
         async def advance() -> None:
             self.service.budgets.writes.spend(self.principal.jti)
-            await self.service.dispatch.change(
+            await self.service.trips.change(
                 change.trip_id,
                 allowed=lambda trip: may_know_trip(self.principal, trip),
                 not_allowed=ErrorCode.FORBIDDEN,
@@ -456,7 +462,7 @@ class DriverConnection(Connection):
         async def post() -> None:
             if not isinstance(message.trip_id, str):
                 raise Refusal(ErrorCode.BAD_FIELD, "`trip_id` is missing: say which trip's passenger you write to")
-            await self.service.messaging.from_driver(self.principal, message.trip_id, message.client_id, message.text)
+            await self.service.messages.from_driver(self.principal, message.trip_id, message.client_id, message.text)
 
         self.ask(lambda: self.answer(message.client_id, post))
 
@@ -468,7 +474,20 @@ class DriverConnection(Connection):
             self.send(frame(Interval(interval)))
 
     def tell_trip(self, trip: Trip) -> None:
+        if trip.status.over or trip.vehicle is None:
+            self._trips.pop(trip.trip_id, None)
+        else:
+            self._trips[trip.trip_id] = trip
         self.send(frame(DriverTrip(live_view(trip))))
+
+    def trip_gone(self, trip_id: str) -> None:
+        trip = self._trips.pop(trip_id, None)
+        if trip is not None:
+            self.send(frame(DriverTrip(live_view(msgspec.structs.replace(trip, vehicle=None)))))
+
+    @property
+    def number(self) -> int:
+        return self.source.number if self.source is not None else 0
 
     def tell_message(self, number: int, trip_id: str, text: str, sender: str, server_time: int) -> None:
         if self._told is None:

@@ -40,12 +40,17 @@ class PassengerConnection(Connection):
     async def opened(self) -> None:
         if self.principal.role is Role.PASSENGER and self.principal.subject != self.trip_id:
             raise not_yours()
-        feed = self.service.hub.feeds.get(self.trip_id)
-        trip = feed.trip if feed is not None else await self.service.trips.get(self.trip_id)
-        if trip is None or not may_know_trip(self.principal, trip) or not MAY_SEE[self.principal.role][Sight.LIVE]:
+        if not MAY_SEE[self.principal.role][Sight.LIVE]:
             raise not_yours()
-        self._check(trip)
-        feed = self.service.hub.feed(trip)
+        feed = self.service.hub.feeds.get(self.trip_id)
+        if feed is None:
+            feed = await self._load()
+        elif not may_know_trip(self.principal, feed.trip):
+            raise not_yours()
+        else:
+            # It lives for another while.
+            feed = self.service.hub.feed(feed.trip)
+        self._check(feed.trip)
         epoch, offset = self._from
         if offset is not None and feed.can_resume(epoch, offset, self.service.settings.outbox_high_water):
             feed.resume(self.outbox, offset)
@@ -56,31 +61,37 @@ class PassengerConnection(Connection):
         WATCHERS.inc()
         self.service.hub.watched(feed)
 
+    async def _load(self) -> TripFeed:
+        """Begins the trip's feed, with the trip as it is."""
+        service = self.service
+        await service.follower.begin()
+        with service.hub.loading.reading():
+            while True:
+                found = await service.shown_trips.get(self.trip_id)
+                if found is None or not may_know_trip(self.principal, found[0]):
+                    raise not_yours()
+                trip, as_of = found
+                if service.hub.loading.is_current(self.trip_id, as_of):
+                    self._check(trip)
+                    return service.hub.feed(trip, as_of)
+
     async def _begin(self, feed: TripFeed) -> None:
-        known, began, away = feed.trip, feed.offset, False
+        began = feed.offset
         # What waits for a commit now may be committed after our reading began, and so be in neither.
         unstored = list(self.service.recorder.pending(self.trip_id))
-        fresh = line = None
-        # Of the trip first: what the line is joined with must be here when it was read, so nothing is awaited after it.
+        line = None
+        # What the line is joined with must be here when it was read, so nothing is awaited after it.
         with self.service.hub.erased() as erased:
             try:
-                fresh = await self.service.trips.get(self.trip_id)
                 line = await self.service.lines.of(feed)
             except StoreUnavailable:
                 # The live map goes on with what memory holds; the rest of the line follows as `track_revised`.
-                away = True
-                self.service.revisions.revise_all(known)
+                self.service.revisions.revise_all(feed.trip)
         if erased:
             unstored = [position for position in unstored if position.vehicle_id not in erased]
             line = None if line is None else line.without(erased)
-        if fresh is not None and (feed.trip is known or fresh.version > feed.trip.version):
-            # What we happen to learn first, the others must be told too. But what they were told while we read may be newer,
-            # though its version is the same: a vehicle's name is no part of that.
-            self.service.hub.trip_changed(fresh)
         if self.service.hub.feeds.get(self.trip_id) is not feed:
-            over = fresh.status.over if fresh is not None else not away
-            over = over or feed.trip.status.over
-            raise SocketClosed(CloseCode.TRIP_OVER if over else CloseCode.OVERLOADED)
+            raise SocketClosed(feed.ended or CloseCode.OVERLOADED)
         self._check(feed.trip)
         if feed.before_kept > (began if line is None else line.began):
             # What was published while we read is no more here in full.
@@ -115,7 +126,7 @@ class PassengerConnection(Connection):
         message = decode_passenger(data)
         if self.principal.role is not Role.PASSENGER:
             raise Refusal(ErrorCode.FORBIDDEN, "only the trip's passenger writes here")
-        post = self.service.messaging.from_passenger
+        post = self.service.messages.from_passenger
         self.ask(
             lambda: self.answer(message.client_id, lambda: post(self.principal, self.trip_id, message.client_id, message.text))
         )

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import asyncpg
 
 from tracking.model import Trip
-from tracking.store import history
+from tracking.store import changes, history
 from tracking.store.batches import Batch
+from tracking.store.changes import Change, ChangeKind
 from tracking.store.pool import Connection
 
 TRIPS_OF_ROWS = 50
@@ -47,8 +48,11 @@ _COLUMNS = "vehicle, vehicle_id, fleet_id, asked_at, removed, days_left"
 # --- vehicles -----------------------------------------------------------------------------------------------------------
 
 
-async def begin(connection: Connection, vehicle: int, now: int | None = None) -> None:
-    """Removes a vehicle whose row is locked: its id is free, and nothing of it is found any more."""
+async def begin(connection: Connection, vehicle: int, now: int | None = None) -> int | None:
+    """Removes a vehicle whose row is locked: its id is free, and nothing of it is found any more.
+
+    The change log tells it: the number of the transaction there.
+    """
     # The sessions go first: the recorder locks them before it writes, and a fix without a session is dropped.
     await connection.execute("DELETE FROM sessions WHERE vehicle = $1", vehicle)
     await connection.execute("DELETE FROM latest_positions WHERE vehicle = $1", vehicle)
@@ -60,7 +64,12 @@ async def begin(connection: Connection, vehicle: int, now: int | None = None) ->
         vehicle,
         now,
     )
-    await connection.execute("DELETE FROM vehicles WHERE vehicle = $1", vehicle)
+    row = await connection.fetchrow("DELETE FROM vehicles WHERE vehicle = $1 RETURNING vehicle_id, fleet_id", vehicle)
+    if row is None:
+        return None
+    vehicle_id, fleet_id = row
+    public = {"vehicle_id": vehicle_id}
+    return await changes.append(connection, [Change(ChangeKind.VEHICLE_DELETED, vehicle_id, fleet_id, vehicle, public)])
 
 
 async def under_way(connection: Connection, limit: int) -> list[Erasure]:

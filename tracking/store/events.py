@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 from tracking.geo import pack_point, unpack_point
 from tracking.model import Event, EventKind
+from tracking.store import changes
+from tracking.store.changes import EVENT, Change
 from tracking.store.pool import Connection
 
 
@@ -61,7 +63,7 @@ async def insert(
     ]
     if not fresh:
         return set()
-    await connection.execute(
+    inserted = await connection.fetch(
         """
         INSERT INTO events
             (event, fleet_id, vehicle, kind, geofence_id, trip_id, server_time, fix_time, point, speed, speed_limit, late)
@@ -69,7 +71,7 @@ async def insert(
             $1::bigint[], $2::text[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[],
             $9::geometry[], $10::float8[], $11::float8[], $12::boolean[]
         )
-        ON CONFLICT (event) DO NOTHING
+        ON CONFLICT (event) DO NOTHING RETURNING event
         """,
         [row.event.event_id for row in fresh],
         [row.fleet_id for row in fresh],
@@ -85,6 +87,22 @@ async def insert(
         [row.event.late for row in fresh],
     )
     await _change_states(connection, fresh)
+    # Those that were not stored before, and their ids alone: with all that they say, a busy fleet's would be most of the log.
+    told = {row["event"] for row in inserted}
+    await changes.append(
+        connection,
+        [
+            Change(
+                f"{EVENT}{row.event.kind.value}",
+                str(row.event.event_id),
+                row.fleet_id,
+                row.vehicle,
+                internal={"event": row.event.event_id},
+            )
+            for row in fresh
+            if row.event.event_id in told
+        ],
+    )
     return {row.event.event_id for row in fresh}
 
 
@@ -224,12 +242,7 @@ async def of_fleet(
         filters += [f"({key}, event) >= ({wanted}, {lowest})", f"({key}, event) <= ({wanted}, {highest})"]
     rows = await connection.fetch(
         f"""
-        SELECT event, e.kind, v.vehicle_id, server_time, geofence_id, fix_time, point,
-            -- Of a trip that was removed some have the id for a while.
-            CASE WHEN trip_id IN (SELECT trip_id FROM trip_erasures WHERE trip_id IS NOT NULL) THEN NULL ELSE trip_id END
-                AS trip_id,
-            speed, speed_limit, late
-        FROM events e JOIN vehicles v USING (vehicle)
+        {_SELECT}
         WHERE {" AND ".join(filter(None, filters))}
         ORDER BY {key} {order}, event {order} LIMIT {value(limit)}
         """,
@@ -239,6 +252,20 @@ async def of_fleet(
     return events[::-1] if newest else events
 
 
+async def by_id(connection: Connection, ids: Sequence[int]) -> dict[int, Event]:
+    """Those of the events that there are."""
+    rows = await connection.fetch(f"{_SELECT} WHERE event = ANY($1::bigint[])", ids)
+    return {row["event"]: _event(row) for row in rows}
+
+
+_SELECT = """
+    SELECT event, e.kind, v.vehicle_id, server_time, geofence_id, fix_time, point,
+        -- Of a trip that was removed some have the id for a while.
+        CASE WHEN trip_id IN (SELECT trip_id FROM trip_erasures WHERE trip_id IS NOT NULL) THEN NULL ELSE trip_id END
+            AS trip_id,
+        speed, speed_limit, late
+    FROM events e JOIN vehicles v USING (vehicle)
+"""
 _TIME = "(server_time + interval '0')"
 """The time as a filter: it has led to the ids already, and is not to lead into its index, which has them in no order."""
 

@@ -89,6 +89,18 @@ async def unread_by_drivers(
     return unread
 
 
+async def by_number(connection: Connection, numbers: Sequence[int]) -> dict[int, Message]:
+    """Those of the messages that there are."""
+    rows = await connection.fetch(
+        """
+        SELECT m.message, t.trip_id, m.sender, m.text, m.server_time FROM messages m JOIN trips t USING (trip)
+        WHERE m.message = ANY($1::bigint[])
+        """,
+        numbers,
+    )
+    return {row["message"]: Message(*row) for row in rows}
+
+
 async def count_unread(connection: Connection, trip: int, sender: str, author: bytes) -> int:
     """How many messages of this author the trip's driver has not read."""
     count: int = await connection.fetchval(

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 import asyncpg
 import msgspec
@@ -26,7 +26,7 @@ else:
 _POSTGRES_EPOCH_MS = 946_684_800_000
 """2000-01-01 UTC, where PostgreSQL counts microseconds from."""
 
-_AWAY = (
+AWAY = (
     OSError,
     TimeoutError,
     asyncpg.PostgresConnectionError,
@@ -148,19 +148,19 @@ class Database:
             raise StoreUnavailable("the database pool is not open")
         try:
             connection = await pool.acquire(timeout=self._timeout)
-        except (*_AWAY, asyncpg.PostgresError) as error:
+        except (*AWAY, asyncpg.PostgresError) as error:
             # Whatever it says to someone who only wants in, nothing can be asked of it now.
             raise StoreUnavailable(f"PostgreSQL is away: {_said(error)}") from error
         try:
             yield connection
-        except _AWAY as error:
+        except AWAY as error:
             raise StoreUnavailable(f"PostgreSQL is away: {_said(error)}") from error
         except asyncio.CancelledError:
             # Whoever asked has gone; giving back a connection in the middle of a statement would wait for the server.
             _terminate(connection)
             raise
         finally:
-            with contextlib.suppress(*_AWAY):
+            with contextlib.suppress(*AWAY):
                 await pool.release(connection, timeout=self._timeout)
 
     @asynccontextmanager
@@ -182,7 +182,7 @@ class Database:
                 yield connection
                 if await connection.execute("COMMIT") != "COMMIT":
                     raise asyncpg.InFailedSQLTransactionError("a statement had failed: rolled back")
-            except (*_AWAY, asyncio.CancelledError):
+            except (*AWAY, asyncio.CancelledError):
                 # To roll back would wait on the same dead or stalled server once more.
                 _terminate(connection)
                 raise
@@ -197,13 +197,51 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Connection]:
         """A transaction that changes nothing, for questions that come through a cursor."""
+        async with self._read_only(None) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Connection]:
+        """The same for several questions that are to be answered as of one instant."""
+        async with self._read_only("repeatable_read") as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def listening(self, channel: str, heard: Callable[[], None]) -> AsyncIterator[asyncio.Event]:
+        """Calls `heard` at each notification; the event is set when the connection is lost. Raises `StoreUnavailable`.
+
+        The connection is none of the pool's, as it lasts.
+        """
+        lost = asyncio.Event()
+        try:
+            connection = await asyncpg.connect(
+                self._url,
+                timeout=self._timeout,
+                command_timeout=self._timeout,
+                server_settings={"application_name": "tracking"},
+            )
+        except (*AWAY, asyncpg.PostgresError) as error:
+            raise StoreUnavailable(f"PostgreSQL is away: {_said(error)}") from error
+        try:
+            connection.add_termination_listener(lambda _: lost.set())
+            try:
+                await connection.add_listener(channel, lambda *_: heard())
+            except (*AWAY, asyncpg.PostgresError) as error:
+                raise StoreUnavailable(f"PostgreSQL does not notify: {_said(error)}") from error
+            yield lost
+        finally:
+            # It has nothing to be tidied away, and the server may be stalled.
+            connection.terminate()
+
+    @asynccontextmanager
+    async def _read_only(self, isolation: Literal["repeatable_read"] | None) -> AsyncIterator[Connection]:
         async with self.connection() as connection:
-            transaction = connection.transaction(readonly=True)
+            transaction = connection.transaction(readonly=True, isolation=isolation)
             try:
                 await transaction.start()
                 yield connection
                 await transaction.commit()
-            except (*_AWAY, asyncio.CancelledError):
+            except (*AWAY, asyncio.CancelledError):
                 _terminate(connection)
                 raise
             except BaseException:

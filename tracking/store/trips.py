@@ -13,7 +13,7 @@ _WHOLE_ROUTE = f"ST_AsGeoJSON(t.route, {_DIGITS})::jsonb AS route"
 _SELECT = f"""
     SELECT t.trip, t.trip_id, t.fleet_id, t.status, t.version, t.pickup, t.dropoff, t.stops, t.created_at, t.started_at,
         t.ended_at, {_WHOLE_ROUTE},
-        v.vehicle_id, v.fleet_id AS vehicle_fleet_id, v.tokens_from,
+        v.vehicle AS vehicle_number, v.vehicle_id, v.fleet_id AS vehicle_fleet_id, v.tokens_from,
         -- What it is called now; once the trip is over, what it was called then. What another fleet calls it is not to be seen.
         coalesce(d.name, CASE WHEN v.fleet_id = t.fleet_id THEN v.name ELSE '' END) AS name,
         coalesce(d.kind, CASE WHEN v.fleet_id = t.fleet_id THEN v.kind ELSE '' END) AS kind,
@@ -66,6 +66,7 @@ def _trip(row: Any) -> Trip:
         started_at=row["started_at"],
         ended_at=row["ended_at"],
         tokens_from=row["tokens_from"],
+        vehicle_number=row["vehicle_number"],
     )
 
 
@@ -206,6 +207,17 @@ async def open_of_vehicle(connection: Connection, vehicle: int) -> list[Trip]:
     return [_trip(row) for row in rows]
 
 
+async def open_of_vehicles(connection: Connection, vehicles: Sequence[int]) -> dict[int, list[Trip]]:
+    """The same for several vehicles, by their numbers."""
+    rows = await connection.fetch(
+        f"{_SELECT} WHERE t.vehicle = ANY($1::int[]) AND t.status NOT IN ('complete', 'canceled')", vehicles
+    )
+    found: dict[int, list[Trip]] = {}
+    for row in rows:
+        found.setdefault(row["vehicle_number"], []).append(_trip(row))
+    return found
+
+
 async def count_open_of_vehicle(connection: Connection, vehicle: int) -> int:
     """How many trips of the vehicle are not over. They stay so many as long as its row is locked."""
     count: int = await connection.fetchval(
@@ -245,22 +257,40 @@ async def update(connection: Connection, trip: Trip, *, vehicle: int | None) -> 
     )
 
 
-async def open_span(connection: Connection, trip: int, vehicle: int, now: int) -> None:
-    """Raises asyncpg's `UniqueViolationError` where the vehicle is under way on another trip."""
-    await connection.execute(
-        "INSERT INTO trip_spans (trip, vehicle, started_at) VALUES ($1, $2, $3::timestamptz)", trip, vehicle, now
-    )
+async def open_span(connection: Connection, trip: int, vehicle: int, now: int) -> int:
+    """The instant at which the span begins: now by the database's clock (`span_instant`), not before the span before it ended.
 
-
-async def close_span(connection: Connection, trip: int, now: int) -> None:
-    await connection.execute(
+    `now` is by the hub's clock. Raises asyncpg's `UniqueViolationError` where the vehicle is under way on another trip.
+    """
+    started_at: int = await connection.fetchval(
         """
-        UPDATE trip_spans SET ended_at = greatest($2::timestamptz, started_at)
+        INSERT INTO trip_spans (trip, vehicle, started_at)
+        SELECT $1, $2, greatest(
+            span_instant($3::timestamptz),
+            (SELECT max(ended_at) FROM trip_spans WHERE vehicle = $2),
+            (SELECT max(ended_at) + interval '1 ms' FROM trip_spans WHERE trip = $1)
+        )
+        RETURNING started_at
+        """,
+        trip,
+        vehicle,
+        now,
+    )
+    return started_at
+
+
+async def close_span(connection: Connection, trip: int, now: int) -> int | None:
+    """The instant at which the trip's open span ends, by the same clock; None where it has none."""
+    ended_at: int | None = await connection.fetchval(
+        """
+        UPDATE trip_spans SET ended_at = greatest(span_instant($2::timestamptz), started_at)
         WHERE trip = $1 AND ended_at IS NULL
+        RETURNING ended_at
         """,
         trip,
         now,
     )
+    return ended_at
 
 
 async def spans_of_vehicle(connection: Connection, vehicle: int, since: int, until: int) -> list[Span]:

@@ -98,6 +98,12 @@ async def get_all(connection: Connection, vehicle_ids: Sequence[str]) -> dict[st
     return {row["vehicle_id"]: _stored(row) for row in rows}
 
 
+async def by_number(connection: Connection, numbers: Sequence[int]) -> dict[int, Stored]:
+    """Those of the vehicles that there are, by the store's numbers."""
+    rows = await connection.fetch(f"SELECT {_COLUMNS} FROM vehicles WHERE vehicle = ANY($1::int[])", numbers)
+    return {row["vehicle"]: _stored(row) for row in rows}
+
+
 async def lock(connection: Connection, vehicle_id: str, fleet_id: str | None = None) -> Stored | None:
     """The same, its row locked until the transaction ends; with a `fleet_id`, none of another fleet's, and no lock on it."""
     row = await connection.fetchrow(

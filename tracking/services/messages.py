@@ -1,15 +1,17 @@
 """Messages within a trip, of its driver, passengers and dispatchers: committed first, then shown to the others."""
 
 from hashlib import blake2b
+from typing import Any
 
 from tracking.auth import Principal, may_know_trip
 from tracking.budgets import Budget
-from tracking.errors import ErrorCode, Refusal, StoreUnavailable
-from tracking.hub.hub import Hub
-from tracking.ingest.sources import Source, Sources
+from tracking.errors import ErrorCode, Refusal
+from tracking.hub.follower import Follower
+from tracking.ingest.sources import Source
 from tracking.model import Clock, Trip
 from tracking.protocol import is_uuid
 from tracking.store import messages, trips
+from tracking.store.changes import ChangeKind
 from tracking.store.gathered import Gathered
 from tracking.store.messages import Message
 from tracking.store.pool import Connection, Database
@@ -19,28 +21,22 @@ PAGE = 50
 MARKED_AT_ONCE = 1_000
 UNREAD_RETRY_AFTER = 30.0
 """Seconds told to whoever wrote more than may wait for a driver: nobody knows when the driver comes back."""
-MAX_UNSURE = 10_000
-"""Messages remembered of which it is not known whether they were stored: most are sent again, and some never are."""
 
 
-class Messaging:
+class Messages:
     """Every method raises `StoreUnavailable`.
 
     Whoever writes spends `budget`; the holder is the share, or else the token. `most_unread` of the messages of one share or
     token may wait in a trip for its driver.
     """
 
-    def __init__(
-        self, database: Database, sources: Sources, hub: Hub, clock: Clock, *, budget: Budget, most_unread: int
-    ) -> None:
+    def __init__(self, follower: Follower[Any], database: Database, clock: Clock, *, budget: Budget, most_unread: int) -> None:
+        self._follower = follower
         self._database = database
-        self._sources = sources
-        self._hub = hub
         self._clock = clock
         self._budget = budget
         self._most_unread = most_unread
         self._unread = Gathered(self._read_unread)
-        self._unsure: dict[tuple[str, str, bytes, str], None] = {}
 
     async def from_driver(self, principal: Principal, trip_id: str, client_id: str, text: str) -> None:
         """Raises `Refusal`: `forbidden` where the trip is not this vehicle's, `conflict` where it is over, or where the token
@@ -92,53 +88,43 @@ class Messaging:
     ) -> None:
         self._budget.spend(principal.share_id or principal.jti, principal.role)
         author = _author(principal)
-        key = (trip_id, sender, author, client_id)
-        trip: Trip | None = None
-        try:
-            async with self._database.transaction() as connection:
-                # Locked, so that it goes to no other vehicle before the message is there for that one's driver to find.
-                trip = await trips.lock(connection, trip_id)
-                if trip is None and fleet_id is not None:
-                    raise Refusal(ErrorCode.NOT_FOUND, "no such trip in this fleet")
-                if trip is None or (by_driver and not may_know_trip(principal, trip)):
-                    raise Refusal(ErrorCode.FORBIDDEN, "this trip is not yours")
-                if fleet_id is not None and trip.fleet_id != fleet_id:
-                    raise Refusal(ErrorCode.NOT_FOUND, "no such trip in this fleet")
-                if trip.status.over:
-                    raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: nobody reads messages any more")
-                self._note(trip)
-                message, fresh = await self._insert(connection, trip, sender, author, client_id, text)
-                if message.text != text:
-                    raise Refusal(
-                        ErrorCode.CONFLICT,
-                        "you sent another text with this `client_id`: give each message one of its own, like a UUID",
-                        field="client_id",
-                    )
-                if fresh and sender != "driver":
-                    await self._refuse_piling_up(connection, trip, sender, author)
-        except StoreUnavailable:
-            # It may have been stored all the same; sent again, it must still be shown.
-            self._unsure[key] = None
-            if len(self._unsure) > MAX_UNSURE:
-                del self._unsure[next(iter(self._unsure))]
-            raise
-        finally:
-            self._note(trip)
-        if not fresh and key not in self._unsure:
-            return
-        self._unsure.pop(key, None)
-        feed = self._hub.feeds.get(trip_id)
-        if feed is not None:
-            feed.publish_message(message.text, sender, message.server_time)
-        driver = self._hub.drivers.get(_vehicle_of(trip) or "")
-        if sender != "driver" and driver is not None:
-            driver.tell_message(message.number, trip_id, message.text, sender, message.server_time)
-
-    def _note(self, trip: Trip | None) -> None:
-        # Before it is stored and after: a reading in between may have found it or not.
-        source = self._sources.get(_vehicle_of(trip) or "") if trip is not None else None
-        if source is not None:
-            source.posted += 1
+        async with self._follower.transaction() as transaction:
+            connection = transaction.connection
+            # Locked, so that it goes to no other vehicle before the message is there for that one's driver to find.
+            trip = await trips.lock(connection, trip_id)
+            if trip is None and fleet_id is not None:
+                raise Refusal(ErrorCode.NOT_FOUND, "no such trip in this fleet")
+            if trip is None or (by_driver and not may_know_trip(principal, trip)):
+                raise Refusal(ErrorCode.FORBIDDEN, "this trip is not yours")
+            if fleet_id is not None and trip.fleet_id != fleet_id:
+                raise Refusal(ErrorCode.NOT_FOUND, "no such trip in this fleet")
+            if trip.status.over:
+                raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: nobody reads messages any more")
+            message, fresh = await self._insert(connection, trip, sender, author, client_id, text)
+            if message.text != text:
+                raise Refusal(
+                    ErrorCode.CONFLICT,
+                    "you sent another text with this `client_id`: give each message one of its own, like a UUID",
+                    field="client_id",
+                )
+            if not fresh:
+                return
+            if sender != "driver":
+                await self._refuse_piling_up(connection, trip, sender, author)
+            transaction.tell(
+                ChangeKind.MESSAGE_POSTED,
+                trip_id,
+                fleet_id=trip.fleet_id,
+                vehicle=trip.vehicle_number,
+                # The text stays where it can be erased.
+                public={
+                    "message_id": message.number,
+                    "trip_id": trip_id,
+                    "from": sender,
+                    "server_time": message.server_time,
+                },
+                internal={"message": message.number},
+            )
 
     async def _refuse_piling_up(self, connection: Connection, trip: Trip, sender: str, author: bytes) -> None:
         """Raises `Refusal` where this message, stored in the transaction, is one more than may wait for the driver."""
@@ -158,10 +144,6 @@ class Messaging:
             if before is not None:
                 return before, False
         return await messages.insert(connection, trip.number, trip.trip_id, sender, author, client_id, text, self._clock())
-
-
-def _vehicle_of(trip: Trip) -> str | None:
-    return trip.vehicle.vehicle_id if trip.vehicle is not None else None
 
 
 def _author(principal: Principal) -> bytes:

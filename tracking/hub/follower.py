@@ -1,0 +1,309 @@
+"""The follower: reads the change log in order and has the live state changed by it. Nothing else changes that, positions apart.
+
+It is woken by this hub's own commits and by PostgreSQL's notifications, and asks every half second besides: a notification does
+not pass every pooler.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+import asyncpg
+
+from tracking.errors import StoreUnavailable, StoreWentBack
+from tracking.metrics import CHANGES, CHANGES_FAILED
+from tracking.store import changes
+from tracking.store.changes import Change, ChangeKind, Cursor, Row
+from tracking.store.marks import Marks
+from tracking.store.pool import AWAY, Connection, Database
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+REST_SECONDS = 0.003
+"""Between two readings of a log that is never read to its end: what comes meanwhile is read together."""
+ROWS_AT_ONCE = 500
+SLICE_SECONDS = 0.002
+"""Of the event loop, in one go, for what is applied."""
+WAIT_SECONDS = 1.0
+"""How long whoever changed something waits until this hub has applied it."""
+LISTEN_AGAIN_SECONDS = 1.0
+HEARTBEAT_SECONDS = 60.0
+
+State = TypeVar("State")
+
+
+class NotRead(Exception):
+    """What the row concerns came into memory while the others of its reading were read: it is read by itself."""
+
+
+class Follows(Protocol[State]):
+    """The live state, as the follower changes it."""
+
+    async def read(self, connection: Connection, rows: Sequence[Row]) -> State:
+        """Reads what these rows concern and this hub holds, as it is now."""
+        ...
+
+    def apply(self, row: Row, state: State, as_of: int) -> Awaitable[None] | None:
+        """Applies one row, in order. `as_of` is the number of the last change that `state` knows of.
+
+        It may give work that goes on after it; whoever waits for the row's transaction waits for that too. Raises `NotRead`.
+        """
+        ...
+
+    def give_up(self, row: Row) -> None:
+        """The row can't be applied, or what it concerns can't be read: it is to be read anew when it is needed."""
+        ...
+
+
+class Follower(Generic[State]):
+    """`run` follows the log until it is cancelled; `listen` and `beat` are tasks beside it.
+
+    The log is read from `database`, and `writing` is for the transactions of those who change something. `on_applied` is given
+    each row that was applied, in order.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        writing: Database,
+        marks: Marks,
+        live: Follows[State],
+        *,
+        on_applied: Callable[[Row], None] = lambda _: None,
+    ) -> None:
+        self._database = database
+        self._writing = writing
+        self._marks = marks
+        self._live = live
+        self._on_applied = on_applied
+        self._cursor: Cursor | None = None
+        self._beginning = asyncio.Lock()
+        self._woken = asyncio.Event()
+        self._expected: dict[int, asyncio.Future[None]] = {}
+        """Who waits, by the number of the transaction."""
+        self._applying = 0
+        """The transaction whose rows are being applied."""
+        self._works: list[asyncio.Future[None]] = []
+        """What goes on after them."""
+        self.confirmed_at: float | None = None
+        """When the log was last read to its end, by `time.monotonic`; None: never."""
+        self.listening = False
+
+    @property
+    def applied(self) -> int:
+        """The number of the last change that the live state knows of."""
+        return self._cursor.number if self._cursor is not None else 0
+
+    async def begin(self) -> None:
+        """Takes up the log where it ends now. What is read of the store after this is kept up to date.
+
+        Does nothing where that has been done. Raises `StoreUnavailable`.
+        """
+        if self._cursor is not None:
+            return
+        async with self._beginning:
+            while self._cursor is None:
+                async with self._database.connection() as connection:
+                    self._cursor = await changes.head(connection)
+                if self._cursor is None:
+                    # A row is needed whose mark can be compared.
+                    async with self._database.transaction() as connection:
+                        await changes.heartbeat(connection)
+            self.confirmed_at = time.monotonic()
+
+    def wake(self) -> None:
+        """There may be something new."""
+        self._woken.set()
+
+    # --- waiting for one's own ----------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator["Transaction"]:
+        """A transaction on the store that may tell something. It returns when this hub has applied what it told.
+
+        After `WAIT_SECONDS` it returns all the same: it is committed. Raises as `Database.transaction` does; a COMMIT whose
+        answer was lost is applied when the log shows it.
+        """
+        number: int | None = None
+        applied: asyncio.Future[None] | None = None
+        try:
+            async with self._writing.transaction() as connection:
+                transaction = Transaction(connection)
+                yield transaction
+                if transaction.changes:
+                    transaction.number = await changes.append(connection, transaction.changes)
+                number = transaction.number
+                if number is not None:
+                    applied = self._expected[number] = asyncio.get_running_loop().create_future()
+            if applied is not None:
+                self.wake()
+                await asyncio.wait({applied}, timeout=WAIT_SECONDS)
+        finally:
+            if number is not None:
+                self._expected.pop(number, None)
+
+    # --- following ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        trouble = False
+        while True:
+            more = False
+            # Before the reading: what comes meanwhile wakes it again.
+            self._woken.clear()
+            try:
+                await self.begin()
+                more = await self._read_on()
+                trouble = False
+            except StoreWentBack:
+                # Another memory takes over, which reads all of it.
+                await asyncio.Event().wait()
+            except (StoreUnavailable, asyncpg.PostgresError) as error:
+                if not trouble:
+                    logger.warning("the change log can't be read now, trying again: %s", error)
+                trouble = True
+            if more or self._woken.is_set():
+                await asyncio.sleep(0 if more else REST_SECONDS)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
+
+    async def _read_on(self) -> bool:
+        """Applies the next rows; whether there may be more."""
+        cursor = self._cursor
+        assert cursor is not None
+        state: State | None = None
+        async with self._database.snapshot() as connection:
+            rows = await changes.read(connection, cursor, ROWS_AT_ONCE)
+            if rows is None:
+                self._marks.went_back.set()
+                raise StoreWentBack("the change log is not the one that was read: the database went back")
+            more = len(rows) == ROWS_AT_ONCE
+            as_of = cursor.number
+            if rows:
+                newest = await changes.head(connection) if more else None
+                as_of = newest.number if newest is not None else rows[-1].number
+                try:
+                    state = await self._live.read(connection, rows)
+                except (StoreUnavailable, *AWAY):
+                    raise
+                except Exception:
+                    logger.exception("changes %d to %d: what they concern can't be read", rows[0].number, rows[-1].number)
+        if rows:
+            if state is not None:
+                await self._apply(rows, state, as_of)
+            else:
+                await self._apply_apart(rows)
+        if not more:
+            self.confirmed_at = time.monotonic()
+        return more
+
+    async def _apply_apart(self, rows: Sequence[Row]) -> None:
+        """Each by itself, so that one that can't be read takes no others with it."""
+        for row in rows:
+            try:
+                async with self._database.snapshot() as connection:
+                    newest = await changes.head(connection)
+                    state = await self._live.read(connection, [row])
+                assert newest is not None
+            except (StoreUnavailable, *AWAY):
+                raise
+            except Exception as error:
+                self._give_up(row, error)
+                self._done(row)
+            else:
+                await self._apply([row], state, newest.number)
+        self._tell()
+
+    async def _apply(self, rows: Sequence[Row], state: State, as_of: int) -> None:
+        began = time.perf_counter()
+        for row in rows:
+            work: Awaitable[None] | None = None
+            try:
+                work = self._live.apply(row, state, as_of)
+            except NotRead:
+                await self._apply_apart([row])
+                continue
+            except Exception as error:
+                self._give_up(row, error)
+            self._done(row, work)
+            if time.perf_counter() - began > SLICE_SECONDS:
+                await asyncio.sleep(0)
+                began = time.perf_counter()
+        self._tell()
+
+    def _give_up(self, row: Row, error: Exception) -> None:
+        CHANGES_FAILED.inc()
+        logger.error("change %d (%s) can't be applied, what it concerns is read anew", row.number, row.kind, exc_info=error)
+        self._live.give_up(row)
+
+    def _done(self, row: Row, work: Awaitable[None] | None = None) -> None:
+        if row.transaction != self._applying:
+            self._tell()
+            self._applying = row.transaction
+        if work is not None:
+            self._works.append(asyncio.ensure_future(work))
+        self._cursor = Cursor(row.number, row.mark)
+        CHANGES.inc()
+        self._on_applied(row)
+
+    def _tell(self) -> None:
+        """All rows of a transaction are applied: tells who waits for it, when the work that they gave is done."""
+        waiting = self._expected.get(self._applying)
+        works, self._works = self._works, []
+        if waiting is None or waiting.done():
+            return
+        if works:
+            gathered = asyncio.gather(*works, return_exceptions=True)
+            gathered.add_done_callback(lambda _: _end(waiting))
+        else:
+            waiting.set_result(None)
+
+    # --- what wakes it ------------------------------------------------------------------------------------------------
+
+    async def listen(self) -> None:
+        """Is woken by notifications for as long as there are any to be had."""
+        while True:
+            try:
+                async with self._database.listening(changes.CHANNEL, self.wake) as lost:
+                    self.listening = True
+                    # What was committed while nobody listened was told to nobody.
+                    self.wake()
+                    await lost.wait()
+            except StoreUnavailable as error:
+                logger.debug("no notifications of changes, the log is asked every %g s: %s", POLL_SECONDS, error)
+            finally:
+                self.listening = False
+            await asyncio.sleep(LISTEN_AGAIN_SECONDS)
+
+    async def beat(self) -> None:
+        """Appends a row every minute, so that a reader's cursor is never on a row that is too old to be kept."""
+        while True:
+            with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
+                async with self._database.transaction() as connection:
+                    await changes.heartbeat(connection)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+
+class Transaction:
+    """An open transaction, and what it is to tell when it is committed."""
+
+    __slots__ = ("changes", "connection", "number")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.changes: list[Change] = []
+        self.number: int | None = None
+        """What the log knows it by, where something was appended to that."""
+
+    def tell(self, kind: ChangeKind, subject: str, **said: object) -> None:
+        """Has COMMIT publish a change: see `Change`."""
+        self.changes.append(Change(kind, subject, **said))  # type: ignore[arg-type]
+
+
+def _end(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

@@ -1,0 +1,323 @@
+"""What a committed change does to the live state: to vehicles, feeds, fleets, drivers and tokens in this hub's memory.
+
+The row says what changed. How it is now is read from the store, of what this hub holds, in the same snapshot as the rows. So a
+row is short, it does not matter which version wrote it, and of many changes of one thing the last counts.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from tracking.auth import Auth
+from tracking.errors import CloseCode
+from tracking.hub.follower import NotRead
+from tracking.hub.hub import Hub
+from tracking.ingest.sources import Source, Sources, newest_spans
+from tracking.model import Clock, Event, Fleet, Trip
+from tracking.store import events, fleets, messages, trips, vehicles
+from tracking.store.changes import EVENT, ChangeKind, Row
+from tracking.store.messages import Message
+from tracking.store.pool import Connection
+from tracking.store.trips import Span
+from tracking.store.vehicles import Stored
+from tracking.watch import Watch
+
+_OF_A_TRIP = frozenset({ChangeKind.TRIP_CREATED, ChangeKind.TRIP_CHANGED, ChangeKind.TRIP_DELETED, ChangeKind.VEHICLE_TRIPS})
+_OF_A_GEOFENCE = frozenset({ChangeKind.GEOFENCE_CHANGED, ChangeKind.GEOFENCE_DELETED})
+
+
+class VehicleState(msgspec.Struct):
+    """A vehicle, its spans and the trip that its driver is to see; where they were asked for, its trips that are not over."""
+
+    stored: Stored
+    spans: list[Span]
+    current: Trip | None
+    open_trips: list[Trip]
+
+
+class State:
+    """How things are, as far as rows concern them. What is missing is not there; what was not asked for is not in `asked…`."""
+
+    def __init__(self) -> None:
+        self.asked_vehicles: set[int] = set()
+        self.asked_trips: set[str] = set()
+        self.asked_messages: set[int] = set()
+        self.vehicles: dict[int, VehicleState] = {}
+        self.trips: dict[str, Trip] = {}
+        self.fleets: dict[str, Fleet] = {}
+        self.messages: dict[int, Message] = {}
+        self.events: dict[int, Event] = {}
+        self.told: set[tuple[str, str]] = set()
+        """Who was told of which trip already, as it is now."""
+
+
+class LiveState:
+    """Applies rows of the change log: see `follower.Follows`.
+
+    `on_erased` is told of vehicles that were removed, by their numbers; of a trip that was, with none. `on_spans` gives a
+    vehicle its spans as they are now, oldest first.
+    """
+
+    def __init__(self, sources: Sources, hub: Hub, watch: Watch, auth: Auth, clock: Clock) -> None:
+        self._sources = sources
+        self._hub = hub
+        self._watch = watch
+        self._auth = auth
+        self._clock = clock
+        self.on_erased: Callable[[set[int]], None] = lambda _: None
+        self.on_spans: Callable[[Source, Sequence[Span]], None] = lambda source, spans: source.set_spans(spans)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def read(self, connection: Connection, rows: Sequence[Row]) -> State:
+        state = State()
+        renamed: set[int] = set()
+        wanted_fleets: set[str] = set()
+        wanted_events: set[int] = set()
+        for row in rows:
+            number, subject = row.vehicle, row.subject
+            if number is not None and row.kind != ChangeKind.VEHICLE_DELETED and self._holds_vehicle(row):
+                state.asked_vehicles.add(number)
+                if row.kind == ChangeKind.VEHICLE_CHANGED:
+                    renamed.add(number)
+            if subject is not None and self._wants_trip(row, subject, state):
+                state.asked_trips.add(subject)
+            if row.kind == ChangeKind.MESSAGE_POSTED and (message := _number_in(row, "message")) is not None:
+                if subject in self._hub.feeds or number in self._sources.by_number:
+                    state.asked_messages.add(message)
+            elif row.kind == ChangeKind.FLEET_CHANGED and subject is not None and subject in self._hub.fleets.feeds:
+                wanted_fleets.add(subject)
+            elif row.kind.startswith(EVENT) and (event := _number_in(row, "event")) is not None:
+                feed = self._hub.fleets.feeds.get(row.fleet_id or "")
+                if feed is not None and feed.outboxes:
+                    wanted_events.add(event)
+        if state.asked_vehicles:
+            state.vehicles = await self._read_vehicles(connection, list(state.asked_vehicles), list(renamed))
+        if state.asked_trips:
+            state.trips = await trips.get_all(connection, list(state.asked_trips))
+        if state.asked_messages:
+            state.messages = await messages.by_number(connection, list(state.asked_messages))
+        if wanted_events:
+            state.events = await events.by_id(connection, list(wanted_events))
+        for fleet_id in wanted_fleets:
+            fleet = await fleets.get(connection, fleet_id)
+            if fleet is not None:
+                state.fleets[fleet_id] = fleet
+        return state
+
+    async def _read_vehicles(self, connection: Connection, numbers: list[int], renamed: list[int]) -> dict[int, VehicleState]:
+        stored = await vehicles.by_number(connection, numbers)
+        spans = await newest_spans(connection, numbers, self._clock())
+        current = await trips.current_of_vehicles(connection, numbers)
+        open_trips = await trips.open_of_vehicles(connection, renamed) if renamed else {}
+        return {
+            number: VehicleState(
+                vehicle, spans.get(number, []), current.get(vehicle.vehicle.vehicle_id), open_trips.get(number, [])
+            )
+            for number, vehicle in stored.items()
+        }
+
+    def _holds_vehicle(self, row: Row) -> bool:
+        if row.vehicle in self._sources.by_number or row.vehicle in self._hub.fleets.by_number:
+            return True
+        if row.kind != ChangeKind.VEHICLE_CHANGED or row.subject is None:
+            return False
+        # One that is new in a fleet that is held; or that has the id of one that is.
+        return (
+            self._hub.fleets.holds(row.fleet_id or "")
+            or row.subject in self._hub.fleets.vehicles
+            or self._sources.get(row.subject) is not None
+        )
+
+    def _wants_trip(self, row: Row, trip_id: str, state: State) -> bool:
+        if trip_id in self._hub.feeds:
+            return True
+        if row.kind not in _OF_A_TRIP:
+            return False
+        feed = self._hub.fleets.feeds.get(row.fleet_id or "")
+        return row.vehicle in state.asked_vehicles or (feed is not None and bool(feed.outboxes))
+
+    # --- applying -----------------------------------------------------------------------------------------------------
+
+    def apply(self, row: Row, state: State, as_of: int) -> Awaitable[None] | None:
+        self._note(row)
+        subject = row.subject
+        if row.kind == ChangeKind.VEHICLE_DELETED:
+            if subject is not None and row.vehicle is not None and not (row.internal or {}).get("moved"):
+                self._vehicle_gone(row.vehicle, subject)
+            return None
+        if row.kind in _OF_A_GEOFENCE:
+            return self._watch.geofence_at(row.fleet_id, subject) if row.fleet_id is not None and subject is not None else None
+        if row.kind == ChangeKind.TOKEN_REVOKED:
+            if subject is not None:
+                self._revoked(subject)
+            return None
+        if row.kind == ChangeKind.TRIP_DELETED:
+            self.on_erased(set())
+        if row.vehicle is not None:
+            self._apply_vehicle(row, row.vehicle, state, as_of)
+        if subject is None:
+            return None
+        if row.kind == ChangeKind.FLEET_CHANGED:
+            if (fleet := state.fleets.get(subject)) is not None:
+                self._watch.fleet_changed(fleet)
+        elif row.kind == ChangeKind.MESSAGE_POSTED:
+            self._message_posted(row, subject, state)
+        elif row.kind.startswith(EVENT):
+            if (event := state.events.get(_number_in(row, "event") or 0)) is not None:
+                self._watch.event_stored(row.fleet_id or "", event)
+        else:
+            self._apply_trip(row, subject, state, as_of)
+        return None
+
+    def give_up(self, row: Row) -> None:
+        """Those who are connected for it come back, and it is read anew for them."""
+        source = self._sources.by_number.get(row.vehicle) if row.vehicle is not None else None
+        if source is not None:
+            vehicle_id = source.vehicle.vehicle_id
+            self._sources.forget(vehicle_id)
+            driver = self._hub.drivers.get(vehicle_id)
+            if driver is not None:
+                driver.close(CloseCode.GOING_DOWN)
+        if row.subject is not None:
+            self._hub.drop_feed(row.subject)
+
+    def _note(self, row: Row) -> None:
+        """For whoever reads just now."""
+        if row.vehicle is not None:
+            self._sources.loading.changed(row.vehicle, row.number)
+            self._hub.fleets.loading.changed(row.vehicle, row.number)
+        if row.subject is not None:
+            self._sources.loading.changed(row.subject, row.number)
+            self._hub.fleets.loading.changed(row.subject, row.number)
+            self._hub.loading.changed(row.subject, row.number)
+
+    # --- vehicles -----------------------------------------------------------------------------------------------------
+
+    def _apply_vehicle(self, row: Row, number: int, state: State, as_of: int) -> None:
+        source, live = self._sources.by_number.get(number), self._hub.fleets.by_number.get(number)
+        known_as_of = [thing.as_of for thing in (source, live) if thing is not None]
+        if number not in state.asked_vehicles:
+            if known_as_of and min(known_as_of) < row.number:
+                raise NotRead
+            return
+        found = state.vehicles.get(number)
+        if found is None:
+            return  # it is removed, as a later row says
+        vehicle_id = found.stored.vehicle.vehicle_id
+        if row.kind == ChangeKind.VEHICLE_CHANGED:
+            self._forget_former(vehicle_id, number)
+            if live is None and self._hub.fleets.holds(found.stored.vehicle.fleet_id):
+                live = self._hub.fleets.know(found.stored.vehicle, found.stored.joined_at, number)
+        if source is not None and source.as_of < as_of:
+            source.as_of = as_of
+            source.vehicle, source.joined_at, source.trip = found.stored.vehicle, found.stored.joined_at, found.current
+            source.posted += 1
+            self.on_spans(source, found.spans)
+        if live is not None and live.as_of < as_of:
+            live = self._hub.fleets.know(found.stored.vehicle, found.stored.joined_at, number)
+            live.as_of = as_of
+            if live.trip != found.current:
+                self._hub.fleets.set_trip(vehicle_id, found.current)
+        if row.kind == ChangeKind.VEHICLE_CHANGED:
+            for trip in found.open_trips:
+                self._trip_is(trip, as_of)
+                self._hub.fleets.trip_changed(trip)
+
+    def _forget_former(self, vehicle_id: str, number: int) -> None:
+        """What was known by this id was another vehicle, and is removed: where it was is not this one's to show."""
+        source, live = self._sources.get(vehicle_id), self._hub.fleets.vehicles.get(vehicle_id)
+        for former in {thing.number for thing in (source, live) if thing is not None} - {number, 0}:
+            if former < number:
+                self._vehicle_gone(former, vehicle_id)
+
+    def _vehicle_gone(self, number: int, vehicle_id: str) -> None:
+        self.on_erased({number})
+        source, live = self._sources.by_number.get(number), self._hub.fleets.by_number.get(number)
+        if source is not None:
+            self._sources.forget(vehicle_id)
+        if live is not None:
+            self._hub.fleets.forget(vehicle_id)
+        driver = self._hub.drivers.get(vehicle_id)
+        if driver is not None and driver.number == number:
+            driver.close(CloseCode.NOT_FOUND)
+        # Last, so that no snapshot names it.
+        self._hub.vehicle_gone(vehicle_id)
+
+    # --- trips --------------------------------------------------------------------------------------------------------
+
+    def _apply_trip(self, row: Row, trip_id: str, state: State, as_of: int) -> None:
+        feed = self._hub.feeds.get(trip_id)
+        if trip_id not in state.asked_trips:
+            if feed is not None and feed.as_of < row.number:
+                raise NotRead
+            return
+        trip = state.trips.get(trip_id)
+        if row.kind == ChangeKind.VEHICLE_TRIPS:
+            self._tell_driver(row, trip_id, trip, state)
+            return
+        if trip is None:
+            self._hub.trip_gone(trip_id)
+            if row.kind == ChangeKind.TRIP_DELETED and row.fleet_id is not None:
+                self._hub.fleets.trip_gone(row.fleet_id, trip_id)
+            return
+        self._trip_is(trip, as_of)
+        if ("", trip_id) not in state.told:
+            state.told.add(("", trip_id))
+            self._hub.fleets.trip_changed(trip)
+
+    def _trip_is(self, trip: Trip, as_of: int) -> None:
+        feed = self._hub.feeds.get(trip.trip_id)
+        if feed is not None and feed.as_of < as_of:
+            feed.as_of = as_of
+            self._hub.trip_changed(trip)
+
+    def _tell_driver(self, row: Row, trip_id: str, trip: Trip | None, state: State) -> None:
+        found = state.vehicles.get(row.vehicle or 0)
+        if found is None:
+            return
+        vehicle_id = found.stored.vehicle.vehicle_id
+        if trip is None:
+            self._hub.fleets.forget_trip(vehicle_id, trip_id)
+        driver = self._hub.drivers.get(vehicle_id)
+        if driver is None or (vehicle_id, trip_id) in state.told:
+            return
+        state.told.add((vehicle_id, trip_id))
+        if trip is None:
+            driver.trip_gone(trip_id)
+        else:
+            driver.tell_trip(trip if trip.vehicle_number == row.vehicle else msgspec.structs.replace(trip, vehicle=None))
+            if found.current is not None and trip.status.over:
+                driver.tell_trip(found.current)
+        driver.ask_interval(self._hub.interval_for(found.current))
+
+    # --- messages and tokens ------------------------------------------------------------------------------------------
+
+    def _message_posted(self, row: Row, trip_id: str, state: State) -> None:
+        number = _number_in(row, "message")
+        source = self._sources.by_number.get(row.vehicle) if row.vehicle is not None else None
+        feed = self._hub.feeds.get(trip_id)
+        if source is not None:
+            source.posted += 1
+        if number not in state.asked_messages:
+            if feed is not None or source is not None:
+                raise NotRead
+            return
+        message = state.messages.get(number)
+        if message is None:
+            return  # it is erased
+        if feed is not None:
+            feed.publish_message(message.text, message.sender, message.server_time)
+        driver = self._hub.drivers.get(source.vehicle.vehicle_id) if source is not None else None
+        if driver is not None and message.sender != "driver":
+            driver.tell_message(message.number, trip_id, message.text, message.sender, message.server_time)
+
+    def _revoked(self, jti: str) -> None:
+        self._auth.revoke(jti)
+        self._hub.revoke(jti)
+
+
+def _number_in(row: Row, name: str) -> int | None:
+    """A number that the row's body says; None where it is not there, or is none."""
+    number = row.internal.get(name) if isinstance(row.internal, dict) else None
+    return number if isinstance(number, int) else None

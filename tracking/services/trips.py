@@ -1,0 +1,239 @@
+"""Trips: made, changed and removed."""
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import asyncpg
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from tracking import caps
+from tracking.errors import ErrorCode, Refusal
+from tracking.frames import check_places, live_view
+from tracking.hub.follower import Follower, Transaction
+from tracking.model import NEXT_STATUS, Clock, Place, Trip, TripStatus
+from tracking.protocol import TripView
+from tracking.store import erasures, fleets, trips, vehicles
+from tracking.store.changes import ChangeKind, as_json
+from tracking.store.pool import Connection, unlocked
+
+NOT_FOUND = "not yours, or no such thing"
+
+
+class Trips:
+    """Every method raises `Refusal` and `StoreUnavailable`."""
+
+    def __init__(self, follower: Follower[Any], clock: Clock, *, per_fleet: int, per_vehicle: int) -> None:
+        """`per_fleet` and `per_vehicle` are how many trips of one may be open at a time."""
+        self._follower = follower
+        self._clock = clock
+        self._per_fleet = per_fleet
+        self._per_vehicle = per_vehicle
+
+    @unlocked
+    async def create(
+        self,
+        *,
+        fleet_id: str,
+        vehicle_id: str | None,
+        pickup: Place,
+        dropoff: Place,
+        stops: Sequence[Place],
+        route: dict[str, Any] | None,
+    ) -> Trip:
+        async with self._follower.transaction() as transaction:
+            connection = transaction.connection
+            if await fleets.get(connection, fleet_id) is None:
+                raise Refusal(ErrorCode.NOT_FOUND, f"there is no fleet {fleet_id}: PUT it first", field="fleet_id")
+            vehicle = await self._vehicle_for(connection, vehicle_id, fleet_id) if vehicle_id is not None else None
+            count = await fleets.open_trips_with_one_more(connection, fleet_id, self._per_fleet)
+            advice = "complete or cancel some"
+            caps.hold(count, self._per_fleet, f"fleet {fleet_id} would have {count} open trips", "open_trips_per_fleet", advice)
+            trip = await trips.insert(
+                connection,
+                trip_id=_new_trip_id(),
+                fleet_id=fleet_id,
+                vehicle=vehicle.number if vehicle is not None else None,
+                pickup=pickup,
+                dropoff=dropoff,
+                stops=stops,
+                route=route,
+                now=self._clock(),
+            )
+            check_places(TripView.of(trip))
+            tell_trip(transaction, ChangeKind.TRIP_CREATED, trip, vehicle, [vehicle] if vehicle is not None else [])
+        return trip
+
+    @unlocked
+    async def change(
+        self,
+        trip_id: str,
+        *,
+        allowed: Callable[[Trip], bool],
+        not_allowed: ErrorCode = ErrorCode.NOT_FOUND,
+        version: int | None = None,
+        status: TripStatus | None = None,
+        vehicle_id: str | UnsetType | None = UNSET,
+        route: dict[str, Any] | UnsetType | None = UNSET,
+    ) -> Trip:
+        """The trip after the change; the same where nothing was to change.
+
+        `version`, where given, must be the trip's (`conflict`). `not_allowed` is how a trip that is missing or not allowed is
+        refused, the same for both.
+        """
+        async with self._follower.transaction() as transaction:
+            connection = transaction.connection
+            trip = await trips.lock(connection, trip_id)
+            if trip is None or not allowed(trip):
+                raise Refusal(not_allowed, NOT_FOUND)
+            if version is not None:
+                check_version(trip, version)
+            changed = await self._change(transaction, trip, status, vehicle_id, route)
+            return changed or trip
+
+    @unlocked
+    async def delete(
+        self, trip_id: str, *, allowed: Callable[[Trip], bool], record: Callable[[Connection], Awaitable[None]]
+    ) -> None:
+        """Removes a trip that is not under way (`conflict` otherwise). What its vehicles hold of it goes later (`erasure`).
+
+        `record` records it, in the same transaction.
+        """
+        async with self._follower.transaction() as transaction:
+            connection = transaction.connection
+            trip = await trips.lock(connection, trip_id)
+            if trip is None or not allowed(trip):
+                raise Refusal(ErrorCode.NOT_FOUND, NOT_FOUND)
+            if trip.status.under_way:
+                raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: cancel or complete it first")
+            # All that drove it: each may have fixes to come of that time.
+            drove = await vehicles.lock_those_of_trip(connection, trip.number)
+            await erasures.begin_trip(connection, trip, self._clock())
+            await record(connection)
+            for vehicle in drove:
+                transaction.tell(ChangeKind.VEHICLE_TRIPS, trip_id, vehicle=vehicle.number)
+            transaction.tell(ChangeKind.TRIP_DELETED, trip_id, fleet_id=trip.fleet_id, public={"trip_id": trip_id})
+
+    async def _change(
+        self,
+        transaction: Transaction,
+        trip: Trip,
+        status: TripStatus | None,
+        vehicle_id: str | UnsetType | None,
+        route: dict[str, Any] | UnsetType | None,
+    ) -> Trip | None:
+        """Stores the change and returns the trip as it is then, None where nothing changes."""
+        connection, now = transaction.connection, self._clock()
+        old = await vehicles.lock(connection, trip.vehicle.vehicle_id) if trip.vehicle is not None else None
+        new = old
+        if vehicle_id is not UNSET and vehicle_id != (old.vehicle.vehicle_id if old is not None else None):
+            if trip.status.over:
+                raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: it keeps its vehicle")
+            if vehicle_id is None and trip.status.under_way:
+                raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: give it another vehicle, or cancel it")
+            new = await self._vehicle_for(connection, str(vehicle_id), trip.fleet_id) if vehicle_id is not None else None
+        next_status = trip.status if status is None else status
+        if next_status is not trip.status and next_status not in NEXT_STATUS[trip.status]:
+            steps = ", ".join(sorted(NEXT_STATUS[trip.status])) or "nothing: it is over"
+            raise Refusal(
+                ErrorCode.CONFLICT, f"from {trip.status} a trip goes to {steps}; not to {next_status}", field="status"
+            )
+        if next_status is trip.status and new is old and route is UNSET:
+            return None
+        if next_status.under_way and new is None:
+            raise Refusal(ErrorCode.CONFLICT, "the trip has no vehicle: assign one first", field="vehicle_id")
+        if next_status.under_way and new is not None and new.vehicle.fleet_id != trip.fleet_id:
+            raise Refusal(ErrorCode.CONFLICT, f"its vehicle is in another fleet than {trip.fleet_id}", field="vehicle_id")
+        ended_at, started_at = await self._move_spans(connection, trip, next_status, old, new, now)
+        changed = msgspec.structs.replace(
+            trip,
+            status=next_status,
+            version=trip.version + 1,
+            route=trip.route if route is UNSET else route,
+            started_at=started_at if trip.started_at is None else trip.started_at,
+            # One that never was under way has no span that ends.
+            ended_at=(ended_at or now) if next_status.over and not trip.status.over else trip.ended_at,
+        )
+        await trips.update(connection, changed, vehicle=new.number if new is not None else None)
+        after = await trips.get(connection, trip.trip_id)
+        assert after is not None
+        # One that drove it and is another fleet's now is not told of it.
+        concerned = {
+            vehicle.number: vehicle
+            for vehicle in (old, new)
+            if vehicle is not None and vehicle.vehicle.fleet_id == trip.fleet_id
+        }
+        tell_trip(transaction, ChangeKind.TRIP_CHANGED, after, new, list(concerned.values()))
+        return after
+
+    async def _vehicle_for(self, connection: Connection, vehicle_id: str, fleet_id: str) -> vehicles.Stored:
+        """The vehicle that one more trip is for, its row locked."""
+        vehicle = await vehicles.lock(connection, vehicle_id, fleet_id)
+        if vehicle is None:
+            raise Refusal(ErrorCode.NOT_FOUND, f"fleet {fleet_id} has no vehicle {vehicle_id}", field="vehicle_id")
+        count = 1 + await trips.count_open_of_vehicle(connection, vehicle.number)
+        advice = "complete or cancel some"
+        caps.hold(
+            count, self._per_vehicle, f"vehicle {vehicle_id} would have {count} open trips", "open_trips_per_vehicle", advice
+        )
+        return vehicle
+
+    async def _move_spans(
+        self,
+        connection: Connection,
+        trip: Trip,
+        status: TripStatus,
+        old: vehicles.Stored | None,
+        new: vehicles.Stored | None,
+        now: int,
+    ) -> tuple[int | None, int | None]:
+        """When a span ended and when one began, where one did."""
+        ended_at = started_at = None
+        if trip.status.under_way and (not status.under_way or new is not old):
+            ended_at = await trips.close_span(connection, trip.number, now)
+        if status.under_way and (not trip.status.under_way or new is not old):
+            assert new is not None
+            try:
+                started_at = await trips.open_span(connection, trip.number, new.number, self._clock())
+            except asyncpg.UniqueViolationError:
+                raise Refusal(
+                    ErrorCode.CONFLICT, f"vehicle {new.vehicle.vehicle_id} is under way on another trip: end that one first"
+                ) from None
+        return ended_at, started_at
+
+
+def tell_trip(
+    transaction: Transaction,
+    kind: ChangeKind,
+    trip: Trip,
+    vehicle: vehicles.Stored | None,
+    concerned: Sequence[vehicles.Stored],
+) -> None:
+    """`vehicle` is the trip's, `concerned` are those whose trips are others now."""
+    for one in concerned:
+        transaction.tell(ChangeKind.VEHICLE_TRIPS, trip.trip_id, vehicle=one.number)
+    transaction.tell(
+        kind,
+        trip.trip_id,
+        fleet_id=trip.fleet_id,
+        vehicle=vehicle.number if vehicle is not None else None,
+        public=as_json(live_view(trip)),
+    )
+
+
+def check_version(trip: Trip, version: int) -> None:
+    """Raises `Refusal` (`conflict`) where it is not the trip's."""
+    if version != trip.version:
+        raise Refusal(
+            ErrorCode.CONFLICT,
+            f"the trip is at version {trip.version}, you sent {version}: read it again and decide anew",
+            field="version",
+        )
+
+
+def _new_trip_id() -> str:
+    """144 random bits, as text that begins with a letter or digit: a spreadsheet would take `-` for the start of a formula."""
+    while not (trip_id := secrets.token_urlsafe(18))[0].isalnum():
+        pass
+    return trip_id

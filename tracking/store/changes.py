@@ -1,0 +1,132 @@
+"""The change log: what was committed and others must learn, in the order of the commits.
+
+A transaction appends with `append`; PostgreSQL numbers and publishes the rows inside COMMIT (`sql/0026_change_log.sql`). A
+reader goes on from its cursor, and compares the mark of the row that it read last: another mark means that the database went
+back.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tracking.store.pool import Connection
+
+CHANNEL = "changes"
+"""What a listener is woken on."""
+
+
+class ChangeKind(StrEnum):
+    """What happened to a subject. Events have a kind each, `event.<kind>`; see `EVENT`."""
+
+    TRIP_CREATED = "trip.created"
+    TRIP_CHANGED = "trip.changed"
+    TRIP_DELETED = "trip.deleted"
+    VEHICLE_CHANGED = "vehicle.changed"
+    VEHICLE_DELETED = "vehicle.deleted"
+    VEHICLE_TRIPS = "vehicle.trips"
+    """Which trips a vehicle has, or was under way on, is another. For hubs alone; the subject is the trip."""
+    FLEET_CHANGED = "fleet.changed"
+    GEOFENCE_CHANGED = "geofence.changed"
+    GEOFENCE_DELETED = "geofence.deleted"
+    MESSAGE_POSTED = "message.posted"
+    TOKEN_REVOKED = "token.revoked"  # noqa: S105
+    """For hubs alone."""
+    HEARTBEAT = "heartbeat"
+    ERASED = "erased"
+    """What it was is erased."""
+
+
+EVENT = "event."
+"""What the kind of an event's row begins with."""
+
+
+class Change(NamedTuple):
+    """One change, to be appended by the transaction that makes it.
+
+    `subject` is the id of what changed, `vehicle` the store's number of the vehicle that the change names. `public` is what
+    integrators are shown, `internal` what hubs need besides; both are JSON.
+    """
+
+    kind: str
+    subject: str
+    fleet_id: str | None = None
+    vehicle: int | None = None
+    public: Any = None
+    internal: Any = None
+
+
+class Row(NamedTuple):
+    """A change as it stands in the log. `at` is the database's instant, `public` JSON text; None: it has none, or is erased."""
+
+    number: int
+    mark: int
+    at: int
+    transaction: int
+    fleet_id: str | None
+    vehicle: int | None
+    kind: str
+    subject: str | None
+    public: str | None
+    internal: dict[str, Any] | None
+
+
+class Cursor(NamedTuple):
+    """How far a reader has come: the last row that it read."""
+
+    number: int
+    mark: int
+
+
+_COLUMNS = "number, mark, at, transaction, fleet_id, vehicle, kind, subject, public::text, internal"
+
+
+async def append(connection: Connection, changes: Sequence[Change]) -> int:
+    """Has COMMIT publish these changes, in this order; the number of the transaction. Needs an open transaction."""
+    transaction: int | None = await connection.fetchval(
+        """
+        WITH appended AS (
+            INSERT INTO pending_changes (kind, subject, fleet_id, vehicle, public, internal)
+            SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::jsonb[], $6::jsonb[])
+            RETURNING transaction
+        )
+        SELECT coalesce((SELECT transaction FROM appended LIMIT 1), 0)
+        """,
+        [change.kind for change in changes],
+        [change.subject for change in changes],
+        [change.fleet_id for change in changes],
+        [change.vehicle for change in changes],
+        [None if change.public is None else change.public for change in changes],
+        [None if change.internal is None else change.internal for change in changes],
+    )
+    return transaction or 0
+
+
+async def head(connection: Connection) -> Cursor | None:
+    """The newest row; None where the log is empty."""
+    row = await connection.fetchrow("SELECT number, mark FROM changes ORDER BY number DESC LIMIT 1")
+    return Cursor(*row) if row is not None else None
+
+
+async def read(connection: Connection, cursor: Cursor, limit: int) -> list[Row] | None:
+    """The first `limit` rows past the cursor; None where its row is gone or another one: the database went back.
+
+    Events have their id in `internal` alone.
+    """
+    rows = await connection.fetch(
+        f"SELECT {_COLUMNS} FROM changes WHERE number >= $1 ORDER BY number LIMIT $2", cursor.number, limit + 1
+    )
+    if not rows or (rows[0]["number"], rows[0]["mark"]) != cursor:
+        return None
+    return [Row(*row) for row in rows[1:]]
+
+
+async def heartbeat(connection: Connection) -> None:
+    """Appends a row of no meaning: the newest row is never older than a minute, whatever the retention."""
+    await append(connection, [Change(ChangeKind.HEARTBEAT, "")])
+
+
+def as_json(view: Any) -> Any:
+    """A structure as `Change.public` takes it."""
+    return msgspec.to_builtins(view)
