@@ -10,9 +10,8 @@ from tests.clients import Api, Dispatcher, Driver, fix, token
 from tests.faults.devices import until
 from tests.hub_process import HubProcess
 from tests.test_events import put_fence
-from tracking.changes import Changes, FindOut
-from tracking.errors import StoreUnavailable
-from tracking.store import erasures
+from tracking.store import changes, erasures
+from tracking.store.changes import Change, ChangeKind
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'tracking'"
 
@@ -87,71 +86,20 @@ async def test_nobody_removes_from_the_map_what_is_anothers(hub: HubProcess, api
     fleet_id, other_id = await api.fleet(), await api.fleet()
     vehicle_id = await api.vehicle(fleet_id)
     async with Driver(hub.url, vehicle_id) as driver:
-        await _erase(hub, vehicle_id)
         async with Api(hub.url, token("dispatcher", other_id)) as stranger:
             await stranger.call("DELETE", f"/vehicles/{vehicle_id}", expect=404)
         await driver.send({"type": "nonsense"})
         assert (await driver.expect("error"))["code"] == "bad_type"
 
 
-async def test_a_fence_that_was_removed_unheard_is_told_at_the_repeat(hub: HubProcess, api: Api) -> None:
+async def test_a_fence_that_was_removed_elsewhere_is_told(hub: HubProcess, api: Api) -> None:
     fleet_id = await api.fleet()
     await put_fence(api, fleet_id)
     connection = await asyncpg.connect(hub.environment["TRACKING_DATABASE_URL"])
     async with Dispatcher(hub.url, fleet_id) as screen:
-        await connection.execute("DELETE FROM geofences WHERE fleet_id = $1", fleet_id)
-        await api.call("DELETE", f"/fleets/{fleet_id}/geofences/yard", expect=404)
+        async with connection.transaction():
+            await connection.execute("DELETE FROM geofences WHERE fleet_id = $1", fleet_id)
+            await changes.append(connection, [Change(ChangeKind.GEOFENCE_DELETED, "yard", fleet_id)])
         assert (await screen.expect("geofence_gone"))["geofence_id"] == "yard"
+        await api.call("DELETE", f"/fleets/{fleet_id}/geofences/yard", expect=404)
     await connection.close()
-
-
-async def test_two_changes_of_one_thing_are_told_in_the_order_of_their_commits() -> None:
-    changes = Changes()
-    happened: list[str] = []
-    committed, may_tell = asyncio.Event(), asyncio.Event()
-
-    async def nothing() -> None: ...
-
-    async def first() -> None:
-        async with changes.turn("fleet", nothing):
-            happened.append("first is committed")
-            committed.set()
-            await may_tell.wait()
-            happened.append("first is told")
-
-    async def second() -> None:
-        await committed.wait()
-        async with changes.turn("another fleet", nothing):
-            may_tell.set()
-        async with changes.turn("fleet", nothing, part="yard"):
-            happened.append("second is committed")
-
-    await asyncio.gather(second(), first())
-    assert happened == ["first is committed", "first is told", "second is committed"]
-
-
-async def test_what_became_of_changes_is_asked_until_the_store_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracking.changes.FIND_OUT_SECONDS", 0.0)
-    changes = Changes()
-    asked: dict[str, int] = {"one": 0, "other": 0, "faulty": 0}
-    found: set[str] = set()
-
-    def find_out(thing: str, fails: int) -> FindOut:
-        async def ask() -> None:
-            asked[thing] += 1
-            if thing == "faulty":
-                raise ValueError
-            if asked[thing] <= fails:
-                raise StoreUnavailable("away")
-            found.add(thing)
-
-        return ask
-
-    for thing, fails in (("one", 5), ("one", 5), ("faulty", 0), ("other", 2)):
-        with pytest.raises(StoreUnavailable):
-            async with changes.turn(thing, find_out(thing, fails)):
-                raise StoreUnavailable("the answer to COMMIT was lost")
-    async with changes.turn("answered", find_out("answered", 0)):
-        pass
-    await until(lambda: found == {"one", "other"}, "both are found out")
-    assert asked == {"one": 6, "other": 3, "faulty": 1}

@@ -3,22 +3,29 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from tests.clients import new_id
 from tests.faults.devices import until
-from tracking.auth import Principal, Role
+from tests.hub_process import SECRET
+from tracking.auth import Auth, Principal, Role
 from tracking.budgets import Budget
-from tracking.config import Rate
+from tracking.config import Rate, load
 from tracking.errors import StoreUnavailable
+from tracking.hub.follower import Follower
 from tracking.hub.hub import Hub
+from tracking.hub.live_state import LiveState
 from tracking.ingest.sources import Sources
-from tracking.messaging import Messaging
 from tracking.model import Fleet, Place, Vehicle, system_clock
+from tracking.services.messages import Messages
+from tracking.services.trips import Trips
 from tracking.store import fleets, messages, trips, vehicles
 from tracking.store.gathered import AT_ONCE, Gathered
+from tracking.store.marks import Marks
 from tracking.store.pool import Connection, Database
+from tracking.watch import Watch
 
 
 class Asked:
@@ -142,9 +149,19 @@ def new_hub() -> Hub:
     return Hub(system_clock, keep_seconds=300, keep_bytes=10**6, linger=1, interval_watched=1, interval_trip=1, interval_idle=1)
 
 
-def new_messaging(database: Database, sources: Sources) -> Messaging:
+def new_follower(database: Database, sources: Sources) -> Follower[Any]:
+    hub = new_hub()
+    auth = Auth(load(jwt_secret=SECRET))
+    watch = Watch(database, hub.fleets, system_clock, gone_after=3_600)
+    return Follower(database, database, Marks(), LiveState(sources, hub, watch, auth, system_clock))
+
+
+def new_messages(database: Database, follower: Follower[Any]) -> Messages:
     budget = Budget("messages", "messages", Rate(100, 100), system_clock)
-    return Messaging(database, sources, new_hub(), system_clock, budget=budget, most_unread=100)
+    return Messages(follower, database, system_clock, budget=budget, most_unread=100)
+
+
+async def nothing() -> None: ...
 
 
 async def test_a_storm_of_drivers_is_a_few_questions_and_a_return_none(database: Counted) -> None:
@@ -153,8 +170,8 @@ async def test_a_storm_of_drivers_is_a_few_questions_and_a_return_none(database:
         await fleets.put(connection, Fleet("fleet", "Fleet"))
         for name in names:
             await vehicles.put(connection, Vehicle(name, "fleet"))
-    sources = Sources(database, system_clock)
-    messaging = new_messaging(database, sources)
+    sources = Sources(database, system_clock, nothing)
+    messaging = new_messages(database, new_follower(database, sources))
     database.uses = 0
 
     async def come(name: str) -> int:
@@ -176,7 +193,7 @@ async def test_a_storm_of_drivers_is_a_few_questions_and_a_return_none(database:
     assert await asyncio.gather(*(come(name) for name in names)) == numbers
     assert database.uses == 0
     # A hub that knows nothing yet finds the same.
-    sources = Sources(database, system_clock)
+    sources = Sources(database, system_clock, nothing)
     assert await asyncio.gather(*(come(name) for name in names)) == numbers
 
 
@@ -185,7 +202,8 @@ async def test_a_driver_who_returns_is_told_what_was_written_meanwhile(database:
         await fleets.put(connection, Fleet("fleet", "Fleet"))
         stored, _ = await vehicles.put(connection, Vehicle("van", "fleet"))
         place = Place(47, 9)
-        trip = await trips.insert(
+        await vehicles.put(connection, Vehicle("other", "fleet"))
+        await trips.insert(
             connection,
             trip_id="trip",
             fleet_id="fleet",
@@ -196,8 +214,11 @@ async def test_a_driver_who_returns_is_told_what_was_written_meanwhile(database:
             route=None,
             now=system_clock(),
         )
-    sources = Sources(database, system_clock)
-    messaging = new_messaging(database, sources)
+    sources = Sources(database, system_clock, nothing)
+    follower = new_follower(database, sources)
+    following = asyncio.create_task(follower.run())
+    messaging = new_messages(database, follower)
+    await follower.begin()
     source = await sources.load("van")
     assert source is not None
     assert not messaging.none_unread(source)
@@ -209,8 +230,10 @@ async def test_a_driver_who_returns_is_told_what_was_written_meanwhile(database:
     assert not messaging.none_unread(source)
     # Given to another vehicle, its messages are that one's driver's to read.
     source.read = source.posted
-    sources.changed("van", (), trip)
-    assert not messaging.none_unread(source)
     async with database.connection() as connection:
         found = await messages.unread_by_drivers(connection, [(stored.number, 0), (-1, 0)], 10)
     assert list(found) == [(stored.number, 0)]
+    await Trips(follower, system_clock, per_fleet=10, per_vehicle=10).change("trip", allowed=lambda _: True, vehicle_id="other")
+    assert not messaging.none_unread(source)
+    assert await messaging.unread(source) == []
+    following.cancel()

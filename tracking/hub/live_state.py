@@ -85,7 +85,7 @@ class LiveState:
             if row.kind == ChangeKind.MESSAGE_POSTED and (message := _number_in(row, "message")) is not None:
                 if subject in self._hub.feeds or number in self._sources.by_number:
                     state.asked_messages.add(message)
-            elif row.kind == ChangeKind.FLEET_CHANGED and subject is not None and subject in self._hub.fleets.feeds:
+            elif row.kind == ChangeKind.FLEET_CHANGED and subject is not None and self._hub.fleets.holds(subject):
                 wanted_fleets.add(subject)
             elif row.kind.startswith(EVENT) and (event := _number_in(row, "event")) is not None:
                 feed = self._hub.fleets.feeds.get(row.fleet_id or "")

@@ -88,7 +88,9 @@ async def append(connection: Connection, changes: Sequence[Change]) -> int:
         """
         WITH appended AS (
             INSERT INTO pending_changes (kind, subject, fleet_id, vehicle, public, internal)
-            SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::jsonb[], $6::jsonb[])
+            SELECT kind, subject, fleet_id, vehicle, public::jsonb, internal::jsonb
+            FROM unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::text[], $6::text[])
+                AS c (kind, subject, fleet_id, vehicle, public, internal)
             RETURNING transaction
         )
         SELECT coalesce((SELECT transaction FROM appended LIMIT 1), 0)
@@ -97,8 +99,8 @@ async def append(connection: Connection, changes: Sequence[Change]) -> int:
         [change.subject for change in changes],
         [change.fleet_id for change in changes],
         [change.vehicle for change in changes],
-        [None if change.public is None else change.public for change in changes],
-        [None if change.internal is None else change.internal for change in changes],
+        [_json(change.public) for change in changes],
+        [_json(change.internal) for change in changes],
     )
     return transaction or 0
 
@@ -125,6 +127,10 @@ async def read(connection: Connection, cursor: Cursor, limit: int) -> list[Row] 
 async def heartbeat(connection: Connection) -> None:
     """Appends a row of no meaning: the newest row is never older than a minute, whatever the retention."""
     await append(connection, [Change(ChangeKind.HEARTBEAT, "")])
+
+
+def _json(body: Any) -> str | None:
+    return None if body is None else msgspec.json.encode(body).decode()
 
 
 def as_json(view: Any) -> Any:
