@@ -23,6 +23,10 @@ from tracking.store.vehicles import Stored
 from tracking.watch import Watch
 
 _OF_A_TRIP = frozenset({ChangeKind.TRIP_CREATED, ChangeKind.TRIP_CHANGED, ChangeKind.TRIP_DELETED, ChangeKind.VEHICLE_TRIPS})
+_OF_NO_VEHICLE = frozenset(
+    # Where a trip means another state of its vehicle, a row of its own says so.
+    {*_OF_A_TRIP, ChangeKind.MESSAGE_POSTED, ChangeKind.VEHICLE_DELETED} - {ChangeKind.VEHICLE_TRIPS}
+)
 _OF_A_GEOFENCE = frozenset({ChangeKind.GEOFENCE_CHANGED, ChangeKind.GEOFENCE_DELETED})
 
 
@@ -76,7 +80,7 @@ class LiveState:
         wanted_events: set[int] = set()
         for row in rows:
             number, subject = row.vehicle, row.subject
-            if number is not None and row.kind != ChangeKind.VEHICLE_DELETED and self._holds_vehicle(row):
+            if number is not None and _changes_vehicle(row.kind) and self._holds_vehicle(row):
                 state.asked_vehicles.add(number)
                 if row.kind == ChangeKind.VEHICLE_CHANGED:
                     renamed.add(number)
@@ -131,11 +135,13 @@ class LiveState:
 
     def _wants_trip(self, row: Row, trip_id: str, state: State) -> bool:
         if trip_id in self._hub.feeds:
-            return True
+            return row.kind != ChangeKind.MESSAGE_POSTED
         if row.kind not in _OF_A_TRIP:
             return False
+        if row.kind == ChangeKind.VEHICLE_TRIPS:
+            return row.vehicle in state.asked_vehicles
         feed = self._hub.fleets.feeds.get(row.fleet_id or "")
-        return row.vehicle in state.asked_vehicles or (feed is not None and bool(feed.outboxes))
+        return feed is not None and bool(feed.outboxes)
 
     # --- applying -----------------------------------------------------------------------------------------------------
 
@@ -154,7 +160,7 @@ class LiveState:
             return None
         if row.kind == ChangeKind.TRIP_DELETED:
             self.on_erased(set())
-        if row.vehicle is not None:
+        if row.vehicle is not None and _changes_vehicle(row.kind):
             self._apply_vehicle(row, row.vehicle, state, as_of)
         if subject is None:
             return None
@@ -184,7 +190,7 @@ class LiveState:
 
     def _note(self, row: Row) -> None:
         """For whoever reads just now."""
-        if row.vehicle is not None:
+        if row.vehicle is not None and (_changes_vehicle(row.kind) or row.kind == ChangeKind.VEHICLE_DELETED):
             self._sources.loading.changed(row.vehicle, row.number)
             self._hub.fleets.loading.changed(row.vehicle, row.number)
         if row.subject is not None:
@@ -315,6 +321,11 @@ class LiveState:
     def _revoked(self, jti: str) -> None:
         self._auth.revoke(jti)
         self._hub.revoke(jti)
+
+
+def _changes_vehicle(kind: str) -> bool:
+    """Whether a row of this kind may mean that the vehicle which it names, or its trips, are others. Its removal is no such."""
+    return kind not in _OF_NO_VEHICLE and not kind.startswith(EVENT)
 
 
 def _number_in(row: Row, name: str) -> int | None:
