@@ -156,7 +156,10 @@ class Trips:
             ended_at=(ended_at or now) if next_status.over and not trip.status.over else trip.ended_at,
         )
         await trips.update(connection, changed, vehicle=new.number if new is not None else None)
-        after = await trips.get(connection, trip.trip_id)
+        after: Trip | None = changed
+        if new is not old or route is not UNSET:
+            # As others see the vehicle, and as the route is stored.
+            after = await trips.get(connection, trip.trip_id)
         assert after is not None
         # One that drove it and is another fleet's now is not told of it.
         concerned = {
