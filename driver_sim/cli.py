@@ -24,7 +24,21 @@ from driver_sim.tracks import TrackError
 
 TOKEN_VARIABLE = "TRACKING_SERVICE_TOKEN"  # noqa: S105  the variable's name
 Result = TypeVar("Result")
-BENCH_SHAPES = ("idle", "trips", "steps", "popular", "slow", "flood", "return", "fleet", "geofences", "nearest", "history")
+BENCH_SHAPES = (
+    "idle",
+    "trips",
+    "steps",
+    "popular",
+    "slow",
+    "flood",
+    "return",
+    "fleet",
+    "geofences",
+    "changes",
+    "start",
+    "nearest",
+    "history",
+)
 DEFAULT_HUB = "http://127.0.0.1:8000"
 
 
@@ -159,13 +173,13 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
     "--trips",
     default="1000,2000,4000",
     show_default=True,
-    help="In `trips`, comma-separated: a run each; the most in `steps`.",
+    help="In `trips`, comma-separated: a run each; the most in `steps` and `changes`.",
 )
 @click.option("--idle", type=click.IntRange(100), default=4000, show_default=True, help="Drivers, and passengers, in `idle`.")
 @click.option("--passengers", type=click.IntRange(1), default=1000, show_default=True, help="In `popular` and `slow`.")
 @click.option("--clients", type=click.IntRange(2), default=2000, show_default=True, help="In `return`.")
 @click.option("--fleet", default="500,10000", show_default=True, help="Vehicles in `fleet`, comma-separated: a run each.")
-@click.option("--vehicles", type=click.IntRange(1000), default=100_000, show_default=True, help="In `nearest`.")
+@click.option("--vehicles", type=click.IntRange(1000), default=100_000, show_default=True, help="In `nearest` and `start`.")
 @click.option(
     "--positions",
     type=click.IntRange(5000),
@@ -173,7 +187,13 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
     show_default=True,
     help="In `history`: 20 million take 5 GB and some minutes.",
 )
-@click.option("--seconds", type=click.FloatRange(1), default=15.0, show_default=True, help="How long each run is measured.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1),
+    default=None,
+    show_default="15, and 60 in `changes`",
+    help="How long each run is measured.",
+)
 @click.option(
     "--json",
     "path",
@@ -191,7 +211,7 @@ def bench(
     fleet: str,
     vehicles: int,
     positions: int,
-    seconds: float,
+    seconds: float | None,
     path: Path,
 ) -> None:
     """Measure a hub of its own on a database of its own, on this machine, over real sockets."""
@@ -205,6 +225,8 @@ def bench(
         "return": [clients],
         "geofences": [1_000],
         "fleet": [int(count) for count in fleet.split(",")],
+        "changes": [max(int(count) for count in trips.split(","))],
+        "start": [vehicles],
         "nearest": [vehicles],
         "history": [positions],
     }

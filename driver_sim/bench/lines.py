@@ -184,6 +184,8 @@ class WatcherLine(Line):
         self.skipped = 0
         self.breaks = 0
         self.to_watcher: list[float] = []
+        self.trip_seen: dict[int, float] = {}
+        """When each version of the trip came that was new while it watched."""
 
     def received(self, message: bytes) -> None:
         if message.startswith(b'{"type":"position","offset":'):
@@ -195,6 +197,10 @@ class WatcherLine(Line):
                 sent = self._driver.sent_at.get(int(message[at : at + 13]))
                 if sent is not None:
                     self.to_watcher.append(time.perf_counter() - sent)
+        elif message.startswith(b'{"type":"trip","offset":'):
+            now = time.perf_counter()
+            self._follows(int(message[24 : message.index(b",", 24)]))
+            self.trip_seen[_version(message)] = now
         elif message.startswith(b'{"type":"skipped","from":'):
             first, last = (int(part.rpartition(b":")[2]) for part in message[:-1].split(b",")[1:])
             self.skipped += last - first + 1
@@ -227,6 +233,8 @@ class DispatcherLine(Line):
         self.to_watcher: list[float] = []
         self.events: list[str] = []
         """their kinds"""
+        self.trips_seen: dict[str, dict[int, float]] = {}
+        """When each version of each trip came."""
 
     def look(self) -> None:
         self.send(encode(ViewportChange(self._bounds, 12)))
@@ -246,6 +254,11 @@ class DispatcherLine(Line):
             self.delivered += len(rows)
             for vehicle_id, _, _, _, _, fix_time in rows:
                 self._took(vehicle_id, fix_time, now)
+        elif message.startswith(b'{"type":"trip",'):
+            now = time.perf_counter()
+            at = message.index(b'"trip_id":"') + 11
+            trip_id = message[at : message.index(b'"', at)].decode()
+            self.trips_seen.setdefault(trip_id, {})[_version(message)] = now
         elif message.startswith(b'{"type":"event"'):
             event = _decode_event(message)
             self.events.append(event.kind)
@@ -260,6 +273,12 @@ class DispatcherLine(Line):
         sent = driver.sent_at.get(fix_time) if driver is not None and driver.sent_at is not None else None
         if sent is not None:
             self.to_watcher.append(now - sent)
+
+
+def _version(message: bytes) -> int:
+    """Of the trip in a message."""
+    at = message.index(b'"version":') + 10
+    return int(message[at : message.index(b",", at)])
 
 
 _decode_event = msgspec.json.Decoder(EventNews).decode

@@ -146,9 +146,10 @@ SETTINGS = {
     "history": {"TRACKING_SUMMARY_DELAY": "1e9"},
     "steps": {"TRACKING_LAG_INTERVAL": "0.002"},
     "flood": {"TRACKING_ACK_INTERVAL": "0"},
+    "changes": {"TRACKING_BUDGET_WRITES": "1000000/60"},
 }
-"""Of the hub, by shape: it is not to sum up twenty days while it is asked for tracks; it is to look at its loop closely; and to
-acknowledge each commit, so that the ack says how long that took."""
+"""Of the hub, by shape: it is not to sum up twenty days while it is asked for tracks; it is to look at its loop closely; to
+acknowledge each commit, so that the ack says how long that took; and to take as many changes as come."""
 
 
 # --- the parts ----------------------------------------------------------------------------------------------------------

@@ -15,15 +15,22 @@ from driver_sim.bench.shapes import SHAPES
 from driver_sim.bench.stage import StageError, stage
 from tracking.cluster import ROOT
 
+SECONDS = 15.0
+SECONDS_OF = {"changes": 60.0}
+"""How long each run is measured, where nothing else is asked for; by shape, where it differs."""
 
-def run(shapes: Sequence[tuple[str, Sequence[int]]], seconds: float, path: Path) -> None:
-    """Runs the shapes with each of their counts and prints their tables. Raises `ClickException` where the stage fails."""
+
+def run(shapes: Sequence[tuple[str, Sequence[int]]], seconds: float | None, path: Path) -> None:
+    """Runs the shapes with each of their counts and prints their tables. Raises `ClickException` where the stage fails.
+
+    `seconds` is how long each run is measured; None: as long as its shape needs.
+    """
     _raise_open_files()
     path.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[Result]] = {}
     for name, counts in shapes:
         try:
-            results[name] = uvloop.run(_play(name, counts, seconds))
+            results[name] = uvloop.run(_play(name, counts, seconds or SECONDS_OF.get(name, SECONDS)))
         except StageError as error:
             raise click.ClickException(str(error)) from None
         click.echo(table(name, results[name]) + "\n")

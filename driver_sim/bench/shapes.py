@@ -6,11 +6,13 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 
+from driver_sim.bench.changes import changes
 from driver_sim.bench.fleets import fleet
 from driver_sim.bench.geofences import geofences
 from driver_sim.bench.lines import DriverLine, Line, Lost, WatcherLine, connect
 from driver_sim.bench.parts import SETTLE_SECONDS, Result, busy, close, connected, drained, latencies, report, wait
 from driver_sim.bench.stage import Stage
+from driver_sim.bench.start import start
 
 POPULAR_HZ = 10.0
 SLOW_HZ = 40.0
@@ -204,6 +206,8 @@ SHAPES: dict[str, Callable[[Stage, int, float], Awaitable[Result]]] = {
     "return": come_back,
     "fleet": fleet,
     "geofences": geofences,
+    "changes": changes,
+    "start": start,
 }
 
 
