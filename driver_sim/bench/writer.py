@@ -140,8 +140,11 @@ class _ByDatabase:
         if updated != "UPDATE 1":
             await self._connection.execute("ROLLBACK")
             raise Refused("another version")
-        change = self._log.Change(self._log.ChangeKind.TRIP_CHANGED, trip.trip_id, view["fleet_id"], vehicle, public=view)
-        await self._log.append(self._connection, [change])
+        kinds, change = self._log.ChangeKind, self._log.Change
+        of_vehicle = change(kinds.VEHICLE_TRIPS, trip.trip_id, vehicle=vehicle)
+        await self._log.append(
+            self._connection, [of_vehicle, change(kinds.TRIP_CHANGED, trip.trip_id, view["fleet_id"], vehicle, public=view)]
+        )
         sent = time.perf_counter()
         await self._connection.execute("COMMIT")
         return sent, time.perf_counter()
