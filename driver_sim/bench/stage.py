@@ -72,7 +72,7 @@ class Stage:
             **{
                 name: value
                 for name, value in os.environ.items()
-                # A hub that had to compile its own code would take a third longer to start.
+                # A hub that had to compile its own code would take a quarter longer to start.
                 if not name.startswith("TRACKING_") and name != "PYTHONDONTWRITEBYTECODE"
             },
             "TRACKING_DATABASE_URL": cluster.url(database),
