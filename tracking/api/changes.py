@@ -127,7 +127,7 @@ def _answer(page: Page) -> Response:
 async def _watched(reader: Reader, scope: Scope, receive: Receive) -> AsyncIterator[asyncio.Task[None]]:
     """Ends the reader when its client has gone, or the hub goes."""
     watch = asyncio.create_task(client_gone(receive))
-    watch.add_done_callback(lambda done: done.cancelled() or reader.end("gone"))
+    watch.add_done_callback(lambda done: None if done.cancelled() else reader.end("gone"))
     at_shutdown: Callable[[Callable[[], None]], None] | None = scope.get("extensions", {}).get(AT_SHUTDOWN)
     if at_shutdown is not None:
         at_shutdown(lambda: reader.end("stop"))
@@ -213,13 +213,13 @@ class Stream(Response):
             reader.on_end = self._hurry
             async with _watched(reader, scope, receive) as watch:
                 blocked = False
-                why, detail = "slow", ""
                 try:
                     await send(start)
                     why, detail = await self._go_on(reader, first, send)
                 except TimeoutError:
                     blocked = True
-                    why, detail = _why(reader) if reader.ended is not None else ("slow", _SLOW)
+                    reader.end("slow")
+                    why, detail = _why(reader)
                 if why != "gone":
                     CHANGE_READERS_ENDED.labels(why).inc()
                     await _say_why(why, detail, scope, send, watch, blocked=blocked)
@@ -282,7 +282,7 @@ _STOP = _saying(ErrorCode.UNAVAILABLE, "the hub goes down: connect again, and go
 def _why(reader: Reader) -> tuple[str, str]:
     if reader.refused is not None:
         return "access", _saying(reader.refused.code, reader.refused.detail)
-    return reader.ended or "stop", _STOP
+    return ("slow", _SLOW) if reader.ended == "slow" else (reader.ended or "stop", _STOP)
 
 
 async def _say_why(why: str, said: str, scope: Scope, send: Send, watch: "asyncio.Task[None]", *, blocked: bool) -> None:

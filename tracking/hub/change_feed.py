@@ -137,7 +137,7 @@ class _Fleet:
 
 
 class Reader:
-    """Somebody who follows a fleet. `ended` says why it is to end: `access` with `refused`, `stop`, or `gone`."""
+    """Somebody who follows a fleet. `ended` says why it is to end: `access` with `refused`, `stop`, `slow`, or `gone`."""
 
     def __init__(self, feed: "ChangeFeed", principal: Principal, fleet_id: str) -> None:
         self.principal = principal
