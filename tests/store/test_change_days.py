@@ -16,6 +16,7 @@ from tracking.model import Fleet
 from tracking.store import change_days, changes, fleets
 from tracking.store.batches import Batches
 from tracking.store.changes import Change, ChangeKind
+from tracking.store.history import date_of
 from tracking.store.migrations import DIRECTORY, migrate
 from tracking.store.pool import Database
 from tracking.store.positions import DAY_MS
@@ -50,7 +51,8 @@ async def _at(store: Database, day: int, count: int = 10) -> None:
         await connection.execute(
             """
             INSERT INTO changes (number, mark, at, transaction, fleet_id, kind, subject)
-            SELECT nextval('change_numbers'), 1, $1::timestamptz, 1, 'fleet', 'fleet.changed', 'fleet' FROM generate_series(1, $2)
+            SELECT nextval('change_numbers'), 1, $1::timestamptz, 1, 'fleet', 'fleet.changed', 'fleet'
+            FROM generate_series(1, $2)
             """,
             day * DAY_MS + 3_600_000,
             count,
@@ -77,7 +79,7 @@ async def test_days_are_made_ahead_but_for_one_that_has_rows_in_default(store: D
     await _append(store)
     upkeep = _upkeep(store, today * DAY_MS)
     await upkeep.work()
-    ahead = [change_days.date_of(day).strftime("changes_%Y%m%d") for day in range(today + 1, today + DAYS_AHEAD + 1)]
+    ahead = [date_of(day).strftime("changes_%Y%m%d") for day in range(today + 1, today + DAYS_AHEAD + 1)]
     assert await _names(store) == ahead
     await _at(store, today + 1)
     async with store.connection() as connection:
@@ -180,9 +182,9 @@ async def test_what_is_too_much_goes_within_a_day_too(store: Database) -> None:
     before = await _numbers(store)
     async with store.connection() as connection:
         size = await connection.fetchval("SELECT pg_total_relation_size('changes_default')")
-        estimated = next(
-            share for share in range(1, 400) if await change_days.cut_by_size(connection, share * size // 100) is None
-        )
+        estimated = 1
+        while await change_days.cut_by_size(connection, estimated * size // 100) is not None:
+            estimated += 1
     assert 60 <= estimated <= 140, "the estimate, in per cent of the size of the files"
     await _upkeep(store, today * DAY_MS, most_bytes=size // 2).work()
     left = await _numbers(store)
@@ -203,7 +205,7 @@ async def test_a_day_that_was_written_into_again_is_not_dropped(store: Database)
     before = await _numbers(store)
     await _upkeep(store, today * DAY_MS).work()
     assert await _numbers(store) == before[10:]
-    [part] = [name for name in await _names(store) if name <= change_days.date_of(today - 9).strftime("changes_%Y%m%d")]
+    [part] = [name for name in await _names(store) if name <= date_of(today - 9).strftime("changes_%Y%m%d")]
     async with store.connection() as connection:
         found = next(one for one in await change_days.parts(connection) if one.name == part)
     # Also where that happens after it was looked at.
