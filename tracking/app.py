@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterable
 from itertools import chain
 from typing import Any
 
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tracking import lag
 from tracking.api import (
     audit,
+    changes,
     events,
     fleet_vehicles,
     fleets,
@@ -40,6 +41,7 @@ from tracking.config import Settings, require_database, require_key
 from tracking.errors import Refusal, StoreUnavailable
 from tracking.hub.fleet import SLICE_SECONDS
 from tracking.hub.hub import BEATS, STEPS
+from tracking.keys import Key
 from tracking.metrics import FLEET_TICK_SECONDS, WENT_BACK
 from tracking.model import Clock, system_clock
 from tracking.service import Service, assemble
@@ -92,6 +94,7 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
                         *fleet_vehicles.routes,
                         *geofences.routes,
                         *events.routes,
+                        *changes.routes,
                         *tracks.routes,
                         *history.routes,
                         *shares.routes,
@@ -163,7 +166,12 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(begin_anew_whenever_the_store_went_back(), name="renewal")]
     keys = life.service.auth.keys
     if keys is not None:
-        keys.on_removed = lambda removed: start(life.service.hub.refuse(removed))
+
+        def refuse(removed: Collection[Key]) -> None:
+            life.service.change_feed.refuse(removed)
+            start(life.service.hub.refuse(removed))
+
+        keys.on_removed = refuse
         tasks.append(asyncio.create_task(keys.run(), name="keys"))
     for task in tasks:
         task.add_done_callback(_go_down_with)
@@ -209,6 +217,7 @@ class _Life:
                 RECORDER: service.recorder.run(),
                 "follower": service.follower.run(),
                 "notifications": service.follower.listen(),
+                "upkeep of the change log": service.change_upkeep.run(),
                 "heartbeat of the change log": service.follower.beat(),
                 "latest positions": service.latest.run(),
                 "revisions": service.revisions.run(),
@@ -254,6 +263,7 @@ class _Life:
 
     async def give_up(self) -> None:
         """Stores nothing: what is in memory is of another store. What was not acknowledged the devices send again."""
+        self.service.change_feed.close()
         await _step("sending everybody away", END_SECONDS, self.service.hub.send_all_away())
         await self._stop()
 

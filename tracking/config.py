@@ -97,6 +97,14 @@ class Settings(BaseSettings):
         0, ge=0, description="Days that a token of unknown expiry stays revoked: longer than it can be valid; 0: for ever"
     )
 
+    changes_days: int = Field(
+        7,
+        ge=1,
+        le=7,
+        description="Days that changes are kept in the change log; what has a retention of its own is kept longer",
+    )
+    changes_bytes: int = Field(5_000_000_000, gt=0, description="Bytes of changes past which the oldest go sooner")
+
     audit_days: int = Field(365, ge=0, description="Days that the audit is kept (who did what, who watched); 0: for ever")
     audit_addresses: bool = Field(True, description="Whether the audit holds the addresses that people came from")
 
@@ -170,6 +178,14 @@ class Settings(BaseSettings):
     budget_sums: RateSetting = Field(
         Rate(60, 60), description="Days that must be summed up for the one who asks, for each token, as count/seconds"
     )
+
+    change_feed_bytes: int = Field(
+        16 * 2**20, gt=0, description="Bytes of recent changes that are held in memory for those who follow fleets"
+    )
+    change_readers: int = Field(
+        1_200, gt=0, description="Streams and waiting requests of changes, in all; of one `service` token half"
+    )
+    change_readers_per_token: int = Field(8, gt=0, description="Streams and waiting requests of changes, of one token")
 
     lag_interval: float = Field(0.1, gt=0, description="Seconds between two measurements of how late the event loop is")
     open_files: int = Field(65_536, gt=0, description="Limit of open files that the hub asks of the system")

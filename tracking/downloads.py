@@ -35,6 +35,8 @@ AHEAD = 4
 """Pieces made ahead of the reader: some 50 KB each."""
 TRANSPORT = "tracking.transport"
 """The ASGI extension that gives an answer its connection's transport."""
+AT_SHUTDOWN = "tracking.at_shutdown"
+"""The ASGI extension that takes a function to be called when the server goes down while the answer lasts."""
 
 
 Chunks = AsyncGenerator[bytes, None]
@@ -163,7 +165,9 @@ class Download(StreamingResponse):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
     async def _go_on(self, chunks: Chunks, scope: Scope, receive: Receive, send: Send) -> None:
-        given, gone, kept = (asyncio.create_task(work) for work in (self._give(send), _gone(receive), self._keep_checking()))
+        given, gone, kept = (
+            asyncio.create_task(work) for work in (self._give(send), client_gone(receive), self._keep_checking())
+        )
         tasks = given, gone, kept, asyncio.create_task(self._make(chunks))
         try:
             await asyncio.wait((given, gone, kept), timeout=self._downloads.seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -183,9 +187,9 @@ class Download(StreamingResponse):
             error = TimeoutError(f"it takes longer than {self._downloads.seconds:g} s")
         DOWNLOADS_CUT.labels(_why(error)).inc()
         logger.info("cut off a download: %s", error)
-        if not _cut_off(scope) or not isinstance(error, _KNOWN):
+        if not cut_off(scope) or not isinstance(error, _KNOWN):
             raise error
-        await _gone(receive)
+        await client_gone(receive)
 
     async def _make(self, chunks: Chunks) -> None:
         try:
@@ -222,13 +226,13 @@ class Download(StreamingResponse):
             await self._check()
 
 
-async def _gone(receive: Receive) -> None:
+async def client_gone(receive: Receive) -> None:
     """Returns when the client is."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-def _cut_off(scope: Scope) -> bool:
+def cut_off(scope: Scope) -> bool:
     """Ends the connection by a reset, with what waits in it; False where the server does not give us the connection."""
     transport: asyncio.Transport | None = scope.get("extensions", {}).get(TRANSPORT)
     if transport is None:

@@ -124,6 +124,7 @@ class Erasures:
     async def _erase_trip(self, erasure: TripErasure) -> None:
         trip, trip_id = erasure
         if trip_id is not None:
+            await self._run("take a trip out of the change log", erasures.ChangesOfTrip(trip_id))
             # What was taken as this trip's is stored with its number.
             await self._settled()
             async with self._database.connection() as connection:

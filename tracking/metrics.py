@@ -93,6 +93,16 @@ CHANGES = Counter("tracking_changes_applied", "Changes of the log that this hub 
 CHANGES_FAILED = Counter(
     "tracking_changes_failed", "Changes that this hub could not apply, so that it read their subject anew", registry=REGISTRY
 )
+CHANGE_READERS = Gauge(
+    "tracking_change_readers", "Readers of fleets' changes that are connected and wait for more", registry=REGISTRY
+)
+CHANGE_READERS_ENDED = Counter(
+    "tracking_change_readers_ended",
+    "Streams of changes that the hub ended: slow, access, stop, fault",
+    ["why"],
+    registry=REGISTRY,
+)
+CHANGES_CUT = Counter("tracking_changes_cut", "Changes that the log keeps no longer", registry=REGISTRY)
 ERASURES = Gauge("tracking_erasures", "Removed vehicles and trips whose rows are not all gone yet", registry=REGISTRY)
 ERASED = Counter("tracking_erased_rows", "Rows of removed vehicles and trips that are gone or changed", registry=REGISTRY)
 WENT_BACK = Counter("tracking_store_went_back", "Times that the database lacked what was committed", registry=REGISTRY)

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.budgets import Budgets, assemble_budgets
+from tracking.change_upkeep import ChangeUpkeep
 from tracking.config import Settings
 from tracking.downloads import Downloads
 from tracking.erasure import Erasures
 from tracking.history import History
+from tracking.hub.change_feed import ChangeFeed
 from tracking.hub.doors import Doors
 from tracking.hub.follower import Follower
 from tracking.hub.hub import Hub
@@ -90,6 +92,8 @@ class Service:
     shapes: Lanes
     """for the arithmetic of large polygons and routes, in a thread"""
     follower: Follower[State]
+    change_feed: ChangeFeed
+    change_upkeep: ChangeUpkeep
     trips: Trips
     vehicles: Vehicles
     fleets: Fleets
@@ -159,7 +163,16 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     sums = Sums(summing, clock)
     watch = Watch(database, hub.fleets, clock, gone_after=settings.gone_after, last_event=last_event)
     live = LiveState(sources, hub, watch, auth, clock)
-    follower = Follower(following, database, marks, live)
+    change_feed = ChangeFeed(
+        database,
+        auth,
+        applied=lambda: follower.applied,
+        begin=lambda: follower.begin(),
+        most_bytes=settings.change_feed_bytes,
+        readers=settings.change_readers,
+        per_token=settings.change_readers_per_token,
+    )
+    follower = Follower(following, database, marks, live, on_applied=change_feed.add)
     watch.on_stored = follower.wake
     shapes = Lanes(SHAPES_AT_ONCE, rests=True, on_quiet=give_back)
 
@@ -203,6 +216,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
             least_rate=settings.download_least_rate,
         ),
         follower=follower,
+        change_feed=change_feed,
+        change_upkeep=ChangeUpkeep(batches, housekeeping, settings, clock),
         trips=Trips(follower, clock, per_fleet=settings.open_trips_per_fleet, per_vehicle=settings.open_trips_per_vehicle),
         vehicles=Vehicles(follower, clock, per_fleet=settings.vehicles_per_fleet),
         fleets=Fleets(follower, limit=settings.fleets_limit),

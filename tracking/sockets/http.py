@@ -11,6 +11,7 @@ import asyncio
 import re
 import socket
 import sys
+from collections.abc import Callable
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any
@@ -21,7 +22,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from tracking.downloads import TRANSPORT
+from tracking.downloads import AT_SHUTDOWN, TRANSPORT
 from tracking.hub.doors import Doors
 from tracking.sockets import handshake
 from tracking.sockets.rounds import Rounds, Visited
@@ -174,6 +175,7 @@ class HttpProtocol(HttpToolsProtocol):
         """bytes to come of a body whose length was told"""
         self._body = 0
         """bytes that have come of it"""
+        self._at_shutdown: Callable[[], None] | None = None
 
     @classmethod
     def guarded(cls, doors: Doors) -> "type[HttpProtocol]":
@@ -426,6 +428,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         # Not uvicorn's own, which makes a timer for each.
         self.server_state.total_requests += 1
+        self._at_shutdown = None
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
@@ -439,6 +442,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         extensions: dict[str, Any] = cycle.scope.setdefault("extensions", {})
         extensions[TRANSPORT] = self.transport
+        extensions[AT_SHUTDOWN] = self._tell_at_shutdown
         if cycle.scope["http_version"] != "1.1":
             # It knows of no interim answer and of no chunks (RFC 9110, 10.1.1; RFC 9112, 6.1).
             cycle.waiting_for_100_continue = cycle.keep_alive = False
@@ -516,7 +520,13 @@ class HttpProtocol(HttpToolsProtocol):
         super().resume_writing()
         self._window = None
 
+    def _tell_at_shutdown(self, told: Callable[[], None]) -> None:
+        """An answer that lasts is told when it is to end."""
+        self._at_shutdown = told
+
     def shutdown(self) -> None:
+        if self._at_shutdown is not None:
+            self._at_shutdown()
         if self._stage is _Stage.FAREWELL:
             self.transport.close()
         else:

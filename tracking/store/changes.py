@@ -136,3 +136,111 @@ def _json(body: Any) -> str | None:
 def as_json(view: Any) -> Any:
     """A structure as `Change.public` takes it."""
     return msgspec.to_builtins(view)
+
+
+# --- of a fleet ---------------------------------------------------------------------------------------------------------
+
+
+class FleetRow(NamedTuple):
+    """A change of a fleet, for its readers. `public` is JSON text."""
+
+    number: int
+    at: int
+    vehicle: int | None
+    kind: str
+    subject: str | None
+    public: str | None
+    internal: dict[str, Any] | None
+
+
+async def kept_after(connection: Connection) -> int:
+    """Everything after this number is kept."""
+    found: int | None = await connection.fetchval("SELECT after FROM changes_kept")
+    return found or 0
+
+
+async def of_fleet(connection: Connection, fleet_id: str, after: int, to: int, limit: int) -> list[FleetRow]:
+    """The first `limit` rows of the fleet from past `after` up to `to`.
+
+    Without what is being erased: of a vehicle only that it was removed, and of a trip the same.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT number, at, vehicle, kind, subject, public::text, internal FROM changes c
+        WHERE fleet_id = $1 AND number > $2 AND number <= $3 AND kind <> 'erased'
+            AND (
+                vehicle IS NULL OR kind = 'vehicle.deleted'
+                OR EXISTS (SELECT FROM vehicles v WHERE v.vehicle = c.vehicle)
+            )
+            AND NOT (
+                kind IN ('trip.created', 'trip.changed', 'message.posted')
+                AND EXISTS (SELECT FROM trip_erasures e WHERE e.trip_id = c.subject)
+            )
+        ORDER BY number LIMIT $4
+        """,
+        fleet_id,
+        after,
+        to,
+        limit,
+    )
+    return [FleetRow(*row) for row in rows]
+
+
+# --- erasure ------------------------------------------------------------------------------------------------------------
+
+
+class Blanked(NamedTuple):
+    """What one batch did: so many rows lost what they said. `last` is the number that it came to; None: none was left."""
+
+    rows: int
+    last: int | None
+
+
+_BLANK = "kind = 'erased', subject = NULL, fleet_id = NULL, public = NULL, internal = NULL"
+"""The number and the mark stay, for those whose cursor it is; and the vehicle, so that who reads it reads that anew."""
+
+
+async def blank_vehicle(connection: Connection, vehicle: int, after: int, limit: int) -> Blanked:
+    """Takes out of the next `limit` rows past `after` that name the vehicle what they say, but for notices that it left."""
+    row = await connection.fetchrow(
+        f"""
+        WITH batch AS MATERIALIZED (
+            SELECT number, at, kind FROM changes WHERE vehicle = $1 AND number > $2 ORDER BY number LIMIT $3
+        ),
+        blanked AS (
+            UPDATE changes c SET {_BLANK} FROM batch b
+            WHERE c.number = b.number AND c.at = b.at AND b.kind NOT IN ('vehicle.deleted', 'erased') RETURNING 1
+        )
+        SELECT (SELECT count(*) FROM blanked) AS rows, (SELECT max(number) FROM batch) AS last
+        """,
+        vehicle,
+        after,
+        limit,
+    )
+    assert row is not None
+    return Blanked(*row)
+
+
+async def blank_trip(connection: Connection, trip_id: str, limit: int) -> int:
+    """Takes out of at most `limit` rows of the trip what they say, but for the notice that it was removed; how many there were.
+
+    Those that tell its vehicles of the removal stay as long: a hub that lags behind still has to tell their drivers.
+    """
+    status = await connection.execute(
+        f"""
+        WITH batch AS MATERIALIZED (
+            SELECT number, at FROM changes c
+            WHERE subject = $1 AND kind IN ('trip.created', 'trip.changed', 'vehicle.trips', 'message.posted')
+                AND NOT (
+                    kind = 'vehicle.trips' AND transaction IN (
+                        SELECT transaction FROM changes WHERE subject = $1 AND kind = 'trip.deleted'
+                    )
+                )
+            ORDER BY number LIMIT $2
+        )
+        UPDATE changes c SET {_BLANK} FROM batch b WHERE c.number = b.number AND c.at = b.at
+        """,
+        trip_id,
+        limit,
+    )
+    return int(status.rpartition(" ")[2])

@@ -171,6 +171,21 @@ class Events:
         return await _note(connection, self._vehicle, _count_in(status)) or None
 
 
+class Changes:
+    """Batches of the change log's rows that name a vehicle: they stay, and say nothing more."""
+
+    def __init__(self, vehicle: int) -> None:
+        self._vehicle = vehicle
+        self._after = 0
+
+    async def __call__(self, connection: Connection, rows: int) -> int | None:
+        blanked = await changes.blank_vehicle(connection, self._vehicle, self._after, rows)
+        if blanked.last is None:
+            return None
+        self._after = blanked.last
+        return await _note(connection, self._vehicle, blanked.rows)
+
+
 class Trips:
     """Batches of the trips that a vehicle drove: its spans, and its parts of their lines."""
 
@@ -225,6 +240,7 @@ class OfVehicle:
     def __init__(self, vehicle: int, tables: Sequence[str], now: int) -> None:
         self._vehicle = vehicle
         self._parts: list[Batch] = [
+            Changes(vehicle),
             *(Positions(table, vehicle) for table in tables),
             Events(vehicle),
             Trips(vehicle, now),
@@ -243,11 +259,9 @@ class OfVehicle:
             await connection.execute("DELETE FROM erasures WHERE vehicle = $1", self._vehicle)
             return None
         count = await self._parts[0](connection, rows)
-        if count is None:
-            del self._parts[0]
-            if self._days:
-                self._days -= 1
-                await self._note_days(connection)
+        if count is None and isinstance(self._parts.pop(0), Positions):
+            self._days -= 1
+            await self._note_days(connection)
         return count or 0
 
     async def _note_days(self, connection: Connection) -> None:
@@ -270,10 +284,10 @@ def _count_in(status: str) -> int:
 async def begin_trip(connection: Connection, trip: Trip, now: int) -> None:
     """Removes a trip whose row is locked, with its messages, shares, summary and line."""
     await connection.execute("DELETE FROM trips WHERE trip = $1", trip.number)
-    if trip.started_at is not None:
-        await connection.execute(
-            "INSERT INTO trip_erasures (trip, trip_id, asked_at) VALUES ($1, $2, $3)", trip.number, trip.trip_id, now
-        )
+    # Also of one that nobody drove: the change log has its places.
+    await connection.execute(
+        "INSERT INTO trip_erasures (trip, trip_id, asked_at) VALUES ($1, $2, $3)", trip.number, trip.trip_id, now
+    )
 
 
 async def trips_under_way(connection: Connection, now: int, limit: int) -> list[TripErasure]:
@@ -295,6 +309,16 @@ async def trips_under_way(connection: Connection, now: int, limit: int) -> list[
 async def vehicles_of_trip(connection: Connection, trip: int) -> list[int]:
     rows = await connection.fetch("SELECT DISTINCT vehicle FROM trip_spans WHERE trip = $1 ORDER BY vehicle", trip)
     return [row["vehicle"] for row in rows]
+
+
+class ChangesOfTrip:
+    """Batches of the change log's rows about the trip: they stay, and say nothing more."""
+
+    def __init__(self, trip_id: str) -> None:
+        self._trip_id = trip_id
+
+    async def __call__(self, connection: Connection, rows: int) -> int | None:
+        return await changes.blank_trip(connection, self._trip_id, rows) or None
 
 
 class PositionsOfTrip:

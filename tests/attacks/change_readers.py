@@ -1,0 +1,168 @@
+"""1,000 readers of the changes of 50 fleets, half of them held answers and half streams: how long until all have a change.
+
+    python -m tests.attacks.change_readers [--readers 1000] [--fleets 50] [--rounds 20]
+
+It brings a database and a hub of its own, on the loopback.
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.clients import Api, token
+from tests.hub_process import HubProcess
+from tracking.cluster import Cluster
+from tracking.store.migrations import migrate
+
+
+class Crowd:
+    """Readers by raw sockets, so that what is measured is the hub and not the clients."""
+
+    def __init__(self, hub: HubProcess) -> None:
+        self.hub = hub
+        self.told: dict[int, float] = {}
+        self.wanted: dict[str, int] = {}
+        self.all_told = asyncio.Event()
+        self.expected = 0
+        self.connected = 0
+
+    def heard(self, reader: int) -> None:
+        if reader not in self.told:
+            self.told[reader] = time.perf_counter()
+            if len(self.told) >= self.expected:
+                self.all_told.set()
+
+    async def stream(self, reader: int, fleet_id: str) -> None:
+        incoming, outgoing = await asyncio.open_connection("127.0.0.1", self.hub.port)
+        outgoing.write(self._head(fleet_id, "", "text/event-stream"))
+        while line := await incoming.readline():
+            if line.startswith(b"retry:"):
+                self.connected += 1
+            elif line.startswith(b"data:"):
+                self.heard(reader)
+            elif line.startswith(b"event: end"):
+                raise ConnectionError("ended")
+
+    async def poll(self, reader: int, fleet_id: str, after: int) -> None:
+        incoming, outgoing = await asyncio.open_connection("127.0.0.1", self.hub.port)
+        self.connected += 1
+        while True:
+            outgoing.write(self._head(fleet_id, f"?after={after}&wait=30", "application/json"))
+            head = await incoming.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200"), head
+            length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+            answer = json.loads(await incoming.readexactly(length))
+            after = answer["last"]
+            if answer["changes"]:
+                self.heard(reader)
+
+    def _head(self, fleet_id: str, query: str, accept: str) -> bytes:
+        bearer = token("dispatcher", fleet_id)
+        return (
+            f"GET /v1/fleets/{fleet_id}/changes{query} HTTP/1.1\r\nHost: hub\r\nAccept: {accept}\r\n"
+            f"Authorization: Bearer {bearer}\r\n\r\n"
+        ).encode()
+
+
+def memory_of(hub: HubProcess) -> float:
+    """MB of the hub's process."""
+    assert hub.process is not None
+    status = Path(f"/proc/{hub.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def of(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, math.ceil(len(values) * share) - 1)] * 1000
+
+
+async def measure(hub: HubProcess, readers: int, fleets: int, rounds: int) -> None:
+    async with Api(hub.url) as api:
+        fleet_ids = [await api.fleet() for _ in range(fleets)]
+        begin = (await api.call("GET", f"/fleets/{fleet_ids[0]}/changes"))["last"]
+        print(f"memory before: {memory_of(hub):.1f} MB")
+        crowd = Crowd(hub)
+        tasks = []
+        for reader in range(readers):
+            fleet_id = fleet_ids[reader // 2 % fleets]
+            work = crowd.stream(reader, fleet_id) if reader % 2 else crowd.poll(reader, fleet_id, begin)
+            tasks.append(asyncio.create_task(work))
+            if reader % 50 == 0:
+                await asyncio.sleep(0.02)
+        async with asyncio.timeout(60):
+            while crowd.connected < readers:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(2)
+        print(f"memory with {readers} readers: {memory_of(hub):.1f} MB")
+        each: list[float] = []
+        until_all: list[float] = []
+        for _ in range(rounds):
+            crowd.told.clear()
+            crowd.all_told.clear()
+            crowd.expected = readers
+            began = time.perf_counter()
+            await asyncio.gather(*(api.vehicle(fleet_id) for fleet_id in fleet_ids))
+            async with asyncio.timeout(30):
+                await crowd.all_told.wait()
+            until_all.append(max(crowd.told.values()) - began)
+            each += [at - began for at in crowd.told.values()]
+            await asyncio.sleep(0.3)
+        print(
+            f"a change in each of {fleets} fleets, until each reader has it: p50 {of(each, 0.5):.0f}, p99 {of(each, 0.99):.0f} ms"
+        )
+        print(f"… until all {readers} have theirs: p50 {of(until_all, 0.5):.0f}, p99 {of(until_all, 0.99):.0f} ms")
+        each, until_all = [], []
+        for number in range(rounds):
+            fleet_id = fleet_ids[number % fleets]
+            crowd.told.clear()
+            crowd.all_told.clear()
+            crowd.expected = sum(reader // 2 % fleets == number % fleets for reader in range(readers))
+            began = time.perf_counter()
+            await api.vehicle(fleet_id)
+            async with asyncio.timeout(30):
+                await crowd.all_told.wait()
+            until_all.append(max(crowd.told.values()) - began)
+            each += [at - began for at in crowd.told.values()]
+        print(
+            f"one change for {crowd.expected} readers: p50 {of(each, 0.5):.1f}, p99 {of(each, 0.99):.1f} ms; all {of(until_all, 0.5):.1f} ms"
+        )
+        print(f"memory after {rounds} rounds: {memory_of(hub):.1f} MB")
+        failed = [task.exception() for task in tasks if task.done()]
+        assert not failed, failed[:3]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.timeout(30):
+            while (
+                "tracking_change_readers 0.0"
+                not in (await api.http.get(f"{hub.url}/metrics", headers={"Authorization": f"Bearer {token('service')}"})).text
+            ):
+                await asyncio.sleep(0.1)
+        print(f"memory when they have gone: {memory_of(hub):.1f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    for name, default in (("readers", 1_000), ("fleets", 50), ("rounds", 20)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    given = parser.parse_args()
+    with TemporaryDirectory() as directory:
+        cluster = Cluster(Path(directory) / "pg", die_with_parent=True)
+        cluster.start()
+        try:
+            cluster.create_database("readers")
+            asyncio.run(migrate(cluster.url("readers")))
+            hub = HubProcess(cluster.url("readers"), Path(directory) / "log").start()
+            try:
+                asyncio.run(measure(hub, given.readers, given.fleets, given.rounds))
+            finally:
+                hub.stop()
+        finally:
+            cluster.remove()
+
+
+if __name__ == "__main__":
+    main()
