@@ -15,6 +15,7 @@ from tracking.hub.hub import Hub
 from tracking.hub.live_state import LiveState, State
 from tracking.ingest.acks import Acks
 from tracking.ingest.backlogs import Backlogs
+from tracking.ingest.intake import Intake
 from tracking.ingest.latest import Latest
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
@@ -75,7 +76,7 @@ class Service:
     recorder: Recorder
     latest: Latest
     backlogs: Backlogs
-    pipeline: Pipeline
+    intake: Intake
     shown_trips: Gathered[str, tuple[Trip, int]]
     """as the store has them, and as of which change; who asks beside others is answered with them"""
     lines: Lines
@@ -154,6 +155,19 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         on_late=revisions.late,
         on_stored=history.stored,
     )
+    backlogs = Backlogs(recorder, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit)
+    intake = Intake(
+        settings,
+        sources,
+        Pipeline(recorder),
+        recorder,
+        backlogs,
+        budgets,
+        marks,
+        clock,
+        publish=hub.publish,
+        on_skew=hub.fleets.set_clock_skew,
+    )
     batches = Batches(housekeeping)
     erasures = Erasures(database, batches, clock, settled=recorder.settled)
     sums = Sums(summing, clock)
@@ -186,8 +200,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         sources=sources,
         recorder=recorder,
         latest=latest,
-        backlogs=Backlogs(recorder, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit),
-        pipeline=Pipeline(recorder),
+        backlogs=backlogs,
+        intake=intake,
         shown_trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
         lines=lines,
         hub=hub,

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import asyncpg
 import tenacity
 
-from tracking.errors import ErrorCode, StoreUnavailable
+from tracking.errors import ErrorCode, StoreUnavailable, StoreWentBack
 from tracking.ingest.acks import Acks
 from tracking.ingest.sources import GRACE_MS, TRIP_UNKNOWN, Session, span_at, windows_of
 from tracking.metrics import COMMIT_FAILURES, COMMIT_SECONDS, QUEUE, STORED
@@ -35,6 +35,8 @@ ENTRIES_AT_ONCE = 8_000
 SESSIONS_AT_ONCE = 500
 """What of a group is gone through before others have their turn: 2 to 4 ms of work. Not less: with each turn all drivers are
 heard who have something to say, and the recorder must get on by more fixes than come meanwhile."""
+MOST_REFUSED = 100
+"""Fixes of a session that the database refused, and that are remembered as such: whoever waits for them is told."""
 
 
 class Entry(NamedTuple):
@@ -97,6 +99,9 @@ class Recorder:
         self._idle.set()
         self.on_progress: Callable[[], None] = lambda: None
         """Told when `done` rises, and when there is trouble."""
+        self._awaited: dict[Session, list[tuple[int, asyncio.Future[None]]]] = {}
+        """Who waits until a session's seq is handled: nobody for most."""
+        self._given_up: StoreUnavailable | None = None
         self._days: set[int] = set()
         self.trouble: str | None = None
         """Why nothing is being committed, while that is so."""
@@ -135,6 +140,43 @@ class Recorder:
         last = self._taken + len(self._waiting)
         while self._taken - len(self._group) < last:
             await self._stored.wait()
+
+    async def handled(self, session: Session, seq: int) -> None:
+        """Waits until all up to this seq, which was offered, is committed or rejected. Raises what `give_up` was given."""
+        if session.handled >= seq:
+            return
+        if self._given_up is not None:
+            raise _another(self._given_up)
+        one = seq, asyncio.get_running_loop().create_future()
+        self._awaited.setdefault(session, []).append(one)
+        try:
+            await one[1]
+        finally:
+            # Whoever asked may have gone.
+            waiting = self._awaited.get(session)
+            if waiting is not None and one in waiting:
+                waiting.remove(one)
+                if not waiting:
+                    del self._awaited[session]
+
+    def give_up(self, error: StoreUnavailable) -> None:
+        """Nothing more is committed: whoever waits, or will, is told why."""
+        self._given_up = error
+        awaited, self._awaited = self._awaited, {}
+        for waiting in awaited.values():
+            for _, future in waiting:
+                if not future.done():
+                    future.set_exception(_another(error))
+
+    def _tell_awaited(self, session: Session) -> None:
+        waiting = self._awaited.pop(session, None)
+        if waiting is None:
+            return
+        for seq, future in waiting:
+            if seq > session.handled:
+                self._awaited.setdefault(session, []).append((seq, future))
+            elif not future.done():
+                future.set_result(None)
 
     def pending(self, trip_id: str) -> Sequence[Position]:
         """The trip's positions that are not known to be committed, in order of arrival; read them at once, more may join."""
@@ -223,6 +265,8 @@ class Recorder:
 
     def _note_trouble(self, error: BaseException | None) -> None:
         COMMIT_FAILURES.inc()
+        if isinstance(error, StoreWentBack):
+            self.give_up(error)
         # A partition may have been dropped behind our back.
         self._days.clear()
         self._most = self._rows
@@ -240,6 +284,7 @@ class Recorder:
                 "rejected seq %d of session %d, which the database refuses: %s", entry.seq, entry.session.number, error
             )
             rejected = Rejected(entry.seq, ErrorCode.BAD_FIELD, "the database refused this fix")
+            _note_refused(entry.session, rejected)
             await self._commit([Entry(entry.session, entry.seq, None, rejected)])
             return
         middle = len(group) // 2
@@ -275,6 +320,8 @@ class Recorder:
         async for sessions_of_part in _parts(list(handled.items()), SESSIONS_AT_ONCE):
             for session, seq in sessions_of_part:
                 session.handled = max(session.handled, seq)
+                if self._awaited:
+                    self._tell_awaited(session)
                 self._acks.handled(session, rejected.get(session, ()))
         # Of the whole group, not of what this try stored: a try whose answer was lost told nobody.
         async for part in _parts(group, ENTRIES_AT_ONCE):
@@ -333,6 +380,19 @@ class Recorder:
             for day in sorted(days):
                 await positions.ensure_partition(connection, day)
                 self._days.add(day)
+
+
+def _another(error: StoreUnavailable) -> StoreUnavailable:
+    """The same error for one more who waits: each adds to its traceback."""
+    return type(error)(*error.args)
+
+
+def _note_refused(session: Session, rejected: Rejected) -> None:
+    if session.refused is None:
+        session.refused = {}
+    session.refused[rejected.seq] = rejected
+    if len(session.refused) > MOST_REFUSED:
+        del session.refused[next(iter(session.refused))]
 
 
 async def _parts(items: Sequence[Item], size: int) -> AsyncIterator[Sequence[Item]]:

@@ -56,6 +56,7 @@ class Session:
         "previewed",
         "prompt",
         "receiver",
+        "refused",
         "seen",
         "shown",
     )
@@ -77,6 +78,8 @@ class Session:
         themselves."""
         self.previewed: dict[int, Verdict | None] = {}
         """The verdicts on those, where they are worth a note; None: not judged."""
+        self.refused: dict[int, Rejected] | None = None
+        """Those that the database itself refused, the newest: nobody could know it before."""
 
 
 class Window(NamedTuple):
