@@ -213,6 +213,7 @@ class _Life:
                 "heartbeat of the change log": service.follower.beat(),
                 "latest positions": service.latest.run(),
                 "revisions": service.revisions.run(),
+                "refiling": service.refiling.run(),
                 "history": service.history.run(),
                 "erasures": service.erasures.run(),
                 "retention": service.retention.run(),

@@ -23,6 +23,7 @@ from tracking.ingest.sources import Sources
 from tracking.lanes import Lanes, give_back
 from tracking.lines import Lines
 from tracking.model import Clock, Trip
+from tracking.refiling import Refiling
 from tracking.retention import Retention
 from tracking.revisions import Revisions
 from tracking.services.access import Access
@@ -98,6 +99,8 @@ class Service:
     messages: Messages
     access: Access
     revisions: Revisions
+    refiling: Refiling
+    """of fixes that raced a change of their vehicle's trips"""
     history: History
     sums: Sums
     erasures: Erasures
@@ -155,6 +158,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         on_late=revisions.late,
         on_stored=history.stored,
     )
+    refiling = Refiling(database, sources, hub, recorder, latest, revisions, clock, on_corrected=history.refiled)
+    hub.on_showing = refiling.begins_to_show
     backlogs = Backlogs(recorder, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit)
     intake = Intake(
         settings,
@@ -180,6 +185,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     def forget(numbers: set[int]) -> None:
         recorder.forget(numbers)
         latest.forget(numbers)
+        refiling.forget(numbers)
         for number in numbers:
             sums.forget(number)
         erasures.asked()
@@ -224,6 +230,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         messages=Messages(follower, database, clock, budget=budgets.messages, most_unread=settings.unread_messages),
         access=Access(follower, auth, clock, shares_per_trip=settings.shares_per_trip, revoked_limit=settings.revoked_limit),
         revisions=revisions,
+        refiling=refiling,
         history=history,
         sums=sums,
         erasures=erasures,

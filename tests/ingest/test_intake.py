@@ -1,98 +1,24 @@
 """The intake on real PostgreSQL, with no socket: what became of each fix, when it is committed, and what a vehicle may ask."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
-import asyncpg
 import pytest
 
 from tests.clients import Api, Driver, fix, now_ms
-from tests.faults.devices import until
 from tests.hub_process import SECRET
+from tests.ingest.direct import VAN, MakeService, a_fix, asked, nothing_is_stored, opened, stored, take
 from tests.sockets.serving import serving
-from tracking.app import _Life, create_app
-from tracking.auth import Auth
+from tracking.app import create_app
 from tracking.config import load
 from tracking.errors import ErrorCode, Refusal, StoreUnavailable, StoreWentBack
 from tracking.ingest.intake import Held, Outcome, Result, Taken, clock_advice
-from tracking.ingest.sources import Session, Source
-from tracking.model import Fix, Fleet, Vehicle, system_clock
+from tracking.ingest.sources import Session
 from tracking.protocol import Unreadable
-from tracking.service import Service, assemble
-from tracking.store import fleets, vehicles
-
-VAN = "van"
-MakeService = Callable[..., Awaitable[Service]]
-
-
-@pytest.fixture
-async def make_service(database_url: str) -> AsyncIterator[MakeService]:
-    """Makes a running service with settings of the test's own; its database has a vehicle."""
-    lives: list[_Life] = []
-
-    async def make(**settings: Any) -> Service:
-        known = load(database_url=database_url, jwt_secret=SECRET, commit_interval=0, **settings)
-        life = _Life(assemble(known, database_url, Auth(known, system_clock), system_clock))
-        lives.append(life)
-        await life.begin()
-        async with life.service.database.transaction() as connection:
-            await fleets.put(connection, Fleet("fleet", "Fleet"))
-            await vehicles.put(connection, Vehicle(VAN, "fleet"))
-        return life.service
-
-    yield make
-    for life in lives:
-        await life.end()
-
-
-@contextlib.asynccontextmanager
-async def nothing_is_stored(database_url: str) -> AsyncIterator[None]:
-    """Meanwhile every commit of fixes waits."""
-    connection = await asyncpg.connect(database_url)
-    transaction = connection.transaction()
-    await transaction.start()
-    await connection.execute("LOCK TABLE positions IN EXCLUSIVE MODE")
-    try:
-        yield
-    finally:
-        await transaction.rollback()
-        await connection.close()
-
-
-async def opened(service: Service, name: str = "session") -> tuple[Source, Session]:
-    source = await service.sources.load(VAN)
-    assert source is not None
-    session = await service.intake.open_session(source, name)
-    assert session is not None
-    return source, session
-
-
-def a_fix(seq: int, **fields: Any) -> Fix:
-    return Fix(**fix(seq, **fields))
-
-
-def take(service: Service, source: Source, session: Session, *fixes: Fix | Unreadable, **options: Any) -> Taken:
-    return service.intake.take(source, session, fixes, now_ms(), **options)
+from tracking.service import Service
 
 
 def outcomes(results: list[Result]) -> list[tuple[int | None, str]]:
     return [(result.seq, result.outcome.value) for result in results]
-
-
-async def stored(database_url: str) -> list[int]:
-    """The seqs in the table, as another connection sees them."""
-    connection = await asyncpg.connect(database_url)
-    try:
-        return [row["seq"] for row in await connection.fetch("SELECT seq FROM positions ORDER BY session, seq")]
-    finally:
-        await connection.close()
-
-
-async def asked(service: Service) -> None:
-    """Waits until the recorder has a group under way."""
-    await until(lambda: bool(service.recorder._group), "a group is being stored")
 
 
 async def test_a_receipt_comes_after_commit(make_service: MakeService, database_url: str) -> None:

@@ -339,6 +339,8 @@ class Intake:
                 taken.refused_from = fix
             position = (pipeline.preview if refused else pipeline.accept)(source, session, fix, now)
             if position is not None:
+                if position.live:
+                    source.newest = position
                 self._publish(position)
 
     def _judge_clock(self, source: Source, first: Fix | Unreadable, age: int, now: int) -> int:

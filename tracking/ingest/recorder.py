@@ -13,7 +13,7 @@ import tenacity
 
 from tracking.errors import ErrorCode, StoreUnavailable, StoreWentBack
 from tracking.ingest.acks import Acks
-from tracking.ingest.sources import GRACE_MS, TRIP_UNKNOWN, Session, span_at, windows_of
+from tracking.ingest.sources import GRACE_MS, TRIP_UNKNOWN, Filed, Session, span_at, windows_of
 from tracking.metrics import COMMIT_FAILURES, COMMIT_SECONDS, QUEUE, STORED
 from tracking.model import Position
 from tracking.protocol import Rejected
@@ -86,6 +86,8 @@ class Recorder:
         self._by_trip: dict[str, list[Position]] = {}
         """Those of the group and of what waits that `pending` has looked at, `_looked_at` entries from the first on: while the
         database is away a hundred thousand wait, and thousands of passengers come back."""
+        self._by_vehicle: dict[int, list[Position]] = {}
+        """The same by vehicle."""
         self._looked_at = 0
         self._erased: set[int] = set()
         """Numbers of vehicles that were removed while something of them waited, which is not to be shown any more."""
@@ -132,8 +134,7 @@ class Recorder:
         """These vehicles, by their numbers, were removed: `pending` does not give what waits of them, and it is not stored."""
         if not self._idle.is_set():
             self._erased.update(vehicles)
-            self._by_trip.clear()
-            self._looked_at = 0
+            self._forget_looks()
 
     async def settled(self) -> None:
         """Waits until all that was offered until now is stored, whatever comes meanwhile."""
@@ -180,12 +181,45 @@ class Recorder:
 
     def pending(self, trip_id: str) -> Sequence[Position]:
         """The trip's positions that are not known to be committed, in order of arrival; read them at once, more may join."""
+        self._look()
+        return self._by_trip.get(trip_id, ())
+
+    def pending_of(self, vehicle: int) -> Sequence[Position]:
+        """The same of a vehicle, by its number."""
+        self._look()
+        return self._by_vehicle.get(vehicle, ())
+
+    def _look(self) -> None:
+        by_trip, by_vehicle, erased = self._by_trip, self._by_vehicle, self._erased
         for entry in self._not_looked_at():
             position = entry.position
-            if position is not None and position.trip_id is not None and position.vehicle not in self._erased:
-                self._by_trip.setdefault(position.trip_id, []).append(position)
+            if position is None or position.vehicle in erased:
+                continue
+            by_vehicle.setdefault(position.vehicle, []).append(position)
+            if position.trip_id is not None:
+                by_trip.setdefault(position.trip_id, []).append(position)
         self._looked_at = len(self._group) + len(self._waiting)
-        return self._by_trip.get(trip_id, ())
+
+    def file_anew(self, positions: Sequence[Position], filed: Sequence[Filed]) -> None:
+        """These positions, which `pending_of` gave, belong to these trips. What of them is being committed just now may be
+        stored with either."""
+        changed = {id(position) for position in positions}
+        for left in {position.trip_id for position in positions if position.trip_id is not None}:
+            if left in self._by_trip:
+                self._by_trip[left] = [one for one in self._by_trip[left] if id(one) not in changed]
+        for position, (trip, trip_id) in zip(positions, filed, strict=True):
+            position.trip, position.trip_id = trip, trip_id
+            if trip_id is not None:
+                self._by_trip.setdefault(trip_id, []).append(position)
+        for joined in {trip_id for _, trip_id in filed if trip_id is not None}:
+            # In order of arrival, as before.
+            self._by_trip[joined].sort(key=_arrival)
+
+    async def group_settled(self) -> None:
+        """Waits until the group is stored that is being committed now."""
+        last = self._taken
+        while self.done < last:
+            await self._stored.wait()
 
     def _not_looked_at(self) -> Iterator[Entry]:
         new = len(self._group) + len(self._waiting) - self._looked_at
@@ -220,9 +254,13 @@ class Recorder:
 
     def _let_go(self) -> None:
         self._group = []
-        self._by_trip.clear()
-        self._looked_at = 0
+        self._forget_looks()
         self.on_progress()
+
+    def _forget_looks(self) -> None:
+        self._by_trip.clear()
+        self._by_vehicle.clear()
+        self._looked_at = 0
 
     async def flush(self) -> None:
         """Waits until nothing waits for the database."""
@@ -380,6 +418,10 @@ class Recorder:
             for day in sorted(days):
                 await positions.ensure_partition(connection, day)
                 self._days.add(day)
+
+
+def _arrival(position: Position) -> int:
+    return position.server_time
 
 
 def _another(error: StoreUnavailable) -> StoreUnavailable:
