@@ -3,6 +3,9 @@
 The change is committed by somebody else, and applied here later, as a hub does that follows the log.
 """
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -109,9 +112,47 @@ async def latest_trip(database_url: str) -> int | None:
     return trip
 
 
-@pytest.mark.parametrize("stage", ["stored", "stored, and the latest", "in the group", "waiting"])
+@contextlib.asynccontextmanager
+async def no_commit_ends(database_url: str) -> AsyncIterator[None]:
+    """Meanwhile fixes are written, and wait for the end of their transaction."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(
+        """
+        CREATE FUNCTION wait_for_it() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NULL; END
+        $$;
+        CREATE TRIGGER wait_for_it AFTER INSERT ON positions FOR EACH STATEMENT EXECUTE FUNCTION wait_for_it();
+        SELECT pg_advisory_lock(4711);
+        """
+    )
+    try:
+        yield
+    finally:
+        await connection.close()
+
+
+async def written(database_url: str) -> None:
+    """Waits until such a transaction has written its rows."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted"
+        while not await connection.fetchval(query):
+            await asyncio.sleep(0)
+    finally:
+        await connection.close()
+
+
+def _noting(work: Callable[..., Awaitable[Any]], calls: list[object]) -> Callable[..., Awaitable[Any]]:
+    async def noting(*arguments: object) -> Any:
+        calls.append(arguments)
+        return await work(*arguments)
+
+    return noting
+
+
+@pytest.mark.parametrize("stage", ["stored", "stored, and the latest", "written", "in the group", "waiting"])
 async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
-    make_service: MakeService, database_url: str, stage: str
+    make_service: MakeService, database_url: str, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     service = await make_service(latest_interval=3600)
     source, session = await opened(service)
@@ -129,6 +170,17 @@ async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
             assert await latest_trip(database_url) is None
         assert not service.recorder.pending_of(source.number)
         await apply(service, source, trip, not_before=not_before)
+    elif stage == "written":
+        async with no_commit_ends(database_url):
+            take(service, source, session, a_fix(2))
+            await written(database_url)
+            asked_for: list[object] = []
+            monkeypatch.setattr(service.refiling, "_accepted", _noting(service.refiling._accepted, asked_for))
+            await apply(service, source, trip, not_before=not_before)
+            for _ in range(20):
+                await service.database.ping()
+            assert not asked_for, "what is not committed yet can't be seen"
+            assert [position.seq for position in service.recorder.pending("trip")] == [2]
     else:
         async with nothing_is_stored(database_url):
             if stage == "waiting":
