@@ -7,7 +7,9 @@ already, as soon as the store can be written. [Why it is done afterwards](../doc
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import asyncpg
@@ -17,12 +19,13 @@ from tracking.hub.hub import Hub
 from tracking.ingest.filters import CLOCK_SKEW
 from tracking.ingest.latest import Latest
 from tracking.ingest.recorder import Recorder
-from tracking.ingest.sources import CLOCKS_MS, Filed, Source, Sources, filed_anew
+from tracking.ingest.sources import CLOCKS_MS, Filed, Source, Sources, earliest_difference, filed_anew
 from tracking.model import Clock, Position, Trip
 from tracking.revisions import Revisions
 from tracking.store import positions
 from tracking.store.pool import Database
 from tracking.store.positions import Accepted
+from tracking.store.trips import Span
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +68,13 @@ class Refiling:
         revisions: Revisions,
         clock: Clock,
         *,
+        complete_at: Callable[[], float | None] = lambda: None,
         on_corrected: Callable[[Iterable[int]], None] = lambda _: None,
     ) -> None:
-        """`on_corrected` is told of trips, by their numbers, that got or lost positions which were stored before."""
+        """`complete_at` says until when all changes were known before those that are being applied, by `time.monotonic`.
+
+        `on_corrected` is told of trips, by their numbers, that got or lost positions which were stored before.
+        """
         self._database = database
         self._sources = sources
         self._hub = hub
@@ -75,11 +82,23 @@ class Refiling:
         self._latest = latest
         self._revisions = revisions
         self._clock = clock
+        self._complete_at = complete_at
         self._on_corrected = on_corrected
         self._due: dict[int, _Due] = {}
         self._asked = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+
+    def set_spans(self, source: Source, spans: Sequence[Span]) -> None:
+        """Gives a vehicle its spans as they are now, oldest first, and files anew what raced the change."""
+        before = source.windows
+        source.set_spans(spans)
+        since = earliest_difference(before, source.windows)
+        if since is None:
+            return
+        complete_at = self._complete_at()
+        ago = None if complete_at is None else math.ceil((time.monotonic() - complete_at) * 1000)
+        self.refile(source, since, not_before=None if ago is None else self._clock() - ago)
 
     def refile(self, source: Source, since: int, *, not_before: int | None = None) -> None:
         """To be called in the same step of the event loop in which the vehicle's spans became others.

@@ -158,7 +158,17 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         on_late=revisions.late,
         on_stored=history.stored,
     )
-    refiling = Refiling(database, sources, hub, recorder, latest, revisions, clock, on_corrected=history.refiled)
+    refiling = Refiling(
+        database,
+        sources,
+        hub,
+        recorder,
+        latest,
+        revisions,
+        clock,
+        complete_at=lambda: follower.complete_at,
+        on_corrected=history.refiled,
+    )
     hub.on_showing = refiling.begins_to_show
     backlogs = Backlogs(recorder, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit)
     intake = Intake(
@@ -191,6 +201,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         erasures.asked()
 
     live.on_erased = forget
+    live.on_spans = refiling.set_spans
     return Service(
         settings=settings,
         clock=clock,

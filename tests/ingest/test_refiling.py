@@ -217,7 +217,7 @@ async def test_what_was_accepted_before_a_change_keeps_its_trip(make_service: Ma
     trip = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP, now)
     # By the spans alone: what came within some seconds before may have come after it, by the database's clock.
     await service.intake.committed(take(service, source, session, a_fix(2, fix_time=now - 2_000)))
-    assert await apply(service, source, trip) == now - 30_000
+    assert await apply(service, source, trip) == source.windows[0].start
     await settled(service)
     assert await stored_trips(database_url) == {1: None, 2: trip.number}
 
@@ -364,7 +364,7 @@ async def test_a_vehicle_that_was_erased_meanwhile_does_not_come_back(make_servi
     assert await stored_trips(database_url) in ({1: None}, {})
     # Told of it, nothing is looked for any more.
     service.refiling.refile(source, source.windows[-1].start, not_before=0)
-    service.dispatch.on_erased({source.number})
+    service.refiling.forget({source.number})
     assert not service.refiling._due
 
 
