@@ -38,7 +38,7 @@ from tracking.api import (
 )
 from tracking.auth import Auth, expiry_in
 from tracking.config import Settings, require_database, require_key
-from tracking.errors import Refusal, StoreUnavailable
+from tracking.errors import Refusal, StoreUnavailable, StoreWentBack
 from tracking.hub.fleet import SLICE_SECONDS
 from tracking.hub.hub import BEATS, STEPS
 from tracking.keys import Key
@@ -152,6 +152,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             old = life
             await old.service.marks.went_back.wait()
             WENT_BACK.inc()
+            old.service.recorder.give_up(StoreWentBack("the store went back, and what waits is not stored: send it again"))
             logger.critical("the database lacks what this hub saw committed: everybody is sent away, and all is read anew")
             known = old.service
             url = require_database(known.settings)
@@ -221,6 +222,7 @@ class _Life:
                 "heartbeat of the change log": service.follower.beat(),
                 "latest positions": service.latest.run(),
                 "revisions": service.revisions.run(),
+                "refiling": service.refiling.run(),
                 "history": service.history.run(),
                 "erasures": service.erasures.run(),
                 "retention": service.retention.run(),
@@ -268,6 +270,7 @@ class _Life:
         await self._stop()
 
     async def _stop(self) -> None:
+        self.service.recorder.give_up(StoreUnavailable("the hub goes down, and what waits is not stored: send it again"))
         for task in self._tasks.values():
             task.cancel()
         await _step("ending the tasks", END_SECONDS, _ended(self._tasks.values()))

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import asyncpg
@@ -78,6 +78,10 @@ class History:
                 if position.trip is not None:
                     self._late_trips.add(position.trip)
                 self._late_days.add((position.vehicle, position.fix_time // DAY_MS))
+
+    def refiled(self, trips: Iterable[int]) -> None:
+        """Takes note of trips, by their numbers, that got or lost positions which were stored before."""
+        self._late_trips.update(trips)
 
     async def run(self) -> None:
         while True:

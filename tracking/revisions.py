@@ -29,7 +29,8 @@ class Revisions:
         self._lines = lines
         self._hub = hub
         self._pending = pending
-        self._spans: dict[str, tuple[int, int, int]] = {}
+        self._spans: dict[str, tuple[int, int, int, int | None]] = {}
+        """By trip its number, the first and the last fix time, and that of the last which turned out to be another trip's."""
         self._arrived = asyncio.Event()
 
     def late(self, late: list[Position]) -> None:
@@ -44,10 +45,15 @@ class Revisions:
         assert position.trip_id is not None and position.trip is not None
         self.revise(position.trip_id, position.trip, position.fix_time, position.fix_time)
 
-    def revise(self, trip_id: str, trip: int, from_: int, to: int) -> None:
-        """Asks for the part of the line between two fix times, as soon as the store can be read."""
-        _, first, last = self._spans.get(trip_id, (trip, from_, to))
-        self._spans[trip_id] = (trip, min(first, from_), max(last, to))
+    def revise(self, trip_id: str, trip: int, from_: int, to: int, *, taken_out: int | None = None) -> None:
+        """Asks for the part of the line between two fix times, as soon as the store can be read.
+
+        `taken_out` is the last fix time of what was shown and turned out not to be of the trip, where there is such.
+        """
+        _, first, last, out = self._spans.get(trip_id, (trip, from_, to, None))
+        if out is not None and taken_out is not None:
+            taken_out = max(out, taken_out)
+        self._spans[trip_id] = (trip, min(first, from_), max(last, to), out if taken_out is None else taken_out)
         self._arrived.set()
 
     def revise_all(self, trip: Trip) -> None:
@@ -60,18 +66,18 @@ class Revisions:
             await asyncio.sleep(GATHER_SECONDS)
             self._arrived.clear()
             spans, self._spans = self._spans, {}
-            for trip_id, (trip, first, last) in spans.items():
+            for trip_id, (trip, first, last, out) in spans.items():
                 began = time.monotonic()
                 try:
-                    await self._revise(trip_id, trip, first, last)
+                    await self._revise(trip_id, trip, first, last, out)
                     # Of a trip of many hours that gets late fixes without end the whole line may be read each time.
                     await asyncio.sleep(min(time.monotonic() - began, REST_SECONDS))
                 except StoreUnavailable as error:
                     logger.warning("can't read a late part of a track now, trying again: %s", error)
-                    self.revise(trip_id, trip, first, last)
+                    self.revise(trip_id, trip, first, last, taken_out=out)
                     await asyncio.sleep(RETRY_SECONDS)
 
-    async def _revise(self, trip_id: str, trip: int, first: int, last: int) -> None:
+    async def _revise(self, trip_id: str, trip: int, first: int, last: int, out: int | None = None) -> None:
         # Asked before the reading begins: what is committed meanwhile is then in one of the two at least.
         driven: set[DrivenPoint] = {
             (p.fix_time, p.longitude, p.latitude, p.vehicle_id)
@@ -83,7 +89,7 @@ class Revisions:
         if erased:
             driven = {point for point in driven if point[3] not in erased}
         feed = self._hub.feeds.get(trip_id)
-        if feed is not None and feed.trip.status.under_way and driven:
+        if feed is not None and feed.trip.status.under_way and (driven or out is not None):
             # No further than what was read: what came meanwhile is on the passengers' lines already, and must stay there.
             track = sorted(driven)
-            feed.publish_revision(first, track[-1][0], track)
+            feed.publish_revision(first, max([time for time, *_ in track[-1:]] + ([] if out is None else [out])), track)

@@ -17,6 +17,7 @@ from tracking.hub.hub import Hub
 from tracking.hub.live_state import LiveState, State
 from tracking.ingest.acks import Acks
 from tracking.ingest.backlogs import Backlogs
+from tracking.ingest.intake import Intake
 from tracking.ingest.latest import Latest
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
@@ -24,6 +25,7 @@ from tracking.ingest.sources import Sources
 from tracking.lanes import Lanes, give_back
 from tracking.lines import Lines
 from tracking.model import Clock, Trip
+from tracking.refiling import Refiling
 from tracking.retention import Retention
 from tracking.revisions import Revisions
 from tracking.services.access import Access
@@ -77,7 +79,7 @@ class Service:
     recorder: Recorder
     latest: Latest
     backlogs: Backlogs
-    pipeline: Pipeline
+    intake: Intake
     shown_trips: Gathered[str, tuple[Trip, int]]
     """as the store has them, and as of which change; who asks beside others is answered with them"""
     lines: Lines
@@ -101,6 +103,8 @@ class Service:
     messages: Messages
     access: Access
     revisions: Revisions
+    refiling: Refiling
+    """of fixes that raced a change of their vehicle's trips"""
     history: History
     sums: Sums
     erasures: Erasures
@@ -158,6 +162,31 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         on_late=revisions.late,
         on_stored=history.stored,
     )
+    refiling = Refiling(
+        database,
+        sources,
+        hub,
+        recorder,
+        latest,
+        revisions,
+        clock,
+        complete_at=lambda: follower.complete_at,
+        on_corrected=history.refiled,
+    )
+    hub.on_showing = refiling.begins_to_show
+    backlogs = Backlogs(recorder, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit)
+    intake = Intake(
+        settings,
+        sources,
+        Pipeline(recorder),
+        recorder,
+        backlogs,
+        budgets,
+        marks,
+        clock,
+        publish=hub.publish,
+        on_skew=hub.fleets.set_clock_skew,
+    )
     batches = Batches(housekeeping)
     erasures = Erasures(database, batches, clock, settled=recorder.settled)
     sums = Sums(summing, clock)
@@ -179,11 +208,13 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     def forget(numbers: set[int]) -> None:
         recorder.forget(numbers)
         latest.forget(numbers)
+        refiling.forget(numbers)
         for number in numbers:
             sums.forget(number)
         erasures.asked()
 
     live.on_erased = forget
+    live.on_spans = refiling.set_spans
     return Service(
         settings=settings,
         clock=clock,
@@ -199,8 +230,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         sources=sources,
         recorder=recorder,
         latest=latest,
-        backlogs=Backlogs(recorder, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit),
-        pipeline=Pipeline(recorder),
+        backlogs=backlogs,
+        intake=intake,
         shown_trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
         lines=lines,
         hub=hub,
@@ -225,6 +256,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         messages=Messages(follower, database, clock, budget=budgets.messages, most_unread=settings.unread_messages),
         access=Access(follower, auth, clock, shares_per_trip=settings.shares_per_trip, revoked_limit=settings.revoked_limit),
         revisions=revisions,
+        refiling=refiling,
         history=history,
         sums=sums,
         erasures=erasures,

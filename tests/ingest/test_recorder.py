@@ -6,13 +6,13 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.store.test_positions import BEGIN, a_position, a_vehicle
 from tracking.ingest.acks import Acks
 from tracking.ingest.recorder import ENTRIES_AT_ONCE, MOST_ROWS, Entry, Recorder, _parts
-from tracking.ingest.sources import Session
+from tracking.ingest.sources import Filed, Session
 from tracking.model import Position
 from tracking.protocol import Rejected
 from tracking.store import positions
@@ -180,7 +180,12 @@ async def test_a_fix_that_the_database_refuses_costs_a_few_commits_and_no_other_
     assert tries < 40
 
 
-@given(st.lists(st.tuples(st.sampled_from(["offer", "take", "done", "ask"]), st.integers(0, 3)), max_size=60))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["offer", "take", "done", "ask", "ask of", "file anew"]), st.integers(0, 3)), max_size=60
+    )
+)
+@example([("offer", 1), ("offer", 2), ("file anew", 2)])
 def test_what_is_pending_of_a_trip_is_all_of_it_in_its_order(steps: list[tuple[str, int]]) -> None:
     recorder = Recorder(Database("postgresql://nowhere"), interval=0, rows=1, limit=100, acks=Acks(0))
     session = Session(1, "", 0)
@@ -188,7 +193,8 @@ def test_what_is_pending_of_a_trip_is_all_of_it_in_its_order(steps: list[tuple[s
     waiting: list[Position] = []
     for seq, (step, number) in enumerate(steps):
         if step == "offer":
-            position = a_position(1, 1, seq, trip_id=f"trip-{number}" if number else None)
+            trip_id = f"trip-{number}" if number else None
+            position = a_position(1 + seq % 2, 1, seq, trip_id=trip_id, server_time=BEGIN + seq)
             recorder.offer(Entry(session, seq, position, None))
             recorder.offer(Entry(session, seq, None, None))
             waiting.append(position)
@@ -198,6 +204,14 @@ def test_what_is_pending_of_a_trip_is_all_of_it_in_its_order(steps: list[tuple[s
         elif step == "done":
             recorder._let_go()
             group = []
+        elif step == "ask of":
+            assert list(recorder.pending_of(number)) == [p for p in group + waiting if p.vehicle == number]
+        elif step == "file anew":
+            moved = list(recorder.pending_of(1))[: number + 1]
+            recorder.file_anew(moved, [Filed(number, f"trip-{number}") if number else Filed(None, None)] * len(moved))
+            assert all(p.trip_id == (f"trip-{number}" if number else None) for p in moved)
+            for other in range(4):
+                assert list(recorder.pending(f"trip-{other}")) == [p for p in group + waiting if p.trip_id == f"trip-{other}"]
         else:
             trip_id = f"trip-{number}"
             assert list(recorder.pending(trip_id)) == [p for p in group + waiting if p.trip_id == trip_id]

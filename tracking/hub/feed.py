@@ -113,6 +113,7 @@ class TripFeed:
         "_mark_before",
         "_marked_at",
         "_others",
+        "_taken_out",
         "_vehicles",
         "_view",
         "as_of",
@@ -120,6 +121,7 @@ class TripFeed:
         "ended",
         "epoch",
         "line",
+        "newest",
         "offset",
         "outboxes",
         "showing",
@@ -140,6 +142,10 @@ class TripFeed:
         """From which offset on the trip had which vehicle."""
         self._others: tuple[str, ...] = ()
         """Further vehicles whose part of the line was told to anybody."""
+        self._taken_out: set[tuple[str, int]] = set()
+        """`(vehicle_id, fix_time)` of what was published, and turned out not to belong to the trip."""
+        self.newest = 0
+        """The fix time of the last position that was published of the vehicle that the trip has now."""
         self.epoch = secrets.token_urlsafe(9)
         self.offset = 0
         self.outboxes: set[Outbox] = set()
@@ -180,6 +186,7 @@ class TripFeed:
         self._drop(len(self._frames), self.offset)
         self._vehicles = [(0, self.vehicle_id)]
         self._others = ()
+        self.newest = 0
         self.epoch = secrets.token_urlsafe(9)
         snapshot = Snapshot(self.epoch, self.offset, now, live_view(self.trip), [])
         if newest is not None and self.showing:
@@ -195,9 +202,19 @@ class TripFeed:
         if self.line is not None and vehicle_id in self.line.vehicles:
             self.line = None
 
+    def take_out(self, vehicle_id: str, fix_times: Iterable[int]) -> None:
+        """These positions turned out not to belong to the trip: no snapshot has them any more."""
+        self._taken_out.update((vehicle_id, fix_time) for fix_time in fix_times)
+        self.line = None
+
+    def put_in(self, vehicle_id: str, fix_times: Iterable[int]) -> None:
+        """They do belong to it, after all."""
+        self._taken_out.difference_update([(vehicle_id, fix_time) for fix_time in fix_times])
+
     def publish_position(self, position: Position) -> None:
         """A position of the trip's vehicle that moves the marker."""
         self.offset = offset = self.offset + 1
+        self.newest = position.fix_time
         data = frame(position_update(position, offset))
         self._keep(data)
         for outbox in self.outboxes:
@@ -209,6 +226,7 @@ class TripFeed:
         self.showing = trip.status.under_way
         if trip.vehicle is not None and trip.vehicle.vehicle_id != self.vehicle_id:
             self.vehicle_id = trip.vehicle.vehicle_id
+            self.newest = 0
             self._vehicles.append((self.offset + 1, self.vehicle_id))
         # Which vehicle it was is no longer the passenger's business once the trip is over.
         self._publish(frame(TripUpdate(self.offset + 1, live_view(trip, show_vehicle=not trip.status.over))))
@@ -286,9 +304,12 @@ class TripFeed:
         after: int,
     ) -> Snapshot:
         """Joins what was read with what was published after that offset, without a `server_time`."""
+        out = self._taken_out
         newest = last.get(self.vehicle_id)
+        if newest is not None and (self.vehicle_id, newest.fix_time) in out:
+            newest = None
         for position in unstored:
-            if position.suspect:
+            if position.suspect or (position.vehicle_id, position.fix_time) in out:
                 continue
             driven.add((position.fix_time, position.longitude, position.latitude, position.vehicle_id))
             if position.vehicle_id == self.vehicle_id and (newest is None or position.fix_time > newest.fix_time):
@@ -297,6 +318,8 @@ class TripFeed:
             if text.startswith(_POSITION):
                 vehicle_id = self._vehicle_at(offset)
                 update = _decode_position(text)
+                if (vehicle_id, update.fix_time) in out:
+                    continue
                 driven.add((update.fix_time, update.longitude, update.latitude, vehicle_id))
                 if vehicle_id == self.vehicle_id and (newest is None or update.fix_time > newest.fix_time):
                     newest = update
@@ -305,6 +328,8 @@ class TripFeed:
                 starts = list(revision.segments or ((0, self._vehicle_at(offset)),))
                 for (first, vehicle_id), (end, _) in pairwise((*starts, (len(revision.track), ""))):
                     driven.update((time, x, y, vehicle_id) for x, y, time in revision.track[first:end])
+        if out:
+            driven = {point for point in driven if (point[3], point[0]) not in out}
         if self._view is None or self._view[0] is not self.trip:
             self._view = self.trip, live_view(self.trip)
         _, view = self._view

@@ -91,6 +91,8 @@ class Follower(Generic[State]):
         """What goes on after them."""
         self.confirmed_at: float | None = None
         """When the log was last read to its end, by `time.monotonic`; None: never."""
+        self.complete_at: float | None = None
+        """When that reading began: what was committed until then is applied, or is among the rows that are being applied."""
         self.listening = False
 
     @property
@@ -107,13 +109,14 @@ class Follower(Generic[State]):
             return
         async with self._beginning:
             while self._cursor is None:
+                began = time.monotonic()
                 async with self._database.connection() as connection:
                     self._cursor = await changes.head(connection)
                 if self._cursor is None:
                     # A row is needed whose mark can be compared.
                     async with self._database.transaction() as connection:
                         await changes.heartbeat(connection)
-            self.confirmed_at = time.monotonic()
+            self.complete_at, self.confirmed_at = began, time.monotonic()
 
     def wake(self) -> None:
         """There may be something new."""
@@ -176,6 +179,7 @@ class Follower(Generic[State]):
         cursor = self._cursor
         assert cursor is not None
         state: State | None = None
+        began = time.monotonic()
         async with self._database.snapshot() as connection:
             rows = await changes.read(connection, cursor, ROWS_AT_ONCE)
             if rows is None:
@@ -198,7 +202,7 @@ class Follower(Generic[State]):
             else:
                 await self._apply_apart(rows)
         if not more:
-            self.confirmed_at = time.monotonic()
+            self.complete_at, self.confirmed_at = began, time.monotonic()
         return more
 
     async def _apply_apart(self, rows: Sequence[Row]) -> None:

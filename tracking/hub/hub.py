@@ -123,6 +123,8 @@ class Hub:
         """Told of a position that moves the marker of a vehicle which the trip no longer has: it is of the trip's line."""
         self.on_begun_anew: Callable[[Trip], None] = lambda _: None
         """Told of a trip whose watchers have an empty line now, which is to be filled from the store."""
+        self.on_showing: Callable[[Trip], None] = lambda _: None
+        """Told of a watched trip that begins to show its vehicle, or another one."""
         self._erasures: list[set[str]] = []
         self._links: dict[str, set[Link]] = {}
         self._beaten = Steps(lambda: self.feeds.values(), STEPS)
@@ -166,7 +168,10 @@ class Hub:
             return
         if trip.version < feed.trip.version or trip == feed.trip:
             return
+        before = feed.showing, feed.vehicle_id
         feed.publish_trip(trip)
+        if feed.showing and before != (True, feed.vehicle_id):
+            self.on_showing(trip)
         if trip.status.over:
             self._end(feed, CloseCode.TRIP_OVER)
 

@@ -34,6 +34,15 @@ class Latest:
         """Takes a committed position that moved the marker."""
         self._newest[position.vehicle] = position
 
+    def noted(self, vehicle: int) -> Position | None:
+        """What is still to be written of a vehicle, by its number."""
+        return self._newest.get(vehicle)
+
+    async def settled(self) -> None:
+        """Waits until nothing is being written of what was noted before."""
+        async with self._writing:
+            pass
+
     def forget(self, vehicles: Iterable[int]) -> None:
         """These vehicles, by their numbers, were removed."""
         for vehicle in vehicles:

@@ -11,9 +11,9 @@ from typing import NamedTuple, TypeVar
 import asyncpg
 import tenacity
 
-from tracking.errors import ErrorCode, StoreUnavailable
+from tracking.errors import ErrorCode, StoreUnavailable, StoreWentBack
 from tracking.ingest.acks import Acks
-from tracking.ingest.sources import GRACE_MS, TRIP_UNKNOWN, Session, span_at, windows_of
+from tracking.ingest.sources import GRACE_MS, TRIP_UNKNOWN, Filed, Session, span_at, windows_of
 from tracking.metrics import COMMIT_FAILURES, COMMIT_SECONDS, QUEUE, STORED
 from tracking.model import Position
 from tracking.protocol import Rejected
@@ -35,6 +35,8 @@ ENTRIES_AT_ONCE = 8_000
 SESSIONS_AT_ONCE = 500
 """What of a group is gone through before others have their turn: 2 to 4 ms of work. Not less: with each turn all drivers are
 heard who have something to say, and the recorder must get on by more fixes than come meanwhile."""
+MOST_REFUSED = 100
+"""Fixes of a session that the database refused, and that are remembered as such: whoever waits for them is told."""
 
 
 class Entry(NamedTuple):
@@ -84,6 +86,8 @@ class Recorder:
         self._by_trip: dict[str, list[Position]] = {}
         """Those of the group and of what waits that `pending` has looked at, `_looked_at` entries from the first on: while the
         database is away a hundred thousand wait, and thousands of passengers come back."""
+        self._by_vehicle: dict[int, list[Position]] = {}
+        """The same by vehicle."""
         self._looked_at = 0
         self._erased: set[int] = set()
         """Numbers of vehicles that were removed while something of them waited, which is not to be shown any more."""
@@ -97,6 +101,9 @@ class Recorder:
         self._idle.set()
         self.on_progress: Callable[[], None] = lambda: None
         """Told when `done` rises, and when there is trouble."""
+        self._awaited: dict[Session, list[tuple[int, asyncio.Future[None]]]] = {}
+        """Who waits until a session's seq is handled: nobody for most."""
+        self._given_up: StoreUnavailable | None = None
         self._days: set[int] = set()
         self.trouble: str | None = None
         """Why nothing is being committed, while that is so."""
@@ -127,8 +134,7 @@ class Recorder:
         """These vehicles, by their numbers, were removed: `pending` does not give what waits of them, and it is not stored."""
         if not self._idle.is_set():
             self._erased.update(vehicles)
-            self._by_trip.clear()
-            self._looked_at = 0
+            self._forget_looks()
 
     async def settled(self) -> None:
         """Waits until all that was offered until now is stored, whatever comes meanwhile."""
@@ -136,14 +142,84 @@ class Recorder:
         while self._taken - len(self._group) < last:
             await self._stored.wait()
 
+    async def handled(self, session: Session, seq: int) -> None:
+        """Waits until all up to this seq, which was offered, is committed or rejected. Raises what `give_up` was given."""
+        if session.handled >= seq:
+            return
+        if self._given_up is not None:
+            raise _another(self._given_up)
+        one = seq, asyncio.get_running_loop().create_future()
+        self._awaited.setdefault(session, []).append(one)
+        try:
+            await one[1]
+        finally:
+            # Whoever asked may have gone.
+            waiting = self._awaited.get(session)
+            if waiting is not None and one in waiting:
+                waiting.remove(one)
+                if not waiting:
+                    del self._awaited[session]
+
+    def give_up(self, error: StoreUnavailable) -> None:
+        """Nothing more is committed: whoever waits, or will, is told why."""
+        self._given_up = error
+        awaited, self._awaited = self._awaited, {}
+        for waiting in awaited.values():
+            for _, future in waiting:
+                if not future.done():
+                    future.set_exception(_another(error))
+
+    def _tell_awaited(self, session: Session) -> None:
+        waiting = self._awaited.pop(session, None)
+        if waiting is None:
+            return
+        for seq, future in waiting:
+            if seq > session.handled:
+                self._awaited.setdefault(session, []).append((seq, future))
+            elif not future.done():
+                future.set_result(None)
+
     def pending(self, trip_id: str) -> Sequence[Position]:
         """The trip's positions that are not known to be committed, in order of arrival; read them at once, more may join."""
+        self._look()
+        return self._by_trip.get(trip_id, ())
+
+    def pending_of(self, vehicle: int) -> Sequence[Position]:
+        """The same of a vehicle, by its number."""
+        self._look()
+        return self._by_vehicle.get(vehicle, ())
+
+    def _look(self) -> None:
+        by_trip, by_vehicle, erased = self._by_trip, self._by_vehicle, self._erased
         for entry in self._not_looked_at():
             position = entry.position
-            if position is not None and position.trip_id is not None and position.vehicle not in self._erased:
-                self._by_trip.setdefault(position.trip_id, []).append(position)
+            if position is None or position.vehicle in erased:
+                continue
+            by_vehicle.setdefault(position.vehicle, []).append(position)
+            if position.trip_id is not None:
+                by_trip.setdefault(position.trip_id, []).append(position)
         self._looked_at = len(self._group) + len(self._waiting)
-        return self._by_trip.get(trip_id, ())
+
+    def file_anew(self, positions: Sequence[Position], filed: Sequence[Filed]) -> None:
+        """These positions, which `pending_of` gave, belong to these trips. What of them is being committed just now may be
+        stored with either."""
+        changed = {id(position) for position in positions}
+        for left in {position.trip_id for position in positions if position.trip_id is not None}:
+            if left in self._by_trip:
+                self._by_trip[left] = [one for one in self._by_trip[left] if id(one) not in changed]
+        for position, (trip, trip_id) in zip(positions, filed, strict=True):
+            position.trip, position.trip_id = trip, trip_id
+            if trip_id is not None:
+                self._by_trip.setdefault(trip_id, []).append(position)
+        for joined in {trip_id for _, trip_id in filed if trip_id is not None}:
+            # In order of arrival, as before.
+            self._by_trip[joined].sort(key=_arrival)
+
+    async def group_settled(self) -> None:
+        """Waits until the group is stored that is being committed now."""
+        last = self._taken
+        while self.done < last:
+            await self._stored.wait()
 
     def _not_looked_at(self) -> Iterator[Entry]:
         new = len(self._group) + len(self._waiting) - self._looked_at
@@ -178,9 +254,13 @@ class Recorder:
 
     def _let_go(self) -> None:
         self._group = []
-        self._by_trip.clear()
-        self._looked_at = 0
+        self._forget_looks()
         self.on_progress()
+
+    def _forget_looks(self) -> None:
+        self._by_trip.clear()
+        self._by_vehicle.clear()
+        self._looked_at = 0
 
     async def flush(self) -> None:
         """Waits until nothing waits for the database."""
@@ -223,6 +303,8 @@ class Recorder:
 
     def _note_trouble(self, error: BaseException | None) -> None:
         COMMIT_FAILURES.inc()
+        if isinstance(error, StoreWentBack):
+            self.give_up(error)
         # A partition may have been dropped behind our back.
         self._days.clear()
         self._most = self._rows
@@ -240,6 +322,7 @@ class Recorder:
                 "rejected seq %d of session %d, which the database refuses: %s", entry.seq, entry.session.number, error
             )
             rejected = Rejected(entry.seq, ErrorCode.BAD_FIELD, "the database refused this fix")
+            _note_refused(entry.session, rejected)
             await self._commit([Entry(entry.session, entry.seq, None, rejected)])
             return
         middle = len(group) // 2
@@ -275,6 +358,8 @@ class Recorder:
         async for sessions_of_part in _parts(list(handled.items()), SESSIONS_AT_ONCE):
             for session, seq in sessions_of_part:
                 session.handled = max(session.handled, seq)
+                if self._awaited:
+                    self._tell_awaited(session)
                 self._acks.handled(session, rejected.get(session, ()))
         # Of the whole group, not of what this try stored: a try whose answer was lost told nobody.
         async for part in _parts(group, ENTRIES_AT_ONCE):
@@ -333,6 +418,23 @@ class Recorder:
             for day in sorted(days):
                 await positions.ensure_partition(connection, day)
                 self._days.add(day)
+
+
+def _arrival(position: Position) -> int:
+    return position.server_time
+
+
+def _another(error: StoreUnavailable) -> StoreUnavailable:
+    """The same error for one more who waits: each adds to its traceback."""
+    return type(error)(*error.args)
+
+
+def _note_refused(session: Session, rejected: Rejected) -> None:
+    if session.refused is None:
+        session.refused = {}
+    session.refused[rejected.seq] = rejected
+    if len(session.refused) > MOST_REFUSED:
+        del session.refused[next(iter(session.refused))]
 
 
 async def _parts(items: Sequence[Item], size: int) -> AsyncIterator[Sequence[Item]]:

@@ -8,7 +8,7 @@ from tracking.bucket import Bucket
 from tracking.hub.loading import Loading
 from tracking.ingest.clocks import DeviceClock, is_right
 from tracking.ingest.filters import Motion
-from tracking.model import Clock, Suspicion, Trip, Vehicle
+from tracking.model import Clock, Position, Suspicion, Trip, Vehicle
 from tracking.protocol import Rejected
 from tracking.store import changes, positions, sessions, trips, vehicles
 from tracking.store.gathered import Gathered
@@ -56,6 +56,7 @@ class Session:
         "previewed",
         "prompt",
         "receiver",
+        "refused",
         "seen",
         "shown",
     )
@@ -77,6 +78,8 @@ class Session:
         themselves."""
         self.previewed: dict[int, Verdict | None] = {}
         """The verdicts on those, where they are worth a note; None: not judged."""
+        self.refused: dict[int, Rejected] | None = None
+        """Those that the database itself refused, the newest: nobody could know it before."""
 
 
 class Window(NamedTuple):
@@ -110,6 +113,68 @@ def span_at(windows: Sequence[Window], instant: int) -> Span | None:
     return None
 
 
+def earliest_difference(old: Sequence[Window], new: Sequence[Window]) -> int | None:
+    """The earliest instant whose fixes belong to another trip by the `new` windows than by the `old`; None where there is none.
+
+    What is older than the windows is no difference: memory lets go of old ones.
+    """
+    # Between two of these nothing begins or ends.
+    edges = {window.start for window in (*old, *new)}
+    edges.update(window.end + 1 for window in (*old, *new) if window.end is not None)
+    oldest = new[-1].start if new else inf
+    for instant in sorted(edges):
+        before, after = (span_at(windows, instant) for windows in (old, new))
+        if instant >= oldest and _number(before) != _number(after) and not (_is_older(before) or _is_older(after)):
+            return instant
+    return None
+
+
+def _number(span: Span | None) -> int | None:
+    return span.trip if span is not None else None
+
+
+CLOCKS_MS = 5_000
+"""The hub's clock and the database's differ by no more than this."""
+
+
+class Filed(NamedTuple):
+    """The trip that a position belongs to, by its number in the store and its id; both None: to none."""
+
+    trip: int | None
+    trip_id: str | None
+
+
+def filed_anew(
+    windows: Sequence[Window], fix_time: int, server_time: int, trip: int | None, not_before: int | None = None
+) -> Filed | None:
+    """Where a position belongs that was filed to `trip` before the windows were these; None where it stays.
+
+    A position keeps the trip that it was filed to before a change was committed. Only one that was accepted since is filed
+    anew. `not_before` is an instant by the hub's clock at which the change was not committed yet. Where that is not known,
+    the start or end of the span says when it was, by the database's clock, and `CLOCKS_MS` are allowed for.
+    """
+    if trip == TRIP_UNKNOWN:
+        return None
+    window = next((window for window in windows if fix_time >= window.start), None)
+    if window is None or _is_older(window.span):
+        return None
+    _, end, span = window
+    filed, changed_at = Filed(None, None), None
+    if end is not None and fix_time > end:
+        changed_at = end
+    elif span.trip_id is not None:
+        filed, changed_at = Filed(span.trip, span.trip_id), span.started_at
+    if filed.trip == trip:
+        return None
+    if not_before is None:
+        not_before = server_time if changed_at is None else changed_at - CLOCKS_MS
+    return filed if server_time >= not_before else None
+
+
+def _is_older(span: Span | None) -> bool:
+    return span is not None and span.trip == TRIP_UNKNOWN
+
+
 _OLDER = Window(0, None, Span(TRIP_UNKNOWN, "", 0, None))
 """Stands last, for all that is older than the windows before it."""
 
@@ -129,6 +194,7 @@ class Source:
         "frames",
         "joined_at",
         "motion",
+        "newest",
         "number",
         "posted",
         "read",
@@ -159,6 +225,8 @@ class Source:
         """since when it is in its fleet"""
         self.trip = trip
         self.motion = Motion()
+        self.newest: Position | None = None
+        """The last that moved its marker, since it is in memory."""
         self.clock: DeviceClock | None = None
         """Its device's, while what comes is too old, or too young, for one that is right."""
         self.sessions: dict[str, Session] = {}

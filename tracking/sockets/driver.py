@@ -10,14 +10,12 @@ import msgspec
 from starlette.websockets import WebSocket
 
 from tracking.auth import Principal, Role, is_of_incarnation, may_know_trip
-from tracking.bucket import Bucket
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
 from tracking.frames import live_view
 from tracking.ingest.acks import settle
-from tracking.ingest.clocks import AHEAD, BEHIND, DRIFT, DeviceClock, continues, described, is_right
-from tracking.ingest.filters import CLOCK_SKEW, TOO_OLD
+from tracking.ingest.clocks import DRIFT
+from tracking.ingest.intake import Held, Prepaid, Taken, clock_advice
 from tracking.ingest.sources import Session, Source
-from tracking.metrics import FIXES
 from tracking.model import Fix, Trip
 from tracking.protocol import (
     Ack,
@@ -44,8 +42,6 @@ logger = logging.getLogger(__name__)
 
 LARGE = 8 * 1024
 """Bytes of a frame that is not read at once, but in its turn: some 60 fixes, and a millisecond of work."""
-BYTES_OF_FIX = 128
-"""A frame that can't be read costs as much as one of its size that can."""
 HELD_SECONDS = 10.0
 """How long a frame may be held back because its vehicle's budget is spent. One that would have to wait longer ends the
 connection: whoever waits for a pong would give it up as well."""
@@ -56,13 +52,8 @@ MOST_TOLD = 1_000
 SKEW_TOLD_MS = 60_000
 """A device whose clock is wrong is told so once a connection, and again where its skew changes, at most once in this time."""
 
-PAID_AT_ONCE = 16
-"""Frames that are taken off the buckets at once: with thousands of drivers none of these is in the processor's cache."""
-
 _tickets = itertools.count()
 """Which of two connections came first, however long each took to be let in."""
-
-_unreadable = FIXES.labels("unreadable")
 
 
 async def driver_endpoint(websocket: WebSocket) -> None:
@@ -84,12 +75,11 @@ class DriverConnection(Connection):
     """
 
     __slots__ = (
-        "_fixes",
-        "_frames",
         "_held_told_at",
+        "_intake",
         "_interval",
-        "_paid",
         "_part",
+        "_prepaid",
         "_skew_told",
         "_skew_told_at",
         "_told",
@@ -115,10 +105,8 @@ class DriverConnection(Connection):
         """Trips of the vehicle that the driver was told of and that are not over."""
         self._unread_after: int | None = None
         """The last message told of those that are unread, while the rest waits until the socket takes more."""
-        self._frames: Bucket
-        self._fixes: Bucket
-        self._paid = 0
-        """Frames of one fix that were taken off both buckets beforehand: one that comes looks at neither."""
+        self._intake = service.intake
+        self._prepaid: Prepaid
         self._part: bytes | list[Fix | Unreadable] | None = None
         """A frame that waits for its turn, or what is left of its fixes."""
         self._held_told_at = 0
@@ -130,7 +118,7 @@ class DriverConnection(Connection):
         if not is_of_incarnation(self.principal, source.tokens_from):
             raise SocketClosed(CloseCode.REVOKED)
         self.source = source
-        self._frames, self._fixes = self._buckets(source)
+        self._prepaid = self._intake.prepaid(source)
         hub = self.service.hub
         if source.vehicle.vehicle_id not in hub.fleets.vehicles:
             # The fleets are not read yet.
@@ -149,21 +137,10 @@ class DriverConnection(Connection):
         if not self.service.messages.none_unread(source):
             self._tell_unread_after(0)
 
-    def _buckets(self, source: Source) -> tuple[Bucket, Bucket]:
-        """The vehicle's, whichever connection it has."""
-        now, settings = self.service.clock(), self.service.settings
-        if source.frames is None:
-            source.frames = Bucket(settings.driver_frames_per_second, settings.driver_frames_at_once, now)
-        if source.fixes is None:
-            source.fixes = Bucket(settings.budget_fixes.per_second, settings.budget_fixes.at_once, now)
-        return source.frames, source.fixes
-
     def left(self) -> None:
         if self.source is not None:
             self.service.hub.release(self.source.vehicle.vehicle_id, self)
-            self._frames.give_back(self._paid)
-            self._fixes.give_back(self._paid)
-            self._paid = 0
+            self._prepaid.give_back()
         # Its turn may be a while from now.
         self._part = None
         self._leave_session()
@@ -180,10 +157,7 @@ class DriverConnection(Connection):
 
     def received(self, data: bytes) -> None:
         now = self.service.clock()
-        paid = self._paid
-        if paid:
-            self._paid = paid - 1
-        elif not self._frames.take(now):
+        if not self._prepaid.take_frame(now):
             raise SocketClosed(CloseCode.TOO_MANY_REQUESTS)
         if self._unread and not self.outbox.blocked:
             numbers, self._unread = self._unread, None
@@ -192,27 +166,19 @@ class DriverConnection(Connection):
         if len(data) > LARGE:
             self._wait_turn(data)
             return
-        message = self._decoded(data, now)
+        message = self._decoded(data)
         if type(message) is Report:
-            self._begin_report(message, now)
+            source, session = self._reporting()
             fixes = message.fixes
-            if paid and len(fixes) == 1:
-                self._take(fixes, now)
-            elif self._fixes.take(now, len(fixes) or 1):
-                self._take(fixes, now)
-                if not paid:
-                    self._pay_beforehand(now)
-            else:
+            taken = self._intake.take(source, session, fixes, now, backlog=message.backlog, prepaid=self._prepaid)
+            if taken.skew:
+                self._tell_skew(taken.skew, now)
+            if taken.held:
                 self._wait_turn(fixes)
+            elif taken.repeated or taken.unreadable or taken.refused_from is not None:
+                self._tell_outcome(taken)
         else:
             self._carry_out(message)
-
-    def _pay_beforehand(self, now: int) -> None:
-        if self._frames.take(now, PAID_AT_ONCE):
-            if self._fixes.take(now, PAID_AT_ONCE):
-                self._paid = PAID_AT_ONCE
-            else:
-                self._frames.give_back(PAID_AT_ONCE)
 
     def _carry_out(self, message: DriverMessage) -> bool:
         """What is no report of fixes. Whether its session is looked for, and the wire held until it is found."""
@@ -236,9 +202,9 @@ class DriverConnection(Connection):
 
     def _spend_session(self) -> None:
         """Without a session the device could report nothing: it is sent away, and comes back."""
+        assert self.source is not None
         try:
-            # Whatever its tokens are: sessions are rows of the vehicle.
-            self.service.budgets.sessions.spend(self.principal.subject)
+            self._intake.spend_session(self.source)
         except Refusal as refusal:
             self.tell_error(refusal)
             raise SocketClosed(CloseCode.TOO_MANY_REQUESTS) from None
@@ -266,41 +232,22 @@ class DriverConnection(Connection):
         self.session = session
         self.acknowledge(session, ())
 
-    def _begin_report(self, report: Report, now: int) -> None:
-        """What a whole report says, before its fixes are taken."""
+    def _reporting(self) -> tuple[Source, Session]:
+        """Whose fixes these are."""
         session, source = self.session, self.source
         if session is None or source is None:
             raise Refusal(ErrorCode.CONFLICT, 'say {"type":"hello","session":"<uuid>"} before the first fix')
-        fixes = report.fixes
-        if report.backlog:
-            # The device waits to let go of it.
-            session.prompt = max((fix.seq for fix in fixes if fix.seq is not None), default=0)
-        if fixes and type(last := fixes[-1]) is not Unreadable:
-            age = now - last.fix_time
-            if (age > BEHIND or age < -AHEAD or source.clock is not None) and last.seq > session.seen:
-                self._judge_clock(source, fixes[0], age, now)
+        return source, session
 
-    def _take(self, fixes: Sequence[Fix | Unreadable], now: int, full: bool = False) -> None:
-        """Takes fixes of a report that was begun. `full`: they can't be stored, whatever the queue holds."""
-        session, source = self.session, self.source
-        assert session is not None
-        assert source is not None
-        pipeline, hub = self.service.pipeline, self.service.hub
-        repeated = False
-        for fix in fixes:
-            if fix.seq is None:
-                _unreadable.value += 1
-                self.tell_error(Refusal(fix.code, fix.detail))
-                continue
-            repeated = repeated or fix.seq <= session.handled
-            # What comes after a fix that was not taken may not be taken either, or an ack would cover what was dropped.
-            full = full or pipeline.full
-            position = (pipeline.preview if full else pipeline.accept)(source, session, fix, now)
-            if position is not None:
-                hub.publish(position)
-        if repeated:
-            self.acknowledge(session, ())
-        if full:
+    def _tell_outcome(self, taken: Taken) -> None:
+        """Tells what an ack will not tell."""
+        if taken.unreadable:
+            for fix in taken.fixes:
+                if fix.seq is None:
+                    self.tell_error(Refusal(fix.code, fix.detail))
+        if taken.repeated:
+            self.acknowledge(taken.session, ())
+        if taken.refused_from is not None:
             raise SocketClosed(CloseCode.OVERLOADED)
 
     # --- turns ------------------------------------------------------------------------------------------------------
@@ -319,10 +266,13 @@ class DriverConnection(Connection):
         beginning = False
         try:
             if isinstance(part, bytes):
-                message = self._decoded(part, now)
+                message = self._decoded(part)
                 if type(message) is Report:
-                    self._begin_report(message, now)
+                    source, session = self._reporting()
                     part = message.fixes
+                    skew = self._intake.begin(source, session, part, now, backlog=message.backlog)
+                    if skew:
+                        self._tell_skew(skew, now)
                 else:
                     beginning = self._carry_out(message)
                     part = []
@@ -336,77 +286,44 @@ class DriverConnection(Connection):
 
     def _take_some(self, fixes: list[Fix | Unreadable], most: int, now: int) -> int:
         """Takes the first `most` of these fixes, where the budget allows it. How many it looked at; the rest is `_part`."""
-        source = self.source
-        assert source is not None
-        backlogs, recorder = self.service.backlogs, self.service.recorder
-        count = min(most, len(fixes), self.service.settings.budget_backlog.at_once)
-        if not self._afford(source, count, len(fixes), now):
+        source, session = self._reporting()
+        taken = self._intake.take_part(source, session, fixes, most, now)
+        if type(taken) is Held:
+            self._hold_back(taken, now)
             self._part = fixes
             return 1
-        before = recorder.offered
-        try:
-            self._take(fixes[:count], now, full=backlogs.full(source))
-        finally:
-            backlogs.took(source, before)
+        assert type(taken) is Taken
+        self._tell_outcome(taken)
+        count = len(taken.fixes)
         if count < len(fixes):
             self._part = fixes[count:]
-            backlogs.join(self)
+            self.service.backlogs.join(self)
         return count
 
-    def _afford(self, source: Source, count: int, left: int, now: int) -> bool:
-        """Takes so many fixes off the vehicle's budgets; or joins again when that can be. `left`: of the frame, in all.
+    def _hold_back(self, held: Held, now: int) -> None:
+        """Joins again when the budget has room. Raises `SocketClosed` where the frame would have to wait for too long."""
+        if held.total > HELD_SECONDS or now - self._held_told_at >= TOLD_MS:
+            self._held_told_at = now
+            self.tell_error(held.refusal)
+        if held.total > HELD_SECONDS:
+            reason = f"this vehicle's budget of fixes is spent, come back in {math.ceil(held.total)} s"
+            raise SocketClosed(CloseCode.TOO_MANY_REQUESTS, reason)
+        self.service.backlogs.join_after(held.wait, self)
 
-        Raises `SocketClosed` where the frame would have to wait for too long.
-        """
-        if self._fixes.take(now, count):
-            return True
-        try:
-            self.service.budgets.backlogs.spend(source.vehicle.vehicle_id, amount=count)
-        except Refusal as refusal:
-            wait = min(self._fixes.wait(count), refusal.retry_after or 0.0)
-            total = wait + (left - count) / self.service.settings.budget_backlog.per_second
-            if total > HELD_SECONDS or now - self._held_told_at >= TOLD_MS:
-                self._held_told_at = now
-                self.tell_error(Refusal(refusal.code, refusal.detail, retry_after=math.ceil(total)))
-            if total > HELD_SECONDS:
-                reason = f"this vehicle's budget of fixes is spent, come back in {math.ceil(total)} s"
-                raise SocketClosed(CloseCode.TOO_MANY_REQUESTS, reason) from None
-            self.service.backlogs.join_after(wait, self)
-            return False
-        return True
-
-    def _decoded(self, frame: bytes, now: int) -> DriverMessage:
+    def _decoded(self, frame: bytes) -> DriverMessage:
         try:
             return decode_driver(frame)
         except Refusal:
-            # It costs as much as one of its size that can be read.
-            self._fixes.drain(now, 1 + len(frame) // BYTES_OF_FIX)
+            if self.source is not None:
+                self._intake.spend_unreadable(self.source, len(frame))
             raise
 
-    # --- the device's clock -----------------------------------------------------------------------------------------
-
-    def _judge_clock(self, source: Source, first: Fix | Unreadable, age: int, now: int) -> None:
-        """Judges the device's clock by a message whose last fix is so old, before it is taken, and tells who must know."""
-        clock = source.clock
-        skew = 0
-        if is_right(age):
-            source.clock = None
-        else:
-            if clock is None:
-                queued = type(first) is not Unreadable and continues(first.fix_time, source.motion.time)
-                clock = source.clock = DeviceClock(queued=queued)
-            skew = clock.see(age, now)
-        self.service.hub.fleets.set_clock_skew(source.vehicle.vehicle_id, skew)
+    def _tell_skew(self, skew: int, now: int) -> None:
+        """Tells that the device's clock is wrong, but not with each report."""
         told = self._skew_told
-        if skew and (not told or (abs(skew - told) > DRIFT and now - self._skew_told_at >= SKEW_TOLD_MS)):
+        if not told or (abs(skew - told) > DRIFT and now - self._skew_told_at >= SKEW_TOLD_MS):
             self._skew_told, self._skew_told_at = skew, now
-            if skew > 0:
-                harm = f"fixes more than {CLOCK_SKEW // 1000} s ahead are rejected"
-            elif -skew <= TOO_OLD:
-                harm = "its fixes are taken for old ones, which belong to no trip of today"
-            else:
-                harm = "fixes older than 7 days are rejected"
-            self.tell_error(Refusal(ErrorCode.CLOCK_SKEW, f"{described(skew)}: set it; {harm}"))
+            self.tell_error(clock_advice(skew))
 
     def acknowledge(self, session: Session, rejected: Sequence[Rejected]) -> None:
         """Tells the device what is handled: called after COMMIT, or when an ack is due that was held back."""

@@ -222,6 +222,108 @@ async def newest_of_vehicles(connection: Connection, vehicles: Sequence[int]) ->
     return found
 
 
+class Accepted(NamedTuple):
+    """A stored position, as far as it matters for whose trip it is. `latest`: as `latest_positions` has it, with no session."""
+
+    vehicle: int
+    session: int
+    seq: int
+    fix_time: int
+    server_time: int
+    trip: int | None
+    suspect: bool
+    latest: bool
+
+
+async def accepted_since(connection: Connection, wanted: Sequence[tuple[int, int, int, int]], most: int) -> list[Accepted]:
+    """Of each `(vehicle, first, last, since)` what has a fix time from `first` to `last` and was accepted at `since` or later:
+    the newest positions, at most `most` of them, and the latest position where it is one.
+    """
+    if not wanted:
+        return []
+    rows = await connection.fetch(
+        """
+        WITH wanted AS (
+            SELECT * FROM unnest($1::int[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[])
+                AS wanted (vehicle, first, last, since)
+        )
+        SELECT w.vehicle, p.session, p.seq, p.fix_time, p.server_time, p.trip, p.suspect IS NOT NULL, false
+        FROM wanted w CROSS JOIN LATERAL (
+            SELECT * FROM positions p
+            WHERE p.vehicle = w.vehicle AND p.fix_time >= w.first AND p.fix_time <= w.last AND p.server_time >= w.since
+                -- So that no other day's partition is opened.
+                AND p.fix_time >= $5::timestamptz AND p.fix_time <= $6::timestamptz
+            ORDER BY p.fix_time DESC LIMIT $7
+        ) p
+        UNION ALL
+        SELECT l.vehicle, 0, 0, l.fix_time, l.server_time, l.trip, false, true
+        FROM wanted w JOIN latest_positions l USING (vehicle)
+        WHERE l.fix_time >= w.first AND l.fix_time <= w.last AND l.server_time >= w.since
+        """,
+        *map(list, zip(*wanted, strict=True)),
+        min(first for _, first, _, _ in wanted),
+        max(last for _, _, last, _ in wanted),
+        most,
+    )
+    return [Accepted(*row) for row in rows]
+
+
+async def file_anew(
+    connection: Connection, vehicle: int, moved: Sequence[tuple[Accepted, int | None]]
+) -> list[tuple[Accepted, int | None]] | None:
+    """Gives positions of a vehicle other trips, or none; those that were changed. Needs a transaction.
+
+    None where the vehicle was removed. A trip that was removed gets none, and what somebody else changed since stays.
+    """
+    known = await connection.fetch(
+        # In the order in which others lock them: trips, then vehicles.
+        "SELECT trip FROM trips WHERE trip = ANY($1::int[]) ORDER BY trip FOR KEY SHARE",
+        [trip for _, trip in moved if trip is not None],
+    )
+    if await connection.fetchval("SELECT vehicle FROM vehicles WHERE vehicle = $1 FOR KEY SHARE", vehicle) is None:
+        return None
+    trips = {None, *(trip for (trip,) in known)}
+    moved = [(position, trip) for position, trip in moved if trip in trips]
+    rows = [(position, trip) for position, trip in moved if not position.latest]
+    changed: list[tuple[Accepted, int | None]] = []
+    if rows:
+        times = [position.fix_time for position, _ in rows]
+        found = await connection.fetch(
+            """
+            UPDATE positions p SET trip = new.trip
+            FROM unnest($2::bigint[], $3::bigint[], $4::timestamptz[], $5::int[], $6::int[])
+                AS new (session, seq, fix_time, before, trip)
+            WHERE p.vehicle = $1 AND p.fix_time = new.fix_time AND p.session = new.session AND p.seq = new.seq
+                AND p.trip IS NOT DISTINCT FROM new.before
+                AND p.fix_time >= $7::timestamptz AND p.fix_time <= $8::timestamptz
+            RETURNING p.session, p.seq
+            """,
+            vehicle,
+            [position.session for position, _ in rows],
+            [position.seq for position, _ in rows],
+            times,
+            [position.trip for position, _ in rows],
+            [trip for _, trip in rows],
+            min(times),
+            max(times),
+        )
+        numbers = {(row["session"], row["seq"]) for row in found}
+        changed = [(position, trip) for position, trip in rows if (position.session, position.seq) in numbers]
+    for position, trip in moved:
+        if position.latest:
+            await connection.execute(
+                """
+                UPDATE latest_positions SET trip = $4
+                WHERE vehicle = $1 AND fix_time = $2::timestamptz AND trip IS NOT DISTINCT FROM $3
+                """,
+                vehicle,
+                position.fix_time,
+                position.trip,
+                trip,
+            )
+    return changed
+
+
 async def latest_of_all(connection: Connection, since: int) -> AsyncIterator[Position]:
     """Each vehicle's latest position, of those heard of since that instant. Needs an open transaction."""
     query = """

@@ -1,0 +1,87 @@
+"""A running service without sockets, and what tests ask of it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import asyncpg
+
+from tests.clients import fix, now_ms
+from tests.faults.devices import until
+from tests.hub_process import SECRET
+from tracking.app import _Life
+from tracking.auth import Auth
+from tracking.config import load
+from tracking.ingest.intake import Taken
+from tracking.ingest.sources import Session, Source
+from tracking.model import Fix, Fleet, Vehicle, system_clock
+from tracking.protocol import Unreadable
+from tracking.service import Service, assemble
+from tracking.store import fleets, vehicles
+
+VAN = "van"
+MakeService = Callable[..., Awaitable[Service]]
+
+
+@contextlib.asynccontextmanager
+async def services(database_url: str) -> AsyncIterator[MakeService]:
+    """Makes running services, each with settings of its own; the database has the vehicle `VAN`."""
+    lives: list[_Life] = []
+
+    async def make(**settings: Any) -> Service:
+        known = load(database_url=database_url, jwt_secret=SECRET, commit_interval=0, **settings)
+        life = _Life(assemble(known, database_url, Auth(known, system_clock), system_clock))
+        lives.append(life)
+        await life.begin()
+        async with life.service.database.transaction() as connection:
+            await fleets.put(connection, Fleet("fleet", "Fleet"))
+            await vehicles.put(connection, Vehicle(VAN, "fleet"))
+        return life.service
+
+    yield make
+    await asyncio.gather(*(life.end() for life in lives))
+
+
+@contextlib.asynccontextmanager
+async def nothing_is_stored(database_url: str) -> AsyncIterator[None]:
+    """Meanwhile every commit of fixes waits."""
+    connection = await asyncpg.connect(database_url)
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("LOCK TABLE positions IN EXCLUSIVE MODE")
+    try:
+        yield
+    finally:
+        await transaction.rollback()
+        await connection.close()
+
+
+async def opened(service: Service, name: str = "session") -> tuple[Source, Session]:
+    source = await service.sources.load(VAN)
+    assert source is not None
+    session = await service.intake.open_session(source, name)
+    assert session is not None
+    return source, session
+
+
+def a_fix(seq: int, **fields: Any) -> Fix:
+    return Fix(**fix(seq, **fields))
+
+
+def take(service: Service, source: Source, session: Session, *fixes: Fix | Unreadable, **options: Any) -> Taken:
+    return service.intake.take(source, session, fixes, now_ms(), **options)
+
+
+async def stored(database_url: str) -> list[int]:
+    """The seqs in the table, as another connection sees them."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        return [row["seq"] for row in await connection.fetch("SELECT seq FROM positions ORDER BY session, seq")]
+    finally:
+        await connection.close()
+
+
+async def asked(service: Service) -> None:
+    """Waits until the recorder has a group under way."""
+    await until(lambda: bool(service.recorder._group), "a group is being stored")

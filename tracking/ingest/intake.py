@@ -1,0 +1,383 @@
+"""Taking in: what becomes of the fixes that a vehicle reports, whichever door they come through.
+
+    taken = intake.take(source, session, fixes, now)
+    taken.results()                      # what became of each, as far as is known at once
+    await intake.committed(taken)        # the same, after COMMIT
+
+`take` is synchronous, and waits for nothing. A door keeps what is its own: how bytes are read, what is told to whom, when it
+has to hold back. The budgets are the vehicle's, so however many doors a vehicle uses it has one share.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+import msgspec
+
+from tracking.bucket import Bucket
+from tracking.budgets import Budgets
+from tracking.config import Settings
+from tracking.errors import ErrorCode, Refusal, StoreWentBack
+from tracking.ingest.backlogs import Backlogs
+from tracking.ingest.clocks import AHEAD, BEHIND, DeviceClock, continues, described, is_right
+from tracking.ingest.filters import CLOCK_SKEW, TOO_OLD, reject
+from tracking.ingest.pipeline import Pipeline
+from tracking.ingest.recorder import Recorder
+from tracking.ingest.sources import Session, Source, Sources
+from tracking.metrics import FIXES
+from tracking.model import Clock, Fix, Position
+from tracking.protocol import Unreadable
+from tracking.store.marks import Marks
+
+BYTES_OF_FIX: Final = 128
+"""What can't be read costs as much as what can be, of its size."""
+PAID_AT_ONCE: Final = 16
+"""Frames that are taken off the buckets at once: with thousands of drivers none of these is in the processor's cache."""
+
+_unreadable = FIXES.labels("unreadable")
+
+
+class Outcome(StrEnum):
+    ACCEPTED = "accepted"
+    """it is, or will be, stored"""
+    REPEAT = "repeat"
+    """its session has brought this seq before, whatever became of it"""
+    REJECTED = "rejected"
+    """for good: it is not to be sent again"""
+    UNREADABLE = "unreadable"
+    """not even its seq can be read"""
+    FULL = "full"
+    """nothing more can be stored now: it is to be sent again"""
+    HELD = "held"
+    """its vehicle's budget has no room for it now"""
+
+
+class Result(NamedTuple):
+    """What became of one fix. `seq` is None where it can't be read; `code` and `detail` say why it was not accepted."""
+
+    seq: int | None
+    outcome: Outcome
+    code: ErrorCode | None = None
+    detail: str | None = None
+
+
+class Taken(msgspec.Struct, gc=False):
+    """What `Intake` did with some fixes. What became of each is worked out where somebody asks."""
+
+    session: Session
+    fixes: Sequence[Fix | Unreadable]
+    seen: int
+    """`Session.seen` before them"""
+    now: int
+    held: bool = False
+    """The vehicle's budget has no room for them: none was taken. Join `Backlogs`, and call `take_part`."""
+    repeated: bool = False
+    """One of them was handled before: its device has not been told, or has forgotten."""
+    unreadable: bool = False
+    """The seq of one of them can't be read."""
+    refused_from: Fix | Unreadable | None = None
+    """The first for which there was no room. No later one was taken either."""
+    skew: int = 0
+    """ms by which the device's clock is ahead (negative: behind), where they show that it is wrong"""
+
+    def results(self) -> list[Result]:
+        """One for each fix, in order."""
+        return [self._result(fix, full, seen) for fix, full, seen in self._as_they_came()]
+
+    def last(self) -> int:
+        """The highest seq among those that are handled, or will be; 0 where there is none."""
+        return max((fix.seq for fix, full, seen in self._as_they_came() if fix.seq is not None and not full), default=0)
+
+    def _as_they_came(self) -> list[tuple[Fix | Unreadable, bool, int]]:
+        """Each with whether there was no room for it, and the highest seq before it."""
+        came = []
+        seen, full = self.seen, self.held
+        for fix in self.fixes:
+            full = full or fix is self.refused_from
+            seq = fix.seq
+            came.append((fix, full and (seq is None or seq > seen), seen))
+            if seq is not None and not full:
+                seen = max(seen, seq)
+        return came
+
+    def _result(self, fix: Fix | Unreadable, full: bool, seen: int) -> Result:
+        seq = fix.seq
+        if seq is None:
+            assert type(fix) is Unreadable
+            return Result(None, Outcome.UNREADABLE, fix.code, fix.detail)
+        if full:
+            return Result(seq, Outcome.HELD if self.held else Outcome.FULL)
+        if seq <= seen:
+            return Result(seq, Outcome.REPEAT)
+        why = (fix.code, fix.detail) if type(fix) is Unreadable else reject(fix, self.now)
+        if why is not None:
+            return Result(seq, Outcome.REJECTED, *why)
+        refused = None if self.session.refused is None else self.session.refused.get(seq)
+        if refused is not None:
+            return Result(seq, Outcome.REJECTED, ErrorCode(refused.code), refused.detail)
+        return Result(seq, Outcome.ACCEPTED)
+
+
+class Held(NamedTuple):
+    """No part of a report could be taken: the vehicle's budgets are spent."""
+
+    wait: float
+    """seconds until a part can be"""
+    total: float
+    """and until the rest of the report was taken, if nothing else came"""
+    refusal: Refusal
+
+
+class Prepaid:
+    """Frames of one fix that a door has taken off both of the vehicle's buckets beforehand: one that comes looks at neither."""
+
+    __slots__ = ("_fixes", "_frames", "_left", "covered")
+
+    def __init__(self, frames: Bucket, fixes: Bucket) -> None:
+        self._frames = frames
+        self._fixes = fixes
+        self._left = 0
+        self.covered = False
+        """Whether the last frame was paid for beforehand, with a fix in it."""
+
+    def take_frame(self, now: int) -> bool:
+        """Whether the vehicle may send a frame at this instant."""
+        left = self._left
+        if left:
+            self._left = left - 1
+            self.covered = True
+            return True
+        self.covered = False
+        return self._frames.take(now)
+
+    def pay(self, now: int) -> None:
+        """Pays for the next ones, where there is so much left."""
+        if self._frames.take(now, PAID_AT_ONCE):
+            if self._fixes.take(now, PAID_AT_ONCE):
+                self._left = PAID_AT_ONCE
+            else:
+                self._frames.give_back(PAID_AT_ONCE)
+
+    def give_back(self) -> None:
+        """To be called when the door is closed."""
+        self._frames.give_back(self._left)
+        self._fixes.give_back(self._left)
+        self._left = 0
+
+
+class Intake:
+    """Takes the fixes of all vehicles: spends their budgets, judges their clocks, hands on what is to be shown and stored.
+
+    `publish` shows a position. `on_skew` is told, by a vehicle's id, how far its device's clock is off (0: not known to be).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        sources: Sources,
+        pipeline: Pipeline,
+        recorder: Recorder,
+        backlogs: Backlogs,
+        budgets: Budgets,
+        marks: Marks,
+        clock: Clock,
+        *,
+        publish: Callable[[Position], None],
+        on_skew: Callable[[str, int], None] = lambda _vehicle_id, _skew: None,
+    ) -> None:
+        self._settings = settings
+        self._sources = sources
+        self._pipeline = pipeline
+        self._recorder = recorder
+        self._backlogs = backlogs
+        self._budgets = budgets
+        self._marks = marks
+        self._clock = clock
+        self._publish = publish
+        self._on_skew = on_skew
+
+    # --- what a vehicle may ask -------------------------------------------------------------------------------------
+
+    def prepaid(self, source: Source) -> Prepaid:
+        """For a door that stays open, as a socket does."""
+        return Prepaid(*self._buckets(source))
+
+    def take_frame(self, source: Source) -> bool:
+        """Whether the vehicle may send a frame, or a request, now. For a door that has nothing `prepaid`."""
+        frames, _ = self._buckets(source)
+        return frames.take(self._clock())
+
+    def spend_unreadable(self, source: Source, size: int) -> None:
+        """Pays for a report of so many bytes that can't be read."""
+        _, fixes = self._buckets(source)
+        fixes.drain(self._clock(), 1 + size // BYTES_OF_FIX)
+
+    def _buckets(self, source: Source) -> tuple[Bucket, Bucket]:
+        """The vehicle's, for all of its doors."""
+        now, settings = self._clock(), self._settings
+        if source.frames is None:
+            source.frames = Bucket(settings.driver_frames_per_second, settings.driver_frames_at_once, now)
+        if source.fixes is None:
+            source.fixes = Bucket(settings.budget_fixes.per_second, settings.budget_fixes.at_once, now)
+        return source.frames, source.fixes
+
+    def spend_session(self, source: Source) -> None:
+        """To be called before a session is opened that is not in memory: it may be one more row of the vehicle.
+
+        Raises `Refusal` (`rate_limited`) where the vehicle opened too many lately.
+        """
+        self._budgets.sessions.spend(source.vehicle.vehicle_id)
+
+    async def open_session(self, source: Source, name: str) -> Session | None:
+        """The vehicle's session of this name; None where the vehicle was removed.
+
+        Raises `Refusal` as `spend_session` does, and `StoreUnavailable`.
+        """
+        session = source.sessions.get(name)
+        if session is not None:
+            return session
+        self.spend_session(source)
+        return await self._sources.open_session(source, name)
+
+    # --- fixes ------------------------------------------------------------------------------------------------------
+
+    def take(
+        self,
+        source: Source,
+        session: Session,
+        fixes: Sequence[Fix | Unreadable],
+        now: int,
+        *,
+        backlog: bool = False,
+        prepaid: Prepaid | None = None,
+    ) -> Taken:
+        """Takes a whole report, the vehicle's budget of fixes allowing it. `backlog`: it did not come as it happened.
+
+        `prepaid` is of a door that had its frame from it.
+        """
+        taken = Taken(session, fixes, session.seen, now, skew=self.begin(source, session, fixes, now, backlog=backlog))
+        count = len(fixes)
+        if prepaid is None or not prepaid.covered or count != 1:
+            bucket = source.fixes
+            if bucket is None:
+                _, bucket = self._buckets(source)
+            if not bucket.take(now, count or 1):
+                taken.held = True
+                return taken
+            if prepaid is not None and not prepaid.covered:
+                prepaid.pay(now)
+        self._take(taken, source, False)
+        return taken
+
+    def begin(
+        self, source: Source, session: Session, fixes: Sequence[Fix | Unreadable], now: int, *, backlog: bool = False
+    ) -> int:
+        """What a whole report says before it is taken by parts: how far the device's clock is off, 0 where nothing shows that.
+
+        `take` calls it itself.
+        """
+        if backlog:
+            # The device waits to let go of it.
+            session.prompt = max((fix.seq for fix in fixes if fix.seq is not None), default=0)
+        if fixes and type(last := fixes[-1]) is not Unreadable:
+            age = now - last.fix_time
+            if (age > BEHIND or age < -AHEAD or source.clock is not None) and last.seq > session.seen:
+                return self._judge_clock(source, fixes[0], age, now)
+        return 0
+
+    def take_part(
+        self, source: Source, session: Session, fixes: Sequence[Fix | Unreadable], most: int, now: int
+    ) -> Taken | Held:
+        """Takes the first `most` of a report's fixes, in its vehicle's turn; fewer where its budget of backlogs is smaller.
+
+        Call `begin` before the first part.
+        """
+        count = min(most, len(fixes), self._settings.budget_backlog.at_once)
+        held = self._afford(source, count, len(fixes), now)
+        if held is not None:
+            return held
+        taken = Taken(session, fixes[:count], session.seen, now)
+        before = self._recorder.offered
+        try:
+            self._take(taken, source, self._backlogs.full(source))
+        finally:
+            self._backlogs.took(source, before)
+        return taken
+
+    def _afford(self, source: Source, count: int, left: int, now: int) -> Held | None:
+        """Takes so many fixes off the vehicle's budgets. `left`: of the report, in all."""
+        _, bucket = self._buckets(source)
+        if bucket.take(now, count):
+            return None
+        try:
+            self._budgets.backlogs.spend(source.vehicle.vehicle_id, amount=count)
+        except Refusal as refusal:
+            wait = min(bucket.wait(count), refusal.retry_after or 0.0)
+            total = wait + (left - count) / self._settings.budget_backlog.per_second
+            return Held(wait, total, Refusal(refusal.code, refusal.detail, retry_after=math.ceil(total)))
+        return None
+
+    def _take(self, taken: Taken, source: Source, full: bool) -> None:
+        """`full`: they can't be stored, whatever the queue holds."""
+        session, now = taken.session, taken.now
+        pipeline, recorder = self._pipeline, self._recorder
+        refused = full
+        if full and taken.fixes:
+            taken.refused_from = taken.fixes[0]
+        for fix in taken.fixes:
+            seq = fix.seq
+            if seq is None:
+                _unreadable.value += 1
+                taken.unreadable = True
+                continue
+            if seq <= session.handled:
+                taken.repeated = True
+            # What comes after a fix that was not taken may not be taken either, or an ack would cover what was dropped.
+            if not refused and recorder.full:
+                refused = True
+                taken.refused_from = fix
+            position = (pipeline.preview if refused else pipeline.accept)(source, session, fix, now)
+            if position is not None:
+                if position.live:
+                    source.newest = position
+                self._publish(position)
+
+    def _judge_clock(self, source: Source, first: Fix | Unreadable, age: int, now: int) -> int:
+        """Judges the device's clock by a report whose last fix is so old."""
+        clock = source.clock
+        skew = 0
+        if is_right(age):
+            source.clock = None
+        else:
+            if clock is None:
+                queued = type(first) is not Unreadable and continues(first.fix_time, source.motion.time)
+                clock = source.clock = DeviceClock(queued=queued)
+            skew = clock.see(age, now)
+        self._on_skew(source.vehicle.vehicle_id, skew)
+        return skew
+
+    # --- after COMMIT -----------------------------------------------------------------------------------------------
+
+    async def committed(self, taken: Taken) -> list[Result]:
+        """Waits until all that was taken is committed, or rejected for good, and says what became of each fix.
+
+        It does not wait for those that are `FULL` or `HELD`. Raises `StoreUnavailable` when the hub goes down before, and
+        `StoreWentBack` when the store is no more in which they were, or would have been: then the device is to send them again.
+        Set a limit: while the database is away it waits.
+        """
+        await self._recorder.handled(taken.session, taken.last())
+        if self._marks.went_back.is_set():
+            raise StoreWentBack("the store went back: what it had of these fixes is not certain, so send them again")
+        return taken.results()
+
+
+def clock_advice(skew: int) -> Refusal:
+    """What a driver is told whose device's clock is off by so many ms: `clock_skew`, and what it does to the fixes."""
+    if skew > 0:
+        harm = f"fixes more than {CLOCK_SKEW // 1000} s ahead are rejected"
+    elif -skew <= TOO_OLD:
+        harm = "its fixes are taken for old ones, which belong to no trip of today"
+    else:
+        harm = "fixes older than 7 days are rejected"
+    return Refusal(ErrorCode.CLOCK_SKEW, f"{described(skew)}: set it; {harm}")

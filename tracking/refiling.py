@@ -1,0 +1,277 @@
+"""Filing anew: fixes that were accepted while a change of their vehicle's trips was on its way here.
+
+A fix gets its trip when it is accepted, by the spans that memory has. A change of them may have been committed a moment before,
+and be applied here a moment later. `refile` is called then. What is in memory is filed anew at once; what is committed
+already, as soon as the store can be written. [Why it is done afterwards](../docs/decisions/fixes-that-race.md).
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import asyncpg
+
+from tracking.errors import StoreUnavailable
+from tracking.hub.hub import Hub
+from tracking.ingest.filters import CLOCK_SKEW
+from tracking.ingest.latest import Latest
+from tracking.ingest.recorder import Recorder
+from tracking.ingest.sources import CLOCKS_MS, Filed, Source, Sources, earliest_difference, filed_anew
+from tracking.model import Clock, Position, Trip
+from tracking.revisions import Revisions
+from tracking.store import positions
+from tracking.store.pool import Database
+from tracking.store.positions import Accepted
+from tracking.store.trips import Span
+
+logger = logging.getLogger(__name__)
+
+VEHICLES_AT_ONCE = 100
+"""Vehicles whose rows are looked at by one question."""
+ROWS_AT_ONCE = 1_000
+"""Rows of one vehicle that are looked at, and changed, at once."""
+RETRY_SECONDS = 1.0
+LOCK_MS = 500
+"""How long a correction waits for somebody's lock: meanwhile the other vehicles wait."""
+
+
+class _Moved(NamedTuple):
+    """A position that belongs to another trip than it was filed to."""
+
+    fix_time: int
+    suspect: bool
+    before: int | None
+    after: Filed
+
+
+class _Due(NamedTuple):
+    """Rows of a vehicle that are to be looked at; see `Refiling.refile`."""
+
+    source: Source
+    since: int
+    not_before: int | None
+
+
+class Refiling:
+    """`refile` is synchronous; `run` corrects the store until it is cancelled."""
+
+    def __init__(
+        self,
+        database: Database,
+        sources: Sources,
+        hub: Hub,
+        recorder: Recorder,
+        latest: Latest,
+        revisions: Revisions,
+        clock: Clock,
+        *,
+        complete_at: Callable[[], float | None] = lambda: None,
+        on_corrected: Callable[[Iterable[int]], None] = lambda _: None,
+    ) -> None:
+        """`complete_at` says until when all changes were known before those that are being applied, by `time.monotonic`.
+
+        `on_corrected` is told of trips, by their numbers, that got or lost positions which were stored before.
+        """
+        self._database = database
+        self._sources = sources
+        self._hub = hub
+        self._recorder = recorder
+        self._latest = latest
+        self._revisions = revisions
+        self._clock = clock
+        self._complete_at = complete_at
+        self._on_corrected = on_corrected
+        self._due: dict[int, _Due] = {}
+        self._asked = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def set_spans(self, source: Source, spans: Sequence[Span]) -> None:
+        """Gives a vehicle its spans as they are now, oldest first, and files anew what raced the change."""
+        before = source.windows
+        source.set_spans(spans)
+        since = earliest_difference(before, source.windows)
+        if since is None:
+            return
+        complete_at = self._complete_at()
+        ago = None if complete_at is None else math.ceil((time.monotonic() - complete_at) * 1000)
+        self.refile(source, since, not_before=None if ago is None else self._clock() - ago)
+
+    def refile(self, source: Source, since: int, *, not_before: int | None = None) -> None:
+        """To be called in the same step of the event loop in which the vehicle's spans became others.
+
+        `since` is their `earliest_difference` from those before. `not_before` is an instant of the hub's clock at which the
+        change was not committed yet; see `filed_anew`.
+        """
+        moved: list[tuple[Position, Filed]] = []
+        for position in self._held(source):
+            if position.fix_time >= since:
+                filed = filed_anew(source.windows, position.fix_time, position.server_time, position.trip, not_before)
+                if filed is not None:
+                    moved.append((position, filed))
+        if moved:
+            before = {position.trip: position.trip_id for position, _ in moved}
+            told = [_Moved(position.fix_time, bool(position.suspect), position.trip, filed) for position, filed in moved]
+            waiting = {id(position) for position in self._recorder.pending_of(source.number)}
+            of_queue = [(position, filed) for position, filed in moved if id(position) in waiting]
+            self._recorder.file_anew([position for position, _ in of_queue], [filed for _, filed in of_queue])
+            for position, filed in moved:
+                position.trip, position.trip_id = filed
+            self._tell(source, told, before)
+        self._show_newest(source)
+        known = self._due.get(source.number)
+        if known is not None:
+            since = min(since, known.since)
+            not_before = None if not_before is None or known.not_before is None else min(not_before, known.not_before)
+        self._due[source.number] = _Due(source, since, not_before)
+        self._idle.clear()
+        self._asked.set()
+
+    def _held(self, source: Source) -> list[Position]:
+        """The vehicle's positions in memory: those that wait, the one that is still to be its latest, and the newest."""
+        live = self._hub.fleets.vehicles.get(source.vehicle.vehicle_id)
+        others = (self._latest.noted(source.number), live.position if live is not None else None, source.newest)
+        held = {id(position): position for position in self._recorder.pending_of(source.number)}
+        held.update((id(other), other) for other in others if other is not None and other.vehicle == source.number)
+        return list(held.values())
+
+    def begins_to_show(self, trip: Trip) -> None:
+        """A watched trip shows its vehicle from now on: where it is, as far as that is of the trip, was not shown yet."""
+        source = self._sources.get(trip.vehicle.vehicle_id) if trip.vehicle is not None else None
+        if source is not None:
+            self._show_newest(source)
+
+    def _show_newest(self, source: Source) -> None:
+        position = source.newest
+        feed = self._hub.feeds.get(position.trip_id) if position is not None and position.trip_id is not None else None
+        if position is None or feed is None or not feed.showing or feed.vehicle_id != position.vehicle_id:
+            return
+        if position.fix_time > feed.newest:
+            feed.publish_position(position)
+
+    def _tell(self, source: Source, moved: Iterable[_Moved], ids: Mapping[int | None, str | None]) -> None:
+        """Tells the watchers of the trips that got or lost these. `ids` are those of the trips that lost some, by number."""
+        vehicle_id, newest = source.vehicle.vehicle_id, source.newest
+        lost: dict[tuple[int, str], list[int]] = {}
+        got: dict[tuple[int, str], list[int]] = {}
+        for fix_time, suspect, before, (trip, trip_id) in moved:
+            if suspect:
+                continue
+            before_id = ids.get(before)
+            if before is not None and before_id is not None:
+                lost.setdefault((before, before_id), []).append(fix_time)
+            if trip is not None and trip_id is not None:
+                got.setdefault((trip, trip_id), []).append(fix_time)
+        for (trip, trip_id), times in lost.items():
+            feed = self._hub.feeds.get(trip_id)
+            if feed is not None:
+                feed.take_out(vehicle_id, times)
+                self._revisions.revise(trip_id, trip, min(times), max(times), taken_out=max(times))
+        for (trip, trip_id), times in got.items():
+            feed = self._hub.feeds.get(trip_id)
+            if feed is None:
+                continue
+            feed.put_in(vehicle_id, times)
+            if newest is not None and newest.trip == trip and feed.vehicle_id == vehicle_id:
+                # That one is shown as the vehicle's place.
+                times = [fix_time for fix_time in times if fix_time != newest.fix_time]
+            if times:
+                self._revisions.revise(trip_id, trip, min(times), max(times))
+
+    def forget(self, vehicles: Iterable[int]) -> None:
+        """These vehicles, by their numbers, were removed."""
+        for vehicle in vehicles:
+            self._due.pop(vehicle, None)
+
+    # --- what is committed already ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            try:
+                await self._correct_all()
+            except (StoreUnavailable, asyncpg.PostgresError) as error:
+                # Whatever the trouble is: it is tried again, and keeps nothing else from being done.
+                logger.warning("the trips of fixes that raced a change are not corrected now, trying again: %s", error)
+                self._asked.set()
+                await asyncio.sleep(RETRY_SECONDS)
+            if not self._due:
+                self._idle.set()
+
+    async def flush(self) -> None:
+        """Waits until nothing is left to be corrected."""
+        await self._idle.wait()
+
+    async def _correct_all(self) -> None:
+        """Corrects all that is due now. Raises the trouble of the last vehicle that had some, when the others are done."""
+        trouble: Exception | None = None
+        waiting = list(self._due)
+        for start in range(0, len(waiting), VEHICLES_AT_ONCE):
+            batch = {
+                vehicle: self._due[vehicle] for vehicle in waiting[start : start + VEHICLES_AT_ONCE] if vehicle in self._due
+            }
+            # What is being stored just now may have the trip of before.
+            await self._recorder.group_settled()
+            await self._latest.settled()
+            left = dict.fromkeys(batch, self._clock() + CLOCK_SKEW + CLOCKS_MS)
+            while left:
+                rows = await self._accepted(batch, left)
+                left = {}
+                for vehicle, of_vehicle in rows.items():
+                    due = batch[vehicle]
+                    if vehicle not in self._due:
+                        continue  # it was removed
+                    try:
+                        await self._correct(due, of_vehicle)
+                    except (StoreUnavailable, asyncpg.PostgresError) as error:
+                        trouble = error
+                        del batch[vehicle]
+                        continue
+                    times = [row.fix_time for row in of_vehicle if not row.latest]
+                    if len(times) == ROWS_AT_ONCE:
+                        # A session's fixes of one millisecond are far fewer.
+                        left[vehicle] = min(min(times), max(times) - 1)
+            for vehicle, due in batch.items():
+                if self._due.get(vehicle) is due:
+                    del self._due[vehicle]
+        if trouble is not None:
+            raise trouble
+
+    async def _accepted(self, batch: Mapping[int, _Due], until: Mapping[int, int]) -> dict[int, list[Accepted]]:
+        """Of each vehicle in `until` the newest of its rows up to that fix time that may be concerned."""
+        wanted = [(vehicle, batch[vehicle].since, last, _accepted_since(batch[vehicle])) for vehicle, last in until.items()]
+        async with self._database.connection() as connection:
+            found = await positions.accepted_since(connection, wanted, ROWS_AT_ONCE)
+        rows: dict[int, list[Accepted]] = {}
+        for row in found:
+            rows.setdefault(row.vehicle, []).append(row)
+        return rows
+
+    async def _correct(self, due: _Due, rows: Iterable[Accepted]) -> None:
+        source = due.source
+        spans: dict[int | None, str | None] = {window.span.trip: window.span.trip_id for window in source.windows}
+        moved: list[tuple[Accepted, int | None]] = []
+        for row in rows:
+            if due.not_before is None and row.trip in spans and spans[row.trip] is None:
+                continue  # the trip was removed, and its erasure comes to this row
+            filed = filed_anew(source.windows, row.fix_time, row.server_time, row.trip, due.not_before)
+            if filed is not None:
+                moved.append((row, filed.trip))
+        if not moved:
+            return
+        async with self._database.transaction() as connection:
+            await connection.execute(f"SET LOCAL lock_timeout = {LOCK_MS}")
+            changed = await positions.file_anew(connection, source.number, moved)
+        if not changed:
+            return
+        self._on_corrected({trip for row, after in changed for trip in (row.trip, after) if trip is not None})
+        told = [_Moved(row.fix_time, row.suspect, row.trip, Filed(after, spans.get(after))) for row, after in changed]
+        self._tell(source, told, spans)
+
+
+def _accepted_since(due: _Due) -> int:
+    return due.since - CLOCKS_MS if due.not_before is None else due.not_before
