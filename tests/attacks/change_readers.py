@@ -110,9 +110,8 @@ async def measure(hub: HubProcess, readers: int, fleets: int, rounds: int) -> No
             until_all.append(max(crowd.told.values()) - began)
             each += [at - began for at in crowd.told.values()]
             await asyncio.sleep(0.3)
-        print(
-            f"a change in each of {fleets} fleets, until each reader has it: p50 {of(each, 0.5):.0f}, p99 {of(each, 0.99):.0f} ms"
-        )
+        reached = f"p50 {of(each, 0.5):.0f}, p99 {of(each, 0.99):.0f} ms"
+        print(f"a change in each of {fleets} fleets, until each reader has it: {reached}")
         print(f"… until all {readers} have theirs: p50 {of(until_all, 0.5):.0f}, p99 {of(until_all, 0.99):.0f} ms")
         each, until_all = [], []
         for number in range(rounds):
@@ -126,9 +125,8 @@ async def measure(hub: HubProcess, readers: int, fleets: int, rounds: int) -> No
                 await crowd.all_told.wait()
             until_all.append(max(crowd.told.values()) - began)
             each += [at - began for at in crowd.told.values()]
-        print(
-            f"one change for {crowd.expected} readers: p50 {of(each, 0.5):.1f}, p99 {of(each, 0.99):.1f} ms; all {of(until_all, 0.5):.1f} ms"
-        )
+        reached = f"p50 {of(each, 0.5):.1f}, p99 {of(each, 0.99):.1f} ms; all {of(until_all, 0.5):.1f} ms"
+        print(f"one change for {crowd.expected} readers: {reached}")
         print(f"memory after {rounds} rounds: {memory_of(hub):.1f} MB")
         failed = [task.exception() for task in tasks if task.done()]
         assert not failed, failed[:3]
