@@ -44,11 +44,11 @@ class Follows(Protocol[State]):
     """The live state, as the follower changes it."""
 
     async def read(self, connection: Connection, rows: Sequence[Row]) -> State:
-        """Reads what these rows concern and this hub holds, as it is now."""
+        """Reads what these rows concern and this hub holds, as it is now: newer than the rows, it may be."""
         ...
 
     def apply(self, row: Row, state: State, as_of: int) -> Awaitable[None] | None:
-        """Applies one row, in order. `as_of` is the number of the last change that `state` knows of.
+        """Applies one row, in order. `state` knows of all changes up to the number `as_of`, and may know of later ones.
 
         It may give work that goes on after it; whoever waits for the row's transaction waits for that too. Raises `NotRead`.
         """
@@ -180,16 +180,14 @@ class Follower(Generic[State]):
         assert cursor is not None
         state: State | None = None
         began = time.monotonic()
-        async with self._database.snapshot() as connection:
+        # No snapshot, which would be two more round trips: what is read after the rows is as new as they are, at least.
+        async with self._database.connection() as connection:
             rows = await changes.read(connection, cursor, ROWS_AT_ONCE)
             if rows is None:
                 self._marks.went_back.set()
                 raise StoreWentBack("the change log is not the one that was read: the database went back")
             more = len(rows) == ROWS_AT_ONCE
-            as_of = cursor.number
             if rows:
-                newest = await changes.head(connection) if more else None
-                as_of = newest.number if newest is not None else rows[-1].number
                 try:
                     state = await self._live.read(connection, rows)
                 except (StoreUnavailable, *AWAY):
@@ -198,7 +196,7 @@ class Follower(Generic[State]):
                     logger.exception("changes %d to %d: what they concern can't be read", rows[0].number, rows[-1].number)
         if rows:
             if state is not None:
-                await self._apply(rows, state, as_of)
+                await self._apply(rows, state)
             else:
                 await self._apply_apart(rows)
         if not more:
@@ -209,21 +207,19 @@ class Follower(Generic[State]):
         """Each by itself, so that one that can't be read takes no others with it."""
         for row in rows:
             try:
-                async with self._database.snapshot() as connection:
-                    newest = await changes.head(connection)
+                async with self._database.connection() as connection:
                     state = await self._live.read(connection, [row])
-                assert newest is not None
             except (StoreUnavailable, *AWAY):
                 raise
             except Exception as error:
                 self._give_up(row, error)
                 self._done(row)
             else:
-                await self._apply([row], state, newest.number)
+                await self._apply([row], state)
         self._tell()
 
-    async def _apply(self, rows: Sequence[Row], state: State, as_of: int) -> None:
-        began = time.perf_counter()
+    async def _apply(self, rows: Sequence[Row], state: State) -> None:
+        began, as_of = time.perf_counter(), rows[-1].number
         for row in rows:
             work: Awaitable[None] | None = None
             try:

@@ -1,7 +1,8 @@
 """What a committed change does to the live state: to vehicles, feeds, fleets, drivers and tokens in this hub's memory.
 
-The row says what changed. How it is now is read from the store, of what this hub holds, in the same snapshot as the rows. So a
-row is short, it does not matter which version wrote it, and of many changes of one thing the last counts.
+The row says what changed. How it is now is read from the store, of what this hub holds, after the rows. So a row is short, it
+does not matter which version wrote it, and of many changes of one thing the last counts. What is read may know of a change
+whose row comes later: it is read again for that one.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -95,10 +96,7 @@ class LiveState:
                 feed = self._hub.fleets.feeds.get(row.fleet_id or "")
                 if feed is not None and feed.outboxes:
                     wanted_events.add(event)
-        if state.asked_vehicles:
-            state.vehicles = await self._read_vehicles(connection, list(state.asked_vehicles), list(renamed))
-        if state.asked_trips:
-            state.trips = await trips.get_all(connection, list(state.asked_trips))
+        await self._read_vehicles_and_trips(connection, state, renamed)
         if state.asked_messages:
             state.messages = await messages.by_number(connection, list(state.asked_messages))
         if wanted_events:
@@ -109,17 +107,28 @@ class LiveState:
                 state.fleets[fleet_id] = fleet
         return state
 
-    async def _read_vehicles(self, connection: Connection, numbers: list[int], renamed: list[int]) -> dict[int, VehicleState]:
-        stored = await vehicles.by_number(connection, numbers)
-        spans = await newest_spans(connection, numbers, self._clock())
-        current = await trips.current_of_vehicles(connection, numbers)
-        open_trips = await trips.open_of_vehicles(connection, renamed) if renamed else {}
-        return {
-            number: VehicleState(
-                vehicle, spans.get(number, []), current.get(vehicle.vehicle.vehicle_id), open_trips.get(number, [])
-            )
+    async def _read_vehicles_and_trips(self, connection: Connection, state: State, renamed: set[int]) -> None:
+        numbers = list(state.asked_vehicles)
+        if not (numbers or state.asked_trips):
+            return
+        stored = {number: known for number in numbers if number not in renamed and (known := self._stored(number)) is not None}
+        if len(stored) < len(numbers):
+            stored |= await vehicles.by_number(connection, [number for number in numbers if number not in stored])
+        spans = await newest_spans(connection, numbers, self._clock()) if numbers else {}
+        found, current = await trips.with_current(connection, list(state.asked_trips), numbers)
+        state.trips = {trip_id: found[trip_id] for trip_id in state.asked_trips if trip_id in found}
+        open_trips = await trips.open_of_vehicles(connection, list(renamed)) if renamed else {}
+        state.vehicles = {
+            number: VehicleState(vehicle, spans.get(number, []), current.get(number), open_trips.get(number, []))
             for number, vehicle in stored.items()
         }
+
+    def _stored(self, number: int) -> Stored | None:
+        """A vehicle of which the row says that its trips are others: what it is called is as it is in memory."""
+        source = self._sources.by_number.get(number)
+        if source is None:
+            return None
+        return Stored(number, source.vehicle, source.tokens_from, source.joined_at)
 
     def _holds_vehicle(self, row: Row) -> bool:
         if row.vehicle in self._sources.by_number or row.vehicle in self._hub.fleets.by_number:

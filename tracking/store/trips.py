@@ -187,6 +187,43 @@ async def current_of_vehicles(connection: Connection, vehicles: Sequence[int]) -
     return {row["vehicle_id"]: _trip(row) for row in rows}
 
 
+async def with_current(
+    connection: Connection, trip_ids: Sequence[str], vehicles: Sequence[int]
+) -> tuple[dict[str, Trip], dict[int, Trip]]:
+    """Trips by id, and the trips that the drivers of vehicles are to see, by the vehicles' numbers; by one question."""
+    rows = await connection.fetch(
+        f"""
+        {_SELECT}
+        WHERE t.trip IN (
+            SELECT trip FROM trips WHERE trip_id = ANY($1::text[])
+            UNION ALL
+            SELECT trip FROM unnest($2::int[]) AS asked (vehicle) CROSS JOIN LATERAL (
+                SELECT trip FROM trips
+                WHERE trips.vehicle = asked.vehicle AND status NOT IN ('complete', 'canceled')
+                ORDER BY status IN {_UNDER_WAY} DESC, created_at, trip LIMIT 1
+            ) current
+        )
+        """,
+        trip_ids,
+        vehicles,
+    )
+    found = {row["trip_id"]: _trip(row) for row in rows}
+    current: dict[int, Trip] = {}
+    wanted = set(vehicles)
+    for trip in found.values():
+        if trip.vehicle_number in wanted and not trip.status.over:
+            before = current.get(trip.vehicle_number)
+            if before is None or _comes_before(trip, before):
+                current[trip.vehicle_number] = trip
+    return found, current
+
+
+def _comes_before(trip: Trip, other: Trip) -> bool:
+    """Whether the driver of both is to see this one first: the one under way, then the oldest."""
+    first, second = [(not one.status.under_way, one.created_at, one.number) for one in (trip, other)]
+    return first < second
+
+
 async def current_of_all(connection: Connection) -> AsyncIterator[Trip]:
     """The same for every vehicle that has one. Needs an open transaction: they come through a cursor."""
     query = f"""
