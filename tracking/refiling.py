@@ -69,9 +69,12 @@ class Refiling:
         clock: Clock,
         *,
         complete_at: Callable[[], float | None] = lambda: None,
+        ahead: Callable[[], int] = lambda: 0,
         on_corrected: Callable[[Iterable[int]], None] = lambda _: None,
     ) -> None:
         """`complete_at` says until when all changes were known before those that are being applied, by `time.monotonic`.
+
+        `ahead` is by how many ms the database's clock is ahead of the hub's.
 
         `on_corrected` is told of trips, by their numbers, that got or lost positions which were stored before.
         """
@@ -83,6 +86,7 @@ class Refiling:
         self._revisions = revisions
         self._clock = clock
         self._complete_at = complete_at
+        self._ahead = ahead
         self._on_corrected = on_corrected
         self._due: dict[int, _Due] = {}
         self._asked = asyncio.Event()
@@ -109,7 +113,9 @@ class Refiling:
         moved: list[tuple[Position, Filed]] = []
         for position in self._held(source):
             if position.fix_time >= since:
-                filed = filed_anew(source.windows, position.fix_time, position.server_time, position.trip, not_before)
+                filed = filed_anew(
+                    source.windows, position.fix_time, position.server_time, position.trip, not_before, self._ahead()
+                )
                 if filed is not None:
                     moved.append((position, filed))
         if moved:
@@ -258,7 +264,7 @@ class Refiling:
         for row in rows:
             if due.not_before is None and row.trip in spans and spans[row.trip] is None:
                 continue  # the trip was removed, and its erasure comes to this row
-            filed = filed_anew(source.windows, row.fix_time, row.server_time, row.trip, due.not_before)
+            filed = filed_anew(source.windows, row.fix_time, row.server_time, row.trip, due.not_before, self._ahead())
             if filed is not None:
                 moved.append((row, filed.trip))
         if not moved:

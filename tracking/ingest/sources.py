@@ -145,13 +145,19 @@ class Filed(NamedTuple):
 
 
 def filed_anew(
-    windows: Sequence[Window], fix_time: int, server_time: int, trip: int | None, not_before: int | None = None
+    windows: Sequence[Window],
+    fix_time: int,
+    server_time: int,
+    trip: int | None,
+    not_before: int | None = None,
+    ahead: int = 0,
 ) -> Filed | None:
     """Where a position belongs that was filed to `trip` before the windows were these; None where it stays.
 
-    A position keeps the trip that it was filed to before a change was committed. Only one that was accepted since is filed
-    anew. `not_before` is an instant by the hub's clock at which the change was not committed yet. Where that is not known,
-    the start or end of the span says when it was, by the database's clock, and `CLOCKS_MS` are allowed for.
+    A position keeps the trip that it was filed to before a change was made. Only one that was accepted since is filed anew.
+    The start or end of the span says when that was, by the database's clock, which is `ahead` of the hub's by so many ms.
+    `not_before` is an instant by the hub's clock at which the change was not committed yet. Where that is not known,
+    `CLOCKS_MS` are allowed for.
     """
     if trip == TRIP_UNKNOWN:
         return None
@@ -168,6 +174,8 @@ def filed_anew(
         return None
     if not_before is None:
         not_before = server_time if changed_at is None else changed_at - CLOCKS_MS
+    elif changed_at is not None:
+        not_before = max(not_before, changed_at - ahead)
     return filed if server_time >= not_before else None
 
 
