@@ -168,7 +168,9 @@ class DriverConnection(Connection):
             return
         message = self._decoded(data)
         if type(message) is Report:
-            source, session = self._reporting()
+            source, session = self.source, self.session
+            if source is None or session is None:
+                raise _no_hello()
             fixes = message.fixes
             taken = self._intake.take(source, session, fixes, now, backlog=message.backlog, prepaid=self._prepaid)
             if taken.skew:
@@ -234,9 +236,9 @@ class DriverConnection(Connection):
 
     def _reporting(self) -> tuple[Source, Session]:
         """Whose fixes these are."""
-        session, source = self.session, self.source
-        if session is None or source is None:
-            raise Refusal(ErrorCode.CONFLICT, 'say {"type":"hello","session":"<uuid>"} before the first fix')
+        source, session = self.source, self.session
+        if source is None or session is None:
+            raise _no_hello()
         return source, session
 
     def _tell_outcome(self, taken: Taken) -> None:
@@ -419,3 +421,7 @@ class DriverConnection(Connection):
             self._unread = []
         self._unread.append(number)
         self.send(frame(DriverTextMessage(trip_id, text, sender, server_time)))
+
+
+def _no_hello() -> Refusal:
+    return Refusal(ErrorCode.CONFLICT, 'say {"type":"hello","session":"<uuid>"} before the first fix')
