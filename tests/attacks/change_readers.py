@@ -43,6 +43,8 @@ class Crowd:
         incoming, outgoing = await asyncio.open_connection("127.0.0.1", self.hub.port)
         self.lines.append(outgoing)
         outgoing.write(self._head(fleet_id, "", "text/event-stream"))
+        status = await incoming.readline()
+        assert status.startswith(b"HTTP/1.1 200"), status
         while line := await incoming.readline():
             if line.startswith(b"retry:"):
                 self.connected += 1
@@ -102,6 +104,8 @@ async def measure(hub: HubProcess, readers: int, fleets: int, rounds: int) -> No
         async with asyncio.timeout(60):
             while crowd.connected < readers:
                 await asyncio.sleep(0.05)
+                failed = [task.exception() for task in tasks if task.done()]
+                assert not failed, failed[:3]
         await asyncio.sleep(2)
         print(f"memory with {readers} readers: {memory_of(hub):.1f} MB")
         each: list[float] = []
