@@ -99,13 +99,12 @@ async def measure(hub: HubProcess, readers: int, fleets: int, rounds: int) -> No
             fleet_id = fleet_ids[reader // 2 % fleets]
             work = crowd.stream(reader, fleet_id) if reader % 2 else crowd.poll(reader, fleet_id, begin)
             tasks.append(asyncio.create_task(work))
-            if reader % 50 == 0:
-                await asyncio.sleep(0.02)
-        async with asyncio.timeout(60):
-            while crowd.connected < readers:
-                await asyncio.sleep(0.05)
-                failed = [task.exception() for task in tasks if task.done()]
-                assert not failed, failed[:3]
+            # Some at a time: on a busy machine a connection would be closed before its request has come.
+            async with asyncio.timeout(60):
+                while crowd.connected < reader - 20:
+                    await asyncio.sleep(0.01)
+                    failed = [task.exception() for task in tasks if task.done()]
+                    assert not failed, failed[:3]
         await asyncio.sleep(2)
         print(f"memory with {readers} readers: {memory_of(hub):.1f} MB")
         each: list[float] = []
