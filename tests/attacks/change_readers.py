@@ -44,6 +44,8 @@ class Crowd:
         self.lines.append(outgoing)
         outgoing.write(self._head(fleet_id, "", "text/event-stream"))
         status = await incoming.readline()
+        if not status:
+            return await self.stream(reader, fleet_id)
         assert status.startswith(b"HTTP/1.1 200"), status
         while line := await incoming.readline():
             if line.startswith(b"retry:"):
@@ -59,7 +61,13 @@ class Crowd:
         self.connected += 1
         while True:
             outgoing.write(self._head(fleet_id, f"?after={after}&wait=30", "application/json"))
-            head = await incoming.readuntil(b"\r\n\r\n")
+            try:
+                head = await incoming.readuntil(b"\r\n\r\n")
+            except (asyncio.IncompleteReadError, ConnectionError):
+                # This process was so slow that the connection was closed as idle.
+                incoming, outgoing = await asyncio.open_connection("127.0.0.1", self.hub.port)
+                self.lines.append(outgoing)
+                continue
             assert head.startswith(b"HTTP/1.1 200"), head
             length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
             answer = json.loads(await incoming.readexactly(length))
@@ -165,6 +173,9 @@ def main() -> None:
             hub = HubProcess(cluster.url("readers"), Path(directory) / "log").start()
             try:
                 asyncio.run(measure(hub, given.readers, given.fleets, given.rounds))
+            except BaseException:
+                print(hub.log.read_text()[-2_000:])
+                raise
             finally:
                 hub.stop()
         finally:
