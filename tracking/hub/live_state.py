@@ -11,7 +11,7 @@ import msgspec
 
 from tracking.auth import Auth
 from tracking.errors import CloseCode
-from tracking.hub.follower import NotRead
+from tracking.hub.follower import NotRead, NotUnderstood
 from tracking.hub.hub import Hub
 from tracking.ingest.sources import Source, Sources, newest_spans
 from tracking.model import Clock, Event, Fleet, Trip
@@ -28,6 +28,7 @@ _OF_NO_VEHICLE = frozenset(
     # Where a trip means another state of its vehicle, a row of its own says so.
     {*_OF_A_TRIP, ChangeKind.MESSAGE_POSTED, ChangeKind.VEHICLE_DELETED} - {ChangeKind.VEHICLE_TRIPS}
 )
+_KINDS = frozenset(ChangeKind)
 _OF_A_GEOFENCE = frozenset({ChangeKind.GEOFENCE_CHANGED, ChangeKind.GEOFENCE_DELETED})
 
 
@@ -172,6 +173,8 @@ class LiveState:
         if row.vehicle is not None and _changes_vehicle(row.kind):
             self._apply_vehicle(row, row.vehicle, state, as_of)
         if subject is None:
+            if row.kind != ChangeKind.ERASED:
+                raise NotUnderstood("it has no subject")
             return None
         if row.kind == ChangeKind.FLEET_CHANGED:
             if (fleet := state.fleets.get(subject)) is not None:
@@ -179,10 +182,15 @@ class LiveState:
         elif row.kind == ChangeKind.MESSAGE_POSTED:
             self._message_posted(row, subject, state)
         elif row.kind.startswith(EVENT):
-            if (event := state.events.get(_number_in(row, "event") or 0)) is not None:
+            number = _number_in(row, "event")
+            if number is None:
+                raise NotUnderstood("it does not say which event it is about")
+            if (event := state.events.get(number)) is not None:
                 self._watch.event_stored(row.fleet_id or "", event)
         else:
             self._apply_trip(row, subject, state, as_of)
+            if row.kind not in _KINDS:
+                raise NotUnderstood("this version does not know the kind")
         return None
 
     def give_up(self, row: Row) -> None:
@@ -218,7 +226,10 @@ class LiveState:
             return
         found = state.vehicles.get(number)
         if found is None:
-            return  # it is removed, as a later row says
+            # It is removed. The row that says so may have lost its subject by the time that it is read.
+            for vehicle_id in {thing.vehicle.vehicle_id for thing in (source, live) if thing is not None}:
+                self._vehicle_gone(number, vehicle_id)
+            return
         vehicle_id = found.stored.vehicle.vehicle_id
         if row.kind == ChangeKind.VEHICLE_CHANGED:
             self._forget_former(vehicle_id, number)
@@ -310,6 +321,8 @@ class LiveState:
 
     def _message_posted(self, row: Row, trip_id: str, state: State) -> None:
         number = _number_in(row, "message")
+        if number is None:
+            raise ValueError("the row does not say which message it is about")
         source = self._sources.by_number.get(row.vehicle) if row.vehicle is not None else None
         feed = self._hub.feeds.get(trip_id)
         if source is not None:
@@ -339,5 +352,5 @@ def _changes_vehicle(kind: str) -> bool:
 
 def _number_in(row: Row, name: str) -> int | None:
     """A number that the row's body says; None where it is not there, or is none."""
-    number = row.internal.get(name) if isinstance(row.internal, dict) else None
-    return number if isinstance(number, int) else None
+    number = row.internal.get(name) if row.internal is not None else None
+    return number if isinstance(number, int) and 0 < number < 2**63 else None
