@@ -5,7 +5,9 @@ does not matter which version wrote it, and of many changes of one thing the las
 whose row comes later: it is read again for that one.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from itertools import zip_longest
+from typing import TypeVar
 
 import msgspec
 
@@ -23,6 +25,10 @@ from tracking.store.trips import Span
 from tracking.store.vehicles import Stored
 from tracking.watch import Watch
 
+Key = TypeVar("Key")
+
+READ_AT_ONCE = 50
+"""Vehicles or trips: a millisecond or two of work each."""
 _OF_A_TRIP = frozenset({ChangeKind.TRIP_CREATED, ChangeKind.TRIP_CHANGED, ChangeKind.TRIP_DELETED, ChangeKind.VEHICLE_TRIPS})
 _OF_NO_VEHICLE = frozenset(
     # Where a trip means another state of its vehicle, a row of its own says so.
@@ -84,7 +90,7 @@ class LiveState:
             number, subject = row.vehicle, row.subject
             if number is not None and _changes_vehicle(row.kind) and self._holds_vehicle(row):
                 state.asked_vehicles.add(number)
-                if row.kind == ChangeKind.VEHICLE_CHANGED:
+                if row.kind != ChangeKind.VEHICLE_TRIPS:
                     renamed.add(number)
             if subject is not None and self._wants_trip(row, subject, state):
                 state.asked_trips.add(subject)
@@ -97,7 +103,8 @@ class LiveState:
                 feed = self._hub.fleets.feeds.get(row.fleet_id or "")
                 if feed is not None and feed.outboxes:
                     wanted_events.add(event)
-        await self._read_vehicles_and_trips(connection, state, renamed)
+        for trip_ids, numbers in zip_longest(_parts(state.asked_trips), _parts(state.asked_vehicles), fillvalue=[]):
+            await self._read_vehicles_and_trips(connection, state, trip_ids, numbers, renamed)
         if state.asked_messages:
             state.messages = await messages.by_number(connection, list(state.asked_messages))
         if wanted_events:
@@ -108,18 +115,18 @@ class LiveState:
                 state.fleets[fleet_id] = fleet
         return state
 
-    async def _read_vehicles_and_trips(self, connection: Connection, state: State, renamed: set[int]) -> None:
-        numbers = list(state.asked_vehicles)
-        if not (numbers or state.asked_trips):
-            return
+    async def _read_vehicles_and_trips(
+        self, connection: Connection, state: State, trip_ids: list[str], numbers: list[int], renamed: set[int]
+    ) -> None:
         stored = {number: known for number in numbers if number not in renamed and (known := self._stored(number)) is not None}
         if len(stored) < len(numbers):
             stored |= await vehicles.by_number(connection, [number for number in numbers if number not in stored])
         spans = await newest_spans(connection, numbers, self._clock()) if numbers else {}
-        found, current = await trips.with_current(connection, list(state.asked_trips), numbers)
-        state.trips = {trip_id: found[trip_id] for trip_id in state.asked_trips if trip_id in found}
-        open_trips = await trips.open_of_vehicles(connection, list(renamed)) if renamed else {}
-        state.vehicles = {
+        found, current = await trips.with_current(connection, trip_ids, numbers)
+        state.trips |= {trip_id: found[trip_id] for trip_id in trip_ids if trip_id in found}
+        called_anew = [number for number in numbers if number in renamed]
+        open_trips = await trips.open_of_vehicles(connection, called_anew) if called_anew else {}
+        state.vehicles |= {
             number: VehicleState(vehicle, spans.get(number, []), current.get(number), open_trips.get(number, []))
             for number, vehicle in stored.items()
         }
@@ -348,6 +355,13 @@ class LiveState:
 def _changes_vehicle(kind: str) -> bool:
     """Whether a row of this kind may mean that the vehicle which it names, or its trips, are others. Its removal is no such."""
     return kind not in _OF_NO_VEHICLE and not kind.startswith(EVENT)
+
+
+def _parts(asked: Collection[Key]) -> Iterator[list[Key]]:
+    """So many at a time as are taken apart in a step of the event loop."""
+    everything = list(asked)
+    for begin in range(0, len(everything), READ_AT_ONCE):
+        yield everything[begin : begin + READ_AT_ONCE]
 
 
 def _number_in(row: Row, name: str) -> int | None:

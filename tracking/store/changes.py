@@ -121,7 +121,7 @@ async def read(connection: Connection, cursor: Cursor, limit: int) -> list[Row] 
     )
     if not rows or (rows[0]["number"], rows[0]["mark"]) != cursor:
         return None
-    return [Row(*row[:-1], _taken_apart(row[-1])) for row in rows[1:]]
+    return [Row(*row)._replace(internal=_taken_apart(row["internal"])) for row in rows[1:]]
 
 
 def _taken_apart(internal: str | None) -> dict[str, Any] | None:
@@ -130,7 +130,7 @@ def _taken_apart(internal: str | None) -> dict[str, Any] | None:
         return None
     try:
         return msgspec.json.decode(internal, type=dict[str, Any])
-    except ValueError:  # it may hold numbers that Python takes for none
+    except (ValueError, RecursionError):  # PostgreSQL takes larger numbers, and more levels
         return None
 
 
