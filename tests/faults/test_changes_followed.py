@@ -70,23 +70,26 @@ async def watched(api: Api) -> AsyncIterator[tuple[str, Passenger, int]]:
 async def test_a_follower_that_was_cut_off_tells_all_in_order_and_requests_are_answered_meanwhile(
     swift_hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
 ) -> None:
-    async with hub_over_wire(swift_hubs, database, rng, tmp_path, database_timeout="1") as (hub, wire), Api(hub.url) as api:
-        async with watched(api) as (trip_id, passenger, version):
-            await _cut_off(hub, wire, READS, LISTENS)
-            for number in range(1, 4):
-                began = time.monotonic()
-                assert (await _patch(api, trip_id))["version"] == version + number
-                assert time.monotonic() - began < 1.0 + SLACK, "who changes something waits for the follower"
-            client_id = new_id("text")
-            await passenger.send({"type": "message", "text": "Hello", "client_id": client_id})
-            # Its answer comes at last, and the telling of nothing before it.
-            assert (await passenger.receive())["type"] in ("done", "tick")
-            told = asyncio.create_task(_versions(passenger, version + 3))
-            wire.stalled_at = ()
-            assert await told == sorted(set(await told)), "told out of order"
-            assert (await passenger.expect("message"))["text"] == "Hello"
-            assert (await _patch(api, trip_id))["version"] == version + 4
-            assert await _versions(passenger, version + 4) == [version + 4]
+    async with (
+        hub_over_wire(swift_hubs, database, rng, tmp_path, database_timeout="1") as (hub, wire),
+        Api(hub.url) as api,
+        watched(api) as (trip_id, passenger, version),
+    ):
+        await _cut_off(hub, wire, READS, LISTENS)
+        for number in range(1, 4):
+            began = time.monotonic()
+            assert (await _patch(api, trip_id))["version"] == version + number
+            assert time.monotonic() - began < 1.0 + SLACK, "who changes something waits for the follower"
+        client_id = new_id("text")
+        await passenger.send({"type": "message", "text": "Hello", "client_id": client_id})
+        # Its answer comes at last, and the telling of nothing before it.
+        assert (await passenger.receive())["type"] in ("done", "tick")
+        told = asyncio.create_task(_versions(passenger, version + 3))
+        wire.stalled_at = ()
+        assert await told == sorted(set(await told)), "told out of order"
+        assert (await passenger.expect("message"))["text"] == "Hello"
+        assert (await _patch(api, trip_id))["version"] == version + 4
+        assert await _versions(passenger, version + 4) == [version + 4]
 
 
 async def test_a_change_that_is_not_applied_within_a_second_is_answered_also_by_a_hub_that_stops(
@@ -107,22 +110,25 @@ async def test_a_change_that_is_not_applied_within_a_second_is_answered_also_by_
 async def test_without_notifications_others_changes_are_told_by_polling_and_ones_own_at_once(
     swift_hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
 ) -> None:
-    async with hub_over_wire(swift_hubs, database, rng, tmp_path) as (hub, wire), Api(hub.url) as api:
-        async with watched(api) as (trip_id, passenger, version):
-            await _cut_off(hub, wire, LISTENS)
-            own = []
-            for number in range(1, ROUNDS + 1):
-                trip = await api.call("GET", f"/trips/{trip_id}")
-                begin = time.monotonic()
-                route = {"type": "LineString", "coordinates": [[9.521, 47.141], [9.515, 47.151 + number / 1e5]]}
-                await api.call("PATCH", f"/trips/{trip_id}", {"route": route, "version": trip["version"]})
+    async with (
+        hub_over_wire(swift_hubs, database, rng, tmp_path) as (hub, wire),
+        Api(hub.url) as api,
+        watched(api) as (trip_id, passenger, version),
+    ):
+        await _cut_off(hub, wire, LISTENS)
+        own = []
+        for number in range(1, ROUNDS + 1):
+            trip = await api.call("GET", f"/trips/{trip_id}")
+            begin = time.monotonic()
+            route = {"type": "LineString", "coordinates": [[9.521, 47.141], [9.515, 47.151 + number / 1e5]]}
+            await api.call("PATCH", f"/trips/{trip_id}", {"route": route, "version": trip["version"]})
+            await _versions(passenger, version + number)
+            own.append(time.monotonic() - begin)
+        assert sorted(own)[ROUNDS // 2] < POLL / 2, "one's own changes wait for a poll"
+        for number in range(ROUNDS + 1, 2 * ROUNDS + 1):
+            await change(database.url, trip_id)
+            async with asyncio.timeout(POLL + SLACK):
                 await _versions(passenger, version + number)
-                own.append(time.monotonic() - begin)
-            assert sorted(own)[ROUNDS // 2] < POLL / 2, "one's own changes wait for a poll"
-            for number in range(ROUNDS + 1, 2 * ROUNDS + 1):
-                await change(database.url, trip_id)
-                async with asyncio.timeout(POLL + SLACK):
-                    await _versions(passenger, version + number)
 
 
 # --- other writers ------------------------------------------------------------------------------------------------------
@@ -132,20 +138,24 @@ async def test_a_writer_that_is_stopped_in_its_transaction_keeps_nobody_waiting_
     swift_hubs: MakeHub, database: Mortal
 ) -> None:
     hub = swift_hubs()
-    async with Api(hub.url) as api, watched(api) as (held, first, version), watched(api) as (free, second, other_version):
-        async with Writer(database.url, held) as writer:
-            writer.process.send_signal(signal.SIGSTOP)
-            wants = asyncio.create_task(api.call("DELETE", f"/trips/{held}", expect=409))
-            for number in range(1, ROUNDS + 1):
-                await _patch(api, free)
-                async with asyncio.timeout(1.0):
-                    await _versions(second, other_version + number)
-            assert not wants.done()
-            writer.process.send_signal(signal.SIGCONT)
-            await writer.commit()
+    async with (
+        Api(hub.url) as api,
+        watched(api) as (held, first, version),
+        watched(api) as (free, second, other_version),
+        Writer(database.url, held) as writer,
+    ):
+        writer.process.send_signal(signal.SIGSTOP)
+        wants = asyncio.create_task(api.call("DELETE", f"/trips/{held}", expect=409))
+        for number in range(1, ROUNDS + 1):
+            await _patch(api, free)
             async with asyncio.timeout(1.0):
-                assert await _versions(first, version + 1) == [version + 1]
-            await wants
+                await _versions(second, other_version + number)
+        assert not wants.done()
+        writer.process.send_signal(signal.SIGCONT)
+        await writer.commit()
+        async with asyncio.timeout(1.0):
+            assert await _versions(first, version + 1) == [version + 1]
+        await wants
 
 
 async def test_trust_59_two_changes_of_one_trip_at_once_are_told_in_the_order_of_their_commits(

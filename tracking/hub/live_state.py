@@ -103,8 +103,8 @@ class LiveState:
                 feed = self._hub.fleets.feeds.get(row.fleet_id or "")
                 if feed is not None and feed.outboxes:
                     wanted_events.add(event)
-        for trip_ids, numbers in zip_longest(_parts(state.asked_trips), _parts(state.asked_vehicles), fillvalue=[]):
-            await self._read_vehicles_and_trips(connection, state, trip_ids, numbers, renamed)
+        for trip_ids, numbers in zip_longest(_parts(state.asked_trips), _parts(state.asked_vehicles)):
+            await self._read_vehicles_and_trips(connection, state, trip_ids or [], numbers or [], renamed)
         if state.asked_messages:
             state.messages = await messages.by_number(connection, list(state.asked_messages))
         if wanted_events:
