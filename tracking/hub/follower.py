@@ -146,7 +146,8 @@ class Follower(Generic[State]):
                     # A row is needed whose mark can be compared.
                     async with self._database.transaction() as connection:
                         await changes.heartbeat(connection)
-            self.complete_at, self.confirmed_at = began, time.monotonic()
+                else:
+                    self.complete_at, self.confirmed_at = began, time.monotonic()
 
     def wake(self) -> None:
         """There may be something new."""
