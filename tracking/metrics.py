@@ -103,6 +103,14 @@ CHANGE_READERS_ENDED = Counter(
     registry=REGISTRY,
 )
 CHANGES_CUT = Counter("tracking_changes_cut", "Changes that the log keeps no longer", registry=REGISTRY)
+CHANGES_BEHIND = Gauge(
+    "tracking_changes_behind_seconds", "Time since the change log was last read to its end", registry=REGISTRY
+)
+DATABASE_CLOCK = Gauge(
+    "tracking_database_clock_offset_seconds",
+    "By how much the database's clock is ahead of this host's, at the least; below 0: behind",
+    registry=REGISTRY,
+)
 ERASURES = Gauge("tracking_erasures", "Removed vehicles and trips whose rows are not all gone yet", registry=REGISTRY)
 ERASED = Counter("tracking_erased_rows", "Rows of removed vehicles and trips that are gone or changed", registry=REGISTRY)
 WENT_BACK = Counter("tracking_store_went_back", "Times that the database lacked what was committed", registry=REGISTRY)

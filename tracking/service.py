@@ -201,7 +201,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         readers=settings.change_readers,
         per_token=settings.change_readers_per_token,
     )
-    follower = Follower(following, database, marks, live, on_applied=change_feed.add)
+    follower = Follower(following, database, marks, live, clock=clock, on_applied=change_feed.add)
     watch.on_stored = follower.wake
     shapes = Lanes(SHAPES_AT_ONCE, rests=True, on_quiet=give_back)
 

@@ -41,6 +41,8 @@ class Wire:
         self._server = server
         self._flowing: dict[Direction, asyncio.Event] = {direction: asyncio.Event() for direction in BOTH}
         self._ended: set[Direction] = set()
+        self._warned = False
+        """Its client said `deaf_after`."""
         for event in self._flowing.values():
             event.set()
 
@@ -74,9 +76,12 @@ class Wire:
             low, high = self._proxy.delay
             if high > 0:
                 await asyncio.sleep(self._proxy.rng.uniform(low, high))
+            if direction == UP and any(words in data for words in self._proxy.stalled_at):
+                self.stall()
             await self._flowing[direction].wait()
-            if direction == UP and self._proxy.deaf_at is not None and self._proxy.deaf_at in data:
-                self._proxy.deaf_at = None
+            if direction == UP and self._is_last_heard(data):
+                self._proxy.deaf_at = self._proxy.deaf_after = None
+                self._warned = False
                 self._proxy.swallow(DOWN)
             if direction in self._proxy.swallowed or direction in self._ended:
                 continue
@@ -84,6 +89,13 @@ class Wire:
             await sink.drain()
         if direction not in self._proxy.swallowed and direction not in self._ended and sink.can_write_eof():
             sink.write_eof()
+
+    def _is_last_heard(self, said: bytes) -> bool:
+        """Whether the client is told nothing from this on."""
+        proxy = self._proxy
+        if proxy.deaf_after is not None and proxy.deaf_after in said:
+            self._warned = True
+        return proxy.deaf_at is not None and (proxy.deaf_after is None or self._warned) and proxy.deaf_at in said
 
 
 class ChaosProxy:
@@ -102,6 +114,10 @@ class ChaosProxy:
         self.swallowed: set[Direction] = set()
         self.deaf_at: bytes | None = None
         """When a client says this, everything that the server says from then on is swallowed, and this is None again."""
+        self.deaf_after: bytes | None = None
+        """That holds for connections alone whose client said this before."""
+        self.stalled_at: tuple[bytes, ...] = ()
+        """A connection whose client says one of these carries nothing from there on, these words included, until `flow`."""
         self._target = target
         self._listen = listen
         self._server: asyncio.Server | None = None

@@ -10,9 +10,12 @@ from starlette.routing import Route
 from tracking.api.http import require, respond, service_of
 from tracking.auth import Role
 from tracking.errors import StoreUnavailable
+from tracking.hub.follower import CLOCK_TOLERANCE_MS
 from tracking.metrics import REGISTRY
 
 PING_SECONDS = 2.0
+BEHIND_SECONDS = 10.0
+"""Past this the hub is said to be behind the change log."""
 
 
 async def healthz(_: Request) -> Response:
@@ -20,7 +23,7 @@ async def healthz(_: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """503 with the reasons while the hub can't do all of its work."""
+    """503 with the reasons while the hub can't do its work; 200 with `degraded` while it goes on with less."""
     service = service_of(request)
     reasons = []
     try:
@@ -36,7 +39,15 @@ async def readyz(request: Request) -> Response:
     keys = service.auth.keys
     if keys is not None and keys.trouble is not None:
         reasons.append(f"nobody is let in: {keys.trouble}")
-    return respond({"status": "unready" if reasons else "ready", "reasons": reasons}, 503 if reasons else 200)
+    follower, degraded = service.follower, []
+    if follower.behind > BEHIND_SECONDS:
+        degraded.append(f"the change log was not read to its end for {follower.behind:.0f} s: what others changed is not told")
+    if abs(follower.clock_offset) > CLOCK_TOLERANCE_MS:
+        seconds = abs(follower.clock_offset) / 1000
+        side = "ahead of" if follower.clock_offset > 0 else "behind"
+        degraded.append(f"the database's clock is {seconds:.0f} s {side} this host's: set the one that is wrong")
+    body = {"status": "unready" if reasons else "ready", "reasons": reasons, "degraded": degraded}
+    return respond(body, 503 if reasons else 200)
 
 
 async def metrics(request: Request) -> Response:

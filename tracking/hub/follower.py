@@ -9,12 +9,14 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import asyncpg
 
 from tracking.errors import StoreUnavailable, StoreWentBack
-from tracking.metrics import CHANGES, CHANGES_FAILED
+from tracking.metrics import CHANGES, CHANGES_BEHIND, CHANGES_FAILED, DATABASE_CLOCK
+from tracking.model import Clock, system_clock
 from tracking.store import changes
 from tracking.store.changes import Change, ChangeKind, Cursor, Row
 from tracking.store.marks import Marks
@@ -32,12 +34,23 @@ WAIT_SECONDS = 1.0
 """How long whoever changed something waits until this hub has applied it."""
 LISTEN_AGAIN_SECONDS = 1.0
 HEARTBEAT_SECONDS = 60.0
+TRIED_ANEW = 5
+"""So often a row is read by itself, where what it concerns came into memory meanwhile each time."""
+MOST_LOGGED = 100
+CLOCK_SECONDS = 10.0
+"""Between two looks at the database's clock."""
+CLOCK_TOLERANCE_MS = 5_000
+"""By which the database's clock may differ from the hub's: as in `span_instant`."""
 
 State = TypeVar("State")
 
 
 class NotRead(Exception):
     """What the row concerns came into memory while the others of its reading were read: it is read by itself."""
+
+
+class NotUnderstood(Exception):
+    """Another version wrote the row. What it names was applied as it is now; what else it means is not known here."""
 
 
 class Follows(Protocol[State]):
@@ -50,7 +63,8 @@ class Follows(Protocol[State]):
     def apply(self, row: Row, state: State, as_of: int) -> Awaitable[None] | None:
         """Applies one row, in order. `state` knows of all changes up to the number `as_of`, and may know of later ones.
 
-        It may give work that goes on after it; whoever waits for the row's transaction waits for that too. Raises `NotRead`.
+        It may give work that goes on after it; whoever waits for the row's transaction waits for that too. Raises
+        `NotRead`, and `NotUnderstood` when the row is applied.
         """
         ...
 
@@ -73,12 +87,14 @@ class Follower(Generic[State]):
         marks: Marks,
         live: Follows[State],
         *,
+        clock: Clock = system_clock,
         on_applied: Callable[[Row], None] = lambda _: None,
     ) -> None:
         self._database = database
         self._writing = writing
         self._marks = marks
         self._live = live
+        self._clock = clock
         self._on_applied = on_applied
         self._cursor: Cursor | None = None
         self._beginning = asyncio.Lock()
@@ -89,16 +105,30 @@ class Follower(Generic[State]):
         """The transaction whose rows are being applied."""
         self._works: list[asyncio.Future[None]] = []
         """What goes on after them."""
+        self._going_on: set[asyncio.Future[None]] = set()
+        """All of that: the event loop itself holds on to no task."""
+        self._logged: set[str] = set()
+        """Kinds of rows of another version that were logged."""
+        self._made_at = time.monotonic()
         self.confirmed_at: float | None = None
         """When the log was last read to its end, by `time.monotonic`; None: never."""
         self.complete_at: float | None = None
         """When that reading began: what was committed until then is applied, or is among the rows that are being applied."""
         self.listening = False
+        self.clock_offset = 0
+        """By how much the database's clock is ahead of the hub's, at the least (ms); below 0: behind."""
+        self._clock_due = 0.0
+        CHANGES_BEHIND.set_function(lambda: self.behind)
 
     @property
     def applied(self) -> int:
         """The number of the last change that the live state knows of."""
         return self._cursor.number if self._cursor is not None else 0
+
+    @property
+    def behind(self) -> float:
+        """Since when (s) the log was not read to its end."""
+        return time.monotonic() - (self.confirmed_at if self.confirmed_at is not None else self._made_at)
 
     async def begin(self) -> None:
         """Takes up the log where it ends now. What is read of the store after this is kept up to date.
@@ -116,7 +146,8 @@ class Follower(Generic[State]):
                     # A row is needed whose mark can be compared.
                     async with self._database.transaction() as connection:
                         await changes.heartbeat(connection)
-            self.complete_at, self.confirmed_at = began, time.monotonic()
+                else:
+                    self.complete_at, self.confirmed_at = began, time.monotonic()
 
     def wake(self) -> None:
         """There may be something new."""
@@ -182,6 +213,8 @@ class Follower(Generic[State]):
         began = time.monotonic()
         # No snapshot, which would be two more round trips: what is read after the rows is as new as they are, at least.
         async with self._database.connection() as connection:
+            if time.monotonic() >= self._clock_due:
+                await self._compare_clocks(connection)
             rows = await changes.read(connection, cursor, ROWS_AT_ONCE)
             if rows is None:
                 self._marks.went_back.set()
@@ -203,9 +236,30 @@ class Follower(Generic[State]):
             self.complete_at, self.confirmed_at = began, time.monotonic()
         return more
 
+    async def _compare_clocks(self, connection: Connection) -> None:
+        """Between question and answer lies its round trip: what is within that is no difference."""
+        before = self._clock()
+        there = await changes.database_clock(connection)
+        after = self._clock()
+        self._clock_due = time.monotonic() + CLOCK_SECONDS
+        differed = abs(self.clock_offset) > CLOCK_TOLERANCE_MS
+        self.clock_offset = min(there - before, 0) or max(there - after, 0)
+        DATABASE_CLOCK.set(self.clock_offset / 1000)
+        if (abs(self.clock_offset) > CLOCK_TOLERANCE_MS) is not differed:
+            if differed:
+                logger.warning("the database's clock is right again by this host's")
+            else:
+                seconds = self.clock_offset / 1000
+                logger.warning("the database's clock is %+.1f s from this host's: set the one that is wrong", seconds)
+
     async def _apply_apart(self, rows: Sequence[Row]) -> None:
         """Each by itself, so that one that can't be read takes no others with it."""
         for row in rows:
+            await self._apply_alone(row)
+        self._tell()
+
+    async def _apply_alone(self, row: Row) -> None:
+        for tried in range(1, TRIED_ANEW + 1):
             try:
                 async with self._database.connection() as connection:
                     state = await self._live.read(connection, [row])
@@ -214,22 +268,40 @@ class Follower(Generic[State]):
             except Exception as error:
                 self._give_up(row, error)
                 self._done(row)
+                return
+            try:
+                self._apply_one(row, state, row.number)
+            except NotRead as error:
+                if tried == TRIED_ANEW:
+                    self._give_up(row, error)
+                    self._done(row)
             else:
-                await self._apply([row], state)
-        self._tell()
+                return
+
+    def _apply_one(self, row: Row, state: State, as_of: int) -> None:
+        """Raises `NotRead`."""
+        work: Awaitable[None] | None = None
+        try:
+            work = self._live.apply(row, state, as_of)
+        except NotRead:
+            raise
+        except NotUnderstood as error:
+            CHANGES_FAILED.inc()
+            # Once a kind: a newer hub beside this one may write thousands.
+            if row.kind not in self._logged and len(self._logged) < MOST_LOGGED:
+                self._logged.add(row.kind)
+                logger.warning("change %d (%s) is not understood: %s", row.number, row.kind, error)
+        except Exception as error:
+            self._give_up(row, error)
+        self._done(row, work)
 
     async def _apply(self, rows: Sequence[Row], state: State) -> None:
         began, as_of = time.perf_counter(), rows[-1].number
         for row in rows:
-            work: Awaitable[None] | None = None
             try:
-                work = self._live.apply(row, state, as_of)
+                self._apply_one(row, state, as_of)
             except NotRead:
-                await self._apply_apart([row])
-                continue
-            except Exception as error:
-                self._give_up(row, error)
-            self._done(row, work)
+                await self._apply_alone(row)
             if time.perf_counter() - began > SLICE_SECONDS:
                 await asyncio.sleep(0)
                 began = time.perf_counter()
@@ -245,10 +317,18 @@ class Follower(Generic[State]):
             self._tell()
             self._applying = row.transaction
         if work is not None:
-            self._works.append(asyncio.ensure_future(work))
+            future = asyncio.ensure_future(work)
+            self._works.append(future)
+            self._going_on.add(future)
+            future.add_done_callback(partial(self._worked, row))
         self._cursor = Cursor(row.number, row.mark)
         CHANGES.inc()
         self._on_applied(row)
+
+    def _worked(self, row: Row, work: asyncio.Future[None]) -> None:
+        self._going_on.discard(work)
+        if not work.cancelled() and isinstance(error := work.exception(), Exception):
+            self._give_up(row, error)
 
     def _tell(self) -> None:
         """All rows of a transaction are applied: tells who waits for it, when the work that they gave is done."""

@@ -5,13 +5,15 @@ does not matter which version wrote it, and of many changes of one thing the las
 whose row comes later: it is read again for that one.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from itertools import zip_longest
+from typing import TypeVar
 
 import msgspec
 
 from tracking.auth import Auth
 from tracking.errors import CloseCode
-from tracking.hub.follower import NotRead
+from tracking.hub.follower import NotRead, NotUnderstood
 from tracking.hub.hub import Hub
 from tracking.ingest.sources import Source, Sources, newest_spans
 from tracking.model import Clock, Event, Fleet, Trip
@@ -23,11 +25,16 @@ from tracking.store.trips import Span
 from tracking.store.vehicles import Stored
 from tracking.watch import Watch
 
+Key = TypeVar("Key")
+
+READ_AT_ONCE = 50
+"""Vehicles or trips: a millisecond or two of work each."""
 _OF_A_TRIP = frozenset({ChangeKind.TRIP_CREATED, ChangeKind.TRIP_CHANGED, ChangeKind.TRIP_DELETED, ChangeKind.VEHICLE_TRIPS})
 _OF_NO_VEHICLE = frozenset(
     # Where a trip means another state of its vehicle, a row of its own says so.
     {*_OF_A_TRIP, ChangeKind.MESSAGE_POSTED, ChangeKind.VEHICLE_DELETED} - {ChangeKind.VEHICLE_TRIPS}
 )
+_KINDS = frozenset(ChangeKind)
 _OF_A_GEOFENCE = frozenset({ChangeKind.GEOFENCE_CHANGED, ChangeKind.GEOFENCE_DELETED})
 
 
@@ -83,7 +90,7 @@ class LiveState:
             number, subject = row.vehicle, row.subject
             if number is not None and _changes_vehicle(row.kind) and self._holds_vehicle(row):
                 state.asked_vehicles.add(number)
-                if row.kind == ChangeKind.VEHICLE_CHANGED:
+                if row.kind != ChangeKind.VEHICLE_TRIPS:
                     renamed.add(number)
             if subject is not None and self._wants_trip(row, subject, state):
                 state.asked_trips.add(subject)
@@ -96,7 +103,8 @@ class LiveState:
                 feed = self._hub.fleets.feeds.get(row.fleet_id or "")
                 if feed is not None and feed.outboxes:
                     wanted_events.add(event)
-        await self._read_vehicles_and_trips(connection, state, renamed)
+        for trip_ids, numbers in zip_longest(_parts(state.asked_trips), _parts(state.asked_vehicles)):
+            await self._read_vehicles_and_trips(connection, state, trip_ids or [], numbers or [], renamed)
         if state.asked_messages:
             state.messages = await messages.by_number(connection, list(state.asked_messages))
         if wanted_events:
@@ -107,18 +115,18 @@ class LiveState:
                 state.fleets[fleet_id] = fleet
         return state
 
-    async def _read_vehicles_and_trips(self, connection: Connection, state: State, renamed: set[int]) -> None:
-        numbers = list(state.asked_vehicles)
-        if not (numbers or state.asked_trips):
-            return
+    async def _read_vehicles_and_trips(
+        self, connection: Connection, state: State, trip_ids: list[str], numbers: list[int], renamed: set[int]
+    ) -> None:
         stored = {number: known for number in numbers if number not in renamed and (known := self._stored(number)) is not None}
         if len(stored) < len(numbers):
             stored |= await vehicles.by_number(connection, [number for number in numbers if number not in stored])
         spans = await newest_spans(connection, numbers, self._clock()) if numbers else {}
-        found, current = await trips.with_current(connection, list(state.asked_trips), numbers)
-        state.trips = {trip_id: found[trip_id] for trip_id in state.asked_trips if trip_id in found}
-        open_trips = await trips.open_of_vehicles(connection, list(renamed)) if renamed else {}
-        state.vehicles = {
+        found, current = await trips.with_current(connection, trip_ids, numbers)
+        state.trips |= {trip_id: found[trip_id] for trip_id in trip_ids if trip_id in found}
+        called_anew = [number for number in numbers if number in renamed]
+        open_trips = await trips.open_of_vehicles(connection, called_anew) if called_anew else {}
+        state.vehicles |= {
             number: VehicleState(vehicle, spans.get(number, []), current.get(number), open_trips.get(number, []))
             for number, vehicle in stored.items()
         }
@@ -172,6 +180,8 @@ class LiveState:
         if row.vehicle is not None and _changes_vehicle(row.kind):
             self._apply_vehicle(row, row.vehicle, state, as_of)
         if subject is None:
+            if row.kind != ChangeKind.ERASED:
+                raise NotUnderstood("it has no subject")
             return None
         if row.kind == ChangeKind.FLEET_CHANGED:
             if (fleet := state.fleets.get(subject)) is not None:
@@ -179,10 +189,15 @@ class LiveState:
         elif row.kind == ChangeKind.MESSAGE_POSTED:
             self._message_posted(row, subject, state)
         elif row.kind.startswith(EVENT):
-            if (event := state.events.get(_number_in(row, "event") or 0)) is not None:
+            number = _number_in(row, "event")
+            if number is None:
+                raise NotUnderstood("it does not say which event it is about")
+            if (event := state.events.get(number)) is not None:
                 self._watch.event_stored(row.fleet_id or "", event)
         else:
             self._apply_trip(row, subject, state, as_of)
+            if row.kind not in _KINDS:
+                raise NotUnderstood("this version does not know the kind")
         return None
 
     def give_up(self, row: Row) -> None:
@@ -218,7 +233,10 @@ class LiveState:
             return
         found = state.vehicles.get(number)
         if found is None:
-            return  # it is removed, as a later row says
+            # It is removed. The row that says so may have lost its subject by the time that it is read.
+            for vehicle_id in {thing.vehicle.vehicle_id for thing in (source, live) if thing is not None}:
+                self._vehicle_gone(number, vehicle_id)
+            return
         vehicle_id = found.stored.vehicle.vehicle_id
         if row.kind == ChangeKind.VEHICLE_CHANGED:
             self._forget_former(vehicle_id, number)
@@ -310,6 +328,8 @@ class LiveState:
 
     def _message_posted(self, row: Row, trip_id: str, state: State) -> None:
         number = _number_in(row, "message")
+        if number is None:
+            raise ValueError("the row does not say which message it is about")
         source = self._sources.by_number.get(row.vehicle) if row.vehicle is not None else None
         feed = self._hub.feeds.get(trip_id)
         if source is not None:
@@ -337,7 +357,14 @@ def _changes_vehicle(kind: str) -> bool:
     return kind not in _OF_NO_VEHICLE and not kind.startswith(EVENT)
 
 
+def _parts(asked: Collection[Key]) -> Iterator[list[Key]]:
+    """So many at a time as are taken apart in a step of the event loop."""
+    everything = list(asked)
+    for begin in range(0, len(everything), READ_AT_ONCE):
+        yield everything[begin : begin + READ_AT_ONCE]
+
+
 def _number_in(row: Row, name: str) -> int | None:
     """A number that the row's body says; None where it is not there, or is none."""
-    number = row.internal.get(name) if isinstance(row.internal, dict) else None
-    return number if isinstance(number, int) else None
+    number = row.internal.get(name) if row.internal is not None else None
+    return number if isinstance(number, int) and 0 < number < 2**63 else None

@@ -79,7 +79,7 @@ class Cursor(NamedTuple):
     mark: int
 
 
-_COLUMNS = "number, mark, at, transaction, fleet_id, vehicle, kind, subject, public::text, internal"
+_COLUMNS = "number, mark, at, transaction, fleet_id, vehicle, kind, subject, public::text, internal::text"
 
 
 async def append(connection: Connection, changes: Sequence[Change]) -> int:
@@ -121,7 +121,23 @@ async def read(connection: Connection, cursor: Cursor, limit: int) -> list[Row] 
     )
     if not rows or (rows[0]["number"], rows[0]["mark"]) != cursor:
         return None
-    return [Row(*row) for row in rows[1:]]
+    return [Row(*row)._replace(internal=_taken_apart(row["internal"])) for row in rows[1:]]
+
+
+def _taken_apart(internal: str | None) -> dict[str, Any] | None:
+    """None too where it is none of ours: one row that can't be read must not keep all others from being read."""
+    if internal is None:
+        return None
+    try:
+        return msgspec.json.decode(internal, type=dict[str, Any])
+    except (ValueError, RecursionError):  # PostgreSQL takes larger numbers, and more levels
+        return None
+
+
+async def database_clock(connection: Connection) -> int:
+    """The instant by the database's clock."""
+    instant: int = await connection.fetchval("SELECT clock_timestamp()")
+    return instant
 
 
 async def heartbeat(connection: Connection) -> None:

@@ -240,7 +240,8 @@ class Database:
             try:
                 await transaction.start()
                 yield connection
-                await transaction.commit()
+                # Nothing is to be made durable: a COMMIT on the wire is always one of a change.
+                await transaction.rollback()
             except (*AWAY, asyncio.CancelledError):
                 _terminate(connection)
                 raise
