@@ -126,8 +126,8 @@ class _Accepted:
 
 
 class Device:
-    """A vehicle's device. It drives along a parallel of its own, by which its positions are known, and keeps fixes until they are
-    acknowledged.
+    """A vehicle's device. It drives along a parallel of its own, by which its positions are known, and keeps its fixes until
+    they are acknowledged.
     """
 
     def __init__(self, vehicle_id: str, latitude: float, began: int) -> None:

@@ -1,10 +1,10 @@
 """A small world that changes at random: some hubs on one database, and all who speak to them, in one process.
 
-    async with Station(url, seed) as station:
-        async with World(station, seed) as world:
-            await world.live(steps)     # changes, fixes, connections, kills, cuts, in an order that the seed decides
-            await world.come_to_rest()  # everything is committed and applied
-            wrongs = await judge(world)
+async with Station(url, seed) as station:
+    async with World(station, seed) as world:
+        await world.live(steps)     # changes, fixes, connections, kills, cuts, in an order that the seed decides
+        await world.come_to_rest()  # everything is committed and applied
+        wrongs = await judge(world)
 """
 
 import asyncio
@@ -141,7 +141,10 @@ class FuzzHub:
             await database.open()
         assert isinstance(service.recording, ShakyDatabase)
         service.recording.lossy = 0.02
-        await _read_revoked(service)
+        while service.auth.revoked is None:
+            with contextlib.suppress(StoreUnavailable):
+                await _read_revoked(service)
+            await asyncio.sleep(0)
         self.began = service.follower.applied
         service.follower._on_applied = self._note
         works = (
@@ -478,7 +481,9 @@ class World:
         ]
         said = change(max(known, key=lambda trip: trip.version) if known else None)
         self.note("change", trip_id, said, "at", hub)
-        hub.ask(f"change {trip_id}", lambda: hub.service.trips.change(trip_id, allowed=lambda _: True, **said), lost=self._lost())
+        hub.ask(
+            f"change {trip_id}", lambda: hub.service.trips.change(trip_id, allowed=lambda _: True, **said), lost=self._lost()
+        )
 
     def delete_trip(self) -> None:
         hub, trip_id = self.hub(), self.trip()
@@ -539,9 +544,7 @@ class World:
             (
                 lambda: messages.from_passenger(self.principal(Role.PASSENGER, trip_id), trip_id, text, text),
                 lambda: messages.from_driver(self.principal(Role.DRIVER, vehicle_id), trip_id, text, text),
-                lambda: messages.from_dispatcher(
-                    self.principal(Role.DISPATCHER, fleet_id), fleet_id, trip_id, text, text
-                ),
+                lambda: messages.from_dispatcher(self.principal(Role.DISPATCHER, fleet_id), fleet_id, trip_id, text, text),
             )
         )
         self.note("write about", trip_id, "at", hub)

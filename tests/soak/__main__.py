@@ -3,6 +3,7 @@
 import click
 
 from tests.soak.attacks import attacks
+from tests.soak.changes import changes
 from tests.soak.churn import churn
 from tests.soak.kills import kills
 from tests.soak.messy import messy
@@ -14,6 +15,7 @@ def main() -> None:
 
 
 main.add_command(attacks)
+main.add_command(changes)
 main.add_command(churn)
 main.add_command(kills)
 main.add_command(messy)
