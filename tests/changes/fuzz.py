@@ -1,7 +1,7 @@
 """Random sequences, one after the other, until one of them shows something wrong, or all were carried out."""
 
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import NamedTuple
 
 from tests.changes.judge import judge
@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
         return "\n".join([f"sequence {self.seed}:", *(f"  {wrong}" for wrong in self.wrongs), *self.done])
 
 
-async def fuzz(url: str, seeds: Iterable[str], *, steps: int = STEPS) -> AsyncIterator[Outcome]:
+async def fuzz(url: str, seeds: Iterable[str], *, steps: int = STEPS) -> AsyncGenerator[Outcome, None]:
     """Carries them out on the hubs of one station, which the first seed sets up. On a database of its own."""
     seeds = list(seeds)
     # What is cut off, and whose answers are lost, is warned of.

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 from unittest import mock
@@ -61,7 +61,11 @@ async def what_was_loaded_is_kept_though_it_changed(_: str) -> AsyncIterator[Non
 @contextlib.asynccontextmanager
 async def as_of_is_too_high(_: str) -> AsyncIterator[None]:
     apply = LiveState.apply
-    with mock.patch.object(LiveState, "apply", lambda self, row, state, as_of: apply(self, row, state, as_of + 5)):
+
+    def later(self: LiveState, row: Row, state: State, as_of: int) -> Awaitable[None] | None:
+        return apply(self, row, state, as_of + row.number % 3 * 7)
+
+    with mock.patch.object(LiveState, "apply", later):
         yield
 
 
@@ -83,20 +87,26 @@ async def as_of_of_what_is_loaded_is_too_high(_: str) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def an_older_state_takes_the_place_of_a_newer(_: str) -> AsyncIterator[None]:
-    class Never:
-        """`as_of` that is never as high as what is applied."""
+    class Low(int):
+        """Never as high as what is applied."""
+
+        def __lt__(self, other: int) -> bool:
+            return True
+
+    class AlwaysLow:
+        def __init__(self, slot: Any) -> None:
+            self._slot = slot
 
         def __get__(self, thing: object, owner: type) -> int:
-            return -1
+            return Low(self._slot.__get__(thing, owner))
 
-        def __set__(self, thing: object, value: int) -> None: ...
+        def __set__(self, thing: object, value: int) -> None:
+            self._slot.__set__(thing, int(value))
 
-    with (
-        mock.patch.object(Source, "as_of", Never()),
-        mock.patch.object(LiveVehicle, "as_of", Never()),
-        mock.patch.object(TripFeed, "as_of", Never()),
-        mock.patch.object(Hub, "trip_changed", _tell_any_version),
-    ):
+    with contextlib.ExitStack() as stack:
+        for kind in (Source, LiveVehicle, TripFeed):
+            stack.enter_context(mock.patch.object(kind, "as_of", AlwaysLow(kind.__dict__["as_of"])))
+        stack.enter_context(mock.patch.object(Hub, "trip_changed", _tell_any_version))
         yield
 
 
@@ -224,5 +234,3 @@ MUTATIONS: dict[str, Mutation] = {
     )
 }
 """Those that random sequences are to notice. The others have a test of their own."""
-
-__all__ = ["MUTATIONS", "Sequence"]

@@ -10,14 +10,20 @@ import pytest
 
 from tests.changes import mutations
 from tests.changes.mutations import Mutation
-from tests.changes.world import PLACES, FuzzHub, Station
+from tests.changes.stand_ins import StandInWire
+from tests.changes.turns import READ
+from tests.changes.world import PLACES, ROUTES, FuzzHub, Station
 from tests.faults.devices import until
+from tracking.auth import Principal, Role
 from tracking.cluster import Cluster
 from tracking.hub import follower
+from tracking.hub.feed import TripFeed
+from tracking.hub.follower import NotRead
 from tracking.ingest.sources import Source
 from tracking.model import Fleet, Trip, TripStatus, Vehicle
-from tracking.store.changes import Change, Row
-from tracking.store.changes import append as append_changes
+from tracking.sockets.passenger import PassengerConnection
+from tracking.store import changes
+from tracking.store.changes import Change, ChangeKind, Row
 
 SOON = 1.5
 """Seconds in which something happens that is about to."""
@@ -32,18 +38,16 @@ async def station(cluster: Cluster, template: str) -> AsyncIterator[Station]:
 
 
 class Gate:
-    """In place of `Turns`: whoever comes to the point of this number stands there until `open` is called."""
+    """In place of `Turns`: the first who has read something stands there until `open` is called."""
 
     calm = True
 
-    def __init__(self, number: int) -> None:
-        self._left = number
+    def __init__(self) -> None:
         self._open = asyncio.Event()
         self.reached = asyncio.Event()
 
-    async def point(self) -> None:
-        self._left -= 1
-        if self._left == 0:
+    async def point(self, where: str = "") -> None:
+        if where == READ and not self.reached.is_set():
             self.reached.set()
             await self._open.wait()
 
@@ -54,7 +58,7 @@ class Gate:
 @contextlib.contextmanager
 def loading_held(hub: FuzzHub) -> Iterator[Gate]:
     """The next thing that is loaded is read, and not kept before the gate is opened."""
-    gate = Gate(2)
+    gate = Gate()
     with mock.patch.object(hub.service.database, "turns", gate, create=True):
         yield gate
     gate.open()
@@ -77,11 +81,11 @@ class Holding:
         self._follower._apply = self._real  # type: ignore[method-assign]
         self._goes_on.set()
 
-    async def _hold(self, rows: Any, state: Any, as_of: int) -> None:
+    async def _hold(self, rows: Any, state: Any) -> bool:
         self.held += rows
         await self._goes_on.wait()
         self._goes_on.clear()
-        await self._real(rows, state, as_of)
+        return await self._real(rows, state)
 
     async def until_read(self, subject: str) -> None:
         await until(lambda: any(row.subject == subject for row in self.held), f"{subject} is read", 10)
@@ -135,18 +139,14 @@ class Scene:
         assert source is not None
         return source
 
-    async def feed(self) -> Any:
+    async def feed(self) -> TripFeed:
         """Begins the trip's feed as a passenger's connection does."""
-        from tests.changes.stand_ins import StandInWire
-        from tracking.auth import Role
-        from tracking.sockets.passenger import PassengerConnection
-
         principal = await self._principal(Role.PASSENGER, self.trip.trip_id)
         wire = StandInWire(lambda: 0)
         connection = PassengerConnection(wire.websocket(), self.here.service, principal, self.trip.trip_id)
         return await connection._load()
 
-    async def _principal(self, role: Any, subject: str) -> Any:
+    async def _principal(self, role: Role, subject: str) -> Principal:
         auth = self.here.service.auth
         return await auth.authenticate(auth.issue(role, subject, 3_600).token)
 
@@ -155,31 +155,32 @@ Scenario = Callable[[Scene], Awaitable[None]]
 
 
 async def what_changes_while_it_is_loaded_is_read_again(scene: Scene) -> None:
-    for load, held in ((scene.load, lambda source: source.trip), (scene.feed, lambda feed: feed.trip)):
+    for load in (scene.load, scene.feed):
         with loading_held(scene.here) as gate:
-            loading = asyncio.create_task(load())
+            loading: asyncio.Task[Source | TripFeed] = asyncio.create_task(load())
             await gate.reached.wait()
             trip = await scene.change(status=_next(scene.trip))
             await scene.applied(trip)
             gate.open()
-            assert held(await loading) == trip
+            assert (await loading).trip == trip
         scene.trip = trip
 
 
 async def what_is_loaded_while_rows_are_read_gets_them(scene: Scene) -> None:
-    for load, held in ((scene.load, lambda source: source.trip), (scene.feed, lambda feed: feed.trip)):
-        with loading_held(scene.here) as gate:
-            loading = asyncio.create_task(load())
-            await gate.reached.wait()
-            async with Holding(scene.here) as holding:
-                trip = await scene.change(status=_next(scene.trip))
-                await holding.until_read(trip.trip_id)
-                gate.open()
-                thing = await loading
-                assert held(thing) == scene.trip
-        await scene.applied(trip)
-        assert held(thing) == trip
-        scene.trip = trip
+    # None that is read for its vehicle's sake.
+    scene.trip = await scene.change(vehicle_id=None)
+    await scene.applied(scene.trip)
+    with loading_held(scene.here) as gate:
+        loading = asyncio.create_task(scene.feed())
+        await gate.reached.wait()
+        async with Holding(scene.here) as holding:
+            trip = await scene.change(route=ROUTES[0])
+            await holding.until_read(trip.trip_id)
+            gate.open()
+            feed = await loading
+            assert feed.trip == scene.trip
+    await scene.applied(trip)
+    assert feed.trip == trip
 
 
 async def each_change_is_applied_whatever_was_known_before(scene: Scene) -> None:
@@ -235,7 +236,7 @@ async def rows_are_read_in_the_order_of_their_commits(scene: Scene) -> None:
 
     async def tell(number: int) -> None:
         async with database.transaction() as connection:
-            await append_changes(connection, [Change("nothing", f"{scene.vehicle_id} {number}")])
+            await changes.append(connection, [Change("nothing", f"{scene.vehicle_id} {number}")])
 
     applied: list[str | None] = []
     with mock.patch.object(scene.here.service.follower, "_on_applied", lambda row: applied.append(row.subject)):
@@ -251,6 +252,26 @@ async def whoever_changed_something_finds_it_applied(scene: Scene) -> None:
     for _ in range(3):
         scene.trip = await scene.change(scene.here, status=_next(scene.trip))
         assert source.trip == feed.trip == scene.trip
+
+
+async def a_change_is_applied_when_all_rows_of_it_are(scene: Scene) -> None:
+    source, feed = await scene.load(), await scene.feed()
+    here = scene.here.service.follower
+    apply, unread, answered = here._live.apply, [True], list[bool]()
+
+    def apply_apart(row: Row, state: Any, as_of: int) -> Any:
+        if row.kind == ChangeKind.TRIP_CHANGED:
+            answered.extend(waiting.done() for waiting in here._expected.values())
+        elif row.kind == ChangeKind.VEHICLE_TRIPS and unread.pop():
+            unread.append(False)
+            # As if the vehicle had been loaded since the rows were read.
+            raise NotRead
+        return apply(row, state, as_of)
+
+    with mock.patch.object(here._live, "apply", apply_apart):
+        trip = await scene.change(scene.here, status=_next(scene.trip))
+    assert answered and not any(answered)
+    assert source.trip == feed.trip == trip
 
 
 async def a_row_that_cannot_be_applied_is_passed_over(scene: Scene) -> None:
@@ -283,11 +304,13 @@ RULES: list[tuple[Scenario, Mutation | None]] = [
     (what_changes_while_it_is_loaded_is_read_again, mutations.what_was_loaded_is_kept_though_it_changed),
     (what_is_loaded_while_rows_are_read_gets_them, mutations.rows_are_applied_though_nothing_was_read_for_them),
     (each_change_is_applied_whatever_was_known_before, mutations.as_of_is_too_high),
+    (each_change_is_applied_whatever_was_known_before, mutations.as_of_of_what_is_loaded_is_too_high),
     (each_change_is_applied_whatever_was_known_before, mutations.changes_are_not_told_to_the_log),
     (nothing_goes_back_to_what_it_was, mutations.an_older_state_takes_the_place_of_a_newer),
     (the_log_is_asked_where_nobody_notifies, mutations.the_log_is_not_asked_without_notice),
     (rows_are_read_in_the_order_of_their_commits, mutations.numbers_do_not_rise_with_commits),
     (whoever_changed_something_finds_it_applied, mutations.nobody_waits_for_their_own_transaction),
+    (a_change_is_applied_when_all_rows_of_it_are, mutations.one_row_of_a_transaction_is_all_of_it),
     (a_row_that_cannot_be_applied_is_passed_over, mutations.nothing_of_a_row_that_cannot_be_applied_is_read_anew),
 ]
 

@@ -12,6 +12,9 @@ from tracking.store.pool import Connection, Database
 answer_lost: ContextVar[bool] = ContextVar("answer_lost", default=False)
 """Whether the next COMMIT of this task is carried out, and nobody is told."""
 
+READ = "read"
+"""The point after several questions that were answered as of one instant."""
+
 
 class Turns:
     """Work that comes to a `point` may have to stand there until it is let go. `calm`: nobody stands any more."""
@@ -21,7 +24,7 @@ class Turns:
         self.calm = True
         self._standing: list[asyncio.Future[None]] = []
 
-    async def point(self) -> None:
+    async def point(self, where: str = "") -> None:
         if self.calm:
             return
         chance = self.rng.random()
@@ -98,7 +101,7 @@ class ShakyDatabase(Database):
         self._check()
         async with super().snapshot() as connection:
             yield connection
-        await self.turns.point()
+        await self.turns.point(READ)
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

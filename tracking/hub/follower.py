@@ -195,11 +195,13 @@ class Follower(Generic[State]):
                 except Exception:
                     logger.exception("changes %d to %d: what they concern can't be read", rows[0].number, rows[-1].number)
         if rows:
-            if state is not None:
-                await self._apply(rows, state)
-            else:
+            if state is None:
                 await self._apply_apart(rows)
+            elif not await self._apply(rows, state):
+                return True
         if not more:
+            # A transaction's rows are seen all at once, so the last one's are all applied.
+            self._tell()
             self.complete_at, self.confirmed_at = began, time.monotonic()
         return more
 
@@ -216,9 +218,11 @@ class Follower(Generic[State]):
                 self._done(row)
             else:
                 await self._apply([row], state)
-        self._tell()
 
-    async def _apply(self, rows: Sequence[Row], state: State) -> None:
+    async def _apply(self, rows: Sequence[Row], state: State) -> bool:
+        """Whether it applied all of them. After a row that was read by itself the others are to be read again: of what they
+        concern somebody may have been told a newer state than was read for them.
+        """
         began, as_of = time.perf_counter(), rows[-1].number
         for row in rows:
             work: Awaitable[None] | None = None
@@ -226,14 +230,14 @@ class Follower(Generic[State]):
                 work = self._live.apply(row, state, as_of)
             except NotRead:
                 await self._apply_apart([row])
-                continue
+                return row is rows[-1]
             except Exception as error:
                 self._give_up(row, error)
             self._done(row, work)
             if time.perf_counter() - began > SLICE_SECONDS:
                 await asyncio.sleep(0)
                 began = time.perf_counter()
-        self._tell()
+        return True
 
     def _give_up(self, row: Row, error: Exception) -> None:
         CHANGES_FAILED.inc()
