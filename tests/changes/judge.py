@@ -20,9 +20,6 @@ from tracking.store.vehicles import Stored
 FLEETS_LOADED = False
 """Whether a fleet is read when it is first needed. Until then one that is new may have the thresholds of none."""
 
-REFILED = False
-"""Whether fixes that were filed before a change was applied are filed anew. Until then those are not judged."""
-
 
 class Truth:
     """What the store holds."""
@@ -222,7 +219,7 @@ async def _judge_positions(world: World, truth: Truth) -> list[str]:
                 continue
             if span is not None and have is None and row["server_time"] < span.started_at:
                 continue  # taken before the trip began: what it was then is not wrong
-            if not REFILED and not _knew_all(world, stored.number, device.sent_at.get(row["fix_time"], [])):
+            if not _remembers(device.sent_at.get(row["fix_time"], [])):
                 continue
             wrongs.append(
                 f"the fix of {vehicle_id} at {row['fix_time']} ({row['server_time']}) belongs to {want}, was filed to {have}: "
@@ -231,13 +228,9 @@ async def _judge_positions(world: World, truth: Truth) -> list[str]:
     return wrongs
 
 
-def _knew_all(world: World, number: int, sent: Sequence[tuple[object, int]]) -> bool:
-    """Whether the hubs that were sent it had applied all changes of the vehicle by then."""
-    for hub, at in sent:
-        assert isinstance(hub, FuzzHub)
-        if not hub.alive or any(applied_at > at and row.vehicle == number for applied_at, row in hub.applied):
-            return False
-    return True
+def _remembers(sent: Sequence[tuple[object, int]]) -> bool:
+    """Whether the hubs that were sent it know still which fixes are to be filed anew: that is held in memory alone."""
+    return all(isinstance(hub, FuzzHub) and hub.alive and hub.let_go_at < at for hub, at in sent)
 
 
 # --- passengers ---------------------------------------------------------------------------------------------------------
@@ -384,4 +377,4 @@ def _judge_screens(world: World, truth: Truth) -> Iterable[str]:
                 yield f"{who} was last told version {view['version']} of {trip_id}, which is at {now.version}"
 
 
-__all__ = ["REFILED", "STUCK_SECONDS", "judge"]
+__all__ = ["STUCK_SECONDS", "judge"]

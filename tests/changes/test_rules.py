@@ -11,7 +11,7 @@ import pytest
 from tests.changes import mutations
 from tests.changes.mutations import Mutation
 from tests.changes.stand_ins import StandInWire
-from tests.changes.turns import READ
+from tests.changes.turns import READ, Turns
 from tests.changes.world import PLACES, ROUTES, FuzzHub, Station
 from tests.faults.devices import until
 from tracking.auth import Principal, Role
@@ -20,7 +20,7 @@ from tracking.hub import follower
 from tracking.hub.feed import TripFeed
 from tracking.hub.follower import NotRead
 from tracking.ingest.sources import Source
-from tracking.model import Fleet, Trip, TripStatus, Vehicle
+from tracking.model import Fleet, Position, Trip, TripStatus, Vehicle
 from tracking.sockets.passenger import PassengerConnection
 from tracking.store import changes
 from tracking.store.changes import Change, ChangeKind, Row
@@ -219,16 +219,56 @@ async def the_log_is_asked_where_nobody_notifies(scene: Scene) -> None:
 
 
 async def the_log_is_asked_after_listening_again(scene: Scene) -> None:
-    source = await scene.load()
-    with mock.patch.object(follower, "POLL_SECONDS", 3_600.0):
-        scene.here.following.deafen()
-        await until(lambda: not scene.here.service.follower.listening, "nobody listens", SOON)
-        # It waits for good from now on.
-        scene.here.service.follower.wake()
-        await until(lambda: not scene.here.service.follower._woken.is_set(), "it waits", SOON)
-        trip = await scene.change(status=_next(scene.trip))
-        scene.here.following.deaf = False
-        await until(lambda: source.trip == trip, "the change is applied", SOON)
+    async with another_hub(scene) as hub:
+        source = await hub.service.sources.load(scene.vehicle_id)
+        assert source is not None
+        await until(lambda: hub.service.follower.listening, "it listens", SOON)
+        with mock.patch.object(follower, "POLL_SECONDS", 3_600.0):
+            hub.following.deafen()
+            await until(lambda: not hub.service.follower.listening, "nobody listens", SOON)
+            # It waits for good from now on.
+            hub.service.follower.wake()
+            await until(lambda: not hub.service.follower._woken.is_set(), "it waits", SOON)
+            trip = await scene.change(status=_next(scene.trip))
+            hub.following.deaf = False
+            await until(lambda: source.trip == trip, "the change is applied", SOON)
+
+
+async def a_log_that_went_back_is_noticed(scene: Scene) -> None:
+    async with another_hub(scene) as hub:
+        cursor = hub.service.follower._cursor
+        assert cursor is not None
+        # Of another change, which got the number when this one was lost.
+        hub.service.follower._cursor = cursor._replace(mark=cursor.mark ^ 1)
+        await until(hub.service.marks.went_back.is_set, "it is noticed", SOON)
+
+
+@contextlib.asynccontextmanager
+async def another_hub(scene: Scene) -> AsyncIterator[FuzzHub]:
+    hub = FuzzHub(scene.station, "another", Turns("calm"))
+    try:
+        yield await hub.begin()
+    finally:
+        await hub.end()
+
+
+async def what_does_not_show_is_not_shown(scene: Scene) -> None:
+    feed, source = await scene.feed(), await scene.load()
+
+    def publish(vehicle_id: str) -> None:
+        """A position that was filed to the trip before this hub knew of its change."""
+        position = Position(
+            source.number, vehicle_id, 0, 1, 0, 0, 47.0, 9.0, None, None, None, None, None, 1, scene.trip.trip_id, (), True
+        )
+        scene.here.service.hub.publish(position)
+
+    publish(scene.vehicle_id)
+    assert feed.offset == 0
+    await scene.applied(await scene.change(status=_next(scene.trip)))
+    publish("another")
+    assert feed.offset == 1
+    publish(scene.vehicle_id)
+    assert feed.offset == 2
 
 
 async def rows_are_read_in_the_order_of_their_commits(scene: Scene) -> None:
@@ -300,7 +340,7 @@ def _next(trip: Trip) -> TripStatus:
     return steps[steps.index(trip.status) + 1]
 
 
-RULES: list[tuple[Scenario, Mutation | None]] = [
+RULES: list[tuple[Scenario, Mutation]] = [
     (what_changes_while_it_is_loaded_is_read_again, mutations.what_was_loaded_is_kept_though_it_changed),
     (what_is_loaded_while_rows_are_read_gets_them, mutations.rows_are_applied_though_nothing_was_read_for_them),
     (each_change_is_applied_whatever_was_known_before, mutations.as_of_is_too_high),
@@ -308,6 +348,9 @@ RULES: list[tuple[Scenario, Mutation | None]] = [
     (each_change_is_applied_whatever_was_known_before, mutations.changes_are_not_told_to_the_log),
     (nothing_goes_back_to_what_it_was, mutations.an_older_state_takes_the_place_of_a_newer),
     (the_log_is_asked_where_nobody_notifies, mutations.the_log_is_not_asked_without_notice),
+    (the_log_is_asked_after_listening_again, mutations.the_log_is_not_asked_after_listening_again),
+    (a_log_that_went_back_is_noticed, mutations.marks_are_not_compared),
+    (what_does_not_show_is_not_shown, mutations.a_feed_takes_positions_of_any_vehicle),
     (rows_are_read_in_the_order_of_their_commits, mutations.numbers_do_not_rise_with_commits),
     (whoever_changed_something_finds_it_applied, mutations.nobody_waits_for_their_own_transaction),
     (a_change_is_applied_when_all_rows_of_it_are, mutations.one_row_of_a_transaction_is_all_of_it),

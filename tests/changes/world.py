@@ -84,6 +84,8 @@ class FuzzHub:
         self.began = 0
         """The number of the change that the log ended with when this hub began."""
         self.alive = False
+        self.let_go_at = 0
+        """When it let go of vehicles the last time, which it does in an hour otherwise."""
         self.requests: set[asyncio.Task[None]] = set()
         self.wires: list[StandInWire] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -113,7 +115,7 @@ class FuzzHub:
         """From now on it is that world's."""
         self.world = world
         self._database.turns = world.turns  # type: ignore[attr-defined]
-        self.applied, self.wires = [], []
+        self.applied, self.wires, self.let_go_at = [], [], 0
         self.began = self.service.follower.applied
         return self
 
@@ -153,6 +155,7 @@ class FuzzHub:
             service.follower.listen(),
             service.latest.run(),
             service.revisions.run(),
+            service.refiling.run(),
             service.watch.run(),
             service.watch.deliver(),
         )
@@ -380,6 +383,7 @@ class World:
             for hub in self.hubs:
                 while await self.behind(hub) or hub.service.follower._works:
                     await asyncio.sleep(0.002)
+                await hub.service.refiling.flush()
             self.tick()
 
     async def behind(self, hub: FuzzHub) -> bool:
@@ -668,7 +672,9 @@ class World:
         self.screens.append((hub, fleet_id, wire))
 
     def let_go_of_sources(self) -> None:
-        sources = self.hub().service.sources
+        hub = self.hub()
+        hub.let_go_at = self.stamp()
+        sources = hub.service.sources
         sources.let_go(())
         sources.let_go(())
 
