@@ -9,7 +9,7 @@ from tests.faults.conftest import Mortal
 from tests.faults.nursery import Nursery
 
 KILLS = 8
-"""`python -m tests.soak changes` does it a hundred times."""
+"""`python -m tests.soak changed-hubs` does it a hundred times."""
 
 
 async def test_trust_57_a_hub_killed_at_any_moment_tells_after_its_restart_what_was_committed(

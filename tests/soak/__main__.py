@@ -3,6 +3,7 @@
 import click
 
 from tests.soak.attacks import attacks
+from tests.soak.changed_hubs import changed_hubs
 from tests.soak.changes import changes
 from tests.soak.churn import churn
 from tests.soak.kills import kills
@@ -15,6 +16,7 @@ def main() -> None:
 
 
 main.add_command(attacks)
+main.add_command(changed_hubs)
 main.add_command(changes)
 main.add_command(churn)
 main.add_command(kills)

@@ -1,69 +1,93 @@
-"""SIGKILLs of the hub at random instants of a mixed load of changes: what is committed is told, once.
+"""Random sequences of changes, fixes, loads, kills and cuts on hubs in one process, against what a hub that begins then reads.
 
-    python -m tests.soak changes --kills 100 --seed 1
+    python -m tests.soak changes --sequences 2000
+    python -m tests.soak changes --broken         # each rule of the change log broken on purpose, until it is noticed
 
-Exits with 1 where somebody was told what is not so, or the change log lacks something, or has it twice.
+Exits with 1 where a sequence showed something wrong; or, with `--broken`, where none did.
 """
 
 import asyncio
-import random
+import contextlib
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from tqdm import tqdm
 
-from tests.faults.changing import UNBOUND, Load
-from tests.faults.nursery import Nursery
+from tests.changes.fuzz import PER_STATION, STEPS, Outcome, fuzz
+from tests.changes.mutations import MUTATIONS, Mutation
 from tracking.cluster import Cluster
 from tracking.store.migrations import migrate
 
-
-async def soak(cluster: Cluster, directory: Path, rng: random.Random, kills: int) -> list[str]:
-    cluster.create_database("soak")
-    url = cluster.url("soak")
-    await migrate(url)
-    began = time.monotonic()
-    with Nursery() as nursery:
-        hub = nursery.hub(url, directory / "hub.log", **UNBOUND)
-        await asyncio.to_thread(hub.start)
-        unanswered = 0
-        try:
-            async with Load(hub.url, url, rng) as load:
-                await load.begin()
-                for _ in tqdm(range(kills), desc="kills", unit=" kills", mininterval=5.0):
-                    await load.meet()
-                    unanswered += await load.kill_under_load(hub)
-                    await asyncio.to_thread(hub.start)
-                await load.meet()
-        finally:
-            await asyncio.to_thread(hub.kill)
-    broken = await load.wrongs()
-    log = hub.log.read_text(errors="replace")
-    if "Traceback" in log:
-        broken.append(f"the hub's log has a traceback:\n{log[log.index('Traceback') :][:2000]}")
-    click.echo(
-        f"{kills} kills in {time.monotonic() - began:.0f} s; changes answered {load.answered}, under way at a kill {unanswered}"
-    )
-    return broken
+TEMPLATE = "template_tracking"
 
 
-@click.command()
-@click.option("--kills", default=100, show_default=True, type=click.IntRange(1), help="SIGKILLs of the hub.")
-@click.option("--seed", default=1, show_default=True, help="Decides what changes, and the moments of the kills.")
-def changes(kills: int, seed: int) -> None:
-    """Kill the hub under a mixed load of changes, and hold what everybody is told against PostgreSQL."""
+async def _run(
+    cluster: Cluster, seed: int, sequences: int, steps: int, mutation: Mutation | None, *, most: int
+) -> list[Outcome]:
+    """The outcomes of sequences that showed something wrong, at most so many."""
+    wrong: list[Outcome] = []
+    with tqdm(total=sequences, desc=getattr(mutation, "__name__", "sequences"), unit="", mininterval=5.0) as bar:
+        for first in range(0, sequences, PER_STATION):
+            count = min(PER_STATION, sequences - first)
+            name = f"changes_{first}"
+            cluster.create_database(name, TEMPLATE)
+            url = cluster.url(name)
+            async with contextlib.AsyncExitStack() as stack:
+                if mutation is not None:
+                    await stack.enter_async_context(mutation(url))
+                outcomes = fuzz(url, (f"{seed}.{number}" for number in range(first, first + count)), steps=steps)
+                async with contextlib.aclosing(outcomes):
+                    async for outcome in outcomes:
+                        bar.update()
+                        if outcome.wrongs:
+                            wrong.append(outcome)
+                            if len(wrong) >= most:
+                                break
+            cluster.drop_database(name)
+            if len(wrong) >= most:
+                break
+    return wrong
+
+
+@contextlib.contextmanager
+def _cluster() -> Iterator[Cluster]:
     with tempfile.TemporaryDirectory(prefix="soak-") as temporary:
-        Path(temporary).chmod(0o711)  # PostgreSQL's own user passes through it, where root runs this
         cluster = Cluster(Path(temporary) / "pg", die_with_parent=True)
         try:
             cluster.start()
-            broken = asyncio.run(soak(cluster, Path(temporary), random.Random(seed), kills))
+            cluster.create_database(TEMPLATE)
+            asyncio.run(migrate(cluster.url(TEMPLATE)))
+            yield cluster
         finally:
             cluster.remove()
-    click.echo("all that was committed is told, once" if not broken else f"BROKEN, {len(broken)} times:")
-    for line in broken[:40]:
-        click.echo(f"  {line}")
-    sys.exit(1 if broken else 0)
+
+
+@click.command()
+@click.option("--sequences", default=2_000, show_default=True, type=click.IntRange(min=1))
+@click.option("--steps", default=STEPS, show_default=True, type=click.IntRange(min=1), help="Of a sequence.")
+@click.option("--seed", default=1, show_default=True)
+@click.option("--broken", is_flag=True, help="Break each rule on purpose: the sequences must notice.")
+@click.option("--rule", "rules", multiple=True, type=click.Choice(list(MUTATIONS)), help="With --broken, of all these.")
+def changes(sequences: int, steps: int, seed: int, broken: bool, rules: tuple[str, ...]) -> None:
+    """Play random sequences of changes against a model, or show that they notice what is broken."""
+    began = time.monotonic()
+    unnoticed = []
+    with _cluster() as cluster:
+        if not broken:
+            wrong = asyncio.run(_run(cluster, seed, sequences, steps, None, most=10))
+            for outcome in wrong:
+                click.echo(f"{outcome}\n")
+            click.echo(f"{sequences} sequences in {time.monotonic() - began:.0f} s: {len(wrong)} wrong")
+            sys.exit(1 if wrong else 0)
+        for name in rules or MUTATIONS:
+            noticed = asyncio.run(_run(cluster, seed, sequences, steps, MUTATIONS[name], most=1))
+            if noticed:
+                click.echo(f"{name}: noticed by sequence {noticed[0].seed}: {noticed[0].wrongs[0][:300]}")
+            else:
+                click.echo(f"{name}: not noticed by {sequences} sequences")
+                unnoticed.append(name)
+    sys.exit(1 if unnoticed else 0)

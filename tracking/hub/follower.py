@@ -228,11 +228,13 @@ class Follower(Generic[State]):
                 except Exception:
                     logger.exception("changes %d to %d: what they concern can't be read", rows[0].number, rows[-1].number)
         if rows:
-            if state is not None:
-                await self._apply(rows, state)
-            else:
+            if state is None:
                 await self._apply_apart(rows)
+            elif not await self._apply(rows, state):
+                return True
         if not more:
+            # A transaction's rows are seen all at once, so the last one's are all applied.
+            self._tell()
             self.complete_at, self.confirmed_at = began, time.monotonic()
         return more
 
@@ -256,7 +258,6 @@ class Follower(Generic[State]):
         """Each by itself, so that one that can't be read takes no others with it."""
         for row in rows:
             await self._apply_alone(row)
-        self._tell()
 
     async def _apply_alone(self, row: Row) -> None:
         for tried in range(1, TRIED_ANEW + 1):
@@ -295,17 +296,21 @@ class Follower(Generic[State]):
             self._give_up(row, error)
         self._done(row, work)
 
-    async def _apply(self, rows: Sequence[Row], state: State) -> None:
+    async def _apply(self, rows: Sequence[Row], state: State) -> bool:
+        """Whether it applied all of them. After a row that was read by itself the others are to be read again: of what they
+        concern somebody may have been told a newer state than was read for them.
+        """
         began, as_of = time.perf_counter(), rows[-1].number
         for row in rows:
             try:
                 self._apply_one(row, state, as_of)
             except NotRead:
                 await self._apply_alone(row)
+                return row is rows[-1]
             if time.perf_counter() - began > SLICE_SECONDS:
                 await asyncio.sleep(0)
                 began = time.perf_counter()
-        self._tell()
+        return True
 
     def _give_up(self, row: Row, error: Exception) -> None:
         CHANGES_FAILED.inc()

@@ -26,7 +26,7 @@ _SELECT = f"""
     ) d ON true
 """
 _UNDER_WAY = "('enroute_to_pickup', 'arrived_at_pickup', 'enroute_to_dropoff', 'arrived_at_stop')"
-
+_SELECT_TO_LOCK = _SELECT.replace(_WHOLE_ROUTE, f"{_WHOLE_ROUTE}, t.vehicle IS DISTINCT FROM v.vehicle AS vehicle_is_another")
 
 LISTED_POINTS = 600
 """Points of a route in a list: some 16 KB, as in a frame."""
@@ -127,7 +127,10 @@ async def lock(connection: Connection, trip_id: str) -> Trip | None:
     """The trip, its row locked until the transaction ends."""
     if "\0" in trip_id:
         return None
-    row = await connection.fetchrow(f"{_SELECT} WHERE t.trip_id = $1 FOR UPDATE OF t", trip_id)
+    row = await connection.fetchrow(f"{_SELECT_TO_LOCK} WHERE t.trip_id = $1 FOR UPDATE OF t", trip_id)
+    if row is not None and row["vehicle_is_another"]:
+        # It got another vehicle while its row was waited for: PostgreSQL joins the new row with the vehicle of the old one.
+        return await get(connection, trip_id)
     return _trip(row) if row else None
 
 

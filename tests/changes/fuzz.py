@@ -1,0 +1,49 @@
+"""Random sequences, one after the other, until one of them shows something wrong, or all were carried out."""
+
+import logging
+from collections.abc import AsyncGenerator, Iterable
+from typing import NamedTuple
+
+from tests.changes.judge import judge
+from tests.changes.world import Station, World
+
+STEPS = 40
+"""What happens in a sequence, about."""
+PER_STATION = 50
+"""Sequences that hubs live through, one after the other, where nothing kills them."""
+
+
+class Outcome(NamedTuple):
+    """Of one sequence: what is wrong, and what was done."""
+
+    seed: str
+    wrongs: list[str]
+    done: list[str]
+
+    def __str__(self) -> str:
+        return "\n".join([f"sequence {self.seed}:", *(f"  {wrong}" for wrong in self.wrongs), *self.done])
+
+
+async def fuzz(url: str, seeds: Iterable[str], *, steps: int = STEPS) -> AsyncGenerator[Outcome, None]:
+    """Carries them out on the hubs of one station, which the first seed sets up. On a database of its own."""
+    seeds = list(seeds)
+    # What is cut off, and whose answers are lost, is warned of.
+    logging.getLogger("tracking").setLevel(logging.CRITICAL)
+    try:
+        async with Station(url, seeds[0]) as station:
+            for seed in seeds:
+                yield await sequence(station, seed, steps)
+    finally:
+        logging.getLogger("tracking").setLevel(logging.NOTSET)
+
+
+async def sequence(station: Station, seed: str, steps: int) -> Outcome:
+    async with World(station, seed) as world:
+        try:
+            await world.live(steps)
+            await world.come_to_rest()
+        except TimeoutError:
+            behind = [f"{hub} ({hub.service.follower.applied})" for hub in world.hubs if await world.behind(hub)]
+            waiting = [f"{hub} is asked for {len(hub.requests)} changes" for hub in world.hubs if hub.requests]
+            return Outcome(seed, ["it does not come to rest", f"behind: {behind}", *waiting], world.done)
+        return Outcome(seed, await judge(world), world.done)

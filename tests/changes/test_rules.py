@@ -1,0 +1,371 @@
+"""Each rule of the change log by a test of its own; and that it is noticed where the rule is broken."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from tests.changes import mutations
+from tests.changes.mutations import Mutation
+from tests.changes.stand_ins import StandInWire
+from tests.changes.turns import READ, Turns
+from tests.changes.world import PLACES, ROUTES, FuzzHub, Station
+from tests.faults.devices import until
+from tracking.auth import Principal, Role
+from tracking.cluster import Cluster
+from tracking.hub import follower
+from tracking.hub.feed import TripFeed
+from tracking.hub.follower import NotRead
+from tracking.ingest.sources import Source
+from tracking.model import Fleet, Position, Trip, TripStatus, Vehicle
+from tracking.sockets.passenger import PassengerConnection
+from tracking.store import changes
+from tracking.store.changes import Change, ChangeKind, Row
+
+SOON = 1.5
+"""Seconds in which something happens that is about to."""
+
+
+@pytest.fixture(scope="module")
+async def station(cluster: Cluster, template: str) -> AsyncIterator[Station]:
+    cluster.create_database("rules", template)
+    async with Station(cluster.url("rules"), "rules") as station:
+        yield station
+    cluster.drop_database("rules")
+
+
+class Gate:
+    """In place of `Turns`: the first who has read something stands there until `open` is called."""
+
+    calm = True
+
+    def __init__(self) -> None:
+        self._open = asyncio.Event()
+        self.reached = asyncio.Event()
+
+    async def point(self, where: str = "") -> None:
+        if where == READ and not self.reached.is_set():
+            self.reached.set()
+            await self._open.wait()
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@contextlib.contextmanager
+def loading_held(hub: FuzzHub) -> Iterator[Gate]:
+    """The next thing that is loaded is read, and not kept before the gate is opened."""
+    gate = Gate()
+    with mock.patch.object(hub.service.database, "turns", gate, create=True):
+        yield gate
+    gate.open()
+
+
+class Holding:
+    """Holds what a follower read before it is applied, reading after reading."""
+
+    def __init__(self, hub: FuzzHub) -> None:
+        self._follower = hub.service.follower
+        self._real = self._follower._apply
+        self.held: list[Row] = []
+        self._goes_on = asyncio.Event()
+
+    async def __aenter__(self) -> "Holding":
+        self._follower._apply = self._hold  # type: ignore[method-assign]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._follower._apply = self._real  # type: ignore[method-assign]
+        self._goes_on.set()
+
+    async def _hold(self, rows: Any, state: Any) -> bool:
+        self.held += rows
+        await self._goes_on.wait()
+        self._goes_on.clear()
+        return await self._real(rows, state)
+
+    async def until_read(self, subject: str) -> None:
+        await until(lambda: any(row.subject == subject for row in self.held), f"{subject} is read", 10)
+
+    def let_go(self) -> None:
+        self.held.clear()
+        self._goes_on.set()
+
+
+class Scene:
+    """A fleet with a vehicle and its trip, on two hubs: changes are made at `there` and watched at `here`."""
+
+    def __init__(self, station: Station) -> None:
+        self.here, self.there = station.hubs
+        self.station = station
+
+    async def set_up(self) -> "Scene":
+        name = f"{id(self):x}-{self.there.service.follower.applied}"
+        self.fleet_id, self.vehicle_id = f"fleet-{name}", f"van-{name}"
+        await self.there.service.fleets.put(Fleet(self.fleet_id, ""), may_create=True)
+        await self.there.service.vehicles.put(Vehicle(self.vehicle_id, self.fleet_id), own=None)
+        self.trip = await self.new_trip()
+        await self.applied(self.trip)
+        return self
+
+    async def new_trip(self) -> Trip:
+        return await self.there.service.trips.create(
+            fleet_id=self.fleet_id,
+            vehicle_id=self.vehicle_id,
+            pickup=PLACES[0],
+            dropoff=PLACES[1],
+            stops=(),
+            route=None,
+        )
+
+    async def change(self, at: FuzzHub | None = None, **said: Any) -> Trip:
+        hub = at or self.there
+        return await hub.service.trips.change(self.trip.trip_id, allowed=lambda _: True, **said)
+
+    async def applied(self, trip: Trip) -> None:
+        """Waits until both hubs have applied all that there is."""
+        for hub in (self.here, self.there):
+            await until(lambda hub=hub: self._caught_up(hub), "all is applied", SOON)  # type: ignore[misc]
+
+    async def _caught_up(self, hub: FuzzHub) -> bool:
+        number = await self.station.witness.fetchval("SELECT max(number) FROM changes")
+        return bool(hub.service.follower.applied >= number)
+
+    async def load(self) -> Source:
+        source = await self.here.service.sources.load(self.vehicle_id)
+        assert source is not None
+        return source
+
+    async def feed(self) -> TripFeed:
+        """Begins the trip's feed as a passenger's connection does."""
+        principal = await self._principal(Role.PASSENGER, self.trip.trip_id)
+        wire = StandInWire(lambda: 0)
+        connection = PassengerConnection(wire.websocket(), self.here.service, principal, self.trip.trip_id)
+        return await connection._load()
+
+    async def _principal(self, role: Role, subject: str) -> Principal:
+        auth = self.here.service.auth
+        return await auth.authenticate(auth.issue(role, subject, 3_600).token)
+
+
+Scenario = Callable[[Scene], Awaitable[None]]
+
+
+async def what_changes_while_it_is_loaded_is_read_again(scene: Scene) -> None:
+    for load in (scene.load, scene.feed):
+        with loading_held(scene.here) as gate:
+            loading: asyncio.Task[Source | TripFeed] = asyncio.create_task(load())
+            await gate.reached.wait()
+            trip = await scene.change(status=_next(scene.trip))
+            await scene.applied(trip)
+            gate.open()
+            assert (await loading).trip == trip
+        scene.trip = trip
+
+
+async def what_is_loaded_while_rows_are_read_gets_them(scene: Scene) -> None:
+    # None that is read for its vehicle's sake.
+    scene.trip = await scene.change(vehicle_id=None)
+    await scene.applied(scene.trip)
+    with loading_held(scene.here) as gate:
+        loading = asyncio.create_task(scene.feed())
+        await gate.reached.wait()
+        async with Holding(scene.here) as holding:
+            trip = await scene.change(route=ROUTES[0])
+            await holding.until_read(trip.trip_id)
+            gate.open()
+            feed = await loading
+            assert feed.trip == scene.trip
+    await scene.applied(trip)
+    assert feed.trip == trip
+
+
+async def each_change_is_applied_whatever_was_known_before(scene: Scene) -> None:
+    source, feed = await scene.load(), await scene.feed()
+    for _ in range(3):
+        scene.trip = await scene.change(status=_next(scene.trip))
+        await scene.applied(scene.trip)
+        assert source.trip == feed.trip == scene.trip
+        assert len(source.windows) == 1
+
+
+async def nothing_goes_back_to_what_it_was(scene: Scene) -> None:
+    await scene.load()
+    async with Holding(scene.here) as holding:
+        first = await scene.change(status=_next(scene.trip))
+        await holding.until_read(first.trip_id)
+        second = await scene.change(status=_next(first))
+        scene.here.service.sources.forget(scene.vehicle_id)
+        source = await scene.load()
+        assert source.trip == second
+        holding.let_go()
+        # The older state is applied; the newer one is read and held.
+        await holding.until_read(second.trip_id)
+        assert source.trip == second
+
+
+async def the_log_is_asked_where_nobody_notifies(scene: Scene) -> None:
+    source = await scene.load()
+    scene.here.following.deafen()
+    try:
+        await until(lambda: not scene.here.service.follower.listening, "nobody listens", SOON)
+        trip = await scene.change(status=_next(scene.trip))
+        await until(lambda: source.trip == trip, "the change is applied", SOON)
+    finally:
+        scene.here.catches_up()
+
+
+async def the_log_is_asked_after_listening_again(scene: Scene) -> None:
+    async with another_hub(scene) as hub:
+        source = await hub.service.sources.load(scene.vehicle_id)
+        assert source is not None
+        await until(lambda: hub.service.follower.listening, "it listens", SOON)
+        with mock.patch.object(follower, "POLL_SECONDS", 3_600.0):
+            hub.following.deafen()
+            await until(lambda: not hub.service.follower.listening, "nobody listens", SOON)
+            # It waits for good from now on.
+            hub.service.follower.wake()
+            await until(lambda: not hub.service.follower._woken.is_set(), "it waits", SOON)
+            trip = await scene.change(status=_next(scene.trip))
+            hub.following.deaf = False
+            await until(lambda: source.trip == trip, "the change is applied", SOON)
+
+
+async def a_log_that_went_back_is_noticed(scene: Scene) -> None:
+    async with another_hub(scene) as hub:
+        cursor = hub.service.follower._cursor
+        assert cursor is not None
+        # Of another change, which got the number when this one was lost.
+        hub.service.follower._cursor = cursor._replace(mark=cursor.mark ^ 1)
+        await until(hub.service.marks.went_back.is_set, "it is noticed", SOON)
+
+
+@contextlib.asynccontextmanager
+async def another_hub(scene: Scene) -> AsyncIterator[FuzzHub]:
+    hub = FuzzHub(scene.station, "another", Turns("calm"))
+    try:
+        yield await hub.begin()
+    finally:
+        await hub.end()
+
+
+async def what_does_not_show_is_not_shown(scene: Scene) -> None:
+    feed, source = await scene.feed(), await scene.load()
+
+    def publish(vehicle_id: str) -> None:
+        """A position that was filed to the trip before this hub knew of its change."""
+        position = Position(
+            source.number, vehicle_id, 0, 1, 0, 0, 47.0, 9.0, None, None, None, None, None, 1, scene.trip.trip_id, (), True
+        )
+        scene.here.service.hub.publish(position)
+
+    publish(scene.vehicle_id)
+    assert feed.offset == 0
+    await scene.applied(await scene.change(status=_next(scene.trip)))
+    publish("another")
+    assert feed.offset == 1
+    publish(scene.vehicle_id)
+    assert feed.offset == 2
+
+
+async def rows_are_read_in_the_order_of_their_commits(scene: Scene) -> None:
+    database = scene.there.service.database
+
+    async def tell(number: int) -> None:
+        async with database.transaction() as connection:
+            await changes.append(connection, [Change("nothing", f"{scene.vehicle_id} {number}")])
+
+    applied: list[str | None] = []
+    with mock.patch.object(scene.here.service.follower, "_on_applied", lambda row: applied.append(row.subject)):
+        for start in range(0, 100, 10):
+            await asyncio.gather(*(tell(number) for number in range(start, start + 10)))
+        await scene.applied(scene.trip)
+    told = {f"{scene.vehicle_id} {number}" for number in range(100)}
+    assert sorted(subject for subject in applied if subject in told) == sorted(told)
+
+
+async def whoever_changed_something_finds_it_applied(scene: Scene) -> None:
+    source, feed = await scene.load(), await scene.feed()
+    for _ in range(3):
+        scene.trip = await scene.change(scene.here, status=_next(scene.trip))
+        assert source.trip == feed.trip == scene.trip
+
+
+async def a_change_is_applied_when_all_rows_of_it_are(scene: Scene) -> None:
+    source, feed = await scene.load(), await scene.feed()
+    here = scene.here.service.follower
+    apply, unread, answered = here._live.apply, [True], list[bool]()
+
+    def apply_apart(row: Row, state: Any, as_of: int) -> Any:
+        if row.kind == ChangeKind.TRIP_CHANGED:
+            answered.extend(waiting.done() for waiting in here._expected.values())
+        elif row.kind == ChangeKind.VEHICLE_TRIPS and unread.pop():
+            unread.append(False)
+            # As if the vehicle had been loaded since the rows were read.
+            raise NotRead
+        return apply(row, state, as_of)
+
+    with mock.patch.object(here._live, "apply", apply_apart):
+        trip = await scene.change(scene.here, status=_next(scene.trip))
+    assert answered and not any(answered)
+    assert source.trip == feed.trip == trip
+
+
+async def a_row_that_cannot_be_applied_is_passed_over(scene: Scene) -> None:
+    source, feed = await scene.load(), await scene.feed()
+    live, apply = scene.here.service.follower._live, scene.here.service.follower._live.apply
+
+    def fail(row: Row, state: Any, as_of: int) -> Any:
+        if row.subject == scene.trip.trip_id:
+            raise ValueError("it can't be applied")
+        return apply(row, state, as_of)
+
+    with mock.patch.object(live, "apply", fail):
+        trip = await scene.change(status=_next(scene.trip))
+        await scene.applied(trip)
+    # Whoever comes for it finds it as it is.
+    assert (await scene.load()).trip == trip
+    assert (await scene.feed()).trip == trip
+    scene.trip = await scene.change(status=_next(trip))
+    await scene.applied(scene.trip)
+    assert (await scene.load()).trip == scene.trip
+    assert source.trip != scene.trip and feed.trip != scene.trip
+
+
+def _next(trip: Trip) -> TripStatus:
+    steps = list(TripStatus)
+    return steps[steps.index(trip.status) + 1]
+
+
+RULES: list[tuple[Scenario, Mutation]] = [
+    (what_changes_while_it_is_loaded_is_read_again, mutations.what_was_loaded_is_kept_though_it_changed),
+    (what_is_loaded_while_rows_are_read_gets_them, mutations.rows_are_applied_though_nothing_was_read_for_them),
+    (each_change_is_applied_whatever_was_known_before, mutations.as_of_is_too_high),
+    (each_change_is_applied_whatever_was_known_before, mutations.as_of_of_what_is_loaded_is_too_high),
+    (each_change_is_applied_whatever_was_known_before, mutations.changes_are_not_told_to_the_log),
+    (nothing_goes_back_to_what_it_was, mutations.an_older_state_takes_the_place_of_a_newer),
+    (the_log_is_asked_where_nobody_notifies, mutations.the_log_is_not_asked_without_notice),
+    (the_log_is_asked_after_listening_again, mutations.the_log_is_not_asked_after_listening_again),
+    (a_log_that_went_back_is_noticed, mutations.marks_are_not_compared),
+    (what_does_not_show_is_not_shown, mutations.a_feed_takes_positions_of_any_vehicle),
+    (rows_are_read_in_the_order_of_their_commits, mutations.numbers_do_not_rise_with_commits),
+    (whoever_changed_something_finds_it_applied, mutations.nobody_waits_for_their_own_transaction),
+    (a_change_is_applied_when_all_rows_of_it_are, mutations.one_row_of_a_transaction_is_all_of_it),
+    (a_row_that_cannot_be_applied_is_passed_over, mutations.nothing_of_a_row_that_cannot_be_applied_is_read_anew),
+]
+
+
+@pytest.mark.parametrize("scenario", list(dict.fromkeys(scenario for scenario, _ in RULES)))
+async def test_it_holds(station: Station, scenario: Scenario) -> None:
+    await scenario(await Scene(station).set_up())
+
+
+@pytest.mark.parametrize(("scenario", "mutation"), RULES)
+async def test_a_broken_rule_is_noticed(station: Station, scenario: Scenario, mutation: Mutation) -> None:
+    scene = await Scene(station).set_up()
+    async with mutation(station.url):
+        with pytest.raises(AssertionError):
+            await scenario(scene)
