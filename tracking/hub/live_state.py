@@ -47,6 +47,7 @@ class State:
         self.asked_vehicles: set[int] = set()
         self.asked_trips: set[str] = set()
         self.asked_messages: set[int] = set()
+        self.asked_fleets: set[str] = set()
         self.vehicles: dict[int, VehicleState] = {}
         self.trips: dict[str, Trip] = {}
         self.fleets: dict[str, Fleet] = {}
@@ -77,7 +78,6 @@ class LiveState:
     async def read(self, connection: Connection, rows: Sequence[Row]) -> State:
         state = State()
         renamed: set[int] = set()
-        wanted_fleets: set[str] = set()
         wanted_events: set[int] = set()
         for row in rows:
             number, subject = row.vehicle, row.subject
@@ -90,8 +90,8 @@ class LiveState:
             if row.kind == ChangeKind.MESSAGE_POSTED and (message := _number_in(row, "message")) is not None:
                 if subject in self._hub.feeds or number in self._sources.by_number:
                     state.asked_messages.add(message)
-            elif row.kind == ChangeKind.FLEET_CHANGED and subject is not None and self._hub.fleets.holds(subject):
-                wanted_fleets.add(subject)
+            elif row.kind == ChangeKind.FLEET_CHANGED and subject is not None and subject in self._hub.fleets.feeds:
+                state.asked_fleets.add(subject)
             elif row.kind.startswith(EVENT) and (event := _number_in(row, "event")) is not None:
                 feed = self._hub.fleets.feeds.get(row.fleet_id or "")
                 if feed is not None and feed.outboxes:
@@ -101,7 +101,7 @@ class LiveState:
             state.messages = await messages.by_number(connection, list(state.asked_messages))
         if wanted_events:
             state.events = await events.by_id(connection, list(wanted_events))
-        for fleet_id in wanted_fleets:
+        for fleet_id in state.asked_fleets:
             fleet = await fleets.get(connection, fleet_id)
             if fleet is not None:
                 state.fleets[fleet_id] = fleet
@@ -174,8 +174,7 @@ class LiveState:
         if subject is None:
             return None
         if row.kind == ChangeKind.FLEET_CHANGED:
-            if (fleet := state.fleets.get(subject)) is not None:
-                self._watch.fleet_changed(fleet)
+            self._fleet_changed(row, subject, state, as_of)
         elif row.kind == ChangeKind.MESSAGE_POSTED:
             self._message_posted(row, subject, state)
         elif row.kind.startswith(EVENT):
@@ -258,6 +257,21 @@ class LiveState:
             driver.close(CloseCode.NOT_FOUND)
         # Last, so that no snapshot names it.
         self._hub.vehicle_gone(vehicle_id)
+
+    # --- fleets -------------------------------------------------------------------------------------------------------
+
+    def _fleet_changed(self, row: Row, fleet_id: str, state: State, as_of: int) -> None:
+        feed = self._hub.fleets.feeds.get(fleet_id)
+        if feed is None:
+            return
+        if fleet_id not in state.asked_fleets:
+            if feed.as_of < row.number:
+                raise NotRead
+            return
+        fleet = state.fleets.get(fleet_id)
+        if fleet is not None and feed.as_of < as_of:
+            self._watch.fleet_changed(fleet)
+            feed.as_of = as_of
 
     # --- trips --------------------------------------------------------------------------------------------------------
 
