@@ -2,17 +2,21 @@
 
 import asyncio
 import contextlib
+import os
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import asyncpg
+import httpx
 import pytest
 
 from tests.clients import Api, Dispatcher, Driver, Message, fix, new_id
 from tests.faults.devices import until
 from tests.hub.geofence_truth import Seen
 from tests.hub.watching import BEGIN, FLEET, Watching, position_of
-from tests.hub_process import SECRET
+from tests.hub_process import SECRET, HubProcess
 from tests.sockets.serving import serving
 from tests.test_events import INSIDE, OUTSIDE, listed, put_fence
 from tests.test_what_has_gone import Turned
@@ -322,13 +326,88 @@ async def test_a_fleet_that_cannot_be_read_is_read_again_and_takes_no_other_with
 
 async def test_a_geofence_that_cannot_be_read_takes_no_other_with_it(world: World, api: Api) -> None:
     fleet_id = await api.fleet()
-    await put_fence(api, fleet_id)
+    for geofence_id in ("yard", "broken", "later"):
+        await put_fence(api, fleet_id, geofence_id=geofence_id)
+    broken = "UPDATE geofences SET shape = ST_GeomFromText('POLYGON EMPTY', 4326) WHERE fleet_id = $1 AND geofence_id = $2"
     async with world.service.database.transaction() as connection:
-        await connection.execute(
-            "INSERT INTO geofences VALUES ($1, 'broken', ST_GeomFromText('POLYGON EMPTY', 4326), '{}')", fleet_id
-        )
+        await connection.execute(broken, fleet_id, "broken")
     await world.service.loader.load(fleet_id)
-    assert set(world.service.watch._fences[fleet_id].by_id) == {"yard"}
+    known = world.service.watch._fences[fleet_id].by_id
+    assert set(known) == {"yard", "later"}
+    async with world.service.database.transaction() as connection:
+        await connection.execute(broken, fleet_id, "later")
+    await world.service.watch.geofence_at(fleet_id, "later")
+    assert set(known) == {"yard"}
+
+
+async def test_a_fleet_of_which_a_change_cannot_be_applied_is_read_again(
+    world: World, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet_id = await api.fleet()
+    vehicle_id = await api.vehicle(fleet_id)
+    await put_fence(api, fleet_id)
+    await world.service.loader.load(fleet_id)
+    apply = LiveState._apply_vehicle
+
+    def fail_once(self: LiveState, *arguments: Any) -> None:
+        monkeypatch.setattr(LiveState, "_apply_vehicle", apply)
+        raise ValueError("not as this version knows it")
+
+    monkeypatch.setattr(LiveState, "_apply_vehicle", fail_once)
+    await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id, "name": "Changed"})
+    assert await world.service.loader.load(fleet_id) is world.feed(fleet_id)
+    assert world.service.hub.fleets.vehicles[vehicle_id].vehicle.name == "Changed"
+    assert state_of(world.service, fleet_id) == await world.as_read_anew(fleet_id)
+
+
+async def test_a_start_reads_nothing_of_fleets_however_many_vehicles_there_are(
+    own_hub: Callable[..., HubProcess], database_url: str
+) -> None:
+    hub = own_hub()
+    _, seconds = await _used(hub)
+    hub.stop()
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("INSERT INTO fleets (fleet_id, name) SELECT 'fleet-' || n, 'Fleet' FROM generate_series(0, 49) n")
+    await connection.execute(
+        """
+        INSERT INTO vehicles (vehicle_id, fleet_id, name, kind, plate)
+        SELECT 'van-' || n, 'fleet-' || n % 50, 'Van', 'van', 'FL ' || n FROM generate_series(1, 50000) n
+        """
+    )
+    await connection.execute(
+        """
+        INSERT INTO latest_positions (vehicle, fleet, fix_time, server_time, point)
+        SELECT vehicle, fleet, now(), now(), ST_SetSRID(ST_MakePoint(9.5, 47.1), 4326)
+        FROM vehicles JOIN fleets USING (fleet_id)
+        """
+    )
+    await connection.close()
+    hub.start()
+    async with Api(hub.url) as api:
+        megabytes, of_many = await _used(hub)
+        assert megabytes <= 150
+        # Of 50,000 vehicles that were read it would be seconds.
+        assert of_many <= seconds + 1.0
+        async with Dispatcher(hub.url, "fleet-1") as screen:
+            await screen.look(9.4, 47.0, 9.6, 47.2)
+            await screen.until(lambda: len(screen.vehicles) == 1000)
+        assert (await api.call("GET", "/vehicles/van-2"))["status"] in ("available", "lost")
+        assert (await _used(hub))[0] <= megabytes + 30
+
+
+async def _used(hub: HubProcess) -> tuple[float, float]:
+    """Memory (MB) and processor time (s) of the hub, once it serves."""
+    async with httpx.AsyncClient() as client:
+        await until(lambda: _is_ready(client, hub), "the hub is ready")
+    assert hub.process is not None
+    of_process = Path(f"/proc/{hub.process.pid}")
+    [rss] = [line.split()[1] for line in (of_process / "status").read_text().splitlines() if line.startswith("VmRSS")]
+    times = (of_process / "stat").read_text().rpartition(")")[2].split()[11:13]
+    return int(rss) / 1024, sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+
+
+async def _is_ready(client: httpx.AsyncClient, hub: HubProcess) -> bool:
+    return (await client.get(f"{hub.url}/readyz")).status_code == 200
 
 
 def test_moves_that_wait_for_their_fleets_are_bounded_and_the_longest_row_gives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -551,9 +630,13 @@ class Parked:
 
 
 @pytest.fixture
-async def parked(world: World, api: Api, monkeypatch: pytest.MonkeyPatch) -> Parked:
+def no_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But those that the test makes."""
     monkeypatch.setattr(silences.Silences, "run", lambda _: asyncio.Event().wait())
-    world.service.silences._could_hear_since = None
+
+
+@pytest.fixture
+async def parked(no_sweeps: None, world: World, api: Api) -> Parked:
     return Parked(world, api)
 
 

@@ -84,6 +84,7 @@ class Loader:
         self._loads: dict[str, asyncio.Task[FleetFeed | None]] = {}
         self._over = False
         hub_fleets.on_needed = self.want
+        hub_fleets.on_doubt = self._read_again
 
     # --- loading ------------------------------------------------------------------------------------------------------
 
@@ -114,6 +115,14 @@ class Loader:
         """Waits until the fleet is loaded, for who is shown what its vehicles do; not for longer than `WAIT_SECONDS`."""
         with contextlib.suppress(TimeoutError, StoreUnavailable):
             await asyncio.wait_for(self.load(fleet_id), WAIT_SECONDS)
+
+    def _read_again(self, fleet_id: str) -> None:
+        """A change of the fleet could not be applied."""
+        feed = self._fleets.feeds.get(fleet_id)
+        if feed is not None and feed.loaded:
+            feed.loaded = False
+            feed.as_of = 0
+            self.want(fleet_id)
 
     def _begin(self, fleet_id: str) -> asyncio.Task[FleetFeed | None]:
         task = self._loads.get(fleet_id)
@@ -221,13 +230,12 @@ class Loader:
     def _keep_one(self, stored: Stored, part: _Part) -> None:
         number, vehicle_id = stored.number, stored.vehicle.vehicle_id
         live = self._fleets.by_number.get(number)
-        if live is None:
+        if live is None or live.as_of < part.as_of:
             live = self._fleets.know(stored.vehicle, stored.joined_at, number)
             live.as_of = part.as_of
-            if (trip := part.trips.get(vehicle_id)) is not None:
+            trip = part.trips.get(vehicle_id)
+            if live.trip != trip:
                 self._fleets.set_trip(vehicle_id, trip)
-        if live.feed.fleet.fleet_id != stored.vehicle.fleet_id:
-            return  # it has gone to another fleet, or comes from one: whoever applies that knows how it is now
         self._watch.take_up(live, part.positions.get(number), part.stays.get(number, ()), number in part.silent)
 
     # --- letting go ---------------------------------------------------------------------------------------------------
@@ -236,7 +244,10 @@ class Loader:
         try:
             while True:
                 await asyncio.sleep(LOOK_SECONDS)
-                await self.let_go()
+                try:
+                    await self.let_go()
+                except Exception:
+                    logger.exception("a fault of ours: fleets that nobody uses were not let go")
         finally:
             self._over = True
             for task in self._loads.values():

@@ -58,6 +58,8 @@ class Silences:
             except (StoreUnavailable, asyncpg.PostgresError) as error:
                 self._could_hear_since = None
                 logger.warning("who is silent can't be asked now, trying again: %s", error)
+            except Exception:
+                logger.exception("a fault of ours: silences of fleets that are not in memory were not told")
             await asyncio.sleep(NEXT_SECONDS if more else SWEEP_SECONDS)
 
     async def sweep(self) -> bool:
@@ -66,12 +68,13 @@ class Silences:
         if self._could_hear_since is None or not 0 <= now - self._swept < PAUSE_MS:
             self._could_hear_since = now
         self._swept = now
+        longest = (now - self._could_hear_since) / 1000
         async with self.sweeping:
             async with self._database.connection() as connection:
                 found = await events.quiet(
                     connection,
                     now,
-                    longest=(now - self._could_hear_since) / 1000,
+                    longest=longest,
                     since=now - self._gone_after_ms,
                     besides=list(self._fleets.held),
                     limit=MOST,

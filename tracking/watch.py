@@ -244,9 +244,15 @@ class Watch:
                 if self.knows_geofence(fleet_id, geofence_id):
                     self.geofence_gone(fleet_id, geofence_id)
                 return
-            # In a thread: a large one is tens of milliseconds.
-            fence, news = await asyncio.to_thread(_made, row)
-            await self.change_geofence(fence, news)
+            try:
+                # In a thread: a large one is tens of milliseconds.
+                fence, news = await asyncio.to_thread(_made, row)
+            except Exception:
+                _note_broken(row)
+                if self.knows_geofence(fleet_id, geofence_id):
+                    self.geofence_gone(fleet_id, geofence_id)
+            else:
+                await self.change_geofence(fence, news)
 
     def event_stored(self, fleet_id: str, event: Event) -> None:
         """Tells the fleet's dispatchers, after COMMIT."""
@@ -611,10 +617,14 @@ def built(rows: Sequence[geofences.Row]) -> Fences:
         try:
             fences.put(Fence(geofences.geofence_of(row)), build=False)
         except Exception:
-            # One that another version stored must not take the fleet with it.
-            logger.exception("geofence %s of fleet %s is not in force: it can't be read", row["geofence_id"], row["fleet_id"])
+            _note_broken(row)
     fences.build()
     return fences
+
+
+def _note_broken(row: geofences.Row) -> None:
+    # One that another version stored must not take its fleet with it.
+    logger.exception("geofence %s of fleet %s is not in force: it can't be read", row["geofence_id"], row["fleet_id"])
 
 
 def old_after(signal_lost_after: float) -> float:

@@ -35,6 +35,8 @@ class Fleets:
         """moves that wait for their fleets"""
         self.on_needed: Callable[[str], None] = lambda _: None
         """Told of a fleet that is not held, and of which a vehicle moved."""
+        self.on_doubt: Callable[[str], None] = lambda _: None
+        """Told of a fleet that may be another than it is known to be here."""
         CLOCKS_WRONG.set(0)
 
     # --- loading ------------------------------------------------------------------------------------------------------

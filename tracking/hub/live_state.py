@@ -193,6 +193,9 @@ class LiveState:
             driver = self._hub.drivers.get(vehicle_id)
             if driver is not None:
                 driver.close(CloseCode.GOING_DOWN)
+        live = self._hub.fleets.by_number.get(row.vehicle) if row.vehicle is not None else None
+        for fleet_id in {row.fleet_id, live.feed.fleet.fleet_id if live is not None else None} - {None}:
+            self._hub.fleets.on_doubt(fleet_id or "")
         if row.subject is not None:
             self._hub.drop_feed(row.subject)
 
