@@ -29,8 +29,9 @@ from tracking.hub import fleets as fleets_module
 from tracking.hub.fleet import FleetFeed
 from tracking.hub.follower import NotRead
 from tracking.hub.geofences import Fences
+from tracking.hub.hub import Hub
 from tracking.hub.live_state import LiveState, State
-from tracking.model import Event, EventKind, Fleet, Vehicle
+from tracking.model import Event, EventKind, Fleet, Place, Trip, TripStatus, Vehicle
 from tracking.service import Service, assemble
 from tracking.store import positions, vehicles
 from tracking.store.changes import ChangeKind, Row
@@ -449,17 +450,41 @@ def test_a_change_of_a_fleet_that_came_into_memory_since_is_read_by_itself(world
     assert watching.fleets.feeds[FLEET].fleet.name == "Newer"
 
 
+def test_a_name_is_read_for_whoever_watches_a_trip_though_its_fleet_is_not_in_memory(world_of: LiveState, hub_of: Hub) -> None:
+    place = Place(47.0, 9.5)
+    trip = Trip(1, "trip", "other", Vehicle("taxi", "other"), TripStatus.NEW, 1, place, place, (), None, BEGIN, None, None)
+    row = Row(7, 1, 0, 1, "other", 5, ChangeKind.VEHICLE_CHANGED, "taxi", None, None)
+    state = State(hub_of.begun)
+    world_of.apply(row, state, 7)
+    # The feed was begun after what the row concerns was read.
+    feed = hub_of.feed(trip, 6)
+    with pytest.raises(NotRead):
+        world_of.apply(row, state, 7)
+    feed.as_of = 7
+    world_of.apply(row, state, 7)
+
+
 @pytest.fixture
 def watching() -> Watching:
     return Watching()
 
 
 @pytest.fixture
-def world_of(watching: Watching) -> LiveState:
+def service_of(watching: Watching) -> Service:
     settings = load(database_url="postgresql://nowhere", **SETTINGS)
     service = assemble(settings, "postgresql://nowhere", Auth(settings, lambda: BEGIN), lambda: BEGIN)
     service.hub.fleets = watching.fleets
-    return LiveState(service.sources, service.hub, watching.watch, service.auth, lambda: BEGIN)
+    return service
+
+
+@pytest.fixture
+def hub_of(service_of: Service) -> Hub:
+    return service_of.hub
+
+
+@pytest.fixture
+def world_of(service_of: Service, watching: Watching) -> LiveState:
+    return LiveState(service_of.sources, service_of.hub, watching.watch, service_of.auth, lambda: BEGIN)
 
 
 # --- letting go -----------------------------------------------------------------------------------------------------------

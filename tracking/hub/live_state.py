@@ -43,7 +43,9 @@ class VehicleState(msgspec.Struct):
 class State:
     """How things are, as far as rows concern them. What is missing is not there; what was not asked for is not in `asked…`."""
 
-    def __init__(self) -> None:
+    def __init__(self, begun: int = 0) -> None:
+        """`begun` is how many trips had been watched by then: see `Hub`."""
+        self.begun = begun
         self.asked_vehicles: set[int] = set()
         self.asked_trips: set[str] = set()
         self.asked_messages: set[int] = set()
@@ -76,12 +78,16 @@ class LiveState:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def read(self, connection: Connection, rows: Sequence[Row]) -> State:
-        state = State()
+        state = State(self._hub.begun)
         renamed: set[int] = set()
+        if any(row.kind == ChangeKind.VEHICLE_CHANGED for row in rows):
+            watched = {feed.vehicle_id for feed in self._hub.feeds.values()}
+        else:
+            watched = set()
         wanted_events: set[int] = set()
         for row in rows:
             number, subject = row.vehicle, row.subject
-            if number is not None and _changes_vehicle(row.kind) and self._holds_vehicle(row):
+            if number is not None and _changes_vehicle(row.kind) and (subject in watched or self._holds_vehicle(row)):
                 state.asked_vehicles.add(number)
                 if row.kind == ChangeKind.VEHICLE_CHANGED:
                     renamed.add(number)
@@ -215,7 +221,7 @@ class LiveState:
         source, live = self._sources.by_number.get(number), self._hub.fleets.by_number.get(number)
         known_as_of = [thing.as_of for thing in (source, live) if thing is not None]
         if number not in state.asked_vehicles:
-            if known_as_of and min(known_as_of) < row.number:
+            if (known_as_of and min(known_as_of) < row.number) or self._is_watched_since(row, state):
                 raise NotRead
             return
         found = state.vehicles.get(number)
@@ -240,6 +246,12 @@ class LiveState:
             for trip in found.open_trips:
                 self._trip_is(trip, as_of)
                 self._hub.fleets.trip_changed(trip)
+
+    def _is_watched_since(self, row: Row, state: State) -> bool:
+        """Whether a trip of the vehicle has watchers who came while the others were read, and know it by its former name."""
+        if row.kind != ChangeKind.VEHICLE_CHANGED or state.begun == self._hub.begun:
+            return False
+        return any(feed.vehicle_id == row.subject and feed.as_of < row.number for feed in self._hub.feeds.values())
 
     def _forget_former(self, vehicle_id: str, number: int) -> None:
         """What was known by this id was another vehicle, and is removed: where it was is not this one's to show."""
