@@ -25,6 +25,9 @@ NEXT_SECONDS = 1.0
 """Between two sweeps where there is more than one tells of."""
 MOST = 500
 """Silences that one sweep tells of."""
+ANEW_MS = 600_000
+"""So often all are asked for, and not only those who may have fallen silent since the last sweep: a fleet's threshold may be
+lower now, or a vehicle another fleet's."""
 PAUSE_MS = 30_000
 """Past this between two sweeps the clock was set, or this process stood still."""
 
@@ -44,6 +47,9 @@ class Silences:
         self._gone_after_ms = int(gone_after * 1000)
         self._could_hear_since: int | None = None
         self._swept = 0
+        self._asked: tuple[int, float] | None = None
+        """When all that were silent had been found, and for how long they could have been heard by then."""
+        self._asked_anew = 0
         self.sweeping = asyncio.Lock()
         """Held until what a sweep found is stored: a fleet that is loaded after that finds it there."""
 
@@ -67,7 +73,12 @@ class Silences:
         now = self._clock()
         if self._could_hear_since is None or not 0 <= now - self._swept < PAUSE_MS:
             self._could_hear_since = now
+            self._asked = None
+        if now - self._asked_anew >= ANEW_MS or now < self._asked_anew:
+            self._asked = None
         self._swept = now
+        if self._asked is None:
+            self._asked_anew = now
         longest = (now - self._could_hear_since) / 1000
         async with self.sweeping:
             async with self._database.connection() as connection:
@@ -78,9 +89,12 @@ class Silences:
                     since=now - self._gone_after_ms,
                     besides=list(self._fleets.held),
                     limit=MOST,
+                    asked=self._asked,
                 )
             if found:
                 await self._tell(found, now)
+        if len(found) < MOST:
+            self._asked = now, longest
         return len(found) == MOST
 
     async def _tell(self, found: list[Quiet], now: int) -> None:
