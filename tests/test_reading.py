@@ -1,28 +1,33 @@
-"""How the watch takes up what is stored: what happens meanwhile, and how long it holds the database."""
+"""How a fleet is read from the store: what happens meanwhile, and how long it holds the database."""
 
 import asyncio
-import contextlib
 import json
 import math
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import asyncpg
 import pytest
 
-from tests.clients import Api, Message
+from tests.clients import Api, Dispatcher, Message
 from tests.faults.devices import until
 from tests.hub.geofence_truth import Seen
 from tests.hub.watching import BEGIN, FLEET, Watching, position_of
 from tests.hub_process import HubProcess
 from tests.test_events import YARD, put_fence
+from tracking import loader
 from tracking import watch as module
 from tracking.hub.geofences import Fences
+from tracking.loader import Loader
 from tracking.model import Fleet, Geofence, Place, Vehicle
-from tracking.store import fleets, geofences, positions, trips, vehicles
-from tracking.store.pool import Database
+from tracking.store import changes, erasures, fleets, geofences, positions, trips, vehicles
+from tracking.store.pool import Connection, Database
+from tracking.store.vehicles import Stored
+from tracking.watch import built
 
 HERE = Place(47.0, 9.5)
+AROUND = (9.4, 46.9, 9.6, 47.1)
 
 
 @pytest.fixture
@@ -36,17 +41,27 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await database.close()
 
 
-@contextlib.asynccontextmanager
-async def read(watching: Watching) -> AsyncIterator[None]:
-    """While the watch runs."""
-    running = asyncio.create_task(watching.watch.run())
-    yield
-    running.cancel()
+def loader_of(watching: Watching, database: Database) -> Loader:
+    async def follow() -> None:
+        pass
+
+    return Loader(
+        database,
+        watching.fleets,
+        watching.watch,
+        follow,
+        lambda: watching.clock,
+        sweeping=asyncio.Lock(),
+        connected=(),
+        gone_after=86_400,
+    )
 
 
-async def test_what_is_told_meanwhile_is_newer_than_what_was_read(database: Database) -> None:
-    watching = Watching(database, idle_after=22.0)
-    watching.watch.ready.clear()
+async def test_what_is_applied_meanwhile_is_newer_than_what_was_read(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching = Watching()
+    watching.fleets.feeds.clear()
     async with database.transaction() as connection:
         for number, vehicle_id in enumerate(("waits", "ended", "erased", "anew"), start=1):
             stored, _ = await vehicles.put(connection, Vehicle(vehicle_id, FLEET))
@@ -64,16 +79,39 @@ async def test_what_is_told_meanwhile_is_newer_than_what_was_read(database: Data
             seen = position_of(Seen(vehicle_id, BEGIN, 9.5, 47.0), BEGIN, vehicle=stored.number)
             await positions.move_latest(connection, [seen])
             assert stored.number == number
-    # None of it is in the store: as what is committed just after its row was read.
-    watching.fleets.set_trip("ended", None)
-    watching.fleets.forget("erased")
-    watching.fleets.forget("anew")
-    watching.vehicle("anew")
-    async with read(watching):
-        await watching.watch.ready.wait()
+    read = Loader._read
+    readings: list[list[int]] = []
+
+    async def read_and_change(self: Loader, connection: Connection, as_of: int, stored: Sequence[Stored]) -> Any:
+        part = await read(self, connection, as_of, stored)
+        readings.append(sorted(one.number for one in stored))
+        if len(readings) == 1:
+            # Committed just after the rows were read, and applied.
+            async with database.transaction() as writing:
+                await fleets.put(writing, Fleet(FLEET, "Fleet", idle_after=22.0))
+                await writing.execute("UPDATE trips SET status = 'canceled' WHERE trip_id = 'trip of ended'")
+                await writing.execute("UPDATE trips SET vehicle = NULL WHERE vehicle IN (3, 4)")
+                await erasures.begin(writing, 3)
+                await erasures.begin(writing, 4)
+                await vehicles.put(writing, Vehicle("anew", FLEET))
+            keys: list[int | str] = [2, 3, 4, 5, "anew", FLEET]
+            for number, key in enumerate(keys, start=as_of + 1):
+                self._fleets.loading.changed(key, number)
+            async with database.transaction() as writing:
+                # The log is as long by then.
+                for _ in range(6):
+                    await changes.heartbeat(writing)
+            watching.fleets.know(Vehicle("anew", FLEET), 0, 5)
+        return part
+
+    monkeypatch.setattr(Loader, "_read", read_and_change)
+    assert await loader_of(watching, database).load(FLEET) is watching.fleets.feeds[FLEET]
+    # What was overtaken, and nothing else, is read again.
+    assert readings[0] == [1, 2, 3, 4]
+    assert set().union(*readings[1:]) <= {2, 3, 4}
     known = watching.fleets.vehicles
     assert watching.fleets.feeds[FLEET].fleet.idle_after == 22.0
-    assert set(known) == {"waits", "ended", "anew"}
+    assert {i: v.number for i, v in known.items()} == {"waits": 1, "ended": 2, "anew": 5}
     assert {i: v.trip.trip_id for i, v in known.items() if v.trip is not None} == {"waits": "trip of waits"}
     assert {i for i, v in known.items() if v.position is not None} == {"waits", "ended"}
 
@@ -82,32 +120,42 @@ async def test_no_transaction_is_open_while_fences_are_built(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_build = threading.Event()
-    built = module._built
     asked: list[int] = []
 
-    def build(rows: list[geofences.Row]) -> dict[str, Fences]:
+    def build(rows: Sequence[geofences.Row]) -> Fences:
         asked.append(len(rows))
         assert may_build.wait(20)
         return built(rows)
 
-    monkeypatch.setattr(module, "_built", build)
-    monkeypatch.setattr(module, "MAX_MEANWHILE", 10)
+    monkeypatch.setattr(loader, "built", build)
     watching = Watching(database)
-    watching.watch.ready.clear()
+    watching.fleets.feeds.clear()
     witness = await asyncpg.connect(database_url)
-    async with read(watching):
-        await until(lambda: asked != [], "the fences are built")
-        idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
-        assert await witness.fetchval(idle) == 0
-        # More than is kept in mind: all is read again.
-        for number in range(25):
-            watching.watch.geofence_gone(FLEET, f"fence-{number}")
-            assert len(watching.watch._changed_meanwhile) <= 10
-        may_build.set()
-        await watching.watch.ready.wait()
-    assert asked == [1, 1]
-    assert watching.watch.knows_geofence(FLEET, "yard")
+    loading = asyncio.create_task(loader_of(watching, database).load(FLEET))
+    await until(lambda: asked != [], "the fences are built")
+    idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
+    assert await witness.fetchval(idle) == 0
+    # What changes meanwhile is read after it, one after the other, however much it is.
+    async with database.transaction() as connection:
+        await geofences.put(connection, Geofence(FLEET, "new", YARD, {}))
+        await geofences.delete(connection, FLEET, "yard")
+    changing = [asyncio.create_task(watching.watch.geofence_at(FLEET, name)) for name in ("yard", "new", *["none"] * 25)]
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in changing)
+    may_build.set()
+    await loading
+    await asyncio.gather(*changing)
+    assert asked == [1]
+    assert set(watching.watch._fences[FLEET].by_id) == {"new"}
     await witness.close()
+
+
+async def test_of_a_fleet_that_is_not_held_no_geofence_is_read(database: Database) -> None:
+    watching = Watching(database)
+    watching.fleets.held.clear()
+    watching.watch.take_up_fences("other", Fences())
+    await watching.watch.geofence_at(FLEET, "yard")
+    assert FLEET not in watching.watch._fences
 
 
 async def test_a_fleet_has_so_many_fences_and_vertices(hub: HubProcess, api: Api) -> None:
@@ -160,11 +208,13 @@ async def test_a_listing_is_made_once_and_again_after_each_change() -> None:
     watching.put("c", YARD, name="Changed")
     assert b"Changed" in (await watching.watch.listing(FLEET) or b"")
     watching.watch.geofence_gone(FLEET, "b")
+    watching.change_fleet("nobody")
     assert (await listed(), await listed("other"), await listed("nobody")) == (["a", "c"], ["elsewhere"], [])
     for number in range(100):
+        watching.change_fleet(f"fleet-{number}")
         await listed(f"fleet-{number}")
     assert len(watching.watch._listings) == module.MOST_LISTINGS
-    watching.watch.ready.clear()
+    watching.fleets.feeds[FLEET].loaded = False
     assert await watching.watch.listing(FLEET) is None
 
 
@@ -175,7 +225,13 @@ async def test_geofences_are_listed_from_memory_as_they_are_stored(hub: HubProce
     parts = {"type": "MultiPolygon", "coordinates": [YARD["coordinates"]]}
     for geofence_id, geometry in (("b", holes), ("a", parts)):
         await put_fence(api, fleet_id, geometry, geofence_id, name="Höfe", speed_limit=13.9, own={"deep": [1, None]})
+    from_store = await api.call("GET", path)
+    # Whoever looks at the fleet has it in memory.
+    async with Dispatcher(hub.url, fleet_id) as screen:
+        await screen.look(*AROUND)
+        await screen.expect("fleet_snapshot")
     listing = await api.call("GET", path)
+    assert listing == from_store
     assert listing == {"type": "FeatureCollection", "features": [await api.call("GET", f"{path}/{i}") for i in ("a", "b")]}
     connection = await asyncpg.connect(hub.environment["TRACKING_DATABASE_URL"])
     await connection.execute("DELETE FROM geofences WHERE fleet_id = $1", fleet_id)

@@ -231,6 +231,8 @@ class _Life:
                 "lag": lag.measure(service.settings.lag_interval),
                 "fleet tick": _fleet_tick(service),
                 "watch": service.watch.run(),
+                "fleets": service.loader.run(),
+                "silences": service.silences.run(),
                 EVENTS: service.watch.deliver(),
                 AUDIT: service.audit.run(),
                 "revoked tokens": _learn_revoked(service),

@@ -24,6 +24,7 @@ from tracking.ingest.recorder import Recorder
 from tracking.ingest.sources import Sources
 from tracking.lanes import Lanes, give_back
 from tracking.lines import Lines
+from tracking.loader import Loader
 from tracking.model import Clock, Trip
 from tracking.refiling import Refiling
 from tracking.retention import Retention
@@ -34,6 +35,7 @@ from tracking.services.geofences import Geofences
 from tracking.services.messages import Messages
 from tracking.services.trips import Trips
 from tracking.services.vehicles import Vehicles
+from tracking.silences import Silences
 from tracking.store import changes, positions, trips
 from tracking.store.batches import Batches
 from tracking.store.gathered import Gathered
@@ -110,6 +112,9 @@ class Service:
     erasures: Erasures
     retention: Retention
     watch: Watch
+    loader: Loader
+    """of fleets"""
+    silences: Silences
     audit: Audit
 
 
@@ -203,6 +208,17 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     )
     follower = Follower(following, database, marks, live, clock=clock, on_applied=change_feed.add)
     watch.on_stored = follower.wake
+    silences = Silences(database, hub.fleets, watch, clock, gone_after=settings.gone_after)
+    loader = Loader(
+        database,
+        hub.fleets,
+        watch,
+        follower.begin,
+        clock,
+        sweeping=silences.sweeping,
+        connected=hub.drivers,
+        gone_after=settings.gone_after,
+    )
     shapes = Lanes(SHAPES_AT_ONCE, rests=True, on_quiet=give_back)
 
     def forget(numbers: set[int]) -> None:
@@ -272,6 +288,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
             },
         ),
         watch=watch,
+        loader=loader,
+        silences=silences,
         audit=Audit(database, clock, addresses=settings.audit_addresses),
     )
 

@@ -9,7 +9,8 @@ wait until they are stored.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
@@ -27,7 +28,8 @@ from tracking.hub.geofences import Fence, Fences, Move, move_of
 from tracking.metrics import EVENT_FAILURES, EVENTS
 from tracking.model import Clock, Event, EventKind, Fleet, Position
 from tracking.protocol import EventNews, GeofenceGone, GeofenceNews, feature_collection, frame
-from tracking.store import events, fleets, geofences, positions, trips, vehicles
+from tracking.store import events, geofences
+from tracking.store.events import StayRow
 from tracking.store.pool import Database
 
 logger = logging.getLogger(__name__)
@@ -43,8 +45,6 @@ PAUSE_MS = 10_000
 """Past this between two sweeps the clock was set, or this process stood still."""
 LOOK_AFTER_MS = 10_000
 """So often at least is asked whether a vehicle is silent: its fleet, or its fleet's threshold, may have become another."""
-MAX_MEANWHILE = 1_000
-"""Geofences whose changes are remembered while all are being read."""
 MOST_LISTINGS = 20
 """Fleets whose geofences are kept as they are sent: at most some 20 MB each."""
 MAX_GROUP = 250
@@ -89,7 +89,7 @@ _until_stored = tenacity.retry(
 
 
 class Watch:
-    """`run` reads all fleets and then looks after them, until it is cancelled; `deliver` stores and tells what it saw.
+    """`run` looks after the fleets in memory, until it is cancelled; `deliver` stores and tells what it saw.
 
     `gone_after` (s) is how long a vehicle may be silent before it leaves its fleet's map.
     """
@@ -104,65 +104,60 @@ class Watch:
         self._gone_after_ms = int(gone_after * 1000)
         self._fences: dict[str, Fences] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """of changes of a fleet's geofences"""
+        """of changes of a fleet's geofences, and of its loading"""
         self._moves: deque[tuple[LiveVehicle, Position]] = deque()
         """Those that this look judges, in order, and has not judged yet."""
         self._waiting: list[_News] = []
+        self._group: list[_News] = []
+        """those that are being stored"""
         self._arrived = asyncio.Event()
         self._all_told = asyncio.Event()
         self._due: dict[int, list[LiveVehicle]] = {}
         """Vehicles to look after, by the second in which they may have fallen silent."""
         self._swept = 0
-        self._changed_meanwhile: dict[tuple[str, str], Fence | None] = {}
-        """Fences put or removed while all of them were being read, which may have been before or after."""
         self._listings: dict[str, asyncio.Task[bytes]] = {}
         """Of the fleets that were asked for last, until one of their fences changes."""
-        self._overtaken = False
-        """There were too many of those: all is to be read again."""
         self.on_stored: Callable[[], None] = lambda: None
         """Told when events were committed, which the change log tells of."""
-        self.ready = asyncio.Event()
-        """All fleets, vehicles and fences are known."""
 
     # --- what there is to watch ---------------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
-        now = self._clock()
-        async with self._database.reading() as connection:
-            for fleet in await fleets.all_of_them(connection):
-                self._fleets.read_fleet(fleet)
-            rows = await geofences.rows_of_all(connection)
-        # In a thread, and with no transaction open meanwhile: thousands of them take longer than one may idle.
-        self._fences = await asyncio.to_thread(_built, rows)
-        async with self._database.reading() as connection:
-            async for stored in vehicles.all_of_them(connection):
-                self._fleets.read_vehicle(stored.vehicle, stored.joined_at, stored.number)
-            async for trip in trips.current_of_all(connection):
-                if trip.vehicle is not None:
-                    self._fleets.read_trip(trip.vehicle.vehicle_id, trip)
-            async for position in positions.latest_of_all(connection, now - self._gone_after_ms):
-                self._take_up(position, now)
-            # Each of these may be of a vehicle that was removed, or is new, since the vehicles were read.
-            for stay in await events.stays(connection):
-                live = self._fleets.of_row(stay.vehicle_id)
-                if live is not None and live.feed.fleet.fleet_id == stay.fleet_id:
-                    live.watched.inside[stay.geofence_id] = Stay(stay.since, stay.dwelt)
-            for vehicle_id in await events.silent(connection):
-                live = self._fleets.of_row(vehicle_id)
-                if live is not None:
-                    self._fall_silent(live)
+    def turn(self, fleet_id: str) -> asyncio.Lock:
+        """Held by who loads the fleet or lets it go, so that a geofence which changes meanwhile is read after it."""
+        return self._turns.setdefault(fleet_id, asyncio.Lock())
 
-    def _take_up(self, position: Position, now: int) -> None:
+    def take_up_fences(self, fleet_id: str, fences: Fences) -> None:
+        """The fleet has these, all of them."""
+        self._fences[fleet_id] = fences
+        self._listings.pop(fleet_id, None)
+
+    def forget_fences(self, fleet_id: str) -> None:
+        """The fleet is held no more."""
+        self._fences.pop(fleet_id, None)
+        self._listings.pop(fleet_id, None)
+
+    def take_up(self, vehicle: LiveVehicle, position: Position | None, stays: Sequence[StayRow], silent: bool) -> None:
         """What the store knows of a vehicle, unless it was heard of already."""
-        vehicle = self._fleets.of_row(position.vehicle_id)
-        if vehicle is None or vehicle.position is not None:
+        watched = vehicle.watched
+        judged = watched.heard is not None
+        if position is not None and vehicle.position is None:
+            now = self._clock()
+            watched.previous = position
+            # Heard of just now, as far as its silence goes: while nobody looked, nobody could be heard.
+            watched.heard = now
+            vehicle.lost = vehicle.age_of(position) >= old_after(vehicle.feed.fleet.signal_lost_after)
+            vehicle.feed.moved(vehicle, position)
+            self._look_after(vehicle)
+        elif position is not None and watched.previous is None and position.fix_time < (watched.waits_from or 0):
+            # Its moves are judged as of one that goes on from there.
+            watched.previous = position
+        if judged:
             return
-        vehicle.watched.previous = position
-        # Heard of just now, as far as its silence goes: while no hub was there, nobody could be heard.
-        vehicle.watched.heard = now
-        vehicle.lost = vehicle.age_of(position) >= _old_after(vehicle.feed.fleet)
-        vehicle.feed.moved(vehicle, position)
-        self._look_after(vehicle)
+        for stay in stays:
+            if vehicle.feed.fleet.fleet_id == stay.fleet_id:
+                watched.inside[stay.geofence_id] = Stay(stay.since, stay.dwelt)
+        if silent:
+            self._fall_silent(vehicle)
 
     def _fall_silent(self, vehicle: LiveVehicle) -> None:
         vehicle.watched.silent = vehicle.lost = True
@@ -173,8 +168,7 @@ class Watch:
 
     def fleet_changed(self, fleet: Fleet) -> None:
         """After COMMIT: its name or thresholds are these now."""
-        self._fleets.fleet_changed(fleet)
-        for vehicle in self._fleets.feeds[fleet.fleet_id].vehicles:
+        for vehicle in self._fleets.feed(fleet).vehicles:
             vehicle.watched.dwell_at = 0.0
 
     def geofence_changed(self, fence: Fence) -> None:
@@ -191,9 +185,6 @@ class Watch:
     def _put_geofence(self, fence: Fence, news: GeofenceNews) -> list[LiveVehicle]:
         """Those that are to be held against it."""
         geofence = fence.geofence
-        if not self.ready.is_set():
-            self._note_meanwhile(geofence.fleet_id, geofence.geofence_id, fence)
-            return []
         # What they did before the fence was as it is now.
         self._try_to_look()
         self._fences_of(geofence.fleet_id).put(fence)
@@ -229,17 +220,18 @@ class Watch:
                     vehicle, position, vehicle.watched.change_fences(iter([(geofence_id, inside)]), position.fix_time)
                 )
 
-    def _note_meanwhile(self, fleet_id: str, geofence_id: str, fence: Fence | None) -> None:
-        self._changed_meanwhile[fleet_id, geofence_id] = fence
-        if len(self._changed_meanwhile) > MAX_MEANWHILE:
-            # What is committed by now is in what will be read.
-            self._changed_meanwhile.clear()
-            self._overtaken = True
-
     async def geofence_at(self, fleet_id: str, geofence_id: str) -> None:
-        """Takes note of how the geofence is now: read from the store, one change of a fleet after the other."""
-        async with self._turns.setdefault(fleet_id, asyncio.Lock()):
+        """Takes note of how the geofence is now: read from the store, one change of a fleet after the other.
+
+        Of a fleet that is not held nothing is noted, and of one that is being loaded what is read after that.
+        """
+        if not self._fleets.holds(fleet_id):
+            return
+        async with self.turn(fleet_id):
             while True:
+                feed = self._fleets.feeds.get(fleet_id)
+                if feed is None or not feed.loaded:
+                    return  # whoever loads it then reads this too
                 try:
                     async with self._database.connection() as connection:
                         row = await geofences.row_of(connection, fleet_id, geofence_id)
@@ -252,9 +244,15 @@ class Watch:
                 if self.knows_geofence(fleet_id, geofence_id):
                     self.geofence_gone(fleet_id, geofence_id)
                 return
-            # In a thread: a large one is tens of milliseconds.
-            fence, news = await asyncio.to_thread(_made, row)
-            await self.change_geofence(fence, news)
+            try:
+                # In a thread: a large one is tens of milliseconds.
+                fence, news = await asyncio.to_thread(_made, row)
+            except Exception:
+                _note_broken(row)
+                if self.knows_geofence(fleet_id, geofence_id):
+                    self.geofence_gone(fleet_id, geofence_id)
+            else:
+                await self.change_geofence(fence, news)
 
     def event_stored(self, fleet_id: str, event: Event) -> None:
         """Tells the fleet's dispatchers, after COMMIT."""
@@ -263,15 +261,12 @@ class Watch:
             self._push(feed, event)
 
     def knows_geofence(self, fleet_id: str, geofence_id: str) -> bool:
-        """Whether it is in force, as far as is known yet."""
+        """Whether it is in force."""
         fences = self._fences.get(fleet_id)
-        return not self.ready.is_set() or (fences is not None and geofence_id in fences.by_id)
+        return fences is not None and geofence_id in fences.by_id
 
     def geofence_gone(self, fleet_id: str, geofence_id: str) -> None:
         """After COMMIT. Nobody leaves a fence that is no more: no `exit` is told."""
-        if not self.ready.is_set():
-            self._note_meanwhile(fleet_id, geofence_id, None)
-            return
         self._try_to_look()
         self._fences_of(fleet_id).remove(geofence_id)
         self._listings.pop(fleet_id, None)
@@ -282,8 +277,9 @@ class Watch:
                 vehicle.watched.inside.pop(geofence_id, None)
 
     async def listing(self, fleet_id: str) -> bytes | None:
-        """The fleet's geofences as JSON, a FeatureCollection in the order of their ids; None while they are not known yet."""
-        if not self.ready.is_set():
+        """The fleet's geofences as JSON, a FeatureCollection in the order of their ids; None where the fleet is not loaded."""
+        feed = self._fleets.feeds.get(fleet_id)
+        if feed is None or not feed.loaded:
             return None
         listing = self._listings.pop(fleet_id, None)
         if listing is None:
@@ -298,18 +294,6 @@ class Watch:
     # --- looking ------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        while not self.ready.is_set():
-            self._overtaken = False
-            try:
-                await self._read()
-            except StoreUnavailable as error:
-                logger.warning("the fleets can't be read now, trying again: %s", error)
-                await asyncio.sleep(1)
-            else:
-                if self._overtaken:
-                    logger.warning("more than %d geofences changed while all were read: reading again", MAX_MEANWHILE)
-                else:
-                    self._begin()
         while True:
             await self._look_in_parts()
             await asyncio.sleep(LOOK_SECONDS)
@@ -332,16 +316,6 @@ class Watch:
             # The map, the recorder and who puts a fence must not go down with it.
             logger.exception("a fault of ours in the watch: some moves were not judged")
 
-    def _begin(self) -> None:
-        self._fleets.all_read()
-        self.ready.set()
-        changed, self._changed_meanwhile = self._changed_meanwhile, {}
-        for (fleet_id, geofence_id), fence in changed.items():
-            if fence is None:
-                self.geofence_gone(fleet_id, geofence_id)
-            else:
-                self.geofence_changed(fence)
-
     def look(self) -> None:
         """Judges the moves since the last look, and who has not been heard of."""
         self._take_moves()
@@ -356,6 +330,9 @@ class Watch:
         by_feed: dict[FleetFeed, list[tuple[LiveVehicle, Position]]] = {}
         for _ in range(min(most, len(self._moves))):
             vehicle, position = self._moves.popleft()
+            if not vehicle.feed.loaded:
+                self._fleets.wait(vehicle, position)
+                continue
             # What it did before it was in this fleet is not this one's to know.
             seen = min(position.fix_time - vehicle.clock_skew, position.server_time)
             if self._is_there(vehicle) and seen >= vehicle.joined_at:
@@ -392,14 +369,14 @@ class Watch:
                 if route is not None and (position.trip_id == route.trip_id or vehicle.age_of(position) <= LATE_MS):
                     routes[number] = route, position, fleet.off_route_distance
         on_route = are_on_route(routes)
-        old_after = _old_after(fleet)
+        old = old_after(fleet.signal_lost_after)
         limited = fleet.speed_limit is not UNSET or fences.limit_speed
         for number, (vehicle, position) in enumerate(moves):
             watched = vehicle.watched
             watched.heard = position.server_time
             if not watched.due:
                 self._look_after(vehicle)
-            is_old = vehicle.age_of(position) >= old_after
+            is_old = vehicle.age_of(position) >= old
             if watched.silent and not is_old:
                 watched.silent = False
                 self._tell(vehicle, position, Alert(EventKind.SIGNAL_BACK))
@@ -486,7 +463,7 @@ class Watch:
                     self._check_silence(vehicle, now)
         for feed in self._fleets.feeds.values():
             fences = self._fences.get(feed.fleet.fleet_id)
-            if fences is None or not fences.by_id:
+            if fences is None or not fences.by_id or not feed.loaded:
                 continue
             for vehicle in feed.vehicles:
                 # Who stands in a fence may have nothing new to report.
@@ -501,6 +478,9 @@ class Watch:
     def _check_silence(self, vehicle: LiveVehicle, now: int) -> None:
         watched, feed = vehicle.watched, vehicle.feed
         assert watched.heard is not None
+        if not feed.loaded:
+            # What it sent waits to be judged.
+            watched.heard = now
         silent_for = now - watched.heard
         if watched.silent:
             if silent_for >= self._gone_after_ms:
@@ -522,8 +502,8 @@ class Watch:
         late = False
         if position is not None:
             # A signal is lost or back now, by our clock, unless all that came of it was old.
-            old_after = _old_after(vehicle.feed.fleet) if alert.kind in _OF_THE_SIGNAL else LATE_MS
-            late = vehicle.age_of(position) > old_after
+            of_the_signal = alert.kind in _OF_THE_SIGNAL
+            late = vehicle.age_of(position) > (old_after(vehicle.feed.fleet.signal_lost_after) if of_the_signal else LATE_MS)
             if late:
                 # Of a trip that memory does not hold any more the store knows, and is not waited for.
                 trip_id = position.trip_id or None
@@ -551,11 +531,19 @@ class Watch:
 
     async def flush(self) -> None:
         """Judges what came, and waits until all that was told of it is stored: before the hub goes down."""
-        if self.ready.is_set():
-            self._try_to_look()
-            if not self._all_told.is_set():
-                logger.info("events are still being stored")
-                await self._all_told.wait()
+        self._try_to_look()
+        if not self._all_told.is_set():
+            logger.info("events are still being stored")
+            await self._all_told.wait()
+
+    def busy(self) -> set[FleetFeed]:
+        """The fleets of which something is still to be judged or stored."""
+        moves = chain(self._moves, self._fleets.moves)
+        return {vehicle.feed for vehicle, _ in moves} | {news.feed for news in chain(self._waiting, self._group)}
+
+    def event_numbered(self, number: int) -> None:
+        """An event that may have been told has this id."""
+        self.last_event = max(self.last_event, number)
 
     async def deliver(self) -> None:
         while True:
@@ -564,7 +552,7 @@ class Watch:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
-                group = self._waiting[:MAX_GROUP]
+                group = self._group = self._waiting[:MAX_GROUP]
                 del self._waiting[:MAX_GROUP]
                 numbered = await self._number(group)
                 try:
@@ -572,6 +560,7 @@ class Watch:
                 except _FAULTS_OF_EVENTS:
                     logger.exception("the database refused a group of %d events: storing them one by one", len(numbered))
                     await self._commit_apart(numbered)
+                self._group = []
 
     async def _commit_apart(self, numbered: list[_News]) -> None:
         """Finds the event that the database refuses, so that it takes no others with it."""
@@ -586,7 +575,7 @@ class Watch:
     async def _number(self, group: list[_News]) -> list[_News]:
         async with self._database.transaction() as connection:
             ids = await events.reserve(connection, len(group), after=self.last_event)
-        self.last_event = ids[-1]
+        self.event_numbered(ids[-1])
         return [
             news._replace(event=msgspec.structs.replace(news.event, event_id=number))
             for number, news in zip(ids, group, strict=True)
@@ -621,19 +610,26 @@ def _made(row: geofences.Row) -> tuple[Fence, GeofenceNews]:
     return Fence(geofence), geofence_news(geofence)
 
 
-def _built(rows: list[geofences.Row]) -> dict[str, Fences]:
-    by_fleet: dict[str, Fences] = {}
+def built(rows: Sequence[geofences.Row]) -> Fences:
+    """A fleet's fences, of its rows: a second of arithmetic, at worst."""
+    fences = Fences()
     for row in rows:
-        fence = Fence(geofences.geofence_of(row))
-        by_fleet.setdefault(fence.geofence.fleet_id, Fences()).put(fence, build=False)
-    for fences in by_fleet.values():
-        fences.build()
-    return by_fleet
+        try:
+            fences.put(Fence(geofences.geofence_of(row)), build=False)
+        except Exception:
+            _note_broken(row)
+    fences.build()
+    return fences
 
 
-def _old_after(fleet: Fleet) -> float:
-    """A position that was so old (ms) when it came does not say where the vehicle is now."""
-    return max(LATE_MS, fleet.signal_lost_after * 1000)
+def _note_broken(row: geofences.Row) -> None:
+    # One that another version stored must not take its fleet with it.
+    logger.exception("geofence %s of fleet %s is not in force: it can't be read", row["geofence_id"], row["fleet_id"])
+
+
+def old_after(signal_lost_after: float) -> float:
+    """A position that was so old (ms) when it came does not say where a vehicle of a fleet with this threshold is now."""
+    return max(LATE_MS, signal_lost_after * 1000)
 
 
 _OF_THE_SIGNAL = (EventKind.SIGNAL_LOST, EventKind.SIGNAL_BACK)

@@ -14,8 +14,10 @@ from tests.hub.watching import BEGIN, FLEET, Watching, position_of
 from tests.ingest.parked import BEGIN as PARKED_SINCE
 from tests.ingest.parked import Parked, place, shown
 from tracking.hub.fleet import FleetFeed, LiveVehicle
+from tracking.hub.geofences import Fence, Fences
 from tracking.ingest.sources import _OLDER
-from tracking.model import Event, EventKind, Fix, Place, Position, Trip, TripStatus, Vehicle, VehicleStatus
+from tracking.model import Event, EventKind, Fix, Geofence, Place, Position, Trip, TripStatus, Vehicle, VehicleStatus
+from tracking.store.events import StayRow
 from tracking.watch import MOVES_AT_ONCE
 
 EAST = METRES * math.cos(math.radians(47.0))
@@ -341,17 +343,38 @@ def test_a_vehicle_takes_no_stay_along_to_another_fleet() -> None:
     assert kinds(watching.drive(at(20, *INSIDE))) == ["enter"]
 
 
-def test_fences_put_and_removed_while_the_hub_starts_are_as_they_were_left() -> None:
+def test_what_moves_while_its_fleet_is_loaded_is_judged_after_that_with_the_stored_state() -> None:
     watching = Watching()
-    watching.watch.ready.clear()
-    vehicle = watching.vehicle("van")
-    vehicle.feed.moved(vehicle, position_of(at(0, *INSIDE), BEGIN))
-    for geofence_id in ("yard", "gone"):
-        watching.put(geofence_id, YARD)
-    watching.watch.geofence_gone(FLEET, "gone")
+    feed = watching.fleets.feeds[FLEET]
+    feed.loaded = False
+    watching.publish(at(60, *INSIDE))
+    watching.publish(at(120, *OUTSIDE))
+    watching.watch.look()
     assert watching.told() == []
-    watching.watch._begin()
-    assert [(event.kind.value, event.geofence_id) for event in watching.told()] == [("enter", "yard")]
+    vehicle = watching.fleets.vehicles["van"]
+    yard = Fence(Geofence(FLEET, "yard", YARD, {}))
+    watching.watch.take_up_fences(FLEET, Fences([yard]))
+    stored = position_of(at(0, *INSIDE), BEGIN)
+    watching.watch.take_up(vehicle, stored, [StayRow(0, FLEET, "yard", BEGIN, False)], silent=True)
+    watching.watch.look()
+    assert (watching.told(), vehicle.watched.previous, watching.fleets.waiting) == ([], stored, 2)
+    watching.fleets.loaded(FLEET)
+    assert watching.fleets.waiting == 0
+    assert kinds(watching.drive()) == []
+    watching.watch.look()
+    # It was inside, as was told before, and its signal lost.
+    assert kinds(watching.told()) == ["signal_back", "exit"]
+
+
+def test_who_was_judged_already_keeps_its_state_when_its_fleet_is_read_again() -> None:
+    watching = Watching()
+    watching.put("yard", YARD)
+    assert kinds(watching.drive(at(0, *OUTSIDE))) == []
+    vehicle = watching.fleets.vehicles["van"]
+    stale = position_of(at(-60, *INSIDE), BEGIN - 60_000)
+    watching.watch.take_up(vehicle, stale, [StayRow(0, FLEET, "yard", BEGIN, False)], silent=True)
+    assert (vehicle.position is stale, vehicle.watched.inside, vehicle.watched.silent) == (False, {}, False)
+    assert kinds(watching.drive(at(60, *INSIDE))) == ["enter"]
 
 
 def test_a_huge_backlog_is_judged_at_once() -> None:

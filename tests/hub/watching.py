@@ -24,12 +24,12 @@ class Watching:
         """the store's of the vehicles, where there is one"""
         self.fleets = Fleets()
         self.watch = Watch(database or Database("postgresql://nowhere"), self.fleets, lambda: self.clock, gone_after=86_400)
-        self.watch.ready.set()
         self.change_fleet(**thresholds)
 
     def change_fleet(self, fleet_id: str = FLEET, **thresholds: Any) -> FleetFeed:
+        """The fleet has these thresholds, and is loaded."""
         self.watch.fleet_changed(Fleet(fleet_id, "Fleet", **thresholds))
-        return self.fleets.feeds[fleet_id]
+        return self.fleets.loaded(fleet_id)
 
     def put(self, geofence_id: str, geometry: dict[str, Any], fleet_id: str = FLEET, **properties: Any) -> None:
         self.watch.geofence_changed(Fence(Geofence(fleet_id, geofence_id, geometry, properties)))

@@ -59,6 +59,7 @@ async def list_vehicles(request: Request) -> Response:
             raise Refusal(ErrorCode.BAD_FIELD, "`available` goes with `near=<latitude>,<longitude>`", field="available")
         limit = whole_number(request, "limit", MAX_LISTED, least=1, most=MAX_LISTED) or MAX_LISTED
         after, search = _text(request, "after"), _text(request, "search")
+        await service.loader.shown(fleet.fleet_id)
         async with service.lists.enter(principal.jti):
             async with service.database.reading() as connection:
                 page = await whereabouts.page(connection, fleet.fleet_id, limit, after=after, search=search)
@@ -68,6 +69,7 @@ async def list_vehicles(request: Request) -> Response:
             raise Refusal(ErrorCode.BAD_FIELD, f"`{parameter}` does not go with `near`: ask for one of them", field=parameter)
     latitude, longitude = _place(request)
     limit = whole_number(request, "limit", NEAREST, least=1, most=MAX_LISTED) or NEAREST
+    await service.loader.shown(fleet.fleet_id)
     since = service.clock() - int(fleet.signal_lost_after * 1000) if flag(request, "available") else None
     async with service.lists.enter(principal.jti):
         async with service.database.connection() as connection:

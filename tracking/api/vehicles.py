@@ -86,6 +86,7 @@ async def get(request: Request) -> Response:
     async with service_of(request).database.connection() as connection:
         stored = await vehicles.get(connection, name_in_path(request, "vehicle_id"))
     vehicle = _managed(principal, stored).vehicle
+    await service_of(request).loader.shown(vehicle.fleet_id)
     live = service_of(request).hub.fleets.of_fleet(vehicle.vehicle_id, vehicle.fleet_id)
     return respond(vehicle if live is None else _now(vehicle, live))
 

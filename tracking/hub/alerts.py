@@ -115,6 +115,7 @@ class Watched:
         "route",
         "silent",
         "speeding",
+        "waits_from",
     )
 
     def __init__(self) -> None:
@@ -125,6 +126,8 @@ class Watched:
         """a `signal_lost` was told, and no `signal_back` yet"""
         self.due = False
         """someone looks after when it falls silent"""
+        self.waits_from: int | None = None
+        """the fix time of its first move that waits, or waited, until its fleet is loaded"""
         self.inside: dict[str, Stay] = {}
         self.dwell_at = 0.0
         """the instant before which no stay is long enough to be told"""

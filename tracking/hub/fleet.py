@@ -272,6 +272,13 @@ class FleetFeed:
 
     def __init__(self, fleet: Fleet, slices: Slices | None = None) -> None:
         self.fleet = fleet
+        self.as_of = 0
+        """the last change of the log that `fleet` knows of"""
+        self.loaded = False
+        """Whether all of the fleet is known: until then its moves wait (`waiting`, in order) to be judged."""
+        self.waiting: list[tuple[LiveVehicle, Position]] = []
+        self.used_at = 0
+        """when somebody last looked at it or drove for it, as far as that was noted"""
         self._slices = slices or Slices()
         self.vehicles: set[LiveVehicle] = set()
         self.outboxes: set[Outbox] = set()

@@ -1,6 +1,6 @@
 """All vehicles and fleets that this process knows, by their ids."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from tracking.frames import live_view
 from tracking.hub.alerts import Watched
@@ -11,16 +11,15 @@ from tracking.model import Fleet, Position, Trip, Vehicle
 from tracking.protocol import FleetTrip, TripGone, VehicleGone, frame
 
 MAX_MOVES = 100_000
-"""Positions that may wait for the watch, which does not look while it reads; past it the oldest are not judged."""
+"""Positions that may wait to be judged; past it the oldest are not judged. So many again may wait for their fleets."""
 
 
 class Fleets:
-    """Kept up to date by whoever changes something in the store, after COMMIT; `tracking.watch` reads it all at the start.
+    """The fleets in memory, and vehicles of others that somebody drives. `tracking.loader` reads them from the store,
+    `live_state` keeps them up to date.
 
-    `moves` are the positions that moved a marker, in order, for the watch to take.
-
-    While all of it is being read (`read_…`, until `all_read`), what someone tells of a change is newer than the row may be that
-    was read before it, and stays.
+    `moves` are the positions that moved a marker, in order, for the watch to take. Those of a fleet that is not loaded wait
+    in its feed until it is.
     """
 
     def __init__(self, slices: Slices | None = None) -> None:
@@ -28,40 +27,57 @@ class Fleets:
         self.feeds: dict[str, FleetFeed] = {}
         self.vehicles: dict[str, LiveVehicle] = {}
         self.by_number: dict[int, LiveVehicle] = {}
+        self.held: set[str] = set()
+        """fleets that are loaded or being loaded"""
         self.loading: Loading[int | str] = Loading()
         self.moves: list[tuple[LiveVehicle, Position]] = []
-        self._reading = True
-        self._told_fleets: set[str] = set()
-        self._told_trips: dict[str, Trip | None] = {}
-        self._gone: set[str] = set()
+        self.waiting = 0
+        """moves that wait for their fleets"""
+        self.on_needed: Callable[[str], None] = lambda _: None
+        """Told of a fleet that is not held, and of which a vehicle moved."""
+        self.on_doubt: Callable[[str], None] = lambda _: None
+        """Told of a fleet that may be another than it is known to be here."""
         CLOCKS_WRONG.set(0)
 
-    # --- reading ------------------------------------------------------------------------------------------------------
+    # --- loading ------------------------------------------------------------------------------------------------------
 
-    def read_fleet(self, fleet: Fleet) -> None:
-        if fleet.fleet_id not in self._told_fleets:
-            self.feed(fleet)
+    def holds(self, fleet_id: str) -> bool:
+        """Whether the fleet is loaded or being loaded: whatever changes in it is to be known here."""
+        return fleet_id in self.held
 
-    def read_vehicle(self, vehicle: Vehicle, joined_at: int, number: int = 0) -> None:
-        vehicle_id = vehicle.vehicle_id
-        if vehicle_id not in self.vehicles and vehicle_id not in self._gone:
-            self.know(vehicle, joined_at, number)
-            if vehicle_id in self._told_trips:
-                self.set_trip(vehicle_id, self._told_trips[vehicle_id])
+    def loaded(self, fleet_id: str) -> FleetFeed:
+        """All of the fleet is known now: what waited for that is to be judged."""
+        feed = self.feeds[fleet_id]
+        self.held.add(fleet_id)
+        feed.loaded = True
+        moves, feed.waiting = feed.waiting, []
+        self.waiting -= len(moves)
+        self.moves += moves
+        return feed
 
-    def read_trip(self, vehicle_id: str, trip: Trip) -> None:
-        live = self.of_row(vehicle_id)
-        if live is not None and vehicle_id not in self._told_trips:
-            self._set_trip(live, trip)
+    def wait(self, vehicle: LiveVehicle, position: Position) -> None:
+        """The move is to be judged when the vehicle's fleet is loaded."""
+        feed = vehicle.feed
+        feed.waiting.append((vehicle, position))
+        if vehicle.watched.waits_from is None:
+            vehicle.watched.waits_from = position.fix_time
+        self.waiting += 1
+        if self.waiting > MAX_MOVES:
+            longest = max(self.feeds.values(), key=lambda feed: len(feed.waiting))
+            given_up = min(MAX_MOVES // 10, len(longest.waiting))
+            del longest.waiting[:given_up]
+            self.waiting -= given_up
+        if feed.fleet.fleet_id not in self.held:
+            self.on_needed(feed.fleet.fleet_id)
 
-    def of_row(self, vehicle_id: str) -> LiveVehicle | None:
-        """The vehicle that a row which was read belongs to: not one that was made anew by its id since."""
-        return None if vehicle_id in self._gone else self.vehicles.get(vehicle_id)
-
-    def all_read(self) -> None:
-        self._reading = False
-        for told in (self._told_fleets, self._told_trips, self._gone):
-            told.clear()
+    def let_go(self, live: LiveVehicle) -> None:
+        """The vehicle is held no more; the store has it."""
+        vehicle_id = live.vehicle.vehicle_id
+        self.set_clock_skew(vehicle_id, 0)
+        self.vehicles.pop(vehicle_id, None)
+        self.by_number.pop(live.number, None)
+        live.feed.leave(live)
+        live.feed.vehicles.discard(live)
 
     def of_fleet(self, vehicle_id: str, fleet_id: str) -> LiveVehicle | None:
         """The vehicle, where it is known to be in this fleet: what is known of it while it was in another is not to be seen."""
@@ -74,7 +90,11 @@ class Fleets:
         """A position that moves its vehicle's marker. One from before it was in its fleet is not this fleet's to see."""
         vehicle = self.vehicles.get(position.vehicle_id)
         if vehicle is not None and position.fix_time - vehicle.clock_skew >= vehicle.joined_at:
-            vehicle.feed.moved(vehicle, position)
+            feed = vehicle.feed
+            feed.moved(vehicle, position)
+            if not feed.loaded:
+                self.wait(vehicle, position)
+                return
             self.moves.append((vehicle, position))
             if len(self.moves) > MAX_MOVES:
                 del self.moves[: MAX_MOVES // 10]
@@ -86,15 +106,6 @@ class Fleets:
             feed = self.feeds[fleet.fleet_id] = FleetFeed(fleet, self._slices)
         feed.fleet = fleet
         return feed
-
-    def fleet_changed(self, fleet: Fleet) -> None:
-        if self._reading:
-            self._told_fleets.add(fleet.fleet_id)
-        self.feed(fleet)
-
-    def holds(self, fleet_id: str) -> bool:
-        """Whether all vehicles of the fleet are known here."""
-        return True
 
     def know(self, vehicle: Vehicle, joined_at: int = 0, number: int = 0) -> LiveVehicle:
         """The vehicle is new, or its name, kind, plate or fleet is another now. `joined_at`: since when it is in its fleet.
@@ -127,9 +138,6 @@ class Fleets:
 
     def forget(self, vehicle_id: str) -> None:
         """The vehicle was removed."""
-        if self._reading:
-            self._gone.add(vehicle_id)
-            self._told_trips.pop(vehicle_id, None)
         self.set_clock_skew(vehicle_id, 0)
         live = self.vehicles.pop(vehicle_id, None)
         if live is not None:
@@ -151,15 +159,10 @@ class Fleets:
 
     def set_trip(self, vehicle_id: str, trip: Trip | None) -> None:
         """The trip that the vehicle's driver is to see: the one under way, or the next."""
-        if self._reading:
-            self._told_trips[vehicle_id] = trip
         live = self.vehicles.get(vehicle_id)
         if live is not None:
-            self._set_trip(live, trip)
-
-    def _set_trip(self, live: LiveVehicle, trip: Trip | None) -> None:
-        live.trip = trip
-        live.feed.restate(live)
+            live.trip = trip
+            live.feed.restate(live)
 
     def set_clock_skew(self, vehicle_id: str, skew: int) -> None:
         """The clock of the vehicle's device is so many ms ahead of ours (negative: behind), or not known to be wrong (0)."""

@@ -115,6 +115,8 @@ class Hub:
         self._interval_trip = interval_trip
         self._interval_idle = interval_idle
         self.feeds: dict[str, TripFeed] = {}
+        self.begun = 0
+        """how many feeds have been begun"""
         self.loading: Loading[str] = Loading()
         """of trips that somebody is about to watch"""
         self.fleets = Fleets(Slices(lambda work: asyncio.get_running_loop().call_soon(work)))
@@ -154,6 +156,7 @@ class Hub:
         if feed is None:
             feed = TripFeed(trip, kept=self._kept, seconds=self._keep_seconds, now=self._clock())
             feed.as_of = as_of
+            self.begun += 1
             self.feeds[trip.trip_id] = feed
             FEEDS.set(len(self.feeds))
         if not feed.outboxes:

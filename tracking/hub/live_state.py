@@ -50,10 +50,13 @@ class VehicleState(msgspec.Struct):
 class State:
     """How things are, as far as rows concern them. What is missing is not there; what was not asked for is not in `asked…`."""
 
-    def __init__(self) -> None:
+    def __init__(self, begun: int = 0) -> None:
+        """`begun` is how many trips had been watched by then: see `Hub`."""
+        self.begun = begun
         self.asked_vehicles: set[int] = set()
         self.asked_trips: set[str] = set()
         self.asked_messages: set[int] = set()
+        self.asked_fleets: set[str] = set()
         self.vehicles: dict[int, VehicleState] = {}
         self.trips: dict[str, Trip] = {}
         self.fleets: dict[str, Fleet] = {}
@@ -82,13 +85,16 @@ class LiveState:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def read(self, connection: Connection, rows: Sequence[Row]) -> State:
-        state = State()
+        state = State(self._hub.begun)
         renamed: set[int] = set()
-        wanted_fleets: set[str] = set()
+        if any(row.kind == ChangeKind.VEHICLE_CHANGED for row in rows):
+            watched = {feed.vehicle_id for feed in self._hub.feeds.values()}
+        else:
+            watched = set()
         wanted_events: set[int] = set()
         for row in rows:
             number, subject = row.vehicle, row.subject
-            if number is not None and _changes_vehicle(row.kind) and self._holds_vehicle(row):
+            if number is not None and _changes_vehicle(row.kind) and (subject in watched or self._holds_vehicle(row)):
                 state.asked_vehicles.add(number)
                 if row.kind != ChangeKind.VEHICLE_TRIPS:
                     renamed.add(number)
@@ -97,8 +103,8 @@ class LiveState:
             if row.kind == ChangeKind.MESSAGE_POSTED and (message := _number_in(row, "message")) is not None:
                 if subject in self._hub.feeds or number in self._sources.by_number:
                     state.asked_messages.add(message)
-            elif row.kind == ChangeKind.FLEET_CHANGED and subject is not None and self._hub.fleets.holds(subject):
-                wanted_fleets.add(subject)
+            elif row.kind == ChangeKind.FLEET_CHANGED and subject is not None and subject in self._hub.fleets.feeds:
+                state.asked_fleets.add(subject)
             elif row.kind.startswith(EVENT) and (event := _number_in(row, "event")) is not None:
                 feed = self._hub.fleets.feeds.get(row.fleet_id or "")
                 if feed is not None and feed.outboxes:
@@ -109,7 +115,7 @@ class LiveState:
             state.messages = await messages.by_number(connection, list(state.asked_messages))
         if wanted_events:
             state.events = await events.by_id(connection, list(wanted_events))
-        for fleet_id in wanted_fleets:
+        for fleet_id in state.asked_fleets:
             fleet = await fleets.get(connection, fleet_id)
             if fleet is not None:
                 state.fleets[fleet_id] = fleet
@@ -184,8 +190,7 @@ class LiveState:
                 raise NotUnderstood("it has no subject")
             return None
         if row.kind == ChangeKind.FLEET_CHANGED:
-            if (fleet := state.fleets.get(subject)) is not None:
-                self._watch.fleet_changed(fleet)
+            self._fleet_changed(row, subject, state, as_of)
         elif row.kind == ChangeKind.MESSAGE_POSTED:
             self._message_posted(row, subject, state)
         elif row.kind.startswith(EVENT):
@@ -209,6 +214,9 @@ class LiveState:
             driver = self._hub.drivers.get(vehicle_id)
             if driver is not None:
                 driver.close(CloseCode.GOING_DOWN)
+        live = self._hub.fleets.by_number.get(row.vehicle) if row.vehicle is not None else None
+        for fleet_id in {row.fleet_id, live.feed.fleet.fleet_id if live is not None else None} - {None}:
+            self._hub.fleets.on_doubt(fleet_id or "")
         if row.subject is not None:
             self._hub.drop_feed(row.subject)
 
@@ -228,7 +236,7 @@ class LiveState:
         source, live = self._sources.by_number.get(number), self._hub.fleets.by_number.get(number)
         known_as_of = [thing.as_of for thing in (source, live) if thing is not None]
         if number not in state.asked_vehicles:
-            if known_as_of and min(known_as_of) < row.number:
+            if (known_as_of and min(known_as_of) < row.number) or self._is_watched_since(row, state):
                 raise NotRead
             return
         found = state.vehicles.get(number)
@@ -257,6 +265,12 @@ class LiveState:
                 self._trip_is(trip, as_of)
                 self._hub.fleets.trip_changed(trip)
 
+    def _is_watched_since(self, row: Row, state: State) -> bool:
+        """Whether a trip of the vehicle has watchers who came while the others were read, and know it by its former name."""
+        if row.kind != ChangeKind.VEHICLE_CHANGED or state.begun == self._hub.begun:
+            return False
+        return any(feed.vehicle_id == row.subject and feed.as_of < row.number for feed in self._hub.feeds.values())
+
     def _forget_former(self, vehicle_id: str, number: int) -> None:
         """What was known by this id was another vehicle, and is removed: where it was is not this one's to show."""
         source, live = self._sources.get(vehicle_id), self._hub.fleets.vehicles.get(vehicle_id)
@@ -276,6 +290,21 @@ class LiveState:
             driver.close(CloseCode.NOT_FOUND)
         # Last, so that no snapshot names it.
         self._hub.vehicle_gone(vehicle_id)
+
+    # --- fleets -------------------------------------------------------------------------------------------------------
+
+    def _fleet_changed(self, row: Row, fleet_id: str, state: State, as_of: int) -> None:
+        feed = self._hub.fleets.feeds.get(fleet_id)
+        if feed is None:
+            return
+        if fleet_id not in state.asked_fleets:
+            if feed.as_of < row.number:
+                raise NotRead
+            return
+        fleet = state.fleets.get(fleet_id)
+        if fleet is not None and feed.as_of < as_of:
+            self._watch.fleet_changed(fleet)
+            feed.as_of = as_of
 
     # --- trips --------------------------------------------------------------------------------------------------------
 

@@ -8,13 +8,11 @@ from tracking.audit import Kind, Span
 from tracking.auth import Principal, may_manage_fleet
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed
 from tracking.hub.fleet import FleetFeed, Viewport
+from tracking.loader import WAIT_SECONDS
 from tracking.metrics import DISPATCHERS
 from tracking.protocol import TextMessage, decode_dispatcher
 from tracking.service import Service
 from tracking.sockets.connection import Connection, admit, not_yours
-
-READ_SECONDS = 5.0
-"""How long a connection that comes right after the hub's start waits for the fleets to be read."""
 
 
 async def dispatcher_endpoint(websocket: WebSocket) -> None:
@@ -40,10 +38,9 @@ class DispatcherConnection(Connection):
         if not may_manage_fleet(self.principal, self._fleet_id):
             raise not_yours()
         try:
-            await asyncio.wait_for(self.service.watch.ready.wait(), READ_SECONDS)
+            feed = await asyncio.wait_for(self.service.loader.load(self._fleet_id), WAIT_SECONDS)
         except TimeoutError:
             raise SocketClosed(CloseCode.OVERLOADED) from None
-        feed = self.service.hub.fleets.feeds.get(self._fleet_id)
         if feed is None:
             raise not_yours()
         self._feed = feed

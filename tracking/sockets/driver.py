@@ -121,10 +121,11 @@ class DriverConnection(Connection):
         self._prepaid = self._intake.prepaid(source)
         hub = self.service.hub
         if source.vehicle.vehicle_id not in hub.fleets.vehicles:
-            # The fleets are not read yet.
+            # Its fleet is not loaded yet, or its change is not applied.
             live = hub.fleets.know(source.vehicle, source.joined_at, source.number)
             live.as_of = source.as_of
             hub.fleets.set_trip(source.vehicle.vehicle_id, source.trip)
+        self.service.loader.want(source.vehicle.fleet_id)
         hub.fleets.set_clock_skew(source.vehicle.vehicle_id, source.clock.skew if source.clock is not None else 0)
         if not hub.claim(source.vehicle.vehicle_id, self):
             raise SocketClosed(CloseCode.REPLACED)

@@ -71,7 +71,9 @@ class PassengerConnection(Connection):
                 if found is None or not may_know_trip(self.principal, found[0]):
                     raise not_yours()
                 trip, as_of = found
-                if service.hub.loading.is_current(self.trip_id, as_of):
+                # It names its vehicle.
+                subjects = [self.trip_id] if trip.vehicle is None else [self.trip_id, trip.vehicle.vehicle_id]
+                if all(service.hub.loading.is_current(subject, as_of) for subject in subjects):
                     self._check(trip)
                     return service.hub.feed(trip, as_of)
 

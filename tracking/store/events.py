@@ -1,6 +1,6 @@
 """Events of vehicles, and the states that they are the edges of: stays in geofences, silences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tracking.geo import pack_point, unpack_point
@@ -11,11 +11,25 @@ from tracking.store.pool import Connection
 
 
 class StayRow(NamedTuple):
-    vehicle_id: str
+    vehicle: int
     fleet_id: str
     geofence_id: str
     since: int
     dwelt: bool
+
+
+class Quiet(NamedTuple):
+    """A vehicle that has been silent for too long, its latest position, the trip of that, and the trip that is under way."""
+
+    vehicle: int
+    vehicle_id: str
+    fleet_id: str
+    signal_lost_after: float
+    fix_time: int
+    server_time: int
+    point: bytes
+    trip_id: str | None
+    position_trip_id: str | None
 
 
 class _Row(NamedTuple):
@@ -35,12 +49,18 @@ async def reserve(connection: Connection, count: int, *, after: int = 0) -> list
 
 
 async def insert(
-    connection: Connection, fleet_ids: Sequence[str], numbers: Sequence[int | None], events: Sequence[Event]
+    connection: Connection,
+    fleet_ids: Sequence[str],
+    numbers: Sequence[int | None],
+    events: Sequence[Event],
+    *,
+    newly_silent: bool = False,
 ) -> set[int]:
     """Stores events, each with the id reserved for it, and what they change; the ids of those whose vehicle still exists.
 
     `numbers` are those of their vehicles, where they are known: a vehicle that was made anew by the id of an erased one gets
-    none of its events. Safe to repeat with the same events, where it is not known whether they were stored. Needs an open
+    none of its events. Safe to repeat with the same events, where it is not known whether they were stored. With
+    `newly_silent` all are `signal_lost`, and those of vehicles are left out that are known to be silent. Needs an open
     transaction.
     """
     # Locked, so that a trip or a vehicle that is being removed takes them along; in the order in which changes of trips lock.
@@ -61,6 +81,9 @@ async def insert(
         for fleet_id, number, event in zip(fleet_ids, numbers, events, strict=True)
         if (vehicle := known.get(event.vehicle_id)) is not None and number in (None, vehicle)
     ]
+    if newly_silent:
+        begun = set(await _begin_silences(connection, {row.vehicle: row.event.server_time for row in fresh}))
+        fresh = [row for row in fresh if row.vehicle in begun]
     if not fresh:
         return set()
     inserted = await connection.fetch(
@@ -157,17 +180,23 @@ async def _change_states(connection: Connection, rows: Sequence[_Row]) -> None:
         )
     lost = {vehicle: since for vehicle, since in silences.items() if since is not None}
     if lost:
-        await connection.execute(
-            """
-            INSERT INTO silences (vehicle, since) SELECT * FROM unnest($1::integer[], $2::timestamptz[])
-            ON CONFLICT (vehicle) DO NOTHING
-            """,
-            list(lost),
-            list(lost.values()),
-        )
+        await _begin_silences(connection, lost)
     back = [vehicle for vehicle, since in silences.items() if since is None]
     if back:
         await connection.execute("DELETE FROM silences WHERE vehicle = ANY($1::integer[])", back)
+
+
+async def _begin_silences(connection: Connection, since: Mapping[int, int]) -> list[int]:
+    """The vehicles of these that were not silent before."""
+    rows = await connection.fetch(
+        """
+        INSERT INTO silences (vehicle, since) SELECT * FROM unnest($1::integer[], $2::timestamptz[])
+        ON CONFLICT (vehicle) DO NOTHING RETURNING vehicle
+        """,
+        list(since),
+        list(since.values()),
+    )
+    return [row["vehicle"] for row in rows]
 
 
 def _point(event: Event) -> bytes | None:
@@ -300,16 +329,70 @@ def _event(row: Any) -> Event:
     )
 
 
-async def stays(connection: Connection) -> list[StayRow]:
-    """Who is inside which fence, of those whose fleet has not changed since."""
+async def stays(connection: Connection, vehicles: Sequence[int]) -> list[StayRow]:
+    """Who of these vehicles is inside which fence of its fleet."""
     rows = await connection.fetch(
-        "SELECT vehicle_id, fleet_id, geofence_id, since, dwelt FROM geofence_stays JOIN vehicles USING (vehicle, fleet_id)"
+        """
+        SELECT vehicle, fleet_id, geofence_id, since, dwelt FROM geofence_stays JOIN vehicles USING (vehicle, fleet_id)
+        WHERE vehicle = ANY($1::int[])
+        """,
+        vehicles,
     )
     return [StayRow(*row) for row in rows]
 
 
-async def silent(connection: Connection) -> set[str]:
-    """The vehicles whose signal is lost."""
-    return {
-        row["vehicle_id"] for row in await connection.fetch("SELECT vehicle_id FROM silences JOIN vehicles USING (vehicle)")
-    }
+async def silent(connection: Connection, vehicles: Sequence[int]) -> set[int]:
+    """Those of the vehicles whose signal is lost."""
+    rows = await connection.fetch("SELECT vehicle FROM silences WHERE vehicle = ANY($1::int[])", vehicles)
+    return {row["vehicle"] for row in rows}
+
+
+async def quiet(
+    connection: Connection,
+    now: int,
+    *,
+    longest: float,
+    since: int,
+    besides: Sequence[str],
+    limit: int,
+    asked: tuple[int, float] | None = None,
+) -> list[Quiet]:
+    """Vehicles that were heard of at `since` or later, have been silent for their fleet's `signal_lost_after` at `now`, and are
+    not known to be silent; of fleets where that is no more than `longest` (s), and that are not `besides`.
+
+    `asked` are `now` and `longest` of the last question of this kind, where only those are wanted that it could not find.
+    """
+    before, longest_before = asked if asked is not None else (0, 0.0)
+    # All latest positions are gone through: an index by the time would cost each of their updates. What is asked of each comes
+    # first, so that few are looked up among the silent.
+    rows = await connection.fetch(
+        """
+        WITH thresholds AS MATERIALIZED (
+            SELECT fleet, signal_lost_after, $1::timestamptz - make_interval(secs => signal_lost_after) AS until,
+                CASE
+                    WHEN signal_lost_after > $7 THEN '-infinity'
+                    ELSE $6::timestamptz - make_interval(secs => signal_lost_after)
+                END AS past
+            FROM fleets WHERE signal_lost_after <= $2 AND fleet_id <> ALL($4::text[])
+        ), aged AS MATERIALIZED (
+            SELECT l.vehicle, f.signal_lost_after, l.fix_time, l.server_time, l.point, l.trip
+            FROM latest_positions l JOIN thresholds f USING (fleet)
+            WHERE l.server_time >= $3::timestamptz AND l.server_time <= f.until AND l.server_time > f.past
+        ), found AS MATERIALIZED (
+            SELECT * FROM aged a WHERE NOT EXISTS (SELECT FROM silences s WHERE s.vehicle = a.vehicle) LIMIT $5
+        )
+        SELECT v.vehicle, v.vehicle_id, v.fleet_id, l.signal_lost_after, l.fix_time, l.server_time, l.point,
+            u.trip_id, t.trip_id AS position_trip_id
+        FROM found l JOIN vehicles v USING (vehicle) LEFT JOIN trips t ON t.trip = l.trip
+        LEFT JOIN trip_spans s ON s.vehicle = l.vehicle AND s.ended_at IS NULL LEFT JOIN trips u ON u.trip = s.trip
+        WHERE NOT v.fleet_id = ANY($4::text[])
+        """,
+        now,
+        longest,
+        since,
+        besides,
+        limit,
+        before,
+        longest_before,
+    )
+    return [Quiet(*row) for row in rows]

@@ -75,7 +75,3 @@ async def _with_one_more(connection: Connection, fleet_id: str, column: str, mos
         await connection.execute("SELECT pg_advisory_xact_lock(hashtext('tracking.fleet_counts'), hashtext($1))", fleet_id)
         count = await connection.fetchval(query, fleet_id)
     return int(count)
-
-
-async def all_of_them(connection: Connection) -> list[Fleet]:
-    return [_fleet(row) for row in await connection.fetch(f"SELECT {_COLUMNS} FROM fleets")]

@@ -56,9 +56,10 @@ async def rows_of_fleet(connection: Connection, fleet_id: str) -> list[Row]:
     return await connection.fetch(f"SELECT {_COLUMNS} FROM geofences WHERE fleet_id = $1 ORDER BY geofence_id", fleet_id)
 
 
-async def rows_of_all(connection: Connection) -> list[Row]:
-    """Needs an open transaction: they come through a cursor, as they may be large."""
-    return [row async for row in connection.cursor(f"SELECT {_COLUMNS} FROM geofences", prefetch=_AT_ONCE)]
+async def rows_through_cursor(connection: Connection, fleet_id: str) -> list[Row]:
+    """The same, in no order. Needs an open transaction: they come some at a time, as they may be large."""
+    query = f"SELECT {_COLUMNS} FROM geofences WHERE fleet_id = $1"
+    return [row async for row in connection.cursor(query, fleet_id, prefetch=_AT_ONCE)]
 
 
 async def count_others(connection: Connection, fleet_id: str, geofence_id: str) -> tuple[int, int]:

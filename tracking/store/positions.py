@@ -324,17 +324,22 @@ async def file_anew(
     return changed
 
 
-async def latest_of_all(connection: Connection, since: int) -> AsyncIterator[Position]:
-    """Each vehicle's latest position, of those heard of since that instant. Needs an open transaction."""
-    query = """
+async def latest_of_vehicles(connection: Connection, vehicles: Sequence[int], since: int) -> dict[int, Position]:
+    """The vehicles' positions as `latest_positions` has them, of those heard of since that instant."""
+    rows = await connection.fetch(
+        """
         SELECT l.vehicle, v.vehicle_id, l.trip, t.trip_id, l.fix_time, l.server_time, l.accuracy, l.speed, l.bearing, l.battery,
             l.point
         FROM latest_positions l JOIN vehicles v USING (vehicle) LEFT JOIN trips t ON t.trip = l.trip
-        WHERE l.server_time >= $1::timestamptz
-    """
-    async for row in connection.cursor(query, since, prefetch=TRACK_CHUNK):
+        WHERE l.vehicle = ANY($1::int[]) AND l.server_time >= $2::timestamptz
+        """,
+        vehicles,
+        since,
+    )
+    found = {}
+    for row in rows:
         longitude, latitude = unpack_point(row["point"])
-        yield Position(
+        found[row["vehicle"]] = Position(
             vehicle=row["vehicle"],
             vehicle_id=row["vehicle_id"],
             session=0,
@@ -353,6 +358,7 @@ async def latest_of_all(connection: Connection, since: int) -> AsyncIterator[Pos
             suspect=(),
             live=True,
         )
+    return found
 
 
 # Their first and last instant lead into the key's index, and to the days in question: by the segments alone PostgreSQL may

@@ -1,6 +1,6 @@
 """Trips, and the spans of time in which a vehicle was under way on one."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -225,20 +225,6 @@ def _comes_before(trip: Trip, other: Trip) -> bool:
     """Whether the driver of both is to see this one first: the one under way, then the oldest."""
     first, second = [(not one.status.under_way, one.created_at, one.number) for one in (trip, other)]
     return first < second
-
-
-async def current_of_all(connection: Connection) -> AsyncIterator[Trip]:
-    """The same for every vehicle that has one. Needs an open transaction: they come through a cursor."""
-    query = f"""
-        {_SELECT}
-        WHERE t.trip IN (
-            SELECT DISTINCT ON (vehicle) trip FROM trips
-            WHERE vehicle IS NOT NULL AND status NOT IN ('complete', 'canceled')
-            ORDER BY vehicle, status IN {_UNDER_WAY} DESC, created_at, trip
-        )
-    """
-    async for row in connection.cursor(query, prefetch=1_000):
-        yield _trip(row)
 
 
 async def open_of_vehicle(connection: Connection, vehicle: int) -> list[Trip]:

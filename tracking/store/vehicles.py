@@ -127,7 +127,8 @@ async def lock_those_of_trip(connection: Connection, trip: int) -> list[Stored]:
     return [_stored(row) for row in rows]
 
 
-async def all_of_them(connection: Connection) -> AsyncIterator[Stored]:
-    """Needs an open transaction: they come through a cursor."""
-    async for row in connection.cursor(f"SELECT {_COLUMNS} FROM vehicles", prefetch=5_000):
-        yield _stored(row)
+async def in_parts(connection: Connection, fleet_id: str, part: int) -> AsyncIterator[list[Stored]]:
+    """All vehicles of the fleet, so many at a time. Needs an open transaction: they come through a cursor."""
+    cursor = await connection.cursor(f"SELECT {_COLUMNS} FROM vehicles WHERE fleet_id = $1", fleet_id)
+    while rows := await cursor.fetch(part):
+        yield [_stored(row) for row in rows]
