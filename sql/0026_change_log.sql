@@ -47,21 +47,27 @@ CREATE INDEX changes_by_subject ON changes (subject) WHERE subject IS NOT NULL;
 -- Moves what the transaction has to tell into the log. It runs inside COMMIT, on the server: a client that is stopped in the
 -- middle of its transaction does not hold the lock, and no round trip happens under it.
 CREATE FUNCTION log_changes() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    last bigint;
 BEGIN
-    -- It runs for each row; the first moves them all.
-    IF NOT EXISTS (SELECT FROM pending_changes WHERE transaction = NEW.transaction) THEN
+    -- It runs for each row. The first moves them all, and notes how far: to look for what is left would walk over all that were
+    -- moved. The note goes with the transaction, and what is rolled back to a savepoint takes it along.
+    IF NEW.place <= coalesce(nullif(current_setting('tracking.moved', true), ''), '0')::bigint THEN
         RETURN NULL;
     END IF;
     -- Held until the transaction is over and seen: who gets the next number is seen after it.
     PERFORM pg_advisory_xact_lock(hashtext('tracking.changes'));
     WITH moved AS (
         DELETE FROM pending_changes WHERE transaction = NEW.transaction RETURNING *
+    ), logged AS (
+        INSERT INTO changes (number, mark, at, transaction, fleet_id, vehicle, kind, subject, public, internal)
+        SELECT
+            nextval('change_numbers'), (random() * 9007199254740991)::bigint, clock_timestamp(), m.transaction,
+            m.fleet_id, m.vehicle, m.kind, m.subject, m.public, m.internal
+        FROM (SELECT * FROM moved ORDER BY place) m
     )
-    INSERT INTO changes (number, mark, at, transaction, fleet_id, vehicle, kind, subject, public, internal)
-    SELECT
-        nextval('change_numbers'), (random() * 9007199254740991)::bigint, clock_timestamp(), m.transaction,
-        m.fleet_id, m.vehicle, m.kind, m.subject, m.public, m.internal
-    FROM (SELECT * FROM moved ORDER BY place) m;
+    SELECT max(place) INTO last FROM moved;
+    PERFORM set_config('tracking.moved', last::text, true);
     -- A wake-up, no more: readers read the table.
     PERFORM pg_notify('changes', '');
     RETURN NULL;
