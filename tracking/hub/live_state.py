@@ -254,8 +254,7 @@ class LiveState:
                 self._hub.fleets.set_trip(vehicle_id, found.current)
         if row.kind == ChangeKind.VEHICLE_CHANGED:
             for trip in found.open_trips:
-                self._trip_is(trip, as_of)
-                self._hub.fleets.trip_changed(trip)
+                self._tell_of_trip(trip, state, as_of)
 
     def _forget_former(self, vehicle_id: str, number: int) -> None:
         """What was known by this id was another vehicle, and is removed: where it was is not this one's to show."""
@@ -294,9 +293,13 @@ class LiveState:
             if row.kind == ChangeKind.TRIP_DELETED and row.fleet_id is not None:
                 self._hub.fleets.trip_gone(row.fleet_id, trip_id)
             return
+        self._tell_of_trip(trip, state, as_of)
+
+    def _tell_of_trip(self, trip: Trip, state: State, as_of: int) -> None:
+        """Once for all rows that were read together."""
         self._trip_is(trip, as_of)
-        if ("", trip_id) not in state.told:
-            state.told.add(("", trip_id))
+        if ("", trip.trip_id) not in state.told:
+            state.told.add(("", trip.trip_id))
             self._hub.fleets.trip_changed(trip)
 
     def _trip_is(self, trip: Trip, as_of: int) -> None:
