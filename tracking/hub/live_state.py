@@ -262,8 +262,7 @@ class LiveState:
                 self._hub.fleets.set_trip(vehicle_id, found.current)
         if row.kind == ChangeKind.VEHICLE_CHANGED:
             for trip in found.open_trips:
-                self._trip_is(trip, as_of)
-                self._hub.fleets.trip_changed(trip)
+                self._tell_of_trip(trip, state, as_of)
 
     def _is_watched_since(self, row: Row, state: State) -> bool:
         """Whether a trip of the vehicle has watchers who came while the others were read, and know it by its former name."""
@@ -323,9 +322,13 @@ class LiveState:
             if row.kind == ChangeKind.TRIP_DELETED and row.fleet_id is not None:
                 self._hub.fleets.trip_gone(row.fleet_id, trip_id)
             return
+        self._tell_of_trip(trip, state, as_of)
+
+    def _tell_of_trip(self, trip: Trip, state: State, as_of: int) -> None:
+        """Once for all rows that were read together."""
         self._trip_is(trip, as_of)
-        if ("", trip_id) not in state.told:
-            state.told.add(("", trip_id))
+        if ("", trip.trip_id) not in state.told:
+            state.told.add(("", trip.trip_id))
             self._hub.fleets.trip_changed(trip)
 
     def _trip_is(self, trip: Trip, as_of: int) -> None:
