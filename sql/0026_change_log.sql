@@ -81,7 +81,7 @@ DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION log_changes();
 -- hub's, one of them is wrong, and the hub's is taken, which its fixes are judged by.
 CREATE FUNCTION span_instant (of_hub timestamptz) RETURNS timestamptz LANGUAGE sql VOLATILE AS $$
     SELECT date_trunc('milliseconds', CASE
-        WHEN abs(extract(epoch FROM clock_timestamp() - of_hub)) <= 5 THEN clock_timestamp()
+        WHEN abs(extract(epoch FROM clock_timestamp() - of_hub)) <= 1 THEN clock_timestamp()
         ELSE of_hub
     END)
 $$;

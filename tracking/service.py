@@ -176,6 +176,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         revisions,
         clock,
         complete_at=lambda: follower.complete_at,
+        ahead=lambda: follower.clock_ahead,
         on_corrected=history.refiled,
     )
     hub.on_showing = refiling.begins_to_show

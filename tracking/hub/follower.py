@@ -39,7 +39,7 @@ TRIED_ANEW = 5
 MOST_LOGGED = 100
 CLOCK_SECONDS = 10.0
 """Between two looks at the database's clock."""
-CLOCK_TOLERANCE_MS = 5_000
+CLOCK_TOLERANCE_MS = 1_000
 """By which the database's clock may differ from the hub's: as in `span_instant`."""
 
 State = TypeVar("State")
@@ -148,6 +148,11 @@ class Follower(Generic[State]):
                         await changes.heartbeat(connection)
                 else:
                     self.complete_at, self.confirmed_at = began, time.monotonic()
+
+    @property
+    def clock_ahead(self) -> int:
+        """By how many ms the clock that spans are given by is ahead of the hub's: see `span_instant` in `sql/`."""
+        return self.clock_offset if abs(self.clock_offset) <= CLOCK_TOLERANCE_MS else 0
 
     def wake(self) -> None:
         """There may be something new."""

@@ -133,7 +133,7 @@ def _number(span: Span | None) -> int | None:
     return span.trip if span is not None else None
 
 
-CLOCKS_MS = 5_000
+CLOCKS_MS = 1_000
 """The hub's clock and the database's differ by no more than this."""
 
 
