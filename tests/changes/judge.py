@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tests.changes.stand_ins import Heard
+from tests.changes.stand_ins import Device, Heard
 from tests.changes.world import STUCK_SECONDS, WAIT_SECONDS, FuzzHub, World
 from tests.faults.devices import until
 from tracking.frames import live_view
@@ -34,7 +34,7 @@ class Truth:
 
 async def judge(world: World) -> list[str]:
     truth = await _read(world)
-    wrongs = list(map(repr, world.faults))
+    wrongs = list(world.faults)
     wrongs += _judge_log(world, truth)
     wrongs += _judge_answers(world, truth)
     fresh = await FuzzHub(world.station, "fresh", world.turns).read_all(world.station.pools)
@@ -66,7 +66,9 @@ async def _read(world: World) -> Truth:
         truth.rows = [Row(*row) for row in await connection.fetch(f"SELECT {changes._COLUMNS} FROM changes ORDER BY number")]
         made = {row.subject for row in truth.rows if row.kind == ChangeKind.TRIP_CREATED and row.fleet_id in world.fleets}
         # Some were made though nobody was told.
-        world.trips |= dict.fromkeys(subject for subject in made if subject is not None)
+        for subject in made:
+            if subject is not None:
+                world.trips.setdefault(subject, None)
         truth.trips = await trips.get_all(connection, list(world.trips))
         truth.vehicles = await vehicles.get_all(connection, world.vehicles)
         numbers = [stored.number for stored in truth.vehicles.values()]
@@ -255,6 +257,10 @@ def _judge_passengers(world: World, truth: Truth) -> Iterable[str]:
                 if told is not None and message["trip"]["version"] < told["version"]:
                     yield f"{who} was told version {told['version']}, and then {message['trip']['version']}"
                 told = message["trip"]
+            for _, latitude, fix_time in message.get("track", ()):
+                device = latitudes[round(latitude, 2)]
+                if not _is_of_trip(world, truth, hub, trip_id, at, device, fix_time):
+                    yield f"{who} was shown a line with where {device.vehicle_id} was at {fix_time}, which is not of the trip"
             place = message if kind == "position" else message.get("position")
             if place is None:
                 continue
@@ -272,6 +278,20 @@ def _judge_passengers(world: World, truth: Truth) -> Iterable[str]:
                 begins = min((w.start for w in windows_of_trip), default=None)
                 if trip_id in truth.trips and (begins is None or place["fix_time"] < begins):
                     yield f"{who} was shown where {device.vehicle_id} was before the trip"
+
+
+def _is_of_trip(world: World, truth: Truth, hub: FuzzHub, trip_id: str, at: int, device: Device, fix_time: int) -> bool:
+    """Whether a place may be on the trip's line; also where the hub did not know yet that it is not."""
+    stored = truth.vehicles.get(device.vehicle_id)
+    if stored is None or world.device_of(device.vehicle_id) is not device or trip_id not in truth.trips:
+        return True  # it is erased, or being erased
+    if any(row.subject == trip_id and applied_at >= at for applied_at, row in hub.applied):
+        return True
+    sent = device.sent_at.get(fix_time, [])
+    if not _remembers(sent) or any(taker is not hub for taker, _ in sent):
+        return True  # another hub corrects it, in the store, when it applies the change
+    span = span_at(windows_of(truth.spans.get(stored.number, [])), fix_time)
+    return span is not None and span.trip_id == trip_id
 
 
 def _may_be_known(hub: FuzzHub, trip_id: str, at: int, vehicle_id: str) -> bool:

@@ -228,8 +228,6 @@ MUTATIONS: dict[str, Mutation] = {
         nobody_waits_for_their_own_transaction,
         one_row_of_a_transaction_is_all_of_it,
         a_feed_takes_positions_of_any_vehicle,
-        a_row_that_cannot_be_applied_ends_the_follower,
-        nothing_of_a_row_that_cannot_be_applied_is_read_anew,
         changes_are_not_told_to_the_log,
     )
 }

@@ -28,9 +28,9 @@ class Turns:
         if self.calm:
             return
         chance = self.rng.random()
-        if chance < 0.4:
+        if chance < 0.65:
             return
-        if chance < 0.6:
+        if chance < 0.85:
             await asyncio.sleep(0)
             return
         standing: asyncio.Future[None] = asyncio.get_running_loop().create_future()

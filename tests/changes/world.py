@@ -190,13 +190,13 @@ class FuzzHub:
         """Carries a change out, beside all others."""
         task = asyncio.create_task(self._ask(what, work, lost))
         self.requests.add(task)
-        task.add_done_callback(self._asked)
+        task.add_done_callback(lambda done: self._asked(what, done))
 
-    def _asked(self, task: asyncio.Task[None]) -> None:
+    def _asked(self, what: str, task: asyncio.Task[None]) -> None:
         self.requests.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and self.alive:
             assert self.world is not None
-            self.world.faults.append(error)
+            self.world.faults.append(f"{what} failed: {error!r}")
 
     async def _ask(self, what: str, work: Callable[[], Awaitable[object]], lost: bool) -> None:
         _numbers.set([])
@@ -297,8 +297,10 @@ class World:
         self.name = uuid.uuid4().hex[:8]
         self.fleets = [f"fleet-{self.name}-{n}" for n in range(2)]
         self.vehicles = [f"van-{self.name}-{n}" for n in range(3)]
-        self.trips: dict[str, None] = {}
-        """All that were made, as far as is known."""
+        self.trips: dict[str, Trip | None] = {}
+        """All that were made, as far as is known, as they were when they were last changed."""
+        self.fleet_of: dict[str, str] = {}
+        """The vehicles', as far as is known."""
         self.devices: list[Device] = []
         self.passengers: list[Passenger] = []
         self.screens: list[tuple[FuzzHub, str, StandInWire]] = []
@@ -306,7 +308,7 @@ class World:
         self.shares: list[tuple[str, str, Issued]] = []
         self.jtis: list[str] = []
         self.answers: list[Answer] = []
-        self.faults: list[BaseException] = []
+        self.faults: list[str] = []
         self.hubs = station.hubs
         self.former: list[FuzzHub] = []
         self.done: list[str] = []
@@ -323,11 +325,15 @@ class World:
             hub.join(self)
         services = [hub.service for hub in self.hubs]
         await asyncio.gather(*(services[0].fleets.put(Fleet(fleet, ""), may_create=True) for fleet in self.fleets))
+        for name in self.vehicles:
+            self._new_device(name)
+            self.fleet_of[name] = self.rng.choice((*self.fleets, self.fleets[0]))
         await asyncio.gather(
-            *(services[0].vehicles.put(Vehicle(name, self.rng.choice(self.fleets)), own=None) for name in self.vehicles)
+            *(services[0].vehicles.put(Vehicle(name, fleet), own=None) for name, fleet in self.fleet_of.items())
         )
-        for vehicle_id in self.vehicles:
-            self._new_device(vehicle_id)
+        await asyncio.gather(*(self._create_trip(self.hub(), name) for name in self.vehicles))
+        for vehicle_id in self.vehicles[:2]:
+            self.connect_driver(vehicle_id)
         return self
 
     async def __aexit__(
@@ -349,7 +355,7 @@ class World:
             if self.rng.random() < 0.75:
                 operation = self.rng.choices(operations, weights)[0]
                 operation(self)
-            for _ in range(self.rng.choice((0, 1, 2))):
+            for _ in range(self.rng.choice((0, 1, 2, 3))):
                 self.turns.let_go()
             for _ in range(self.rng.choice((0, 1, 1, 3))):
                 await asyncio.sleep(0)
@@ -425,17 +431,22 @@ class World:
     # --- what happens -------------------------------------------------------------------------------------------------
 
     def create_trip(self) -> None:
-        hub, fleet_id = self.hub(), self.rng.choice(self.fleets)
-        vehicle_id = self.vehicle() if self.rng.random() < 0.8 else None
+        hub, vehicle_id = self.hub(), self.vehicle() if self.rng.random() < 0.8 else None
+        self.note("create a trip of", vehicle_id, "at", hub)
+        hub.ask("create a trip", lambda: self._create_trip(hub, vehicle_id), lost=self._lost())
 
-        async def create() -> None:
-            trip = await hub.service.trips.create(
+    async def _create_trip(self, hub: FuzzHub, vehicle_id: str | None) -> None:
+        fleet_id = self.fleet_of[vehicle_id] if vehicle_id is not None else self.rng.choice(self.fleets)
+        self._noted(
+            await hub.service.trips.create(
                 fleet_id=fleet_id, vehicle_id=vehicle_id, pickup=PLACES[0], dropoff=PLACES[1], stops=(), route=None
             )
-            self.trips[trip.trip_id] = None
+        )
 
-        self.note("create a trip of", vehicle_id, "at", hub)
-        hub.ask("create a trip", create, lost=self._lost())
+    def _noted(self, trip: Trip) -> None:
+        known = self.trips.get(trip.trip_id)
+        if known is None or known.version < trip.version:
+            self.trips[trip.trip_id] = trip
 
     def _lost(self) -> bool:
         return self.rng.random() < 0.04
@@ -461,6 +472,8 @@ class World:
         steps = sorted(NEXT_STATUS[trip.status]) if trip is not None else []
         # A trip that ends at once shows nobody anything.
         likely = [status for status in steps if status is not TripStatus.CANCELED] or steps
+        if TripStatus.COMPLETE in likely and self.rng.random() < 0.5:
+            likely = [TripStatus.COMPLETE]
         if not steps or self.rng.random() < 0.1:
             return {"status": self.rng.choice(list(TripStatus))}
         return {"status": self.rng.choice(likely if self.rng.random() < 0.8 else steps)}
@@ -469,25 +482,13 @@ class World:
         hub, trip_id = self.hub(), trip_id or self.trip()
         if trip_id is None:
             return self.create_trip()
-        # What whoever asks for it last knew of the trip.
-        known = [feed.trip for other in self.hubs if (feed := other.service.hub.feeds.get(trip_id)) is not None]
-        known += [
-            source.trip
-            for other in self.hubs
-            for source in other.service.sources.by_number.values()
-            if source.trip is not None and source.trip.trip_id == trip_id
-        ]
-        known += [
-            live.trip
-            for other in self.hubs
-            for live in other.service.hub.fleets.vehicles.values()
-            if live.trip is not None and live.trip.trip_id == trip_id
-        ]
-        said = change(max(known, key=lambda trip: trip.version) if known else None)
+        said = change(self.trips[trip_id])
         self.note("change", trip_id, said, "at", hub)
-        hub.ask(
-            f"change {trip_id}", lambda: hub.service.trips.change(trip_id, allowed=lambda _: True, **said), lost=self._lost()
-        )
+
+        async def change_it() -> None:
+            self._noted(await hub.service.trips.change(trip_id, allowed=lambda _: True, **said))
+
+        hub.ask(f"change {trip_id}", change_it, lost=self._lost())
 
     def delete_trip(self) -> None:
         hub, trip_id = self.hub(), self.trip()
@@ -497,9 +498,17 @@ class World:
 
     def put_vehicle(self) -> None:
         hub = self.hub()
-        vehicle = Vehicle(self.vehicle(), self.rng.choice(self.fleets), name=self.rng.choice(("", "Van", "Bus")))
+        vehicle_id = self.vehicle()
+        # One with trips does not move.
+        fleet_id = self.rng.choice((*self.fleets, self.fleet_of[vehicle_id]))
+        vehicle = Vehicle(vehicle_id, fleet_id, name=self.rng.choice(("", "Van", "Bus")))
         self.note("put", vehicle.vehicle_id, "into", vehicle.fleet_id, "at", hub)
-        hub.ask("put a vehicle", lambda: hub.service.vehicles.put(vehicle, own=None), lost=self._lost())
+
+        async def put() -> None:
+            await hub.service.vehicles.put(vehicle, own=None)
+            self.fleet_of[vehicle.vehicle_id] = vehicle.fleet_id
+
+        hub.ask("put a vehicle", put, lost=self._lost())
 
     def delete_vehicle(self) -> None:
         hub, vehicle_id = self.hub(), self.vehicle()
@@ -509,6 +518,7 @@ class World:
             if await hub.service.vehicles.remove(vehicle_id, own=None, record=_nothing) is not None:
                 # The next one of this id is another, with a device of its own.
                 self._new_device(vehicle_id)
+                self.fleet_of[vehicle_id] = fleet_id
                 if self.rng.random() < 0.8:
                     self.put_anew(vehicle_id, fleet_id)
 
@@ -610,8 +620,8 @@ class World:
                 times = sorted(now - self.rng.randrange(40_000 if self.other_clock else 200) for _ in range(5))
         device.report(times, self.stamp())
 
-    def connect_driver(self) -> None:
-        hub, vehicle_id = self.hub(), self.vehicle()
+    def connect_driver(self, vehicle_id: str | None = None) -> None:
+        hub, vehicle_id = self.hub(), vehicle_id or self.vehicle()
         device = self.device_of(vehicle_id)
         token = self.issue(Role.DRIVER, vehicle_id)
         wire = hub.connect(token, lambda wire, principal: DriverConnection(wire.websocket(), hub.service, principal))
@@ -712,8 +722,8 @@ class World:
 
 
 OPERATIONS: dict[Callable[[World], None], float] = {
-    World.create_trip: 5,
-    World.advance: 10,
+    World.create_trip: 3,
+    World.advance: 14,
     World.reassign: 5,
     World.reroute: 1,
     World.at_once: 2,
@@ -727,10 +737,10 @@ OPERATIONS: dict[Callable[[World], None], float] = {
     World.share: 1,
     World.revoke: 1,
     World.strange_row: 0.7,
-    World.report: 16,
-    World.connect_driver: 5,
+    World.report: 20,
+    World.connect_driver: 3,
     World.disconnect_driver: 1,
-    World.join: 6,
+    World.join: 7,
     World.leave: 2,
     World.look: 2,
     World.let_go_of_sources: 1,
