@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tests.changes.stand_ins import Device, Heard
+from tests.changes.stand_ins import Device, Heard, Sent
 from tests.changes.world import STUCK_SECONDS, WAIT_SECONDS, FuzzHub, World
 from tests.faults.devices import until
 from tracking.frames import live_view
@@ -221,7 +221,8 @@ async def _judge_positions(world: World, truth: Truth) -> list[str]:
                 continue
             if span is not None and have is None and row["server_time"] < span.started_at:
                 continue  # taken before the trip began: what it was then is not wrong
-            if not _remembers(device.sent_at.get(row["fix_time"], [])):
+            sent = device.sent_at.get(row["fix_time"], [])
+            if not _remembers(sent) or _came_before_commit(truth, stored.number, sent):
                 continue
             wrongs.append(
                 f"the fix of {vehicle_id} at {row['fix_time']} ({row['server_time']}) belongs to {want}, was filed to {have}: "
@@ -230,9 +231,14 @@ async def _judge_positions(world: World, truth: Truth) -> list[str]:
     return wrongs
 
 
-def _remembers(sent: Sequence[tuple[object, int]]) -> bool:
+def _remembers(sent: Sequence[Sent]) -> bool:
     """Whether the hubs that were sent it know still which fixes are to be filed anew: that is held in memory alone."""
-    return all(isinstance(hub, FuzzHub) and hub.alive and hub.let_go_at < at for hub, at in sent)
+    return all(isinstance(hub, FuzzHub) and hub.alive and hub.let_go_at < at for hub, at, _ in sent)
+
+
+def _came_before_commit(truth: Truth, number: int, sent: Sequence[Sent]) -> bool:
+    """Whether it came before a change of the vehicle's trips was committed, though perhaps after the instant of its span."""
+    return any(row.vehicle == number and row.at >= instant for _, _, instant in sent for row in truth.rows)
 
 
 # --- passengers ---------------------------------------------------------------------------------------------------------
@@ -288,8 +294,10 @@ def _is_of_trip(world: World, truth: Truth, hub: FuzzHub, trip_id: str, at: int,
     if any(row.subject == trip_id and applied_at >= at for applied_at, row in hub.applied):
         return True
     sent = device.sent_at.get(fix_time, [])
-    if not _remembers(sent) or any(taker is not hub for taker, _ in sent):
+    if not _remembers(sent) or any(taker is not hub for taker, _, _ in sent):
         return True  # another hub corrects it, in the store, when it applies the change
+    if _came_before_commit(truth, stored.number, sent):
+        return True
     span = span_at(windows_of(truth.spans.get(stored.number, [])), fix_time)
     return span is not None and span.trip_id == trip_id
 

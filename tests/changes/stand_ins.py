@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from starlette.websockets import WebSocket
 
+from tracking.model import system_clock
 from tracking.protocol import frame_ends, text_of
 from tracking.sockets.wire import EXTENSION, Listener
 
@@ -125,6 +126,14 @@ class _Accepted:
         self.query_params = query
 
 
+class Sent(NamedTuple):
+    """To which hub a fix was sent, and when: in the sequence, and by the machine's clock, which is the database's."""
+
+    hub: object
+    at: int
+    instant: int
+
+
 class Device:
     """A vehicle's device. It drives along a parallel of its own, by which its positions are known, and keeps its fixes until
     they are acknowledged.
@@ -140,8 +149,8 @@ class Device:
         self._unacknowledged: dict[int, Message] = {}
         self.wire: StandInWire | None = None
         self.hub: object = None
-        self.sent_at: dict[int, list[tuple[object, int]]] = {}
-        """By fix time, to which hub it was sent, and when."""
+        self.sent_at: dict[int, list[Sent]] = {}
+        """By fix time, all that was sent of it."""
 
     @property
     def connected(self) -> bool:
@@ -182,7 +191,7 @@ class Device:
         if self.wire is None or not self.wire.open:
             return
         for fix in fixes:
-            self.sent_at.setdefault(fix["fix_time"], []).append((self.hub, stamp))
+            self.sent_at.setdefault(fix["fix_time"], []).append(Sent(self.hub, stamp, system_clock()))
         if len(fixes) == 1:
             self.wire.say({"type": "position", **fixes[0]})
         else:
