@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Iterable
 from typing import NamedTuple
 
 from tests.changes.judge import judge
+from tests.changes.mutations import Mutation
 from tests.changes.world import Station, World
 
 STEPS = 40
@@ -24,13 +25,15 @@ class Outcome(NamedTuple):
         return "\n".join([f"sequence {self.seed}:", *(f"  {wrong}" for wrong in self.wrongs), *self.done])
 
 
-async def fuzz(url: str, seeds: Iterable[str], *, steps: int = STEPS) -> AsyncGenerator[Outcome, None]:
+async def fuzz(
+    url: str, seeds: Iterable[str], *, steps: int = STEPS, mutation: Mutation | None = None
+) -> AsyncGenerator[Outcome, None]:
     """Carries them out on the hubs of one station, which the first seed sets up. On a database of its own."""
     seeds = list(seeds)
     # What is cut off, and whose answers are lost, is warned of.
     logging.getLogger("tracking").setLevel(logging.CRITICAL)
     try:
-        async with Station(url, seeds[0]) as station:
+        async with Station(url, seeds[0], mutation=mutation) as station:
             for seed in seeds:
                 yield await sequence(station, seed, steps)
     finally:

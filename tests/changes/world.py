@@ -12,6 +12,7 @@ import contextlib
 import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -240,8 +241,17 @@ class Station:
     `other_clock`: the hubs' clock is an hour ahead of the database's, and is turned.
     """
 
-    def __init__(self, url: str, seed: str, *, hubs: int = 2) -> None:
+    def __init__(
+        self,
+        url: str,
+        seed: str,
+        *,
+        hubs: int = 2,
+        mutation: Callable[[str], AbstractAsyncContextManager[None]] | None = None,
+    ) -> None:
+        """`mutation` is one of `mutations`, which its hubs live with."""
         self.url = url
+        self._mutation = mutation
         self.settings = load(
             database_url=url,
             jwt_secret=SECRET,
@@ -259,13 +269,15 @@ class Station:
         self.hubs = [FuzzHub(self, f"hub {n}", Turns(seed)) for n in range(hubs)]
         self.pools: dict[int, Any] = {}
         """of hubs that only read"""
-        self._stack = contextlib.ExitStack()
+        self._stack = contextlib.AsyncExitStack()
 
     def clock(self) -> int:
         return system_clock() + self.turned
 
     async def __aenter__(self) -> Self:
         self._stack.enter_context(quickly())
+        if self._mutation is not None:
+            await self._stack.enter_async_context(self._mutation(self.url))
         self.witness = await asyncpg.connect(self.url)
         await pools._set_codecs(self.witness)
         for hub in self.hubs:
@@ -280,7 +292,7 @@ class Station:
         for pool in self.pools.values():
             pool.terminate()
         await self.witness.close()
-        self._stack.close()
+        await self._stack.aclose()
 
 
 class World:

@@ -35,18 +35,14 @@ async def _run(
             count = min(PER_STATION, sequences - first)
             name = f"changes_{first}"
             cluster.create_database(name, TEMPLATE)
-            url = cluster.url(name)
-            async with contextlib.AsyncExitStack() as stack:
-                if mutation is not None:
-                    await stack.enter_async_context(mutation(url))
-                outcomes = fuzz(url, (f"{seed}.{number}" for number in range(first, first + count)), steps=steps)
-                async with contextlib.aclosing(outcomes):
-                    async for outcome in outcomes:
-                        bar.update()
-                        if outcome.wrongs:
-                            wrong.append(outcome)
-                            if len(wrong) >= most:
-                                break
+            seeds = [f"{seed}.{number}" for number in range(first, first + count)]
+            async with contextlib.aclosing(fuzz(cluster.url(name), seeds, steps=steps, mutation=mutation)) as outcomes:
+                async for outcome in outcomes:
+                    bar.update()
+                    if outcome.wrongs:
+                        wrong.append(outcome)
+                        if len(wrong) >= most:
+                            break
             cluster.drop_database(name)
             if len(wrong) >= most:
                 break
