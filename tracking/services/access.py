@@ -12,7 +12,7 @@ from tracking.model import Clock, Share, Trip
 from tracking.services.trips import NOT_FOUND
 from tracking.store import shares, trips
 from tracking.store.changes import ChangeKind
-from tracking.store.pool import Connection
+from tracking.store.pool import Connection, unlocked
 
 RecordShare = Callable[[Connection, Share, Trip], Awaitable[None]]
 """Records what was done with a share, in the same transaction."""
@@ -31,6 +31,7 @@ class Access:
         self._shares_per_trip = shares_per_trip
         self._revoked_limit = revoked_limit
 
+    @unlocked
     async def share(self, trip: Trip, expires_in: float, record: RecordShare) -> tuple[Share, Issued]:
         """A link for a passenger of the trip, for so many seconds."""
         self._hold_revoked()
@@ -48,6 +49,7 @@ class Access:
             await record(connection, share, trip)
         return share, issued
 
+    @unlocked
     async def revoke_share(self, share_id: str, *, allowed: Callable[[Trip], bool], record: RecordShare) -> None:
         """Nobody is let in with the link any more, and who is in is sent out."""
         async with self._follower.transaction() as transaction:
@@ -61,6 +63,7 @@ class Access:
             await record(connection, share, trip)
             transaction.tell(ChangeKind.TOKEN_REVOKED, share.jti)
 
+    @unlocked
     async def revoke_token(self, jti: str, record: Callable[[Connection], Awaitable[None]]) -> None:
         """Nobody is let in with the token any more, and who is in is sent out."""
         if jti not in (self._auth.revoked or ()):

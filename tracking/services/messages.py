@@ -14,7 +14,7 @@ from tracking.store import messages, trips
 from tracking.store.changes import ChangeKind
 from tracking.store.gathered import Gathered
 from tracking.store.messages import Message
-from tracking.store.pool import Connection, Database
+from tracking.store.pool import Connection, Database, unlocked
 
 PAGE = 50
 """Unread messages that are read from the store at once, and told to a driver."""
@@ -87,6 +87,20 @@ class Messages:
         fleet_id: str | None = None,
     ) -> None:
         self._budget.spend(principal.share_id or principal.jti, principal.role)
+        await self._store(principal, trip_id, sender, client_id, text, by_driver=by_driver, fleet_id=fleet_id)
+
+    @unlocked
+    async def _store(
+        self,
+        principal: Principal,
+        trip_id: str,
+        sender: str,
+        client_id: str,
+        text: str,
+        *,
+        by_driver: bool,
+        fleet_id: str | None,
+    ) -> None:
         author = _author(principal)
         async with self._follower.transaction() as transaction:
             connection = transaction.connection
