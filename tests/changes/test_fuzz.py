@@ -6,11 +6,14 @@ import contextlib
 import os
 import random
 
+import pytest
+
 from tests.changes.fuzz import fuzz
 
 SEQUENCES = int(os.environ.get("CHANGES_SEQUENCES", "60"))
 
 
+@pytest.mark.timeout(600)  # where other tests run beside it
 async def test_hubs_know_what_is_stored_whatever_happened(database_url: str) -> None:
     run = random.randrange(1_000_000)
     async with contextlib.aclosing(fuzz(database_url, (f"{run}.{number}" for number in range(SEQUENCES)))) as outcomes:

@@ -185,7 +185,6 @@ class FuzzHub:
 
     def catches_up(self) -> None:
         self.following.away = self.following.deaf = False
-        self.service.follower.wake()
 
     def ask(self, what: str, work: Callable[[], Awaitable[object]], *, lost: bool = False) -> None:
         """Carries a change out, beside all others."""
@@ -386,7 +385,8 @@ class World:
         """All that was asked for is carried out, and all that was committed is applied."""
         self.turns.be_calm()
         for hub in self.hubs:
-            hub.catches_up()
+            # Those that nobody notifies have to ask.
+            hub.following.away = False
         async with asyncio.timeout(STUCK_SECONDS):
             while requests := [task for hub in self.hubs for task in hub.requests]:
                 await asyncio.wait(requests)
