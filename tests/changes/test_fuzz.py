@@ -1,5 +1,5 @@
 """Random sequences of changes, fixes, loads, kills and cuts: afterwards hubs know what one that begins then reads, and nobody
-was told what they may not know. `make soak ARGS='model'` carries out thousands.
+was told what they may not know. `make soak ARGS='changes'` carries out thousands.
 """
 
 import contextlib

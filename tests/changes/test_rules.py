@@ -81,11 +81,11 @@ class Holding:
         self._follower._apply = self._real  # type: ignore[method-assign]
         self._goes_on.set()
 
-    async def _hold(self, rows: Any, state: Any) -> None:
+    async def _hold(self, rows: Any, state: Any) -> bool:
         self.held += rows
         await self._goes_on.wait()
         self._goes_on.clear()
-        await self._real(rows, state)
+        return await self._real(rows, state)
 
     async def until_read(self, subject: str) -> None:
         await until(lambda: any(row.subject == subject for row in self.held), f"{subject} is read", 10)

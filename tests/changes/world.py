@@ -129,8 +129,8 @@ class FuzzHub:
             database._pool = pools[number]
         await self.service.follower.begin()
         await _read_revoked(self.service)
-        self._tasks = [asyncio.create_task(self.service.watch.run())]
-        await asyncio.wait_for(self.service.watch.ready.wait(), STUCK_SECONDS)
+        works = (self.service.watch.run(), self.service.loader.run())
+        self._tasks = [asyncio.create_task(work) for work in works]
         return self
 
     async def forget_all(self) -> None:
@@ -158,11 +158,12 @@ class FuzzHub:
             service.revisions.run(),
             service.refiling.run(),
             service.watch.run(),
+            service.loader.run(),
+            service.silences.run(),
             service.watch.deliver(),
         )
         self._tasks = [asyncio.create_task(work) for work in works]
         self.alive = True
-        await asyncio.wait_for(service.watch.ready.wait(), STUCK_SECONDS)
         return self
 
     def _note(self, row: Row) -> None:
