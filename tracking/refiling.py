@@ -7,19 +7,18 @@ already, as soon as the store can be written. [Why it is done afterwards](../doc
 
 import asyncio
 import logging
-import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import asyncpg
 
 from tracking.errors import StoreUnavailable
+from tracking.hub.follower import CLOCK_TOLERANCE_MS
 from tracking.hub.hub import Hub
 from tracking.ingest.filters import CLOCK_SKEW
 from tracking.ingest.latest import Latest
 from tracking.ingest.recorder import Recorder
-from tracking.ingest.sources import CLOCKS_MS, Filed, Source, Sources, earliest_difference, filed_anew
+from tracking.ingest.sources import Filed, Source, Sources, earliest_difference, filed_anew
 from tracking.model import Clock, Position, Trip
 from tracking.revisions import Revisions
 from tracking.store import positions
@@ -52,7 +51,6 @@ class _Due(NamedTuple):
 
     source: Source
     since: int
-    not_before: int | None
 
 
 class Refiling:
@@ -68,13 +66,10 @@ class Refiling:
         revisions: Revisions,
         clock: Clock,
         *,
-        complete_at: Callable[[], float | None] = lambda: None,
         ahead: Callable[[], int] = lambda: 0,
         on_corrected: Callable[[Iterable[int]], None] = lambda _: None,
     ) -> None:
-        """`complete_at` says until when all changes were known before those that are being applied, by `time.monotonic`.
-
-        `ahead` is by how many ms the database's clock is ahead of the hub's.
+        """`ahead` is by how many ms the database's clock is ahead of the hub's.
 
         `on_corrected` is told of trips, by their numbers, that got or lost positions which were stored before.
         """
@@ -85,7 +80,6 @@ class Refiling:
         self._latest = latest
         self._revisions = revisions
         self._clock = clock
-        self._complete_at = complete_at
         self._ahead = ahead
         self._on_corrected = on_corrected
         self._due: dict[int, _Due] = {}
@@ -100,22 +94,17 @@ class Refiling:
         since = earliest_difference(before, source.windows)
         if since is None:
             return
-        complete_at = self._complete_at()
-        ago = None if complete_at is None else math.ceil((time.monotonic() - complete_at) * 1000)
-        self.refile(source, since, not_before=None if ago is None else self._clock() - ago)
+        self.refile(source, since)
 
-    def refile(self, source: Source, since: int, *, not_before: int | None = None) -> None:
+    def refile(self, source: Source, since: int) -> None:
         """To be called in the same step of the event loop in which the vehicle's spans became others.
 
-        `since` is their `earliest_difference` from those before. `not_before` is an instant of the hub's clock at which the
-        change was not committed yet; see `filed_anew`.
+        `since` is their `earliest_difference` from those before.
         """
         moved: list[tuple[Position, Filed]] = []
         for position in self._held(source):
             if position.fix_time >= since:
-                filed = filed_anew(
-                    source.windows, position.fix_time, position.server_time, position.trip, not_before, self._ahead()
-                )
+                filed = filed_anew(source.windows, position.fix_time, position.server_time, position.trip, self._ahead())
                 if filed is not None:
                     moved.append((position, filed))
         if moved:
@@ -131,8 +120,7 @@ class Refiling:
         known = self._due.get(source.number)
         if known is not None:
             since = min(since, known.since)
-            not_before = None if not_before is None or known.not_before is None else min(not_before, known.not_before)
-        self._due[source.number] = _Due(source, since, not_before)
+        self._due[source.number] = _Due(source, since)
         self._idle.clear()
         self._asked.set()
 
@@ -223,7 +211,7 @@ class Refiling:
             # What is being stored just now may have the trip of before.
             await self._recorder.group_settled()
             await self._latest.settled()
-            left = dict.fromkeys(batch, self._clock() + CLOCK_SKEW + CLOCKS_MS)
+            left = dict.fromkeys(batch, self._clock() + CLOCK_SKEW + CLOCK_TOLERANCE_MS)
             while left:
                 rows = await self._accepted(batch, left)
                 left = {}
@@ -249,7 +237,9 @@ class Refiling:
 
     async def _accepted(self, batch: Mapping[int, _Due], until: Mapping[int, int]) -> dict[int, list[Accepted]]:
         """Of each vehicle in `until` the newest of its rows up to that fix time that may be concerned."""
-        wanted = [(vehicle, batch[vehicle].since, last, _accepted_since(batch[vehicle])) for vehicle, last in until.items()]
+        wanted = [
+            (vehicle, batch[vehicle].since, last, batch[vehicle].since - CLOCK_TOLERANCE_MS) for vehicle, last in until.items()
+        ]
         async with self._database.connection() as connection:
             found = await positions.accepted_since(connection, wanted, ROWS_AT_ONCE)
         rows: dict[int, list[Accepted]] = {}
@@ -262,9 +252,7 @@ class Refiling:
         spans: dict[int | None, str | None] = {window.span.trip: window.span.trip_id for window in source.windows}
         moved: list[tuple[Accepted, int | None]] = []
         for row in rows:
-            if due.not_before is None and row.trip in spans and spans[row.trip] is None:
-                continue  # the trip was removed, and its erasure comes to this row
-            filed = filed_anew(source.windows, row.fix_time, row.server_time, row.trip, due.not_before, self._ahead())
+            filed = filed_anew(source.windows, row.fix_time, row.server_time, row.trip, self._ahead())
             if filed is not None:
                 moved.append((row, filed.trip))
         if not moved:
@@ -277,7 +265,3 @@ class Refiling:
         self._on_corrected({trip for row, after in changed for trip in (row.trip, after) if trip is not None})
         told = [_Moved(row.fix_time, row.suspect, row.trip, Filed(after, spans.get(after))) for row, after in changed]
         self._tell(source, told, spans)
-
-
-def _accepted_since(due: _Due) -> int:
-    return due.since - CLOCKS_MS if due.not_before is None else due.not_before

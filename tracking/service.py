@@ -175,11 +175,11 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         latest,
         revisions,
         clock,
-        complete_at=lambda: follower.complete_at,
         ahead=lambda: follower.clock_ahead,
         on_corrected=history.refiled,
     )
     hub.on_showing = refiling.begins_to_show
+    sources.on_unsettled = refiling.refile
     backlogs = Backlogs(recorder, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit)
     intake = Intake(
         settings,

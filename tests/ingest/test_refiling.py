@@ -55,7 +55,7 @@ async def commit(service: Service, source: Source, trip: Trip, status: TripStatu
     return after
 
 
-async def apply(service: Service, source: Source, trip: Trip | None = None, *, not_before: int | None = None) -> int | None:
+async def apply(service: Service, source: Source, trip: Trip | None = None) -> int | None:
     """What a follower does when it comes to the change; since when the vehicle's trips are others."""
     async with service.housekeeping.connection() as connection:
         spans = (await newest_spans(connection, [source.number], now_ms())).get(source.number, [])
@@ -63,7 +63,7 @@ async def apply(service: Service, source: Source, trip: Trip | None = None, *, n
     source.set_spans(spans)
     since = earliest_difference(before, source.windows)
     if since is not None:
-        service.refiling.refile(source, since, not_before=not_before)
+        service.refiling.refile(source, since)
     if trip is not None:
         service.hub.trip_changed(trip)
     return since
@@ -160,8 +160,8 @@ async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
     trip = await a_trip(service, source)
     before = take(service, source, session, a_fix(1))
     await service.intake.committed(before)
-    not_before = now_ms() + 1
-    await until(lambda: now_ms() > not_before, "the clock goes on")
+    came_at = now_ms()
+    await until(lambda: now_ms() > came_at + 1, "the clock goes on")
     trip = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP)
     if stage.startswith("stored"):
         await service.intake.committed(take(service, source, session, a_fix(2)))
@@ -169,14 +169,14 @@ async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
             await service.latest.flush()
             assert await latest_trip(database_url) is None
         assert not service.recorder.pending_of(source.number)
-        await apply(service, source, trip, not_before=not_before)
+        await apply(service, source, trip)
     elif stage == "written":
         async with no_commit_ends(database_url):
             take(service, source, session, a_fix(2))
             await written(database_url)
             asked_for: list[object] = []
             monkeypatch.setattr(service.refiling, "_accepted", _noting(service.refiling._accepted, asked_for))
-            await apply(service, source, trip, not_before=not_before)
+            await apply(service, source, trip)
             for _ in range(20):
                 await service.database.ping()
             assert not asked_for, "what is not committed yet can't be seen"
@@ -193,7 +193,7 @@ async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
                 await asked(service)
             # Looked at before, and then again.
             assert not service.recorder.pending("trip")
-            await apply(service, source, trip, not_before=not_before)
+            await apply(service, source, trip)
             assert [position.seq for position in service.recorder.pending("trip")] == ([2, 3] if stage == "waiting" else [2])
     assert source.newest is not None
     assert source.newest.trip_id == "trip"
@@ -277,12 +277,11 @@ async def test_the_newest_place_is_shown_when_its_trip_begins_to_show_and_the_ot
     source, session = await opened(service)
     trip = await a_trip(service, source)
     feed, reader = watched(service, trip)
-    not_before = now_ms()
     changed = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP)
     first, second = a_fix(1), a_fix(2, fix_time=now_ms() + 1_000)
     await service.intake.committed(take(service, source, session, first, second))
     assert not reader.read()
-    await apply(service, source, not_before=not_before)
+    await apply(service, source)
     assert not reader.read(), "it does not show yet"
     service.hub.trip_changed(changed)
     assert feed.showing
@@ -310,13 +309,12 @@ async def test_a_place_that_was_filed_anew_is_shown_at_once_where_its_trip_shows
     service = await make_service()
     source, session = await opened(service)
     trip = await a_trip(service, source)
-    not_before = now_ms()
     changed = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP)
     # Somebody read from the store that it is under way, before that was applied here.
     _, reader = watched(service, changed)
     take(service, source, session, a_fix(1))
     assert not reader.read()
-    await apply(service, source, not_before=not_before)
+    await apply(service, source)
     assert [message["type"] for message in reader.read()] == ["position"]
     take(service, source, session, a_fix(2))
     assert [message["type"] for message in reader.read()] == ["position"]
@@ -326,22 +324,21 @@ async def test_a_trip_that_was_removed_meanwhile_does_not_come_back(make_service
     service = await make_service()
     source, session = await opened(service)
     trip = await a_trip(service, source)
-    not_before = now_ms()
     trip = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP)
     await service.intake.committed(take(service, source, session, a_fix(1)))
     trip = await commit(service, source, trip, TripStatus.CANCELED, now_ms() + 60_000)
-    await apply(service, source, not_before=not_before)
+    await apply(service, source)
     service.refiling._due.clear()  # as if it had not come to it
     async with service.housekeeping.transaction() as connection:
         await erasures.begin_trip(connection, trip, now_ms())
     since = source.windows[-1].start
-    service.refiling.refile(source, since, not_before=not_before)
+    service.refiling.refile(source, since)
     await settled(service)
     assert await stored_trips(database_url) == {1: None}
     # What this hub filed to it while it did not know is taken off it when it does.
     await service.intake.committed(take(service, source, session, a_fix(2)))
     assert await stored_trips(database_url) == {1: None, 2: trip.number}
-    await apply(service, source, not_before=not_before)
+    await apply(service, source)
     await settled(service)
     assert await stored_trips(database_url) == {1: None, 2: None}
     assert await latest_trip(database_url) is None
@@ -359,11 +356,11 @@ async def test_a_vehicle_that_was_erased_meanwhile_does_not_come_back(make_servi
         await vehicles.lock(connection, VAN)
         await erasures.begin(connection, source.number)
     source.set_spans(spans)
-    service.refiling.refile(source, source.windows[-1].start, not_before=0)
+    service.refiling.refile(source, source.windows[-1].start)
     await service.refiling.flush()
     assert await stored_trips(database_url) in ({1: None}, {})
     # Told of it, nothing is looked for any more.
-    service.refiling.refile(source, source.windows[-1].start, not_before=0)
+    service.refiling.refile(source, source.windows[-1].start)
     service.refiling.forget({source.number})
     assert not service.refiling._due
 
@@ -379,7 +376,6 @@ async def test_what_is_locked_is_tried_again_and_keeps_no_other_vehicle_waiting(
     assert other is not None
     other_session = await service.intake.open_session(other, "session")
     assert other_session is not None
-    not_before = now_ms()
     pairs: list[tuple[Source, Session, str]] = [(source, session, "trip"), (other, other_session, "other-trip")]
     made = {}
     for one, of, trip_id in pairs:
@@ -390,7 +386,7 @@ async def test_what_is_locked_is_tried_again_and_keeps_no_other_vehicle_waiting(
     await transaction.start()
     await blocker.execute("SELECT FROM trips WHERE trip_id = 'trip' FOR UPDATE")
     for one, _, _ in pairs:
-        await apply(service, one, not_before=not_before)
+        await apply(service, one)
     await until(lambda: list(service.refiling._due) == [source.number], "the other one is done")
     assert await stored_trips(database_url) == {source.number: None, other.number: made["other-trip"].number}
     await transaction.rollback()
@@ -409,12 +405,29 @@ async def test_more_rows_than_are_looked_at_at_once_are_all_corrected(
     service = await make_service()
     source, session = await opened(service)
     trip = await a_trip(service, source)
-    not_before = now_ms()
     trip = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP, now_ms() - 20_000)
     # Several of one millisecond, across the border of what is looked at at once.
     times = [now_ms() - 10_000 + second // 2 * 1000 for second in range(10)]
     taken = take(service, source, session, *(a_fix(seq, fix_time=at) for seq, at in enumerate(times, 1)))
     await service.intake.committed(taken)
-    await apply(service, source, not_before=not_before)
+    await apply(service, source)
     await settled(service)
     assert await stored_trips(database_url) == dict.fromkeys(range(1, 11), trip.number)
+
+
+async def test_what_a_hub_left_that_died_before_it_applied_the_change_is_filed_anew_at_the_next(
+    make_service: MakeService, database_url: str
+) -> None:
+    service = await make_service()
+    source, session = await opened(service)
+    trip = await a_trip(service, source)
+    await service.intake.committed(take(service, source, session, a_fix(1)))
+    came_at = now_ms()
+    await until(lambda: now_ms() > came_at + 1, "the clock goes on")
+    trip = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP)
+    await service.intake.committed(take(service, source, session, a_fix(2)))
+    assert await stored_trips(database_url) == {1: None, 2: None}
+    following = await make_service()
+    assert await following.sources.load(VAN) is not None
+    await settled(following)
+    assert await stored_trips(database_url) == {1: None, 2: trip.number}

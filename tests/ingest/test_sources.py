@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracking.ingest.sources import (
-    CLOCKS_MS,
     GRACE_MS,
     MOST_SPANS,
     TRIP_UNKNOWN,
@@ -123,36 +122,42 @@ def test_the_earliest_difference_is_the_first_instant_that_is_another_trips(chan
     assert earliest_difference(new, new) is None
 
 
-@given(a_change(), st.integers(-10, 80), st.integers(-10, 80), st.none() | st.integers(-10, 80))
+@given(a_change(), st.integers(-10, 80), st.integers(-10, 80), st.sampled_from([-STEP, 0, STEP]))
 def test_a_position_is_filed_anew_where_it_was_accepted_after_the_change(
-    change: tuple[list[Span], list[Span]], fixed: int, accepted: int, not_before: int | None
+    change: tuple[list[Span], list[Span]], fixed: int, accepted: int, ahead: int
 ) -> None:
     old, new = map(_windows, change)
-    fix_time, server_time, known_from = fixed * STEP, accepted * STEP, None if not_before is None else not_before * STEP
+    fix_time, server_time = fixed * STEP, accepted * STEP
     span = span_at(old, fix_time)
     before, after = span.trip if span is not None else None, _belongs(new, fix_time)
-    filed = filed_anew(new, fix_time, server_time, before, known_from)
+    filed = filed_anew(new, fix_time, server_time, before, ahead)
     if before == after or TRIP_UNKNOWN in (before, after):
         assert filed is None
         return
     since = earliest_difference(old, new)
     assert since is not None
     assert since <= fix_time, "nothing is filed anew that is older than the difference"
-    if known_from is not None:
-        assert (filed is not None) == (server_time >= known_from)
-    elif after is not None:
+    by_database = server_time + ahead
+    if after is not None:
         started_at = max(span.started_at for span in change[1] if span.trip == after and span.started_at - GRACE_MS <= fix_time)
-        assert (filed is not None) == (server_time >= started_at - CLOCKS_MS)
-    if filed is not None:
-        assert filed == Filed(after, None if after is None else f"trip-{after}")
+        if by_database >= started_at:
+            assert filed == Filed(after, f"trip-{after}")
+        else:
+            # Of neither, or of the one that it was filed to.
+            assert filed in (None, Filed(None, None))
+    elif filed is not None:
+        assert filed == Filed(None, None)
 
 
 def test_what_came_before_a_start_stays_and_what_came_after_it_is_its_trips() -> None:
     windows = _windows(SPANS)
     start = 2_000_000
-    assert filed_anew(windows, start - GRACE_MS, start - CLOCKS_MS, None) == Filed(3, "third")
-    assert filed_anew(windows, start - GRACE_MS, start - CLOCKS_MS - 1, None) is None
+    assert filed_anew(windows, start - GRACE_MS, start, None) == Filed(3, "third")
+    assert filed_anew(windows, start - GRACE_MS, start - 1, None) is None
+    assert filed_anew(windows, start - GRACE_MS, start - 1, None, ahead=1) == Filed(3, "third")
     assert filed_anew(windows, start - GRACE_MS - 1, start, None) is None
     assert filed_anew(windows, 1_200_001, 1_200_001, 2) == Filed(None, None)
-    assert filed_anew(windows, 1_200_001, 1_200_000 - CLOCKS_MS - 1, 2) is None
+    assert filed_anew(windows, 1_200_001, 1_199_999, 2) is None
     assert filed_anew(windows, 1_200_000, 1_200_000, 2) is None
+    # Filed to the trip that had ended when it came, and before the next one began.
+    assert filed_anew(windows, start - 1, start - 2, 2) == Filed(None, None)

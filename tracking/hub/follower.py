@@ -112,8 +112,6 @@ class Follower(Generic[State]):
         self._made_at = time.monotonic()
         self.confirmed_at: float | None = None
         """When the log was last read to its end, by `time.monotonic`; None: never."""
-        self.complete_at: float | None = None
-        """When that reading began: what was committed until then is applied, or is among the rows that are being applied."""
         self.listening = False
         self.clock_offset = 0
         """By how much the database's clock is ahead of the hub's, at the least (ms); below 0: behind."""
@@ -139,7 +137,6 @@ class Follower(Generic[State]):
             return
         async with self._beginning:
             while self._cursor is None:
-                began = time.monotonic()
                 async with self._database.connection() as connection:
                     self._cursor = await changes.head(connection)
                 if self._cursor is None:
@@ -147,7 +144,7 @@ class Follower(Generic[State]):
                     async with self._database.transaction() as connection:
                         await changes.heartbeat(connection)
                 else:
-                    self.complete_at, self.confirmed_at = began, time.monotonic()
+                    self.confirmed_at = time.monotonic()
 
     @property
     def clock_ahead(self) -> int:
@@ -215,7 +212,6 @@ class Follower(Generic[State]):
         cursor = self._cursor
         assert cursor is not None
         state: State | None = None
-        began = time.monotonic()
         # No snapshot, which would be two more round trips: what is read after the rows is as new as they are, at least.
         async with self._database.connection() as connection:
             if time.monotonic() >= self._clock_due:
@@ -240,7 +236,7 @@ class Follower(Generic[State]):
         if not more:
             # A transaction's rows are seen all at once, so the last one's are all applied.
             self._tell()
-            self.complete_at, self.confirmed_at = began, time.monotonic()
+            self.confirmed_at = time.monotonic()
         return more
 
     async def _compare_clocks(self, connection: Connection) -> None:

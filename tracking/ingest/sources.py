@@ -21,6 +21,8 @@ FOREVER = 253_402_300_799_999
 """9999-12-31: past any fix time."""
 REMEMBERED_MS = 7 * 86_400_000
 """Older fixes are rejected, so older spans are not needed."""
+UNSETTLED_MS = 30_000
+"""A change that is older than a vehicle's last fix by more than this was applied before that came."""
 MOST_SPANS = 8
 """Newest spans of a vehicle that are held in memory. The store is asked whose a fix is that is older than these."""
 TRIP_UNKNOWN = -1
@@ -133,10 +135,6 @@ def _number(span: Span | None) -> int | None:
     return span.trip if span is not None else None
 
 
-CLOCKS_MS = 1_000
-"""The hub's clock and the database's differ by no more than this."""
-
-
 class Filed(NamedTuple):
     """The trip that a position belongs to, by its number in the store and its id; both None: to none."""
 
@@ -144,39 +142,31 @@ class Filed(NamedTuple):
     trip_id: str | None
 
 
-def filed_anew(
-    windows: Sequence[Window],
-    fix_time: int,
-    server_time: int,
-    trip: int | None,
-    not_before: int | None = None,
-    ahead: int = 0,
-) -> Filed | None:
+def filed_anew(windows: Sequence[Window], fix_time: int, server_time: int, trip: int | None, ahead: int = 0) -> Filed | None:
     """Where a position belongs that was filed to `trip` before the windows were these; None where it stays.
 
     A position keeps the trip that it was filed to before a change was made. Only one that was accepted since is filed anew.
     The start or end of the span says when that was, by the database's clock, which is `ahead` of the hub's by so many ms.
-    `not_before` is an instant by the hub's clock at which the change was not committed yet. Where that is not known,
-    `CLOCKS_MS` are allowed for.
     """
     if trip == TRIP_UNKNOWN:
         return None
     window = next((window for window in windows if fix_time >= window.start), None)
     if window is None or _is_older(window.span):
         return None
+    accepted_at = server_time + ahead
     _, end, span = window
-    filed, changed_at = Filed(None, None), None
+    if span.trip_id is None:
+        # The trip was removed: its fixes are nobody's, whenever they came.
+        return Filed(None, None) if trip is not None else None
     if end is not None and fix_time > end:
-        changed_at = end
-    elif span.trip_id is not None:
-        filed, changed_at = Filed(span.trip, span.trip_id), span.started_at
-    if filed.trip == trip:
+        return Filed(None, None) if trip is not None and accepted_at >= end else None
+    if span.trip == trip:
         return None
-    if not_before is None:
-        not_before = server_time if changed_at is None else changed_at - CLOCKS_MS
-    elif changed_at is not None:
-        not_before = max(not_before, changed_at - ahead)
-    return filed if server_time >= not_before else None
+    if accepted_at >= span.started_at:
+        return Filed(span.trip, span.trip_id)
+    # It came before this trip began. Where the one that it was filed to had ended by then, it is of neither.
+    former = next((window.end for window in windows if window.span.trip == trip and trip is not None), None)
+    return Filed(None, None) if former is not None and fix_time > former and accepted_at >= former else None
 
 
 def _is_older(span: Span | None) -> bool:
@@ -209,6 +199,7 @@ class Source:
         "sessions",
         "tokens_from",
         "trip",
+        "unsettled",
         "unused",
         "vehicle",
         "waiting",
@@ -247,6 +238,9 @@ class Source:
         """Counts what may have brought its driver messages that are not read: one that was written, another trip."""
         self.read = -1
         """`posted` when the store was last found to hold none of those."""
+        self.unsettled: int | None = None
+        """The fix time from which on its rows may have the trip of before: a change of its trips came just before its last fix,
+        and the hub that took that may have died before it applied the change."""
         self.unused = False
         """Nobody was connected as it the last time that was looked."""
         self.windows: list[Window] = []
@@ -266,6 +260,11 @@ class Source:
         return any(session.receiver is not None or session.seen != session.handled for session in self.sessions.values())
 
 
+def _unsettled(spans: Sequence[Span], last_came_at: int) -> int | None:
+    changed = [at for span in spans for at in (span.started_at, span.ended_at) if at is not None]
+    return min((at - GRACE_MS for at in changed if at >= last_came_at - UNSETTLED_MS), default=None)
+
+
 class Sources:
     """The vehicles in memory, loaded when a driver connects and kept for an hour at least: the live map goes on while the
     database is away.
@@ -279,6 +278,8 @@ class Sources:
         self._sources: dict[str, Source] = {}
         self.by_number: dict[int, Source] = {}
         self.loading: Loading[int | str] = Loading()
+        self.on_unsettled: Callable[[Source, int], None] = lambda _source, _since: None
+        """Told of a vehicle that comes into memory, and of its `unsettled`."""
         self._stored = Gathered(self._read_all)
         self._opened = Gathered(self._open_all)
 
@@ -302,6 +303,8 @@ class Sources:
         # Of two that asked at once the first is kept: somebody is connected with it.
         kept = self._sources.setdefault(source.vehicle.vehicle_id, source)
         self.by_number[kept.number] = kept
+        if kept is source and source.unsettled is not None:
+            self.on_unsettled(source, source.unsettled)
 
     def let_go(self, connected: Container[str]) -> None:
         """To be called every hour: lets go of who has nothing waiting and was not `connected` the last time either."""
@@ -332,6 +335,7 @@ class Sources:
             last = seen.get(number)
             if last is not None:
                 source.motion.seed(last.latitude, last.longitude, last.fix_time, last.speed)
+                source.unsettled = _unsettled(spans.get(number, ()), last.server_time)
                 if not is_right(last.server_time - last.fix_time):
                     # Fixes that go on from this one are no sign that the clock was right.
                     source.clock = DeviceClock(queued=False)
