@@ -78,7 +78,7 @@ class World:
 @pytest.fixture
 async def world(database_url: str) -> AsyncIterator[World]:
     clock = Turned()
-    app = create_app(load(database_url=database_url, jwt_secret=SECRET, ack_interval=0), clock=clock)
+    app = create_app(load(database_url=database_url, jwt_secret=SECRET, ack_interval=0, change_feed_bytes=1), clock=clock)
     async with serving(app, lifespan="on") as served:
         yield World(app.state.service, served, clock)
 

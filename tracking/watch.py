@@ -25,7 +25,7 @@ from tracking.hub.alerts import GAP_MS, LATE_MS, Alert, Route, Stay, are_on_rout
 from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.hub.fleets import Fleets
 from tracking.hub.geofences import Fence, Fences, Move, move_of
-from tracking.metrics import EVENT_FAILURES, EVENTS
+from tracking.metrics import CHANGES_FAILED, EVENT_FAILURES, EVENTS
 from tracking.model import Clock, Event, EventKind, Fleet, Position
 from tracking.protocol import EventNews, GeofenceGone, GeofenceNews, feature_collection, frame
 from tracking.store import events, geofences
@@ -248,6 +248,7 @@ class Watch:
                 # In a thread: a large one is tens of milliseconds.
                 fence, news = await asyncio.to_thread(_made, row)
             except Exception:
+                CHANGES_FAILED.inc()
                 _note_broken(row)
                 if self.knows_geofence(fleet_id, geofence_id):
                     self.geofence_gone(fleet_id, geofence_id)

@@ -173,6 +173,9 @@ class DriverConnection(Connection):
             if source is None or session is None:
                 raise _no_hello()
             fixes = message.fixes
+            plain = self._prepaid.covered and len(fixes) == 1 and not message.backlog
+            if plain and self._intake.take_at_once(source, session, fixes[0], now):
+                return
             taken = self._intake.take(source, session, fixes, now, backlog=message.backlog, prepaid=self._prepaid)
             if taken.skew:
                 self._tell_skew(taken.skew, now)
