@@ -296,7 +296,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
 
 
 async def _trips(database: Database, trip_ids: list[str]) -> dict[str, tuple[Trip, int]]:
-    async with database.snapshot() as connection:
+    async with database.connection() as connection:
+        # First: what is read after it knows of that change at least.
         newest = await changes.head(connection)
         found = await trips.get_all(connection, trip_ids)
     as_of = newest.number if newest is not None else 0

@@ -317,7 +317,8 @@ class Sources:
                 source.unused = True
 
     async def _read_all(self, vehicle_ids: list[str]) -> Mapping[str, Source]:
-        async with self._database.snapshot() as connection:
+        async with self._database.connection() as connection:
+            # First: what is read after it knows of that change at least.
             newest = await changes.head(connection)
             stored = await vehicles.get_all(connection, [name for name in vehicle_ids if "\0" not in name])
             if not stored:
