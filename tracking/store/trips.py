@@ -161,21 +161,8 @@ async def of_fleet(
     return [Listed(_trip(row), row["listed_route"]) for row in rows]
 
 
-async def current_of_vehicle(connection: Connection, vehicle: int) -> Trip | None:
-    """The trip that the driver is to see: the one under way, else the oldest that waits."""
-    row = await connection.fetchrow(
-        f"""
-        {_SELECT}
-        WHERE t.vehicle = $1 AND t.status NOT IN ('complete', 'canceled')
-        ORDER BY t.status IN {_UNDER_WAY} DESC, t.created_at, t.trip LIMIT 1
-        """,
-        vehicle,
-    )
-    return _trip(row) if row else None
-
-
 async def current_of_vehicles(connection: Connection, vehicles: Sequence[int]) -> dict[str, Trip]:
-    """The same for several vehicles, by their ids."""
+    """The trips that the drivers of these vehicles are to see, by the vehicles' ids: the one under way, else the oldest."""
     rows = await connection.fetch(
         f"""
         {_SELECT}
