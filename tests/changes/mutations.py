@@ -207,7 +207,7 @@ async def nothing_of_a_row_that_cannot_be_applied_is_read_anew(_: str) -> AsyncI
 async def changes_are_not_told_to_the_log(_: str) -> AsyncIterator[None]:
     tell = Transaction.tell
 
-    def forgetful(self: Transaction, kind: Any, subject: str, **said: object) -> None:
+    def forgetful(self: Transaction, kind: Any, subject: str, **said: Any) -> None:
         if kind != changes.ChangeKind.VEHICLE_TRIPS:
             tell(self, kind, subject, **said)
 

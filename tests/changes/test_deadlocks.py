@@ -29,7 +29,7 @@ async def test_messages_shares_and_revocations_begin_anew(station: Station) -> N
     given_up: list[str] = []
     tell = Transaction.tell
 
-    def tell_later(self: Transaction, kind: Any, subject: str, **said: object) -> None:
+    def tell_later(self: Transaction, kind: Any, subject: str, **said: Any) -> None:
         if kind not in given_up:
             given_up.append(kind)
             raise asyncpg.DeadlockDetectedError("deadlock detected")

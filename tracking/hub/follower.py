@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import asyncpg
 
@@ -70,6 +70,14 @@ class Follows(Protocol[State]):
 
     def give_up(self, row: Row) -> None:
         """The row can't be applied, or what it concerns can't be read: it is to be read anew when it is needed."""
+        ...
+
+
+class Transactions(Protocol):
+    """What a service needs of the follower."""
+
+    def transaction(self) -> contextlib.AbstractAsyncContextManager["Transaction"]:
+        """A transaction on the store that may tell something: see `Follower.transaction`."""
         ...
 
 
@@ -385,9 +393,18 @@ class Transaction:
         self.number: int | None = None
         """What the log knows it by, where something was appended to that."""
 
-    def tell(self, kind: ChangeKind, subject: str, **said: object) -> None:
+    def tell(
+        self,
+        kind: ChangeKind,
+        subject: str,
+        *,
+        fleet_id: str | None = None,
+        vehicle: int | None = None,
+        public: Any = None,
+        internal: Any = None,
+    ) -> None:
         """Has COMMIT publish a change: see `Change`."""
-        self.changes.append(Change(kind, subject, **said))  # type: ignore[arg-type]
+        self.changes.append(Change(kind, subject, fleet_id, vehicle, public, internal))
 
 
 def _end(waiting: asyncio.Future[None]) -> None:

@@ -2,12 +2,11 @@
 
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from tracking import caps
 from tracking.auth import Auth, Issued, Role, expiry_in
 from tracking.errors import ErrorCode, Refusal
-from tracking.hub.follower import Follower
+from tracking.hub.follower import Transactions
 from tracking.model import Clock, Share, Trip
 from tracking.services.trips import NOT_FOUND
 from tracking.store import shares, trips
@@ -21,7 +20,7 @@ RecordShare = Callable[[Connection, Share, Trip], Awaitable[None]]
 class Access:
     """Every method raises `Refusal` and `StoreUnavailable`."""
 
-    def __init__(self, follower: Follower[Any], auth: Auth, clock: Clock, *, shares_per_trip: int, revoked_limit: int) -> None:
+    def __init__(self, follower: Transactions, auth: Auth, clock: Clock, *, shares_per_trip: int, revoked_limit: int) -> None:
         """`shares_per_trip` is how many links of a trip may be good at a time, `revoked_limit` how many revoked tokens may be
         remembered.
         """

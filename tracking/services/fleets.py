@@ -1,10 +1,8 @@
 """Fleets: made, named, and given their thresholds."""
 
-from typing import Any
-
 from tracking import caps
 from tracking.errors import ErrorCode, Refusal
-from tracking.hub.follower import Follower
+from tracking.hub.follower import Transactions
 from tracking.model import Fleet
 from tracking.services.trips import NOT_FOUND
 from tracking.store import fleets
@@ -15,7 +13,7 @@ from tracking.store.pool import unlocked
 class Fleets:
     """Every method raises `Refusal` and `StoreUnavailable`."""
 
-    def __init__(self, follower: Follower[Any], *, limit: int) -> None:
+    def __init__(self, follower: Transactions, *, limit: int) -> None:
         """`limit` is how many fleets there may be."""
         self._follower = follower
         self._limit = limit

@@ -9,7 +9,7 @@ from tracking import caps
 from tracking.errors import ErrorCode, Refusal
 from tracking.frames import geofence_news
 from tracking.geojson import read_geometry
-from tracking.hub.follower import Follower
+from tracking.hub.follower import Transactions
 from tracking.lanes import Lanes
 from tracking.model import Geofence
 from tracking.protocol import GeofenceView, encode
@@ -38,7 +38,7 @@ class Checked(NamedTuple):
 class Geofences:
     """Every method raises `Refusal` and `StoreUnavailable`."""
 
-    def __init__(self, follower: Follower[Any], shapes: Lanes, *, per_fleet: int) -> None:
+    def __init__(self, follower: Transactions, shapes: Lanes, *, per_fleet: int) -> None:
         """`per_fleet` is how many geofences a fleet may have. `shapes` is where large shapes are worked on."""
         self._follower = follower
         self._shapes = shapes

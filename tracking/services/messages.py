@@ -1,12 +1,11 @@
 """Messages within a trip, of its driver, passengers and dispatchers: committed first, then shown to the others."""
 
 from hashlib import blake2b
-from typing import Any
 
 from tracking.auth import Principal, may_know_trip
 from tracking.budgets import Budget
 from tracking.errors import ErrorCode, Refusal
-from tracking.hub.follower import Follower
+from tracking.hub.follower import Transactions
 from tracking.ingest.sources import Source
 from tracking.model import Clock, Trip
 from tracking.protocol import is_uuid
@@ -30,7 +29,7 @@ class Messages:
     token may wait in a trip for its driver.
     """
 
-    def __init__(self, follower: Follower[Any], database: Database, clock: Clock, *, budget: Budget, most_unread: int) -> None:
+    def __init__(self, follower: Transactions, database: Database, clock: Clock, *, budget: Budget, most_unread: int) -> None:
         self._follower = follower
         self._database = database
         self._clock = clock

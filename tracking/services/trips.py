@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 from tracking import caps
 from tracking.errors import ErrorCode, Refusal
 from tracking.frames import check_places, live_view
-from tracking.hub.follower import Follower, Transaction
+from tracking.hub.follower import Transaction, Transactions
 from tracking.model import NEXT_STATUS, Clock, Place, Trip, TripStatus
 from tracking.protocol import TripView
 from tracking.store import erasures, fleets, trips, vehicles
@@ -24,7 +24,7 @@ NOT_FOUND = "not yours, or no such thing"
 class Trips:
     """Every method raises `Refusal` and `StoreUnavailable`."""
 
-    def __init__(self, follower: Follower[Any], clock: Clock, *, per_fleet: int, per_vehicle: int) -> None:
+    def __init__(self, follower: Transactions, clock: Clock, *, per_fleet: int, per_vehicle: int) -> None:
         """`per_fleet` and `per_vehicle` are how many trips of one may be open at a time."""
         self._follower = follower
         self._clock = clock

@@ -1,11 +1,10 @@
 """Vehicles: put, moved between fleets, and removed."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from tracking import caps
 from tracking.errors import ErrorCode, Refusal
-from tracking.hub.follower import Follower
+from tracking.hub.follower import Transactions
 from tracking.model import Clock, Vehicle
 from tracking.services.trips import NOT_FOUND, tell_trip
 from tracking.store import erasures, fleets, trips, vehicles
@@ -17,7 +16,7 @@ from tracking.store.vehicles import Stored
 class Vehicles:
     """Every method raises `Refusal` and `StoreUnavailable`."""
 
-    def __init__(self, follower: Follower[Any], clock: Clock, *, per_fleet: int) -> None:
+    def __init__(self, follower: Transactions, clock: Clock, *, per_fleet: int) -> None:
         """`per_fleet` is how many vehicles a fleet may have."""
         self._follower = follower
         self._clock = clock
