@@ -171,12 +171,11 @@ class Watch:
         for vehicle in self._fleets.feed(fleet).vehicles:
             vehicle.watched.dwell_at = 0.0
 
-    def geofence_changed(self, fence: Fence) -> None:
-        """After COMMIT: in force at once, for the vehicles that stand in it too."""
-        self._settle(self._put_geofence(fence, geofence_news(fence.geofence)), fence)
-
     async def change_geofence(self, fence: Fence, news: GeofenceNews) -> None:
-        """The same, in steps: thousands of vehicles may stand in it. `news` is what sockets are told of it."""
+        """After COMMIT: in force at once, for the vehicles that stand in it too. In steps: they may be thousands.
+
+        `news` is what sockets are told of it.
+        """
         vehicles = self._put_geofence(fence, news)
         for begin in range(0, len(vehicles), SETTLED_AT_ONCE):
             self._settle(vehicles[begin : begin + SETTLED_AT_ONCE], fence)

@@ -1,9 +1,11 @@
 """A real watch over real fleets, with no database behind it: what it would store waits, and is read there."""
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
 from tests.hub.geofence_truth import Seen, Told
+from tracking.frames import geofence_news
 from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.hub.fleets import Fleets
 from tracking.hub.geofences import Fence
@@ -32,7 +34,12 @@ class Watching:
         return self.fleets.loaded(fleet_id)
 
     def put(self, geofence_id: str, geometry: dict[str, Any], fleet_id: str = FLEET, **properties: Any) -> None:
-        self.watch.geofence_changed(Fence(Geofence(fleet_id, geofence_id, geometry, properties)))
+        geofence = Geofence(fleet_id, geofence_id, geometry, properties)
+        change = self.watch.change_geofence(Fence(geofence), geofence_news(geofence))
+        # It only lets others have their turn, and there are none.
+        with contextlib.suppress(StopIteration):
+            while True:
+                change.send(None)
 
     def vehicle(self, vehicle_id: str, fleet_id: str = FLEET) -> LiveVehicle:
         return self.fleets.know(Vehicle(vehicle_id, fleet_id))
