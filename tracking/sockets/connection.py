@@ -309,7 +309,7 @@ def start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 
 async def carried_through(request: Coroutine[Any, Any, None]) -> None:
-    """Waits for a request that goes on when whoever asked has gone: what was committed must be told to the others."""
+    """Waits for a request that goes on when whoever asked has gone: what a client sent before it went is carried out."""
     task = start(request)
     try:
         await asyncio.shield(task)
