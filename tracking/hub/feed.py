@@ -112,7 +112,7 @@ class TripFeed:
         "_mark",
         "_mark_before",
         "_marked_at",
-        "_others",
+        "_shown",
         "_taken_out",
         "_vehicles",
         "_view",
@@ -140,8 +140,8 @@ class TripFeed:
         """The vehicle that the trip has now: its positions alone are the marker's. Empty while there is none."""
         self._vehicles: list[tuple[int, str]] = [(0, self.vehicle_id)]
         """From which offset on the trip had which vehicle."""
-        self._others: tuple[str, ...] = ()
-        """Further vehicles whose part of the line was told to anybody."""
+        self._shown: tuple[str, ...] = (self.vehicle_id,)
+        """Those vehicles, and others whose part of the line was told to anybody."""
         self._taken_out: set[tuple[str, int]] = set()
         """`(vehicle_id, fix_time)` of what was published, and turned out not to belong to the trip."""
         self.newest = 0
@@ -177,7 +177,7 @@ class TripFeed:
 
     def has_shown(self, vehicle_id: str) -> bool:
         """Whether a part of the line that this vehicle drove may be on a watcher's screen, or is kept here."""
-        return vehicle_id in self._others or any(had == vehicle_id for _, had in self._vehicles)
+        return vehicle_id in self._shown
 
     def begin_anew(self, newest: SnapshotPosition | None, now: int) -> None:
         """A vehicle that drove of the trip was erased: the feed is another now, whose line is empty. Its watchers are told, and
@@ -185,7 +185,7 @@ class TripFeed:
         """
         self._drop(len(self._frames), self.offset)
         self._vehicles = [(0, self.vehicle_id)]
-        self._others = ()
+        self._shown = (self.vehicle_id,)
         self.newest = 0
         self.epoch = secrets.token_urlsafe(9)
         snapshot = Snapshot(self.epoch, self.offset, now, live_view(self.trip), [])
@@ -195,7 +195,7 @@ class TripFeed:
 
     def _note_shown(self, segments: Sequence[Segment] | UnsetType) -> None:
         if segments is not UNSET:
-            self._others += tuple({vehicle_id for _, vehicle_id in segments if not self.has_shown(vehicle_id)})
+            self._shown += tuple({vehicle_id for _, vehicle_id in segments} - set(self._shown))
 
     def forget(self, vehicle_id: str) -> None:
         """The vehicle was erased: a line that it drove of is kept no longer. Who reads one meanwhile asks `Hub.erased`."""
@@ -228,6 +228,8 @@ class TripFeed:
             self.vehicle_id = trip.vehicle.vehicle_id
             self.newest = 0
             self._vehicles.append((self.offset + 1, self.vehicle_id))
+            if not self.has_shown(self.vehicle_id):
+                self._shown += (self.vehicle_id,)
         # Which vehicle it was is no longer the passenger's business once the trip is over.
         self._publish(frame(TripUpdate(self.offset + 1, live_view(trip, show_vehicle=not trip.status.over))))
 
