@@ -25,6 +25,7 @@ from tracking import silences
 from tracking.app import create_app
 from tracking.auth import Auth
 from tracking.config import load
+from tracking.errors import StoreUnavailable
 from tracking.hub import fleets as fleets_module
 from tracking.hub.fleet import FleetFeed
 from tracking.hub.follower import NotRead
@@ -323,6 +324,23 @@ async def test_a_fleet_that_cannot_be_read_is_read_again_and_takes_no_other_with
     vehicle_id = await api.vehicle(fleet_id)
     assert await world.service.loader.load(fleet_id) is not None
     assert vehicle_id in world.service.hub.fleets.vehicles
+
+
+async def test_who_waits_for_a_fleet_when_the_hub_ends_is_told_that_it_can_not_be_had(
+    world: World, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet_id = await api.fleet()
+    pause = Pause(monkeypatch, "before")
+    await api.vehicle(fleet_id)
+    loader = world.service.loader
+    waiting = asyncio.create_task(loader.load(fleet_id))
+    await pause.reached.wait()
+    ending = asyncio.create_task(loader.run())
+    await asyncio.sleep(0)
+    ending.cancel()
+    # Not a cancellation, which would be taken for that of whoever asked.
+    with pytest.raises(StoreUnavailable):
+        await waiting
 
 
 async def test_a_geofence_that_cannot_be_read_takes_no_other_with_it(world: World, api: Api) -> None:

@@ -99,14 +99,18 @@ class Loader:
     async def load(self, fleet_id: str) -> FleetFeed | None:
         """The fleet with all of its vehicles, from memory or the store; None where there is no such fleet.
 
-        It waits for as long as the database is away. Raises `StoreWentBack`.
+        It waits for as long as the database is away. Raises `StoreUnavailable` where the hub goes down, or the store went back.
         """
         feed = self._fleets.feeds.get(fleet_id)
         if feed is None or not feed.loaded:
             if self._over:
                 raise StoreUnavailable("the hub is going down")
+            loading = self._begin(fleet_id)
             # Whoever asked may have gone by then; others wait for it too.
-            feed = await asyncio.shield(self._begin(fleet_id))
+            await asyncio.wait({loading})
+            if loading.cancelled():
+                raise StoreUnavailable("the hub is going down")
+            feed = loading.result()
         if feed is not None:
             feed.used_at = self._clock()
         return feed
