@@ -27,11 +27,13 @@ from tracking.auth import Auth
 from tracking.config import load
 from tracking.errors import StoreUnavailable
 from tracking.hub import fleets as fleets_module
+from tracking.hub import loading as notes
 from tracking.hub.fleet import FleetFeed
 from tracking.hub.follower import NotRead
 from tracking.hub.geofences import Fences
 from tracking.hub.hub import Hub
 from tracking.hub.live_state import LiveState, State
+from tracking.hub.loading import Loading
 from tracking.model import Event, EventKind, Fleet, Place, Trip, TripStatus, Vehicle
 from tracking.service import Service, assemble
 from tracking.store import positions, vehicles
@@ -377,6 +379,19 @@ async def test_a_fleet_of_which_a_change_cannot_be_applied_is_read_again(
     assert await world.service.loader.load(fleet_id) is world.feed(fleet_id)
     assert world.service.hub.fleets.vehicles[vehicle_id].vehicle.name == "Changed"
     assert state_of(world.service, fleet_id) == await world.as_read_anew(fleet_id)
+
+
+def test_notes_of_what_changes_while_something_is_read_are_bounded_and_none_is_lost() -> None:
+    loading: Loading[int] = Loading()
+    with loading.reading():
+        for key in range(3 * notes.MOST):
+            with loading.reading():
+                loading.changed(key, key + 1)
+                assert len(loading._changed) <= notes.MOST
+                assert not loading.is_current(0, 0) and loading.is_current(key, key + 1)
+        # What was read since is current, whether it is noted or not.
+        assert all(loading.is_current(key, 3 * notes.MOST) for key in (0, notes.MOST, 4 * notes.MOST))
+    assert not loading._changed and loading.is_current(0, 0)
 
 
 async def test_a_start_reads_nothing_of_fleets_however_many_vehicles_there_are(

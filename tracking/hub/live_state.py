@@ -221,7 +221,9 @@ class LiveState:
             self._hub.drop_feed(row.subject)
 
     def _note(self, row: Row) -> None:
-        """For whoever reads just now."""
+        """For whoever reads just now. What was told or written changes nothing that is read."""
+        if row.kind.startswith(EVENT) or row.kind == ChangeKind.MESSAGE_POSTED:
+            return
         if row.vehicle is not None and (_changes_vehicle(row.kind) or row.kind == ChangeKind.VEHICLE_DELETED):
             self._sources.loading.changed(row.vehicle, row.number)
             self._hub.fleets.loading.changed(row.vehicle, row.number)

@@ -10,6 +10,9 @@ from typing import Generic, TypeVar
 
 Key = TypeVar("Key")
 
+MOST = 10_000
+"""Things that are noted. On a busy hub something is being read all the time."""
+
 
 class Loading(Generic[Key]):
     """Notes what changes while anything is being read."""
@@ -17,6 +20,8 @@ class Loading(Generic[Key]):
     def __init__(self) -> None:
         self._open = 0
         self._changed: dict[Key, int] = {}
+        self._before = 0
+        """What is not noted may have changed up to this number."""
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -28,12 +33,17 @@ class Loading(Generic[Key]):
             self._open -= 1
             if not self._open:
                 self._changed.clear()
+                self._before = 0
 
     def changed(self, key: Key, number: int) -> None:
         """The change of that number, of this thing, was applied."""
-        if self._open:
-            self._changed[key] = number
+        if not self._open:
+            return
+        if len(self._changed) >= MOST:
+            self._changed.clear()
+            self._before = number
+        self._changed[key] = number
 
     def is_current(self, key: Key, as_of: int) -> bool:
         """Whether what was read of the thing, as of that change, is as it is now. To be asked within `reading`."""
-        return self._changed.get(key, 0) <= as_of
+        return self._changed.get(key, self._before) <= as_of
