@@ -103,3 +103,23 @@ async def test_a_fence_that_was_removed_elsewhere_is_told(hub: HubProcess, api: 
         assert (await screen.expect("geofence_gone"))["geofence_id"] == "yard"
         await api.call("DELETE", f"/fleets/{fleet_id}/geofences/yard", expect=404)
     await connection.close()
+
+
+@pytest.mark.parametrize("how", ["taken away", "given to another", "removed"])
+async def test_a_driver_who_loses_its_trip_is_told_of_one_that_waited_since_before_it_came(
+    hub: HubProcess, api: Api, how: str
+) -> None:
+    fleet_id = await api.fleet()
+    vehicle_id, other = await api.vehicle(fleet_id), await api.vehicle(fleet_id)
+    trip_id = (await api.trip(fleet_id, vehicle_id))["trip_id"]
+    waits = await api.trip(fleet_id, vehicle_id)
+    async with Driver(hub.url, vehicle_id) as driver:
+        assert driver.welcome["trip"]["trip_id"] == trip_id
+        if how == "removed":
+            await api.call("DELETE", f"/trips/{trip_id}")
+        else:
+            taken_by = other if how == "given to another" else None
+            await api.call("PATCH", f"/trips/{trip_id}", {"vehicle_id": taken_by, "version": 1})
+        lost = (await driver.expect("trip"))["trip"]
+        assert lost["trip_id"] == trip_id and "vehicle" not in lost
+        assert (await driver.expect("trip"))["trip"] == waits

@@ -394,6 +394,25 @@ def test_notes_of_what_changes_while_something_is_read_are_bounded_and_none_is_l
     assert not loading._changed and loading.is_current(0, 0)
 
 
+async def test_a_driver_is_not_told_an_older_state_than_it_came_with(world: World, api: Api) -> None:
+    vehicle_id, trip_id = await api.under_way()
+    service = world.service
+    live = service.follower._live
+    async with Driver(world.url, vehicle_id) as driver:
+        source = service.sources.get(vehicle_id)
+        assert source is not None
+        row = Row(1, 0, 0, 0, None, source.number, ChangeKind.VEHICLE_TRIPS, trip_id, None, None)
+        async with service.database.connection() as connection:
+            state = await live.read(connection, [row])
+        assert state.trips[trip_id].version == 2
+        newer = await api.advance(trip_id, "arrived_at_pickup")
+        assert (await driver.expect("trip"))["trip"] == newer
+        # As if the driver had come since then.
+        live.apply(row, state, 1)
+        newest = await api.advance(trip_id, "enroute_to_dropoff")
+        assert (await driver.expect("trip"))["trip"] == newest
+
+
 async def test_a_start_reads_nothing_of_fleets_however_many_vehicles_there_are(
     own_hub: Callable[..., HubProcess], database_url: str
 ) -> None:

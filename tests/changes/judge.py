@@ -372,13 +372,7 @@ def _judge_drivers(world: World, truth: Truth) -> Iterable[str]:
             elif "vehicle" in view and not TripStatus(view["status"]).over:
                 yield f"{who} was last told that it has {trip_id}, which is {now}"
         current = truth.current.get(vehicle_id)
-        # Of one that waited behind another, which it has no more, nobody is told: so it always was.
-        given = any(
-            row.kind == ChangeKind.VEHICLE_TRIPS and row.vehicle == stored.number and row.subject == current.trip_id
-            for at, row in hub.applied
-            if current is not None and wire.begun_at is not None and at > wire.begun_at
-        )
-        if current is not None and given and current.trip_id not in told:
+        if current is not None and current.trip_id not in told:
             yield f"{who} was never told of its trip {current.trip_id}"
 
 

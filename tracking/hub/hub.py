@@ -74,6 +74,8 @@ class DriverLink(Link, Protocol):
     """A driver's connection, as the hub sees it. Tickets rise with the order in which connections came."""
 
     ticket: int
+    as_of: int
+    """the last change of the log that its driver knew of when it came"""
 
     @property
     def number(self) -> int:
@@ -83,6 +85,10 @@ class DriverLink(Link, Protocol):
     def ask_interval(self, interval: float) -> None: ...
 
     def tell_trip(self, trip: Trip) -> None: ...
+
+    def knows_trip(self, trip_id: str) -> bool:
+        """Whether the driver was told that it has the trip."""
+        ...
 
     def trip_gone(self, trip_id: str) -> None: ...
 

@@ -347,16 +347,18 @@ class LiveState:
         if trip is None:
             self._hub.fleets.forget_trip(vehicle_id, trip_id)
         driver = self._hub.drivers.get(vehicle_id)
-        if driver is None or (vehicle_id, trip_id) in state.told:
+        if driver is None or driver.as_of >= row.number or (vehicle_id, trip_id) in state.told:
             return
         state.told.add((vehicle_id, trip_id))
         if trip is None:
             driver.trip_gone(trip_id)
         else:
             driver.tell_trip(trip if trip.vehicle_number == row.vehicle else msgspec.structs.replace(trip, vehicle=None))
-            if found.current is not None and trip.status.over:
-                driver.tell_trip(found.current)
-        driver.ask_interval(self._hub.interval_for(found.current))
+        current = found.current
+        # One that waited since before the driver came was not told.
+        if current is not None and ((trip is not None and trip.status.over) or not driver.knows_trip(current.trip_id)):
+            driver.tell_trip(current)
+        driver.ask_interval(self._hub.interval_for(current))
 
     # --- messages and tokens ------------------------------------------------------------------------------------------
 

@@ -86,6 +86,7 @@ class DriverConnection(Connection):
         "_trips",
         "_unread",
         "_unread_after",
+        "as_of",
         "session",
         "source",
         "ticket",
@@ -94,6 +95,7 @@ class DriverConnection(Connection):
     def __init__(self, websocket: WebSocket, service: Service, principal: Principal) -> None:
         super().__init__(websocket, service, principal)
         self.ticket = next(_tickets)
+        self.as_of = 0
         self.source: Source | None = None
         self.session: Session | None = None
         self._interval = 0.0
@@ -117,7 +119,7 @@ class DriverConnection(Connection):
             raise not_yours()
         if not is_of_incarnation(self.principal, source.tokens_from):
             raise SocketClosed(CloseCode.REVOKED)
-        self.source = source
+        self.source, self.as_of = source, source.as_of
         self._prepaid = self._intake.prepaid(source)
         hub = self.service.hub
         if source.vehicle.vehicle_id not in hub.fleets.vehicles:
@@ -402,6 +404,9 @@ class DriverConnection(Connection):
         else:
             self._trips[trip.trip_id] = trip
         self.send(frame(DriverTrip(live_view(trip))))
+
+    def knows_trip(self, trip_id: str) -> bool:
+        return trip_id in self._trips
 
     def trip_gone(self, trip_id: str) -> None:
         trip = self._trips.pop(trip_id, None)
