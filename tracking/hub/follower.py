@@ -324,7 +324,11 @@ class Follower(Generic[State]):
     def _give_up(self, row: Row, error: Exception) -> None:
         CHANGES_FAILED.inc()
         logger.error("change %d (%s) can't be applied, what it concerns is read anew", row.number, row.kind, exc_info=error)
-        self._live.give_up(row)
+        try:
+            self._live.give_up(row)
+        except Exception:
+            # No row may stop the follower.
+            logger.exception("what change %d (%s) concerns can't be read anew", row.number, row.kind)
 
     def _done(self, row: Row, work: Awaitable[None] | None = None) -> None:
         if row.transaction != self._applying:

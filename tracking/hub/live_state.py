@@ -16,7 +16,7 @@ from tracking.errors import CloseCode
 from tracking.hub.follower import NotRead, NotUnderstood
 from tracking.hub.hub import Hub
 from tracking.ingest.sources import Source, Sources, newest_spans
-from tracking.model import Clock, Event, Fleet, Trip
+from tracking.model import Clock, Event, EventKind, Fleet, Trip
 from tracking.store import events, fleets, messages, trips, vehicles
 from tracking.store.changes import EVENT, ChangeKind, Row
 from tracking.store.messages import Message
@@ -36,6 +36,7 @@ _OF_NO_VEHICLE = frozenset(
 )
 _KINDS = frozenset(ChangeKind)
 _OF_A_GEOFENCE = frozenset({ChangeKind.GEOFENCE_CHANGED, ChangeKind.GEOFENCE_DELETED})
+_EVENTS = frozenset(f"{EVENT}{kind.value}" for kind in EventKind)
 
 
 class VehicleState(msgspec.Struct):
@@ -105,7 +106,7 @@ class LiveState:
                     state.asked_messages.add(message)
             elif row.kind == ChangeKind.FLEET_CHANGED and subject is not None and subject in self._hub.fleets.feeds:
                 state.asked_fleets.add(subject)
-            elif row.kind.startswith(EVENT) and (event := _number_in(row, "event")) is not None:
+            elif row.kind in _EVENTS and (event := _number_in(row, "event")) is not None:
                 feed = self._hub.fleets.feeds.get(row.fleet_id or "")
                 if feed is not None and feed.outboxes:
                     wanted_events.add(event)
@@ -172,7 +173,7 @@ class LiveState:
         self._note(row)
         subject = row.subject
         if row.kind == ChangeKind.VEHICLE_DELETED:
-            if subject is not None and row.vehicle is not None and not (row.internal or {}).get("moved"):
+            if subject is not None and row.vehicle is not None and not _is_moved(row):
                 self._vehicle_gone(row.vehicle, subject)
             return None
         if row.kind in _OF_A_GEOFENCE:
@@ -194,6 +195,8 @@ class LiveState:
         elif row.kind == ChangeKind.MESSAGE_POSTED:
             self._message_posted(row, subject, state)
         elif row.kind.startswith(EVENT):
+            if row.kind not in _EVENTS:
+                raise NotUnderstood("this version does not know the event")
             number = _number_in(row, "event")
             if number is None:
                 raise NotUnderstood("it does not say which event it is about")
@@ -206,19 +209,48 @@ class LiveState:
         return None
 
     def give_up(self, row: Row) -> None:
-        """Those who are connected for it come back, and it is read anew for them."""
-        source = self._sources.by_number.get(row.vehicle) if row.vehicle is not None else None
+        """What the row concerns leaves memory. Those who are connected for it come back, and it is read anew for them."""
+        if row.kind == ChangeKind.TOKEN_REVOKED:
+            # The row says all of it.
+            if row.subject is not None:
+                self._revoked(row.subject)
+            return
+        if row.kind.startswith(EVENT):
+            return  # It changes nothing here, and the list has it.
+        vehicle_ids = self._give_up_vehicle(row, row.vehicle) if row.vehicle is not None else set()
+        for feed in list(self._hub.feeds.values()):
+            if feed.trip.trip_id == row.subject or any(feed.has_shown(vehicle_id) for vehicle_id in vehicle_ids):
+                self._hub.drop_feed(feed.trip.trip_id)
+        if row.fleet_id is None or row.kind == ChangeKind.MESSAGE_POSTED:
+            return
+        fleet = self._hub.fleets.feeds.get(row.fleet_id)
+        if fleet is not None and row.kind in _OF_A_GEOFENCE:
+            # What screens were told of geofences, nobody tells anew.
+            for outbox in list(fleet.outboxes):
+                outbox.end(CloseCode.GOING_DOWN)
+        self._hub.fleets.on_doubt(row.fleet_id)
+
+    def _give_up_vehicle(self, row: Row, number: int) -> set[str]:
+        """The ids that the vehicle is known by here, where it may be another than it is known to be."""
+        source, live = self._sources.by_number.get(number), self._hub.fleets.by_number.get(number)
+        vehicle_ids = {thing.vehicle.vehicle_id for thing in (source, live) if thing is not None}
         if source is not None:
-            vehicle_id = source.vehicle.vehicle_id
-            self._sources.forget(vehicle_id)
+            self._sources.forget(source.vehicle.vehicle_id)
+        for vehicle_id in vehicle_ids:
             driver = self._hub.drivers.get(vehicle_id)
-            if driver is not None:
+            if driver is not None and driver.number == number:
                 driver.close(CloseCode.GOING_DOWN)
-        live = self._hub.fleets.by_number.get(row.vehicle) if row.vehicle is not None else None
-        for fleet_id in {row.fleet_id, live.feed.fleet.fleet_id if live is not None else None} - {None}:
-            self._hub.fleets.on_doubt(fleet_id or "")
-        if row.subject is not None:
-            self._hub.drop_feed(row.subject)
+        removed = row.kind == ChangeKind.VEHICLE_DELETED
+        if not removed and not _changes_vehicle(row.kind):
+            return set()
+        if live is not None:
+            # Not only read again: it may be removed, or in a fleet that is not in memory.
+            self._hub.fleets.let_go(live)
+            self._hub.fleets.on_doubt(live.feed.fleet.fleet_id)
+        if removed and not _is_moved(row):
+            self.on_erased({number})
+            return vehicle_ids | ({row.subject} if row.subject is not None else set())
+        return vehicle_ids
 
     def _note(self, row: Row) -> None:
         """For whoever reads just now. What was told or written changes nothing that is read."""
@@ -391,6 +423,11 @@ class LiveState:
 def _changes_vehicle(kind: str) -> bool:
     """Whether a row of this kind may mean that the vehicle which it names, or its trips, are others. Its removal is no such."""
     return kind not in _OF_NO_VEHICLE and not kind.startswith(EVENT)
+
+
+def _is_moved(row: Row) -> bool:
+    """Whether it tells a fleet that the vehicle left it, and nobody that it was removed."""
+    return bool((row.internal or {}).get("moved"))
 
 
 def _parts(asked: Collection[Key]) -> Iterator[list[Key]]:
