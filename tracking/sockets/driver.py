@@ -399,6 +399,9 @@ class DriverConnection(Connection):
             self.send(frame(Interval(interval)))
 
     def tell_trip(self, trip: Trip) -> None:
+        known = self._trips.get(trip.trip_id)
+        if known is not None and known.version > trip.version:
+            return  # What the driver came with may know of changes that are still to be applied.
         if trip.status.over or trip.vehicle is None:
             self._trips.pop(trip.trip_id, None)
         else:
