@@ -28,7 +28,7 @@ POLL_SECONDS = 0.5
 REST_SECONDS = 0.003
 """Between two readings of a log that is never read to its end: what comes meanwhile is read together."""
 ROWS_AT_ONCE = 500
-SLICE_SECONDS = 0.002
+SLICE_SECONDS = 0.004
 """Of the event loop, in one go, for what is applied."""
 WAIT_SECONDS = 1.0
 """How long whoever changed something waits until this hub has applied it."""

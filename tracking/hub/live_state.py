@@ -27,7 +27,7 @@ from tracking.watch import Watch
 
 Key = TypeVar("Key")
 
-READ_AT_ONCE = 50
+READ_AT_ONCE = 100
 """Vehicles or trips: a millisecond or two of work each."""
 _OF_A_TRIP = frozenset({ChangeKind.TRIP_CREATED, ChangeKind.TRIP_CHANGED, ChangeKind.TRIP_DELETED, ChangeKind.VEHICLE_TRIPS})
 _OF_NO_VEHICLE = frozenset(
