@@ -130,7 +130,8 @@ class _Fleet:
     def drop_first(self) -> None:
         self.floor = self.numbers[self.first]
         self.first += 1
-        if self.first > 64 and self.first * 2 > len(self.entries):
+        # At most as many that are let go of lie before those that are held.
+        if self.first * 2 >= len(self.entries):
             del self.entries[: self.first]
             del self.numbers[: self.first]
             self.first = 0
