@@ -13,7 +13,7 @@ answer_lost: ContextVar[bool] = ContextVar("answer_lost", default=False)
 """Whether the next COMMIT of this task is carried out, and nobody is told."""
 
 READ = "read"
-"""The point after several questions that were answered as of one instant."""
+"""The point after questions were answered, and before anything is made of the answers."""
 
 
 class Turns:
@@ -93,7 +93,7 @@ class ShakyDatabase(Database):
         self._check()
         async with super().connection() as connection:
             yield connection
-        await self.turns.point()
+        await self.turns.point(READ)
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Connection]:
