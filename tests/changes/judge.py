@@ -186,7 +186,8 @@ async def _judge_live_state(world: World, hub: FuzzHub, fresh: FuzzHub, truth: T
     revoked = await shares.revoked_tokens(world.witness)
     for fleet_id in world.fleets:
         fleet_feed = hub.service.hub.fleets.feeds.get(fleet_id)
-        if fleet_feed is not None:
+        # One that is not loaded knows its vehicles alone.
+        if fleet_feed is not None and fleet_feed.loaded:
             compare(f"the fleet {fleet_id}", fleet_feed.fleet, stored_fleets[fleet_id])
         fences = hub.service.watch._fences.get(fleet_id)
         if fences is not None:
@@ -203,6 +204,7 @@ async def _judge_live_state(world: World, hub: FuzzHub, fresh: FuzzHub, truth: T
         stored = truth.vehicles.get(vehicle_id)
         if driver is not None:
             compare(f"the number of the driver of {vehicle_id}", driver.number, stored.number if stored is not None else None)
+            compare(f"the source of the driver of {vehicle_id}", driver.source, sources.get(vehicle_id))
     return wrongs
 
 
@@ -228,7 +230,8 @@ async def _judge_positions(world: World, truth: Truth) -> list[str]:
                 continue
             wrongs.append(
                 f"the fix of {vehicle_id} at {row['fix_time']} ({row['server_time']}) belongs to {want}, was filed to {have}: "
-                f"{[(s.trip_id, s.started_at, s.ended_at) for s in truth.spans.get(stored.number, [])]}"
+                f"{[(s.trip_id, s.started_at, s.ended_at) for s in truth.spans.get(stored.number, [])]}; it was sent {sent}; "
+                f"changes: {[(row.number, row.kind, row.at) for row in truth.rows if row.vehicle == stored.number]}"
             )
     return wrongs
 
@@ -367,6 +370,8 @@ def _judge_drivers(world: World, truth: Truth) -> Iterable[str]:
         for trip_id, view in told.items():
             now = truth.trips.get(trip_id)
             if now is not None and now.vehicle_number == stored.number:
+                if now.fleet_id != stored.vehicle.fleet_id:
+                    continue  # one that is another fleet's now is told of it no more
                 if view["version"] != now.version or "vehicle" not in view:
                     yield f"{who} was last told {view['status']} (version {view['version']}) of {trip_id}, which is {now}"
             elif "vehicle" in view and not TripStatus(view["status"]).over:

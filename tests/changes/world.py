@@ -697,9 +697,8 @@ class World:
     def let_go_of_sources(self) -> None:
         hub = self.hub()
         hub.let_go_at = self.stamp()
-        sources = hub.service.sources
-        sources.let_go(())
-        sources.let_go(())
+        for _ in range(2):
+            hub.service.sources.let_go(hub.service.hub.drivers)
 
     def let_go_of_feeds(self) -> None:
         hub = self.hub().service.hub
