@@ -27,6 +27,11 @@ _SELECT = f"""
 """
 _UNDER_WAY = "('enroute_to_pickup', 'arrived_at_pickup', 'enroute_to_dropoff', 'arrived_at_stop')"
 _SELECT_TO_LOCK = _SELECT.replace(_WHOLE_ROUTE, f"{_WHOLE_ROUTE}, t.vehicle IS DISTINCT FROM v.vehicle AS vehicle_is_another")
+_SELECT_TO_LOCK_BOTH = f"""
+    WITH locked AS MATERIALIZED (SELECT * FROM trips WHERE trip_id = $1 FOR UPDATE),
+    driven AS MATERIALIZED (SELECT v.* FROM locked JOIN vehicles v USING (vehicle) FOR UPDATE OF v)
+    {_SELECT_TO_LOCK.replace("trips t LEFT JOIN vehicles v", "locked t LEFT JOIN driven v")}
+"""
 
 LISTED_POINTS = 600
 """Points of a route in a list: some 16 KB, as in a frame."""
@@ -130,6 +135,20 @@ async def lock(connection: Connection, trip_id: str) -> Trip | None:
     row = await connection.fetchrow(f"{_SELECT_TO_LOCK} WHERE t.trip_id = $1 FOR UPDATE OF t", trip_id)
     if row is not None and row["vehicle_is_another"]:
         # It got another vehicle while its row was waited for: PostgreSQL joins the new row with the vehicle of the old one.
+        return await get(connection, trip_id)
+    return _trip(row) if row else None
+
+
+async def lock_with_vehicle(connection: Connection, trip_id: str) -> Trip | None:
+    """The same, and then the row of the trip's vehicle, by one question."""
+    if "\0" in trip_id:
+        return None
+    row = await connection.fetchrow(_SELECT_TO_LOCK_BOTH, trip_id)
+    if row is not None and row["vehicle_is_another"]:
+        # It got a vehicle, while its row was waited for, that was made after this question was asked.
+        await connection.fetchval(
+            "SELECT v.vehicle FROM trips JOIN vehicles v USING (vehicle) WHERE trip_id = $1 FOR UPDATE OF v", trip_id
+        )
         return await get(connection, trip_id)
     return _trip(row) if row else None
 
