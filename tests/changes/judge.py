@@ -12,6 +12,7 @@ from tracking.frames import live_view
 from tracking.ingest.sources import newest_spans, span_at, windows_of
 from tracking.model import Trip, TripStatus
 from tracking.sockets.connection import Connection
+from tracking.sockets.driver import DriverConnection
 from tracking.store import changes, fleets, geofences, shares, trips, vehicles
 from tracking.store.changes import ChangeKind, Row
 from tracking.store.trips import Span
@@ -204,6 +205,7 @@ async def _judge_live_state(world: World, hub: FuzzHub, fresh: FuzzHub, truth: T
         stored = truth.vehicles.get(vehicle_id)
         if driver is not None:
             compare(f"the number of the driver of {vehicle_id}", driver.number, stored.number if stored is not None else None)
+            assert isinstance(driver, DriverConnection)
             compare(f"the source of the driver of {vehicle_id}", driver.source, sources.get(vehicle_id))
     return wrongs
 
