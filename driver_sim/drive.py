@@ -19,7 +19,7 @@ from driver_sim.roads import RoadGraph
 from driver_sim.shift import Shift
 from driver_sim.store import SqliteStore
 from tracking.model import Vehicle
-from tracking.protocol import TripView
+from tracking.protocol.http import TripView
 
 logger = logging.getLogger(__name__)
 

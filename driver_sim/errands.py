@@ -6,7 +6,7 @@ from typing import NamedTuple
 from driver_sim.fleet import VADUZ
 from driver_sim.roads import Edge, Point, RoadGraph, metres
 from tracking.model import Place
-from tracking.protocol import TripView
+from tracking.protocol.http import TripView
 
 
 class Leg(NamedTuple):

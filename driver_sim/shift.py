@@ -13,7 +13,8 @@ from driver_sim.outbox import Request
 from driver_sim.receiver import DeadZone, Receiver
 from driver_sim.roads import Edge
 from tracking.model import Clock, TripStatus, system_clock
-from tracking.protocol import TripStatusChange, TripView
+from tracking.protocol.driver import TripStatusChange
+from tracking.protocol.http import TripView
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = """
     errors
     bucket geo metrics model numbers origins cluster caps
-    config geojson keys lag lanes protocol routes
-    auth frames demo
+    config geojson keys lag lanes routes
+    auth protocol demo
     access budgets downloads store
     audit change_upkeep erasure gpx retention sums hub.loading hub.outbox hub.grid hub.doors hub.geofences
     hub.alerts hub.feed hub.fleet hub.fleets hub.hub hub.follower hub.change_feed ingest.clocks

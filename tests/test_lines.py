@@ -12,11 +12,12 @@ import shapely
 from tests.attacks.stock import LONG_VEHICLE, TRIP, stock_trip
 from tracking import lines as module
 from tracking.cluster import Cluster
-from tracking.frames import DrivenPoint
 from tracking.geo import METRES_PER_DEGREE
 from tracking.hub.feed import KeptBytes, TripFeed
 from tracking.lines import Lines
 from tracking.model import Position
+from tracking.protocol import fit
+from tracking.protocol.fit import DrivenPoint
 from tracking.store import positions, trips
 from tracking.store.gathered import Gathered
 from tracking.store.pool import Database
@@ -144,11 +145,9 @@ async def test_lines_are_let_go(reading: Reading, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_line_past_all_measure_is_thinned_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tracking import frames
-
-    monkeypatch.setattr(frames, "MOST_SIMPLIFIED", 1_000)
+    monkeypatch.setattr(fit, "MOST_SIMPLIFIED", 1_000)
     steps = np.arange(5_000.0)
     line = np.column_stack((np.sin(steps), np.cos(steps * 1.7), steps))
-    thin = frames.thinned({"van": line}, 10_000)
+    thin = fit.thinned({"van": line}, 10_000)
     assert 0 < len(thin) * 39 <= 10_000
     assert thin == sorted(thin)

@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager
 import numpy as np
 from msgspec import UNSET
 
-from tracking.frames import TRACK_ROOM, DrivenPoint, thinned
 from tracking.hub.feed import Line, TripFeed
 from tracking.model import Clock, Position
-from tracking.protocol import SnapshotPosition
+from tracking.protocol.fit import TRACK_ROOM, DrivenPoint, thinned
+from tracking.protocol.passenger import SnapshotPosition
 from tracking.store import positions
 from tracking.store.gathered import Gathered
 from tracking.store.pool import Connection, Database

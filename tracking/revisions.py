@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterable
 
 from tracking.errors import StoreUnavailable
-from tracking.frames import DrivenPoint
 from tracking.hub.hub import Hub
 from tracking.ingest.sources import FOREVER, GRACE_MS
 from tracking.lines import Lines
 from tracking.model import Position, Trip
+from tracking.protocol.fit import DrivenPoint
 
 logger = logging.getLogger(__name__)
 

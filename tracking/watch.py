@@ -20,14 +20,16 @@ import tenacity
 from msgspec import UNSET
 
 from tracking.errors import StoreUnavailable, StoreWentBack
-from tracking.frames import geofence_news
 from tracking.hub.alerts import GAP_MS, LATE_MS, Alert, Route, Stay, are_on_route
 from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.hub.fleets import Fleets
 from tracking.hub.geofences import Fence, Fences, Move, move_of
 from tracking.metrics import CHANGES_FAILED, EVENT_FAILURES, EVENTS
 from tracking.model import Clock, Event, EventKind, Fleet, Position
-from tracking.protocol import EventNews, GeofenceGone, GeofenceNews, feature_collection, frame
+from tracking.protocol.codec import frame
+from tracking.protocol.dispatcher import EventNews, GeofenceGone, GeofenceNews
+from tracking.protocol.fit import geofence_news
+from tracking.protocol.http import feature_collection
 from tracking.store import events, geofences
 from tracking.store.events import StayRow
 from tracking.store.pool import Database

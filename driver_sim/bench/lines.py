@@ -12,7 +12,10 @@ import msgspec
 from websockets.speedups import apply_mask
 
 from tracking.model import system_clock
-from tracking.protocol import SUBPROTOCOL, EventNews, FleetUpdate, Hello, ViewportChange, encode
+from tracking.protocol.codec import encode
+from tracking.protocol.dispatcher import EventNews, FleetUpdate, ViewportChange
+from tracking.protocol.driver import Hello
+from tracking.protocol.shared import SUBPROTOCOL
 
 METRES_PER_DEGREE = 111_195.0
 SPEED = 10.0

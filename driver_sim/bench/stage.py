@@ -24,7 +24,7 @@ from driver_sim.backend import Backend
 from driver_sim.bench.lines import DispatcherLine, DriverLine, WatcherLine
 from tracking.cluster import Cluster
 from tracking.model import Place
-from tracking.protocol import encode
+from tracking.protocol.codec import encode
 
 FLEET = "bench"
 READY_SECONDS = 30.0

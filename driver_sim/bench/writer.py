@@ -24,7 +24,7 @@ import uvloop
 from driver_sim.bench.http import HttpClient, connect_http
 from driver_sim.bench.lines import Lost
 from tracking.model import TripStatus
-from tracking.protocol import TripView
+from tracking.protocol.http import TripView
 from tracking.store import trips
 from tracking.store.pool import Connection, Database
 

@@ -8,9 +8,9 @@ from typing import Any
 from tests.changes.stand_ins import Device, Heard, Sent
 from tests.changes.world import STUCK_SECONDS, WAIT_SECONDS, FuzzHub, World
 from tests.faults.devices import until
-from tracking.frames import live_view
 from tracking.ingest.sources import newest_spans, span_at, windows_of
 from tracking.model import Trip, TripStatus
+from tracking.protocol.fit import live_view
 from tracking.sockets.connection import Connection
 from tracking.sockets.driver import DriverConnection
 from tracking.store import changes, fleets, geofences, shares, trips, vehicles

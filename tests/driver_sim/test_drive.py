@@ -29,7 +29,7 @@ from tests.driver_sim.conftest import no_backoff
 from tests.driver_sim.fake_hub import FakeHub, serving
 from tests.driver_sim.hub import ScriptedHub
 from tracking.model import Place, TripStatus
-from tracking.protocol import TripView
+from tracking.protocol.http import TripView
 
 LEGAL = [
     "enroute_to_pickup",

@@ -11,7 +11,9 @@ from tracking.errors import CloseCode
 from tracking.hub.feed import KeptBytes, Line, TripFeed
 from tracking.hub.outbox import Outbox
 from tracking.model import Place, Position, Trip, TripStatus, Vehicle
-from tracking.protocol import Tick, encode, frame, frame_ends, position_update, snapshot_position, text_of
+from tracking.protocol.codec import encode, frame, frame_ends, text_of
+from tracking.protocol.passenger import position_update, snapshot_position
+from tracking.protocol.shared import Tick
 
 BEGIN = 1_763_856_000_000
 

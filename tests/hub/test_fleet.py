@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.clients import cell_of
-from tracking import protocol
 from tracking.hub import fleet as module
 from tracking.hub.fleet import FleetFeed, LiveVehicle, Slices, Viewport
 from tracking.hub.fleets import Fleets
 from tracking.hub.outbox import Outbox
 from tracking.metrics import REGISTRY
 from tracking.model import Fleet, Position, Vehicle
-from tracking.protocol import MAX_FRAME_BYTES, Clusters, FleetSnapshot, FleetUpdate, VehicleGone
+from tracking.protocol import codec
+from tracking.protocol.codec import MAX_FRAME_BYTES
+from tracking.protocol.dispatcher import Clusters, FleetSnapshot, FleetUpdate, VehicleGone
 
 START = 1_700_000_000_000
 
@@ -317,7 +318,7 @@ def test_a_position_is_encoded_once_for_all_who_look_at_it(monkeypatch: Any) -> 
         screen.look(feed, 9.4, 47.0, 9.6, 47.2)
     feed.tick()
     encoded: list[str] = []
-    encode = protocol.encode
+    encode = codec.encode
 
     def counted(row: Any) -> bytes:
         encoded.append(row[0])

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from tests.hub.geofence_truth import METRES, Ground, Seen, truth
 from tests.hub.watching import BEGIN, Watching, crossings
 from tracking import watch
-from tracking.frames import geofence_news
 from tracking.geojson import MAX_VERTICES, checked_geometry, shape_of
 from tracking.hub.geofences import Fence, Move, move_of
 from tracking.model import Geofence
+from tracking.protocol.fit import geofence_news
 
 DATA = Path(__file__).parents[2].parent / "shared/data"
 REAL = {

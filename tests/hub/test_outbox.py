@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tracking.errors import CloseCode
 from tracking.hub.outbox import Outbox
-from tracking.protocol import text_of
+from tracking.protocol.codec import text_of
 
 
 class Wire:

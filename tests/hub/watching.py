@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from tests.hub.geofence_truth import Seen, Told
-from tracking.frames import geofence_news
 from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.hub.fleets import Fleets
 from tracking.hub.geofences import Fence
 from tracking.model import Event, EventKind, Fleet, Geofence, Position, Vehicle
+from tracking.protocol.fit import geofence_news
 from tracking.store.pool import Database
 from tracking.watch import Watch
 

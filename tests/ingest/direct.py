@@ -16,7 +16,7 @@ from tracking.config import load
 from tracking.ingest.intake import Taken
 from tracking.ingest.sources import Session, Source
 from tracking.model import Fix, Fleet, Vehicle, system_clock
-from tracking.protocol import Unreadable
+from tracking.protocol.driver import Unreadable
 from tracking.service import Service, assemble
 from tracking.store import fleets, vehicles
 

@@ -14,7 +14,7 @@ from tracking.app import create_app
 from tracking.config import load
 from tracking.ingest.acks import MOST_OWED, STEP, Acks, settle
 from tracking.ingest.sources import Session
-from tracking.protocol import Rejected
+from tracking.protocol.driver import Rejected
 
 INTERVAL = 0.3
 

@@ -13,7 +13,7 @@ from tracking.config import load
 from tracking.errors import ErrorCode, Refusal, StoreUnavailable, StoreWentBack
 from tracking.ingest.intake import Held, Outcome, Result, Taken, clock_advice
 from tracking.ingest.sources import Session
-from tracking.protocol import Unreadable
+from tracking.protocol.driver import Unreadable
 from tracking.service import Service
 
 

@@ -12,7 +12,8 @@ from starlette.responses import Response
 from tracking.api.fleets import fleet_of, managed_fleet
 from tracking.api.http import label, name_in_path, not_found, read, read_part, resource, service_of
 from tracking.errors import ErrorCode, Refusal
-from tracking.protocol import GeofenceView, encode, feature_collection
+from tracking.protocol.codec import encode
+from tracking.protocol.http import GeofenceView, feature_collection
 from tracking.store import geofences
 
 MAX_FEATURE = 4 * 1024 * 1024

@@ -26,9 +26,9 @@ from tracking.api.http import (
 from tracking.audit import Kind
 from tracking.auth import Principal, Role, Sight, may_know_trip, may_manage_fleet, may_see
 from tracking.errors import ErrorCode, Refusal
-from tracking.frames import prepare_route
 from tracking.model import Place, Trip, TripStatus
-from tracking.protocol import TripView
+from tracking.protocol.fit import prepare_route
+from tracking.protocol.http import TripView
 from tracking.routes import Given, check_places, line_string
 from tracking.service import Service
 from tracking.services.trips import check_version

@@ -8,11 +8,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from tracking.errors import CloseCode
-from tracking.frames import TRACK_ROOM, DrivenPoint, fit_track, live_view
 from tracking.hub.outbox import Outbox
 from tracking.metrics import DELIVERIES
 from tracking.model import Position, Trip
-from tracking.protocol import (
+from tracking.protocol.codec import encode, frame, frame_ends, framed, text_of
+from tracking.protocol.fit import TRACK_ROOM, DrivenPoint, fit_track, live_view
+from tracking.protocol.http import TripView
+from tracking.protocol.passenger import (
     MessageUpdate,
     Resumed,
     Segment,
@@ -20,14 +22,8 @@ from tracking.protocol import (
     SnapshotPosition,
     TrackRevised,
     TripUpdate,
-    TripView,
-    encode,
-    frame,
-    frame_ends,
-    framed,
     position_update,
     snapshot_position,
-    text_of,
 )
 
 _decode_position = msgspec.json.Decoder(SnapshotPosition).decode

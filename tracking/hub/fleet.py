@@ -15,16 +15,8 @@ from tracking.hub.grid import ZOOM, Area, Cell, Pyramid, area_of, cell_name, col
 from tracking.hub.outbox import Outbox
 from tracking.metrics import FLEET_DELIVERIES, SKIPPED
 from tracking.model import Fleet, Position, Trip, Vehicle, VehicleStatus
-from tracking.protocol import (
-    MAX_FRAME_BYTES,
-    Clusters,
-    FleetRow,
-    VehicleDescription,
-    VehicleState,
-    encode,
-    frame,
-    framed,
-)
+from tracking.protocol.codec import MAX_FRAME_BYTES, encode, frame, framed
+from tracking.protocol.dispatcher import Clusters, FleetRow, VehicleDescription, VehicleState
 
 MOST_SINGLE = 2_000
 """Vehicles that a viewport may hold before it gets clusters in their place."""

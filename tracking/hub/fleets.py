@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from tracking.frames import live_view
 from tracking.hub.alerts import Watched
 from tracking.hub.fleet import FleetFeed, LiveVehicle, Slices
 from tracking.hub.loading import Loading
 from tracking.metrics import CLOCKS_WRONG
 from tracking.model import Fleet, Position, Trip, Vehicle
-from tracking.protocol import FleetTrip, TripGone, VehicleGone, frame
+from tracking.protocol.codec import frame
+from tracking.protocol.dispatcher import FleetTrip, TripGone, VehicleGone
+from tracking.protocol.fit import live_view
 
 MAX_MOVES = 100_000
 """Positions that may wait to be judged; past it the oldest are not judged. So many again may wait for their fleets."""

@@ -15,7 +15,9 @@ from tracking.hub.outbox import Outbox
 from tracking.keys import Key
 from tracking.metrics import DRIVERS, FEEDS
 from tracking.model import Clock, Position, Trip
-from tracking.protocol import SnapshotPosition, Tick, frame, snapshot_position
+from tracking.protocol.codec import frame
+from tracking.protocol.passenger import SnapshotPosition, snapshot_position
+from tracking.protocol.shared import Tick
 
 BEATS = 3
 """Times in a tick interval that each feed is looked at: its readers hear something at least once in an interval."""

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from tracking.errors import CloseCode
 from tracking.metrics import SKIPPED
-from tracking.protocol import Skipped, frame
+from tracking.protocol.codec import frame
+from tracking.protocol.shared import Skipped
 
 
 class _Waiting:

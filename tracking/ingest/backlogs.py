@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.sources import Source
 from tracking.metrics import BACKLOGS
-from tracking.protocol import MAX_BATCH
+from tracking.protocol.driver import MAX_BATCH
 
 PART = 100
 """Fixes taken in one step of the event loop, of all backlogs together: less than 2 ms of work."""

@@ -27,7 +27,7 @@ from tracking.ingest.recorder import Recorder
 from tracking.ingest.sources import Session, Source, Sources
 from tracking.metrics import FIXES
 from tracking.model import Clock, Fix, Position
-from tracking.protocol import Unreadable
+from tracking.protocol.driver import Unreadable
 from tracking.store.marks import Marks
 
 BYTES_OF_FIX: Final = 128

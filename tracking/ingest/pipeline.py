@@ -8,7 +8,7 @@ from tracking.ingest.recorder import Entry, Recorder
 from tracking.ingest.sources import Session, Source, Verdict, span_at
 from tracking.metrics import FIXES, REJECTED, SUSPECT, UNKNOWN
 from tracking.model import Fix, Position, Suspicion
-from tracking.protocol import Rejected, Unreadable
+from tracking.protocol.driver import Rejected, Unreadable
 
 _accepted = FIXES.labels("accepted")
 _late = FIXES.labels("late")

@@ -16,7 +16,7 @@ from tracking.ingest.acks import Acks
 from tracking.ingest.sources import GRACE_MS, TRIP_UNKNOWN, Filed, Session, span_at, windows_of
 from tracking.metrics import COMMIT_FAILURES, COMMIT_SECONDS, QUEUE, STORED
 from tracking.model import Position
-from tracking.protocol import Rejected
+from tracking.protocol.driver import Rejected
 from tracking.store import positions, sessions, trips
 from tracking.store.pool import Connection, Database
 from tracking.store.positions import DAY_MS

@@ -9,7 +9,7 @@ from tracking.hub.loading import Loading
 from tracking.ingest.clocks import DeviceClock, is_right
 from tracking.ingest.filters import Motion
 from tracking.model import Clock, Position, Suspicion, Trip, Vehicle
-from tracking.protocol import Rejected
+from tracking.protocol.driver import Rejected
 from tracking.store import changes, positions, sessions, trips, vehicles
 from tracking.store.gathered import Gathered
 from tracking.store.pool import Connection, Database

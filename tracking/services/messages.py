@@ -8,7 +8,7 @@ from tracking.errors import ErrorCode, Refusal
 from tracking.hub.follower import Transactions
 from tracking.ingest.sources import Source
 from tracking.model import Clock, Trip
-from tracking.protocol import is_uuid
+from tracking.protocol.codec import is_uuid
 from tracking.store import messages, trips
 from tracking.store.changes import ChangeKind
 from tracking.store.gathered import Gathered

@@ -14,7 +14,8 @@ from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUn
 from tracking.hub.outbox import Outbox
 from tracking.metrics import CLOSED, SOCKET_ERRORS
 from tracking.origins import may_open
-from tracking.protocol import BEARER_SUBPROTOCOL, SUBPROTOCOL, Done, Error, frame
+from tracking.protocol.codec import frame
+from tracking.protocol.shared import BEARER_SUBPROTOCOL, SUBPROTOCOL, Done, Error
 from tracking.service import Service
 from tracking.sockets.wire import Wire, wire_of
 

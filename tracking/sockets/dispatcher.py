@@ -10,7 +10,8 @@ from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed
 from tracking.hub.fleet import FleetFeed, Viewport
 from tracking.loader import WAIT_SECONDS
 from tracking.metrics import DISPATCHERS
-from tracking.protocol import TextMessage, decode_dispatcher
+from tracking.protocol.dispatcher import decode_dispatcher
+from tracking.protocol.shared import TextMessage
 from tracking.service import Service
 from tracking.sockets.connection import Connection, admit, not_yours
 

@@ -11,13 +11,13 @@ from starlette.websockets import WebSocket
 
 from tracking.auth import Principal, Role, is_of_incarnation, may_know_trip
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
-from tracking.frames import live_view
 from tracking.ingest.acks import settle
 from tracking.ingest.clocks import DRIFT
 from tracking.ingest.intake import Held, Prepaid, Taken, clock_advice
 from tracking.ingest.sources import Session, Source
 from tracking.model import Fix, Trip
-from tracking.protocol import (
+from tracking.protocol.codec import frame
+from tracking.protocol.driver import (
     Ack,
     DriverMessage,
     DriverTextMessage,
@@ -26,14 +26,14 @@ from tracking.protocol import (
     Interval,
     Rejected,
     Report,
-    TextMessage,
     TripStatusChange,
     Unreadable,
     Welcome,
     acks,
     decode_driver,
-    frame,
 )
+from tracking.protocol.fit import live_view
+from tracking.protocol.shared import TextMessage
 from tracking.service import Service
 from tracking.services.messages import PAGE
 from tracking.sockets.connection import Connection, admit, not_yours, refuse, start

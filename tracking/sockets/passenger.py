@@ -9,7 +9,7 @@ from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUn
 from tracking.hub.feed import TripFeed
 from tracking.metrics import WATCHERS
 from tracking.model import Trip
-from tracking.protocol import decode_passenger
+from tracking.protocol.passenger import decode_passenger
 from tracking.service import Service
 from tracking.sockets.connection import Connection, admit, not_yours
 

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from tracking.frames import DrivenPoint, fit_track, geofence_news, live_view
 from tracking.geojson import shape_of
 from tracking.model import Geofence, Place, Trip, TripStatus
-from tracking.protocol import MAX_FRAME_BYTES, frame
+from tracking.protocol.codec import MAX_FRAME_BYTES, frame
+from tracking.protocol.fit import DrivenPoint, fit_track, geofence_news, live_view
 
 points = st.tuples(st.integers(0, 2**41), st.floats(-180, 180), st.floats(-90, 90), st.sampled_from(["a", "b", "c" * 64]))
 

@@ -11,17 +11,9 @@ from hypothesis import strategies as st
 from tracking.errors import ErrorCode, Refusal
 from tracking.ingest.filters import drop_untrue
 from tracking.model import Fix
-from tracking.protocol import (
-    MAX_BATCH,
-    MAX_SEQ,
-    Hello,
-    Report,
-    TextMessage,
-    TripStatusChange,
-    Unreadable,
-    decode_driver,
-    decode_passenger,
-)
+from tracking.protocol.driver import MAX_BATCH, MAX_SEQ, Hello, Report, TripStatusChange, Unreadable, decode_driver
+from tracking.protocol.passenger import decode_passenger
+from tracking.protocol.shared import TextMessage
 
 SESSION = "0b6f4a52-7c1e-4d0a-9d5f-3a8e2c41b790"
 GOOD: dict[str, Any] = {"seq": 1, "fix_time": 1_763_856_000_000, "latitude": 47.1, "longitude": 9.5}

@@ -18,7 +18,10 @@ from tracking.errors import ErrorCode, Refusal
 from tracking.geo import METRES_PER_DEGREE
 from tracking.geojson import shape_of
 from tracking.model import Geofence, Trip
-from tracking.protocol import MAX_FRAME_BYTES, GeofenceNews, GeofenceView, Segment, TrackPoint, TripView, encode
+from tracking.protocol.codec import MAX_FRAME_BYTES, encode
+from tracking.protocol.dispatcher import GeofenceNews
+from tracking.protocol.http import GeofenceView, TripView
+from tracking.protocol.passenger import Segment, TrackPoint
 
 PLACES_ROOM = 16 * 1024
 """Bytes that a trip may take in a frame, without its route."""
