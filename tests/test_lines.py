@@ -11,7 +11,7 @@ import shapely
 
 from tests.attacks.stock import LONG_VEHICLE, TRIP, stock_trip
 from tracking import lines as module
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.geo import METRES_PER_DEGREE
 from tracking.hub.feed import KeptBytes, TripFeed
 from tracking.lines import Lines

@@ -122,7 +122,7 @@ def token(role: str, subject: str | None, expires_in: float) -> None:
 def demo(port: int | None, drivers: int) -> None:
     """Run a private database, the hub and simulated drivers, and print the links to open."""
     # Imported here: the demo brings what a server that only serves has no use for.
-    import_module("tracking.demo").run(port, drivers)
+    import_module("tracking.demo.supervisor").run(port, drivers)
 
 
 class _Redacted(logging.Formatter):

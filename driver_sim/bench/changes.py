@@ -16,7 +16,7 @@ from driver_sim.bench.lines import DriverLine, WatcherLine
 from driver_sim.bench.parts import SETTLE_SECONDS, Result, busy, close, connected, drained, latencies, report
 from driver_sim.bench.stage import Cost, Stage, StageError
 from driver_sim.bench.writer import Done, Made, Task, TripAt
-from tracking.cluster import ROOT
+from tracking.demo.postgres import ROOT
 
 PATCHED = 50
 """Trips whose steps are timed one by one."""

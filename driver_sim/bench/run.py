@@ -13,7 +13,7 @@ from driver_sim.bench.queries import QUERIES, SETTINGS
 from driver_sim.bench.report import table, write
 from driver_sim.bench.shapes import SHAPES
 from driver_sim.bench.stage import StageError, stage
-from tracking.cluster import ROOT
+from tracking.demo.postgres import ROOT
 
 SECONDS = 15.0
 SECONDS_OF = {"changes": 60.0}

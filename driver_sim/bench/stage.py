@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from driver_sim.backend import Backend
 from driver_sim.bench.lines import DispatcherLine, DriverLine, WatcherLine
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.model import Place
 from tracking.protocol.codec import encode
 

@@ -24,7 +24,7 @@ from driver_sim.bench.lines import DriverLine
 from tests.browser.browser import launch, open_page
 from tests.clients import token
 from tests.hub_process import HubProcess
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 
 FLEET = "frames"

@@ -15,7 +15,7 @@ from tests.changes.turns import READ, Turns
 from tests.changes.world import PLACES, ROUTES, FuzzHub, Station
 from tests.faults.devices import until
 from tracking.auth import Principal, Role
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.hub import follower
 from tracking.hub.feed import TripFeed
 from tracking.hub.follower import NotRead

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.geo import distance
 from tracking.model import Fleet, Place, Vehicle
 from tracking.store import fleets, positions, trips, vehicles, whereabouts

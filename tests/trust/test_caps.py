@@ -17,8 +17,8 @@ from tests.hub_process import SECRET, HubProcess
 from tests.sockets.serving import serving
 from tests.test_what_has_gone import DAY_MS, Turned
 from tracking.app import create_app
-from tracking.cluster import Cluster
 from tracking.config import load
+from tracking.demo.postgres import Cluster
 
 PLACE = {"latitude": 47.141, "longitude": 9.521}
 SQUARE = {"type": "Polygon", "coordinates": [[[9, 47], [9.1, 47], [9.1, 47.1], [9, 47]]]}

@@ -13,16 +13,14 @@ stands under /var/lib/tracking and `note` says so. In its directory:
     log        what PostgreSQL had to say
     lock       held while a cluster is started, so that two do not start it at once
 
-Nothing here needs a third-party package: the set-up asks this module what is installed, before anything is.
+Nothing here needs a third-party package: the set-up asks `binaries` what is installed, before anything is.
 """
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import logging
 import os
-import pwd
 import re
 import shutil
 import signal
@@ -31,15 +29,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from tracking.demo.binaries import Binaries, find_binaries
+from tracking.demo.processes import account_for, die_with_parent, processes_in, wait_until
 from tracking.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_DIRECTORY = ROOT / ".data" / "pg"
 
 #: Where the data goes when root's `postgres` user can't reach the directory asked for.
@@ -48,7 +47,6 @@ SYSTEM_DIRECTORY = Path("/var/lib/tracking")
 #: The database's role, a superuser of this cluster: it may make extensions and databases.
 ROLE = "tracking"
 PORT = 5432
-OLDEST_VERSION = 14
 
 #: A socket's address has 108 bytes on Linux and 104 on macOS, the closing zero among them.
 LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
@@ -66,184 +64,7 @@ SETTINGS: Mapping[str, str] = {
     "log_timezone": "UTC",
 }
 
-#: How long a look at a process or a file waits for the next one.
-GLANCE = 0.02
-
 log = logging.getLogger(__name__)
-
-
-# ---------------------------------------------------------------------------------------------------------------- binaries
-
-
-@dataclass(frozen=True)
-class Binaries:
-    """One installed PostgreSQL with PostGIS."""
-
-    directory: Path
-    version: int
-
-    def __getitem__(self, name: str) -> str:
-        return str(self.directory / name)
-
-
-def find_binaries(version: int | None = None) -> Binaries:
-    """The newest PostgreSQL here that has PostGIS; with `version`, of that major version, as a data directory needs it."""
-    seen: list[str] = []
-    fitting: list[Binaries] = []
-    for directory in _bin_directories():
-        major = _major_version(directory)
-        if major is None:
-            continue
-        if not _has_postgis(directory, major):
-            seen.append(f"{directory} (version {major}, without PostGIS)")
-        elif major < OLDEST_VERSION or (version is not None and major != version):
-            seen.append(f"{directory} (version {major})")
-        else:
-            fitting.append(Binaries(directory, major))
-    if fitting:
-        return max(fitting, key=lambda found: found.version)
-    wanted = f"PostgreSQL {version}" if version is not None else f"PostgreSQL {OLDEST_VERSION} or later"
-    found = f"found only {', '.join(seen)}" if seen else "found none on PATH or in the usual places"
-    raise ConfigError(
-        f"{wanted} with PostGIS is missing ({found}): run `make install`, which installs it, or set TRACKING_DATABASE_URL"
-    )
-
-
-def _bin_directories() -> Iterator[Path]:
-    on_path = shutil.which("postgres")
-    if on_path is not None:
-        yield Path(on_path).resolve().parent
-    for root, pattern in (
-        ("/usr/lib/postgresql", "*/bin"),  # Debian, Ubuntu
-        ("/usr", "pgsql-*/bin"),  # PostgreSQL's own RPMs
-        ("/opt/homebrew/opt", "postgresql*/bin"),
-        ("/usr/local/opt", "postgresql*/bin"),
-        ("/Applications/Postgres.app/Contents/Versions", "*/bin"),
-    ):
-        yield from (path for path in sorted(Path(root).glob(pattern)) if (path / "postgres").is_file())
-
-
-def _output(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def _major_version(directory: Path) -> int | None:
-    found = re.search(r"\(PostgreSQL\) (\d+)", _output(str(directory / "postgres"), "--version"))
-    return int(found[1]) if found else None
-
-
-def _has_postgis(directory: Path, major: int) -> bool:
-    shares = [f"/usr/share/postgresql/{major}", str(directory.parent / "share"), str(directory.parent / "share/postgresql")]
-    asked = _output(str(directory / "pg_config"), "--sharedir")
-    return any(Path(share, "extension", "postgis.control").is_file() for share in ([asked] if asked else []) + shares)
-
-
-# ----------------------------------------------------------------------------------------------------------------- account
-
-
-@dataclass(frozen=True)
-class Account:
-    """Whom PostgreSQL runs as, where that is somebody else than we are."""
-
-    uid: int
-    gid: int
-
-    def may_pass(self, directory: Path) -> bool:
-        """Can this account reach what is in `directory`? Of what does not exist yet, the part that does is asked."""
-        for path in (directory, *directory.parents):
-            try:
-                found = path.stat()
-            except FileNotFoundError:
-                continue
-            if found.st_uid == self.uid:
-                allowed = found.st_mode & stat.S_IXUSR
-            elif found.st_gid == self.gid:
-                allowed = found.st_mode & stat.S_IXGRP
-            else:
-                allowed = found.st_mode & stat.S_IXOTH
-            if not allowed:
-                return False
-        return True
-
-
-def _account_for(directory: Path) -> Account | None:
-    """None: we ourselves. As root: whoever owns the directory already, else `postgres`."""
-    if os.geteuid() != 0:
-        return None
-    with contextlib.suppress(FileNotFoundError):
-        owner = directory.stat()
-        if owner.st_uid != 0:
-            return Account(owner.st_uid, owner.st_gid)
-    try:
-        entry = pwd.getpwnam("postgres")
-    except KeyError:
-        return None  # PostgreSQL's package makes this user; `start` says so
-    return Account(entry.pw_uid, entry.pw_gid)
-
-
-# --------------------------------------------------------------------------------------------------------------- processes
-
-
-def die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
-    """A `preexec_fn` after which the kernel sends the child this signal when the thread that started it ends, even by SIGKILL.
-
-    None where there is no such thing (only Linux has it). Start such a child from the main thread.
-    """
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-    parent = os.getpid()
-
-    def before_exec() -> None:
-        libc.prctl(1, int(number))  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it died before the kernel knew
-            os.kill(os.getpid(), number)
-
-    return before_exec
-
-
-def wait_until(true: Callable[[], bool], timeout: float) -> bool:
-    """Look again and again until it is so, or the time is over. Returns the last look."""
-    deadline = time.monotonic() + timeout
-    while not true():
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(GLANCE)
-    return True
-
-
-def _processes_in(directory: Path) -> list[int]:
-    """PostgreSQL's processes of this data directory: the postmaster and its children all have it as working directory."""
-    if not Path("/proc/self/cwd").exists():
-        return _processes_by_ps(directory)
-    found = []
-    wanted = str(directory)
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with contextlib.suppress(OSError):  # gone, or a stranger's
-                if str((entry / "cwd").readlink()) == wanted:
-                    found.append(int(entry.name))
-    return found
-
-
-def _processes_by_ps(directory: Path) -> list[int]:
-    """Where there is no /proc: the process named in the pid file, if it is a PostgreSQL, and its children."""
-    try:
-        postmaster = int((directory / "postmaster.pid").read_text().split("\n", 1)[0])
-    except (OSError, ValueError):
-        return []
-    found = []
-    for line in _output("ps", "-A", "-o", "pid=,ppid=,stat=,command=").splitlines():
-        pid, parent, state, command = line.split(None, 3)
-        if postmaster in (int(pid), int(parent)) and "postgres" in command and not state.startswith("Z"):
-            found.append(int(pid))
-    return found
-
-
-# ----------------------------------------------------------------------------------------------------------------- cluster
 
 
 class Cluster:
@@ -262,10 +83,10 @@ class Cluster:
         #: What a person should know about where the data stands, if not where it was asked for.
         self.note: str | None = None
         self.directory = asked
-        self._account = _account_for(asked)
+        self._account = account_for(asked)
         if self._account is not None and not self._account.may_pass(asked.parent):
             self.directory = SYSTEM_DIRECTORY / _short_name(asked)
-            self._account = _account_for(self.directory) or self._account
+            self._account = account_for(self.directory) or self._account
             self.note = f"the user `postgres` can't reach {asked}, so the database's files are in {self.directory}"
         self.data = self.directory / "data"
         self.log_file = self.directory / "log"
@@ -342,7 +163,7 @@ class Cluster:
                 os.kill(postmaster, signal.SIGSTOP)  # else it starts new children while we look
 
         def gone() -> bool:
-            left = _processes_in(self.data)
+            left = processes_in(self.data)
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -351,7 +172,7 @@ class Cluster:
             return not left
 
         if not wait_until(gone, 10.0):
-            raise ConfigError(f"PostgreSQL's processes in {self.data} do not die: {_processes_in(self.data)}")
+            raise ConfigError(f"PostgreSQL's processes in {self.data} do not die: {processes_in(self.data)}")
         if self._process is not None:
             self._process.wait()
             self._process = None
@@ -533,7 +354,7 @@ class Cluster:
     def _pid(self) -> int | None:
         """The postmaster, if it lives. A number left in the file by a crash may be anybody's by now."""
         status = self._status()
-        return status[0] if status is not None and status[0] in _processes_in(self.data) else None
+        return status[0] if status is not None and status[0] in processes_in(self.data) else None
 
     def _wait_for_other(self, deadline: float) -> bool:
         """True: a server of someone else (or ours, started before) is ready. One that is stopping is waited for, then False."""
@@ -552,7 +373,7 @@ class Cluster:
 
     def _clear_remains(self) -> None:
         """After a crash: children of a dead postmaster leave by themselves, at once as a rule; else they are ended."""
-        if not wait_until(lambda: not _processes_in(self.data), 5.0):
+        if not wait_until(lambda: not processes_in(self.data), 5.0):
             self.kill()
         # The numbers in these files may be other processes' by now, and then PostgreSQL would not start.
         for path in (self.data / "postmaster.pid", self.socket_directory / f".s.PGSQL.{PORT}.lock"):

@@ -15,11 +15,13 @@ import asyncpg
 import psutil
 import pytest
 
-from tracking import cluster as module
-from tracking.cluster import LONGEST_SOCKET_PATH, Binaries, Cluster, _processes_in, find_binaries, wait_until
+from tracking.demo import binaries, postgres
+from tracking.demo.binaries import Binaries, find_binaries
+from tracking.demo.postgres import LONGEST_SOCKET_PATH, Cluster
+from tracking.demo.processes import processes_in, wait_until
 from tracking.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FAST = {"fsync": "off"}
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
 
@@ -64,9 +66,9 @@ async def test_it_listens_on_its_socket_alone_and_leaves_nothing_running(cluster
     assert await ask(cluster, "SHOW listen_addresses") == ""
     assert await ask(cluster, "SHOW server_encoding") == "UTF8"
     assert await ask(cluster, "SHOW synchronous_commit") == "on"
-    assert _processes_in(cluster.data)
+    assert processes_in(cluster.data)
     cluster.stop()
-    assert not _processes_in(cluster.data)
+    assert not processes_in(cluster.data)
     with pytest.raises(OSError):
         await ask(cluster, "SELECT 1")
 
@@ -84,14 +86,14 @@ def test_nobody_else_can_open_its_directories(cluster: Cluster) -> None:
 
 
 def test_a_terminals_ctrl_c_does_not_reach_it(cluster: Cluster) -> None:
-    for pid in _processes_in(cluster.data):
+    for pid in processes_in(cluster.data):
         assert os.getsid(pid) != os.getsid(0)
 
 
 async def test_what_was_committed_is_there_after_a_kill(cluster: Cluster) -> None:
     await ask(cluster, "CREATE TABLE kept AS SELECT 41 + 1 AS answer")
     cluster.kill()
-    assert not _processes_in(cluster.data)
+    assert not processes_in(cluster.data)
     cluster.start()
     assert await ask(cluster, "SELECT answer FROM kept") == 42
 
@@ -182,7 +184,7 @@ async def test_data_goes_where_the_postgres_user_can_reach_it_and_says_so(direct
     assert cluster.note is not None and str(cluster.directory) in cluster.note
     cluster.start()
     try:
-        assert cluster.directory.is_relative_to(module.SYSTEM_DIRECTORY)
+        assert cluster.directory.is_relative_to(postgres.SYSTEM_DIRECTORY)
         assert await ask(cluster, "SELECT 1") == 1
         assert Cluster(directory / "closed" / "pg").directory == cluster.directory
     finally:
@@ -192,7 +194,7 @@ async def test_data_goes_where_the_postgres_user_can_reach_it_and_says_so(direct
 
 @needs_root
 def test_it_does_not_run_as_root(cluster: Cluster) -> None:
-    assert {Path(f"/proc/{pid}").stat().st_uid for pid in _processes_in(cluster.data)}.isdisjoint({0})
+    assert {Path(f"/proc/{pid}").stat().st_uid for pid in processes_in(cluster.data)}.isdisjoint({0})
 
 
 def test_it_stops_when_the_process_that_asked_for_that_is_killed(directory: Path) -> None:
@@ -200,7 +202,7 @@ def test_it_stops_when_the_process_that_asked_for_that_is_killed(directory: Path
         pytest.skip("only Linux tells a child of its parent's death")
     program = """
         import sys
-        from tracking.cluster import Cluster
+        from tracking.demo.postgres import Cluster
         cluster = Cluster(sys.argv[1], settings={"fsync": "off"}, die_with_parent=True)
         cluster.start()
         print("ready", flush=True)
@@ -210,9 +212,9 @@ def test_it_stops_when_the_process_that_asked_for_that_is_killed(directory: Path
     with subprocess.Popen(arguments, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
         data = Cluster(directory / "pg").data
-        assert _processes_in(data)
+        assert processes_in(data)
         process.kill()
-        assert wait_until(lambda: not _processes_in(data), 10.0)
+        assert wait_until(lambda: not processes_in(data), 10.0)
 
 
 async def test_databases_are_made_from_templates_and_dropped_from_under_their_users(cluster: Cluster) -> None:
@@ -236,7 +238,7 @@ def test_a_server_that_does_not_start_says_why(cluster: Cluster) -> None:
     cluster.stop()
     with pytest.raises(ConfigError, match="shared_buffers"):
         Cluster(cluster.directory, settings={"shared_buffers": "plenty"}).start()
-    assert not _processes_in(cluster.data)
+    assert not processes_in(cluster.data)
 
 
 async def test_settings_of_another_postgresql_in_the_environment_do_not_matter(
@@ -252,10 +254,10 @@ def test_what_is_missing_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch
     here = find_binaries()
     with pytest.raises(ConfigError, match=r"PostgreSQL 7 with PostGIS is missing .*version \d+.*make install"):
         find_binaries(7)
-    monkeypatch.setattr(module, "_has_postgis", lambda directory, major: False)
+    monkeypatch.setattr(binaries, "_has_postgis", lambda directory, major: False)
     with pytest.raises(ConfigError, match="without PostGIS"):
         find_binaries()
-    monkeypatch.setattr(module, "_bin_directories", lambda: iter(()))
+    monkeypatch.setattr(binaries, "_bin_directories", lambda: iter(()))
     with pytest.raises(ConfigError, match=r"found none .*make install.*TRACKING_DATABASE_URL"):
         find_binaries()
     assert isinstance(here, Binaries) and Path(here["initdb"]).is_file()

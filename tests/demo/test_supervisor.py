@@ -19,12 +19,13 @@ import httpx
 import pytest
 
 from tests.hub_process import free_port, wait_until
-from tracking import demo
-from tracking.cluster import Cluster, _processes_in
-from tracking.demo import Commands
+from tracking.demo import supervisor
+from tracking.demo.postgres import Cluster
+from tracking.demo.processes import processes_in
+from tracking.demo.supervisor import Commands
 from tracking.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GRACE = 5.0  # what a person is promised after Ctrl-C
 
 # ---------------------------------------------------------------------------------------------------------------- stand-ins
@@ -57,7 +58,7 @@ def _play_supervisor(asked: dict[str, Any]) -> None:
         drive=[*own, *asked.get("drive", ["drivers", here])],
     )
     try:
-        demo.run(asked.get("port"), 3, data=Path(here), commands=commands)
+        supervisor.run(asked.get("port"), 3, data=Path(here), commands=commands)
     except ConfigError as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from None
@@ -319,9 +320,9 @@ def test_a_taken_port_is_told_and_without_a_wish_the_next_one_is_used(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} is taken"):
-            demo._free_port(port)
-        monkeypatch.setattr(demo, "FIRST_PORT", port)
-        chosen = demo._free_port(None)
+            supervisor._free_port(port)
+        monkeypatch.setattr(supervisor, "FIRST_PORT", port)
+        chosen = supervisor._free_port(None)
         assert chosen > port
         assert capsys.readouterr().out == f"Port {port} is taken: using {chosen}.\n"
 
@@ -334,13 +335,14 @@ def test_its_own_database_is_gone_with_it(start: Demo, tmp_path: Path) -> None:
         assert cluster.running()
         running.process.send_signal(signal.SIGINT)
         assert running.ended(GRACE) == 0, running.output
-        assert not _processes_in(cluster.data)
+        assert not processes_in(cluster.data)
     finally:
         cluster.remove()
 
 
 def test_the_real_parts_show_a_driving_car_and_stop_in_time(database_url: str, tmp_path: Path) -> None:
-    program = f"from pathlib import Path; from tracking import demo; demo.run({free_port()}, 3, data=Path({str(tmp_path)!r}))"
+    run = f"supervisor.run({free_port()}, 3, data=Path({str(tmp_path)!r}))"
+    program = f"from pathlib import Path; from tracking.demo import supervisor; {run}"
     running = Running([sys.executable, "-c", program], {"TRACKING_DATABASE_URL": database_url})
     try:
         link = running.wait_for_line("Passenger:").removeprefix("Passenger: ")
