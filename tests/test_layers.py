@@ -9,14 +9,14 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = """
     errors
-    bucket geo metrics model numbers origins cluster caps
+    bucket geo metrics model numbers origins caps
     config geojson keys lag lanes routes
     auth protocol demo
     access budgets downloads store
-    audit change_upkeep erasure gpx retention sums hub.loading hub.outbox hub.grid hub.doors hub.geofences
+    audit change_upkeep erasure gpx hub.loading hub.outbox hub.grid hub.doors hub.geofences
     hub.alerts hub.feed hub.fleet hub.fleets hub.hub hub.follower hub.change_feed ingest.clocks
-    lines watch ingest
-    history loader silences hub.live_state revisions services
+    watch ingest
+    history loader silences hub.live_state services
     refiling
     service
     sockets api
@@ -24,6 +24,11 @@ LAYERS = """
     cli
 """
 """From bottom to top. What is in one row does not import each other; modules of one package may."""
+
+
+def test_every_name_in_the_layers_is_there() -> None:
+    places = [(name, ROOT / "tracking" / name.replace(".", "/")) for name in LAYERS.split()]
+    assert [name for name, place in places if not place.is_dir() and not place.with_suffix(".py").is_file()] == []
 
 
 def test_no_import_points_upwards() -> None:

@@ -223,7 +223,7 @@ class _Life:
                 "latest positions": service.latest.run(),
                 "revisions": service.revisions.run(),
                 "refiling": service.refiling.run(),
-                "history": service.history.run(),
+                "summaries": service.summaries.run(),
                 "erasures": service.erasures.run(),
                 "retention": service.retention.run(),
                 "sums": service.sums.run(),

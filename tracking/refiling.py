@@ -13,6 +13,7 @@ from typing import NamedTuple
 import asyncpg
 
 from tracking.errors import StoreUnavailable
+from tracking.history.revisions import Revisions
 from tracking.hub.follower import CLOCK_TOLERANCE_MS
 from tracking.hub.hub import Hub
 from tracking.ingest.filters import CLOCK_SKEW
@@ -20,7 +21,6 @@ from tracking.ingest.latest import Latest
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.sources import Filed, Source, Sources, earliest_difference, filed_anew
 from tracking.model import Clock, Position, Trip
-from tracking.revisions import Revisions
 from tracking.store import positions
 from tracking.store.pool import Database
 from tracking.store.positions import Accepted

@@ -9,7 +9,11 @@ from tracking.change_upkeep import ChangeUpkeep
 from tracking.config import Settings
 from tracking.downloads import Downloads
 from tracking.erasure import Erasures
-from tracking.history import History
+from tracking.history.lines import Lines
+from tracking.history.retention import Retention
+from tracking.history.revisions import Revisions
+from tracking.history.summaries import Summaries
+from tracking.history.sums import Sums
 from tracking.hub.change_feed import ChangeFeed
 from tracking.hub.doors import Doors
 from tracking.hub.follower import Follower
@@ -23,12 +27,9 @@ from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.sources import Sources
 from tracking.lanes import Lanes, give_back
-from tracking.lines import Lines
 from tracking.loader import Loader
 from tracking.model import Clock, Trip
 from tracking.refiling import Refiling
-from tracking.retention import Retention
-from tracking.revisions import Revisions
 from tracking.services.access import Access
 from tracking.services.fleets import Fleets
 from tracking.services.geofences import Geofences
@@ -42,7 +43,6 @@ from tracking.store.gathered import Gathered
 from tracking.store.marks import Marks
 from tracking.store.pool import Database
 from tracking.store.positions import TrackRow
-from tracking.sums import Sums
 from tracking.watch import Watch
 
 HOUSEKEEPING_TIMEOUT = 60.0
@@ -107,7 +107,7 @@ class Service:
     revisions: Revisions
     refiling: Refiling
     """of fixes that raced a change of their vehicle's trips"""
-    history: History
+    summaries: Summaries
     sums: Sums
     erasures: Erasures
     retention: Retention
@@ -151,7 +151,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     revisions = Revisions(lines, hub, lambda trip_id: recorder.pending(trip_id))
     hub.on_former = revisions.late_one
     hub.on_begun_anew = revisions.revise_all
-    history = History(
+    summaries = Summaries(
         housekeeping,
         clock,
         delay=settings.summary_delay,
@@ -165,7 +165,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         acks=Acks(settings.ack_interval),
         on_live=latest.note,
         on_late=revisions.late,
-        on_stored=history.stored,
+        on_stored=summaries.stored,
     )
     refiling = Refiling(
         database,
@@ -176,7 +176,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         revisions,
         clock,
         ahead=lambda: follower.clock_ahead,
-        on_corrected=history.refiled,
+        on_corrected=summaries.refiled,
     )
     hub.on_showing = refiling.begins_to_show
     sources.on_unsettled = refiling.refile
@@ -274,7 +274,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         access=Access(follower, auth, clock, shares_per_trip=settings.shares_per_trip, revoked_limit=settings.revoked_limit),
         revisions=revisions,
         refiling=refiling,
-        history=history,
+        summaries=summaries,
         sums=sums,
         erasures=erasures,
         retention=Retention(

@@ -149,7 +149,7 @@ class TripFeed:
         self.ended: CloseCode | None = None
         """Why it is over, as its watchers were told."""
         self.line: Line | None = None
-        """A long one, while it is kept (`tracking.lines`)."""
+        """A long one, while it is kept (`tracking.history.lines`)."""
         self._view: tuple[Trip, TripView] | None = None
         """The trip as snapshots show it: to simplify a long route anew takes milliseconds."""
         self._frames = bytearray()

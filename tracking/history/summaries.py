@@ -51,7 +51,7 @@ class _Trouble(NamedTuple):
     until: int
 
 
-class History:
+class Summaries:
     """`stored` takes note of what was committed; `run` works until it is cancelled."""
 
     def __init__(self, database: Database, clock: Clock, *, delay: float, retention_days: int = 0) -> None:

@@ -10,11 +10,11 @@ import pytest
 import shapely
 
 from tests.attacks.stock import LONG_VEHICLE, TRIP, stock_trip
-from tracking import lines as module
 from tracking.demo.postgres import Cluster
 from tracking.geo import METRES_PER_DEGREE
+from tracking.history import lines as module
+from tracking.history.lines import Lines
 from tracking.hub.feed import KeptBytes, TripFeed
-from tracking.lines import Lines
 from tracking.model import Position
 from tracking.protocol import fit
 from tracking.protocol.fit import DrivenPoint

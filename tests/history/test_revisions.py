@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 from tests.hub.test_feed import Reader
 from tests.store.test_history import BEGIN, Turned, Van, a_trip, north
+from tracking.history.lines import Lines
+from tracking.history.revisions import Revisions
 from tracking.hub.hub import Hub
-from tracking.lines import Lines
 from tracking.model import Fleet
-from tracking.revisions import Revisions
 from tracking.store import fleets, trips
 from tracking.store.gathered import Gathered
 from tracking.store.pool import Connection, Database
