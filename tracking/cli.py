@@ -17,9 +17,9 @@ from tracking.app import create_app
 from tracking.auth import CLAIM_OF_ROLE, Auth, Role
 from tracking.config import load, require_database, require_key
 from tracking.errors import StoreUnavailable, TrackingError
-from tracking.hub.doors import Doors
 from tracking.protocol.codec import MAX_FRAME_BYTES
 from tracking.sockets.http import HttpProtocol, listening_socket
+from tracking.sockets.limits import ConnectionLimits
 from tracking.sockets.server import SocketProtocol
 from tracking.store import migrations
 
@@ -61,7 +61,7 @@ def serve(host: str, port: int) -> None:
         app,
         host=host,
         port=port,
-        http=HttpProtocol.guarded(Doors(settings.connections_per_address, settings.proxies)),
+        http=HttpProtocol.guarded(ConnectionLimits(settings.connections_per_address, settings.proxies)),
         ws=SocketProtocol,
         ws_max_size=MAX_FRAME_BYTES,
         ws_per_message_deflate=False,

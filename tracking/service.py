@@ -15,7 +15,6 @@ from tracking.history.revisions import Revisions
 from tracking.history.summaries import Summaries
 from tracking.history.sums import Sums
 from tracking.hub.change_feed import ChangeFeed
-from tracking.hub.doors import Doors
 from tracking.hub.follower import Follower
 from tracking.hub.hub import Hub
 from tracking.hub.live_state import LiveState, State
@@ -37,6 +36,7 @@ from tracking.services.messages import Messages
 from tracking.services.trips import Trips
 from tracking.services.vehicles import Vehicles
 from tracking.silences import Silences
+from tracking.sockets.limits import ConnectionLimits
 from tracking.store import changes, positions, trips
 from tracking.store.batches import Batches
 from tracking.store.gathered import Gathered
@@ -87,7 +87,7 @@ class Service:
     lines: Lines
     """of trips that are watched"""
     hub: Hub
-    doors: Doors
+    connection_limits: ConnectionLimits
     """the sockets that were let in, by the address that they came from"""
     downloads: Downloads
     budgets: Budgets
@@ -252,7 +252,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         shown_trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
         lines=lines,
         hub=hub,
-        doors=Doors(settings.connections_per_address),
+        connection_limits=ConnectionLimits(settings.connections_per_address),
         budgets=budgets,
         lists=Lanes(LISTS_AT_ONCE),
         shapes=shapes,

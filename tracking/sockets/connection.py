@@ -115,7 +115,7 @@ class Connection:
         return self.service.audit.doer(self.principal, self.host)
 
     def _is_one_too_many(self) -> bool:
-        if self._address is not None and not self.service.doors.come(self._address):
+        if self._address is not None and not self.service.connection_limits.admit(self._address):
             self._address = None  # not counted, so not to be counted out
             return True
         settings, most = self.service.settings, self.service.settings.connections_per_token
@@ -226,7 +226,7 @@ class Connection:
             self._worker = self._requests = None
         self.outbox.shut()
         if self._address is not None:
-            self.service.doors.go(self._address)
+            self.service.connection_limits.release(self._address)
         self.service.hub.closed(self.principal.jti, self)
         self.left()
 

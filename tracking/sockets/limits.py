@@ -4,10 +4,10 @@ import ipaddress
 from collections.abc import Iterable
 
 IPV6_PREFIX = 64
-"""Bits: what one household or phone is given whole, so that every address in it is the same door."""
+"""Bits: what one household or phone is given whole, so that every address in it counts as one."""
 
 
-class Doors:
+class ConnectionLimits:
     """Counts by address, an IPv6 address by its /64. Addresses in `exempt` (addresses or networks) are never too many."""
 
     def __init__(self, limit: int, exempt: Iterable[str] = ()) -> None:
@@ -25,23 +25,23 @@ class Doors:
                 except ValueError:
                     continue
 
-    def come(self, address: str) -> bool:
-        """Takes one more from this address; False, and nothing taken, where that is too many."""
-        door = _door(address)
-        count = self._open.get(door, 0)
+    def admit(self, address: str) -> bool:
+        """Counts one more from this address. False, and nothing counted, where that is too many."""
+        key = _counted_as(address)
+        count = self._open.get(key, 0)
         if count >= self._limit and not self._is_exempt(address):
             return False
-        self._open[door] = count + 1
+        self._open[key] = count + 1
         return True
 
-    def go(self, address: str) -> None:
-        """One that came has gone."""
-        door = _door(address)
-        count = self._open.get(door, 0)
+    def release(self, address: str) -> None:
+        """A connection that was admitted is closed."""
+        key = _counted_as(address)
+        count = self._open.get(key, 0)
         if count > 1:
-            self._open[door] = count - 1
+            self._open[key] = count - 1
         else:
-            self._open.pop(door, None)
+            self._open.pop(key, None)
 
     def _is_exempt(self, address: str) -> bool:
         if self._all_exempt:
@@ -53,7 +53,7 @@ class Doors:
         return any(parsed in network for network in self._exempt)
 
 
-def _door(address: str) -> str:
+def _counted_as(address: str) -> str:
     if ":" not in address:
         return address
     try:

@@ -13,7 +13,7 @@ class Visited(Protocol):
     def visit(self) -> None: ...
 
 
-class Rounds:
+class KeepaliveTimer:
     """Visits every connection of a server once in `seconds`: one timer for all, and nothing to do for who is heard anyway."""
 
     SLOTS = 20
@@ -26,10 +26,10 @@ class Rounds:
         self._timer: asyncio.TimerHandle | None = None
 
     @staticmethod
-    def of(server: ServerState, loop: asyncio.AbstractEventLoop, seconds: float) -> "Rounds":
-        all_of_it = _rounds.setdefault(server, {})
+    def of(server: ServerState, loop: asyncio.AbstractEventLoop, seconds: float) -> "KeepaliveTimer":
+        all_of_it = _timers.setdefault(server, {})
         if seconds not in all_of_it:
-            all_of_it[seconds] = Rounds(loop, seconds)
+            all_of_it[seconds] = KeepaliveTimer(loop, seconds)
         return all_of_it[seconds]
 
     def join(self, protocol: Visited) -> set[Visited]:
@@ -49,4 +49,4 @@ class Rounds:
             protocol.visit()
 
 
-_rounds: WeakKeyDictionary[ServerState, dict[float, Rounds]] = WeakKeyDictionary()
+_timers: WeakKeyDictionary[ServerState, dict[float, KeepaliveTimer]] = WeakKeyDictionary()
