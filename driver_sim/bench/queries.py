@@ -13,7 +13,7 @@ from driver_sim.bench.parts import Result
 from driver_sim.bench.stage import Stage
 from tracking.model import system_clock
 from tracking.store import history as stored_history
-from tracking.store import whereabouts
+from tracking.store import nearest as latest
 from tracking.store.pool import Database
 from tracking.store.positions import DAY_MS
 
@@ -65,7 +65,7 @@ async def nearest(stage: Stage, count: int, _seconds: float) -> Result:
 
             async def alone(fleet: Callable[[], str] = fleet) -> int:
                 async with database.connection() as connection:
-                    return len(await whereabouts.nearest(connection, fleet(), *_somewhere(), 10))
+                    return len(await latest.nearest(connection, fleet(), *_somewhere(), 10))
 
             result |= await _timed(f"{name}: http", lambda: over_http("false"), 10)
             result |= await _timed(f"{name}: available, http", lambda: over_http("true"), 10)

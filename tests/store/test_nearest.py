@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tracking.demo.postgres import Cluster
 from tracking.geo import distance
 from tracking.model import Fleet, Place, Vehicle
-from tracking.store import fleets, positions, trips, vehicles, whereabouts
+from tracking.store import fleets, nearest, positions, trips, vehicles
 from tracking.store.pool import Connection, Database
 
 from .test_positions import BEGIN, a_position
@@ -19,12 +19,12 @@ HOME = (47.141, 9.521)
 
 @pytest.fixture(scope="module")
 async def store(cluster: Cluster, template: str) -> AsyncIterator[Database]:
-    cluster.create_database("whereabouts", template)
-    database = Database(cluster.url("whereabouts"))
+    cluster.create_database("nearest", template)
+    database = Database(cluster.url("nearest"))
     await database.open()
     yield database
     await database.close()
-    cluster.drop_database("whereabouts")
+    cluster.drop_database("nearest")
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ async def test_the_nearest_are_those_of_the_fewest_metres(
         await seen(connection, [here], "others")
         # A table this small would be read whole.
         await connection.execute("SET enable_seqscan = off; SET enable_sort = off")
-        found = await whereabouts.nearest(connection, "fleet", *here, limit)
+        found = await nearest.nearest(connection, "fleet", *here, limit)
         await connection.execute("RESET enable_seqscan; RESET enable_sort")
     expected = sorted(measured(places, *here))[:limit]
     assert [near.distance for near in found] == pytest.approx(expected, abs=0.01, rel=1e-6)
@@ -85,7 +85,7 @@ async def test_a_car_on_the_meridian_of_greenwich(connection: Connection, longit
     """PostGIS's index and its measuring differ by nanometres, which PostgreSQL takes for a fault."""
     await seen(connection, [(0.0, 0.0), (0.0, 1.0)])
     await connection.execute("SET enable_seqscan = off; SET enable_sort = off")
-    found = await whereabouts.nearest(connection, "fleet", 0.0, longitude, 2)
+    found = await nearest.nearest(connection, "fleet", 0.0, longitude, 2)
     await connection.execute("RESET enable_seqscan; RESET enable_sort")
     assert [near.vehicle.vehicle_id for near in found] == ["fleet-0000", "fleet-0001"]
 
@@ -93,14 +93,14 @@ async def test_a_car_on_the_meridian_of_greenwich(connection: Connection, longit
 async def test_a_degree_of_longitude_is_less_far_than_one_of_latitude(connection: Connection) -> None:
     latitude, longitude = HOME
     await seen(connection, [(latitude + 0.01, longitude), (latitude, longitude + 0.014)])
-    found = await whereabouts.nearest(connection, "fleet", latitude, longitude, 2)
+    found = await nearest.nearest(connection, "fleet", latitude, longitude, 2)
     assert [near.vehicle.vehicle_id for near in found] == ["fleet-0001", "fleet-0000"]
     assert found[0].distance == pytest.approx(1059, abs=1)
 
 
 async def test_across_the_date_line_is_near(connection: Connection) -> None:
     await seen(connection, [(-17.0, -179.99), (-17.0, 179.9)])
-    found = await whereabouts.nearest(connection, "fleet", -17.0, 179.99, 2)
+    found = await nearest.nearest(connection, "fleet", -17.0, 179.99, 2)
     assert [near.vehicle.vehicle_id for near in found] == ["fleet-0000", "fleet-0001"]
 
 
@@ -122,7 +122,7 @@ async def test_a_fleet_is_found_by_the_index_however_small_or_large_it_is(
         """
     )
     before = await rows_read(connection)
-    found = await whereabouts.nearest(connection, fleet_id, *HOME, 10)
+    found = await nearest.nearest(connection, fleet_id, *HOME, 10)
     read = await rows_read(connection) - before
     assert len(found) == 10
     assert all(near.vehicle.fleet_id == fleet_id for near in found)
@@ -146,7 +146,7 @@ async def test_the_available_are_found_by_the_index_too(connection: Connection) 
         """
     )
     before = await rows_read(connection)
-    found = await whereabouts.nearest(connection, "many-7", *HOME, 10, available_since=BEGIN)
+    found = await nearest.nearest(connection, "many-7", *HOME, 10, available_since=BEGIN)
     read = await rows_read(connection) - before
     assert len(found) == 10
     assert read < 500, f"{read} rows read for 10 of 100 of 1,000"
@@ -182,7 +182,7 @@ async def test_available_is_who_has_no_trip_and_was_heard_of(connection: Connect
     )
 
     async def found(available_since: int | None) -> list[str]:
-        near = await whereabouts.nearest(connection, "fleet", *HOME, 10, available_since=available_since)
+        near = await nearest.nearest(connection, "fleet", *HOME, 10, available_since=available_since)
         return [one.vehicle.vehicle_id[-1] for one in near]
 
     assert await found(None) == ["0", "1", "2", "3", "4"]
@@ -197,7 +197,7 @@ async def test_a_vehicle_is_found_in_the_fleet_it_was_moved_to(connection: Conne
     await vehicles.put(connection, Vehicle("first-0000", "second"), BEGIN + 1)
 
     async def found(fleet_id: str) -> list[str]:
-        return [near.vehicle.vehicle_id for near in await whereabouts.nearest(connection, fleet_id, *HOME, 10)]
+        return [near.vehicle.vehicle_id for near in await nearest.nearest(connection, fleet_id, *HOME, 10)]
 
     async def is_at(fix_time: int, server_time: int) -> None:
         place = a_position(number, 1, 1, latitude=HOME[0], longitude=HOME[1], fix_time=fix_time, server_time=server_time)
@@ -219,10 +219,10 @@ async def test_pages_follow_one_another_and_miss_nobody(connection: Connection) 
     await vehicles.put(connection, Vehicle("fleet-0003a", "fleet"))
     await seen(connection, [HOME], "other")
     names: list[str] = []
-    while page := await whereabouts.page(connection, "fleet", 3, after=names[-1] if names else ""):
+    while page := await nearest.page(connection, "fleet", 3, after=names[-1] if names else ""):
         names += [vehicle.vehicle_id for vehicle, _ in page]
     assert names == sorted([*(f"fleet-{n:04}" for n in range(7)), "fleet-0003a"])
-    ((vehicle, last),) = await whereabouts.page(connection, "fleet", 1, after="fleet-0003")
+    ((vehicle, last),) = await nearest.page(connection, "fleet", 1, after="fleet-0003")
     assert (vehicle.vehicle_id, last) == ("fleet-0003a", None)
 
 
@@ -239,7 +239,7 @@ async def test_a_search_means_its_characters_and_no_pattern(store: Database, sea
         for number, text in enumerate(texts):
             await vehicles.put(connection, Vehicle(f"v.{2 * number:02}", "fleet", name=text))
             await vehicles.put(connection, Vehicle(f"v.{2 * number + 1:02}", "fleet", plate=text))
-        found = await whereabouts.page(connection, "fleet", 100, search=search)
+        found = await nearest.page(connection, "fleet", 100, search=search)
     # A plate is found without its spaces too, and accents do not matter.
     words = search.lower().translate(UNACCENTED).split()
     expected = [

@@ -12,7 +12,7 @@ MAX_WORDS = 10
 """Of a search; what is past them counts as one word with the last."""
 
 
-class Seen(NamedTuple):
+class LatestPosition(NamedTuple):
     """Where a vehicle was last, as `latest_positions` has it: some seconds behind what is live."""
 
     latitude: float
@@ -27,7 +27,7 @@ class Near(NamedTuple):
     """`distance` in metres, on the sphere of `geo.distance`."""
 
     vehicle: Vehicle
-    seen: Seen
+    seen: LatestPosition
     distance: float
 
 
@@ -73,7 +73,7 @@ async def nearest(
 
 async def page(
     connection: Connection, fleet_id: str, limit: int, *, after: str = "", search: str = ""
-) -> list[tuple[Vehicle, Seen | None]]:
+) -> list[tuple[Vehicle, LatestPosition | None]]:
     """The fleet's vehicles by `vehicle_id`, beginning past `after`; those that have every word of `search` in their name, plate
     or id. A plate is found without its spaces too; case and accents do not matter (`search_key` in `sql/0014_search_key.sql`).
 
@@ -100,6 +100,6 @@ def _vehicle(row: Any) -> Vehicle:
     return Vehicle(row["vehicle_id"], row["fleet_id"], row["name"], row["kind"], row["plate"])
 
 
-def _seen(row: Any) -> Seen:
+def _seen(row: Any) -> LatestPosition:
     longitude, latitude = unpack_point(row["point"])
-    return Seen(latitude, longitude, row["fix_time"], row["speed"], row["bearing"], row["battery"])
+    return LatestPosition(latitude, longitude, row["fix_time"], row["speed"], row["bearing"], row["battery"])
