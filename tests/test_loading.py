@@ -204,7 +204,7 @@ async def test_what_is_made_while_a_dispatcher_waits_is_shown_and_told(
         pause.go_on()
         feed = await world.service.loader.load(fleet_id)
         assert feed is not None
-        await until(lambda: bool(feed.outboxes), "it is let in")
+        await until(lambda: bool(feed.queues), "it is let in")
         live = world.service.hub.fleets.vehicles[vehicle_id]
         assert live.trip is not None and live.trip.trip_id == trip["trip_id"]
         await put_fence(api, fleet_id)
@@ -739,9 +739,9 @@ async def test_a_fleet_is_kept_for_whoever_looks_drives_or_is_not_silent(world: 
     assert world.feed(yard.fleet_id) is feed
     await yard.fall_silent()
     async with Dispatcher(world.url, yard.fleet_id):
-        await until(lambda: bool(feed.outboxes), "somebody looks")
+        await until(lambda: bool(feed.queues), "somebody looks")
         assert await is_kept()
-    await until(lambda: not feed.outboxes, "nobody looks")
+    await until(lambda: not feed.queues, "nobody looks")
     async with Driver(world.url, yard.vehicle_id, driver.session):
         await until(lambda: bool(world.service.hub.drivers), "somebody drives")
         assert await is_kept()

@@ -269,7 +269,7 @@ class Loader:
 
     def _is_unused(self, feed: FleetFeed) -> bool:
         now = self._clock()
-        if feed.outboxes or now < feed.used_at:
+        if feed.queues or now < feed.used_at:
             feed.used_at = now
         return now - feed.used_at >= UNUSED_MS
 

@@ -702,7 +702,7 @@ class World:
 
     def let_go_of_feeds(self) -> None:
         hub = self.hub().service.hub
-        for feed in [feed for feed in hub.feeds.values() if not feed.outboxes]:
+        for feed in [feed for feed in hub.feeds.values() if not feed.queues]:
             hub._let_go(feed)
 
     def kill(self) -> None:

@@ -68,7 +68,7 @@ async def test_trust_87_a_line_that_was_read_while_a_vehicle_of_it_was_erased_is
         trip = await trips.get(connection, "trip")
     assert trip is not None
     reader = Reader()
-    hub.feed(trip).outboxes.add(reader.outbox)
+    hub.feed(trip).queues.add(reader.queue)
     lines = Lines(database, Gathered(_nothing), lambda _: (), lambda: BEGIN, hub.erased)
     revisions = Revisions(lines, hub, lambda _: ())
     await revisions._revise("trip", number, BEGIN - 60_000, BEGIN + DAY)

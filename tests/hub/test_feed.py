@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tracking.errors import CloseCode
 from tracking.hub.feed import KeptBytes, Line, TripFeed
-from tracking.hub.outbox import Outbox
+from tracking.hub.reader_queue import ReaderQueue
 from tracking.model import Place, Position, Trip, TripStatus, Vehicle
 from tracking.protocol.codec import encode, frame, frame_ends, text_of
 from tracking.protocol.passenger import position_update, snapshot_position
@@ -41,12 +41,12 @@ def updates(count: int) -> int:
 
 
 class Reader:
-    """An outbox, and what came out of it."""
+    """A queue, and what came out of it."""
 
     def __init__(self) -> None:
         self.ended: list[CloseCode] = []
         self.frames: list[bytes] = []
-        self.outbox = Outbox(self.frames.append, limit=10**7, end=self.ended.append)
+        self.queue = ReaderQueue(self.frames.append, limit=10**7, end=self.ended.append)
 
     def read(self) -> list[dict[str, Any]]:
         written = b"".join(self.frames)
@@ -56,7 +56,7 @@ class Reader:
 
 
 def begin(feed: TripFeed, reader: Reader, **changes: Any) -> dict[str, Any]:
-    feed.begin(reader.outbox, **{"stored": [], "unstored": [], "last": {}, "now": BEGIN, **changes})
+    feed.begin(reader.queue, **{"stored": [], "unstored": [], "last": {}, "now": BEGIN, **changes})
     [snapshot] = reader.read()
     return snapshot
 
@@ -213,13 +213,13 @@ def test_a_reader_that_comes_and_goes_misses_nothing(actions: list[str], keep: i
             for message in reader.read():
                 offset += 1
                 assert message["offset"] == offset
-            feed.leave(reader.outbox, BEGIN)
+            feed.leave(reader.queue, BEGIN)
             away = True
         elif action == "return" and away:
             reader = Reader()
             away = False
             if feed.can_resume(feed.epoch, offset, 10**6):
-                feed.resume(reader.outbox, offset)
+                feed.resume(reader.queue, offset)
                 first, *rest = reader.read()
                 assert first == {"type": "resumed", "epoch": feed.epoch, "offset": offset}
                 for message in rest:
@@ -261,9 +261,9 @@ def test_who_comes_before_the_next_update_is_sent_the_same_snapshot() -> None:
     stored = [(BEGIN + 500, 9.5, 47.0005, "van-1"), (BEGIN + 1000, 9.5, 47.001, "van-1")]
     line = Line(1, BEGIN, stored, [a_position(2)], {"van-1": snapshot_position(a_position(1))})
     feed.publish_position(a_position(3))
-    feed.begin_with(first.outbox, line, BEGIN)
+    feed.begin_with(first.queue, line, BEGIN)
     made = line.snapshot
-    feed.begin_with(second.outbox, line, BEGIN + 7)
+    feed.begin_with(second.queue, line, BEGIN + 7)
     assert line.snapshot is made
     [one], [other] = first.read(), second.read()
     assert [point[2] - BEGIN for point in one["track"]] == [500, 1000, 2000, 3000]
@@ -273,7 +273,7 @@ def test_who_comes_before_the_next_update_is_sent_the_same_snapshot() -> None:
     # The next update makes another one; nothing falls between the two.
     feed.publish_position(a_position(4))
     third = Reader()
-    feed.begin_with(third.outbox, line, BEGIN)
+    feed.begin_with(third.queue, line, BEGIN)
     [snapshot] = third.read()
     assert (snapshot["offset"], snapshot["track"][-1][2]) == (3, BEGIN + 4000)
     assert [message["offset"] for message in first.read()] == [3]
@@ -281,10 +281,10 @@ def test_who_comes_before_the_next_update_is_sent_the_same_snapshot() -> None:
 
 def test_a_trip_that_changed_is_in_the_next_snapshot() -> None:
     feed, line = a_feed(), Line(0, BEGIN)
-    feed.begin_with(Reader().outbox, line, BEGIN)
+    feed.begin_with(Reader().queue, line, BEGIN)
     feed.publish_trip(a_trip(TripStatus.ARRIVED_AT_PICKUP, 3))
     reader = Reader()
-    feed.begin_with(reader.outbox, line, BEGIN)
+    feed.begin_with(reader.queue, line, BEGIN)
     assert reader.read()[0]["trip"]["status"] == "arrived_at_pickup"
 
 

@@ -12,7 +12,7 @@ from tests.clients import cell_of
 from tracking.hub import fleet as module
 from tracking.hub.fleet import FleetFeed, LiveVehicle, Slices, Viewport
 from tracking.hub.fleets import Fleets
-from tracking.hub.outbox import Outbox
+from tracking.hub.reader_queue import ReaderQueue
 from tracking.metrics import REGISTRY
 from tracking.model import Fleet, Position, Vehicle
 from tracking.protocol import codec
@@ -49,14 +49,14 @@ class Screen:
 
     def __init__(self, feed: FleetFeed) -> None:
         self.writes: list[bytes] = []
-        self.outbox = Outbox(self._write, limit=10**9, end=lambda code: None)
-        self.viewport = Viewport(self.outbox)
+        self.queue = ReaderQueue(self._write, limit=10**9, end=lambda code: None)
+        self.viewport = Viewport(self.queue)
         self.vehicles: dict[str, dict[str, Any]] = {}
         self.clusters: list[Any] | None = None
         self.bounds: tuple[float, float, float, float] | None = None
         self.kinds: list[str] = []
         self.rows = 0
-        feed.outboxes.add(self.outbox)
+        feed.queues.add(self.queue)
 
     def _write(self, data: bytes) -> None:
         self.writes.append(data)
@@ -160,11 +160,11 @@ class FleetMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1))
     def stop_reading(self, which: int) -> None:
-        self.screens[which].outbox.block()
+        self.screens[which].queue.block()
 
     @rule(which=st.integers(0, 1))
     def read_again(self, which: int) -> None:
-        self.screens[which].outbox.flush()
+        self.screens[which].queue.flush()
 
     @rule()
     def tick(self) -> None:
@@ -186,7 +186,7 @@ class FleetMachine(RuleBasedStateMachine):
         if not hasattr(self, "feed"):
             return
         for screen in self.screens:
-            screen.outbox.flush()
+            screen.queue.flush()
         for _ in range(3):  # what waited, the screen that was wanted meanwhile, and what that brought
             self.feed.tick()
         for screen in self.screens:
@@ -256,7 +256,7 @@ class SlicedMachine(FleetMachine):
             module.SLICE_SECONDS, module.PART = self.former
             self.allowance.room = True
             for screen in self.screens:
-                screen.outbox.flush()
+                screen.queue.flush()
             for _ in range(3):
                 self.tick()
                 while self.calls:
@@ -295,15 +295,15 @@ def test_a_slow_reader_gets_the_newest_of_each_vehicle_and_holds_no_more_than_th
     for one in (screen, other):
         one.look(feed, 9.4, 47.0, 9.6, 47.2)
     feed.tick()
-    screen.outbox.block()
+    screen.queue.block()
     for second in range(1, 1_001):
         for number in range(100):
             fleets.publish(position(f"v{number}", 47.1 + number * 0.00001, 9.5, START + second))
         feed.tick()
     assert other.rows == 1_000 * 100
-    assert screen.outbox.size == 0
+    assert screen.queue.size == 0
     assert len(screen.viewport.missed) == 100
-    screen.outbox.flush()
+    screen.queue.flush()
     screen.writes.clear()
     feed.tick()
     assert screen.rows == 100

@@ -72,7 +72,7 @@ async def apply(service: Service, source: Source, trip: Trip | None = None) -> i
 def watched(service: Service, trip: Trip) -> tuple[TripFeed, Reader]:
     """Somebody watches the trip, with an empty line."""
     feed, reader = service.hub.feed(trip), Reader()
-    feed.begin(reader.outbox, stored=(), unstored=(), last={}, now=now_ms())
+    feed.begin(reader.queue, stored=(), unstored=(), last={}, now=now_ms())
     reader.read()
     return feed, reader
 
@@ -81,8 +81,8 @@ def snapshot(service: Service, feed: TripFeed) -> dict[str, Any]:
     """What somebody gets who begins to watch, while nothing of the line can be read from the store."""
     reader = Reader()
     unstored = list(service.recorder.pending(feed.trip.trip_id))
-    feed.begin(reader.outbox, stored=(), unstored=unstored, last={}, now=now_ms())
-    feed.leave(reader.outbox, now_ms())
+    feed.begin(reader.queue, stored=(), unstored=unstored, last={}, now=now_ms())
+    feed.leave(reader.queue, now_ms())
     [found] = reader.read()
     return found
 

@@ -1,1 +1,1 @@
-"""Live state in memory: trip feeds, outboxes, and who is connected. Synchronous; nothing here waits."""
+"""Live state in memory: trip feeds, queues, and who is connected. Synchronous; nothing here waits."""

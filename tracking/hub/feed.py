@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from tracking.errors import CloseCode
-from tracking.hub.outbox import Outbox
+from tracking.hub.reader_queue import ReaderQueue
 from tracking.metrics import DELIVERIES
 from tracking.model import Position, Trip
 from tracking.protocol.codec import encode, frame, frame_ends, framed, text_of
@@ -119,7 +119,7 @@ class TripFeed:
         "line",
         "newest",
         "offset",
-        "outboxes",
+        "queues",
         "showing",
         "trip",
         "unwatched_since",
@@ -144,7 +144,7 @@ class TripFeed:
         """The fix time of the last position that was published of the vehicle that the trip has now."""
         self.epoch = secrets.token_urlsafe(9)
         self.offset = 0
-        self.outboxes: set[Outbox] = set()
+        self.queues: set[ReaderQueue] = set()
         self.unwatched_since: int | None = None
         self.ended: CloseCode | None = None
         """Why it is over, as its watchers were told."""
@@ -213,9 +213,9 @@ class TripFeed:
         self.newest = position.fix_time
         data = frame(position_update(position, offset))
         self._keep(data)
-        for outbox in self.outboxes:
-            outbox.push_position(data, offset)
-        DELIVERIES.value += len(self.outboxes)
+        for queue in self.queues:
+            queue.push_position(data, offset)
+        DELIVERIES.value += len(self.queues)
 
     def publish_trip(self, trip: Trip) -> None:
         self.trip = trip
@@ -240,8 +240,8 @@ class TripFeed:
 
     def broadcast(self, data: bytes) -> None:
         """A ready frame without an offset, to everyone watching now."""
-        for outbox in self.outboxes:
-            outbox.push(data)
+        for queue in self.queues:
+            queue.push(data)
 
     def can_resume(self, epoch: str | None, offset: int | None, room: int) -> bool:
         """Whether every update after `offset` of that epoch is still here, and all of them fit into `room` bytes.
@@ -252,14 +252,14 @@ class TripFeed:
             return False
         return len(self._frames) - self._start_after(offset) <= room
 
-    def resume(self, outbox: Outbox, offset: int) -> None:
+    def resume(self, queue: ReaderQueue, offset: int) -> None:
         """Writes what came after `offset` and registers the reader. Ask `can_resume` first."""
-        outbox.push(frame(Resumed(self.epoch, offset)) + self._frames[self._start_after(offset) :])
-        self.outboxes.add(outbox)
+        queue.push(frame(Resumed(self.epoch, offset)) + self._frames[self._start_after(offset) :])
+        self.queues.add(queue)
 
     def begin(
         self,
-        outbox: Outbox,
+        queue: ReaderQueue,
         *,
         stored: Iterable[DrivenPoint],
         unstored: Iterable[Position],
@@ -274,9 +274,9 @@ class TripFeed:
 
         Make sure first that all of that is still here: `before_kept` is not above the `offset` of when the reading began.
         """
-        self._push_snapshot(outbox, self._snapshot(set(stored), unstored, last, after=self.before_kept), now)
+        self._push_snapshot(queue, self._snapshot(set(stored), unstored, last, after=self.before_kept), now)
 
-    def begin_with(self, outbox: Outbox, line: Line, now: int) -> None:
+    def begin_with(self, queue: ReaderQueue, line: Line, now: int) -> None:
         """The same with a line that is kept. Whoever comes before the next update is sent the same snapshot."""
         known = line.snapshot
         if known is None or known[0] != self.offset or known[1] is not self.trip:
@@ -285,13 +285,13 @@ class TripFeed:
             head, tail = encode(snapshot).split(b'"server_time":0,', 1)
             known = line.snapshot = self.offset, self.trip, head, tail
         _, _, head, tail = known
-        outbox.push(framed(b'%b"server_time":%d,%b' % (head, now, tail)))
-        self.outboxes.add(outbox)
+        queue.push(framed(b'%b"server_time":%d,%b' % (head, now, tail)))
+        self.queues.add(queue)
 
-    def _push_snapshot(self, outbox: Outbox, snapshot: Snapshot, now: int) -> None:
+    def _push_snapshot(self, queue: ReaderQueue, snapshot: Snapshot, now: int) -> None:
         snapshot.server_time = now
-        outbox.push(frame(snapshot))
-        self.outboxes.add(outbox)
+        queue.push(frame(snapshot))
+        self.queues.add(queue)
 
     def _snapshot(
         self,
@@ -342,9 +342,9 @@ class TripFeed:
         """The vehicle that the trip had when the update with this offset was published."""
         return next(vehicle_id for first, vehicle_id in reversed(self._vehicles) if first <= offset)
 
-    def leave(self, outbox: Outbox, now: int) -> None:
-        self.outboxes.discard(outbox)
-        if not self.outboxes:
+    def leave(self, queue: ReaderQueue, now: int) -> None:
+        self.queues.discard(queue)
+        if not self.queues:
             self.unwatched_since = now
 
     def beat(self, tick: bytes, now: int) -> None:
@@ -368,7 +368,7 @@ class TripFeed:
         self.offset += 1
         self._keep(data)
         self.broadcast(data)
-        DELIVERIES.value += len(self.outboxes)
+        DELIVERIES.value += len(self.queues)
 
     # --- what is kept -------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from tracking.hub.alerts import Watched
 from tracking.hub.grid import ZOOM, Area, Cell, Pyramid, area_of, cell_name, column_of, row_of, shared_parts
-from tracking.hub.outbox import Outbox
+from tracking.hub.reader_queue import ReaderQueue
 from tracking.metrics import FLEET_DELIVERIES, SKIPPED
 from tracking.model import Fleet, Position, Trip, Vehicle, VehicleStatus
 from tracking.protocol.codec import MAX_FRAME_BYTES, encode, frame, framed
@@ -178,16 +178,16 @@ class Viewport:
         "left",
         "missed",
         "missed_descriptions",
-        "outbox",
+        "queue",
         "rows",
         "skipped",
         "wanted",
         "zoom",
     )
 
-    def __init__(self, outbox: Outbox, allowance: Allowance | None = None) -> None:
+    def __init__(self, queue: ReaderQueue, allowance: Allowance | None = None) -> None:
         """`allowance` may be shared with other screens."""
-        self.outbox = outbox
+        self.queue = queue
         self.allowance = allowance or Unlimited()
         self.area: Area | None = None
         self.zoom = 0.0
@@ -273,7 +273,7 @@ class FleetFeed:
         """when somebody last looked at it or drove for it, as far as that was noted"""
         self._slices = slices or Slices()
         self.vehicles: set[LiveVehicle] = set()
-        self.outboxes: set[Outbox] = set()
+        self.queues: set[ReaderQueue] = set()
         """of the dispatchers, with a viewport or without"""
         self._cells: dict[tuple[int, int], FleetCell] = {}
         self._dirty: set[FleetCell] = set()
@@ -380,14 +380,14 @@ class FleetFeed:
 
     def broadcast(self, data: bytes) -> None:
         """A ready frame to every dispatcher, never dropped."""
-        for outbox in self.outboxes:
-            outbox.push(data)
+        for queue in self.queues:
+            queue.push(data)
 
     def mention(self, data: bytes) -> None:
         """A ready frame to every dispatcher who reads as fast as he is written to."""
-        for outbox in self.outboxes:
-            if not outbox.blocked:
-                outbox.push(data)
+        for queue in self.queues:
+            if not queue.blocked:
+                queue.push(data)
 
     def look(self, viewport: Viewport, bounds: tuple[float, float, float, float], zoom: float) -> None:
         """The screen shows another part of the map, and is sent what is new to it.
@@ -405,7 +405,7 @@ class FleetFeed:
 
     def _look(self, viewport: Viewport, *, has_time: bool = False) -> None:
         """Shows what is wanted, now or in its time."""
-        if viewport in self._looked or viewport.outbox.blocked or viewport.holds_back or not viewport.allowance.has_room():
+        if viewport in self._looked or viewport.queue.blocked or viewport.holds_back or not viewport.allowance.has_room():
             self._waiting[viewport] = None
         elif not (has_time or self._slices.has_time()):
             self._slices.wait(viewport, self)
@@ -429,7 +429,7 @@ class FleetFeed:
         """Shows what is still to be shown of where the screen looks, as far as its reader and the time allow."""
         if viewport.coming is not None:
             for _ in viewport.coming:
-                if viewport.outbox.blocked:
+                if viewport.queue.blocked:
                     # The rest in its time, as it will be then.
                     self._waiting[viewport] = None
                     return
@@ -515,7 +515,7 @@ class FleetFeed:
     def _send_vehicles(self, viewport: Viewport, names: list[str], vehicles: list[LiveVehicle]) -> None:
         viewport.allowance.spend(len(vehicles) + len(names) // 10)
         for message in _snapshots(names, vehicles):
-            viewport.outbox.push(message)
+            viewport.queue.push(message)
 
     # --- clusters -----------------------------------------------------------------------------------------------------
 
@@ -555,7 +555,7 @@ class FleetFeed:
             return
         viewport.clustered = True
         viewport.clusters = clusters
-        viewport.outbox.push(clusters)
+        viewport.queue.push(clusters)
 
     def _clusters(self, area: Area, zoom: float) -> list[tuple[float, float, int]]:
         """Vehicles counted by tiles of half the screen's, each shown about the middle of the vehicles in it.
@@ -582,7 +582,7 @@ class FleetFeed:
         judged: dict[Area, bool] = {}
         clusters: dict[_Look, bytes] = {}
         for viewport in list(self._viewports):
-            if viewport not in self._viewports or viewport.area is None or viewport.outbox.blocked or viewport.coming:
+            if viewport not in self._viewports or viewport.area is None or viewport.queue.blocked or viewport.coming:
                 continue
             if not viewport.clustered and sum(len(cell.vehicles) for cell in viewport.cells) <= MOST_SINGLE:
                 continue
@@ -625,7 +625,7 @@ class FleetFeed:
         count = len(cell.moved)
         for viewport in cell.viewers:
             touched[viewport] = None
-            if viewport.outbox.blocked or viewport.missed:
+            if viewport.queue.blocked or viewport.missed:
                 SKIPPED.value += len(viewport.missed & cell.moved.keys())
                 viewport.missed |= cell.moved.keys()
                 viewport.missed_descriptions |= cell.described
@@ -638,7 +638,7 @@ class FleetFeed:
             for viewport in cell.viewers:
                 # Whoever sees where it went is told from there.
                 if vehicle.cell is None or viewport not in vehicle.cell.viewers:
-                    if viewport.outbox.blocked or viewport.missed:
+                    if viewport.queue.blocked or viewport.missed:
                         viewport.missed.add(vehicle)
                     else:
                         viewport.rows.append(row)
@@ -647,7 +647,7 @@ class FleetFeed:
         cell.described.clear()
 
     def _flush(self, viewport: Viewport) -> None:
-        if viewport.outbox.blocked:
+        if viewport.queue.blocked:
             self._waiting[viewport] = None
             return
         if viewport.missed or viewport.missed_descriptions:
@@ -661,7 +661,7 @@ class FleetFeed:
     def _send(self, viewport: Viewport) -> None:
         """Sends what the tick has for it so far."""
         if viewport.rows or viewport.descriptions or viewport.left:
-            viewport.outbox.push(b"".join(_updates(viewport.rows, viewport.descriptions, viewport.left)))
+            viewport.queue.push(b"".join(_updates(viewport.rows, viewport.descriptions, viewport.left)))
             viewport.rows, viewport.descriptions, viewport.left = [], [], []
 
 

@@ -145,7 +145,7 @@ class Fleets:
             self.by_number.pop(live.number, None)
             live.feed.leave(live)
             live.feed.vehicles.discard(live)
-            if live.feed.outboxes:
+            if live.feed.queues:
                 live.feed.broadcast(frame(VehicleGone(vehicle_id)))
             # Whoever holds it still, to look after it some seconds from now, holds nothing of where it was.
             live.position = None
@@ -175,7 +175,7 @@ class Fleets:
 
     def trip_changed(self, trip: Trip) -> None:
         feed = self.feeds.get(trip.fleet_id)
-        if feed is not None and feed.outboxes:
+        if feed is not None and feed.queues:
             feed.broadcast(frame(FleetTrip(live_view(trip))))
 
     def forget_trip(self, vehicle_id: str, trip_id: str) -> None:
@@ -187,7 +187,7 @@ class Fleets:
 
     def trip_gone(self, fleet_id: str, trip_id: str) -> None:
         feed = self.feeds.get(fleet_id)
-        if feed is not None and feed.outboxes:
+        if feed is not None and feed.queues:
             feed.broadcast(frame(TripGone(trip_id)))
 
     def ticking(self) -> Iterator[None]:

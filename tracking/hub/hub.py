@@ -11,7 +11,7 @@ from tracking.hub.feed import KeptBytes, TripFeed
 from tracking.hub.fleet import Slices
 from tracking.hub.fleets import Fleets
 from tracking.hub.loading import Loading
-from tracking.hub.outbox import Outbox
+from tracking.hub.reader_queue import ReaderQueue
 from tracking.keys import Key
 from tracking.metrics import DRIVERS, FEEDS
 from tracking.model import Clock, Position, Trip
@@ -138,7 +138,7 @@ class Hub:
         self._erasures: list[set[str]] = []
         self._links: dict[str, set[Link]] = {}
         self._beaten = Steps(lambda: self.feeds.values(), STEPS)
-        self.dispatchers: Turns[Outbox] = Turns(BEATS * STEPS)
+        self.dispatchers: Turns[ReaderQueue] = Turns(BEATS * STEPS)
         """Who gets a sign of life once in a tick interval, whatever else was sent: silence is measured from when they came."""
         for gauge in (DRIVERS, FEEDS):
             gauge.set(0)
@@ -167,7 +167,7 @@ class Hub:
             self.begun += 1
             self.feeds[trip.trip_id] = feed
             FEEDS.set(len(self.feeds))
-        if not feed.outboxes:
+        if not feed.queues:
             # Someone is about to watch it: its time begins anew.
             feed.unwatched_since = self._clock()
         return feed
@@ -226,8 +226,8 @@ class Hub:
     def _end(self, feed: TripFeed, code: CloseCode) -> None:
         feed.ended = code
         self._let_go(feed)
-        for outbox in list(feed.outboxes):
-            outbox.end(code)
+        for queue in list(feed.queues):
+            queue.end(code)
 
     def _let_go(self, feed: TripFeed) -> None:
         del self.feeds[feed.trip.trip_id]
@@ -256,7 +256,7 @@ class Hub:
         if trip is None or not trip.status.under_way:
             return self._interval_idle
         feed = self.feeds.get(trip.trip_id)
-        return self._interval_watched if feed is not None and feed.outboxes else self._interval_trip
+        return self._interval_watched if feed is not None and feed.queues else self._interval_trip
 
     def watched(self, feed: TripFeed) -> None:
         """Someone began to watch: their driver is asked for more at once. For less, `beat` asks, in its time."""
@@ -273,12 +273,12 @@ class Hub:
             if self.feeds.get(feed.trip.trip_id) is not feed:
                 continue  # it ended since this round began
             feed.beat(tick, now)
-            if not feed.outboxes:
+            if not feed.queues:
                 self._ask_interval(feed)
                 if feed.unwatched_since is not None and now - feed.unwatched_since >= self._linger_ms:
                     self._let_go(feed)
-        for outbox in self.dispatchers.next():
-            outbox.push(tick)
+        for queue in self.dispatchers.next():
+            queue.push(tick)
 
     def _ask_interval(self, feed: TripFeed) -> None:
         # Who waits for the vehicle's next trip has no say in how often it reports on this one.

@@ -108,7 +108,7 @@ class LiveState:
                 state.asked_fleets.add(subject)
             elif row.kind in _EVENTS and (event := _number_in(row, "event")) is not None:
                 feed = self._hub.fleets.feeds.get(row.fleet_id or "")
-                if feed is not None and feed.outboxes:
+                if feed is not None and feed.queues:
                     wanted_events.add(event)
         for trip_ids, numbers in zip_longest(_parts(state.asked_trips), _parts(state.asked_vehicles)):
             await self._read_vehicles_and_trips(connection, state, trip_ids or [], numbers or [], renamed)
@@ -165,7 +165,7 @@ class LiveState:
         if row.kind == ChangeKind.VEHICLE_TRIPS:
             return row.vehicle in state.asked_vehicles
         feed = self._hub.fleets.feeds.get(row.fleet_id or "")
-        return feed is not None and bool(feed.outboxes)
+        return feed is not None and bool(feed.queues)
 
     # --- applying -----------------------------------------------------------------------------------------------------
 
@@ -226,8 +226,8 @@ class LiveState:
         fleet = self._hub.fleets.feeds.get(row.fleet_id)
         if fleet is not None and row.kind in _OF_A_GEOFENCE:
             # What screens were told of geofences, nobody tells anew.
-            for outbox in list(fleet.outboxes):
-                outbox.end(CloseCode.GOING_DOWN)
+            for queue in list(fleet.queues):
+                queue.end(CloseCode.GOING_DOWN)
         self._hub.fleets.on_doubt(row.fleet_id)
 
     def _give_up_vehicle(self, row: Row, number: int) -> set[str]:

@@ -33,7 +33,7 @@ class DispatcherConnection(Connection):
         self._fleet_id = fleet_id
         self._feed: FleetFeed | None = None
         self._watch: Span | None = None
-        self._viewport = Viewport(self.outbox, self)
+        self._viewport = Viewport(self.queue, self)
 
     async def opened(self) -> None:
         if not may_manage_fleet(self.principal, self._fleet_id):
@@ -45,15 +45,15 @@ class DispatcherConnection(Connection):
         if feed is None:
             raise not_yours()
         self._feed = feed
-        feed.outboxes.add(self.outbox)
-        self._turn = self.service.hub.dispatchers.join(self.outbox)
+        feed.queues.add(self.queue)
+        self._turn = self.service.hub.dispatchers.join(self.queue)
         self._watch = self.service.audit.began(self.doer(), Kind.FLEET, self._fleet_id)
         DISPATCHERS.inc()
 
     def left(self) -> None:
         if self._feed is not None:
-            self._feed.outboxes.discard(self.outbox)
-            self._turn.discard(self.outbox)
+            self._feed.queues.discard(self.queue)
+            self._turn.discard(self.queue)
             self._feed.forget(self._viewport)
             DISPATCHERS.dec()
         if self._watch is not None:
@@ -73,7 +73,7 @@ class DispatcherConnection(Connection):
 
     def writable(self) -> None:
         super().writable()
-        if self._feed is not None and self._viewport.coming is not None and not self.outbox.blocked:
+        if self._feed is not None and self._viewport.coming is not None and not self.queue.blocked:
             self._feed.go_on(self._viewport)
 
     # --- what its viewport may be shown -------------------------------------------------------------------------------

@@ -162,7 +162,7 @@ class DriverConnection(Connection):
         now = self.service.clock()
         if not self._prepaid.take_frame(now):
             raise SocketClosed(CloseCode.TOO_MANY_REQUESTS)
-        if self._unread and not self.outbox.blocked:
+        if self._unread and not self.queue.blocked:
             numbers, self._unread = self._unread, None
             # Not refused, however much waits: the message that it came with is to be taken.
             self.ask_ourselves(lambda: self.service.messages.mark_read(numbers))
@@ -340,9 +340,9 @@ class DriverConnection(Connection):
             return
         if rejected:
             for ack in acks(session.handled, rejected):
-                self.outbox.push(frame(ack))
+                self.queue.push(frame(ack))
         else:
-            self.outbox.push(frame(Ack(session.handled)))
+            self.queue.push(frame(Ack(session.handled)))
 
     # --- trips and messages -----------------------------------------------------------------------------------------
 
@@ -358,7 +358,7 @@ class DriverConnection(Connection):
         for message in page:
             if self._closing is not None:
                 return
-            if self.outbox.blocked:
+            if self.queue.blocked:
                 self._unread_after = after
                 return
             self.tell_message(message.number, message.trip_id, message.text, message.sender, message.server_time)
@@ -368,7 +368,7 @@ class DriverConnection(Connection):
 
     def writable(self) -> None:
         super().writable()
-        if self._unread_after is not None and self._closing is None and not self.outbox.blocked:
+        if self._unread_after is not None and self._closing is None and not self.queue.blocked:
             self._tell_unread_after(self._unread_after)
 
     def _advance(self, change: TripStatusChange) -> None:

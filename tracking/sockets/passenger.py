@@ -53,7 +53,7 @@ class PassengerConnection(Connection):
         self._check(feed.trip)
         epoch, offset = self._from
         if offset is not None and feed.can_resume(epoch, offset, self.service.settings.outbox_high_water):
-            feed.resume(self.outbox, offset)
+            feed.resume(self.queue, offset)
         else:
             await self._begin(feed)
         self.feed = feed
@@ -101,13 +101,13 @@ class PassengerConnection(Connection):
         # From here to the registration nothing may be awaited: nothing falls through between them.
         now = self.service.clock()
         if not may_see(self.principal.role, Sight.POSITION, feed.trip.status):
-            feed.begin(self.outbox, stored=(), unstored=(), last={}, now=now)
+            feed.begin(self.queue, stored=(), unstored=(), last={}, now=now)
         elif line is None:
-            feed.begin(self.outbox, stored=(), unstored=unstored, last={}, now=now)
+            feed.begin(self.queue, stored=(), unstored=unstored, last={}, now=now)
         elif line is feed.line:
-            feed.begin_with(self.outbox, line, now)
+            feed.begin_with(self.queue, line, now)
         else:
-            feed.begin(self.outbox, stored=line.stored, unstored=line.unstored, last=line.last, now=now)
+            feed.begin(self.queue, stored=line.stored, unstored=line.unstored, last=line.last, now=now)
 
     def _check(self, trip: Trip) -> None:
         if not may_see(self.principal.role, Sight.LIVE, trip.status):
@@ -115,7 +115,7 @@ class PassengerConnection(Connection):
 
     def left(self) -> None:
         if self.feed is not None:
-            self.feed.leave(self.outbox, self.service.clock())
+            self.feed.leave(self.queue, self.service.clock())
             WATCHERS.dec()
         if self._watch is not None:
             self.service.audit.left(self._watch)

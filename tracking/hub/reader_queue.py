@@ -21,10 +21,10 @@ class _Waiting:
 
 
 def _nowhere(_: object) -> None:
-    """Where everything goes once an outbox is shut."""
+    """Where everything goes once a queue is shut."""
 
 
-class Outbox:
+class ReaderQueue:
     """Frames for one reader, in order: written at once while it reads, waiting while it is slow.
 
     `write` sends a ready frame. Call `block` when more is unsent than the reader's high-water mark, `flush` when it has room
@@ -92,7 +92,7 @@ class Outbox:
         self._shut = True
         self._flowing = False
         self._waiting = self._newest = None
-        # They lead back to who holds this outbox: a circle that would wait for the collector.
+        # They lead back to who holds this queue: a circle that would wait for the collector.
         self._write = self.end = _nowhere
         self.size = 0
 

@@ -1,4 +1,4 @@
-"""A reader's outbox: order, what is left out, and what never is."""
+"""A reader's queue: order, what is left out, and what never is."""
 
 import json
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracking.errors import CloseCode
-from tracking.hub.outbox import Outbox
+from tracking.hub.reader_queue import ReaderQueue
 from tracking.protocol.codec import text_of
 
 
@@ -17,20 +17,20 @@ class Wire:
         self.room = room
         self.written: list[bytes] = []
         self.ended: list[CloseCode] = []
-        self.outbox = Outbox(self.write, limit=limit, end=self.ended.append)
+        self.queue = ReaderQueue(self.write, limit=limit, end=self.ended.append)
 
     def write(self, frame: bytes) -> None:
-        assert not self.outbox.blocked, "written to a reader that has no room"
+        assert not self.queue.blocked, "written to a reader that has no room"
         self.written.append(frame)
         if self.room is not None:
             self.room -= 1
             if self.room <= 0:
-                self.outbox.block()
+                self.queue.block()
 
     def take(self, room: int | None = None) -> None:
         """The reader has room again."""
         self.room = room
-        self.outbox.flush()
+        self.queue.flush()
 
     def messages(self) -> list[bytes]:
         """What was written, `skipped` as its JSON."""
@@ -39,33 +39,33 @@ class Wire:
 
 def test_a_reader_that_keeps_up_gets_everything_at_once() -> None:
     wire = Wire()
-    outbox = wire.outbox
-    outbox.push(b"welcome")
-    outbox.push_position(b"one", 1)
-    outbox.push_position(b"two", 2)
+    queue = wire.queue
+    queue.push(b"welcome")
+    queue.push_position(b"one", 1)
+    queue.push_position(b"two", 2)
     assert wire.written == [b"welcome", b"one", b"two"]
-    assert outbox.size == 0
+    assert queue.size == 0
 
 
 def test_a_slow_reader_gets_the_newest_and_is_told_what_it_missed() -> None:
     wire = Wire(room=1)
-    outbox = wire.outbox
+    queue = wire.queue
     for offset in (1, 2, 3, 4):
-        outbox.push_position(b"12345678", offset)
+        queue.push_position(b"12345678", offset)
     assert wire.written == [b"12345678"]
-    assert outbox.size == 8
+    assert queue.size == 8
     wire.take()
     assert wire.messages()[1:] == [b'{"type":"skipped","from":2,"to":3}', b"12345678"]
 
 
 def test_what_is_not_a_position_stays_in_its_place() -> None:
     wire = Wire()
-    outbox = wire.outbox
-    outbox.block()
-    outbox.push_position(b"position 1", 1)
-    outbox.push(b"trip 2")
-    outbox.push_position(b"position 3", 3)
-    outbox.push_position(b"position 4", 4)
+    queue = wire.queue
+    queue.block()
+    queue.push_position(b"position 1", 1)
+    queue.push(b"trip 2")
+    queue.push_position(b"position 3", 3)
+    queue.push_position(b"position 4", 4)
     wire.take()
     assert wire.messages() == [
         b'{"type":"skipped","from":1,"to":1}',
@@ -77,11 +77,11 @@ def test_what_is_not_a_position_stays_in_its_place() -> None:
 
 def test_a_slow_reader_of_many_positions_costs_no_more_than_one_of_few() -> None:
     wire = Wire(limit=100)
-    outbox = wire.outbox
-    outbox.block()
+    queue = wire.queue
+    queue.block()
     for offset in range(1, 10_001):
-        outbox.push_position(b"12345678", offset)
-    assert outbox.size == 8
+        queue.push_position(b"12345678", offset)
+    assert queue.size == 8
     wire.take()
     assert wire.messages() == [b'{"type":"skipped","from":1,"to":9999}', b"12345678"]
     assert wire.ended == []
@@ -89,12 +89,12 @@ def test_a_slow_reader_of_many_positions_costs_no_more_than_one_of_few() -> None
 
 def test_past_the_limit_the_reader_is_closed_once() -> None:
     wire = Wire(limit=30)
-    outbox = wire.outbox
-    outbox.block()
+    queue = wire.queue
+    queue.block()
     for _ in range(10):
-        outbox.push(b"0123456789")
+        queue.push(b"0123456789")
     assert wire.ended == [CloseCode.TOO_SLOW]
-    assert outbox.size == 0
+    assert queue.size == 0
     wire.take()
     assert wire.written == []
 
@@ -103,12 +103,12 @@ def test_past_the_limit_the_reader_is_closed_once() -> None:
 def test_every_offset_is_delivered_or_named_skipped(actions: list[str | int]) -> None:
     """Whatever comes and goes: offsets contiguous, none twice, no trip left out, the newest position always there."""
     wire = Wire()
-    outbox = wire.outbox
+    queue = wire.queue
     offset = newest = 0
     trips = []
     for action in actions:
         if action == "slow":
-            outbox.block()
+            queue.block()
             continue
         if isinstance(action, int):
             wire.take(action)
@@ -117,10 +117,10 @@ def test_every_offset_is_delivered_or_named_skipped(actions: list[str | int]) ->
         data = json.dumps({"type": action, "offset": offset}).encode()
         if action == "position":
             newest = offset
-            outbox.push_position(data, offset)
+            queue.push_position(data, offset)
         else:
             trips.append(offset)
-            outbox.push(data)
+            queue.push(data)
     wire.take()
     told: list[int] = []
     delivered: dict[str, list[int]] = {"position": [], "trip": []}
@@ -133,4 +133,4 @@ def test_every_offset_is_delivered_or_named_skipped(actions: list[str | int]) ->
     assert told == list(range(1, offset + 1))
     assert delivered["trip"] == trips
     assert not newest or delivered["position"][-1] == newest
-    assert outbox.size == 0
+    assert queue.size == 0
