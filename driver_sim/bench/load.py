@@ -1,4 +1,4 @@
-"""What the shapes share: connecting lines, making them report, waiting for what is under way, and the figures of it."""
+"""What the scenarios share: connecting clients, making them report, waiting for what is under way, and the figures of it."""
 
 import asyncio
 import time
@@ -7,8 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from driver_sim.bench.lines import DriverLine, Line, connect
-from driver_sim.bench.stage import Cost, Stage
+from driver_sim.bench.clients import Client, DriverClient, connect
+from driver_sim.bench.environment import Cost, Environment
 
 Result = dict[str, Any]
 """Figures by name; the unit is the end of the name."""
@@ -34,12 +34,12 @@ def latencies(name: str, took: list[float]) -> Result:
     return {f"{name}_p{part}_ms": 1000 * took[min(len(took) - 1, len(took) * part // 100)] for part in (50, 95, 99)}
 
 
-async def connected(stage: Stage, lines: Sequence[Line], name: str) -> None:
-    with tqdm(total=len(lines), desc=f"{name}: connecting", unit="", leave=False) as bar:
-        await connect(list(lines), stage.port, told=bar.update)
+async def connected(environment: Environment, clients: Sequence[Client], name: str) -> None:
+    with tqdm(total=len(clients), desc=f"{name}: connecting", unit="", leave=False) as bar:
+        await connect(list(clients), environment.port, told=bar.update)
 
 
-async def report(drivers: Sequence[DriverLine], hertz: float, seconds: float, name: str) -> None:
+async def report(drivers: Sequence[DriverClient], hertz: float, seconds: float, name: str) -> None:
     """Every driver `hertz` times a second, all of them spread evenly."""
     rate = hertz * len(drivers)
     total = int(rate * seconds)
@@ -60,7 +60,7 @@ async def wait(seconds: float, name: str) -> None:
         await asyncio.sleep(1.0)
 
 
-async def drained(drivers: Sequence[DriverLine]) -> None:
+async def drained(drivers: Sequence[DriverClient]) -> None:
     deadline = time.perf_counter() + DRAIN_SECONDS
     # A look now and then costs the load less than an event for each ack.
     while any(driver.acknowledged < driver.sent for driver in drivers) and time.perf_counter() < deadline:  # noqa: ASYNC110
@@ -68,6 +68,6 @@ async def drained(drivers: Sequence[DriverLine]) -> None:
     await asyncio.sleep(0.2)  # for the last deliveries
 
 
-def close(lines: Sequence[Line]) -> None:
-    for line in lines:
-        line.close()
+def close(clients: Sequence[Client]) -> None:
+    for client in clients:
+        client.close()

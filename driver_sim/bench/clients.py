@@ -28,7 +28,7 @@ class Lost(Exception):
     """A line ended, or never came to be."""
 
 
-class Line(asyncio.Protocol):
+class Client(asyncio.Protocol):
     """One connection. `ready` is set when it serves its purpose; `closed` holds the close code when it is over (0: without)."""
 
     def __init__(self, path: str, token: str) -> None:
@@ -124,7 +124,7 @@ class Line(asyncio.Protocol):
             self.transport.abort()
 
 
-class DriverLine(Line):
+class DriverClient(Client):
     """Reports fixes with rising numbers, and notes how long each took to be acknowledged."""
 
     def __init__(
@@ -176,10 +176,10 @@ class DriverLine(Line):
         )
 
 
-class WatcherLine(Line):
+class WatcherClient(Client):
     """Watches a trip: counts what comes, checks its numbering, and notes how long each position was under way."""
 
-    def __init__(self, trip_id: str, token: str, driver: DriverLine | None = None) -> None:
+    def __init__(self, trip_id: str, token: str, driver: DriverClient | None = None) -> None:
         super().__init__(f"/v1/trips/{trip_id}/live", token)
         self._driver = driver
         self._offset: int | None = None
@@ -221,11 +221,11 @@ class WatcherLine(Line):
         self._offset = offset
 
 
-class DispatcherLine(Line):
+class DispatcherClient(Client):
     """Looks at a part of a fleet, and counts the updates that come; with `drivers` it notes how long each was under way."""
 
     def __init__(
-        self, fleet_id: str, token: str, bounds: tuple[float, float, float, float], drivers: Mapping[str, DriverLine]
+        self, fleet_id: str, token: str, bounds: tuple[float, float, float, float], drivers: Mapping[str, DriverClient]
     ) -> None:
         super().__init__(f"/v1/fleets/{fleet_id}/live", token)
         self._bounds = bounds
@@ -289,21 +289,21 @@ _decode_fleet = msgspec.json.Decoder(FleetUpdate).decode
 
 
 async def connect(
-    lines: list[Line], port: int, *, at_once: int = 100, told: Callable[[], object] = lambda: None, timeout: float = 60.0
+    clients: list[Client], port: int, *, at_once: int = 100, told: Callable[[], object] = lambda: None, timeout: float = 60.0
 ) -> None:
     """Connects all of them and waits until each is ready. Raises `Lost` or `TimeoutError`."""
     loop = asyncio.get_running_loop()
     gate = asyncio.Semaphore(at_once)
 
-    async def one(line: Line) -> None:
+    async def one(client: Client) -> None:
         async with gate:
             mine = socket.socket()
             mine.setblocking(False)
-            if line.receive_buffer is not None:
-                mine.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, line.receive_buffer)
+            if client.receive_buffer is not None:
+                mine.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, client.receive_buffer)
             await loop.sock_connect(mine, ("127.0.0.1", port))
-            await loop.create_connection(lambda: line, sock=mine)
-            await asyncio.wait_for(asyncio.shield(line.ready), timeout)
+            await loop.create_connection(lambda: client, sock=mine)
+            await asyncio.wait_for(asyncio.shield(client.ready), timeout)
             told()
 
-    await asyncio.gather(*(one(line) for line in lines))
+    await asyncio.gather(*(one(client) for client in clients))

@@ -1,4 +1,4 @@
-"""The stage: a private database, a hub in a process of its own, and a fleet with trips under way."""
+"""The environment: a private database, a hub in a process of its own, and a fleet with trips under way."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ import psutil
 from tqdm import tqdm
 
 from driver_sim.backend import Backend
-from driver_sim.bench.lines import DispatcherLine, DriverLine, WatcherLine
+from driver_sim.bench.clients import DispatcherClient, DriverClient, WatcherClient
 from tracking.demo.postgres import Cluster
 from tracking.model import Place
 from tracking.protocol.codec import encode
@@ -32,7 +32,7 @@ STOP_SECONDS = 15.0
 _PLACE = Place(47.0, 9.5)
 
 
-class StageError(Exception):
+class EnvironmentFailed(Exception):
     """The database or the hub could not be brought up, or went down."""
 
 
@@ -56,8 +56,8 @@ class Cost:
         )
 
 
-class Stage:
-    """Made by `stage`. `vehicles` and `trips` are parallel: vehicle n is under way on trip n."""
+class Environment:
+    """Made by `environment`. `vehicles` and `trips` are parallel: vehicle n is under way on trip n."""
 
     def __init__(self, cluster: Cluster, database: str, log: Path, settings: Mapping[str, str]) -> None:
         self.port = _free_port()
@@ -99,10 +99,10 @@ class Stage:
     def _run(self, command: str) -> None:
         done = subprocess.run([sys.executable, "-m", "tracking.cli", command], env=self._environment, capture_output=True)
         if done.returncode != 0:
-            raise StageError(f"tracking {command} failed:\n{done.stderr.decode(errors='replace')}")
+            raise EnvironmentFailed(f"tracking {command} failed:\n{done.stderr.decode(errors='replace')}")
 
     async def start(self, timeout: float = READY_SECONDS) -> None:
-        """Starts the hub and waits until it is ready. Raises `StageError`."""
+        """Starts the hub and waits until it is ready. Raises `EnvironmentFailed`."""
         with self._log.open("ab") as log:
             self._hub = subprocess.Popen(  # noqa: ASYNC220  starting it takes no time; waiting for it does not block
                 [sys.executable, "-m", "tracking.cli", "serve", "--port", str(self.port)],
@@ -119,7 +119,7 @@ class Stage:
                     if (await http.get(f"{self.url}/readyz")).is_success:
                         return
                 if self._hub.poll() is not None or time.monotonic() > deadline:
-                    raise StageError(f"the hub did not become ready; its log is {self._log}")
+                    raise EnvironmentFailed(f"the hub did not become ready; its log is {self._log}")
                 await asyncio.sleep(0.02)
 
     def kill(self, *, graceful: bool = False) -> None:
@@ -193,7 +193,7 @@ class Stage:
                 body = {"type": "Feature", "geometry": polygon, "properties": {"name": geofence_id}}
                 answer = await http.put(f"/v1/fleets/{self.fleet}/geofences/{geofence_id}", json=body)
                 if not answer.is_success:
-                    raise StageError(f"the hub refused a geofence: {answer.text}")
+                    raise EnvironmentFailed(f"the hub refused a geofence: {answer.text}")
 
     async def metric(self, name: str) -> float:
         """The value of one of the hub's metrics."""
@@ -207,18 +207,20 @@ class Stage:
         return {name: float(value) for name, value in pairs}
 
     def dispatcher(
-        self, bounds: tuple[float, float, float, float], drivers: Mapping[str, DriverLine] | None = None
-    ) -> DispatcherLine:
+        self, bounds: tuple[float, float, float, float], drivers: Mapping[str, DriverClient] | None = None
+    ) -> DispatcherClient:
         """`bounds` are west, south, east, north."""
-        return DispatcherLine(self.fleet, self._token("dispatcher", fleet_id=self.fleet), bounds, drivers or {})
+        return DispatcherClient(self.fleet, self._token("dispatcher", fleet_id=self.fleet), bounds, drivers or {})
 
-    def driver(self, number: int, tick: float, place: tuple[float, float] | None = None) -> DriverLine:
+    def driver(self, number: int, tick: float, place: tuple[float, float] | None = None) -> DriverClient:
         token, session = self._token("driver", vehicle_id=self.vehicles[number]), str(uuid.uuid4())
-        return DriverLine(token, session, tick=tick) if place is None else DriverLine(token, session, tick=tick, place=place)
+        return (
+            DriverClient(token, session, tick=tick) if place is None else DriverClient(token, session, tick=tick, place=place)
+        )
 
-    def watcher(self, number: int, driver: DriverLine | None = None) -> WatcherLine:
+    def watcher(self, number: int, driver: DriverClient | None = None) -> WatcherClient:
         trip_id = self.trips[number]
-        return WatcherLine(trip_id, self._token("passenger", trip_id=trip_id), driver)
+        return WatcherClient(trip_id, self._token("passenger", trip_id=trip_id), driver)
 
     def service_token(self) -> str:
         return self._token("service")
@@ -252,8 +254,8 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def stage(directory: Path, settings: Mapping[str, str]) -> AsyncIterator[Stage]:
-    """A fresh database and a hub, both gone at the end. `settings` are the hub's, TRACKING_…. Raises `StageError`."""
+async def environment(directory: Path, settings: Mapping[str, str]) -> AsyncIterator[Environment]:
+    """A fresh database and a hub, both gone at the end. `settings` are the hub's, TRACKING_…. Raises `EnvironmentFailed`."""
     directory.mkdir(mode=0o711, parents=True, exist_ok=True)  # noqa: ASYNC240  nothing runs yet
     cluster = Cluster(directory / "pg", die_with_parent=True)
     cluster.start()
@@ -261,7 +263,7 @@ async def stage(directory: Path, settings: Mapping[str, str]) -> AsyncIterator[S
         cluster.create_database("bench")
         cluster.drop_database("bench")
         cluster.create_database("bench")
-        made = Stage(cluster, "bench", directory / "hub.log", settings)
+        made = Environment(cluster, "bench", directory / "hub.log", settings)
         try:
             await made.open()
             yield made

@@ -1,4 +1,4 @@
-"""The shapes of load. Each connects its lines, lets the hub settle, measures a while, and counts what was lost."""
+"""The scenarios of load. Each connects its clients, lets the hub settle, measures a while, and counts what was lost."""
 
 import asyncio
 import itertools
@@ -7,11 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 
 from driver_sim.bench.changes import changes
+from driver_sim.bench.clients import Client, DriverClient, Lost, WatcherClient, connect
+from driver_sim.bench.environment import Environment
 from driver_sim.bench.fleets import fleet
 from driver_sim.bench.geofences import geofences
-from driver_sim.bench.lines import DriverLine, Line, Lost, WatcherLine, connect
-from driver_sim.bench.parts import SETTLE_SECONDS, Result, busy, close, connected, drained, latencies, report, wait
-from driver_sim.bench.stage import Stage
+from driver_sim.bench.load import SETTLE_SECONDS, Result, busy, close, connected, drained, latencies, report, wait
 from driver_sim.bench.start import start
 
 POPULAR_HZ = 10.0
@@ -34,53 +34,55 @@ async def _at_once() -> None:
     """In place of something to do when the measuring begins and when it ends."""
 
 
-async def idle(stage: Stage, count: int, seconds: float) -> Result:
+async def idle(environment: Environment, count: int, seconds: float) -> Result:
     """Bytes of the hub for one connection that is open and silent."""
-    await stage.set_up(count)
+    await environment.set_up(count)
     # What is allocated once, and the pools that the first connections fill, are not the connections'.
-    warm: list[Line] = [stage.driver(n, 1.0) for n in range(200)]
-    await connected(stage, warm, "warming up")
+    warm: list[Client] = [environment.driver(n, 1.0) for n in range(200)]
+    await connected(environment, warm, "warming up")
     close(warm)
     await asyncio.sleep(1.0)
     result: Result = {}
-    before = stage.memory()
-    drivers: list[Line] = [stage.driver(n, 1.0) for n in range(count)]
-    await connected(stage, drivers, "drivers")
+    before = environment.memory()
+    drivers: list[Client] = [environment.driver(n, 1.0) for n in range(count)]
+    await connected(environment, drivers, "drivers")
     await asyncio.sleep(SETTLE_SECONDS)
-    result["driver_kb"] = (stage.memory() - before) / count / 1024
-    between = stage.memory()
-    watchers: list[Line] = [stage.watcher(n) for n in range(count)]
-    await connected(stage, watchers, "passengers")
+    result["driver_kb"] = (environment.memory() - before) / count / 1024
+    between = environment.memory()
+    watchers: list[Client] = [environment.watcher(n) for n in range(count)]
+    await connected(environment, watchers, "passengers")
     await asyncio.sleep(SETTLE_SECONDS)
-    result["passenger_kb"] = (stage.memory() - between) / count / 1024
-    cost = await stage.cost()
+    result["passenger_kb"] = (environment.memory() - between) / count / 1024
+    cost = await environment.cost()
     await wait(seconds, "idle")
-    spent = (await stage.cost()).since(cost)
+    spent = (await environment.cost()).since(cost)
     result["hub_cpu_percent"] = 100 * spent.hub / spent.at
     close([*drivers, *watchers])
     return {"connections": 2 * count, **result}
 
 
-async def trips(stage: Stage, count: int, seconds: float) -> Result:
+async def trips(environment: Environment, count: int, seconds: float) -> Result:
     """So many drivers at 1 Hz, each with one passenger."""
-    return await _trips(stage, count, seconds)
+    return await _trips(environment, count, seconds)
 
 
-async def _trips(stage: Stage, count: int, seconds: float, look: Callable[[], Awaitable[None]] = _at_once) -> Result:
-    await stage.set_up(count)
-    drivers = [stage.driver(n, 1.0) for n in range(count)]
-    watchers = [stage.watcher(n, driver) for n, driver in enumerate(drivers)]
-    return await _measured(stage, drivers, watchers, 1.0, seconds, "trips", look=look)
+async def _trips(
+    environment: Environment, count: int, seconds: float, look: Callable[[], Awaitable[None]] = _at_once
+) -> Result:
+    await environment.set_up(count)
+    drivers = [environment.driver(n, 1.0) for n in range(count)]
+    watchers = [environment.watcher(n, driver) for n, driver in enumerate(drivers)]
+    return await _measured(environment, drivers, watchers, 1.0, seconds, "trips", look=look)
 
 
-async def steps(stage: Stage, count: int, seconds: float) -> Result:
+async def steps(environment: Environment, count: int, seconds: float) -> Result:
     """The same load, and a hub that measures its event loop every 2 ms: how late it comes, and its own long steps."""
     seen: list[dict[str, float]] = []
 
     async def look() -> None:
-        seen.append(await stage.metrics())
+        seen.append(await environment.metrics())
 
-    result = await _trips(stage, count, seconds, look)
+    result = await _trips(environment, count, seconds, look)
     before, after = seen
     spent = {name: value - before.get(name, 0.0) for name, value in after.items()}
     for name in ("lag", "step"):
@@ -95,21 +97,23 @@ async def steps(stage: Stage, count: int, seconds: float) -> Result:
     return result
 
 
-async def popular(stage: Stage, count: int, seconds: float) -> Result:
+async def popular(environment: Environment, count: int, seconds: float) -> Result:
     """One driver at 10 Hz, and so many passengers."""
-    await stage.set_up(1)
-    driver = stage.driver(0, 1 / POPULAR_HZ)
-    return await _measured(stage, [driver], [stage.watcher(0, driver) for _ in range(count)], POPULAR_HZ, seconds, "popular")
+    await environment.set_up(1)
+    driver = environment.driver(0, 1 / POPULAR_HZ)
+    return await _measured(
+        environment, [driver], [environment.watcher(0, driver) for _ in range(count)], POPULAR_HZ, seconds, "popular"
+    )
 
 
-async def slow(stage: Stage, count: int, seconds: float) -> Result:
+async def slow(environment: Environment, count: int, seconds: float) -> Result:
     """One driver at 40 Hz, so many passengers, and one who stops reading: what the hub holds for it, what the others notice."""
-    await stage.set_up(1)
-    driver = stage.driver(0, 1 / SLOW_HZ)
-    watchers = [stage.watcher(0, driver) for _ in range(count)]
-    reader = stage.watcher(0)
+    await environment.set_up(1)
+    driver = environment.driver(0, 1 / SLOW_HZ)
+    watchers = [environment.watcher(0, driver) for _ in range(count)]
+    reader = environment.watcher(0)
     reader.receive_buffer = 4096  # so that what it does not read stays with the hub
-    await connected(stage, [driver, *watchers, reader], "slow")
+    await connected(environment, [driver, *watchers, reader], "slow")
     driver.sent_at = {}
     result: Result = {}
     await report([driver], SLOW_HZ, SETTLE_SECONDS, "settling")
@@ -119,11 +123,11 @@ async def slow(stage: Stage, count: int, seconds: float) -> Result:
             reader.transport.pause_reading()
         for watcher in watchers:
             watcher.to_watcher.clear()
-        memory = stage.memory()
+        memory = environment.memory()
         await report([driver], SLOW_HZ, max(seconds, SLOW_SECONDS), phase)
         late = [took for watcher in watchers for took in watcher.to_watcher]
         result |= {f"{name} ({phase})": value for name, value in latencies("to_watcher", late).items()}
-        result[f"hub_grew_kb ({phase})"] = (stage.memory() - memory) / 1024
+        result[f"hub_grew_kb ({phase})"] = (environment.memory() - memory) / 1024
     # What it was still owed comes now: the newest, and word of what was left out.
     reader.transport.resume_reading()
     await drained([driver])
@@ -133,14 +137,14 @@ async def slow(stage: Stage, count: int, seconds: float) -> Result:
     return {"passengers": count, "sent": driver.sent, **lost, **result}
 
 
-async def flood(stage: Stage, _count: int, _seconds: float) -> Result:
+async def flood(environment: Environment, _count: int, _seconds: float) -> Result:
     """More and more durable fixes a second, in frames of one, until something gives."""
-    await stage.set_up(FLOOD_DRIVERS)
+    await environment.set_up(FLOOD_DRIVERS)
     steps: list[Result] = []
     for rate in range(FLOOD_FIRST, FLOOD_LAST, FLOOD_STEP):
         each = rate / FLOOD_DRIVERS
-        drivers = [stage.driver(n, 1 / each) for n in range(FLOOD_DRIVERS)]
-        step = await _measured(stage, drivers, [], each, FLOOD_SECONDS, f"flood {rate}/s", settle=1.0)
+        drivers = [environment.driver(n, 1 / each) for n in range(FLOOD_DRIVERS)]
+        step = await _measured(environment, drivers, [], each, FLOOD_SECONDS, f"flood {rate}/s", settle=1.0)
         steps.append(step)
         behind = step["fixes_per_second"] < 0.97 * rate
         if behind or step["lost"] or step["closed"] or step["to_ack_p99_ms"] > FLOOD_BEARABLE * 1000:
@@ -156,35 +160,35 @@ async def flood(stage: Stage, _count: int, _seconds: float) -> Result:
     }
 
 
-async def come_back(stage: Stage, count: int, _seconds: float) -> Result:
+async def come_back(environment: Environment, count: int, _seconds: float) -> Result:
     """The hub is killed and started, and so many clients, half of them drivers, are at its door at once."""
     half = count // 2
-    await stage.set_up(half)
+    await environment.set_up(half)
 
-    def lines() -> list[Line]:
-        return [line for n in range(half) for line in (stage.driver(n, 1.0), stage.watcher(n))]
+    def clients() -> list[Client]:
+        return [client for n in range(half) for client in (environment.driver(n, 1.0), environment.watcher(n))]
 
-    await connected(stage, lines(), "before")
-    stage.kill()
+    await connected(environment, clients(), "before")
+    environment.kill()
     began = time.perf_counter()
-    await stage.start()
+    await environment.start()
     started = time.perf_counter()
     served: list[float] = []
     tries = 0
 
-    async def again(make: Callable[[], Line]) -> None:
+    async def again(make: Callable[[], Client]) -> None:
         nonlocal tries
         while True:
             tries += 1
             try:
-                await connect([make()], stage.port, timeout=RETURN_SECONDS)
+                await connect([make()], environment.port, timeout=RETURN_SECONDS)
             except (Lost, OSError):
                 await asyncio.sleep(0.1)
                 continue
             served.append(time.perf_counter() - started)
             return
 
-    makers = [[lambda n=n: stage.driver(n, 1.0), lambda n=n: stage.watcher(n)] for n in range(half)]
+    makers = [[lambda n=n: environment.driver(n, 1.0), lambda n=n: environment.watcher(n)] for n in range(half)]
     async with asyncio.timeout(RETURN_SECONDS):
         await asyncio.gather(*(again(make) for make in itertools.chain(*makers)))
     return {
@@ -196,7 +200,7 @@ async def come_back(stage: Stage, count: int, _seconds: float) -> Result:
     }
 
 
-SHAPES: dict[str, Callable[[Stage, int, float], Awaitable[Result]]] = {
+SHAPES: dict[str, Callable[[Environment, int, float], Awaitable[Result]]] = {
     "idle": idle,
     "trips": trips,
     "steps": steps,
@@ -215,9 +219,9 @@ SHAPES: dict[str, Callable[[Stage, int, float], Awaitable[Result]]] = {
 
 
 async def _measured(
-    stage: Stage,
-    drivers: list[DriverLine],
-    watchers: list[WatcherLine],
+    environment: Environment,
+    drivers: list[DriverClient],
+    watchers: list[WatcherClient],
     hertz: float,
     seconds: float,
     name: str,
@@ -225,8 +229,8 @@ async def _measured(
     settle: float = SETTLE_SECONDS,
     look: Callable[[], Awaitable[None]] = _at_once,
 ) -> Result:
-    stored_before, _ = await stage.stored()
-    await connected(stage, [*drivers, *watchers], name)
+    stored_before, _ = await environment.stored()
+    await connected(environment, [*drivers, *watchers], name)
     if watchers:
         for driver in drivers:
             driver.sent_at = {}
@@ -238,19 +242,19 @@ async def _measured(
     await look()
     delivered = sum(watcher.delivered for watcher in watchers)
     # Not what was acknowledged: an ack may come two seconds later.
-    handled = await stage.metric("tracking_positions_stored_total")
-    before = await stage.cost()
+    handled = await environment.metric("tracking_positions_stored_total")
+    before = await environment.cost()
     await report(drivers, hertz, seconds, name)
-    spent = (await stage.cost()).since(before)
-    handled = await stage.metric("tracking_positions_stored_total") - handled
+    spent = (await environment.cost()).since(before)
+    handled = await environment.metric("tracking_positions_stored_total") - handled
     delivered = sum(watcher.delivered for watcher in watchers) - delivered
-    memory = stage.memory()
+    memory = environment.memory()
     await look()
     await drained(drivers)
-    closed = sum(line.closed is not None for line in (*drivers, *watchers))
+    closed = sum(client.closed is not None for client in (*drivers, *watchers))
     close([*drivers, *watchers])
     sent = sum(driver.sent for driver in drivers)
-    stored, size = await stage.stored()
+    stored, size = await environment.stored()
     return {
         "drivers": len(drivers),
         "passengers": len(watchers),
