@@ -22,7 +22,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from driver_sim.backoff import Backoff, full_jitter
-from driver_sim.closing import GONE_WITHOUT_A_WORD, NORMAL, Verdict, verdict
+from driver_sim.close_codes import GONE_WITHOUT_A_WORD, NORMAL, Verdict, verdict
 from driver_sim.outbox import Outbox, Request, frame_of
 from tracking.model import Clock, Fix, TripStatus, system_clock
 from tracking.protocol.codec import encode

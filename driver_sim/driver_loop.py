@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from driver_sim.client import DriverClient
-from driver_sim.errands import Errand, Errands, errand_of
+from driver_sim.itineraries import Itineraries, Itinerary, itinerary_of
 from driver_sim.motion import Moment, Motion
 from driver_sim.outbox import Request
 from driver_sim.receiver import DeadZone, Receiver
@@ -18,8 +18,8 @@ from tracking.protocol.http import TripView
 
 logger = logging.getLogger(__name__)
 
-TripMaker = Callable[[Errand, bool], Awaitable[TripView]]
-"""Asks the backend for a trip along an errand; True where the trip before it went wrong and may still be in the way."""
+TripMaker = Callable[[Itinerary, bool], Awaitable[TripView]]
+"""Asks the backend for a trip along an itinerary; True where the trip before it went wrong and may still be in the way."""
 
 _decode_change = msgspec.json.Decoder(TripStatusChange).decode
 
@@ -28,7 +28,7 @@ class _TripTaken(Exception):
     """The trip is canceled, or another vehicle's; the driver gives it up and goes on from the next junction."""
 
 
-class Shift:
+class DriverLoop:
     """One vehicle's work.
 
     Without `make_trip` it stands and waits for the trips that a dispatcher gives it. `pace` is simulated seconds a second: 2.0
@@ -40,7 +40,7 @@ class Shift:
         self,
         vehicle_id: str,
         client: DriverClient,
-        errands: Errands,
+        itineraries: Itineraries,
         make_trip: TripMaker | None,
         *,
         zones: Sequence[DeadZone] = (),
@@ -50,9 +50,9 @@ class Shift:
         self.vehicle_id = vehicle_id
         self.trips_done = 0
         self._client = client
-        rng = errands.rng
-        self._roads = errands.roads
-        self._errands = errands
+        rng = itineraries.rng
+        self._roads = itineraries.roads
+        self._itineraries = itineraries
         self._make_trip = make_trip
         self._rng = rng
         self._zones = zones
@@ -60,7 +60,7 @@ class Shift:
         self._clock = clock
         self._receiver = Receiver(rng)
         self._haste = rng.uniform(0.88, 1.0)
-        self._here = errands.start()
+        self._here = itineraries.start()
         self._heading = rng.uniform(0.0, 360.0)
         self._trip_id: str | None = None
         self._trouble = False
@@ -109,35 +109,35 @@ class Shift:
     # --- a trip ------------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        errand, trip_id = await self._next()
+        itinerary, trip_id = await self._next()
         self._trip_id = trip_id
         self._lost &= {trip_id}
         advance = self._client.advance
         advance(trip_id, TripStatus.ENROUTE_TO_PICKUP)
-        await self._drive(errand.legs[0].edges)
+        await self._drive(itinerary.legs[0].edges)
         advance(trip_id, TripStatus.ARRIVED_AT_PICKUP)
         await self._stand(self._rng.uniform(5.0, 15.0))
         advance(trip_id, TripStatus.ENROUTE_TO_DROPOFF)
-        for leg in errand.legs[1:-1]:
+        for leg in itinerary.legs[1:-1]:
             await self._drive(leg.edges)
             advance(trip_id, TripStatus.ARRIVED_AT_STOP)
             await self._stand(self._rng.uniform(8.0, 20.0))
             advance(trip_id, TripStatus.ENROUTE_TO_DROPOFF)
-        await self._drive(errand.legs[-1].edges)
+        await self._drive(itinerary.legs[-1].edges)
         advance(trip_id, TripStatus.COMPLETE)
 
-    async def _next(self) -> tuple[Errand, str]:
+    async def _next(self) -> tuple[Itinerary, str]:
         """A trip that a dispatcher gave this vehicle, or one of its own making."""
         while True:
             for trip_id in list(self._assigned):
                 trip = self._assigned.pop(trip_id)
                 if trip_id not in self._lost:
-                    return errand_of(trip, self._roads, self._here), trip_id
+                    return itinerary_of(trip, self._roads, self._here), trip_id
             if self._make_trip is not None:
                 break
             await self._stand(self._client.interval)
-        errand = self._errands.next(self._here)
-        making = asyncio.ensure_future(self._make_trip(errand, self._trouble))
+        itinerary = self._itineraries.next(self._here)
+        making = asyncio.ensure_future(self._make_trip(itinerary, self._trouble))
         try:
             # A vehicle that waits for its backend still says where it stands.
             while not making.done():
@@ -146,7 +146,7 @@ class Shift:
         finally:
             making.cancel()
         self._assigned.pop(trip.trip_id, None)
-        return errand, trip.trip_id
+        return itinerary, trip.trip_id
 
     # --- moving and reporting ----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ class Leg(NamedTuple):
     to: int
 
 
-class Errand(NamedTuple):
+class Itinerary(NamedTuple):
     """The way to the pickup, then to each stop, then to the drop-off."""
 
     legs: list[Leg]
@@ -30,8 +30,8 @@ class Errand(NamedTuple):
         return [point for leg in self.legs for edge in leg.edges for point in edge.points]
 
 
-class Errands:
-    """Finds one vehicle's errands. `home` is a place and how far around it passengers stand (metres)."""
+class Itineraries:
+    """Finds one vehicle's itineraries. `home` is a place and how far around it passengers stand (metres)."""
 
     def __init__(self, roads: RoadGraph, rng: random.Random, home: Point, radius: float) -> None:
         self.roads = roads
@@ -42,7 +42,7 @@ class Errands:
         """Where the vehicle stands when its day begins."""
         return self.rng.choice(self._around)
 
-    def next(self, here: int) -> Errand:
+    def next(self, here: int) -> Itinerary:
         """From the neighbourhood to a place 1 to 8 km away, or back into the neighbourhood after such a trip."""
         roads, rng = self.roads, self.rng
         pickups = [node for node in roads.nodes if 200.0 < metres(roads.nodes[node], roads.nodes[here]) < 1_500.0]
@@ -58,10 +58,10 @@ class Errands:
             way = roads.route(pickup, dropoff)
             if len(way) > 6:
                 stops.append(way[len(way) // 2].end)
-        return errand(roads, here, pickup, stops, dropoff)
+        return itinerary(roads, here, pickup, stops, dropoff)
 
 
-class ShowcaseErrands(Errands):
+class ShowcaseItineraries(Itineraries):
     """Long tours that begin in Vaduz, cross it, and end there, so that whoever opens the link sees a car in the town."""
 
     _TOURS: tuple[tuple[Point, ...], ...] = (
@@ -80,27 +80,27 @@ class ShowcaseErrands(Errands):
         """A minute south of the pickup: arriving and setting off are seen soon."""
         return self.roads.nearest(47.1370, 9.5205)
 
-    def next(self, here: int) -> Errand:
+    def next(self, here: int) -> Itinerary:
         stops = [self.roads.nearest(*place) for place in self._TOURS[self._tour % len(self._TOURS)]]
         self._tour += 1
-        return errand(self.roads, here, self._pickup, stops, self.start())
+        return itinerary(self.roads, here, self._pickup, stops, self.start())
 
 
-def errand(roads: RoadGraph, here: int, pickup: int, stops: list[int], dropoff: int) -> Errand:
+def itinerary(roads: RoadGraph, here: int, pickup: int, stops: list[int], dropoff: int) -> Itinerary:
     """The fastest way from `here` over these junctions, each with the name of its street."""
     legs = []
     for node in [pickup, *stops, dropoff]:
         legs.append(Leg(roads.route(here, node), node))
         here = node
-    return Errand(legs, _place(roads, pickup), [_place(roads, stop) for stop in stops], _place(roads, dropoff))
+    return Itinerary(legs, _place(roads, pickup), [_place(roads, stop) for stop in stops], _place(roads, dropoff))
 
 
-def errand_of(trip: TripView, roads: RoadGraph, here: int) -> Errand:
+def itinerary_of(trip: TripView, roads: RoadGraph, here: int) -> Itinerary:
     """The way for a trip that somebody else made: to the junctions nearest to its places."""
     pickup, *stops, dropoff = (
         roads.nearest(place.latitude, place.longitude) for place in [trip.pickup, *trip.stops, trip.dropoff]
     )
-    return errand(roads, here, pickup, stops, dropoff)
+    return itinerary(roads, here, pickup, stops, dropoff)
 
 
 def _place(roads: RoadGraph, node: int) -> Place:
