@@ -3,7 +3,7 @@
 from starlette.websockets import WebSocket
 
 from tracking.audit import Kind, Span
-from tracking.auth import MAY_SEE, Principal, Role, Sight, may_know_trip, may_see
+from tracking.auth import MAY_SEE, Principal, Role, TripField, may_know_trip, may_see
 from tracking.bucket import Bucket
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
 from tracking.hub.feed import TripFeed
@@ -40,7 +40,7 @@ class PassengerConnection(Connection):
     async def opened(self) -> None:
         if self.principal.role is Role.PASSENGER and self.principal.subject != self.trip_id:
             raise not_yours()
-        if not MAY_SEE[self.principal.role][Sight.LIVE]:
+        if not MAY_SEE[self.principal.role][TripField.LIVE]:
             raise not_yours()
         feed = self.service.hub.feeds.get(self.trip_id)
         if feed is None:
@@ -100,7 +100,7 @@ class PassengerConnection(Connection):
             raise SocketClosed(CloseCode.OVERLOADED)
         # From here to the registration nothing may be awaited: nothing falls through between them.
         now = self.service.clock()
-        if not may_see(self.principal.role, Sight.POSITION, feed.trip.status):
+        if not may_see(self.principal.role, TripField.POSITION, feed.trip.status):
             feed.begin(self.queue, stored=(), unstored=(), last={}, now=now)
         elif line is None:
             feed.begin(self.queue, stored=(), unstored=unstored, last={}, now=now)
@@ -110,7 +110,7 @@ class PassengerConnection(Connection):
             feed.begin(self.queue, stored=line.stored, unstored=line.unstored, last=line.last, now=now)
 
     def _check(self, trip: Trip) -> None:
-        if not may_see(self.principal.role, Sight.LIVE, trip.status):
+        if not may_see(self.principal.role, TripField.LIVE, trip.status):
             raise SocketClosed(CloseCode.TRIP_OVER)
 
     def left(self) -> None:
