@@ -13,10 +13,10 @@ LAYERS = """
     config geojson keys lag lanes routes
     auth protocol demo
     access budgets downloads store
-    audit change_upkeep erasure gpx hub.loading hub.reader_queue hub.grid sockets.limits hub.geofences
-    hub.alerts hub.feed hub.fleet hub.fleets hub.hub hub.follower hub.change_feed ingest.clocks
-    watch ingest
-    history loader silences hub.live_state services
+    audit change_upkeep erasure gpx hub.loading hub.reader_queue hub.grid sockets.limits
+    hub.feed hub.fleet hub.fleets hub.hub hub.follower hub.change_feed ingest.clocks
+    monitor ingest
+    history hub.live_state services
     refiling
     service
     sockets api

@@ -156,7 +156,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             logger.critical("the database lacks what this hub saw committed: everybody is sent away, and all is read anew")
             known = old.service
             url = require_database(known.settings)
-            life = _Life(assemble(known.settings, url, known.auth, known.clock, last_event=known.watch.last_event))
+            life = _Life(assemble(known.settings, url, known.auth, known.clock, last_event=known.monitor.last_event))
             await life.begin()
             app.state.service = life.service
             await old.give_up()
@@ -230,10 +230,10 @@ class _Life:
                 "beat": _beat(service),
                 "lag": lag.measure(service.settings.lag_interval),
                 "fleet tick": _fleet_tick(service),
-                "watch": service.watch.run(),
+                "monitor": service.monitor.run(),
                 "fleets": service.loader.run(),
                 "silences": service.silences.run(),
-                EVENTS: service.watch.deliver(),
+                EVENTS: service.monitor.deliver(),
                 AUDIT: service.audit.run(),
                 "revoked tokens": _learn_revoked(service),
                 "housekeeping": _keep_house(service),
@@ -255,7 +255,7 @@ class _Life:
             # What is not stored was not acknowledged, so the devices have it still.
             _step("storing the fixes", seconds, service.recorder.flush(), by=self._tasks.get(RECORDER)),
             # Nobody else has these.
-            _step("storing the events", seconds, service.watch.flush(), by=self._tasks.get(EVENTS)),
+            _step("storing the events", seconds, service.monitor.flush(), by=self._tasks.get(EVENTS)),
         )
         seconds = min(seconds, LATEST_SECONDS)
         await asyncio.gather(

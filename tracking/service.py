@@ -26,8 +26,10 @@ from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.sources import Sources
 from tracking.lanes import Lanes, give_back
-from tracking.loader import Loader
 from tracking.model import Clock, Trip
+from tracking.monitor.loader import Loader
+from tracking.monitor.monitor import Monitor
+from tracking.monitor.silence import Silences
 from tracking.refiling import Refiling
 from tracking.services.access import Access
 from tracking.services.fleets import Fleets
@@ -35,7 +37,6 @@ from tracking.services.geofences import Geofences
 from tracking.services.messages import Messages
 from tracking.services.trips import Trips
 from tracking.services.vehicles import Vehicles
-from tracking.silences import Silences
 from tracking.sockets.limits import ConnectionLimits
 from tracking.store import changes, positions, trips
 from tracking.store.batches import Batches
@@ -43,7 +44,6 @@ from tracking.store.gathered import Gathered
 from tracking.store.marks import Marks
 from tracking.store.pool import Database
 from tracking.store.positions import TrackRow
-from tracking.watch import Watch
 
 HOUSEKEEPING_TIMEOUT = 60.0
 BACKLOG_GROUPS = 2
@@ -111,7 +111,7 @@ class Service:
     sums: Sums
     erasures: Erasures
     retention: Retention
-    watch: Watch
+    monitor: Monitor
     loader: Loader
     """of fleets"""
     silences: Silences
@@ -196,8 +196,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     batches = Batches(housekeeping)
     erasures = Erasures(database, batches, clock, settled=recorder.settled)
     sums = Sums(summing, clock)
-    watch = Watch(database, hub.fleets, clock, gone_after=settings.gone_after, last_event=last_event)
-    live = LiveState(sources, hub, watch, auth, clock)
+    monitor = Monitor(database, hub.fleets, clock, gone_after=settings.gone_after, last_event=last_event)
+    live = LiveState(sources, hub, monitor, auth, clock)
     change_feed = ChangeFeed(
         database,
         auth,
@@ -208,12 +208,12 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         per_token=settings.change_readers_per_token,
     )
     follower = Follower(following, database, marks, live, clock=clock, on_applied=change_feed.add)
-    watch.on_stored = follower.wake
-    silences = Silences(database, hub.fleets, watch, clock, gone_after=settings.gone_after)
+    monitor.on_stored = follower.wake
+    silences = Silences(database, hub.fleets, monitor, clock, gone_after=settings.gone_after)
     loader = Loader(
         database,
         hub.fleets,
-        watch,
+        monitor,
         follower.begin,
         clock,
         sweeping=silences.sweeping,
@@ -288,7 +288,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
                 "latest": hub.fleets.forget_places,
             },
         ),
-        watch=watch,
+        monitor=monitor,
         loader=loader,
         silences=silences,
         audit=Audit(database, clock, addresses=settings.audit_addresses),

@@ -129,7 +129,7 @@ class FuzzHub:
             database._pool = pools[number]
         await self.service.follower.begin()
         await _read_revoked(self.service)
-        works = (self.service.watch.run(), self.service.loader.run())
+        works = (self.service.monitor.run(), self.service.loader.run())
         self._tasks = [asyncio.create_task(work) for work in works]
         return self
 
@@ -157,10 +157,10 @@ class FuzzHub:
             service.latest.run(),
             service.revisions.run(),
             service.refiling.run(),
-            service.watch.run(),
+            service.monitor.run(),
             service.loader.run(),
             service.silences.run(),
-            service.watch.deliver(),
+            service.monitor.deliver(),
         )
         self._tasks = [asyncio.create_task(work) for work in works]
         self.alive = True

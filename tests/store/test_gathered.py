@@ -19,13 +19,13 @@ from tracking.hub.hub import Hub
 from tracking.hub.live_state import LiveState
 from tracking.ingest.sources import Sources
 from tracking.model import Fleet, Place, Vehicle, system_clock
+from tracking.monitor.monitor import Monitor
 from tracking.services.messages import Messages
 from tracking.services.trips import Trips
 from tracking.store import fleets, messages, trips, vehicles
 from tracking.store.gathered import AT_ONCE, Gathered
 from tracking.store.marks import Marks
 from tracking.store.pool import Connection, Database
-from tracking.watch import Watch
 
 
 class Asked:
@@ -152,8 +152,8 @@ def new_hub() -> Hub:
 def new_follower(database: Database, sources: Sources) -> Follower[Any]:
     hub = new_hub()
     auth = Auth(load(jwt_secret=SECRET))
-    watch = Watch(database, hub.fleets, system_clock, gone_after=3_600)
-    return Follower(database, database, Marks(), LiveState(sources, hub, watch, auth, system_clock))
+    monitor = Monitor(database, hub.fleets, system_clock, gone_after=3_600)
+    return Follower(database, database, Marks(), LiveState(sources, hub, monitor, auth, system_clock))
 
 
 def new_messages(database: Database, follower: Follower[Any]) -> Messages:

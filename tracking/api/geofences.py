@@ -73,7 +73,7 @@ async def list_all(request: Request) -> Response:
     fleet = await fleet_of(request)
     service = service_of(request)
     # Every page asks for them each time that it connects.
-    listing = await service.watch.listing(fleet.fleet_id)
+    listing = await service.monitor.listing(fleet.fleet_id)
     if listing is None:
         async with service.database.connection() as connection:
             rows = await geofences.rows_of_fleet(connection, fleet.fleet_id)

@@ -10,7 +10,6 @@ from typing import Protocol, TypeAlias
 
 from msgspec import UNSET, UnsetType
 
-from tracking.hub.alerts import Watched
 from tracking.hub.grid import ZOOM, Area, Cell, Pyramid, area_of, cell_name, column_of, row_of, shared_parts
 from tracking.hub.reader_queue import ReaderQueue
 from tracking.metrics import FLEET_DELIVERIES, SKIPPED
@@ -55,7 +54,7 @@ class LiveVehicle:
         "status",
         "trip",
         "vehicle",
-        "watched",
+        "waits_from",
     )
 
     def __init__(self, vehicle: Vehicle, feed: "FleetFeed") -> None:
@@ -81,7 +80,8 @@ class LiveVehicle:
         """nobody knows where it is now: it is silent, or what it sends is old"""
         self.standing = False
         self.status = self.judge_status()
-        self.watched = Watched()
+        self.waits_from: int | None = None
+        """the fix time of its first move that waits, or waited, until its fleet is loaded"""
 
     def judge_status(self) -> VehicleStatus:
         if self.lost or self.position is None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from tracking.hub.alerts import Watched
 from tracking.hub.fleet import FleetFeed, LiveVehicle, Slices
 from tracking.hub.loading import Loading
 from tracking.metrics import CLOCKS_WRONG
@@ -16,7 +15,7 @@ MAX_MOVES = 100_000
 
 
 class Fleets:
-    """The fleets in memory, and vehicles of others that somebody drives. `tracking.loader` reads them from the store,
+    """The fleets in memory, and vehicles of others that somebody drives. `tracking.monitor.loader` reads them from the store,
     `live_state` keeps them up to date.
 
     `moves` are the positions that moved a marker, in order, for the watch to take. Those of a fleet that is not loaded wait
@@ -38,6 +37,10 @@ class Fleets:
         """Told of a fleet that is not held, and of which a vehicle moved."""
         self.on_doubt: Callable[[str], None] = lambda _: None
         """Told of a fleet that may be another than it is known to be here."""
+        self.on_gone: Callable[[LiveVehicle], None] = lambda _: None
+        """Told of a vehicle that is not in memory any more."""
+        self.on_transferred: Callable[[LiveVehicle], None] = lambda _: None
+        """Told of a vehicle that is another fleet's now."""
         CLOCKS_WRONG.set(0)
 
     # --- loading ------------------------------------------------------------------------------------------------------
@@ -60,8 +63,8 @@ class Fleets:
         """The move is to be judged when the vehicle's fleet is loaded."""
         feed = vehicle.feed
         feed.waiting.append((vehicle, position))
-        if vehicle.watched.waits_from is None:
-            vehicle.watched.waits_from = position.fix_time
+        if vehicle.waits_from is None:
+            vehicle.waits_from = position.fix_time
         self.waiting += 1
         if self.waiting > MAX_MOVES:
             longest = max(self.feeds.values(), key=lambda feed: len(feed.waiting))
@@ -79,6 +82,7 @@ class Fleets:
         self.by_number.pop(live.number, None)
         live.feed.leave(live)
         live.feed.vehicles.discard(live)
+        self.on_gone(live)
 
     def of_fleet(self, vehicle_id: str, fleet_id: str) -> LiveVehicle | None:
         """The vehicle, where it is known to be in this fleet: what is known of it while it was in another is not to be seen."""
@@ -129,7 +133,8 @@ class Fleets:
                 # Where it was, and in which fences, is the other fleet's to know.
                 live.joined_at = joined_at
                 live.position = None
-                live.watched = live.watched.of_another_fleet()
+                live.waits_from = None
+                self.on_transferred(live)
             feed.restate(live)
         if number and live.number != number:
             self.by_number.pop(live.number, None)
@@ -149,7 +154,7 @@ class Fleets:
                 live.feed.broadcast(frame(VehicleGone(vehicle_id)))
             # Whoever holds it still, to look after it some seconds from now, holds nothing of where it was.
             live.position = None
-            live.watched = Watched()
+            self.on_gone(live)
 
     def forget_places(self, vehicle_ids: Iterable[str]) -> None:
         """Where these were last is not kept any more; those that are on the map stay there."""

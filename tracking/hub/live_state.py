@@ -17,13 +17,13 @@ from tracking.hub.follower import NotRead, NotUnderstood
 from tracking.hub.hub import Hub
 from tracking.ingest.sources import Source, Sources, newest_spans
 from tracking.model import Clock, Event, EventKind, Fleet, Trip
+from tracking.monitor.monitor import Monitor
 from tracking.store import events, fleets, messages, trips, vehicles
 from tracking.store.changes import EVENT, ChangeKind, Row
 from tracking.store.messages import Message
 from tracking.store.pool import Connection
 from tracking.store.trips import Span
 from tracking.store.vehicles import Stored
-from tracking.watch import Watch
 
 Key = TypeVar("Key")
 
@@ -74,10 +74,10 @@ class LiveState:
     vehicle its spans as they are now, oldest first.
     """
 
-    def __init__(self, sources: Sources, hub: Hub, watch: Watch, auth: Auth, clock: Clock) -> None:
+    def __init__(self, sources: Sources, hub: Hub, monitor: Monitor, auth: Auth, clock: Clock) -> None:
         self._sources = sources
         self._hub = hub
-        self._watch = watch
+        self._monitor = monitor
         self._auth = auth
         self._clock = clock
         self.on_erased: Callable[[set[int]], None] = lambda _: None
@@ -177,7 +177,9 @@ class LiveState:
                 self._vehicle_gone(row.vehicle, subject)
             return None
         if row.kind in _OF_A_GEOFENCE:
-            return self._watch.geofence_at(row.fleet_id, subject) if row.fleet_id is not None and subject is not None else None
+            return (
+                self._monitor.geofence_at(row.fleet_id, subject) if row.fleet_id is not None and subject is not None else None
+            )
         if row.kind == ChangeKind.TOKEN_REVOKED:
             if subject is not None:
                 self._revoked(subject)
@@ -201,7 +203,7 @@ class LiveState:
             if number is None:
                 raise NotUnderstood("it does not say which event it is about")
             if (event := state.events.get(number)) is not None:
-                self._watch.event_stored(row.fleet_id or "", event)
+                self._monitor.event_stored(row.fleet_id or "", event)
         else:
             self._apply_trip(row, subject, state, as_of)
             if row.kind not in _KINDS:
@@ -336,7 +338,7 @@ class LiveState:
             return
         fleet = state.fleets.get(fleet_id)
         if fleet is not None and feed.as_of < as_of:
-            self._watch.fleet_changed(fleet)
+            self._monitor.fleet_changed(fleet)
             feed.as_of = as_of
 
     # --- trips --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Enters and exits as the watch tells them, against the slow truth; and the laws that hold for every fence and move."""
+"""Enters and exits as the monitor tells them, against the slow truth; and the laws that hold for every fence and move."""
 
 import asyncio
 import csv
@@ -18,12 +18,12 @@ import shapely
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from tests.hub.geofence_truth import METRES, Ground, Seen, truth
-from tests.hub.watching import BEGIN, Watching, crossings
-from tracking import watch
+from tests.monitor.geofence_truth import METRES, Ground, Seen, truth
+from tests.monitor.monitoring import BEGIN, Monitored, crossings
 from tracking.geojson import MAX_VERTICES, checked_geometry, shape_of
-from tracking.hub.geofences import Fence, Move, move_of
 from tracking.model import Geofence
+from tracking.monitor import monitor as module
+from tracking.monitor.geofences import Fence, Move, move_of
 from tracking.protocol.fit import geofence_news
 
 DATA = Path(__file__).parents[2].parent / "shared/data"
@@ -135,22 +135,22 @@ def random_way(rng: random.Random, vehicle_id: str, place: Place, fence: Geometr
     return seen
 
 
-def watched(fences: dict[str, Geometry], seen: list[Seen], rng: random.Random | None, most: int = 60) -> Watching:
-    """The watch after it has looked at all of it, in batches of random sizes up to `most`."""
-    watching = Watching()
+def watched(fences: dict[str, Geometry], seen: list[Seen], rng: random.Random | None, most: int = 60) -> Monitored:
+    """The monitor after it has looked at all of it, in batches of random sizes up to `most`."""
+    monitored = Monitored()
     for geofence_id, geometry in fences.items():
-        watching.put(geofence_id, geometry)
+        monitored.put(geofence_id, geometry)
     left = 0
     for one in seen:
         if left == 0:
-            watching.watch.look()
+            monitored.monitor.look()
             left = rng.randint(1, most) if rng is not None else most
-        watching.clock = max(watching.clock, one.fix_time)
+        monitored.clock = max(monitored.clock, one.fix_time)
         # They drive, however they turn: what a receiver does while its vehicle stands is another matter.
-        watching.publish(one, speed=10.0)
+        monitored.publish(one, speed=10.0)
         left -= 1
-    watching.watch.look()
-    return watching
+    monitored.monitor.look()
+    return monitored
 
 
 def by_time(seen: list[Seen]) -> list[Seen]:
@@ -248,9 +248,9 @@ SEEDS = st.integers(0, 2**32)
 def test_who_is_parked_on_the_line_does_not_flap(seed: int, accuracies: list[float]) -> None:
     """Each fix lies within its own accuracy of a place on the edge, whichever accuracy the fix before it had."""
     rng, place = random.Random(seed), Place(9.52, 47.14)
-    watching = Watching()
-    watching.put("yard", {"type": "Polygon", "coordinates": [place.star(rng, 0, 0, 900, 500)]})
-    edge = shapely.Polygon(watching.watch._fences["fleet"].by_id["yard"].geofence.geometry["coordinates"][0]).exterior
+    monitored = Monitored()
+    monitored.put("yard", {"type": "Polygon", "coordinates": [place.star(rng, 0, 0, 900, 500)]})
+    edge = shapely.Polygon(monitored.monitor._fences["fleet"].by_id["yard"].geofence.geometry["coordinates"][0]).exterior
     on_edge = edge.interpolate(rng.random(), normalized=True)
     about = Place(on_edge.x, on_edge.y)
     ways = []
@@ -258,7 +258,7 @@ def test_who_is_parked_on_the_line_does_not_flap(seed: int, accuracies: list[flo
         far, turn = accuracy * rng.random() * 0.99, rng.uniform(0, 2 * math.pi)
         longitude, latitude = about.at(far * math.cos(turn), far * math.sin(turn))
         ways.append(Seen("van", BEGIN + number * 1000, longitude, latitude, max(accuracy, 1.0)))
-    assert len(crossings(watching.drive(*ways))) <= 1
+    assert len(crossings(monitored.drive(*ways))) <= 1
 
 
 @given(SEEDS)
@@ -327,16 +327,16 @@ def test_a_fix_more_on_a_straight_way_far_from_the_edge_changes_nothing(seed: in
 
 
 def test_a_way_across_the_date_line_does_not_go_round_the_world() -> None:
-    watching = Watching()
+    monitored = Monitored()
     square = [[-180.0, -18.0], [-179.0, -18.0], [-179.0, -16.0], [-180.0, -16.0], [-180.0, -18.0]]
     west = [[179.0, -18.0], [180.0, -18.0], [180.0, -16.0], [179.0, -16.0], [179.0, -18.0]]
-    watching.put("both", {"type": "MultiPolygon", "coordinates": [[square], [west]]})
-    watching.put(
+    monitored.put("both", {"type": "MultiPolygon", "coordinates": [[square], [west]]})
+    monitored.put(
         "greenwich",
         {"type": "Polygon", "coordinates": [Place(0, -17).ring((-9e5, -9e4), (9e5, -9e4), (9e5, 9e4), (-9e5, 9e4))]},
     )
     way = [178.9, 179.5, 179.99, -179.99, -179.5, -178.9, -179.9, 179.9]
-    told = watching.drive(*(Seen("van", BEGIN + i * 60_000, x, -17.0, 5.0) for i, x in enumerate(way)))
+    told = monitored.drive(*(Seen("van", BEGIN + i * 60_000, x, -17.0, 5.0) for i, x in enumerate(way)))
     assert [(event.kind.value, event.geofence_id) for event in told if event.geofence_id] == [
         ("enter", "both"),
         ("exit", "both"),
@@ -362,10 +362,10 @@ def test_a_fence_at_the_antimeridian_is_crossed_as_any_other(
     assume(all(abs(shift + x) > 1e-5 for x, _ in corners))
 
     def told(middle: float, geometry: Any) -> list[tuple[str, int]]:
-        watching = Watching()
-        watching.put("f", json.loads(shapely.to_geojson(geometry)))
+        monitored = Monitored()
+        monitored.put("f", json.loads(shapely.to_geojson(geometry)))
         wrapped = [((middle + x + 180.0) % 360.0 - 180.0, y - 17.0) for x, y in way]
-        events = watching.drive(*(Seen("van", BEGIN + i * 60_000, *place, 5.0) for i, place in enumerate(wrapped)))
+        events = monitored.drive(*(Seen("van", BEGIN + i * 60_000, *place, 5.0) for i, place in enumerate(wrapped)))
         return [(event.kind.value, event.fix_time or 0) for event in events if event.geofence_id]
 
     def at(middle: float) -> Any:
@@ -379,10 +379,12 @@ def test_a_fence_at_the_antimeridian_is_crossed_as_any_other(
 
 
 def test_the_poles_have_fences_too() -> None:
-    watching = Watching()
-    watching.put("cap", checked_geometry({"type": "Polygon", "coordinates": [[[0, 89], [90, 89], [90, 90], [0, 90], [0, 89]]]}))
+    monitored = Monitored()
+    monitored.put(
+        "cap", checked_geometry({"type": "Polygon", "coordinates": [[[0, 89], [90, 89], [90, 90], [0, 90], [0, 89]]]})
+    )
     way = [(45.0, 88.9), (45.0, 89.5), (45.0, 90.0), (170.0, 90.0), (-100.0, 89.5)]
-    told = watching.drive(*(Seen("van", BEGIN + i * 60_000, *at, 5.0) for i, at in enumerate(way)))
+    told = monitored.drive(*(Seen("van", BEGIN + i * 60_000, *at, 5.0) for i, at in enumerate(way)))
     assert [event.kind.value for event in told if event.geofence_id] == ["enter", "exit"]
 
 
@@ -400,34 +402,34 @@ def test_many_places_stand_where_each_by_itself_does(places: list[tuple[float, f
 
 async def test_a_new_fence_is_held_against_all_who_stand_there_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What they do between two steps counts: who left the fence by then did not enter it, who came in entered once."""
-    monkeypatch.setattr(watch, "SETTLED_AT_ONCE", 7)
-    watching = Watching()
+    monkeypatch.setattr(module, "SETTLED_AT_ONCE", 7)
+    monitored = Monitored()
     inside, outside = (9.5, 47.1), (9.9, 47.1)
     for number in range(100):
-        watching.publish(Seen(f"v{number}", BEGIN, *(inside if number < 50 else outside), 5.0))
-    watching.watch.look()
-    watching.told()
+        monitored.publish(Seen(f"v{number}", BEGIN, *(inside if number < 50 else outside), 5.0))
+    monitored.monitor.look()
+    monitored.told()
     square = [[9.4, 47.0], [9.6, 47.0], [9.6, 47.2], [9.4, 47.2], [9.4, 47.0]]
     fence = Fence(Geofence("fleet", "fence", checked_geometry({"type": "Polygon", "coordinates": [square]}), {}))
-    changing = asyncio.create_task(watching.watch.change_geofence(fence, geofence_news(fence.geofence)))
+    changing = asyncio.create_task(monitored.monitor.change_geofence(fence, geofence_news(fence.geofence)))
     await asyncio.sleep(0)
     assert not changing.done()
-    watching.clock += 60_000
+    monitored.clock += 60_000
     for number in range(100):
         # All change places, but for one that is erased.
-        watching.publish(Seen(f"v{number}", watching.clock, *(outside if number < 50 else inside), 5.0))
-    watching.fleets.forget("v60")
-    watching.watch.look()
+        monitored.publish(Seen(f"v{number}", monitored.clock, *(outside if number < 50 else inside), 5.0))
+    monitored.fleets.forget("v60")
+    monitored.monitor.look()
     await changing
     told: dict[str, list[str]] = {}
-    for event in watching.told():
+    for event in monitored.told():
         told.setdefault(event.vehicle_id, []).append(event.kind.value)
     assert "v60" not in told
     for number in range(100):
         kinds = [kind for kind in told.get(f"v{number}", []) if kind in ("enter", "exit")]
         assert kinds in ([["enter"]] if number >= 50 and number != 60 else [[], ["enter", "exit"]]), (number, kinds)
-        live = watching.fleets.vehicles.get(f"v{number}")
-        assert live is None or ("fence" in live.watched.inside) == (number >= 50)
+        live = monitored.fleets.vehicles.get(f"v{number}")
+        assert live is None or ("fence" in monitored.monitor.states[live].inside) == (number >= 50)
 
 
 def test_a_fence_of_20000_vertices_is_asked_without_an_overlay(monkeypatch: pytest.MonkeyPatch) -> None:

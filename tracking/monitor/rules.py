@@ -26,8 +26,8 @@ from msgspec import UNSET
 from shapely.geometry import LineString
 
 from tracking.geo import METRES_PER_DEGREE, around, distance
-from tracking.hub.geofences import Fences
 from tracking.model import EventKind, Fleet, Position, Trip, TripStatus
+from tracking.monitor.geofences import Fences
 
 STANDING_RADIUS = 30.0
 """Metres: what a receiver wanders while its vehicle stands."""
@@ -95,7 +95,7 @@ class Route:
         return longitude * self.narrow, position.latitude * METRES_PER_DEGREE
 
 
-class Watched:
+class AlertState:
     """What is remembered of one vehicle from position to position."""
 
     __slots__ = (
@@ -115,7 +115,6 @@ class Watched:
         "route",
         "silent",
         "speeding",
-        "waits_from",
     )
 
     def __init__(self) -> None:
@@ -126,8 +125,6 @@ class Watched:
         """a `signal_lost` was told, and no `signal_back` yet"""
         self.due = False
         """someone looks after when it falls silent"""
-        self.waits_from: int | None = None
-        """the fix time of its first move that waits, or waited, until its fleet is loaded"""
         self.inside: dict[str, Stay] = {}
         self.dwell_at = 0.0
         """the instant before which no stay is long enough to be told"""
@@ -145,9 +142,9 @@ class Watched:
         self.off_route = False
         self.route: Route | None = None
 
-    def of_another_fleet(self) -> "Watched":
+    def of_another_fleet(self) -> "AlertState":
         """What is left of it for a fleet that the vehicle goes to: when it was heard of, and nothing of where it was."""
-        fresh = Watched()
+        fresh = AlertState()
         fresh.heard, fresh.silent, fresh.due = self.heard, self.silent, self.due
         return fresh
 

@@ -1,23 +1,23 @@
-"""A real watch over real fleets, with no database behind it: what it would store waits, and is read there."""
+"""A real monitor over real fleets, with no database behind it: what it would store waits, and is read there."""
 
 import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-from tests.hub.geofence_truth import Seen, Told
+from tests.monitor.geofence_truth import Seen, Told
 from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.hub.fleets import Fleets
-from tracking.hub.geofences import Fence
 from tracking.model import Event, EventKind, Fleet, Geofence, Position, Vehicle
+from tracking.monitor.geofences import Fence
+from tracking.monitor.monitor import Monitor
 from tracking.protocol.fit import geofence_news
 from tracking.store.pool import Database
-from tracking.watch import Watch
 
 FLEET = "fleet"
 BEGIN = 1_700_000_000_000
 
 
-class Watching:
+class Monitored:
     """`clock` is the hub's, turned by the test."""
 
     def __init__(self, database: Database | None = None, **thresholds: Any) -> None:
@@ -25,17 +25,17 @@ class Watching:
         self.numbers: dict[str, int] = {}
         """the store's of the vehicles, where there is one"""
         self.fleets = Fleets()
-        self.watch = Watch(database or Database("postgresql://nowhere"), self.fleets, lambda: self.clock, gone_after=86_400)
+        self.monitor = Monitor(database or Database("postgresql://nowhere"), self.fleets, lambda: self.clock, gone_after=86_400)
         self.change_fleet(**thresholds)
 
     def change_fleet(self, fleet_id: str = FLEET, **thresholds: Any) -> FleetFeed:
         """The fleet has these thresholds, and is loaded."""
-        self.watch.fleet_changed(Fleet(fleet_id, "Fleet", **thresholds))
+        self.monitor.fleet_changed(Fleet(fleet_id, "Fleet", **thresholds))
         return self.fleets.loaded(fleet_id)
 
     def put(self, geofence_id: str, geometry: dict[str, Any], fleet_id: str = FLEET, **properties: Any) -> None:
         geofence = Geofence(fleet_id, geofence_id, geometry, properties)
-        change = self.watch.change_geofence(Fence(geofence), geofence_news(geofence))
+        change = self.monitor.change_geofence(Fence(geofence), geofence_news(geofence))
         # It only lets others have their turn, and there are none.
         with contextlib.suppress(StopIteration):
             while True:
@@ -55,20 +55,20 @@ class Watching:
         for one in seen:
             self.clock = max(self.clock, one.fix_time)
             self.publish(one, speed)
-            self.watch.look()
+            self.monitor.look()
         return self.told()
 
     def pass_time(self, seconds: float) -> list[Event]:
         """The hub's clock goes on, a second at a time, and looks; what was told meanwhile."""
         for _ in range(int(seconds)):
             self.clock += 1000
-            self.watch.look()
+            self.monitor.look()
         return self.told()
 
     def told(self) -> list[Event]:
         """What was told since the last time."""
-        news = [news.event for news in self.watch._waiting]
-        self.watch._waiting.clear()
+        news = [news.event for news in self.monitor._waiting]
+        self.monitor._waiting.clear()
         return news
 
 

@@ -14,14 +14,12 @@ import pytest
 
 from tests.clients import Api, Dispatcher, Driver, Message, Socket, fix, new_id
 from tests.faults.devices import until
-from tests.hub.geofence_truth import Seen
-from tests.hub.watching import BEGIN, FLEET, Watching, position_of
 from tests.hub_process import SECRET, HubProcess
+from tests.monitor.geofence_truth import Seen
+from tests.monitor.monitoring import BEGIN, FLEET, Monitored, position_of
 from tests.sockets.serving import serving
 from tests.test_events import INSIDE, OUTSIDE, listed, put_fence
 from tests.test_what_has_gone import Turned
-from tracking import loader as module
-from tracking import silences
 from tracking.app import create_app
 from tracking.auth import Auth
 from tracking.config import load
@@ -30,15 +28,17 @@ from tracking.hub import fleets as fleets_module
 from tracking.hub import loading as notes
 from tracking.hub.fleet import FleetFeed
 from tracking.hub.follower import NotRead
-from tracking.hub.geofences import Fences
 from tracking.hub.hub import Hub
 from tracking.hub.live_state import LiveState, State
 from tracking.hub.loading import Loading
 from tracking.model import Event, EventKind, Fleet, Place, Trip, TripStatus, Vehicle
+from tracking.monitor import loader as module
+from tracking.monitor import silence
+from tracking.monitor.geofences import Fences
+from tracking.monitor.monitor import Emitted, Monitor, built
 from tracking.service import Service, assemble
 from tracking.store import positions, vehicles
 from tracking.store.changes import ChangeKind, Row
-from tracking.watch import Watch, _News, built
 
 SETTINGS: Message = {"jwt_secret": SECRET, "ack_interval": 0}
 
@@ -90,7 +90,7 @@ def state_of(service: Service, fleet_id: str) -> Message:
     """All that a hub knows of a fleet."""
     feed = service.hub.fleets.feeds[fleet_id]
     assert feed.loaded
-    fences = service.watch._fences[fleet_id].by_id
+    fences = service.monitor._fences[fleet_id].by_id
     return {
         "fleet": feed.fleet,
         "fences": {geofence_id: fence.geofence for geofence_id, fence in fences.items()},
@@ -101,8 +101,8 @@ def state_of(service: Service, fleet_id: str) -> Message:
                 live.joined_at,
                 live.trip,
                 live.position is not None,
-                {i: (stay.since, stay.dwelt) for i, stay in live.watched.inside.items()},
-                live.watched.silent,
+                {i: (stay.since, stay.dwelt) for i, stay in service.monitor.states[live].inside.items()},
+                service.monitor.states[live].silent,
                 service.hub.fleets.by_number[live.number] is live,
             )
             for live in feed.vehicles
@@ -252,13 +252,13 @@ async def test_a_move_that_waited_goes_on_from_where_the_vehicle_was_stored(worl
         await positions.move_latest(connection, [seen])
     live = world.service.hub.fleets.know(stored.vehicle, stored.joined_at, stored.number)
     # Held up, so that it comes before the fleet is loaded.
-    async with world.service.watch.turn(fleet_id):
+    async with world.service.monitor.turn(fleet_id):
         next_seen = Seen(vehicle_id, before + 50_000, east, INSIDE["latitude"], 5.0)
         world.service.hub.fleets.publish(position_of(next_seen, world.clock(), vehicle=stored.number))
         assert world.service.hub.fleets.holds(fleet_id)
     await until(lambda: _count(api, fleet_id, 2), "both are told")
     assert [event["kind"] for event in await listed(api, fleet_id)] == ["enter", "exit"]
-    assert live.watched.inside == {}
+    assert world.service.monitor.states[live].inside == {}
 
 
 async def _count(api: Api, fleet_id: str, count: int) -> bool:
@@ -353,11 +353,11 @@ async def test_a_geofence_that_cannot_be_read_takes_no_other_with_it(world: Worl
     async with world.service.database.transaction() as connection:
         await connection.execute(broken, fleet_id, "broken")
     await world.service.loader.load(fleet_id)
-    known = world.service.watch._fences[fleet_id].by_id
+    known = world.service.monitor._fences[fleet_id].by_id
     assert set(known) == {"yard", "later"}
     async with world.service.database.transaction() as connection:
         await connection.execute(broken, fleet_id, "later")
-    await world.service.watch.geofence_at(fleet_id, "later")
+    await world.service.monitor.geofence_at(fleet_id, "later")
     assert set(known) == {"yard"}
 
 
@@ -444,7 +444,7 @@ async def test_screens_come_back_when_a_change_of_a_geofence_cannot_be_applied(
     fleet_id = await api.fleet()
     async with Dispatcher(world.url, fleet_id) as screen:
         await world.service.loader.load(fleet_id)
-        fail_once(monkeypatch, Watch, "change_geofence")
+        fail_once(monkeypatch, Monitor, "change_geofence")
         await put_fence(api, fleet_id)
         assert await screen.closed() == 1012
     await world.service.loader.load(fleet_id)
@@ -602,19 +602,19 @@ def test_moves_that_wait_for_their_fleets_are_bounded_and_the_longest_row_gives(
     ]
 
 
-def test_a_change_of_a_fleet_that_came_into_memory_since_is_read_by_itself(world_of: LiveState, watching: Watching) -> None:
+def test_a_change_of_a_fleet_that_came_into_memory_since_is_read_by_itself(world_of: LiveState, monitored: Monitored) -> None:
     row = Row(7, 1, 0, 1, FLEET, None, ChangeKind.FLEET_CHANGED, FLEET, None, None)
     with pytest.raises(NotRead):
         world_of.apply(row, State(), 7)
-    watching.fleets.feeds[FLEET].as_of = 7
+    monitored.fleets.feeds[FLEET].as_of = 7
     world_of.apply(row, State(), 7)
     asked = State()
     asked.asked_fleets.add(FLEET)
     asked.fleets[FLEET] = Fleet(FLEET, "Newer")
     world_of.apply(row, asked, 7)
-    assert watching.fleets.feeds[FLEET].fleet.name == "Fleet"
+    assert monitored.fleets.feeds[FLEET].fleet.name == "Fleet"
     world_of.apply(row, asked, 8)
-    assert watching.fleets.feeds[FLEET].fleet.name == "Newer"
+    assert monitored.fleets.feeds[FLEET].fleet.name == "Newer"
 
 
 def test_a_name_is_read_for_whoever_watches_a_trip_though_its_fleet_is_not_in_memory(world_of: LiveState, hub_of: Hub) -> None:
@@ -632,15 +632,15 @@ def test_a_name_is_read_for_whoever_watches_a_trip_though_its_fleet_is_not_in_me
 
 
 @pytest.fixture
-def watching() -> Watching:
-    return Watching()
+def monitored() -> Monitored:
+    return Monitored()
 
 
 @pytest.fixture
-def service_of(watching: Watching) -> Service:
+def service_of(monitored: Monitored) -> Service:
     settings = load(database_url="postgresql://nowhere", **SETTINGS)
     service = assemble(settings, "postgresql://nowhere", Auth(settings, lambda: BEGIN), lambda: BEGIN)
-    service.hub.fleets = watching.fleets
+    service.hub.fleets = monitored.fleets
     return service
 
 
@@ -650,8 +650,8 @@ def hub_of(service_of: Service) -> Hub:
 
 
 @pytest.fixture
-def world_of(service_of: Service, watching: Watching) -> LiveState:
-    return LiveState(service_of.sources, service_of.hub, watching.watch, service_of.auth, lambda: BEGIN)
+def world_of(service_of: Service, monitored: Monitored) -> LiveState:
+    return LiveState(service_of.sources, service_of.hub, monitored.monitor, service_of.auth, lambda: BEGIN)
 
 
 # --- letting go -----------------------------------------------------------------------------------------------------------
@@ -691,7 +691,7 @@ class Yard:
         # In steps: a clock that jumps is one that was set.
         for _ in range(14):
             self.world.clock.ahead += 5_000
-            self.world.service.watch.look()
+            self.world.service.monitor.look()
         await self.told("enter", "signal_lost")
 
 
@@ -703,13 +703,13 @@ def yard(world: World, api: Api) -> Yard:
 async def test_a_fleet_that_was_let_go_is_loaded_anew_and_nothing_is_told_twice_or_missed(world: World, yard: Yard) -> None:
     driver = await yard.enter()
     await yard.fall_silent()
-    hub_fleets, watch, loader = world.service.hub.fleets, world.service.watch, world.service.loader
+    hub_fleets, monitor, loader = world.service.hub.fleets, world.service.monitor, world.service.loader
     await loader.let_go()
     assert world.feed(yard.fleet_id) is not None
     world.clock.ahead += module.UNUSED_MS
     await loader.let_go()
     assert (world.feed(yard.fleet_id), hub_fleets.vehicles, hub_fleets.by_number) == (None, {}, {})
-    assert (hub_fleets.holds(yard.fleet_id), watch._fences, await watch.listing(yard.fleet_id)) == (False, {}, None)
+    assert (hub_fleets.holds(yard.fleet_id), monitor._fences, await monitor.listing(yard.fleet_id)) == (False, {}, None)
     for _ in range(10):
         world.clock.ahead += 10_000
         assert not await world.service.silences.sweep()
@@ -718,7 +718,7 @@ async def test_a_fleet_that_was_let_go_is_loaded_anew_and_nothing_is_told_twice_
         await driver.acknowledged(3)
         await yard.told("enter", "signal_lost", "signal_back", "exit")
         live = hub_fleets.vehicles[yard.vehicle_id]
-        assert not live.watched.silent and live.watched.inside == {}
+        assert not monitor.states[live].silent and monitor.states[live].inside == {}
 
 
 async def test_a_fleet_is_kept_for_whoever_looks_drives_or_is_not_silent(world: World, yard: Yard) -> None:
@@ -746,9 +746,11 @@ async def test_a_fleet_is_kept_for_whoever_looks_drives_or_is_not_silent(world: 
         await until(lambda: bool(world.service.hub.drivers), "somebody drives")
         assert await is_kept()
     await until(lambda: not world.service.hub.drivers, "nobody drives")
-    world.service.watch._group = [_News(feed, yard.fleet_id, live, live.number, Event(0, EventKind.IDLE, yard.vehicle_id, 0))]
+    world.service.monitor._group = [
+        Emitted(feed, yard.fleet_id, live, live.number, Event(0, EventKind.IDLE, yard.vehicle_id, 0))
+    ]
     assert await is_kept()
-    world.service.watch._group = []
+    world.service.monitor._group = []
     assert not await is_kept()
 
 
@@ -824,7 +826,7 @@ class Parked:
 @pytest.fixture
 def no_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     """But those that the test makes."""
-    monkeypatch.setattr(silences.Silences, "run", lambda _: asyncio.Event().wait())
+    monkeypatch.setattr(silence.Silences, "run", lambda _: asyncio.Event().wait())
 
 
 @pytest.fixture
@@ -850,7 +852,7 @@ async def test_signal_lost_is_told_once_of_who_is_silent_though_nobody_looks(par
     assert (event["latitude"], event["longitude"]) == (47.1, 9.5)
     # Whoever looks now finds it silent, and the next position is its signal's coming back, once.
     await world.service.loader.load(quick)
-    assert world.service.hub.fleets.vehicles[silent].watched.silent
+    assert world.service.monitor.states[world.service.hub.fleets.vehicles[silent]].silent
     async with Driver(world.url, silent) as driver:
         await driver.report(fix(1, fix_time=world.clock()))
         await driver.acknowledged(1)
@@ -864,10 +866,10 @@ async def test_of_a_fleet_in_memory_the_watch_tells_and_the_sweep_does_not(parke
     await world.service.loader.load(held)
     live = world.service.hub.fleets.vehicles[in_memory]
     await parked.sweep(40)
-    live.watched.heard = world.clock()
+    world.service.monitor.states[live].heard = world.clock()
     await parked.sweep(40)
     assert await parked.silent(other) == [silent]
-    assert not live.watched.silent
+    assert not world.service.monitor.states[live].silent
 
 
 async def test_two_hubs_that_sweep_at_once_tell_of_each_once(parked: Parked, world: World, api: Api) -> None:
@@ -883,7 +885,7 @@ async def test_two_hubs_that_sweep_at_once_tell_of_each_once(parked: Parked, wor
 
 
 async def test_many_are_told_of_in_parts(parked: Parked, world: World, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(silences, "MOST", 2)
+    monkeypatch.setattr(silence, "MOST", 2)
     fleet_id = await api.fleet()
     for _ in range(5):
         await parked.park(fleet_id, 100)
@@ -910,7 +912,7 @@ async def test_a_fleet_that_is_loaded_during_a_sweep_finds_what_that_told(parked
         await until(lambda: world.service.hub.fleets.holds(fleet_id), "the fleet is wanted")
     await asyncio.gather(sweeping, loading)
     assert await parked.silent(fleet_id) == [silent]
-    assert world.service.hub.fleets.vehicles[silent].watched.silent
+    assert world.service.monitor.states[world.service.hub.fleets.vehicles[silent]].silent
 
 
 async def test_while_nobody_could_be_heard_nobody_falls_silent(parked: Parked, world: World, api: Api) -> None:
@@ -918,7 +920,7 @@ async def test_while_nobody_could_be_heard_nobody_falls_silent(parked: Parked, w
     silent = await parked.park(fleet_id, 30)
     await parked.sweep(50)
     # As after a stop of the process, or while the database was away.
-    world.clock.ahead += silences.PAUSE_MS
+    world.clock.ahead += silence.PAUSE_MS
     await world.service.silences.sweep()
     await parked.sweep(50)
     assert await parked.silent(fleet_id) == []

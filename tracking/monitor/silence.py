@@ -1,6 +1,6 @@
 """Silences of vehicles whose fleet is not in memory: nobody drives for it or looks at it, as after a restart.
 
-A sweep over the store finds them. Of the fleets in memory the watch tells.
+A sweep over the store finds them. Of the fleets in memory the monitor tells.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from tracking.geo import unpack_point
 from tracking.hub.fleets import Fleets
 from tracking.metrics import EVENTS
 from tracking.model import Clock, Event, EventKind
+from tracking.monitor.monitor import Monitor, old_after
 from tracking.store import events
 from tracking.store.events import Quiet
 from tracking.store.pool import Database
-from tracking.watch import Watch, old_after
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ class Silences:
     store for those who came.
     """
 
-    def __init__(self, database: Database, fleets: Fleets, watch: Watch, clock: Clock, *, gone_after: float) -> None:
+    def __init__(self, database: Database, fleets: Fleets, monitor: Monitor, clock: Clock, *, gone_after: float) -> None:
         self._database = database
         self._fleets = fleets
-        self._watch = watch
+        self._monitor = monitor
         self._clock = clock
         self._gone_after_ms = int(gone_after * 1000)
         self._could_hear_since: int | None = None
@@ -99,8 +99,8 @@ class Silences:
 
     async def _tell(self, found: list[Quiet], now: int) -> None:
         async with self._database.transaction() as connection:
-            ids = await events.reserve(connection, len(found), after=self._watch.last_event)
-            self._watch.event_numbered(ids[-1])
+            ids = await events.reserve(connection, len(found), after=self._monitor.last_event)
+            self._monitor.event_numbered(ids[-1])
             stored = await events.insert(
                 connection,
                 [one.fleet_id for one in found],
@@ -109,7 +109,7 @@ class Silences:
                 newly_silent=True,
             )
         EVENTS.labels(EventKind.SIGNAL_LOST.value).inc(len(stored))
-        self._watch.on_stored()
+        self._monitor.on_stored()
 
 
 def _event(number: int, quiet: Quiet, now: int) -> Event:

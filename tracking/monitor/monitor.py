@@ -1,4 +1,4 @@
-"""The watch over all fleets: looks at every move, and tells dispatchers of what happened once it is committed.
+"""The monitor over all fleets: looks at every move, and tells dispatchers of what happened once it is committed.
 
     hub.publish -> moves -> look, five times a second: fences and alerts -> events -> COMMIT -> the fleet's dispatchers
 
@@ -20,12 +20,12 @@ import tenacity
 from msgspec import UNSET
 
 from tracking.errors import StoreUnavailable, StoreWentBack
-from tracking.hub.alerts import GAP_MS, LATE_MS, Alert, Route, Stay, are_on_route
 from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.hub.fleets import Fleets
-from tracking.hub.geofences import Fence, Fences, Move, move_of
 from tracking.metrics import CHANGES_FAILED, EVENT_FAILURES, EVENTS
 from tracking.model import Clock, Event, EventKind, Fleet, Position
+from tracking.monitor.geofences import Fence, Fences, Move, move_of
+from tracking.monitor.rules import GAP_MS, LATE_MS, Alert, AlertState, Route, Stay, are_on_route
 from tracking.protocol.codec import frame
 from tracking.protocol.dispatcher import EventNews, GeofenceGone, GeofenceNews
 from tracking.protocol.fit import geofence_news
@@ -61,7 +61,7 @@ _FAULTS_OF_EVENTS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationErro
 """What may be wrong with an event itself. Every other error is the database's, and is waited out."""
 
 
-class _News(NamedTuple):
+class Emitted(NamedTuple):
     feed: FleetFeed
     fleet_id: str
     vehicle: LiveVehicle
@@ -90,7 +90,13 @@ _until_stored = tenacity.retry(
 )
 
 
-class Watch:
+class _States(dict[LiveVehicle, AlertState]):
+    def __missing__(self, vehicle: LiveVehicle) -> AlertState:
+        state = self[vehicle] = AlertState()
+        return state
+
+
+class Monitor:
     """`run` looks after the fleets in memory, until it is cancelled; `deliver` stores and tells what it saw.
 
     `gone_after` (s) is how long a vehicle may be silent before it leaves its fleet's map.
@@ -104,13 +110,17 @@ class Watch:
         self._fleets = fleets
         self._clock = clock
         self._gone_after_ms = int(gone_after * 1000)
+        self.states = _States()
+        """What is remembered of each vehicle that was heard of, for as long as it is in memory."""
+        fleets.on_gone = self._forget
+        fleets.on_transferred = self._transferred
         self._fences: dict[str, Fences] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """of changes of a fleet's geofences, and of its loading"""
         self._moves: deque[tuple[LiveVehicle, Position]] = deque()
         """Those that this look judges, in order, and has not judged yet."""
-        self._waiting: list[_News] = []
-        self._group: list[_News] = []
+        self._waiting: list[Emitted] = []
+        self._group: list[Emitted] = []
         """those that are being stored"""
         self._arrived = asyncio.Event()
         self._all_told = asyncio.Event()
@@ -122,7 +132,7 @@ class Watch:
         self.on_stored: Callable[[], None] = lambda: None
         """Told when events were committed, which the change log tells of."""
 
-    # --- what there is to watch ---------------------------------------------------------------------------------------
+    # --- what there is to monitor ---------------------------------------------------------------------------------------
 
     def turn(self, fleet_id: str) -> asyncio.Lock:
         """Held by who loads the fleet or lets it go, so that a geofence which changes meanwhile is read after it."""
@@ -140,30 +150,47 @@ class Watch:
 
     def take_up(self, vehicle: LiveVehicle, position: Position | None, stays: Sequence[StayRow], silent: bool) -> None:
         """What the store knows of a vehicle, unless it was heard of already."""
-        watched = vehicle.watched
-        judged = watched.heard is not None
+        if position is None and not stays and not silent:
+            return
+        state = self.states[vehicle]
+        judged = state.heard is not None
         if position is not None and vehicle.position is None:
             now = self._clock()
-            watched.previous = position
+            state.previous = position
             # Heard of just now, as far as its silence goes: while nobody looked, nobody could be heard.
-            watched.heard = now
+            state.heard = now
             vehicle.lost = vehicle.age_of(position) >= old_after(vehicle.feed.fleet.signal_lost_after)
             vehicle.feed.moved(vehicle, position)
             self._look_after(vehicle)
-        elif position is not None and watched.previous is None and position.fix_time < (watched.waits_from or 0):
+        elif position is not None and state.previous is None and position.fix_time < (vehicle.waits_from or 0):
             # Its moves are judged as of one that goes on from there.
-            watched.previous = position
+            state.previous = position
         if judged:
             return
         for stay in stays:
             if vehicle.feed.fleet.fleet_id == stay.fleet_id:
-                watched.inside[stay.geofence_id] = Stay(stay.since, stay.dwelt)
+                state.inside[stay.geofence_id] = Stay(stay.since, stay.dwelt)
         if silent:
             self._fall_silent(vehicle)
 
     def _fall_silent(self, vehicle: LiveVehicle) -> None:
-        vehicle.watched.silent = vehicle.lost = True
+        self.states[vehicle].silent = vehicle.lost = True
         vehicle.feed.restate(vehicle)
+
+    def is_heard(self, vehicle: LiveVehicle) -> bool:
+        """Its next silence is to be told."""
+        state = self.states.get(vehicle)
+        return state is not None and state.due and not state.silent
+
+    def _forget(self, vehicle: LiveVehicle) -> None:
+        """It is not in memory any more."""
+        self.states.pop(vehicle, None)
+
+    def _transferred(self, vehicle: LiveVehicle) -> None:
+        """It is another fleet's now."""
+        state = self.states.get(vehicle)
+        if state is not None:
+            self.states[vehicle] = state.of_another_fleet()
 
     def _fences_of(self, fleet_id: str) -> Fences:
         return self._fences.setdefault(fleet_id, Fences())
@@ -171,7 +198,8 @@ class Watch:
     def fleet_changed(self, fleet: Fleet) -> None:
         """After COMMIT: its name or thresholds are these now."""
         for vehicle in self._fleets.feed(fleet).vehicles:
-            vehicle.watched.dwell_at = 0.0
+            if (state := self.states.get(vehicle)) is not None:
+                state.dwell_at = 0.0
 
     async def change_geofence(self, fence: Fence, news: GeofenceNews) -> None:
         """After COMMIT: in force at once, for the vehicles that stand in it too. In steps: they may be thousands.
@@ -207,19 +235,19 @@ class Watch:
             position = vehicle.position
             if position is None or vehicle.cell is None or vehicle.feed.fleet.fleet_id != fleet_id:
                 continue
-            vehicle.watched.dwell_at = 0.0
+            state = self.states[vehicle]
+            state.dwell_at = 0.0
             is_near = west <= fence.beside(position.longitude) <= east and south <= position.latitude <= north
-            if is_near or geofence_id in vehicle.watched.inside:
+            if is_near or geofence_id in state.inside:
                 asked.append((vehicle, position))
         if not asked:
             return
         places = [(position.longitude, position.latitude) for _, position in asked]
         standing = fence.standing(places, [position.accuracy for _, position in asked])
         for (vehicle, position), inside in zip(asked, standing, strict=True):
-            if inside is not None and inside is not (geofence_id in vehicle.watched.inside):
-                self._tell_all(
-                    vehicle, position, vehicle.watched.change_fences(iter([(geofence_id, inside)]), position.fix_time)
-                )
+            state = self.states[vehicle]
+            if inside is not None and inside is not (geofence_id in state.inside):
+                self._tell_all(vehicle, position, state.change_fences(iter([(geofence_id, inside)]), position.fix_time))
 
     async def geofence_at(self, fleet_id: str, geofence_id: str) -> None:
         """Takes note of how the geofence is now: read from the store, one change of a fleet after the other.
@@ -276,7 +304,8 @@ class Watch:
         if feed is not None:
             feed.broadcast(frame(GeofenceGone(geofence_id)))
             for vehicle in feed.vehicles:
-                vehicle.watched.inside.pop(geofence_id, None)
+                if (state := self.states.get(vehicle)) is not None:
+                    state.inside.pop(geofence_id, None)
 
     async def listing(self, fleet_id: str) -> bytes | None:
         """The fleet's geofences as JSON, a FeatureCollection in the order of their ids; None where the fleet is not loaded."""
@@ -316,7 +345,7 @@ class Watch:
             look()
         except Exception:
             # The map, the recorder and who puts a fence must not go down with it.
-            logger.exception("a fault of ours in the watch: some moves were not judged")
+            logger.exception("a fault of ours in the monitor: some moves were not judged")
 
     def look(self) -> None:
         """Judges the moves since the last look, and who has not been heard of."""
@@ -344,7 +373,7 @@ class Watch:
                 self._look_at(feed, of_feed)
             except Exception:
                 # The other fleets, and those who are silent, must not go unseen with it.
-                logger.exception("a fault of ours in the watch: some moves of fleet %s were not judged", feed.fleet.fleet_id)
+                logger.exception("a fault of ours in the monitor: some moves of fleet %s were not judged", feed.fleet.fleet_id)
 
     def _look_for_the_silent(self) -> None:
         now = self._clock()
@@ -361,12 +390,13 @@ class Watch:
     def _look_at(self, feed: FleetFeed, moves: list[tuple[LiveVehicle, Position]]) -> None:
         fleet = feed.fleet
         fences = self._fences.get(fleet.fleet_id, _NO_FENCES)
-        touched = self._touched(fences, moves) if fences.by_id else None
+        states = [self.states[vehicle] for vehicle, _ in moves]
+        touched = _touched(fences, moves, states) if fences.by_id else None
         routes: dict[int, tuple[Route, Position, float]] = {}
         for number, (vehicle, position) in enumerate(moves):
             trip = vehicle.trip
-            if (trip is not None and trip.route is not None) or vehicle.watched.route is not None:
-                route = vehicle.watched.route_of(vehicle.trip)
+            if (trip is not None and trip.route is not None) or states[number].route is not None:
+                route = states[number].route_of(vehicle.trip)
                 # Where it was before the trip, or on another one, is no way off this one's route.
                 if route is not None and (position.trip_id == route.trip_id or vehicle.age_of(position) <= LATE_MS):
                     routes[number] = route, position, fleet.off_route_distance
@@ -374,74 +404,62 @@ class Watch:
         old = old_after(fleet.signal_lost_after)
         limited = fleet.speed_limit is not UNSET or fences.limit_speed
         for number, (vehicle, position) in enumerate(moves):
-            watched = vehicle.watched
-            watched.heard = position.server_time
-            if not watched.due:
+            state = states[number]
+            state.heard = position.server_time
+            if not state.due:
                 self._look_after(vehicle)
             is_old = vehicle.age_of(position) >= old
-            if watched.silent and not is_old:
-                watched.silent = False
+            if state.silent and not is_old:
+                state.silent = False
                 self._tell(vehicle, position, Alert(EventKind.SIGNAL_BACK))
-            if vehicle.lost is not (watched.silent or is_old):
+            if vehicle.lost is not (state.silent or is_old):
                 vehicle.lost = not vehicle.lost
                 feed.restate(vehicle)
-            if touched is not None and (touched[number][1] or watched.inside):
+            if touched is not None and (touched[number][1] or state.inside):
                 move, touches = touched[number]
-                asked = [i for i, wholly in touches.items() if not (wholly and i in watched.inside)]
-                asked += [i for i in watched.inside if i not in touches]
-                if asked and not watched.wanders(position):
-                    self._cross(vehicle, position, move, fences, asked)
-                if watched.inside and position.fix_time >= watched.dwell_at:
-                    self._tell_all(vehicle, position, watched.dwelling(position.fix_time, fleet, fences))
-            if limited or watched.speeding:
-                alert = watched.judge_speed(position, watched.limit(fleet, fences))
+                asked = [i for i, wholly in touches.items() if not (wholly and i in state.inside)]
+                asked += [i for i in state.inside if i not in touches]
+                if asked and not state.wanders(position):
+                    self._cross(vehicle, position, state, move, fences, asked)
+                if state.inside and position.fix_time >= state.dwell_at:
+                    self._tell_all(vehicle, position, state.dwelling(position.fix_time, fleet, fences))
+            if limited or state.speeding:
+                alert = state.judge_speed(position, state.limit(fleet, fences))
                 if alert is not None:
                     self._tell(vehicle, position, alert)
-            if (alert := watched.judge_standing(position, fleet.idle_after)) is not None:
+            if (alert := state.judge_standing(position, fleet.idle_after)) is not None:
                 self._tell(vehicle, position, alert)
-            if on_route and number in on_route and (alert := watched.judge_route(on_route[number])) is not None:
+            if on_route and number in on_route and (alert := state.judge_route(on_route[number])) is not None:
                 self._tell(vehicle, position, alert)
-            watched.previous = position
-            standing = watched.stands(position.fix_time)
+            state.previous = position
+            standing = state.stands(position.fix_time)
             if standing is not vehicle.standing:
                 vehicle.standing = standing
                 feed.restate(vehicle)
 
-    def _touched(self, fences: Fences, moves: list[tuple[LiveVehicle, Position]]) -> list[tuple[Move, dict[str, bool]]]:
-        before: dict[LiveVehicle, Position] = {}
-        made: list[Move] = []
-        for vehicle, position in moves:
-            previous = before.get(vehicle, vehicle.watched.previous)
-            before[vehicle] = position
-            start = accuracy_before = None
-            if previous is not None and position.fix_time - previous.fix_time <= GAP_MS:
-                start, accuracy_before = (previous.longitude, previous.latitude), previous.accuracy
-            made.append(move_of(start, (position.longitude, position.latitude), position.accuracy, accuracy_before))
-        return list(zip(made, fences.touched(made), strict=True))
-
-    def _cross(self, vehicle: LiveVehicle, position: Position, move: Move, fences: Fences, asked: list[str]) -> None:
-        watched = vehicle.watched
-
+    def _cross(
+        self, vehicle: LiveVehicle, position: Position, state: AlertState, move: Move, fences: Fences, asked: list[str]
+    ) -> None:
         def changes() -> Iterator[tuple[str, bool]]:
             for geofence_id in asked:
                 fence = fences.by_id.get(geofence_id)
                 if fence is None:
-                    watched.inside.pop(geofence_id, None)
+                    state.inside.pop(geofence_id, None)
                     continue
-                for inside in fence.walk(move, geofence_id in watched.inside):
+                for inside in fence.walk(move, geofence_id in state.inside):
                     yield geofence_id, inside
 
-        self._tell_all(vehicle, position, watched.change_fences(changes(), position.fix_time))
+        self._tell_all(vehicle, position, state.change_fences(changes(), position.fix_time))
 
     # --- silence ------------------------------------------------------------------------------------------------------
 
     def _look_after(self, vehicle: LiveVehicle) -> None:
         """Has it looked at in the second in which it will have been silent for too long."""
-        watched = vehicle.watched
-        assert watched.heard is not None
-        after = self._gone_after_ms if watched.silent else int(vehicle.feed.fleet.signal_lost_after * 1000)
-        second = max(min(watched.heard + after, self._swept + LOOK_AFTER_MS), self._swept) // 1000 + 1
-        watched.due = True
+        state = self.states[vehicle]
+        assert state.heard is not None
+        after = self._gone_after_ms if state.silent else int(vehicle.feed.fleet.signal_lost_after * 1000)
+        second = max(min(state.heard + after, self._swept + LOOK_AFTER_MS), self._swept) // 1000 + 1
+        state.due = True
         self._due.setdefault(second, []).append(vehicle)
 
     def _resume(self, now: int, gap: int) -> None:
@@ -449,16 +467,18 @@ class Watch:
         everyone = [vehicle for vehicles in self._due.values() for vehicle in vehicles]
         self._due = {now // 1000: everyone}
         for vehicle in everyone:
-            if vehicle.watched.heard is not None:
-                vehicle.watched.heard = min(vehicle.watched.heard + gap, now)
+            state = self.states.get(vehicle)
+            if state is not None and state.heard is not None:
+                state.heard = min(state.heard + gap, now)
 
     def _sweep(self, now: int) -> None:
         heard_meanwhile = {vehicle for vehicle, _ in self._fleets.moves}
         for second in [second for second in self._due if second <= now // 1000]:
             for vehicle in self._due.pop(second):
-                vehicle.watched.due = False
-                if not self._is_there(vehicle):
+                state = self.states.get(vehicle)
+                if state is None:
                     continue
+                state.due = False
                 if vehicle in heard_meanwhile:
                     self._look_after(vehicle)
                 else:
@@ -470,21 +490,22 @@ class Watch:
             for vehicle in feed.vehicles:
                 # Who stands in a fence may have nothing new to report.
                 position = vehicle.position
-                if not vehicle.watched.inside or position is None or vehicle.lost:
+                state = self.states.get(vehicle)
+                if state is None or not state.inside or position is None or vehicle.lost:
                     continue
                 # By its own clock: while it sends what it could not send for an hour, it is not later there yet.
                 instant = position.fix_time + max(0, now - position.server_time)
-                if instant >= vehicle.watched.dwell_at:
-                    self._tell_all(vehicle, position, vehicle.watched.dwelling(instant, feed.fleet, fences))
+                if instant >= state.dwell_at:
+                    self._tell_all(vehicle, position, state.dwelling(instant, feed.fleet, fences))
 
     def _check_silence(self, vehicle: LiveVehicle, now: int) -> None:
-        watched, feed = vehicle.watched, vehicle.feed
-        assert watched.heard is not None
+        state, feed = self.states[vehicle], vehicle.feed
+        assert state.heard is not None
         if not feed.loaded:
             # What it sent waits to be judged.
-            watched.heard = now
-        silent_for = now - watched.heard
-        if watched.silent:
+            state.heard = now
+        silent_for = now - state.heard
+        if state.silent:
             if silent_for >= self._gone_after_ms:
                 feed.leave(vehicle)
                 return
@@ -524,7 +545,7 @@ class Watch:
             late=late,
         )
         number = position.vehicle if position is not None else None
-        self._waiting.append(_News(vehicle.feed, vehicle.feed.fleet.fleet_id, vehicle, number, event))
+        self._waiting.append(Emitted(vehicle.feed, vehicle.feed.fleet.fleet_id, vehicle, number, event))
         if len(self._waiting) > MAX_WAITING:
             logger.error("%d events wait for the database: the oldest one is given up", MAX_WAITING)
             del self._waiting[0]
@@ -541,7 +562,7 @@ class Watch:
     def busy(self) -> set[FleetFeed]:
         """The fleets of which something is still to be judged or stored."""
         moves = chain(self._moves, self._fleets.moves)
-        return {vehicle.feed for vehicle, _ in moves} | {news.feed for news in chain(self._waiting, self._group)}
+        return {vehicle.feed for vehicle, _ in moves} | {emitted.feed for emitted in chain(self._waiting, self._group)}
 
     def event_numbered(self, number: int) -> None:
         """An event that may have been told has this id."""
@@ -564,39 +585,39 @@ class Watch:
                     await self._commit_apart(numbered)
                 self._group = []
 
-    async def _commit_apart(self, numbered: list[_News]) -> None:
+    async def _commit_apart(self, numbered: list[Emitted]) -> None:
         """Finds the event that the database refuses, so that it takes no others with it."""
-        for news in numbered:
+        for emitted in numbered:
             try:
-                await self._commit([news])
+                await self._commit([emitted])
             except _FAULTS_OF_EVENTS as error:
-                kind, vehicle_id = news.event.kind.value, news.event.vehicle_id
+                kind, vehicle_id = emitted.event.kind.value, emitted.event.vehicle_id
                 logger.error("an event is given up: the database refuses the %s of vehicle %s: %s", kind, vehicle_id, error)
 
     @_until_stored
-    async def _number(self, group: list[_News]) -> list[_News]:
+    async def _number(self, group: list[Emitted]) -> list[Emitted]:
         async with self._database.transaction() as connection:
             ids = await events.reserve(connection, len(group), after=self.last_event)
         self.event_numbered(ids[-1])
         return [
-            news._replace(event=msgspec.structs.replace(news.event, event_id=number))
-            for number, news in zip(ids, group, strict=True)
+            emitted._replace(event=msgspec.structs.replace(emitted.event, event_id=number))
+            for number, emitted in zip(ids, group, strict=True)
         ]
 
     @_until_stored
-    async def _commit(self, numbered: list[_News]) -> None:
+    async def _commit(self, numbered: list[Emitted]) -> None:
         # Of a vehicle that was removed while they waited, nothing is kept; and another one may have its id.
-        group = [news for news in numbered if self._is_there(news.vehicle)]
+        group = [emitted for emitted in numbered if self._is_there(emitted.vehicle)]
         if not group:
             return
         async with self._database.transaction() as connection:
             stored = await events.insert(
                 connection, [n.fleet_id for n in group], [n.number for n in group], [n.event for n in group]
             )
-        for news in group:
+        for emitted in group:
             # One that was removed just now has nothing more to be told of.
-            if news.event.event_id in stored and self._is_there(news.vehicle):
-                EVENTS.labels(news.event.kind.value).inc()
+            if emitted.event.event_id in stored and self._is_there(emitted.vehicle):
+                EVENTS.labels(emitted.event.kind.value).inc()
         self.on_stored()
 
     def _push(self, feed: FleetFeed, event: Event) -> None:
@@ -605,6 +626,21 @@ class Watch:
         elif event.fix_time is not None and event.server_time - event.fix_time <= SENT_LATE_MS:
             # Of all that a fleet tells after an hour's outage nobody's line may break: the list has it.
             feed.mention(frame(EventNews.of(event)))
+
+
+def _touched(
+    fences: Fences, moves: list[tuple[LiveVehicle, Position]], states: list[AlertState]
+) -> list[tuple[Move, dict[str, bool]]]:
+    before: dict[LiveVehicle, Position] = {}
+    made: list[Move] = []
+    for (vehicle, position), state in zip(moves, states, strict=True):
+        previous = before.get(vehicle, state.previous)
+        before[vehicle] = position
+        start = accuracy_before = None
+        if previous is not None and position.fix_time - previous.fix_time <= GAP_MS:
+            start, accuracy_before = (previous.longitude, previous.latitude), previous.accuracy
+        made.append(move_of(start, (position.longitude, position.latitude), position.accuracy, accuracy_before))
+    return list(zip(made, fences.touched(made), strict=True))
 
 
 def _made(row: geofences.Row) -> tuple[Fence, GeofenceNews]:

@@ -3,7 +3,7 @@
     want, load -> one snapshot: the fleet, its geofences, its vehicles part by part -> what was overtaken, again -> loaded
 
 A fleet is *held* from before the snapshot on, so every change that is applied meanwhile reaches what is in memory already, and
-is noted for what is not (`hub.loading`). Geofences that change meanwhile are read after it (`Watch.turn`).
+is noted for what is not (`hub.loading`). Geofences that change meanwhile are read after it (`Monitor.turn`).
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from tracking.errors import StoreUnavailable, StoreWentBack
 from tracking.hub.fleet import FleetFeed
 from tracking.hub.fleets import Fleets
 from tracking.model import Clock, Fleet, Position, Trip
+from tracking.monitor.monitor import Monitor, built
 from tracking.store import changes, events, fleets, geofences, positions, trips, vehicles
 from tracking.store.events import StayRow
 from tracking.store.pool import Connection, Database
 from tracking.store.vehicles import Stored
-from tracking.watch import Watch, built
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Loader:
         self,
         database: Database,
         hub_fleets: Fleets,
-        watch: Watch,
+        monitor: Monitor,
         follow: Callable[[], Awaitable[None]],
         clock: Clock,
         *,
@@ -74,7 +74,7 @@ class Loader:
     ) -> None:
         self._database = database
         self._fleets = hub_fleets
-        self._watch = watch
+        self._monitor = monitor
         self._follow = follow
         self._clock = clock
         self._sweeping = sweeping
@@ -146,7 +146,7 @@ class Loader:
         while True:
             try:
                 await self._follow()
-                async with self._rooms, self._watch.turn(fleet_id):
+                async with self._rooms, self._monitor.turn(fleet_id):
                     with self._fleets.loading.reading():
                         return await self._load_once(fleet_id)
             except StoreWentBack:
@@ -175,7 +175,7 @@ class Loader:
             async for part in vehicles.in_parts(connection, fleet_id, PART):
                 overtaken += await self._keep(await self._read(connection, as_of, part))
         # In a thread, and with no transaction open meanwhile: thousands of them take longer than one may idle.
-        self._watch.take_up_fences(fleet_id, await asyncio.to_thread(built, rows))
+        self._monitor.take_up_fences(fleet_id, await asyncio.to_thread(built, rows))
         while overtaken or not self._fleets.loading.is_current(fleet_id, as_of):
             await asyncio.sleep(AGAIN_SECONDS)
             again, overtaken = overtaken, []
@@ -195,7 +195,7 @@ class Loader:
     def _take_up_fleet(self, fleet: Fleet, as_of: int) -> None:
         feed = self._fleets.feeds.get(fleet.fleet_id)
         if feed is None or feed.as_of < as_of:
-            self._watch.fleet_changed(fleet)
+            self._monitor.fleet_changed(fleet)
             self._fleets.feeds[fleet.fleet_id].as_of = as_of
 
     async def _read(self, connection: Connection, as_of: int, stored: Sequence[Stored]) -> _Part:
@@ -240,7 +240,7 @@ class Loader:
             trip = part.trips.get(vehicle_id)
             if live.trip != trip:
                 self._fleets.set_trip(vehicle_id, trip)
-        self._watch.take_up(live, part.positions.get(number), part.stays.get(number, ()), number in part.silent)
+        self._monitor.take_up(live, part.positions.get(number), part.stays.get(number, ()), number in part.silent)
 
     # --- letting go ---------------------------------------------------------------------------------------------------
 
@@ -279,7 +279,7 @@ class Loader:
             if vehicle.vehicle.vehicle_id in self._connected:
                 feed.used_at = self._clock()
                 return False
-            if vehicle.watched.due and not vehicle.watched.silent:
+            if self._monitor.is_heard(vehicle):
                 return False
             if index % PART == 0:
                 await asyncio.sleep(0)
@@ -287,13 +287,13 @@ class Loader:
 
     async def _drop(self, feed: FleetFeed) -> None:
         fleet_id = feed.fleet.fleet_id
-        async with self._watch.turn(fleet_id):
+        async with self._monitor.turn(fleet_id):
             # It may be used by now.
-            if not self._is_unused(feed) or feed in self._watch.busy() or fleet_id in self._loads:
+            if not self._is_unused(feed) or feed in self._monitor.busy() or fleet_id in self._loads:
                 return
             feed.loaded = False
             self._fleets.held.discard(fleet_id)
-            self._watch.forget_fences(fleet_id)
+            self._monitor.forget_fences(fleet_id)
             for index, vehicle in enumerate(list(feed.vehicles), 1):
                 if vehicle in feed.vehicles and vehicle.vehicle.vehicle_id not in self._connected:
                     self._fleets.let_go(vehicle)
