@@ -377,7 +377,7 @@ async def test_trust_40_events_that_waited_do_not_go_to_a_namesake(database_url:
     if told:
         monitored.fleets.forget("van")
         monitored.vehicle("van")
-    delivering = asyncio.create_task(monitored.monitor.deliver())
+    delivering = asyncio.create_task(monitored.events.deliver())
     await monitored.monitor.flush()
     delivering.cancel()
     async with database.connection() as connection:

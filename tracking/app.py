@@ -156,7 +156,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             logger.critical("the database lacks what this hub saw committed: everybody is sent away, and all is read anew")
             known = old.service
             url = require_database(known.settings)
-            life = _Life(assemble(known.settings, url, known.auth, known.clock, last_event=known.monitor.last_event))
+            life = _Life(assemble(known.settings, url, known.auth, known.clock, last_event=known.events.last_event))
             await life.begin()
             app.state.service = life.service
             await old.give_up()
@@ -233,7 +233,7 @@ class _Life:
                 "monitor": service.monitor.run(),
                 "fleets": service.loader.run(),
                 "silences": service.silences.run(),
-                EVENTS: service.monitor.deliver(),
+                EVENTS: service.events.deliver(),
                 AUDIT: service.audit.run(),
                 "revoked tokens": _learn_revoked(service),
                 "housekeeping": _keep_house(service),

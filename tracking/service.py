@@ -27,6 +27,7 @@ from tracking.ingest.recorder import Recorder
 from tracking.ingest.sources import Sources
 from tracking.lanes import Lanes, give_back
 from tracking.model import Clock, Trip
+from tracking.monitor.events import Events
 from tracking.monitor.loader import Loader
 from tracking.monitor.monitor import Monitor
 from tracking.monitor.silence import Silences
@@ -112,6 +113,7 @@ class Service:
     erasures: Erasures
     retention: Retention
     monitor: Monitor
+    events: Events
     loader: Loader
     """of fleets"""
     silences: Silences
@@ -196,8 +198,9 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     batches = Batches(housekeeping)
     erasures = Erasures(database, batches, clock, settled=recorder.settled)
     sums = Sums(summing, clock)
-    monitor = Monitor(database, hub.fleets, clock, gone_after=settings.gone_after, last_event=last_event)
-    live = LiveState(sources, hub, monitor, auth, clock)
+    events = Events(database, hub.fleets, last_event=last_event)
+    monitor = Monitor(database, hub.fleets, events, clock, gone_after=settings.gone_after)
+    live = LiveState(sources, hub, monitor, events, auth, clock)
     change_feed = ChangeFeed(
         database,
         auth,
@@ -208,8 +211,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         per_token=settings.change_readers_per_token,
     )
     follower = Follower(following, database, marks, live, clock=clock, on_applied=change_feed.add)
-    monitor.on_stored = follower.wake
-    silences = Silences(database, hub.fleets, monitor, clock, gone_after=settings.gone_after)
+    events.on_stored = follower.wake
+    silences = Silences(database, hub.fleets, events, clock, gone_after=settings.gone_after)
     loader = Loader(
         database,
         hub.fleets,
@@ -289,6 +292,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
             },
         ),
         monitor=monitor,
+        events=events,
         loader=loader,
         silences=silences,
         audit=Audit(database, clock, addresses=settings.audit_addresses),

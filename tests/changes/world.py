@@ -160,7 +160,7 @@ class FuzzHub:
             service.monitor.run(),
             service.loader.run(),
             service.silences.run(),
-            service.monitor.deliver(),
+            service.events.deliver(),
         )
         self._tasks = [asyncio.create_task(work) for work in works]
         self.alive = True

@@ -8,6 +8,7 @@ from tests.monitor.geofence_truth import Seen, Told
 from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.hub.fleets import Fleets
 from tracking.model import Event, EventKind, Fleet, Geofence, Position, Vehicle
+from tracking.monitor.events import Events
 from tracking.monitor.geofences import Fence
 from tracking.monitor.monitor import Monitor
 from tracking.protocol.fit import geofence_news
@@ -25,7 +26,9 @@ class Monitored:
         self.numbers: dict[str, int] = {}
         """the store's of the vehicles, where there is one"""
         self.fleets = Fleets()
-        self.monitor = Monitor(database or Database("postgresql://nowhere"), self.fleets, lambda: self.clock, gone_after=86_400)
+        database = database or Database("postgresql://nowhere")
+        self.events = Events(database, self.fleets)
+        self.monitor = Monitor(database, self.fleets, self.events, lambda: self.clock, gone_after=86_400)
         self.change_fleet(**thresholds)
 
     def change_fleet(self, fleet_id: str = FLEET, **thresholds: Any) -> FleetFeed:
@@ -67,8 +70,8 @@ class Monitored:
 
     def told(self) -> list[Event]:
         """What was told since the last time."""
-        news = [news.event for news in self.monitor._waiting]
-        self.monitor._waiting.clear()
+        news = [news.event for news in self.events._waiting]
+        self.events._waiting.clear()
         return news
 
 

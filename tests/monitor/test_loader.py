@@ -34,8 +34,9 @@ from tracking.hub.loading import Loading
 from tracking.model import Event, EventKind, Fleet, Place, Trip, TripStatus, Vehicle
 from tracking.monitor import loader as module
 from tracking.monitor import silence
+from tracking.monitor.events import Emitted
 from tracking.monitor.geofences import Fences
-from tracking.monitor.monitor import Emitted, Monitor, built
+from tracking.monitor.monitor import Monitor, built
 from tracking.service import Service, assemble
 from tracking.store import positions, vehicles
 from tracking.store.changes import ChangeKind, Row
@@ -651,7 +652,7 @@ def hub_of(service_of: Service) -> Hub:
 
 @pytest.fixture
 def world_of(service_of: Service, monitored: Monitored) -> LiveState:
-    return LiveState(service_of.sources, service_of.hub, monitored.monitor, service_of.auth, lambda: BEGIN)
+    return LiveState(service_of.sources, service_of.hub, monitored.monitor, monitored.events, service_of.auth, lambda: BEGIN)
 
 
 # --- letting go -----------------------------------------------------------------------------------------------------------
@@ -746,11 +747,11 @@ async def test_a_fleet_is_kept_for_whoever_looks_drives_or_is_not_silent(world: 
         await until(lambda: bool(world.service.hub.drivers), "somebody drives")
         assert await is_kept()
     await until(lambda: not world.service.hub.drivers, "nobody drives")
-    world.service.monitor._group = [
+    world.service.events._group = [
         Emitted(feed, yard.fleet_id, live, live.number, Event(0, EventKind.IDLE, yard.vehicle_id, 0))
     ]
     assert await is_kept()
-    world.service.monitor._group = []
+    world.service.events._group = []
     assert not await is_kept()
 
 

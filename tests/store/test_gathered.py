@@ -19,6 +19,7 @@ from tracking.hub.hub import Hub
 from tracking.hub.live_state import LiveState
 from tracking.ingest.sources import Sources
 from tracking.model import Fleet, Place, Vehicle, system_clock
+from tracking.monitor.events import Events
 from tracking.monitor.monitor import Monitor
 from tracking.services.messages import Messages
 from tracking.services.trips import Trips
@@ -152,8 +153,9 @@ def new_hub() -> Hub:
 def new_follower(database: Database, sources: Sources) -> Follower[Any]:
     hub = new_hub()
     auth = Auth(load(jwt_secret=SECRET))
-    monitor = Monitor(database, hub.fleets, system_clock, gone_after=3_600)
-    return Follower(database, database, Marks(), LiveState(sources, hub, monitor, auth, system_clock))
+    events = Events(database, hub.fleets)
+    monitor = Monitor(database, hub.fleets, events, system_clock, gone_after=3_600)
+    return Follower(database, database, Marks(), LiveState(sources, hub, monitor, events, auth, system_clock))
 
 
 def new_messages(database: Database, follower: Follower[Any]) -> Messages:

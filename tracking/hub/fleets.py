@@ -18,7 +18,7 @@ class Fleets:
     """The fleets in memory, and vehicles of others that somebody drives. `tracking.monitor.loader` reads them from the store,
     `live_state` keeps them up to date.
 
-    `moves` are the positions that moved a marker, in order, for the watch to take. Those of a fleet that is not loaded wait
+    `moves` are the positions that moved a marker, in order, for the monitor to take. Those of a fleet that is not loaded wait
     in its feed until it is.
     """
 
@@ -83,6 +83,10 @@ class Fleets:
         live.feed.leave(live)
         live.feed.vehicles.discard(live)
         self.on_gone(live)
+
+    def is_there(self, live: LiveVehicle) -> bool:
+        """It was not removed; another one may have its id by now."""
+        return self.vehicles.get(live.vehicle.vehicle_id) is live
 
     def of_fleet(self, vehicle_id: str, fleet_id: str) -> LiveVehicle | None:
         """The vehicle, where it is known to be in this fleet: what is known of it while it was in another is not to be seen."""

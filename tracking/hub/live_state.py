@@ -17,6 +17,7 @@ from tracking.hub.follower import NotRead, NotUnderstood
 from tracking.hub.hub import Hub
 from tracking.ingest.sources import Source, Sources, newest_spans
 from tracking.model import Clock, Event, EventKind, Fleet, Trip
+from tracking.monitor.events import Events
 from tracking.monitor.monitor import Monitor
 from tracking.store import events, fleets, messages, trips, vehicles
 from tracking.store.changes import EVENT, ChangeKind, Row
@@ -74,10 +75,11 @@ class LiveState:
     vehicle its spans as they are now, oldest first.
     """
 
-    def __init__(self, sources: Sources, hub: Hub, monitor: Monitor, auth: Auth, clock: Clock) -> None:
+    def __init__(self, sources: Sources, hub: Hub, monitor: Monitor, events: Events, auth: Auth, clock: Clock) -> None:
         self._sources = sources
         self._hub = hub
         self._monitor = monitor
+        self._events = events
         self._auth = auth
         self._clock = clock
         self.on_erased: Callable[[set[int]], None] = lambda _: None
@@ -203,7 +205,7 @@ class LiveState:
             if number is None:
                 raise NotUnderstood("it does not say which event it is about")
             if (event := state.events.get(number)) is not None:
-                self._monitor.event_stored(row.fleet_id or "", event)
+                self._events.tell(row.fleet_id or "", event)
         else:
             self._apply_trip(row, subject, state, as_of)
             if row.kind not in _KINDS:

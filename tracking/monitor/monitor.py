@@ -11,26 +11,23 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-import asyncpg
-import msgspec
-import tenacity
 from msgspec import UNSET
 
 from tracking.errors import StoreUnavailable, StoreWentBack
 from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.hub.fleets import Fleets
-from tracking.metrics import CHANGES_FAILED, EVENT_FAILURES, EVENTS
+from tracking.metrics import CHANGES_FAILED
 from tracking.model import Clock, Event, EventKind, Fleet, Position
+from tracking.monitor.events import Emitted, Events
 from tracking.monitor.geofences import Fence, Fences, Move, move_of
 from tracking.monitor.rules import GAP_MS, LATE_MS, Alert, AlertState, Route, Stay, are_on_route
 from tracking.protocol.codec import frame
-from tracking.protocol.dispatcher import EventNews, GeofenceGone, GeofenceNews
+from tracking.protocol.dispatcher import GeofenceGone, GeofenceNews
 from tracking.protocol.fit import geofence_news
 from tracking.protocol.http import feature_collection
-from tracking.store import events, geofences
+from tracking.store import geofences
 from tracking.store.events import StayRow
 from tracking.store.pool import Database
 
@@ -49,45 +46,6 @@ LOOK_AFTER_MS = 10_000
 """So often at least is asked whether a vehicle is silent: its fleet, or its fleet's threshold, may have become another."""
 MOST_LISTINGS = 20
 """Fleets whose geofences are kept as they are sent: at most some 20 MB each."""
-MAX_GROUP = 250
-"""Events in one transaction."""
-SENT_LATE_MS = 3_600_000
-"""What happened longer ago than this is listed, and not sent to anyone."""
-MAX_WAITING = 100_000
-"""Events that may wait for the database; past it the oldest are given up, and that is logged."""
-
-
-_FAULTS_OF_EVENTS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
-"""What may be wrong with an event itself. Every other error is the database's, and is waited out."""
-
-
-class Emitted(NamedTuple):
-    feed: FleetFeed
-    fleet_id: str
-    vehicle: LiveVehicle
-    number: int | None
-    """the store's of the vehicle, where it is known"""
-    event: Event
-
-
-def _is_passing(error: BaseException) -> bool:
-    # A deadlock's victim has done nothing wrong; and a table that is broken may be mended.
-    return isinstance(error, StoreUnavailable | asyncpg.PostgresError) and not isinstance(error, _FAULTS_OF_EVENTS)
-
-
-def _note_failure(state: tenacity.RetryCallState) -> None:
-    EVENT_FAILURES.inc()
-    if state.attempt_number == 1:
-        error = state.outcome.exception() if state.outcome is not None else None
-        logger.warning("events are not stored, trying again: %s", error)
-
-
-_until_stored = tenacity.retry(
-    retry=tenacity.retry_if_exception(_is_passing),
-    wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
-    before_sleep=_note_failure,
-    reraise=True,
-)
 
 
 class _States(dict[LiveVehicle, AlertState]):
@@ -97,17 +55,15 @@ class _States(dict[LiveVehicle, AlertState]):
 
 
 class Monitor:
-    """`run` looks after the fleets in memory, until it is cancelled; `deliver` stores and tells what it saw.
+    """`run` looks after the fleets in memory, until it is cancelled; what it sees goes to `events`.
 
     `gone_after` (s) is how long a vehicle may be silent before it leaves its fleet's map.
     """
 
-    def __init__(self, database: Database, fleets: Fleets, clock: Clock, *, gone_after: float, last_event: int = 0) -> None:
-        self.last_event = last_event
-        """The id of the last event that may have been told. A page that knows it must not take another one for it, though the
-        database went back and gives it out again."""
+    def __init__(self, database: Database, fleets: Fleets, events: Events, clock: Clock, *, gone_after: float) -> None:
         self._database = database
         self._fleets = fleets
+        self._events = events
         self._clock = clock
         self._gone_after_ms = int(gone_after * 1000)
         self.states = _States()
@@ -119,18 +75,11 @@ class Monitor:
         """of changes of a fleet's geofences, and of its loading"""
         self._moves: deque[tuple[LiveVehicle, Position]] = deque()
         """Those that this look judges, in order, and has not judged yet."""
-        self._waiting: list[Emitted] = []
-        self._group: list[Emitted] = []
-        """those that are being stored"""
-        self._arrived = asyncio.Event()
-        self._all_told = asyncio.Event()
         self._due: dict[int, list[LiveVehicle]] = {}
         """Vehicles to look after, by the second in which they may have fallen silent."""
         self._swept = 0
         self._listings: dict[str, asyncio.Task[bytes]] = {}
         """Of the fleets that were asked for last, until one of their fences changes."""
-        self.on_stored: Callable[[], None] = lambda: None
-        """Told when events were committed, which the change log tells of."""
 
     # --- what there is to monitor ---------------------------------------------------------------------------------------
 
@@ -284,12 +233,6 @@ class Monitor:
             else:
                 await self.change_geofence(fence, news)
 
-    def event_stored(self, fleet_id: str, event: Event) -> None:
-        """Tells the fleet's dispatchers, after COMMIT."""
-        feed = self._fleets.feeds.get(fleet_id)
-        if feed is not None:
-            self._push(feed, event)
-
     def knows_geofence(self, fleet_id: str, geofence_id: str) -> bool:
         """Whether it is in force."""
         fences = self._fences.get(fleet_id)
@@ -366,7 +309,7 @@ class Monitor:
                 continue
             # What it did before it was in this fleet is not this one's to know.
             seen = min(position.fix_time - vehicle.clock_skew, position.server_time)
-            if self._is_there(vehicle) and seen >= vehicle.joined_at:
+            if self._fleets.is_there(vehicle) and seen >= vehicle.joined_at:
                 by_feed.setdefault(vehicle.feed, []).append((vehicle, position))
         for feed, of_feed in by_feed.items():
             try:
@@ -382,10 +325,6 @@ class Monitor:
                 self._resume(now, now - self._swept)
             self._swept = now
             self._sweep(now)
-
-    def _is_there(self, vehicle: LiveVehicle) -> bool:
-        """It was not removed; another one may have its id by now."""
-        return self._fleets.vehicles.get(vehicle.vehicle.vehicle_id) is vehicle
 
     def _look_at(self, feed: FleetFeed, moves: list[tuple[LiveVehicle, Position]]) -> None:
         fleet = feed.fleet
@@ -545,87 +484,17 @@ class Monitor:
             late=late,
         )
         number = position.vehicle if position is not None else None
-        self._waiting.append(Emitted(vehicle.feed, vehicle.feed.fleet.fleet_id, vehicle, number, event))
-        if len(self._waiting) > MAX_WAITING:
-            logger.error("%d events wait for the database: the oldest one is given up", MAX_WAITING)
-            del self._waiting[0]
-        self._all_told.clear()
-        self._arrived.set()
+        self._events.add(Emitted(vehicle.feed, vehicle.feed.fleet.fleet_id, vehicle, number, event))
 
     async def flush(self) -> None:
         """Judges what came, and waits until all that was told of it is stored: before the hub goes down."""
         self._try_to_look()
-        if not self._all_told.is_set():
-            logger.info("events are still being stored")
-            await self._all_told.wait()
+        await self._events.flush()
 
     def busy(self) -> set[FleetFeed]:
         """The fleets of which something is still to be judged or stored."""
         moves = chain(self._moves, self._fleets.moves)
-        return {vehicle.feed for vehicle, _ in moves} | {emitted.feed for emitted in chain(self._waiting, self._group)}
-
-    def event_numbered(self, number: int) -> None:
-        """An event that may have been told has this id."""
-        self.last_event = max(self.last_event, number)
-
-    async def deliver(self) -> None:
-        while True:
-            if not self._waiting:
-                self._all_told.set()
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._waiting:
-                group = self._group = self._waiting[:MAX_GROUP]
-                del self._waiting[:MAX_GROUP]
-                numbered = await self._number(group)
-                try:
-                    await self._commit(numbered)
-                except _FAULTS_OF_EVENTS:
-                    logger.exception("the database refused a group of %d events: storing them one by one", len(numbered))
-                    await self._commit_apart(numbered)
-                self._group = []
-
-    async def _commit_apart(self, numbered: list[Emitted]) -> None:
-        """Finds the event that the database refuses, so that it takes no others with it."""
-        for emitted in numbered:
-            try:
-                await self._commit([emitted])
-            except _FAULTS_OF_EVENTS as error:
-                kind, vehicle_id = emitted.event.kind.value, emitted.event.vehicle_id
-                logger.error("an event is given up: the database refuses the %s of vehicle %s: %s", kind, vehicle_id, error)
-
-    @_until_stored
-    async def _number(self, group: list[Emitted]) -> list[Emitted]:
-        async with self._database.transaction() as connection:
-            ids = await events.reserve(connection, len(group), after=self.last_event)
-        self.event_numbered(ids[-1])
-        return [
-            emitted._replace(event=msgspec.structs.replace(emitted.event, event_id=number))
-            for number, emitted in zip(ids, group, strict=True)
-        ]
-
-    @_until_stored
-    async def _commit(self, numbered: list[Emitted]) -> None:
-        # Of a vehicle that was removed while they waited, nothing is kept; and another one may have its id.
-        group = [emitted for emitted in numbered if self._is_there(emitted.vehicle)]
-        if not group:
-            return
-        async with self._database.transaction() as connection:
-            stored = await events.insert(
-                connection, [n.fleet_id for n in group], [n.number for n in group], [n.event for n in group]
-            )
-        for emitted in group:
-            # One that was removed just now has nothing more to be told of.
-            if emitted.event.event_id in stored and self._is_there(emitted.vehicle):
-                EVENTS.labels(emitted.event.kind.value).inc()
-        self.on_stored()
-
-    def _push(self, feed: FleetFeed, event: Event) -> None:
-        if not event.late:
-            feed.broadcast(frame(EventNews.of(event)))
-        elif event.fix_time is not None and event.server_time - event.fix_time <= SENT_LATE_MS:
-            # Of all that a fleet tells after an hour's outage nobody's line may break: the list has it.
-            feed.mention(frame(EventNews.of(event)))
+        return {vehicle.feed for vehicle, _ in moves} | self._events.busy()
 
 
 def _touched(

@@ -13,7 +13,8 @@ from tracking.geo import unpack_point
 from tracking.hub.fleets import Fleets
 from tracking.metrics import EVENTS
 from tracking.model import Clock, Event, EventKind
-from tracking.monitor.monitor import Monitor, old_after
+from tracking.monitor.events import Events
+from tracking.monitor.monitor import old_after
 from tracking.store import events
 from tracking.store.events import Quiet
 from tracking.store.pool import Database
@@ -39,10 +40,10 @@ class Silences:
     store for those who came.
     """
 
-    def __init__(self, database: Database, fleets: Fleets, monitor: Monitor, clock: Clock, *, gone_after: float) -> None:
+    def __init__(self, database: Database, fleets: Fleets, to_tell: Events, clock: Clock, *, gone_after: float) -> None:
         self._database = database
         self._fleets = fleets
-        self._monitor = monitor
+        self._events = to_tell
         self._clock = clock
         self._gone_after_ms = int(gone_after * 1000)
         self._could_hear_since: int | None = None
@@ -99,8 +100,8 @@ class Silences:
 
     async def _tell(self, found: list[Quiet], now: int) -> None:
         async with self._database.transaction() as connection:
-            ids = await events.reserve(connection, len(found), after=self._monitor.last_event)
-            self._monitor.event_numbered(ids[-1])
+            ids = await events.reserve(connection, len(found), after=self._events.last_event)
+            self._events.numbered(ids[-1])
             stored = await events.insert(
                 connection,
                 [one.fleet_id for one in found],
@@ -109,7 +110,7 @@ class Silences:
                 newly_silent=True,
             )
         EVENTS.labels(EventKind.SIGNAL_LOST.value).inc(len(stored))
-        self._monitor.on_stored()
+        self._events.on_stored()
 
 
 def _event(number: int, quiet: Quiet, now: int) -> Event:
