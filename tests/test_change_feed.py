@@ -17,7 +17,7 @@ from tests.sockets.serving import Served, serving
 from tracking.api import changes as http_changes
 from tracking.app import create_app
 from tracking.config import load
-from tracking.hub import change_feed
+from tracking.live import change_feed
 from tracking.model import Event, EventKind
 from tracking.service import Service
 from tracking.store import events

@@ -13,10 +13,10 @@ LAYERS = """
     config geojson keys lag lanes routes
     auth protocol demo
     access budgets downloads store
-    audit change_upkeep erasure gpx hub.loading hub.reader_queue hub.grid sockets.limits
-    hub.feed hub.fleet hub.fleets hub.hub hub.follower hub.change_feed ingest.clocks
+    audit change_upkeep erasure gpx live.loading live.reader_queue live.grid sockets.limits
+    live.trips live.fleet live.fleets live.hub live.follower live.change_feed ingest.clocks
     monitor ingest
-    history hub.live_state services
+    history live.state services
     refiling
     service
     sockets api

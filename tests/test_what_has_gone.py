@@ -16,8 +16,8 @@ from tests.hub_process import SECRET
 from tests.sockets.serving import Served, serving
 from tracking.app import _read_revoked, _until_stored, create_app, let_go
 from tracking.config import load
-from tracking.hub.hub import STEPS
 from tracking.ingest.sources import MOST_SPANS, TRIP_UNKNOWN
+from tracking.live.hub import STEPS
 from tracking.service import Service
 from tracking.store.pool import Database
 

@@ -14,12 +14,12 @@ import asyncpg
 
 from tracking.errors import StoreUnavailable
 from tracking.history.revisions import Revisions
-from tracking.hub.follower import CLOCK_TOLERANCE_MS
-from tracking.hub.hub import Hub
 from tracking.ingest.filters import CLOCK_SKEW
 from tracking.ingest.latest import Latest
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.sources import Filed, Source, Sources, earliest_difference, filed_anew
+from tracking.live.follower import CLOCK_TOLERANCE_MS
+from tracking.live.hub import Hub
 from tracking.model import Clock, Position, Trip
 from tracking.store import positions
 from tracking.store.pool import Database

@@ -14,10 +14,6 @@ from tracking.history.retention import Retention
 from tracking.history.revisions import Revisions
 from tracking.history.summaries import Summaries
 from tracking.history.sums import Sums
-from tracking.hub.change_feed import ChangeFeed
-from tracking.hub.follower import Follower
-from tracking.hub.hub import Hub
-from tracking.hub.live_state import LiveState, State
 from tracking.ingest.acks import Acks
 from tracking.ingest.backlogs import Backlogs
 from tracking.ingest.intake import Intake
@@ -26,6 +22,10 @@ from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.sources import Sources
 from tracking.lanes import Lanes, give_back
+from tracking.live.change_feed import ChangeFeed
+from tracking.live.follower import Follower
+from tracking.live.hub import Hub
+from tracking.live.state import LiveState, State
 from tracking.model import Clock, Trip
 from tracking.monitor.events import Events
 from tracking.monitor.loader import Loader

@@ -9,14 +9,14 @@ from unittest import mock
 
 import asyncpg
 
-from tracking.hub import follower
-from tracking.hub.feed import TripFeed
-from tracking.hub.fleet import LiveVehicle
-from tracking.hub.follower import Follower, NotRead, Transaction
-from tracking.hub.hub import Hub
-from tracking.hub.live_state import LiveState, State
-from tracking.hub.loading import Loading
 from tracking.ingest.sources import Source
+from tracking.live import follower
+from tracking.live.fleet import LiveVehicle
+from tracking.live.follower import Follower, NotRead, Transaction
+from tracking.live.hub import Hub
+from tracking.live.loading import Loading
+from tracking.live.state import LiveState, State
+from tracking.live.trips import TripFeed
 from tracking.model import Position
 from tracking.store import changes
 from tracking.store.changes import Cursor, Row

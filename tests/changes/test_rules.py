@@ -16,10 +16,10 @@ from tests.changes.world import PLACES, ROUTES, FuzzHub, Station
 from tests.faults.devices import until
 from tracking.auth import Principal, Role
 from tracking.demo.postgres import Cluster
-from tracking.hub import follower
-from tracking.hub.feed import TripFeed
-from tracking.hub.follower import NotRead
 from tracking.ingest.sources import Source
+from tracking.live import follower
+from tracking.live.follower import NotRead
+from tracking.live.trips import TripFeed
 from tracking.model import Fleet, Position, Trip, TripStatus, Vehicle
 from tracking.sockets.passenger import PassengerConnection
 from tracking.store import changes

@@ -28,7 +28,7 @@ from tracking.app import _read_revoked
 from tracking.auth import Auth, Issued, Principal, Role
 from tracking.config import Rate, load
 from tracking.errors import Refusal, StoreUnavailable, TokenRefused
-from tracking.hub import follower
+from tracking.live import follower
 from tracking.model import NEXT_STATUS, Fleet, Place, Trip, TripStatus, Vehicle, system_clock
 from tracking.service import Service, assemble
 from tracking.sockets.connection import Connection

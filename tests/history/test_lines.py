@@ -14,7 +14,7 @@ from tracking.demo.postgres import Cluster
 from tracking.geo import METRES_PER_DEGREE
 from tracking.history import lines as module
 from tracking.history.lines import Lines
-from tracking.hub.feed import KeptBytes, TripFeed
+from tracking.live.trips import KeptBytes, TripFeed
 from tracking.model import Position
 from tracking.protocol import fit
 from tracking.protocol.fit import DrivenPoint

@@ -3,11 +3,11 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from tests.hub.test_feed import Reader
+from tests.live.test_feed import Reader
 from tests.store.test_history import BEGIN, Turned, Van, a_trip, north
 from tracking.history.lines import Lines
 from tracking.history.revisions import Revisions
-from tracking.hub.hub import Hub
+from tracking.live.hub import Hub
 from tracking.model import Fleet
 from tracking.store import fleets, trips
 from tracking.store.gathered import Gathered

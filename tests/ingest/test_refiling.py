@@ -14,10 +14,10 @@ import pytest
 
 from tests.clients import now_ms
 from tests.faults.devices import until
-from tests.hub.test_feed import Reader
 from tests.ingest.direct import VAN, MakeService, a_fix, asked, nothing_is_stored, opened, take
-from tracking.hub.feed import TripFeed
+from tests.live.test_feed import Reader
 from tracking.ingest.sources import Session, Source, earliest_difference, newest_spans
+from tracking.live.trips import TripFeed
 from tracking.model import Place, Trip, TripStatus, Vehicle
 from tracking.service import Service
 from tracking.store import erasures, trips, vehicles

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from tests.monitor.geofence_truth import Seen, Told
-from tracking.hub.fleet import FleetFeed, LiveVehicle
-from tracking.hub.fleets import Fleets
+from tracking.live.fleet import FleetFeed, LiveVehicle
+from tracking.live.fleets import Fleets
 from tracking.model import Event, EventKind, Fleet, Geofence, Position, Vehicle
 from tracking.monitor.events import Events
 from tracking.monitor.geofences import Fence

@@ -24,13 +24,13 @@ from tracking.app import create_app
 from tracking.auth import Auth
 from tracking.config import load
 from tracking.errors import StoreUnavailable
-from tracking.hub import fleets as fleets_module
-from tracking.hub import loading as notes
-from tracking.hub.fleet import FleetFeed
-from tracking.hub.follower import NotRead
-from tracking.hub.hub import Hub
-from tracking.hub.live_state import LiveState, State
-from tracking.hub.loading import Loading
+from tracking.live import fleets as fleets_module
+from tracking.live import loading as notes
+from tracking.live.fleet import FleetFeed
+from tracking.live.follower import NotRead
+from tracking.live.hub import Hub
+from tracking.live.loading import Loading
+from tracking.live.state import LiveState, State
 from tracking.model import Event, EventKind, Fleet, Place, Trip, TripStatus, Vehicle
 from tracking.monitor import loader as module
 from tracking.monitor import silence

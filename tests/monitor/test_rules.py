@@ -13,8 +13,8 @@ from tests.ingest.parked import BEGIN as PARKED_SINCE
 from tests.ingest.parked import Parked, place, shown
 from tests.monitor.geofence_truth import METRES, Seen
 from tests.monitor.monitoring import BEGIN, FLEET, Monitored, position_of
-from tracking.hub.fleet import FleetFeed, LiveVehicle
 from tracking.ingest.sources import _OLDER
+from tracking.live.fleet import FleetFeed, LiveVehicle
 from tracking.model import Event, EventKind, Fix, Geofence, Place, Position, Trip, TripStatus, Vehicle, VehicleStatus
 from tracking.monitor.geofences import Fence, Fences
 from tracking.monitor.monitor import MOVES_AT_ONCE
@@ -476,7 +476,7 @@ def test_a_fault_in_one_fleet_hides_no_other(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_moves_that_nobody_looks_at_do_not_grow_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracking.hub.fleets.MAX_MOVES", 100)
+    monkeypatch.setattr("tracking.live.fleets.MAX_MOVES", 100)
     monitored = Monitored()
     for seconds in range(1_000):
         monitored.publish(at(seconds))

@@ -14,10 +14,10 @@ from tracking.auth import Auth, Principal, Role
 from tracking.budgets import Budget
 from tracking.config import Rate, load
 from tracking.errors import StoreUnavailable
-from tracking.hub.follower import Follower
-from tracking.hub.hub import Hub
-from tracking.hub.live_state import LiveState
 from tracking.ingest.sources import Sources
+from tracking.live.follower import Follower
+from tracking.live.hub import Hub
+from tracking.live.state import LiveState
 from tracking.model import Fleet, Place, Vehicle, system_clock
 from tracking.monitor.events import Events
 from tracking.monitor.monitor import Monitor

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 from msgspec import UNSET
 
-from tracking.hub.feed import Line, TripFeed
+from tracking.live.trips import Line, TripFeed
 from tracking.model import Clock, Position
 from tracking.protocol.fit import TRACK_ROOM, DrivenPoint, thinned
 from tracking.protocol.passenger import SnapshotPosition

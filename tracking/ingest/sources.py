@@ -5,9 +5,9 @@ from math import inf
 from typing import NamedTuple, Protocol
 
 from tracking.bucket import Bucket
-from tracking.hub.loading import Loading
 from tracking.ingest.clocks import DeviceClock, is_right
 from tracking.ingest.filters import Motion
+from tracking.live.loading import Loading
 from tracking.model import Clock, Position, Suspicion, Trip, Vehicle
 from tracking.protocol.driver import Rejected
 from tracking.store import changes, positions, sessions, trips, vehicles

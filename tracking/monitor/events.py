@@ -11,8 +11,8 @@ import msgspec
 import tenacity
 
 from tracking.errors import StoreUnavailable
-from tracking.hub.fleet import FleetFeed, LiveVehicle
-from tracking.hub.fleets import Fleets
+from tracking.live.fleet import FleetFeed, LiveVehicle
+from tracking.live.fleets import Fleets
 from tracking.metrics import EVENT_FAILURES, EVENTS
 from tracking.model import Event
 from tracking.protocol.codec import frame

@@ -3,7 +3,7 @@
     want, load -> one snapshot: the fleet, its geofences, its vehicles part by part -> what was overtaken, again -> loaded
 
 A fleet is *held* from before the snapshot on, so every change that is applied meanwhile reaches what is in memory already, and
-is noted for what is not (`hub.loading`). Geofences that change meanwhile are read after it (`Monitor.turn`).
+is noted for what is not (`live.loading`). Geofences that change meanwhile are read after it (`Monitor.turn`).
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import NamedTuple
 
 from tracking.errors import StoreUnavailable, StoreWentBack
-from tracking.hub.fleet import FleetFeed
-from tracking.hub.fleets import Fleets
+from tracking.live.fleet import FleetFeed
+from tracking.live.fleets import Fleets
 from tracking.model import Clock, Fleet, Position, Trip
 from tracking.monitor.monitor import Monitor, built
 from tracking.store import changes, events, fleets, geofences, positions, trips, vehicles

@@ -16,8 +16,8 @@ from weakref import WeakValueDictionary
 from msgspec import UNSET
 
 from tracking.errors import StoreUnavailable, StoreWentBack
-from tracking.hub.fleet import FleetFeed, LiveVehicle
-from tracking.hub.fleets import Fleets
+from tracking.live.fleet import FleetFeed, LiveVehicle
+from tracking.live.fleets import Fleets
 from tracking.metrics import CHANGES_FAILED
 from tracking.model import Clock, Event, EventKind, Fleet, Position
 from tracking.monitor.events import Emitted, Events

@@ -10,7 +10,7 @@ import asyncpg
 
 from tracking.errors import StoreUnavailable, StoreWentBack
 from tracking.geo import unpack_point
-from tracking.hub.fleets import Fleets
+from tracking.live.fleets import Fleets
 from tracking.metrics import EVENTS
 from tracking.model import Clock, Event, EventKind
 from tracking.monitor.events import Events

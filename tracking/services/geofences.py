@@ -8,8 +8,8 @@ import shapely
 from tracking import caps
 from tracking.errors import ErrorCode, Refusal
 from tracking.geojson import read_geometry
-from tracking.hub.follower import Transactions
 from tracking.lanes import Lanes
+from tracking.live.follower import Transactions
 from tracking.model import Geofence
 from tracking.protocol.codec import encode
 from tracking.protocol.fit import geofence_news

@@ -5,8 +5,8 @@ from hashlib import blake2b
 from tracking.auth import Principal, may_know_trip
 from tracking.budgets import Budget
 from tracking.errors import ErrorCode, Refusal
-from tracking.hub.follower import Transactions
 from tracking.ingest.sources import Source
+from tracking.live.follower import Transactions
 from tracking.model import Clock, Trip
 from tracking.protocol.codec import is_uuid
 from tracking.store import messages, trips

@@ -11,7 +11,7 @@ from starlette.websockets import WebSocket
 from tracking.audit import Doer
 from tracking.auth import Principal, Role, expired
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable, TokenRefused, TrackingError
-from tracking.hub.reader_queue import ReaderQueue
+from tracking.live.reader_queue import ReaderQueue
 from tracking.metrics import CLOSED, SOCKET_ERRORS
 from tracking.origins import may_open
 from tracking.protocol.codec import frame

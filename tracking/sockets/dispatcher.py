@@ -7,7 +7,7 @@ from starlette.websockets import WebSocket
 from tracking.audit import Kind, Span
 from tracking.auth import Principal, may_manage_fleet
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed
-from tracking.hub.fleet import FleetFeed, Viewport
+from tracking.live.fleet import FleetFeed, Viewport
 from tracking.metrics import DISPATCHERS
 from tracking.monitor.loader import WAIT_SECONDS
 from tracking.protocol.dispatcher import decode_dispatcher

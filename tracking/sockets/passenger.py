@@ -6,7 +6,7 @@ from tracking.audit import Kind, Span
 from tracking.auth import MAY_SEE, Principal, Role, TripField, may_know_trip, may_see
 from tracking.bucket import Bucket
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
-from tracking.hub.feed import TripFeed
+from tracking.live.trips import TripFeed
 from tracking.metrics import WATCHERS
 from tracking.model import Trip
 from tracking.protocol.passenger import decode_passenger

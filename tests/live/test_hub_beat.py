@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracking.hub.hub import Steps, Turns
+from tracking.live.hub import Steps, Turns
 
 
 @given(st.lists(st.integers(min_value=0, max_value=200), min_size=1, max_size=6), st.integers(min_value=1, max_value=60))

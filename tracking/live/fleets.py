@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from tracking.hub.fleet import FleetFeed, LiveVehicle, Slices
-from tracking.hub.loading import Loading
+from tracking.live.fleet import FleetFeed, LiveVehicle, Slices
+from tracking.live.loading import Loading
 from tracking.metrics import CLOCKS_WRONG
 from tracking.model import Fleet, Position, Trip, Vehicle
 from tracking.protocol.codec import frame
@@ -16,7 +16,7 @@ MAX_MOVES = 100_000
 
 class Fleets:
     """The fleets in memory, and vehicles of others that somebody drives. `tracking.monitor.loader` reads them from the store,
-    `live_state` keeps them up to date.
+    `live.state` keeps them up to date.
 
     `moves` are the positions that moved a marker, in order, for the monitor to take. Those of a fleet that is not loaded wait
     in its feed until it is.

@@ -10,8 +10,8 @@ from typing import Protocol, TypeAlias
 
 from msgspec import UNSET, UnsetType
 
-from tracking.hub.grid import ZOOM, Area, Cell, Pyramid, area_of, cell_name, column_of, row_of, shared_parts
-from tracking.hub.reader_queue import ReaderQueue
+from tracking.live.grid import ZOOM, Area, Cell, Pyramid, area_of, cell_name, column_of, row_of, shared_parts
+from tracking.live.reader_queue import ReaderQueue
 from tracking.metrics import FLEET_DELIVERIES, SKIPPED
 from tracking.model import Fleet, Position, Trip, Vehicle, VehicleStatus
 from tracking.protocol.codec import MAX_FRAME_BYTES, encode, frame, framed

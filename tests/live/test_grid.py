@@ -5,7 +5,7 @@ from math import cos, log, pi, radians, tan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracking.hub.grid import MAX_LATITUDE, SIDE, ZOOM, Cell, Pyramid, area_of, cell_name, column_of, row_of
+from tracking.live.grid import MAX_LATITUDE, SIDE, ZOOM, Cell, Pyramid, area_of, cell_name, column_of, row_of
 
 latitudes = st.floats(-90, 90)
 longitudes = st.floats(-180, 180)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracking.errors import CloseCode
-from tracking.hub.reader_queue import ReaderQueue
+from tracking.live.reader_queue import ReaderQueue
 from tracking.protocol.codec import text_of
 
 

@@ -13,9 +13,9 @@ import msgspec
 
 from tracking.auth import Auth
 from tracking.errors import CloseCode
-from tracking.hub.follower import NotRead, NotUnderstood
-from tracking.hub.hub import Hub
 from tracking.ingest.sources import Source, Sources, newest_spans
+from tracking.live.follower import NotRead, NotUnderstood
+from tracking.live.hub import Hub
 from tracking.model import Clock, Event, EventKind, Fleet, Trip
 from tracking.monitor.events import Events
 from tracking.monitor.monitor import Monitor

@@ -7,12 +7,12 @@ from typing import Generic, Protocol, TypeVar
 
 from tracking.auth import Principal
 from tracking.errors import CloseCode
-from tracking.hub.feed import KeptBytes, TripFeed
-from tracking.hub.fleet import Slices
-from tracking.hub.fleets import Fleets
-from tracking.hub.loading import Loading
-from tracking.hub.reader_queue import ReaderQueue
 from tracking.keys import Key
+from tracking.live.fleet import Slices
+from tracking.live.fleets import Fleets
+from tracking.live.loading import Loading
+from tracking.live.reader_queue import ReaderQueue
+from tracking.live.trips import KeptBytes, TripFeed
 from tracking.metrics import DRIVERS, FEEDS
 from tracking.model import Clock, Position, Trip
 from tracking.protocol.codec import frame

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracking.errors import CloseCode
-from tracking.hub.feed import KeptBytes, Line, TripFeed
-from tracking.hub.reader_queue import ReaderQueue
+from tracking.live.reader_queue import ReaderQueue
+from tracking.live.trips import KeptBytes, Line, TripFeed
 from tracking.model import Place, Position, Trip, TripStatus, Vehicle
 from tracking.protocol.codec import encode, frame, frame_ends, text_of
 from tracking.protocol.passenger import position_update, snapshot_position

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from tracking.errors import CloseCode
-from tracking.hub.reader_queue import ReaderQueue
+from tracking.live.reader_queue import ReaderQueue
 from tracking.metrics import DELIVERIES
 from tracking.model import Position, Trip
 from tracking.protocol.codec import encode, frame, frame_ends, framed, text_of

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.clients import cell_of
-from tracking.hub import fleet as module
-from tracking.hub.fleet import FleetFeed, LiveVehicle, Slices, Viewport
-from tracking.hub.fleets import Fleets
-from tracking.hub.reader_queue import ReaderQueue
+from tracking.live import fleet as module
+from tracking.live.fleet import FleetFeed, LiveVehicle, Slices, Viewport
+from tracking.live.fleets import Fleets
+from tracking.live.reader_queue import ReaderQueue
 from tracking.metrics import REGISTRY
 from tracking.model import Fleet, Position, Vehicle
 from tracking.protocol import codec
