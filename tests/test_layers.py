@@ -13,8 +13,8 @@ LAYERS = """
     config geojson keys lag lanes routes
     auth protocol demo
     access budgets downloads store
-    audit change_upkeep erasure gpx live.loading live.reader_queue live.grid sockets.limits
-    live.trips live.fleet live.fleets live.hub live.follower live.change_feed ingest.clocks
+    audit change_upkeep erasure gpx live.loading live.reader_queue live.grid live.packing sockets.limits
+    live.trips live.viewport live.fleet live.fleets live.hub live.follower live.change_feed ingest.clocks
     monitor ingest
     history live.state services
     refiling

@@ -40,8 +40,8 @@ from tracking.auth import Auth, expiry_in
 from tracking.config import Settings, require_database, require_key
 from tracking.errors import Refusal, StoreUnavailable, StoreWentBack
 from tracking.keys import Key
-from tracking.live.fleet import SLICE_SECONDS
 from tracking.live.hub import BEATS, STEPS
+from tracking.live.viewport import SLICE_SECONDS
 from tracking.metrics import FLEET_TICK_SECONDS, WENT_BACK
 from tracking.model import Clock, system_clock
 from tracking.service import Service, assemble

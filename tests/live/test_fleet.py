@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.clients import cell_of
 from tracking.live import fleet as module
-from tracking.live.fleet import FleetFeed, LiveVehicle, Slices, Viewport
+from tracking.live import viewport
+from tracking.live.fleet import FleetFeed, FleetSlices, FleetViewport, LiveVehicle
 from tracking.live.fleets import Fleets
 from tracking.live.reader_queue import ReaderQueue
 from tracking.metrics import REGISTRY
@@ -50,7 +51,7 @@ class Screen:
     def __init__(self, feed: FleetFeed) -> None:
         self.writes: list[bytes] = []
         self.queue = ReaderQueue(self._write, limit=10**9, end=lambda code: None)
-        self.viewport = Viewport(self.queue)
+        self.viewport = FleetViewport(self.queue)
         self.vehicles: dict[str, dict[str, Any]] = {}
         self.clusters: list[Any] | None = None
         self.bounds: tuple[float, float, float, float] | None = None
@@ -203,7 +204,7 @@ class FleetMachine(RuleBasedStateMachine):
                 assert seen["status"] == vehicle.status
 
 
-def _is_on(vehicle: LiveVehicle, viewport: Viewport) -> bool:
+def _is_on(vehicle: LiveVehicle, viewport: FleetViewport) -> bool:
     return (
         vehicle.cell is not None and viewport.area is not None and viewport.area.touches(vehicle.cell.column, vehicle.cell.row)
     )
@@ -219,7 +220,7 @@ class SlicedMachine(FleetMachine):
     @initialize()
     def begin(self) -> None:
         self.calls: list[Callable[[], None]] = []
-        self.fleets = Fleets(Slices(self.calls.append))
+        self.fleets = Fleets(FleetSlices(self.calls.append))
         self.feed = self.fleets.feed(Fleet("f", "Fleet"))
         self.screens = [Screen(self.feed) for _ in range(2)]
         self.allowance = Allowance()
@@ -227,8 +228,8 @@ class SlicedMachine(FleetMachine):
             screen.viewport.allowance = self.allowance
         self.now = START
         self.ticking: Iterator[None] = iter(())
-        self.former = module.SLICE_SECONDS, module.PART
-        module.SLICE_SECONDS, module.PART = -1.0, 1
+        self.former = viewport.SLICE_SECONDS, module.PART
+        viewport.SLICE_SECONDS, module.PART = -1.0, 1
 
     @rule(room=st.booleans())
     def allow(self, room: bool) -> None:
@@ -253,7 +254,7 @@ class SlicedMachine(FleetMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "feed"):
-            module.SLICE_SECONDS, module.PART = self.former
+            viewport.SLICE_SECONDS, module.PART = self.former
             self.allowance.room = True
             for screen in self.screens:
                 screen.queue.flush()
@@ -386,12 +387,12 @@ def test_past_the_allowance_the_newest_look_is_put_off_and_not_lost() -> None:
 def test_a_large_look_is_shown_in_slices(monkeypatch: Any) -> None:
     """Though all of it lies in one cell; what happens between them is not lost."""
     calls: list[Callable[[], None]] = []
-    fleets = Fleets(Slices(calls.append))
+    fleets = Fleets(FleetSlices(calls.append))
     feed = fleets.feed(Fleet("f", "Fleet"))
     for number in range(1_900):
         fleets.know(Vehicle(f"v{number}", "f"))
         fleets.publish(position(f"v{number}", 47.1, 9.5))
-    monkeypatch.setattr(module, "SLICE_SECONDS", -1.0)
+    monkeypatch.setattr(viewport, "SLICE_SECONDS", -1.0)
     screens = [Screen(feed) for _ in range(3)]
     for screen in screens:
         screen.look(feed, 9.4, 47.0, 9.6, 47.2)

@@ -4,17 +4,18 @@ A position costs a look at its vehicle's cell, and nothing more where no screen 
 once. At a tick a viewport gets what its cells noted joined into one message, by one write.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 from msgspec import UNSET, UnsetType
 
 from tracking.live.grid import ZOOM, Area, Cell, Pyramid, area_of, cell_name, column_of, row_of, shared_parts
+from tracking.live.packing import packed, snapshots, updates
 from tracking.live.reader_queue import ReaderQueue
+from tracking.live.viewport import Slices, Viewport
 from tracking.metrics import FLEET_DELIVERIES, SKIPPED
 from tracking.model import Fleet, Position, Trip, Vehicle, VehicleStatus
-from tracking.protocol.codec import MAX_FRAME_BYTES, encode, frame, framed
+from tracking.protocol.codec import encode, frame
 from tracking.protocol.dispatcher import Clusters, FleetRow, VehicleDescription, VehicleState
 
 MOST_SINGLE = 2_000
@@ -23,8 +24,6 @@ MOST_NAMED_CELLS = 1_024
 """New cells that a snapshot names whether or not something is in them; beyond that it names those that hold vehicles."""
 MOST_SKIPPED = 50
 """Areas that a screen came through unshown, past which all that it shows is sent anew."""
-SLICE_SECONDS = 0.002
-"""Of the event loop, in one go, for what screens are shown because they look elsewhere."""
 PART = 300
 """Vehicles and cells that are shown before it is asked whether there is time for more: about a millisecond."""
 LOOK_COST = 10
@@ -33,7 +32,6 @@ MOST_CLUSTERS = 400
 """Clusters in one viewport, about."""
 CLUSTER_STEPS = 1
 """Zoom levels by which a cluster's tile is smaller than a tile of the screen's zoom: half of 256 pixels."""
-_ROOM = MAX_FRAME_BYTES - 1024
 
 
 class LiveVehicle:
@@ -148,111 +146,9 @@ class LiveVehicle:
         return position.server_time - position.fix_time + self.clock_skew
 
 
-class Allowance(Protocol):
-    """How much a screen may be shown: what it costs is known when it was shown, and is paid off in time."""
-
-    def has_room(self) -> bool: ...
-
-    def spend(self, amount: int) -> None: ...
-
-
-class Unlimited:
-    def has_room(self) -> bool:
-        return True
-
-    def spend(self, amount: int) -> None:
-        pass
-
-
-class Viewport:
-    """One screen. While its reader is slow it notes which vehicles changed, and gets the newest of each when there is room."""
-
-    __slots__ = (
-        "allowance",
-        "area",
-        "cells",
-        "clustered",
-        "clusters",
-        "coming",
-        "descriptions",
-        "left",
-        "missed",
-        "missed_descriptions",
-        "queue",
-        "rows",
-        "skipped",
-        "wanted",
-        "zoom",
-    )
-
-    def __init__(self, queue: ReaderQueue, allowance: Allowance | None = None) -> None:
-        """`allowance` may be shared with other screens."""
-        self.queue = queue
-        self.allowance = allowance or Unlimited()
-        self.area: Area | None = None
-        self.zoom = 0.0
-        self.wanted: tuple[tuple[float, float, float, float], float] | None = None
-        """Bounds and zoom that are still to be shown."""
-        self.skipped: list[Area] = []
-        """where it was meanwhile, unshown: what did not lie there its client has forgotten"""
-        self.coming: Iterator[None] | None = None
-        """Shows the rest of what it looks at, a part each time; None where all of it is shown."""
-        self.cells: set[FleetCell] = set()
-        self.clustered = False
-        self.clusters = b""
-        """as they were sent last"""
-        self.rows: list[bytes] = []
-        self.descriptions: list[bytes] = []
-        self.left: list[str] = []
-        self.missed: set[LiveVehicle] = set()
-        self.missed_descriptions: set[LiveVehicle] = set()
-
-    @property
-    def holds_back(self) -> bool:
-        return bool(self.missed or self.missed_descriptions or self.left or self.coming)
-
-
-FleetCell: TypeAlias = Cell[LiveVehicle, Viewport]
-
-
-class Slices:
-    """What screens are shown because they look elsewhere, in slices of the event loop's time: others have their turn between.
-
-    `later` calls a function when they had it, as `loop.call_soon` does. Without it a slice has no end.
-    """
-
-    def __init__(self, later: Callable[[Callable[[], None]], object] | None = None) -> None:
-        self._later = later
-        self._ends: float | None = None
-        self._waiting: dict[Viewport, FleetFeed] = {}
-
-    def has_time(self) -> bool:
-        """Whether there is time in this slice. The first who asks begins it."""
-        if self._later is None:
-            return True
-        now = time.perf_counter()
-        if self._ends is None:
-            self._ends = now + SLICE_SECONDS
-            self._later(self._next)
-            return True
-        return now < self._ends
-
-    def wait(self, viewport: Viewport, feed: "FleetFeed") -> None:
-        """The viewport goes on in the next slice."""
-        self._waiting[viewport] = feed
-
-    def forget(self, viewport: Viewport) -> None:
-        self._waiting.pop(viewport, None)
-
-    def _next(self) -> None:
-        self._ends = None
-        waiting = self._waiting
-        for viewport, feed in list(waiting.items()):
-            if not self.has_time():
-                break
-            # One that was shown something before it may have been the end of another.
-            if waiting.pop(viewport, None) is not None:
-                feed.go_on(viewport)
+FleetViewport: TypeAlias = Viewport[LiveVehicle]
+FleetCell: TypeAlias = Cell[LiveVehicle, FleetViewport]
+FleetSlices: TypeAlias = Slices[LiveVehicle]
 
 
 class FleetFeed:
@@ -262,7 +158,7 @@ class FleetFeed:
     all in order.
     """
 
-    def __init__(self, fleet: Fleet, slices: Slices | None = None) -> None:
+    def __init__(self, fleet: Fleet, slices: FleetSlices | None = None) -> None:
         self.fleet = fleet
         self.as_of = 0
         """the last change of the log that `fleet` knows of"""
@@ -279,10 +175,10 @@ class FleetFeed:
         self._dirty: set[FleetCell] = set()
         self._telling: set[FleetCell] = set()
         """those whose viewers are being told in this tick"""
-        self._viewports: set[Viewport] = set()
-        self._waiting: dict[Viewport, None] = {}
+        self._viewports: set[FleetViewport] = set()
+        self._waiting: dict[FleetViewport, None] = {}
         """viewports with something to be told that no cell's change brings: who waits longest in front"""
-        self._looked: set[Viewport] = set()
+        self._looked: set[FleetViewport] = set()
         """viewports that were shown another part of the map since the last tick"""
         self._pyramid = Pyramid()
 
@@ -389,7 +285,7 @@ class FleetFeed:
             if not queue.blocked:
                 queue.push(data)
 
-    def look(self, viewport: Viewport, bounds: tuple[float, float, float, float], zoom: float) -> None:
+    def look(self, viewport: FleetViewport, bounds: tuple[float, float, float, float], zoom: float) -> None:
         """The screen shows another part of the map, and is sent what is new to it.
 
         Of a screen that moves many times within a tick, faster than its reader reads, or past its allowance, the first and the
@@ -403,7 +299,7 @@ class FleetFeed:
         viewport.wanted = bounds, zoom
         self._look(viewport)
 
-    def _look(self, viewport: Viewport, *, has_time: bool = False) -> None:
+    def _look(self, viewport: FleetViewport, *, has_time: bool = False) -> None:
         """Shows what is wanted, now or in its time."""
         if viewport in self._looked or viewport.queue.blocked or viewport.holds_back or not viewport.allowance.has_room():
             self._waiting[viewport] = None
@@ -412,7 +308,7 @@ class FleetFeed:
         elif viewport.wanted is not None:
             self._show(viewport, *viewport.wanted)
 
-    def _show(self, viewport: Viewport, bounds: tuple[float, float, float, float], zoom: float) -> None:
+    def _show(self, viewport: FleetViewport, bounds: tuple[float, float, float, float], zoom: float) -> None:
         self._looked.add(viewport)
         viewport.wanted = None
         viewport.allowance.spend(LOOK_COST)
@@ -425,7 +321,7 @@ class FleetFeed:
         else:
             self._show_vehicles(viewport, (before, *passed))
 
-    def go_on(self, viewport: Viewport) -> None:
+    def go_on(self, viewport: FleetViewport) -> None:
         """Shows what is still to be shown of where the screen looks, as far as its reader and the time allow."""
         if viewport.coming is not None:
             for _ in viewport.coming:
@@ -440,7 +336,7 @@ class FleetFeed:
         if viewport.wanted is not None:
             self._look(viewport, has_time=True)
 
-    def forget(self, viewport: Viewport) -> None:
+    def forget(self, viewport: FleetViewport) -> None:
         self._viewports.discard(viewport)
         self._waiting.pop(viewport, None)
         self._looked.discard(viewport)
@@ -448,7 +344,7 @@ class FleetFeed:
         viewport.coming = None
         self._unregister(viewport, set(viewport.cells))
 
-    def _unregister(self, viewport: Viewport, cells: set[FleetCell]) -> None:
+    def _unregister(self, viewport: FleetViewport, cells: set[FleetCell]) -> None:
         viewport.cells -= cells
         for cell in cells:
             cell.viewers.discard(viewport)
@@ -461,14 +357,14 @@ class FleetFeed:
                 if not cell.vehicles:
                     del self._cells[cell.column, cell.row]
 
-    def _show_vehicles(self, viewport: Viewport, before: Sequence[Area]) -> None:
+    def _show_vehicles(self, viewport: FleetViewport, before: Sequence[Area]) -> None:
         """Sends what did not lie in every area of `before`, where the screen came from; without any, all that it shows."""
         self._send(viewport)
         viewport.clustered = False
         viewport.coming = self._showing(viewport, before)
         self.go_on(viewport)
 
-    def _showing(self, viewport: Viewport, before: Sequence[Area]) -> Iterator[None]:
+    def _showing(self, viewport: FleetViewport, before: Sequence[Area]) -> Iterator[None]:
         """Registers the screen at its cells and sends what lies in them, a part at a time.
 
         A cell that gets its first vehicle meanwhile has the screen among its viewers from the beginning.
@@ -512,9 +408,9 @@ class FleetFeed:
             self._send_vehicles(viewport, names, vehicles)
             yield
 
-    def _send_vehicles(self, viewport: Viewport, names: list[str], vehicles: list[LiveVehicle]) -> None:
+    def _send_vehicles(self, viewport: FleetViewport, names: list[str], vehicles: list[LiveVehicle]) -> None:
         viewport.allowance.spend(len(vehicles) + len(names) // 10)
-        for message in _snapshots(names, vehicles):
+        for message in snapshots(names, (vehicle.encoded_state() for vehicle in vehicles)):
             viewport.queue.push(message)
 
     # --- clusters -----------------------------------------------------------------------------------------------------
@@ -537,7 +433,7 @@ class FleetFeed:
                 return True
         return False
 
-    def _show_clusters(self, viewport: Viewport, known: "dict[_Look, bytes] | None" = None) -> None:
+    def _show_clusters(self, viewport: FleetViewport, known: "dict[_Look, bytes] | None" = None) -> None:
         """`known` are clusters that others were shown in the same moment."""
         self._send(viewport)
         viewport.coming = None
@@ -619,9 +515,9 @@ class FleetFeed:
                 self._flush(viewport)
                 yield
 
-    def _tell_viewers(self, cell: FleetCell, touched: dict[Viewport, None]) -> None:
-        rows = list(_packed(cell.moved.values()))
-        descriptions = list(_packed(encode(vehicle.description()) for vehicle in cell.described))
+    def _tell_viewers(self, cell: FleetCell, touched: dict[FleetViewport, None]) -> None:
+        rows = list(packed(cell.moved.values()))
+        descriptions = list(packed(encode(vehicle.description()) for vehicle in cell.described))
         count = len(cell.moved)
         for viewport in cell.viewers:
             touched[viewport] = None
@@ -646,22 +542,22 @@ class FleetFeed:
         cell.gone.clear()
         cell.described.clear()
 
-    def _flush(self, viewport: Viewport) -> None:
+    def _flush(self, viewport: FleetViewport) -> None:
         if viewport.queue.blocked:
             self._waiting[viewport] = None
             return
         if viewport.missed or viewport.missed_descriptions:
-            viewport.rows += _packed(encode(vehicle.row()) for vehicle in viewport.missed)
-            viewport.descriptions += _packed(encode(vehicle.description()) for vehicle in viewport.missed_descriptions)
+            viewport.rows += packed(encode(vehicle.row()) for vehicle in viewport.missed)
+            viewport.descriptions += packed(encode(vehicle.description()) for vehicle in viewport.missed_descriptions)
             viewport.missed.clear()
             viewport.missed_descriptions.clear()
         self._send(viewport)
         self.go_on(viewport)
 
-    def _send(self, viewport: Viewport) -> None:
+    def _send(self, viewport: FleetViewport) -> None:
         """Sends what the tick has for it so far."""
         if viewport.rows or viewport.descriptions or viewport.left:
-            viewport.queue.push(b"".join(_updates(viewport.rows, viewport.descriptions, viewport.left)))
+            viewport.queue.push(b"".join(updates(viewport.rows, viewport.descriptions, viewport.left)))
             viewport.rows, viewport.descriptions, viewport.left = [], [], []
 
 
@@ -675,37 +571,3 @@ def _level_of(area: Area, deepest: int) -> int:
     while level > 0 and area.size / 4 ** (ZOOM - level) > MOST_CLUSTERS:
         level -= 1
     return level
-
-
-def _packed(pieces: Iterable[bytes], room: int = _ROOM) -> Iterator[bytes]:
-    """JSON values with commas between them, as many together as fit into a message."""
-    part: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        if part and size + len(piece) >= room:
-            yield b",".join(part)
-            part, size = [], 0
-        part.append(piece)
-        size += len(piece) + 1
-    if part:
-        yield b",".join(part)
-
-
-def _snapshots(names: Sequence[str], vehicles: Sequence[LiveVehicle]) -> Iterator[bytes]:
-    """`fleet_snapshot` messages as ready frames; one at least."""
-    cells = encode(names)
-    states = list(_packed((vehicle.encoded_state() for vehicle in vehicles), _ROOM - len(cells)))
-    for part in states or [b""]:
-        yield framed(b'{"type":"fleet_snapshot","cells":%b,"vehicles":[%b]}' % (cells, part))
-        cells = b"[]"
-
-
-def _updates(rows: list[bytes], descriptions: list[bytes], left: list[str]) -> Iterable[bytes]:
-    """`fleet` messages as ready frames, none longer than a frame may be, put together from pieces that are JSON already."""
-    # Who left before the tick may be back with it; and nobody is shown before it has a name.
-    for ids in _packed(encode(vehicle_id) for vehicle_id in left):
-        yield framed(b'{"type":"fleet","positions":[],"left":[%b]}' % ids)
-    for described in _packed(descriptions):
-        yield framed(b'{"type":"fleet","positions":[],"vehicles":[%b]}' % described)
-    for moved in _packed(rows):
-        yield framed(b'{"type":"fleet","positions":[%b]}' % moved)

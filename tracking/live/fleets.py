@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from tracking.live.fleet import FleetFeed, LiveVehicle, Slices
+from tracking.live.fleet import FleetFeed, FleetSlices, LiveVehicle
 from tracking.live.loading import Loading
 from tracking.metrics import CLOCKS_WRONG
 from tracking.model import Fleet, Position, Trip, Vehicle
@@ -22,7 +22,7 @@ class Fleets:
     in its feed until it is.
     """
 
-    def __init__(self, slices: Slices | None = None) -> None:
+    def __init__(self, slices: FleetSlices | None = None) -> None:
         self._slices = slices
         self.feeds: dict[str, FleetFeed] = {}
         self.vehicles: dict[str, LiveVehicle] = {}

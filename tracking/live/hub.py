@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from tracking.auth import Principal
 from tracking.errors import CloseCode
 from tracking.keys import Key
-from tracking.live.fleet import Slices
+from tracking.live.fleet import FleetSlices
 from tracking.live.fleets import Fleets
 from tracking.live.loading import Loading
 from tracking.live.reader_queue import ReaderQueue
@@ -127,7 +127,7 @@ class Hub:
         """how many feeds have been begun"""
         self.loading: Loading[str] = Loading()
         """of trips that somebody is about to watch"""
-        self.fleets = Fleets(Slices(lambda work: asyncio.get_running_loop().call_soon(work)))
+        self.fleets = Fleets(FleetSlices(lambda work: asyncio.get_running_loop().call_soon(work)))
         self.drivers: dict[str, DriverLink] = {}
         self.on_former: Callable[[Position], None] = lambda _: None
         """Told of a position that moves the marker of a vehicle which the trip no longer has: it is of the trip's line."""

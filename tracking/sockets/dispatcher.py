@@ -7,7 +7,7 @@ from starlette.websockets import WebSocket
 from tracking.audit import Kind, Span
 from tracking.auth import Principal, may_manage_fleet
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed
-from tracking.live.fleet import FleetFeed, Viewport
+from tracking.live.fleet import FleetFeed, FleetViewport
 from tracking.metrics import DISPATCHERS
 from tracking.monitor.loader import WAIT_SECONDS
 from tracking.protocol.dispatcher import decode_dispatcher
@@ -33,7 +33,7 @@ class DispatcherConnection(Connection):
         self._fleet_id = fleet_id
         self._feed: FleetFeed | None = None
         self._watch: Span | None = None
-        self._viewport = Viewport(self.queue, self)
+        self._viewport = FleetViewport(self.queue, self)
 
     async def opened(self) -> None:
         if not may_manage_fleet(self.principal, self._fleet_id):
