@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from tracking.metrics import EVENT_FAILURES, EVENTS
 from tracking.model import Event
 from tracking.protocol.codec import frame
 from tracking.protocol.dispatcher import EventNews
-from tracking.store import events
+from tracking.store import batch, events
 from tracking.store.pool import Database
 
 logger = logging.getLogger(__name__)
@@ -55,12 +55,7 @@ def _note_failure(state: tenacity.RetryCallState) -> None:
         logger.warning("events are not stored, trying again: %s", error)
 
 
-_until_stored = tenacity.retry(
-    retry=tenacity.retry_if_exception(_is_passing),
-    wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
-    before_sleep=_note_failure,
-    reraise=True,
-)
+_until_stored = batch.until_stored(_is_passing, _note_failure)
 
 
 class Events:
@@ -118,23 +113,14 @@ class Events:
                 group = self._group = self._waiting[:MAX_GROUP]
                 del self._waiting[:MAX_GROUP]
                 numbered = await self._number(group)
-                try:
-                    await self._commit(numbered)
-                except _FAULTS_OF_EVENTS:
-                    logger.exception("the database refused a group of %d events: storing them one by one", len(numbered))
-                    await self._commit_apart(numbered)
+                await batch.store("events", numbered, self._commit, _FAULTS_OF_EVENTS, self._give_up)
                 self._group = []
 
-    async def _commit_apart(self, numbered: list[Emitted]) -> None:
-        """Finds the event that the database refuses, so that it takes no others with it."""
-        for emitted in numbered:
-            try:
-                await self._commit([emitted])
-            except _FAULTS_OF_EVENTS as error:
-                kind, vehicle_id = emitted.event.kind.value, emitted.event.vehicle_id
-                logger.error("an event is given up: the database refuses the %s of vehicle %s: %s", kind, vehicle_id, error)
+    async def _give_up(self, emitted: Emitted, error: Exception) -> None:
+        kind, vehicle_id = emitted.event.kind.value, emitted.event.vehicle_id
+        logger.error("an event is given up: the database refuses the %s of vehicle %s: %s", kind, vehicle_id, error)
 
-    @_until_stored
+    @_until_stored.wraps
     async def _number(self, group: list[Emitted]) -> list[Emitted]:
         async with self._database.transaction() as connection:
             ids = await events.reserve(connection, len(group), after=self.last_event)
@@ -144,8 +130,8 @@ class Events:
             for number, emitted in zip(ids, group, strict=True)
         ]
 
-    @_until_stored
-    async def _commit(self, numbered: list[Emitted]) -> None:
+    @_until_stored.wraps
+    async def _commit(self, numbered: Sequence[Emitted]) -> None:
         # Of a vehicle that was removed while they waited, nothing is kept; and another one may have its id.
         group = [emitted for emitted in numbered if self._fleets.is_there(emitted.vehicle)]
         if not group:
