@@ -372,7 +372,7 @@ async def _keep_house(service: Service) -> None:
 
 async def let_go(service: Service) -> None:
     """Lets go of vehicles that nobody is connected as, of days that are past, and of what waits for the audit."""
-    service.sources.let_go(service.hub.drivers)
+    service.ingest_vehicles.let_go(service.hub.drivers)
     service.recorder.forget_partitions()
     with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
         await service.audit.write()

@@ -20,7 +20,7 @@ from tracking.ingest.intake import Intake
 from tracking.ingest.latest import Latest
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
-from tracking.ingest.sources import Sources
+from tracking.ingest.vehicles import IngestVehicles
 from tracking.lanes import Lanes, give_back
 from tracking.live.change_feed import ChangeFeed
 from tracking.live.follower import Follower
@@ -78,7 +78,7 @@ class Service:
     """for days that are summed up for who asks"""
     batches: Batches
     """for work on many rows, all jobs together"""
-    sources: Sources
+    ingest_vehicles: IngestVehicles
     recorder: Recorder
     latest: Latest
     backlogs: Backlogs
@@ -145,7 +145,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         interval_trip=settings.interval_trip,
         interval_idle=settings.interval_idle,
     )
-    sources = Sources(database, clock, lambda: follower.begin())
+    ingest_vehicles = IngestVehicles(database, clock, lambda: follower.begin())
     budgets = assemble_budgets(settings, clock)
     # The two know each other: what the recorder stored late is shown anew, with what it has not stored yet.
     tracks = Gathered(lambda numbers: _tracks(database, numbers), most=TRACKS_AT_ONCE)
@@ -171,7 +171,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     )
     refiling = Refiling(
         database,
-        sources,
+        ingest_vehicles,
         hub,
         recorder,
         latest,
@@ -181,11 +181,11 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         on_corrected=summaries.refiled,
     )
     hub.on_showing = refiling.begins_to_show
-    sources.on_unsettled = refiling.refile
+    ingest_vehicles.on_unsettled = refiling.refile
     backlogs = Backlogs(recorder, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit)
     intake = Intake(
         settings,
-        sources,
+        ingest_vehicles,
         Pipeline(recorder),
         recorder,
         backlogs,
@@ -200,7 +200,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     sums = Sums(summing, clock)
     events = Events(database, hub.fleets, last_event=last_event)
     monitor = Monitor(database, hub.fleets, events, clock, gone_after=settings.gone_after)
-    live = LiveState(sources, hub, monitor, events, auth, clock)
+    live = LiveState(ingest_vehicles, hub, monitor, events, auth, clock)
     change_feed = ChangeFeed(
         database,
         auth,
@@ -247,7 +247,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         housekeeping=housekeeping,
         summing=summing,
         batches=batches,
-        sources=sources,
+        ingest_vehicles=ingest_vehicles,
         recorder=recorder,
         latest=latest,
         backlogs=backlogs,

@@ -9,7 +9,7 @@ from unittest import mock
 
 import asyncpg
 
-from tracking.ingest.sources import Source
+from tracking.ingest.vehicles import IngestVehicle
 from tracking.live import follower
 from tracking.live.fleet import LiveVehicle
 from tracking.live.follower import Follower, NotRead, Transaction
@@ -104,7 +104,7 @@ async def an_older_state_takes_the_place_of_a_newer(_: str) -> AsyncIterator[Non
             self._slot.__set__(thing, int(value))
 
     with contextlib.ExitStack() as stack:
-        for kind in (Source, LiveVehicle, TripFeed):
+        for kind in (IngestVehicle, LiveVehicle, TripFeed):
             stack.enter_context(mock.patch.object(kind, "as_of", AlwaysLow(kind.__dict__["as_of"])))
         stack.enter_context(mock.patch.object(Hub, "trip_changed", _tell_any_version))
         yield

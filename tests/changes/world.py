@@ -694,11 +694,11 @@ class World:
         )
         self.screens.append((hub, fleet_id, wire))
 
-    def let_go_of_sources(self) -> None:
+    def let_go_of_ingest_vehicles(self) -> None:
         hub = self.hub()
         hub.let_go_at = self.stamp()
         for _ in range(2):
-            hub.service.sources.let_go(hub.service.hub.drivers)
+            hub.service.ingest_vehicles.let_go(hub.service.hub.drivers)
 
     def let_go_of_feeds(self) -> None:
         hub = self.hub().service.hub
@@ -755,7 +755,7 @@ OPERATIONS: dict[Callable[[World], None], float] = {
     World.join: 7,
     World.leave: 2,
     World.look: 2,
-    World.let_go_of_sources: 1,
+    World.let_go_of_ingest_vehicles: 1,
     World.let_go_of_feeds: 1,
     World.kill: 0.5,
     World.cut: 0.7,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.store.test_positions import BEGIN, a_position, a_vehicle
 from tracking.ingest.acks import Acks
 from tracking.ingest.recorder import ENTRIES_AT_ONCE, MOST_ROWS, Entry, Recorder, _parts
-from tracking.ingest.sources import Filed, Session
+from tracking.ingest.vehicles import Filed, Session
 from tracking.model import Position
 from tracking.protocol.driver import Rejected
 from tracking.store import positions

@@ -44,7 +44,7 @@ async def test_a_blank_row_has_its_vehicle_read_anew(hub: Hub) -> None:
     fleet_id = await hub.api.fleet()
     vehicle_id = await hub.api.vehicle(fleet_id)
     async with _a_hub_that_lags(hub.service.settings.database_url) as lagging:
-        source = await lagging.sources.load(vehicle_id)
+        source = await lagging.ingest_vehicles.load(vehicle_id)
         assert source is not None
         await hub.api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id, "name": "New name"})
         assert await _blank(hub, source.number) >= 1
@@ -59,7 +59,7 @@ async def test_trust_73_a_hub_that_lags_forgets_what_was_erased_and_never_shows_
     begin = (await changes_of(hub, fleet_id))["last"]
     vehicle_id = await hub.api.vehicle(fleet_id, plate="FL 666")
     async with _a_hub_that_lags(hub.service.settings.database_url) as lagging:
-        source = await lagging.sources.load(vehicle_id)
+        source = await lagging.ingest_vehicles.load(vehicle_id)
         assert source is not None
         feed = lagging.change_feed
         await feed.begin()
@@ -74,7 +74,7 @@ async def test_trust_73_a_hub_that_lags_forgets_what_was_erased_and_never_shows_
         page = await feed.page(fleet_id, begin, 10, "test")
         assert not [entry for entry in page.entries if b"FL 66" in entry.change]
         await lagging.follower._read_on()
-        assert lagging.sources.get(vehicle_id) is None
+        assert lagging.ingest_vehicles.get(vehicle_id) is None
         page = await feed.page(fleet_id, begin, 10, "test")
         assert [entry.kind for entry in page.entries] == ["vehicle.deleted"]
         assert held.frame is None

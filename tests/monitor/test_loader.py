@@ -423,7 +423,7 @@ async def test_a_vehicle_that_left_a_fleet_is_not_shown_in_it_though_that_could_
         assert await driver.closed() == 1012
     await world.service.loader.load(fleet_id)
     assert list(state_of(world.service, fleet_id)["vehicles"]) == [stays]
-    assert world.service.sources.get(vehicle_id) is None
+    assert world.service.ingest_vehicles.get(vehicle_id) is None
 
 
 async def test_what_was_half_applied_to_a_vehicle_is_read_again(
@@ -513,7 +513,7 @@ async def test_a_driver_is_not_told_an_older_state_than_it_came_with(world: Worl
     service = world.service
     live = service.follower._live
     async with Driver(world.url, vehicle_id) as driver:
-        source = service.sources.get(vehicle_id)
+        source = service.ingest_vehicles.get(vehicle_id)
         assert source is not None
         row = Row(1, 0, 0, 0, None, source.number, ChangeKind.VEHICLE_TRIPS, trip_id, None, None)
         async with service.database.connection() as connection:
@@ -652,7 +652,9 @@ def hub_of(service_of: Service) -> Hub:
 
 @pytest.fixture
 def world_of(service_of: Service, monitored: Monitored) -> LiveState:
-    return LiveState(service_of.sources, service_of.hub, monitored.monitor, monitored.events, service_of.auth, lambda: BEGIN)
+    return LiveState(
+        service_of.ingest_vehicles, service_of.hub, monitored.monitor, monitored.events, service_of.auth, lambda: BEGIN
+    )
 
 
 # --- letting go -----------------------------------------------------------------------------------------------------------

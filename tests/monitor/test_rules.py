@@ -13,7 +13,7 @@ from tests.ingest.parked import BEGIN as PARKED_SINCE
 from tests.ingest.parked import Parked, place, shown
 from tests.monitor.geofence_truth import METRES, Seen
 from tests.monitor.monitoring import BEGIN, FLEET, Monitored, position_of
-from tracking.ingest.sources import _OLDER
+from tracking.ingest.vehicles import _OLDER
 from tracking.live.fleet import FleetFeed, LiveVehicle
 from tracking.model import Event, EventKind, Fix, Geofence, Place, Position, Trip, TripStatus, Vehicle, VehicleStatus
 from tracking.monitor.geofences import Fence, Fences

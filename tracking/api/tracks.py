@@ -30,7 +30,7 @@ from tracking.downloads import Download
 from tracking.errors import ErrorCode, Refusal
 from tracking.geo import PlaceAt, antimeridian
 from tracking.gpx import gpx
-from tracking.ingest.sources import FOREVER
+from tracking.ingest.vehicles import FOREVER
 from tracking.model import Trip
 from tracking.numbers import decimal
 from tracking.service import Service

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from tracking.errors import StoreUnavailable
 from tracking.history.lines import Lines
-from tracking.ingest.sources import FOREVER, GRACE_MS
+from tracking.ingest.vehicles import FOREVER, GRACE_MS
 from tracking.live.hub import Hub
 from tracking.model import Position, Trip
 from tracking.protocol.fit import DrivenPoint

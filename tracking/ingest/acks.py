@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from tracking.ingest.sources import Session
+from tracking.ingest.vehicles import Session
 from tracking.protocol.driver import Rejected
 
 MOST_OWED = 100

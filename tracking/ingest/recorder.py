@@ -12,7 +12,7 @@ import asyncpg
 
 from tracking.errors import ErrorCode, StoreUnavailable, StoreWentBack
 from tracking.ingest.acks import Acks
-from tracking.ingest.sources import GRACE_MS, TRIP_UNKNOWN, Filed, Session, span_at, windows_of
+from tracking.ingest.vehicles import GRACE_MS, TRIP_UNKNOWN, Filed, Session, span_at, windows_of
 from tracking.metrics import COMMIT_FAILURES, COMMIT_SECONDS, QUEUE, STORED
 from tracking.model import Position
 from tracking.protocol.driver import Rejected

@@ -13,7 +13,7 @@ import msgspec
 
 from tracking.auth import Auth
 from tracking.errors import CloseCode
-from tracking.ingest.sources import Source, Sources, newest_spans
+from tracking.ingest.vehicles import IngestVehicle, IngestVehicles, newest_spans
 from tracking.live.follower import NotRead, NotUnderstood
 from tracking.live.hub import Hub
 from tracking.model import Clock, Event, EventKind, Fleet, Trip
@@ -75,15 +75,17 @@ class LiveState:
     vehicle its spans as they are now, oldest first.
     """
 
-    def __init__(self, sources: Sources, hub: Hub, monitor: Monitor, events: Events, auth: Auth, clock: Clock) -> None:
-        self._sources = sources
+    def __init__(
+        self, ingest_vehicles: IngestVehicles, hub: Hub, monitor: Monitor, events: Events, auth: Auth, clock: Clock
+    ) -> None:
+        self._ingest_vehicles = ingest_vehicles
         self._hub = hub
         self._monitor = monitor
         self._events = events
         self._auth = auth
         self._clock = clock
         self.on_erased: Callable[[set[int]], None] = lambda _: None
-        self.on_spans: Callable[[Source, Sequence[Span]], None] = lambda source, spans: source.set_spans(spans)
+        self.on_spans: Callable[[IngestVehicle, Sequence[Span]], None] = lambda source, spans: source.set_spans(spans)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -104,7 +106,7 @@ class LiveState:
             if subject is not None and self._wants_trip(row, subject, state):
                 state.asked_trips.add(subject)
             if row.kind == ChangeKind.MESSAGE_POSTED and (message := _number_in(row, "message")) is not None:
-                if subject in self._hub.feeds or number in self._sources.by_number:
+                if subject in self._hub.feeds or number in self._ingest_vehicles.by_number:
                     state.asked_messages.add(message)
             elif row.kind == ChangeKind.FLEET_CHANGED and subject is not None and subject in self._hub.fleets.feeds:
                 state.asked_fleets.add(subject)
@@ -142,13 +144,13 @@ class LiveState:
 
     def _stored(self, number: int) -> Stored | None:
         """A vehicle of which the row says that its trips are others: what it is called is as it is in memory."""
-        source = self._sources.by_number.get(number)
+        source = self._ingest_vehicles.by_number.get(number)
         if source is None:
             return None
         return Stored(number, source.vehicle, source.tokens_from, source.joined_at)
 
     def _holds_vehicle(self, row: Row) -> bool:
-        if row.vehicle in self._sources.by_number or row.vehicle in self._hub.fleets.by_number:
+        if row.vehicle in self._ingest_vehicles.by_number or row.vehicle in self._hub.fleets.by_number:
             return True
         if row.kind != ChangeKind.VEHICLE_CHANGED or row.subject is None:
             return False
@@ -156,7 +158,7 @@ class LiveState:
         return (
             self._hub.fleets.holds(row.fleet_id or "")
             or row.subject in self._hub.fleets.vehicles
-            or self._sources.get(row.subject) is not None
+            or self._ingest_vehicles.get(row.subject) is not None
         )
 
     def _wants_trip(self, row: Row, trip_id: str, state: State) -> bool:
@@ -236,10 +238,10 @@ class LiveState:
 
     def _give_up_vehicle(self, row: Row, number: int) -> set[str]:
         """The ids that the vehicle is known by here, where it may be another than it is known to be."""
-        source, live = self._sources.by_number.get(number), self._hub.fleets.by_number.get(number)
+        source, live = self._ingest_vehicles.by_number.get(number), self._hub.fleets.by_number.get(number)
         vehicle_ids = {thing.vehicle.vehicle_id for thing in (source, live) if thing is not None}
         if source is not None:
-            self._sources.forget(source.vehicle.vehicle_id)
+            self._ingest_vehicles.forget(source.vehicle.vehicle_id)
         for vehicle_id in vehicle_ids:
             driver = self._hub.drivers.get(vehicle_id)
             if driver is not None and driver.number == number:
@@ -261,17 +263,17 @@ class LiveState:
         if row.kind.startswith(EVENT) or row.kind == ChangeKind.MESSAGE_POSTED:
             return
         if row.vehicle is not None and (_changes_vehicle(row.kind) or row.kind == ChangeKind.VEHICLE_DELETED):
-            self._sources.loading.changed(row.vehicle, row.number)
+            self._ingest_vehicles.loading.changed(row.vehicle, row.number)
             self._hub.fleets.loading.changed(row.vehicle, row.number)
         if row.subject is not None:
-            self._sources.loading.changed(row.subject, row.number)
+            self._ingest_vehicles.loading.changed(row.subject, row.number)
             self._hub.fleets.loading.changed(row.subject, row.number)
             self._hub.loading.changed(row.subject, row.number)
 
     # --- vehicles -----------------------------------------------------------------------------------------------------
 
     def _apply_vehicle(self, row: Row, number: int, state: State, as_of: int) -> None:
-        source, live = self._sources.by_number.get(number), self._hub.fleets.by_number.get(number)
+        source, live = self._ingest_vehicles.by_number.get(number), self._hub.fleets.by_number.get(number)
         known_as_of = [thing.as_of for thing in (source, live) if thing is not None]
         if number not in state.asked_vehicles:
             if (known_as_of and min(known_as_of) < row.number) or self._is_watched_since(row, state):
@@ -310,16 +312,16 @@ class LiveState:
 
     def _forget_former(self, vehicle_id: str, number: int) -> None:
         """What was known by this id was another vehicle, and is removed: where it was is not this one's to show."""
-        source, live = self._sources.get(vehicle_id), self._hub.fleets.vehicles.get(vehicle_id)
+        source, live = self._ingest_vehicles.get(vehicle_id), self._hub.fleets.vehicles.get(vehicle_id)
         for former in {thing.number for thing in (source, live) if thing is not None} - {number, 0}:
             if former < number:
                 self._vehicle_gone(former, vehicle_id)
 
     def _vehicle_gone(self, number: int, vehicle_id: str) -> None:
         self.on_erased({number})
-        source, live = self._sources.by_number.get(number), self._hub.fleets.by_number.get(number)
+        source, live = self._ingest_vehicles.by_number.get(number), self._hub.fleets.by_number.get(number)
         if source is not None:
-            self._sources.forget(vehicle_id)
+            self._ingest_vehicles.forget(vehicle_id)
         if live is not None:
             self._hub.fleets.forget(vehicle_id)
         driver = self._hub.drivers.get(vehicle_id)
@@ -402,7 +404,7 @@ class LiveState:
         number = _number_in(row, "message")
         if number is None:
             raise ValueError("the row does not say which message it is about")
-        source = self._sources.by_number.get(row.vehicle) if row.vehicle is not None else None
+        source = self._ingest_vehicles.by_number.get(row.vehicle) if row.vehicle is not None else None
         feed = self._hub.feeds.get(trip_id)
         if source is not None:
             source.posted += 1

@@ -14,7 +14,7 @@ from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUn
 from tracking.ingest.acks import settle
 from tracking.ingest.clocks import DRIFT
 from tracking.ingest.intake import Held, Prepaid, Taken, clock_advice
-from tracking.ingest.sources import Session, Source
+from tracking.ingest.vehicles import IngestVehicle, Session
 from tracking.model import Fix, Trip
 from tracking.protocol.codec import frame
 from tracking.protocol.driver import (
@@ -96,7 +96,7 @@ class DriverConnection(Connection):
         super().__init__(websocket, service, principal)
         self.ticket = next(_tickets)
         self.as_of = 0
-        self.source: Source | None = None
+        self.source: IngestVehicle | None = None
         self.session: Session | None = None
         self._interval = 0.0
         self._skew_told = 0
@@ -114,7 +114,7 @@ class DriverConnection(Connection):
         self._held_told_at = 0
 
     async def opened(self) -> None:
-        source = await self.service.sources.load(self.principal.subject)
+        source = await self.service.ingest_vehicles.load(self.principal.subject)
         if source is None:
             raise not_yours()
         if not is_of_incarnation(self.principal, source.tokens_from):
@@ -221,7 +221,7 @@ class DriverConnection(Connection):
         assert self.source is not None
         self._leave_session()
         try:
-            session = await self.service.sources.open_session(self.source, name)
+            session = await self.service.ingest_vehicles.open_session(self.source, name)
             if session is None:
                 self.close(CloseCode.NOT_FOUND)
             elif self._closing is None:
@@ -240,7 +240,7 @@ class DriverConnection(Connection):
         self.session = session
         self.acknowledge(session, ())
 
-    def _reporting(self) -> tuple[Source, Session]:
+    def _reporting(self) -> tuple[IngestVehicle, Session]:
         """Whose fixes these are."""
         source, session = self.source, self.session
         if source is None or session is None:

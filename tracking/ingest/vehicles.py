@@ -178,11 +178,11 @@ _OLDER = Window(0, None, Span(TRIP_UNKNOWN, "", 0, None))
 
 
 async def newest_spans(connection: Connection, vehicles: Sequence[int], now: int) -> dict[int, list[Span]]:
-    """The spans that `Source.set_spans` wants, of vehicles by their numbers."""
+    """The spans that `IngestVehicle.set_spans` wants, of vehicles by their numbers."""
     return await trips.newest_spans_of_vehicles(connection, vehicles, now - REMEMBERED_MS, MOST_SPANS + 1)
 
 
-class Source:
+class IngestVehicle:
     """One vehicle: its number in the store, its names, its current trip, its motion and its sessions."""
 
     __slots__ = (
@@ -265,7 +265,7 @@ def _unsettled(spans: Sequence[Span], last_came_at: int) -> int | None:
     return min((at - GRACE_MS for at in changed if at >= last_came_at - UNSETTLED_MS), default=None)
 
 
-class Sources:
+class IngestVehicles:
     """The vehicles in memory, loaded when a driver connects and kept for an hour at least: the live map goes on while the
     database is away.
     """
@@ -275,20 +275,20 @@ class Sources:
         self._database = database
         self._clock = clock
         self._follow = follow
-        self._sources: dict[str, Source] = {}
-        self.by_number: dict[int, Source] = {}
+        self._by_id: dict[str, IngestVehicle] = {}
+        self.by_number: dict[int, IngestVehicle] = {}
         self.loading: Loading[int | str] = Loading()
-        self.on_unsettled: Callable[[Source, int], None] = lambda _source, _since: None
+        self.on_unsettled: Callable[[IngestVehicle, int], None] = lambda _source, _since: None
         """Told of a vehicle that comes into memory, and of its `unsettled`."""
         self._stored = Gathered(self._read_all)
         self._opened = Gathered(self._open_all)
 
-    def get(self, vehicle_id: str) -> Source | None:
-        return self._sources.get(vehicle_id)
+    def get(self, vehicle_id: str) -> IngestVehicle | None:
+        return self._by_id.get(vehicle_id)
 
-    async def load(self, vehicle_id: str) -> Source | None:
+    async def load(self, vehicle_id: str) -> IngestVehicle | None:
         """The vehicle's source, from memory or the store; None where there is no such vehicle. Raises `StoreUnavailable`."""
-        while (source := self._sources.get(vehicle_id)) is None:
+        while (source := self._by_id.get(vehicle_id)) is None:
             await self._follow()
             with self.loading.reading():
                 source = await self._stored.get(vehicle_id)
@@ -299,16 +299,16 @@ class Sources:
         source.unused = False
         return source
 
-    def _keep(self, source: Source) -> None:
+    def _keep(self, source: IngestVehicle) -> None:
         # Of two that asked at once the first is kept: somebody is connected with it.
-        kept = self._sources.setdefault(source.vehicle.vehicle_id, source)
+        kept = self._by_id.setdefault(source.vehicle.vehicle_id, source)
         self.by_number[kept.number] = kept
         if kept is source and source.unsettled is not None:
             self.on_unsettled(source, source.unsettled)
 
     def let_go(self, connected: Container[str]) -> None:
         """To be called every hour: lets go of who has nothing waiting and was not `connected` the last time either."""
-        for vehicle_id, source in list(self._sources.items()):
+        for vehicle_id, source in list(self._by_id.items()):
             if vehicle_id in connected or source.waits:
                 source.unused = False
             elif source.unused:
@@ -316,7 +316,7 @@ class Sources:
             else:
                 source.unused = True
 
-    async def _read_all(self, vehicle_ids: list[str]) -> Mapping[str, Source]:
+    async def _read_all(self, vehicle_ids: list[str]) -> Mapping[str, IngestVehicle]:
         async with self._database.connection() as connection:
             # First: what is read after it knows of that change at least.
             newest = await changes.head(connection)
@@ -327,12 +327,12 @@ class Sources:
             spans = await newest_spans(connection, numbers, self._clock())
             current = await trips.current_of_vehicles(connection, numbers)
             seen = await positions.newest_of_vehicles(connection, numbers)
-        sources = {}
+        loaded = {}
         for vehicle_id, (number, vehicle, tokens_from, joined_at) in stored.items():
-            source = Source(number, vehicle, spans.get(number, ()), current.get(vehicle_id), tokens_from)
+            source = IngestVehicle(number, vehicle, spans.get(number, ()), current.get(vehicle_id), tokens_from)
             source.joined_at = joined_at
             source.as_of = newest.number if newest is not None else 0
-            sources[vehicle_id] = source
+            loaded[vehicle_id] = source
             last = seen.get(number)
             if last is not None:
                 source.motion.seed(last.latitude, last.longitude, last.fix_time, last.speed)
@@ -340,7 +340,7 @@ class Sources:
                 if not is_right(last.server_time - last.fix_time):
                     # Fixes that go on from this one are no sign that the clock was right.
                     source.clock = DeviceClock(queued=False)
-        return sources
+        return loaded
 
     async def _open_all(self, wanted: list[tuple[int, str]]) -> Mapping[tuple[int, str], tuple[int, int]]:
         # After a restart of the hub all drivers come at once, and their sessions are there: nothing is to be written.
@@ -352,7 +352,7 @@ class Sources:
                 found |= await sessions.open_all(connection, missing)
         return found
 
-    async def open_session(self, source: Source, name: str) -> Session | None:
+    async def open_session(self, source: IngestVehicle, name: str) -> Session | None:
         """The session of this name, from memory or the store; None where the vehicle was removed. Raises `StoreUnavailable`."""
         session = source.sessions.get(name)
         if session is None:
@@ -368,6 +368,6 @@ class Sources:
 
     def forget(self, vehicle_id: str) -> None:
         """The vehicle is gone, or must be read anew."""
-        source = self._sources.pop(vehicle_id, None)
+        source = self._by_id.pop(vehicle_id, None)
         if source is not None:
             self.by_number.pop(source.number, None)

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracking.ingest.sources import (
+from tracking.ingest.vehicles import (
     GRACE_MS,
     MOST_SPANS,
     TRIP_UNKNOWN,
     Filed,
-    Source,
+    IngestVehicle,
     Window,
     earliest_difference,
     filed_anew,
@@ -41,19 +41,19 @@ SPANS = [
     ],
 )
 def test_a_fix_belongs_to_the_trip_under_way_at_its_time(instant: int, trip: str | None) -> None:
-    source = Source(1, Vehicle("van-1", "fleet"), SPANS)
+    source = IngestVehicle(1, Vehicle("van-1", "fleet"), SPANS)
     span = span_at(source.windows, instant)
     assert (span.trip_id if span is not None else None) == trip
 
 
 def test_a_deleted_trip_still_bounds_the_next_one() -> None:
     spans = [SPANS[0]._replace(trip_id=None), SPANS[1]]
-    source = Source(1, Vehicle("van-1", "fleet"), spans)
+    source = IngestVehicle(1, Vehicle("van-1", "fleet"), spans)
     assert [span_at(source.windows, instant) for instant in (1_050_000, 1_100_000, 1_100_001)] == [None, None, SPANS[1]]
 
 
 def test_no_trip_no_span() -> None:
-    assert span_at(Source(1, Vehicle("van-1", "fleet")).windows, 5) is None
+    assert span_at(IngestVehicle(1, Vehicle("van-1", "fleet")).windows, 5) is None
 
 
 STEP = 5_000
@@ -94,7 +94,7 @@ def a_change(draw: st.DrawFn) -> tuple[list[Span], list[Span]]:
 
 
 def _windows(spans: list[Span]) -> list[Window]:
-    return Source(1, Vehicle("van-1", "fleet"), spans).windows
+    return IngestVehicle(1, Vehicle("van-1", "fleet"), spans).windows
 
 
 def _belongs(windows: list[Window], instant: int) -> int | None:
