@@ -9,17 +9,17 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = """
     errors
-    bucket geo metrics model numbers origins caps
+    bucket caps geo metrics model numbers origins
     config geojson keys lag lanes routes
-    auth protocol demo
+    auth demo protocol
     access budgets downloads store
-    audit change_upkeep erasure gpx live.loading live.reader_queue live.grid live.packing sockets.limits
-    live.trips live.viewport live.fleet live.fleets live.hub live.follower live.change_feed ingest.clocks
-    monitor ingest
-    history live.state services
+    audit change_upkeep erasure gpx sockets.limits
+    live
+    ingest monitor
+    history live_state services
     refiling
     service
-    sockets api
+    api sockets
     app
     cli
 """

@@ -25,7 +25,7 @@ from tracking.lanes import Lanes, give_back
 from tracking.live.change_feed import ChangeFeed
 from tracking.live.follower import Follower
 from tracking.live.hub import Hub
-from tracking.live.state import LiveState, State
+from tracking.live_state import LiveState, State
 from tracking.model import Clock, Trip
 from tracking.monitor.events import Events
 from tracking.monitor.loader import Loader

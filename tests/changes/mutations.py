@@ -15,8 +15,8 @@ from tracking.live.fleet import LiveVehicle
 from tracking.live.follower import Follower, NotRead, Transaction
 from tracking.live.hub import Hub
 from tracking.live.loading import Loading
-from tracking.live.state import LiveState, State
 from tracking.live.trips import TripFeed
+from tracking.live_state import LiveState, State
 from tracking.model import Position
 from tracking.store import changes
 from tracking.store.changes import Cursor, Row

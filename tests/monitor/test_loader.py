@@ -30,7 +30,7 @@ from tracking.live.fleet import FleetFeed
 from tracking.live.follower import NotRead
 from tracking.live.hub import Hub
 from tracking.live.loading import Loading
-from tracking.live.state import LiveState, State
+from tracking.live_state import LiveState, State
 from tracking.model import Event, EventKind, Fleet, Place, Trip, TripStatus, Vehicle
 from tracking.monitor import loader as module
 from tracking.monitor import silence

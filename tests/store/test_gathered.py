@@ -17,7 +17,7 @@ from tracking.errors import StoreUnavailable
 from tracking.ingest.vehicles import IngestVehicles
 from tracking.live.follower import Follower
 from tracking.live.hub import Hub
-from tracking.live.state import LiveState
+from tracking.live_state import LiveState
 from tracking.model import Fleet, Place, Vehicle, system_clock
 from tracking.monitor.events import Events
 from tracking.monitor.monitor import Monitor

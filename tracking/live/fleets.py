@@ -16,7 +16,7 @@ MAX_MOVES = 100_000
 
 class Fleets:
     """The fleets in memory, and vehicles of others that somebody drives. `tracking.monitor.loader` reads them from the store,
-    `live.state` keeps them up to date.
+    `live_state` keeps them up to date.
 
     `moves` are the positions that moved a marker, in order, for the monitor to take. Those of a fleet that is not loaded wait
     in its feed until it is.
