@@ -17,11 +17,11 @@ from tests.monitor.geofence_truth import Seen
 from tests.monitor.monitoring import BEGIN, FLEET, Monitored, position_of
 from tests.test_events import YARD, put_fence
 from tracking.model import Fleet, Geofence, Place, Vehicle
+from tracking.monitor import fences as module
 from tracking.monitor import loader
-from tracking.monitor import monitor as module
+from tracking.monitor.fences import built
 from tracking.monitor.geofences import Fences
 from tracking.monitor.loader import Loader
-from tracking.monitor.monitor import built
 from tracking.store import changes, erasures, fleets, geofences, positions, trips, vehicles
 from tracking.store.pool import Connection, Database
 from tracking.store.vehicles import Stored
@@ -146,16 +146,16 @@ async def test_no_transaction_is_open_while_fences_are_built(
     await loading
     await asyncio.gather(*changing)
     assert asked == [1]
-    assert set(monitored.monitor._fences[FLEET].by_id) == {"new"}
+    assert set(monitored.monitor.fences.by_fleet[FLEET].by_id) == {"new"}
     await witness.close()
 
 
 async def test_of_a_fleet_that_is_not_held_no_geofence_is_read(database: Database) -> None:
     monitored = Monitored(database)
     monitored.fleets.held.clear()
-    monitored.monitor.take_up_fences("other", Fences())
+    monitored.monitor.fences.take_up("other", Fences())
     await monitored.monitor.geofence_at(FLEET, "yard")
-    assert FLEET not in monitored.monitor._fences
+    assert FLEET not in monitored.monitor.fences.by_fleet
 
 
 async def test_a_fleet_has_so_many_fences_and_vertices(hub: HubProcess, api: Api) -> None:
@@ -213,7 +213,7 @@ async def test_a_listing_is_made_once_and_again_after_each_change() -> None:
     for number in range(100):
         monitored.change_fleet(f"fleet-{number}")
         await listed(f"fleet-{number}")
-    assert len(monitored.monitor._listings) == module.MOST_LISTINGS
+    assert len(monitored.monitor.fences._listings) == module.MOST_LISTINGS
     monitored.fleets.feeds[FLEET].loaded = False
     assert await monitored.monitor.listing(FLEET) is None
 

@@ -190,7 +190,7 @@ async def _judge_live_state(world: World, hub: FuzzHub, fresh: FuzzHub, truth: T
         # One that is not loaded knows its vehicles alone.
         if fleet_feed is not None and fleet_feed.loaded:
             compare(f"the fleet {fleet_id}", fleet_feed.fleet, stored_fleets[fleet_id])
-        fences = hub.service.monitor._fences.get(fleet_id)
+        fences = hub.service.monitor.fences.by_fleet.get(fleet_id)
         if fences is not None:
             rows = await geofences.rows_of_fleet(world.witness, fleet_id)
             wanted = {row["geofence_id"]: geofences.geofence_of(row) for row in rows}

@@ -250,7 +250,9 @@ def test_who_is_parked_on_the_line_does_not_flap(seed: int, accuracies: list[flo
     rng, place = random.Random(seed), Place(9.52, 47.14)
     monitored = Monitored()
     monitored.put("yard", {"type": "Polygon", "coordinates": [place.star(rng, 0, 0, 900, 500)]})
-    edge = shapely.Polygon(monitored.monitor._fences["fleet"].by_id["yard"].geofence.geometry["coordinates"][0]).exterior
+    edge = shapely.Polygon(
+        monitored.monitor.fences.by_fleet["fleet"].by_id["yard"].geofence.geometry["coordinates"][0]
+    ).exterior
     on_edge = edge.interpolate(rng.random(), normalized=True)
     about = Place(on_edge.x, on_edge.y)
     ways = []

@@ -35,8 +35,9 @@ from tracking.model import Event, EventKind, Fleet, Place, Trip, TripStatus, Veh
 from tracking.monitor import loader as module
 from tracking.monitor import silence
 from tracking.monitor.events import Emitted
+from tracking.monitor.fences import built
 from tracking.monitor.geofences import Fences
-from tracking.monitor.monitor import Monitor, built
+from tracking.monitor.monitor import Monitor
 from tracking.service import Service, assemble
 from tracking.store import positions, vehicles
 from tracking.store.changes import ChangeKind, Row
@@ -91,7 +92,7 @@ def state_of(service: Service, fleet_id: str) -> Message:
     """All that a hub knows of a fleet."""
     feed = service.hub.fleets.feeds[fleet_id]
     assert feed.loaded
-    fences = service.monitor._fences[fleet_id].by_id
+    fences = service.monitor.fences.by_fleet[fleet_id].by_id
     return {
         "fleet": feed.fleet,
         "fences": {geofence_id: fence.geofence for geofence_id, fence in fences.items()},
@@ -253,7 +254,7 @@ async def test_a_move_that_waited_goes_on_from_where_the_vehicle_was_stored(worl
         await positions.move_latest(connection, [seen])
     live = world.service.hub.fleets.know(stored.vehicle, stored.joined_at, stored.number)
     # Held up, so that it comes before the fleet is loaded.
-    async with world.service.monitor.turn(fleet_id):
+    async with world.service.monitor.fences.turn(fleet_id):
         next_seen = Seen(vehicle_id, before + 50_000, east, INSIDE["latitude"], 5.0)
         world.service.hub.fleets.publish(position_of(next_seen, world.clock(), vehicle=stored.number))
         assert world.service.hub.fleets.holds(fleet_id)
@@ -354,7 +355,7 @@ async def test_a_geofence_that_cannot_be_read_takes_no_other_with_it(world: Worl
     async with world.service.database.transaction() as connection:
         await connection.execute(broken, fleet_id, "broken")
     await world.service.loader.load(fleet_id)
-    known = world.service.monitor._fences[fleet_id].by_id
+    known = world.service.monitor.fences.by_fleet[fleet_id].by_id
     assert set(known) == {"yard", "later"}
     async with world.service.database.transaction() as connection:
         await connection.execute(broken, fleet_id, "later")
@@ -712,7 +713,7 @@ async def test_a_fleet_that_was_let_go_is_loaded_anew_and_nothing_is_told_twice_
     world.clock.ahead += module.UNUSED_MS
     await loader.let_go()
     assert (world.feed(yard.fleet_id), hub_fleets.vehicles, hub_fleets.by_number) == (None, {}, {})
-    assert (hub_fleets.holds(yard.fleet_id), monitor._fences, await monitor.listing(yard.fleet_id)) == (False, {}, None)
+    assert (hub_fleets.holds(yard.fleet_id), monitor.fences.by_fleet, await monitor.listing(yard.fleet_id)) == (False, {}, None)
     for _ in range(10):
         world.clock.ahead += 10_000
         assert not await world.service.silences.sweep()

@@ -353,7 +353,7 @@ def test_what_moves_while_its_fleet_is_loaded_is_judged_after_that_with_the_stor
     assert monitored.told() == []
     vehicle = monitored.fleets.vehicles["van"]
     yard = Fence(Geofence(FLEET, "yard", YARD, {}))
-    monitored.monitor.take_up_fences(FLEET, Fences([yard]))
+    monitored.monitor.fences.take_up(FLEET, Fences([yard]))
     stored = position_of(at(0, *INSIDE), BEGIN)
     monitored.monitor.take_up(vehicle, stored, [StayRow(0, FLEET, "yard", BEGIN, False)], silent=True)
     monitored.monitor.look()

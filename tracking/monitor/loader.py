@@ -17,7 +17,8 @@ from tracking.errors import StoreUnavailable, StoreWentBack
 from tracking.live.fleet import FleetFeed
 from tracking.live.fleets import Fleets
 from tracking.model import Clock, Fleet, Position, Trip
-from tracking.monitor.monitor import Monitor, built
+from tracking.monitor.fences import built
+from tracking.monitor.monitor import Monitor
 from tracking.store import changes, events, fleets, geofences, positions, trips, vehicles
 from tracking.store.events import StayRow
 from tracking.store.pool import Connection, Database
@@ -146,7 +147,7 @@ class Loader:
         while True:
             try:
                 await self._follow()
-                async with self._rooms, self._monitor.turn(fleet_id):
+                async with self._rooms, self._monitor.fences.turn(fleet_id):
                     with self._fleets.loading.reading():
                         return await self._load_once(fleet_id)
             except StoreWentBack:
@@ -175,7 +176,7 @@ class Loader:
             async for part in vehicles.in_parts(connection, fleet_id, PART):
                 overtaken += await self._keep(await self._read(connection, as_of, part))
         # In a thread, and with no transaction open meanwhile: thousands of them take longer than one may idle.
-        self._monitor.take_up_fences(fleet_id, await asyncio.to_thread(built, rows))
+        self._monitor.fences.take_up(fleet_id, await asyncio.to_thread(built, rows))
         while overtaken or not self._fleets.loading.is_current(fleet_id, as_of):
             await asyncio.sleep(AGAIN_SECONDS)
             again, overtaken = overtaken, []
@@ -287,13 +288,13 @@ class Loader:
 
     async def _drop(self, feed: FleetFeed) -> None:
         fleet_id = feed.fleet.fleet_id
-        async with self._monitor.turn(fleet_id):
+        async with self._monitor.fences.turn(fleet_id):
             # It may be used by now.
             if not self._is_unused(feed) or feed in self._monitor.busy() or fleet_id in self._loads:
                 return
             feed.loaded = False
             self._fleets.held.discard(fleet_id)
-            self._monitor.forget_fences(fleet_id)
+            self._monitor.fences.forget(fleet_id)
             for index, vehicle in enumerate(list(feed.vehicles), 1):
                 if vehicle in feed.vehicles and vehicle.vehicle.vehicle_id not in self._connected:
                     self._fleets.let_go(vehicle)

@@ -11,7 +11,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from weakref import WeakValueDictionary
 
 from msgspec import UNSET
 
@@ -21,12 +20,11 @@ from tracking.live.fleets import Fleets
 from tracking.metrics import CHANGES_FAILED
 from tracking.model import Clock, Event, EventKind, Fleet, Position
 from tracking.monitor.events import Emitted, Events
+from tracking.monitor.fences import FencesInForce, made, note_broken
 from tracking.monitor.geofences import Fence, Fences, Move, move_of
 from tracking.monitor.rules import GAP_MS, LATE_MS, Alert, AlertState, Route, Stay, are_on_route
 from tracking.protocol.codec import frame
 from tracking.protocol.dispatcher import GeofenceGone, GeofenceNews
-from tracking.protocol.fit import geofence_news
-from tracking.protocol.http import feature_collection
 from tracking.store import geofences
 from tracking.store.events import StayRow
 from tracking.store.pool import Database
@@ -44,8 +42,6 @@ PAUSE_MS = 10_000
 """Past this between two sweeps the clock was set, or this process stood still."""
 LOOK_AFTER_MS = 10_000
 """So often at least is asked whether a vehicle is silent: its fleet, or its fleet's threshold, may have become another."""
-MOST_LISTINGS = 20
-"""Fleets whose geofences are kept as they are sent: at most some 20 MB each."""
 
 
 class _States(dict[LiveVehicle, AlertState]):
@@ -70,32 +66,14 @@ class Monitor:
         """What is remembered of each vehicle that was heard of, for as long as it is in memory."""
         fleets.on_gone = self._forget
         fleets.on_transferred = self._transferred
-        self._fences: dict[str, Fences] = {}
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """of changes of a fleet's geofences, and of its loading"""
+        self.fences = FencesInForce()
         self._moves: deque[tuple[LiveVehicle, Position]] = deque()
         """Those that this look judges, in order, and has not judged yet."""
         self._due: dict[int, list[LiveVehicle]] = {}
         """Vehicles to look after, by the second in which they may have fallen silent."""
         self._swept = 0
-        self._listings: dict[str, asyncio.Task[bytes]] = {}
-        """Of the fleets that were asked for last, until one of their fences changes."""
 
     # --- what there is to monitor ---------------------------------------------------------------------------------------
-
-    def turn(self, fleet_id: str) -> asyncio.Lock:
-        """Held by who loads the fleet or lets it go, so that a geofence which changes meanwhile is read after it."""
-        return self._turns.setdefault(fleet_id, asyncio.Lock())
-
-    def take_up_fences(self, fleet_id: str, fences: Fences) -> None:
-        """The fleet has these, all of them."""
-        self._fences[fleet_id] = fences
-        self._listings.pop(fleet_id, None)
-
-    def forget_fences(self, fleet_id: str) -> None:
-        """The fleet is held no more."""
-        self._fences.pop(fleet_id, None)
-        self._listings.pop(fleet_id, None)
 
     def take_up(self, vehicle: LiveVehicle, position: Position | None, stays: Sequence[StayRow], silent: bool) -> None:
         """What the store knows of a vehicle, unless it was heard of already."""
@@ -141,9 +119,6 @@ class Monitor:
         if state is not None:
             self.states[vehicle] = state.of_another_fleet()
 
-    def _fences_of(self, fleet_id: str) -> Fences:
-        return self._fences.setdefault(fleet_id, Fences())
-
     def fleet_changed(self, fleet: Fleet) -> None:
         """After COMMIT: its name or thresholds are these now."""
         for vehicle in self._fleets.feed(fleet).vehicles:
@@ -165,8 +140,7 @@ class Monitor:
         geofence = fence.geofence
         # What they did before the fence was as it is now.
         self._try_to_look()
-        self._fences_of(geofence.fleet_id).put(fence)
-        self._listings.pop(geofence.fleet_id, None)
+        self.fences.put(fence)
         feed = self._fleets.feeds.get(geofence.fleet_id)
         if feed is None:
             return []
@@ -176,7 +150,7 @@ class Monitor:
     def _settle(self, vehicles: list[LiveVehicle], fence: Fence) -> None:
         """All at once: each question to GEOS alone would wait for the thread that makes the next fence."""
         fleet_id, geofence_id = fence.geofence.fleet_id, fence.geofence.geofence_id
-        if self._fences_of(fleet_id).by_id.get(geofence_id) is not fence:
+        if self.fences.of(fleet_id).by_id.get(geofence_id) is not fence:
             return
         west, south, east, north = fence.shape.bounds
         asked: list[tuple[LiveVehicle, Position]] = []
@@ -205,7 +179,7 @@ class Monitor:
         """
         if not self._fleets.holds(fleet_id):
             return
-        async with self.turn(fleet_id):
+        async with self.fences.turn(fleet_id):
             while True:
                 feed = self._fleets.feeds.get(fleet_id)
                 if feed is None or not feed.loaded:
@@ -219,30 +193,24 @@ class Monitor:
                 except StoreUnavailable:
                     await asyncio.sleep(RETRY_SECONDS)
             if row is None:
-                if self.knows_geofence(fleet_id, geofence_id):
+                if self.fences.knows(fleet_id, geofence_id):
                     self.geofence_gone(fleet_id, geofence_id)
                 return
             try:
                 # In a thread: a large one is tens of milliseconds.
-                fence, news = await asyncio.to_thread(_made, row)
+                fence, news = await asyncio.to_thread(made, row)
             except Exception:
                 CHANGES_FAILED.inc()
-                _note_broken(row)
-                if self.knows_geofence(fleet_id, geofence_id):
+                note_broken(row)
+                if self.fences.knows(fleet_id, geofence_id):
                     self.geofence_gone(fleet_id, geofence_id)
             else:
                 await self.change_geofence(fence, news)
 
-    def knows_geofence(self, fleet_id: str, geofence_id: str) -> bool:
-        """Whether it is in force."""
-        fences = self._fences.get(fleet_id)
-        return fences is not None and geofence_id in fences.by_id
-
     def geofence_gone(self, fleet_id: str, geofence_id: str) -> None:
         """After COMMIT. Nobody leaves a fence that is no more: no `exit` is told."""
         self._try_to_look()
-        self._fences_of(fleet_id).remove(geofence_id)
-        self._listings.pop(fleet_id, None)
+        self.fences.remove(fleet_id, geofence_id)
         feed = self._fleets.feeds.get(fleet_id)
         if feed is not None:
             feed.broadcast(frame(GeofenceGone(geofence_id)))
@@ -253,17 +221,7 @@ class Monitor:
     async def listing(self, fleet_id: str) -> bytes | None:
         """The fleet's geofences as JSON, a FeatureCollection in the order of their ids; None where the fleet is not loaded."""
         feed = self._fleets.feeds.get(fleet_id)
-        if feed is None or not feed.loaded:
-            return None
-        listing = self._listings.pop(fleet_id, None)
-        if listing is None:
-            by_id = self._fences.get(fleet_id, _NO_FENCES).by_id
-            found = [by_id[geofence_id].geofence for geofence_id in sorted(by_id)]
-            listing = asyncio.create_task(asyncio.to_thread(feature_collection, found))
-        self._listings[fleet_id] = listing
-        if len(self._listings) > MOST_LISTINGS:
-            del self._listings[next(iter(self._listings))]
-        return await asyncio.shield(listing)
+        return await self.fences.listing(fleet_id) if feed is not None and feed.loaded else None
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -328,7 +286,7 @@ class Monitor:
 
     def _look_at(self, feed: FleetFeed, moves: list[tuple[LiveVehicle, Position]]) -> None:
         fleet = feed.fleet
-        fences = self._fences.get(fleet.fleet_id, _NO_FENCES)
+        fences = self.fences.of(fleet.fleet_id)
         states = [self.states[vehicle] for vehicle, _ in moves]
         touched = _touched(fences, moves, states) if fences.by_id else None
         routes: dict[int, tuple[Route, Position, float]] = {}
@@ -423,7 +381,7 @@ class Monitor:
                 else:
                     self._check_silence(vehicle, now)
         for feed in self._fleets.feeds.values():
-            fences = self._fences.get(feed.fleet.fleet_id)
+            fences = self.fences.by_fleet.get(feed.fleet.fleet_id)
             if fences is None or not fences.by_id or not feed.loaded:
                 continue
             for vehicle in feed.vehicles:
@@ -512,32 +470,9 @@ def _touched(
     return list(zip(made, fences.touched(made), strict=True))
 
 
-def _made(row: geofences.Row) -> tuple[Fence, GeofenceNews]:
-    geofence = geofences.geofence_of(row)
-    return Fence(geofence), geofence_news(geofence)
-
-
-def built(rows: Sequence[geofences.Row]) -> Fences:
-    """A fleet's fences, of its rows: a second of arithmetic, at worst."""
-    fences = Fences()
-    for row in rows:
-        try:
-            fences.put(Fence(geofences.geofence_of(row)), build=False)
-        except Exception:
-            _note_broken(row)
-    fences.build()
-    return fences
-
-
-def _note_broken(row: geofences.Row) -> None:
-    # One that another version stored must not take its fleet with it.
-    logger.exception("geofence %s of fleet %s is not in force: it can't be read", row["geofence_id"], row["fleet_id"])
-
-
 def old_after(signal_lost_after: float) -> float:
     """A position that was so old (ms) when it came does not say where a vehicle of a fleet with this threshold is now."""
     return max(LATE_MS, signal_lost_after * 1000)
 
 
 _OF_THE_SIGNAL = (EventKind.SIGNAL_LOST, EventKind.SIGNAL_BACK)
-_NO_FENCES = Fences()
