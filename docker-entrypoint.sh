@@ -50,7 +50,7 @@ case ${1:-serve} in
         ;;
     links)
         take_service_token
-        exec python -c 'import sys; from tracking.demo import print_links; print_links(sys.argv[1])' "$hub"
+        exec python -c 'import sys; from tracking.demo.links import print_links; print_links(sys.argv[1])' "$hub"
         ;;
     *) exec "$@" ;;
 esac

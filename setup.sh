@@ -141,7 +141,7 @@ install_python() { # install_python LOCK HOW_LONG
 # --------------------------------------------------------------------------------------------------------- PostgreSQL
 
 has_postgres() { # asks the module that will run it, so that both look in the same places
-    "$python" -c 'from tracking.cluster import find_binaries; find_binaries()' 2>/dev/null
+    "$python" -c 'from tracking.demo.binaries import find_binaries; find_binaries()' 2>/dev/null
 }
 
 install_postgres() {
@@ -160,7 +160,7 @@ install_postgres() {
         [ ! -e "$config" ] || as_root rm -f "$config"
         [ "$status" = 0 ] || exit 1
     fi
-    has_postgres || "$python" -c 'from tracking.cluster import find_binaries; find_binaries()' 2>&1 | tail -n 1 >&2
+    has_postgres || "$python" -c 'from tracking.demo.binaries import find_binaries; find_binaries()' 2>&1 | tail -n 1 >&2
     has_postgres || fail "PostgreSQL with PostGIS is installed but not found: put its bin directory first on PATH, or set TRACKING_DATABASE_URL."
 }
 
@@ -280,7 +280,7 @@ lock() { # names, versions and hashes of PyPI's files, and nothing of this machi
 }
 
 clean() {
-    "$python" -c 'from tracking.cluster import Cluster; Cluster().remove()' || fail "could not remove the database in .data/pg: see above."
+    "$python" -c 'from tracking.demo.postgres import Cluster; Cluster().remove()' || fail "could not remove the database in .data/pg: see above."
     rm -rf "$venv" "$data" web/node_modules tracking.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis ||
         fail "could not remove everything: some of it belongs to another user (sudo make clean)."
     find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,7 +11,7 @@ import msgspec
 from driver_sim.backoff import Backoff, full_jitter
 from driver_sim.roads import Point
 from tracking.model import Place, TripStatus, Vehicle
-from tracking.protocol import TripView
+from tracking.protocol.http import TripView
 
 logger = logging.getLogger(__name__)
 

@@ -22,25 +22,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from driver_sim.backoff import Backoff, full_jitter
-from driver_sim.closing import GONE_WITHOUT_A_WORD, NORMAL, Verdict, verdict
+from driver_sim.close_codes import GONE_WITHOUT_A_WORD, NORMAL, Verdict, verdict
 from driver_sim.outbox import Outbox, Request, frame_of
 from tracking.model import Clock, Fix, TripStatus, system_clock
-from tracking.protocol import (
-    MAX_BATCH,
-    SUBPROTOCOL,
-    Ack,
-    Done,
-    DriverTextMessage,
-    DriverTrip,
-    Error,
-    Hello,
-    Interval,
-    TextMessage,
-    TripStatusChange,
-    TripView,
-    Welcome,
-    encode,
-)
+from tracking.protocol.codec import encode
+from tracking.protocol.driver import MAX_BATCH, Ack, DriverTextMessage, DriverTrip, Hello, Interval, TripStatusChange, Welcome
+from tracking.protocol.http import TripView
+from tracking.protocol.shared import SUBPROTOCOL, Done, Error, TextMessage
 
 logger = logging.getLogger(__name__)
 

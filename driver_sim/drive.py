@@ -10,16 +10,16 @@ from pathlib import Path
 from driver_sim.areas import AREAS, THRESHOLDS
 from driver_sim.backend import Backend, BackendError, for_each
 from driver_sim.client import DriverClient, Ending
-from driver_sim.closing import NORMAL
-from driver_sim.errands import Errand, Errands, ShowcaseErrands
+from driver_sim.close_codes import NORMAL
+from driver_sim.driver_loop import DriverLoop
 from driver_sim.fleet import HOMES, VADUZ, vehicles
+from driver_sim.itineraries import Itineraries, Itinerary, ShowcaseItineraries
 from driver_sim.outbox import Outbox
 from driver_sim.receiver import DeadZone, dead_zones
 from driver_sim.roads import RoadGraph
-from driver_sim.shift import Shift
 from driver_sim.store import SqliteStore
 from tracking.model import Vehicle
-from tracking.protocol import TripView
+from tracking.protocol.http import TripView
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +60,12 @@ async def drive(
                 return
             provisioning.result()
             for number, vehicle in enumerate(chosen):
-                errands = _errands(number, roads, random.Random(rng.random()))
+                itineraries = _itineraries(number, roads, random.Random(rng.random()))
                 outbox = store.outbox(vehicle.vehicle_id)
-                client, shift = _driver(hub, vehicle, backend, outbox, errands, zones, pace, waits=number >= drivers)
+                client, loop = _driver(hub, vehicle, backend, outbox, itineraries, zones, pace, waits=number >= drivers)
                 clients.append(client)
                 tasks.append(asyncio.ensure_future(_stay(vehicle, client, say)))
-                tasks.append(asyncio.ensure_future(shift.run()))
+                tasks.append(asyncio.ensure_future(loop.run()))
             tasks.append(asyncio.ensure_future(_announce(clients, fleet, hub, say)))
             try:
                 await _watch(tasks, stopping)
@@ -94,11 +94,11 @@ async def _provision(backend: Backend, fleet: str, chosen: list[Vehicle]) -> Non
     await backend.cancel_left_over(fleet, lambda vehicle_id: numbered.fullmatch(vehicle_id) is not None)
 
 
-def _errands(number: int, roads: RoadGraph, rng: random.Random) -> Errands:
+def _itineraries(number: int, roads: RoadGraph, rng: random.Random) -> Itineraries:
     if number == 0:
-        return ShowcaseErrands(roads, rng)
+        return ShowcaseItineraries(roads, rng)
     _, home, radius = HOMES[number % len(HOMES)]
-    return Errands(roads, rng, home, radius)
+    return Itineraries(roads, rng, home, radius)
 
 
 def _driver(
@@ -106,22 +106,22 @@ def _driver(
     vehicle: Vehicle,
     backend: Backend,
     outbox: Outbox,
-    errands: Errands,
+    itineraries: Itineraries,
     zones: Sequence[DeadZone],
     pace: float,
     *,
     waits: bool,
-) -> tuple[DriverClient, Shift]:
+) -> tuple[DriverClient, DriverLoop]:
     async def token() -> str:
         return await backend.driver_token(vehicle.vehicle_id)
 
-    async def make_trip(errand: Errand, trouble: bool) -> TripView:
+    async def make_trip(itinerary: Itinerary, trouble: bool) -> TripView:
         while True:
             try:
                 if trouble:
                     await backend.cancel_left_over(vehicle.fleet_id, vehicle.vehicle_id.__eq__)
                 return await backend.create_trip(
-                    vehicle.fleet_id, vehicle.vehicle_id, errand.pickup, errand.dropoff, errand.stops, errand.line
+                    vehicle.fleet_id, vehicle.vehicle_id, itinerary.pickup, itinerary.dropoff, itinerary.stops, itinerary.line
                 )
             except BackendError as error:
                 if error.status != 409:
@@ -133,13 +133,13 @@ def _driver(
         hub,
         outbox,
         fetch_token=token,
-        on_trip=lambda trip: shift.taken(trip),
-        on_done=lambda request, code, detail: shift.answered(request, code, detail),
+        on_trip=lambda trip: loop.taken(trip),
+        on_done=lambda request, code, detail: loop.answered(request, code, detail),
         on_rejected=lambda rejection: logger.info("%s: fix rejected: %s", vehicle.vehicle_id, rejection),
         on_lost=lambda code, reason: logger.info("%s: line lost: %d %s", vehicle.vehicle_id, code, reason),
     )
-    shift = Shift(vehicle.vehicle_id, client, errands, None if waits else make_trip, zones=zones, pace=pace)
-    return client, shift
+    loop = DriverLoop(vehicle.vehicle_id, client, itineraries, None if waits else make_trip, zones=zones, pace=pace)
+    return client, loop
 
 
 async def _stay(vehicle: Vehicle, client: DriverClient, say: Callable[[str], None]) -> Ending:

@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from tracking.model import Fix
-from tracking.protocol import MAX_BATCH, MAX_FRAME_BYTES, encode
+from tracking.protocol.codec import MAX_FRAME_BYTES, encode
+from tracking.protocol.driver import MAX_BATCH
 
 _decode_fix = msgspec.json.Decoder(Fix).decode
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from driver_sim.backend import Backend, for_each
 from driver_sim.client import DriverClient
-from driver_sim.closing import NORMAL
+from driver_sim.close_codes import NORMAL
 from driver_sim.outbox import MemoryOutbox
 from driver_sim.tracks import BadRow, Row, TrackError, read
 from tracking.model import Clock, Place, TripStatus, Vehicle, system_clock

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from driver_sim.outbox import KeptFix, Request, check_sendable
 from tracking.model import Fix
-from tracking.protocol import encode
+from tracking.protocol.codec import encode
 
 logger = logging.getLogger(__name__)
 

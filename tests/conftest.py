@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.clients import Api
 from tests.hub_process import HubProcess
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 
 # A machine that is busy with other things must not fail a test for being slow.

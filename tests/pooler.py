@@ -11,7 +11,7 @@ from typing import Self
 import pytest
 
 from tests.hub_process import free_port, wait_until
-from tracking.cluster import PORT, ROLE, Cluster
+from tracking.demo.postgres import PORT, ROLE, Cluster
 
 
 class Pooler:

@@ -19,7 +19,7 @@ from tracking.api import changes as http_changes
 from tracking.api import health
 from tracking.app import create_app
 from tracking.config import load
-from tracking.hub import change_feed
+from tracking.live import change_feed
 from tracking.model import Event, EventKind
 from tracking.service import Service
 from tracking.store import events

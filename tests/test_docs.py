@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
-from tracking import protocol
 from tracking.config import Settings
 from tracking.errors import CLOSE_CODES, HTTP_STATUS, CloseCode, ErrorCode
 from tracking.metrics import REGISTRY
 from tracking.model import EventKind, Suspicion, VehicleStatus
+from tracking.protocol import dispatcher, driver, http, passenger, shared
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -36,7 +36,8 @@ def test_every_code_message_and_flag_is_in_the_reference() -> None:
         *VehicleStatus,
         *(
             str(struct.__struct_config__.tag)
-            for struct in vars(protocol).values()
+            for module in (driver, passenger, dispatcher, http, shared)
+            for struct in vars(module).values()
             if isinstance(struct, type) and issubclass(struct, Struct) and struct.__struct_config__.tag
         ),
         *(metric.name for metric in REGISTRY.collect() if metric.name.startswith("tracking_")),

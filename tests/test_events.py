@@ -9,9 +9,9 @@ import pytest
 
 from tests.clients import Api, Dispatcher, Driver, Message, Socket, fix, new_id, now_ms, token
 from tests.faults.devices import until
-from tests.hub.geofence_truth import Seen
-from tests.hub.watching import BEGIN, FLEET, Watching
 from tests.hub_process import HubProcess
+from tests.monitor.geofence_truth import Seen
+from tests.monitor.monitoring import BEGIN, FLEET, Monitored
 from tracking.model import Fleet, Geofence, Vehicle
 from tracking.store import erasures, fleets, geofences, vehicles
 from tracking.store.pool import Database
@@ -61,7 +61,7 @@ async def listed(api: Api, fleet_id: str, **params: Any) -> list[Message]:
 
 
 async def settled(screen: Dispatcher, driver: Drive) -> None:
-    """A mark behind everything that was reported: what the watch told of it came before this speeding."""
+    """A mark behind everything that was reported: what the monitor told of it came before this speeding."""
     seen = len(screen.news())
     await driver.to(OUTSIDE, speed=45.0)
     await screen.until(lambda: any(event["kind"] == "speeding" for event in screen.news()[seen:]))
@@ -360,25 +360,25 @@ async def test_an_event_that_the_database_refuses_takes_no_others_with_it(
 async def test_trust_40_events_that_waited_do_not_go_to_a_namesake(database_url: str, told: bool) -> None:
     database = Database(database_url)
     await database.open()
-    watching = Watching(database)
+    monitored = Monitored(database)
     async with database.transaction() as connection:
         await fleets.put(connection, Fleet(FLEET, "Fleet"))
         await geofences.put(connection, Geofence(FLEET, "yard", YARD, {}))
         stored = [(await vehicles.put(connection, Vehicle(name, FLEET)))[0] for name in ("van", "other")]
-    watching.put("yard", YARD)
+    monitored.put("yard", YARD)
     for number, vehicle, *_ in stored:
-        watching.numbers[vehicle.vehicle_id] = number
+        monitored.numbers[vehicle.vehicle_id] = number
         for seconds, place in ((0, OUTSIDE), (60, INSIDE)):
-            watching.publish(Seen(vehicle.vehicle_id, BEGIN + seconds * 1000, place["longitude"], place["latitude"], 5.0))
-    watching.watch.look()
+            monitored.publish(Seen(vehicle.vehicle_id, BEGIN + seconds * 1000, place["longitude"], place["latitude"], 5.0))
+    monitored.monitor.look()
     async with database.transaction() as connection:
         await erasures.begin(connection, stored[0].number)
         await vehicles.put(connection, stored[0].vehicle)
     if told:
-        watching.fleets.forget("van")
-        watching.vehicle("van")
-    delivering = asyncio.create_task(watching.watch.deliver())
-    await watching.watch.flush()
+        monitored.fleets.forget("van")
+        monitored.vehicle("van")
+    delivering = asyncio.create_task(monitored.events.deliver())
+    await monitored.monitor.flush()
     delivering.cancel()
     async with database.connection() as connection:
         kept = await connection.fetch("SELECT vehicle, kind FROM events")

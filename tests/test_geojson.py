@@ -16,8 +16,8 @@ from tests.clients import Api, new_id, token
 from tests.hub_process import HubProcess
 from tracking.errors import Refusal
 from tracking.geojson import MAX_VERTICES, checked_geometry, read_geometry, shape_of
-from tracking.hub.geofences import Fence
 from tracking.model import Geofence
+from tracking.monitor.geofences import Fence
 
 SQUARE = [[9.5, 47.1], [9.6, 47.1], [9.6, 47.2], [9.5, 47.2], [9.5, 47.1]]
 HOLE = [[9.53, 47.13], [9.53, 47.16], [9.56, 47.16], [9.56, 47.13], [9.53, 47.13]]

@@ -12,19 +12,19 @@ import pytest
 
 from tests.clients import Api, Dispatcher, Message
 from tests.faults.devices import until
-from tests.hub.geofence_truth import Seen
-from tests.hub.watching import BEGIN, FLEET, Watching, position_of
 from tests.hub_process import HubProcess
+from tests.monitor.geofence_truth import Seen
+from tests.monitor.monitoring import BEGIN, FLEET, Monitored, position_of
 from tests.test_events import YARD, put_fence
-from tracking import loader
-from tracking import watch as module
-from tracking.hub.geofences import Fences
-from tracking.loader import Loader
 from tracking.model import Fleet, Geofence, Place, Vehicle
+from tracking.monitor import fences as module
+from tracking.monitor import loader
+from tracking.monitor.fences import built
+from tracking.monitor.geofences import Fences
+from tracking.monitor.loader import Loader
 from tracking.store import changes, erasures, fleets, geofences, positions, trips, vehicles
 from tracking.store.pool import Connection, Database
 from tracking.store.vehicles import Stored
-from tracking.watch import built
 
 HERE = Place(47.0, 9.5)
 AROUND = (9.4, 46.9, 9.6, 47.1)
@@ -41,16 +41,16 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await database.close()
 
 
-def loader_of(watching: Watching, database: Database) -> Loader:
+def loader_of(monitored: Monitored, database: Database) -> Loader:
     async def follow() -> None:
         pass
 
     return Loader(
         database,
-        watching.fleets,
-        watching.watch,
+        monitored.fleets,
+        monitored.monitor,
         follow,
-        lambda: watching.clock,
+        lambda: monitored.clock,
         sweeping=asyncio.Lock(),
         connected=(),
         gone_after=86_400,
@@ -60,8 +60,8 @@ def loader_of(watching: Watching, database: Database) -> Loader:
 async def test_what_is_applied_meanwhile_is_newer_than_what_was_read(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watching = Watching()
-    watching.fleets.feeds.clear()
+    monitored = Monitored()
+    monitored.fleets.feeds.clear()
     async with database.transaction() as connection:
         for number, vehicle_id in enumerate(("waits", "ended", "erased", "anew"), start=1):
             stored, _ = await vehicles.put(connection, Vehicle(vehicle_id, FLEET))
@@ -101,16 +101,16 @@ async def test_what_is_applied_meanwhile_is_newer_than_what_was_read(
                 # The log is as long by then.
                 for _ in range(6):
                     await changes.heartbeat(writing)
-            watching.fleets.know(Vehicle("anew", FLEET), 0, 5)
+            monitored.fleets.know(Vehicle("anew", FLEET), 0, 5)
         return part
 
     monkeypatch.setattr(Loader, "_read", read_and_change)
-    assert await loader_of(watching, database).load(FLEET) is watching.fleets.feeds[FLEET]
+    assert await loader_of(monitored, database).load(FLEET) is monitored.fleets.feeds[FLEET]
     # What was overtaken, and nothing else, is read again.
     assert readings[0] == [1, 2, 3, 4]
     assert set().union(*readings[1:]) <= {2, 3, 4}
-    known = watching.fleets.vehicles
-    assert watching.fleets.feeds[FLEET].fleet.idle_after == 22.0
+    known = monitored.fleets.vehicles
+    assert monitored.fleets.feeds[FLEET].fleet.idle_after == 22.0
     assert {i: v.number for i, v in known.items()} == {"waits": 1, "ended": 2, "anew": 5}
     assert {i: v.trip.trip_id for i, v in known.items() if v.trip is not None} == {"waits": "trip of waits"}
     assert {i for i, v in known.items() if v.position is not None} == {"waits", "ended"}
@@ -128,10 +128,10 @@ async def test_no_transaction_is_open_while_fences_are_built(
         return built(rows)
 
     monkeypatch.setattr(loader, "built", build)
-    watching = Watching(database)
-    watching.fleets.feeds.clear()
+    monitored = Monitored(database)
+    monitored.fleets.feeds.clear()
     witness = await asyncpg.connect(database_url)
-    loading = asyncio.create_task(loader_of(watching, database).load(FLEET))
+    loading = asyncio.create_task(loader_of(monitored, database).load(FLEET))
     await until(lambda: asked != [], "the fences are built")
     idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
     assert await witness.fetchval(idle) == 0
@@ -139,23 +139,23 @@ async def test_no_transaction_is_open_while_fences_are_built(
     async with database.transaction() as connection:
         await geofences.put(connection, Geofence(FLEET, "new", YARD, {}))
         await geofences.delete(connection, FLEET, "yard")
-    changing = [asyncio.create_task(watching.watch.geofence_at(FLEET, name)) for name in ("yard", "new", *["none"] * 25)]
+    changing = [asyncio.create_task(monitored.monitor.geofence_at(FLEET, name)) for name in ("yard", "new", *["none"] * 25)]
     await asyncio.sleep(0)
     assert not any(task.done() for task in changing)
     may_build.set()
     await loading
     await asyncio.gather(*changing)
     assert asked == [1]
-    assert set(watching.watch._fences[FLEET].by_id) == {"new"}
+    assert set(monitored.monitor.fences.by_fleet[FLEET].by_id) == {"new"}
     await witness.close()
 
 
 async def test_of_a_fleet_that_is_not_held_no_geofence_is_read(database: Database) -> None:
-    watching = Watching(database)
-    watching.fleets.held.clear()
-    watching.watch.take_up_fences("other", Fences())
-    await watching.watch.geofence_at(FLEET, "yard")
-    assert FLEET not in watching.watch._fences
+    monitored = Monitored(database)
+    monitored.fleets.held.clear()
+    monitored.monitor.fences.take_up("other", Fences())
+    await monitored.monitor.geofence_at(FLEET, "yard")
+    assert FLEET not in monitored.monitor.fences.by_fleet
 
 
 async def test_a_fleet_has_so_many_fences_and_vertices(hub: HubProcess, api: Api) -> None:
@@ -191,31 +191,31 @@ async def test_a_fleet_has_so_many_fences_and_vertices(hub: HubProcess, api: Api
 
 
 async def test_a_listing_is_made_once_and_again_after_each_change() -> None:
-    watching = Watching()
-    watching.change_fleet("other")
+    monitored = Monitored()
+    monitored.change_fleet("other")
 
     async def listed(fleet_id: str = FLEET) -> list[str]:
-        listing = await watching.watch.listing(fleet_id)
+        listing = await monitored.monitor.listing(fleet_id)
         assert listing is not None
         return [feature["id"] for feature in json.loads(listing)["features"]]
 
     for geofence_id in ("b", "c", "a"):
-        watching.put(geofence_id, YARD)
-        watching.put("elsewhere", YARD, "other")
+        monitored.put(geofence_id, YARD)
+        monitored.put("elsewhere", YARD, "other")
     assert await listed() == ["a", "b", "c"]
-    one, same = await watching.watch.listing(FLEET), await watching.watch.listing(FLEET)
+    one, same = await monitored.monitor.listing(FLEET), await monitored.monitor.listing(FLEET)
     assert one is same
-    watching.put("c", YARD, name="Changed")
-    assert b"Changed" in (await watching.watch.listing(FLEET) or b"")
-    watching.watch.geofence_gone(FLEET, "b")
-    watching.change_fleet("nobody")
+    monitored.put("c", YARD, name="Changed")
+    assert b"Changed" in (await monitored.monitor.listing(FLEET) or b"")
+    monitored.monitor.geofence_gone(FLEET, "b")
+    monitored.change_fleet("nobody")
     assert (await listed(), await listed("other"), await listed("nobody")) == (["a", "c"], ["elsewhere"], [])
     for number in range(100):
-        watching.change_fleet(f"fleet-{number}")
+        monitored.change_fleet(f"fleet-{number}")
         await listed(f"fleet-{number}")
-    assert len(watching.watch._listings) == module.MOST_LISTINGS
-    watching.fleets.feeds[FLEET].loaded = False
-    assert await watching.watch.listing(FLEET) is None
+    assert len(monitored.monitor.fences._listings) == module.MOST_LISTINGS
+    monitored.fleets.feeds[FLEET].loaded = False
+    assert await monitored.monitor.listing(FLEET) is None
 
 
 async def test_geofences_are_listed_from_memory_as_they_are_stored(hub: HubProcess, api: Api) -> None:

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from tracking.frames import geofence_news, live_view, prepare_route, thinned
 from tracking.geojson import read_geometry
 from tracking.model import Geofence, Place, Trip, TripStatus
+from tracking.protocol.fit import geofence_news, live_view, prepare_route, thinned
 
 VERTICES = 19_998
 SPIKES = [[9.5 + (0.01 + 0.004 * (n % 2)) * f(2 * pi * n / VERTICES) for f in (cos, sin)] for n in range(VERTICES)]

@@ -16,8 +16,8 @@ from tests.hub_process import SECRET
 from tests.sockets.serving import Served, serving
 from tracking.app import _read_revoked, _until_stored, create_app, let_go
 from tracking.config import load
-from tracking.hub.hub import STEPS
-from tracking.ingest.sources import MOST_SPANS, TRIP_UNKNOWN
+from tracking.ingest.vehicles import MOST_SPANS, TRIP_UNKNOWN
+from tracking.live.hub import STEPS
 from tracking.service import Service
 from tracking.store.pool import Database
 
@@ -161,7 +161,7 @@ async def test_nothing_is_kept_of_what_is_over(world: World) -> None:
 
 
 async def test_a_vehicle_is_let_go_of_when_nobody_was_connected_for_long(world: World) -> None:
-    sources = world.service.sources
+    ingest_vehicles = world.service.ingest_vehicles
     async with Api(world.url) as api:
         fleet_id = await api.fleet()
         vehicle_id = await api.vehicle(fleet_id)
@@ -170,12 +170,12 @@ async def test_a_vehicle_is_let_go_of_when_nobody_was_connected_for_long(world: 
             await driver.acknowledged(1)
             for _ in range(3):
                 await let_go(world.service)
-            assert sources.get(vehicle_id) is not None
+            assert ingest_vehicles.get(vehicle_id) is not None
         await until(lambda: not world.service.hub.drivers, "the driver is gone")
         await let_go(world.service)
-        assert sources.get(vehicle_id) is not None
+        assert ingest_vehicles.get(vehicle_id) is not None
         await let_go(world.service)
-        assert sources.get(vehicle_id) is None
+        assert ingest_vehicles.get(vehicle_id) is None
         async with Driver(world.url, vehicle_id, driver.session) as driver:
             assert driver.handled == 1
             await driver.report(fix(2, latitude=48.0))
@@ -193,7 +193,7 @@ async def test_a_fix_older_than_the_trips_in_memory_gets_the_trip_of_its_time(wo
             trips.append(await _quick_trip(api, world, vehicle_id, fleet_id))
         long_ago = trips[0][1] - 60_000
         async with Driver(world.url, vehicle_id) as driver:
-            source = world.service.sources.get(vehicle_id)
+            source = world.service.ingest_vehicles.get(vehicle_id)
             assert source is not None and len(source.windows) == MOST_SPANS + 1
             assert source.windows[-1].span.trip == TRIP_UNKNOWN
             times = [long_ago, *(at for _, at in trips)]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tracking.auth import MAY_SEE, Principal, Role, Sight, may_know_trip, may_see
+from tracking.auth import MAY_SEE, Principal, Role, TripField, may_know_trip, may_see
 from tracking.model import Trip, TripStatus
 
 KNOWS = {
@@ -18,14 +18,14 @@ KNOWS = {
 def explain(role: Role, subject: str, trip: Trip, now: int) -> dict[str, Any]:
     """Whether a token of the role that names the subject, and is issued now, knows the trip; what it sees in its status now."""
     knows = may_know_trip(Principal(role, subject, "", now, issued_at=now), trip)
-    sees = {sight.value: _sight(role, sight, trip.status, knows=knows) for sight in Sight}
+    sees = {field.value: _field(role, field, trip.status, knows=knows) for field in TripField}
     return {"knows": knows, "rule": KNOWS[role], "sees": sees}
 
 
-def _sight(role: Role, sight: Sight, status: TripStatus, *, knows: bool) -> dict[str, Any]:
+def _field(role: Role, field: TripField, status: TripStatus, *, knows: bool) -> dict[str, Any]:
     if not knows:
         return {"may": False, "rule": f"it does not know the trip: {KNOWS[role]}"}
-    shown = MAY_SEE[role][sight]
+    shown = MAY_SEE[role][field]
     when = (
         "never"
         if not shown
@@ -33,7 +33,11 @@ def _sight(role: Role, sight: Sight, status: TripStatus, *, knows: bool) -> dict
         if len(shown) == len(TripStatus)
         else f"while the trip is {', '.join(member for member in TripStatus if member in shown)}"
     )
-    return {"may": may_see(role, sight, status), "rule": f"a {role} sees {_SIGHTS[sight]} {when}"}
+    return {"may": may_see(role, field, status), "rule": f"a {role} sees {_FIELDS[field]} {when}"}
 
 
-_SIGHTS = {Sight.LIVE: "the live feed", Sight.VEHICLE: "the vehicle and its plate", Sight.POSITION: "positions and the track"}
+_FIELDS = {
+    TripField.LIVE: "the live feed",
+    TripField.VEHICLE: "the vehicle and its plate",
+    TripField.POSITION: "positions and the track",
+}

@@ -39,9 +39,9 @@ from tracking.api import (
 from tracking.auth import Auth, expiry_in
 from tracking.config import Settings, require_database, require_key
 from tracking.errors import Refusal, StoreUnavailable, StoreWentBack
-from tracking.hub.fleet import SLICE_SECONDS
-from tracking.hub.hub import BEATS, STEPS
 from tracking.keys import Key
+from tracking.live.hub import BEATS, STEPS
+from tracking.live.viewport import SLICE_SECONDS
 from tracking.metrics import FLEET_TICK_SECONDS, WENT_BACK
 from tracking.model import Clock, system_clock
 from tracking.service import Service, assemble
@@ -156,7 +156,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             logger.critical("the database lacks what this hub saw committed: everybody is sent away, and all is read anew")
             known = old.service
             url = require_database(known.settings)
-            life = _Life(assemble(known.settings, url, known.auth, known.clock, last_event=known.watch.last_event))
+            life = _Life(assemble(known.settings, url, known.auth, known.clock, last_event=known.events.last_event))
             await life.begin()
             app.state.service = life.service
             await old.give_up()
@@ -223,17 +223,17 @@ class _Life:
                 "latest positions": service.latest.run(),
                 "revisions": service.revisions.run(),
                 "refiling": service.refiling.run(),
-                "history": service.history.run(),
+                "summaries": service.summaries.run(),
                 "erasures": service.erasures.run(),
                 "retention": service.retention.run(),
                 "sums": service.sums.run(),
                 "beat": _beat(service),
                 "lag": lag.measure(service.settings.lag_interval),
                 "fleet tick": _fleet_tick(service),
-                "watch": service.watch.run(),
+                "monitor": service.monitor.run(),
                 "fleets": service.loader.run(),
                 "silences": service.silences.run(),
-                EVENTS: service.watch.deliver(),
+                EVENTS: service.events.deliver(),
                 AUDIT: service.audit.run(),
                 "revoked tokens": _learn_revoked(service),
                 "housekeeping": _keep_house(service),
@@ -255,7 +255,7 @@ class _Life:
             # What is not stored was not acknowledged, so the devices have it still.
             _step("storing the fixes", seconds, service.recorder.flush(), by=self._tasks.get(RECORDER)),
             # Nobody else has these.
-            _step("storing the events", seconds, service.watch.flush(), by=self._tasks.get(EVENTS)),
+            _step("storing the events", seconds, service.monitor.flush(), by=self._tasks.get(EVENTS)),
         )
         seconds = min(seconds, LATEST_SECONDS)
         await asyncio.gather(
@@ -372,7 +372,7 @@ async def _keep_house(service: Service) -> None:
 
 async def let_go(service: Service) -> None:
     """Lets go of vehicles that nobody is connected as, of days that are past, and of what waits for the audit."""
-    service.sources.let_go(service.hub.drivers)
+    service.ingest_vehicles.let_go(service.hub.drivers)
     service.recorder.forget_partitions()
     with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
         await service.audit.write()

@@ -64,7 +64,7 @@ class Principal(NamedTuple):
     key: Key | None = None
 
 
-class Sight(StrEnum):
+class TripField(StrEnum):
     """What there is to see of a trip."""
 
     LIVE = "live"
@@ -79,18 +79,18 @@ _ALWAYS = frozenset(TripStatus)
 _NEVER: frozenset[TripStatus] = frozenset()
 _NOT_OVER = _ALWAYS - OVER
 
-MAY_SEE: dict[Role, dict[Sight, frozenset[TripStatus]]] = {
-    Role.SERVICE: {Sight.LIVE: _NOT_OVER, Sight.VEHICLE: _ALWAYS, Sight.POSITION: _ALWAYS},
-    Role.DISPATCHER: {Sight.LIVE: _NOT_OVER, Sight.VEHICLE: _ALWAYS, Sight.POSITION: _ALWAYS},
-    Role.PASSENGER: {Sight.LIVE: _NOT_OVER, Sight.VEHICLE: _NOT_OVER, Sight.POSITION: UNDER_WAY},
-    Role.DRIVER: {Sight.LIVE: _NEVER, Sight.VEHICLE: _ALWAYS, Sight.POSITION: _NEVER},
-    Role.OPERATOR: {Sight.LIVE: _NEVER, Sight.VEHICLE: _NEVER, Sight.POSITION: _NEVER},
+MAY_SEE: dict[Role, dict[TripField, frozenset[TripStatus]]] = {
+    Role.SERVICE: {TripField.LIVE: _NOT_OVER, TripField.VEHICLE: _ALWAYS, TripField.POSITION: _ALWAYS},
+    Role.DISPATCHER: {TripField.LIVE: _NOT_OVER, TripField.VEHICLE: _ALWAYS, TripField.POSITION: _ALWAYS},
+    Role.PASSENGER: {TripField.LIVE: _NOT_OVER, TripField.VEHICLE: _NOT_OVER, TripField.POSITION: UNDER_WAY},
+    Role.DRIVER: {TripField.LIVE: _NEVER, TripField.VEHICLE: _ALWAYS, TripField.POSITION: _NEVER},
+    Role.OPERATOR: {TripField.LIVE: _NEVER, TripField.VEHICLE: _NEVER, TripField.POSITION: _NEVER},
 }
 """role x what x trip status: the one table of who may see what, read at subscribe, for each message and before SQL."""
 
 
-def may_see(role: Role, sight: Sight, status: TripStatus) -> bool:
-    return status in MAY_SEE[role][sight]
+def may_see(role: Role, field: TripField, status: TripStatus) -> bool:
+    return status in MAY_SEE[role][field]
 
 
 def may_know_trip(principal: Principal, trip: Trip) -> bool:

@@ -17,9 +17,9 @@ from tracking.app import create_app
 from tracking.auth import CLAIM_OF_ROLE, Auth, Role
 from tracking.config import load, require_database, require_key
 from tracking.errors import StoreUnavailable, TrackingError
-from tracking.hub.doors import Doors
-from tracking.protocol import MAX_FRAME_BYTES
+from tracking.protocol.codec import MAX_FRAME_BYTES
 from tracking.sockets.http import HttpProtocol, listening_socket
+from tracking.sockets.limits import ConnectionLimits
 from tracking.sockets.server import SocketProtocol
 from tracking.store import migrations
 
@@ -61,7 +61,7 @@ def serve(host: str, port: int) -> None:
         app,
         host=host,
         port=port,
-        http=HttpProtocol.guarded(Doors(settings.connections_per_address, settings.proxies)),
+        http=HttpProtocol.guarded(ConnectionLimits(settings.connections_per_address, settings.proxies)),
         ws=SocketProtocol,
         ws_max_size=MAX_FRAME_BYTES,
         ws_per_message_deflate=False,
@@ -122,7 +122,7 @@ def token(role: str, subject: str | None, expires_in: float) -> None:
 def demo(port: int | None, drivers: int) -> None:
     """Run a private database, the hub and simulated drivers, and print the links to open."""
     # Imported here: the demo brings what a server that only serves has no use for.
-    import_module("tracking.demo").run(port, drivers)
+    import_module("tracking.demo.supervisor").run(port, drivers)
 
 
 class _Redacted(logging.Formatter):

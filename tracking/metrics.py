@@ -74,7 +74,7 @@ LOOP_STEP = Histogram(
 )
 QUEUE = Gauge("tracking_recorder_queue", "Fixes waiting for the database", registry=REGISTRY)
 BACKLOGS = Gauge("tracking_backlogs", "Drivers whose backlog waits for its turn", registry=REGISTRY)
-DELIVERIES = Tally("tracking_deliveries", "Updates handed to watchers' outboxes")
+DELIVERIES = Tally("tracking_deliveries", "Updates handed to watchers' queues")
 FLEET_DELIVERIES = Tally("tracking_fleet_deliveries", "Vehicles' updates handed to dispatchers' viewports")
 SKIPPED = Tally("tracking_positions_skipped", "Positions left out for slow readers")
 DRIVERS = Gauge("tracking_drivers", "Drivers connected", registry=REGISTRY)

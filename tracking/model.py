@@ -204,7 +204,7 @@ class Vehicle(msgspec.Struct, frozen=True):
 
 
 class Trip(msgspec.Struct, frozen=True):
-    """A trip as the store keeps it; `protocol.TripView` is what others see of it.
+    """A trip as the store keeps it; `protocol.http.TripView` is what others see of it.
 
     `route` is a GeoJSON LineString. `started_at` and `ended_at` are by the hub's clock: when a vehicle got under way, and
     when the trip was completed or canceled. `tokens_from` is of its vehicle; see `auth.is_of_incarnation`.

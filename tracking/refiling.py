@@ -13,14 +13,14 @@ from typing import NamedTuple
 import asyncpg
 
 from tracking.errors import StoreUnavailable
-from tracking.hub.follower import CLOCK_TOLERANCE_MS
-from tracking.hub.hub import Hub
+from tracking.history.revisions import Revisions
 from tracking.ingest.filters import CLOCK_SKEW
 from tracking.ingest.latest import Latest
 from tracking.ingest.recorder import Recorder
-from tracking.ingest.sources import Filed, Source, Sources, earliest_difference, filed_anew
+from tracking.ingest.vehicles import Filed, IngestVehicle, IngestVehicles, earliest_difference, filed_anew
+from tracking.live.follower import CLOCK_TOLERANCE_MS
+from tracking.live.hub import Hub
 from tracking.model import Clock, Position, Trip
-from tracking.revisions import Revisions
 from tracking.store import positions
 from tracking.store.pool import Database
 from tracking.store.positions import Accepted
@@ -49,7 +49,7 @@ class _Moved(NamedTuple):
 class _Due(NamedTuple):
     """Rows of a vehicle that are to be looked at; see `Refiling.refile`."""
 
-    source: Source
+    source: IngestVehicle
     since: int
 
 
@@ -59,7 +59,7 @@ class Refiling:
     def __init__(
         self,
         database: Database,
-        sources: Sources,
+        ingest_vehicles: IngestVehicles,
         hub: Hub,
         recorder: Recorder,
         latest: Latest,
@@ -74,7 +74,7 @@ class Refiling:
         `on_corrected` is told of trips, by their numbers, that got or lost positions which were stored before.
         """
         self._database = database
-        self._sources = sources
+        self._ingest_vehicles = ingest_vehicles
         self._hub = hub
         self._recorder = recorder
         self._latest = latest
@@ -87,7 +87,7 @@ class Refiling:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def set_spans(self, source: Source, spans: Sequence[Span]) -> None:
+    def set_spans(self, source: IngestVehicle, spans: Sequence[Span]) -> None:
         """Gives a vehicle its spans as they are now, oldest first, and files anew what raced the change."""
         before = source.windows
         source.set_spans(spans)
@@ -96,7 +96,7 @@ class Refiling:
             return
         self.refile(source, since)
 
-    def refile(self, source: Source, since: int) -> None:
+    def refile(self, source: IngestVehicle, since: int) -> None:
         """To be called in the same step of the event loop in which the vehicle's spans became others.
 
         `since` is their `earliest_difference` from those before.
@@ -124,7 +124,7 @@ class Refiling:
         self._idle.clear()
         self._asked.set()
 
-    def _held(self, source: Source) -> list[Position]:
+    def _held(self, source: IngestVehicle) -> list[Position]:
         """The vehicle's positions in memory: those that wait, the one that is still to be its latest, and the newest."""
         live = self._hub.fleets.vehicles.get(source.vehicle.vehicle_id)
         others = (self._latest.noted(source.number), live.position if live is not None else None, source.newest)
@@ -134,11 +134,11 @@ class Refiling:
 
     def begins_to_show(self, trip: Trip) -> None:
         """A watched trip shows its vehicle from now on: where it is, as far as that is of the trip, was not shown yet."""
-        source = self._sources.get(trip.vehicle.vehicle_id) if trip.vehicle is not None else None
+        source = self._ingest_vehicles.get(trip.vehicle.vehicle_id) if trip.vehicle is not None else None
         if source is not None:
             self._show_newest(source)
 
-    def _show_newest(self, source: Source) -> None:
+    def _show_newest(self, source: IngestVehicle) -> None:
         position = source.newest
         feed = self._hub.feeds.get(position.trip_id) if position is not None and position.trip_id is not None else None
         if position is None or feed is None or not feed.showing or feed.vehicle_id != position.vehicle_id:
@@ -146,7 +146,7 @@ class Refiling:
         if position.fix_time > feed.newest:
             feed.publish_position(position)
 
-    def _tell(self, source: Source, moved: Iterable[_Moved], ids: Mapping[int | None, str | None]) -> None:
+    def _tell(self, source: IngestVehicle, moved: Iterable[_Moved], ids: Mapping[int | None, str | None]) -> None:
         """Tells the watchers of the trips that got or lost these. `ids` are those of the trips that lost some, by number."""
         vehicle_id, newest = source.vehicle.vehicle_id, source.newest
         lost: dict[tuple[int, str], list[int]] = {}

@@ -9,41 +9,42 @@ from tracking.change_upkeep import ChangeUpkeep
 from tracking.config import Settings
 from tracking.downloads import Downloads
 from tracking.erasure import Erasures
-from tracking.history import History
-from tracking.hub.change_feed import ChangeFeed
-from tracking.hub.doors import Doors
-from tracking.hub.follower import Follower
-from tracking.hub.hub import Hub
-from tracking.hub.live_state import LiveState, State
+from tracking.history.lines import Lines
+from tracking.history.retention import Retention
+from tracking.history.revisions import Revisions
+from tracking.history.summaries import Summaries
+from tracking.history.sums import Sums
 from tracking.ingest.acks import Acks
 from tracking.ingest.backlogs import Backlogs
 from tracking.ingest.intake import Intake
 from tracking.ingest.latest import Latest
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
-from tracking.ingest.sources import Sources
+from tracking.ingest.vehicles import IngestVehicles
 from tracking.lanes import Lanes, give_back
-from tracking.lines import Lines
-from tracking.loader import Loader
+from tracking.live.change_feed import ChangeFeed
+from tracking.live.follower import Follower
+from tracking.live.hub import Hub
+from tracking.live_state import LiveState, State
 from tracking.model import Clock, Trip
+from tracking.monitor.events import Events
+from tracking.monitor.loader import Loader
+from tracking.monitor.monitor import Monitor
+from tracking.monitor.silence import Silences
 from tracking.refiling import Refiling
-from tracking.retention import Retention
-from tracking.revisions import Revisions
 from tracking.services.access import Access
 from tracking.services.fleets import Fleets
 from tracking.services.geofences import Geofences
 from tracking.services.messages import Messages
 from tracking.services.trips import Trips
 from tracking.services.vehicles import Vehicles
-from tracking.silences import Silences
+from tracking.sockets.limits import ConnectionLimits
 from tracking.store import changes, positions, trips
 from tracking.store.batches import Batches
 from tracking.store.gathered import Gathered
 from tracking.store.marks import Marks
 from tracking.store.pool import Database
 from tracking.store.positions import TrackRow
-from tracking.sums import Sums
-from tracking.watch import Watch
 
 HOUSEKEEPING_TIMEOUT = 60.0
 BACKLOG_GROUPS = 2
@@ -77,7 +78,7 @@ class Service:
     """for days that are summed up for who asks"""
     batches: Batches
     """for work on many rows, all jobs together"""
-    sources: Sources
+    ingest_vehicles: IngestVehicles
     recorder: Recorder
     latest: Latest
     backlogs: Backlogs
@@ -87,7 +88,7 @@ class Service:
     lines: Lines
     """of trips that are watched"""
     hub: Hub
-    doors: Doors
+    connection_limits: ConnectionLimits
     """the sockets that were let in, by the address that they came from"""
     downloads: Downloads
     budgets: Budgets
@@ -107,11 +108,12 @@ class Service:
     revisions: Revisions
     refiling: Refiling
     """of fixes that raced a change of their vehicle's trips"""
-    history: History
+    summaries: Summaries
     sums: Sums
     erasures: Erasures
     retention: Retention
-    watch: Watch
+    monitor: Monitor
+    events: Events
     loader: Loader
     """of fleets"""
     silences: Silences
@@ -143,7 +145,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         interval_trip=settings.interval_trip,
         interval_idle=settings.interval_idle,
     )
-    sources = Sources(database, clock, lambda: follower.begin())
+    ingest_vehicles = IngestVehicles(database, clock, lambda: follower.begin())
     budgets = assemble_budgets(settings, clock)
     # The two know each other: what the recorder stored late is shown anew, with what it has not stored yet.
     tracks = Gathered(lambda numbers: _tracks(database, numbers), most=TRACKS_AT_ONCE)
@@ -151,7 +153,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     revisions = Revisions(lines, hub, lambda trip_id: recorder.pending(trip_id))
     hub.on_former = revisions.late_one
     hub.on_begun_anew = revisions.revise_all
-    history = History(
+    summaries = Summaries(
         housekeeping,
         clock,
         delay=settings.summary_delay,
@@ -165,25 +167,25 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         acks=Acks(settings.ack_interval),
         on_live=latest.note,
         on_late=revisions.late,
-        on_stored=history.stored,
+        on_stored=summaries.stored,
     )
     refiling = Refiling(
         database,
-        sources,
+        ingest_vehicles,
         hub,
         recorder,
         latest,
         revisions,
         clock,
         ahead=lambda: follower.clock_ahead,
-        on_corrected=history.refiled,
+        on_corrected=summaries.refiled,
     )
     hub.on_showing = refiling.begins_to_show
-    sources.on_unsettled = refiling.refile
+    ingest_vehicles.on_unsettled = refiling.refile
     backlogs = Backlogs(recorder, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit)
     intake = Intake(
         settings,
-        sources,
+        ingest_vehicles,
         Pipeline(recorder),
         recorder,
         backlogs,
@@ -196,8 +198,9 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     batches = Batches(housekeeping)
     erasures = Erasures(database, batches, clock, settled=recorder.settled)
     sums = Sums(summing, clock)
-    watch = Watch(database, hub.fleets, clock, gone_after=settings.gone_after, last_event=last_event)
-    live = LiveState(sources, hub, watch, auth, clock)
+    events = Events(database, hub.fleets, last_event=last_event)
+    monitor = Monitor(database, hub.fleets, events, clock, gone_after=settings.gone_after)
+    live = LiveState(ingest_vehicles, hub, monitor, events, auth, clock)
     change_feed = ChangeFeed(
         database,
         auth,
@@ -208,12 +211,12 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         per_token=settings.change_readers_per_token,
     )
     follower = Follower(following, database, marks, live, clock=clock, on_applied=change_feed.add)
-    watch.on_stored = follower.wake
-    silences = Silences(database, hub.fleets, watch, clock, gone_after=settings.gone_after)
+    events.on_stored = follower.wake
+    silences = Silences(database, hub.fleets, events, clock, gone_after=settings.gone_after)
     loader = Loader(
         database,
         hub.fleets,
-        watch,
+        monitor,
         follower.begin,
         clock,
         sweeping=silences.sweeping,
@@ -244,7 +247,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         housekeeping=housekeeping,
         summing=summing,
         batches=batches,
-        sources=sources,
+        ingest_vehicles=ingest_vehicles,
         recorder=recorder,
         latest=latest,
         backlogs=backlogs,
@@ -252,7 +255,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         shown_trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
         lines=lines,
         hub=hub,
-        doors=Doors(settings.connections_per_address),
+        connection_limits=ConnectionLimits(settings.connections_per_address),
         budgets=budgets,
         lists=Lanes(LISTS_AT_ONCE),
         shapes=shapes,
@@ -274,7 +277,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         access=Access(follower, auth, clock, shares_per_trip=settings.shares_per_trip, revoked_limit=settings.revoked_limit),
         revisions=revisions,
         refiling=refiling,
-        history=history,
+        summaries=summaries,
         sums=sums,
         erasures=erasures,
         retention=Retention(
@@ -288,7 +291,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
                 "latest": hub.fleets.forget_places,
             },
         ),
-        watch=watch,
+        monitor=monitor,
+        events=events,
         loader=loader,
         silences=silences,
         audit=Audit(database, clock, addresses=settings.audit_addresses),

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from driver_sim.bench.clients import DriverClient, WatcherClient
+from driver_sim.bench.environment import Cost, Environment, EnvironmentFailed
 from driver_sim.bench.http import connect_http
-from driver_sim.bench.lines import DriverLine, WatcherLine
-from driver_sim.bench.parts import SETTLE_SECONDS, Result, busy, close, connected, drained, latencies, report
-from driver_sim.bench.stage import Cost, Stage, StageError
+from driver_sim.bench.load import SETTLE_SECONDS, Result, busy, close, connected, drained, latencies, report
 from driver_sim.bench.writer import Done, Made, Task, TripAt
-from tracking.cluster import ROOT
+from tracking.demo.postgres import ROOT
 
 PATCHED = 50
 """Trips whose steps are timed one by one."""
@@ -34,20 +34,20 @@ ELSEWHERE = (-180.0, -1.0, -179.9, 1.0)
 """Bounds without vehicles: changes of trips come all the same."""
 
 
-async def changes(stage: Stage, count: int, seconds: float) -> Result:
+async def changes(environment: Environment, count: int, seconds: float) -> Result:
     """Steps of trips one after the other, then 500 a second beside so many drivers at 1 Hz, each with one passenger."""
-    await stage.set_up(count)
-    trips = [TripAt(trip_id) for trip_id in stage.trips]
-    result = await _one_by_one(stage, trips[:PATCHED], min(seconds, PATCH_SECONDS))
-    unseen = [TripAt(trip_id) for trip_id in await stage.set_up_unseen(UNSEEN_FLEETS, min(UNSEEN_TRIPS, count))]
-    return {**result, **await _beside_positions(stage, trips, unseen, seconds)}
+    await environment.set_up(count)
+    trips = [TripAt(trip_id) for trip_id in environment.trips]
+    result = await _one_by_one(environment, trips[:PATCHED], min(seconds, PATCH_SECONDS))
+    unseen = [TripAt(trip_id) for trip_id in await environment.set_up_unseen(UNSEEN_FLEETS, min(UNSEEN_TRIPS, count))]
+    return {**result, **await _beside_positions(environment, trips, unseen, seconds)}
 
 
-async def _one_by_one(stage: Stage, trips: Sequence[TripAt], seconds: float) -> Result:
+async def _one_by_one(environment: Environment, trips: Sequence[TripAt], seconds: float) -> Result:
     """From sending a PATCH to its answer, and to the passenger's socket."""
-    watchers = [stage.watcher(number) for number in range(len(trips))]
-    await connected(stage, watchers, "changes")
-    client = await connect_http(stage.port, stage.service_token())
+    watchers = [environment.watcher(number) for number in range(len(trips))]
+    await connected(environment, watchers, "changes")
+    client = await connect_http(environment.port, environment.service_token())
     to_answer: list[float] = []
     to_passenger: list[float] = []
     not_seen = 0
@@ -58,7 +58,7 @@ async def _one_by_one(stage: Stage, trips: Sequence[TripAt], seconds: float) -> 
         sent = time.perf_counter()
         answer = await client.patch(f"/v1/trips/{trip.trip_id}", trip.step())
         if answer.status != 200:
-            raise StageError(f"the hub refused a step of a trip: {answer.body.decode()}")
+            raise EnvironmentFailed(f"the hub refused a step of a trip: {answer.body.decode()}")
         trip.stepped()
         seen = await _seen(watcher, trip.version)
         if number < len(trips):  # statements are prepared by the first ones
@@ -78,39 +78,43 @@ async def _one_by_one(stage: Stage, trips: Sequence[TripAt], seconds: float) -> 
     }
 
 
-async def _beside_positions(stage: Stage, trips: Sequence[TripAt], unseen: Sequence[TripAt], seconds: float) -> Result:
+async def _beside_positions(
+    environment: Environment, trips: Sequence[TripAt], unseen: Sequence[TripAt], seconds: float
+) -> Result:
     count = len(trips)
     rate = min(CHANGES_PER_SECOND, CHANGES_PER_TRIP * count)
-    drivers = [stage.driver(number, 1.0) for number in range(count)]
-    watchers = [stage.watcher(number, driver) for number, driver in enumerate(drivers)]
-    screen = stage.dispatcher(ELSEWHERE)
-    task = Task(stage.port, stage.service_token(), stage.database_url, rate, seconds, [list(trips), list(unseen)])
-    await connected(stage, [*drivers, *watchers, screen], "changes")
+    drivers = [environment.driver(number, 1.0) for number in range(count)]
+    watchers = [environment.watcher(number, driver) for number, driver in enumerate(drivers)]
+    screen = environment.dispatcher(ELSEWHERE)
+    task = Task(
+        environment.port, environment.service_token(), environment.database_url, rate, seconds, [list(trips), list(unseen)]
+    )
+    await connected(environment, [*drivers, *watchers, screen], "changes")
     for driver in drivers:
         driver.sent_at = {}
     await report(drivers, 1.0, SETTLE_SECONDS, "changes: settling")
     # Half of those without before and half after, so that what slows down with time is no fault of the changes.
-    without = await _phase(stage, drivers, watchers, seconds / 2, "without changes")
+    without = await _phase(environment, drivers, watchers, seconds / 2, "without changes")
     writer = await _Writer.start(task)
     try:
         writer.go()
-        during = await _phase(stage, drivers, watchers, seconds, "changes")
+        during = await _phase(environment, drivers, watchers, seconds, "changes")
         done = await writer.done()
     finally:
         await writer.kill()
-    without += await _phase(stage, drivers, watchers, seconds / 2, "without changes")
+    without += await _phase(environment, drivers, watchers, seconds / 2, "without changes")
     await drained(drivers)
-    ids = set(stage.trips)
+    ids = set(environment.trips)
     watched = [made for made in done.made if made.trip_id in ids]
     if done.failed:
-        raise StageError(f"changes failed: {done.failed}")
+        raise EnvironmentFailed(f"changes failed: {done.failed}")
     by_trip = {trip.trip_id: watcher for trip, watcher in zip(trips, watchers, strict=True)}
     to_passenger = [_after(made, by_trip[made.trip_id].trip_seen) for made in watched]
     to_dispatcher = [_after(made, screen.trips_seen.get(made.trip_id, {})) for made in watched]
-    memory = stage.memory()
-    lines = [*drivers, *watchers, screen]
-    closed = sum(line.closed is not None for line in lines)
-    close(lines)
+    memory = environment.memory()
+    clients = [*drivers, *watchers, screen]
+    closed = sum(client.closed is not None for client in clients)
+    close(clients)
     made, sent = max(1, len(done.made)), sum(driver.sent for driver in drivers)
     share = during.spent.at / without.spent.at
     return {
@@ -162,18 +166,18 @@ class _Phase:
 
 
 async def _phase(
-    stage: Stage, drivers: Sequence[DriverLine], watchers: Sequence[WatcherLine], seconds: float, name: str
+    environment: Environment, drivers: Sequence[DriverClient], watchers: Sequence[WatcherClient], seconds: float, name: str
 ) -> _Phase:
     for driver in drivers:
         driver.to_ack.clear()
     for watcher in watchers:
         watcher.to_watcher.clear()
-    handled = await stage.metric("tracking_positions_stored_total")
-    before = await stage.cost()
+    handled = await environment.metric("tracking_positions_stored_total")
+    before = await environment.cost()
     await report(drivers, 1.0, seconds, name)
     return _Phase(
-        (await stage.cost()).since(before),
-        await stage.metric("tracking_positions_stored_total") - handled,
+        (await environment.cost()).since(before),
+        await environment.metric("tracking_positions_stored_total") - handled,
         list(itertools.chain(*(driver.to_ack for driver in drivers))),
         list(itertools.chain(*(watcher.to_watcher for watcher in watchers))),
     )
@@ -189,7 +193,7 @@ class _Writer:
 
     @classmethod
     async def start(cls, task: Task) -> "_Writer":
-        """Returns when it is connected. Raises `StageError`."""
+        """Returns when it is connected. Raises `EnvironmentFailed`."""
         writer = cls(
             await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "driver_sim.bench.writer", stdin=PIPE, stdout=PIPE, cwd=ROOT
@@ -198,7 +202,7 @@ class _Writer:
         writer._stdin.write(msgspec.json.encode(task) + b"\n")
         if await writer._stdout.readline() != b"ready\n":
             await writer.kill()
-            raise StageError("the writer of changes failed")
+            raise EnvironmentFailed("the writer of changes failed")
         return writer
 
     def go(self) -> None:
@@ -207,7 +211,7 @@ class _Writer:
     async def done(self) -> Done:
         text = await self._stdout.read()
         if await self._process.wait() != 0:
-            raise StageError("the writer of changes failed")
+            raise EnvironmentFailed("the writer of changes failed")
         return msgspec.json.decode(text, type=Done)
 
     async def kill(self) -> None:
@@ -224,7 +228,7 @@ def _after(made: Made, seen: Mapping[int, float]) -> float | None:
     return None if at is None else at - made.sent
 
 
-async def _seen(watcher: WatcherLine, version: int) -> float | None:
+async def _seen(watcher: WatcherClient, version: int) -> float | None:
     """When this version of its trip came; None where it does not come."""
     deadline = time.perf_counter() + SEEN_SECONDS
     # Only when it came counts, not when that is noticed.

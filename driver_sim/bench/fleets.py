@@ -9,9 +9,9 @@ import math
 import random
 from typing import Any
 
-from driver_sim.bench.lines import DispatcherLine, DriverLine
-from driver_sim.bench.parts import Result, close, connected, drained, latencies, report, settle_seconds
-from driver_sim.bench.stage import Stage
+from driver_sim.bench.clients import DispatcherClient, DriverClient
+from driver_sim.bench.environment import Environment
+from driver_sim.bench.load import Result, close, connected, drained, latencies, report, settle_seconds
 
 ALL_SEE_ALL = 40
 """Dispatchers who see everything, where that is not too much for a screen."""
@@ -31,19 +31,19 @@ _DEGREE = 111_195.0
 _SOUTH, _WEST = 47.0, 9.0
 
 
-async def fleet(stage: Stage, count: int, seconds: float) -> Result:
+async def fleet(environment: Environment, count: int, seconds: float) -> Result:
     """So many vehicles at 1 Hz, without dispatchers, with some who each see a part, and (up to 2,000) with some who see all."""
-    await stage.set_up_fleet(count)
+    await environment.set_up_fleet(count)
     side = math.ceil(math.sqrt(count))
-    drivers = [stage.driver(n, 1.0, place_of(n % side, n // side)) for n in range(count)]
-    by_id = dict(zip(stage.vehicles, drivers, strict=True))
+    drivers = [environment.driver(n, 1.0, place_of(n % side, n // side)) for n in range(count)]
+    by_id = dict(zip(environment.vehicles, drivers, strict=True))
     # Neighbours do not report at the same time.
     random.Random(count).shuffle(drivers)
-    await connected(stage, drivers, "fleet")
+    await connected(environment, drivers, "fleet")
     for driver in drivers:
         driver.sent_at = {}
     result: Result = {"vehicles": count}
-    alone = await _phase(stage, drivers, [], seconds, "no dispatchers")
+    alone = await _phase(environment, drivers, [], seconds, "no dispatchers")
     result["hub_us_per_fix (alone)"] = 1e6 * alone["hub"] / max(1, alone["handled"])
     result["tick_ms (alone)"] = alone["tick_ms"]
     # Screens within the part of the map that `PARTS_WITHIN` vehicles fill overlap as much whatever the fleet holds; those all
@@ -55,9 +55,9 @@ async def fleet(stage: Stage, count: int, seconds: float) -> Result:
     if count <= MOST_SEEN:
         parts["all"] = [_bounds(-1, -1, side, side + 2)] * ALL_SEE_ALL
     for name, bounds in parts.items():
-        screens = [stage.dispatcher(b, by_id if n < TIMED else None) for n, b in enumerate(bounds)]
-        await connected(stage, screens, name)
-        phase = await _phase(stage, drivers, screens, seconds, name)
+        screens = [environment.dispatcher(b, by_id if n < TIMED else None) for n, b in enumerate(bounds)]
+        await connected(environment, screens, name)
+        phase = await _phase(environment, drivers, screens, seconds, name)
         close(screens)
         delivered = max(1, phase["delivered"])
         ticks = phase["tick_ms"] - alone["tick_ms"]
@@ -79,28 +79,28 @@ async def fleet(stage: Stage, count: int, seconds: float) -> Result:
         **result,
         "sent": sent,
         "not_acknowledged": sent - sum(driver.acknowledged for driver in drivers),
-        "hub_memory_mb": stage.memory() / 2**20,
+        "hub_memory_mb": environment.memory() / 2**20,
     }
 
 
 async def _phase(
-    stage: Stage, drivers: list[DriverLine], screens: list[DispatcherLine], seconds: float, name: str
+    environment: Environment, drivers: list[DriverClient], screens: list[DispatcherClient], seconds: float, name: str
 ) -> dict[str, Any]:
     await report(drivers, 1.0, settle_seconds(len(drivers)), f"{name}: settling")
     for screen in screens:
         screen.delivered = screen.messages = 0
         screen.to_watcher.clear()
     handled = sum(driver.acknowledged for driver in drivers)
-    before = await stage.cost()
-    ticks = await stage.metric("tracking_fleet_tick_seconds_sum")
+    before = await environment.cost()
+    ticks = await environment.metric("tracking_fleet_tick_seconds_sum")
     await report(drivers, 1.0, seconds, name)
-    spent = (await stage.cost()).since(before)
+    spent = (await environment.cost()).since(before)
     return {
         "at": spent.at,
         "hub": spent.hub,
         "handled": sum(driver.acknowledged for driver in drivers) - handled,
         "delivered": sum(screen.delivered for screen in screens),
-        "tick_ms": 1000 * (await stage.metric("tracking_fleet_tick_seconds_sum") - ticks),
+        "tick_ms": 1000 * (await environment.metric("tracking_fleet_tick_seconds_sum") - ticks),
         "latencies": latencies("to_screen", list(itertools.chain(*(screen.to_watcher for screen in screens)))),
     }
 

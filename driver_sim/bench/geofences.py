@@ -4,10 +4,10 @@ import math
 import random
 from typing import Any
 
+from driver_sim.bench.clients import DriverClient
+from driver_sim.bench.environment import Cost, Environment
 from driver_sim.bench.fleets import place_of
-from driver_sim.bench.lines import DriverLine
-from driver_sim.bench.parts import Result, busy, close, connected, drained, latencies, report, settle_seconds
-from driver_sim.bench.stage import Cost, Stage
+from driver_sim.bench.load import Result, busy, close, connected, drained, latencies, report, settle_seconds
 
 HERTZ = 10.0
 FENCES = 1_000
@@ -17,21 +17,21 @@ RADII = (100.0, 600.0)
 _DEGREE = 111_195.0
 
 
-async def geofences(stage: Stage, count: int, seconds: float) -> Result:
+async def geofences(environment: Environment, count: int, seconds: float) -> Result:
     """So many vehicles at 10 Hz: what a position costs more when it is held against the fences, and how fast events are."""
-    await stage.set_up_fleet(count)
+    await environment.set_up_fleet(count)
     side = math.ceil(math.sqrt(count))
-    drivers = [stage.driver(n, 1 / HERTZ, place_of(n % side, n // side)) for n in range(count)]
-    by_id = dict(zip(stage.vehicles, drivers, strict=True))
-    screen = stage.dispatcher((-180.0, -1.0, -179.9, 1.0), by_id)  # somewhere else: events come all the same
-    await connected(stage, [*drivers, screen], "geofences")
+    drivers = [environment.driver(n, 1 / HERTZ, place_of(n % side, n // side)) for n in range(count)]
+    by_id = dict(zip(environment.vehicles, drivers, strict=True))
+    screen = environment.dispatcher((-180.0, -1.0, -179.9, 1.0), by_id)  # somewhere else: events come all the same
+    await connected(environment, [*drivers, screen], "geofences")
     for driver in drivers:
         driver.sent_at = {}
-    without, handled_without = await _phase(stage, drivers, seconds, "without fences")
-    await stage.put_geofences({f"fence-{n}": _polygon(random.Random(n), side) for n in range(FENCES)})
+    without, handled_without = await _phase(environment, drivers, seconds, "without fences")
+    await environment.put_geofences({f"fence-{n}": _polygon(random.Random(n), side) for n in range(FENCES)})
     screen.events.clear()
     screen.to_watcher.clear()
-    among, handled = await _phase(stage, drivers, seconds, "among fences")
+    among, handled = await _phase(environment, drivers, seconds, "among fences")
     kinds = list(screen.events)
     await drained(drivers)
     close([*drivers, screen])
@@ -52,12 +52,12 @@ async def geofences(stage: Stage, count: int, seconds: float) -> Result:
     }
 
 
-async def _phase(stage: Stage, drivers: list[DriverLine], seconds: float, name: str) -> tuple[Cost, int]:
+async def _phase(environment: Environment, drivers: list[DriverClient], seconds: float, name: str) -> tuple[Cost, int]:
     await report(drivers, HERTZ, settle_seconds(len(drivers)), f"{name}: settling")
     handled = sum(driver.acknowledged for driver in drivers)
-    before = await stage.cost()
+    before = await environment.cost()
     await report(drivers, HERTZ, seconds, name)
-    return (await stage.cost()).since(before), sum(driver.acknowledged for driver in drivers) - handled
+    return (await environment.cost()).since(before), sum(driver.acknowledged for driver in drivers) - handled
 
 
 def _polygon(rng: random.Random, side: int) -> dict[str, Any]:

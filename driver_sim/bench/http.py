@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import NamedTuple
 
-from driver_sim.bench.lines import Lost
+from driver_sim.bench.clients import Lost
 
 
 class Answer(NamedTuple):

@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from driver_sim.bench.parts import Result
-from driver_sim.bench.stage import Stage
+from driver_sim.bench.environment import Environment
+from driver_sim.bench.load import Result
 from tracking.model import system_clock
 from tracking.store import history as stored_history
-from tracking.store import whereabouts
+from tracking.store import nearest as latest
 from tracking.store.pool import Database
 from tracking.store.positions import DAY_MS
 
@@ -25,9 +25,9 @@ WEST, SOUTH, WIDTH = 9.4, 46.9, 0.5
 """Degrees: where the vehicles are."""
 
 
-async def nearest(stage: Stage, count: int, _seconds: float) -> Result:
+async def nearest(environment: Environment, count: int, _seconds: float) -> Result:
     """The nearest ten of so many vehicles, all of one fleet, then spread over a hundred fleets; nine in ten have a trip."""
-    await stage.sql.execute(
+    await environment.sql.execute(
         f"""
         INSERT INTO fleets (fleet_id, name) SELECT 'near-' || n, '' FROM generate_series(0, {FLEETS}) n;
         INSERT INTO vehicles (vehicle_id, fleet_id) SELECT 'near-' || n, 'near-0' FROM generate_series(1, {count}) n;
@@ -42,17 +42,17 @@ async def nearest(stage: Stage, count: int, _seconds: float) -> Result:
         """
     )
     result: Result = {"vehicles": count, "asked": ASKED}
-    async with _asking(stage) as (get, database):
+    async with _asking(environment) as (get, database):
         for name, fleets in (("one fleet", 1), (f"{FLEETS} fleets", FLEETS)):
             if fleets > 1:
-                await stage.sql.execute(
+                await environment.sql.execute(
                     f"""
                     UPDATE vehicles SET fleet_id = 'near-' || (1 + vehicle % {FLEETS}) WHERE fleet_id = 'near-0';
                     UPDATE latest_positions l SET fleet = f.fleet FROM vehicles v JOIN fleets f USING (fleet_id)
                     WHERE v.vehicle = l.vehicle;
                     """
                 )
-                await stage.sql.execute("VACUUM ANALYZE latest_positions")
+                await environment.sql.execute("VACUUM ANALYZE latest_positions")
 
             def fleet(fleets: int = fleets) -> str:
                 return f"near-{random.randint(1, FLEETS) if fleets > 1 else 0}"
@@ -65,7 +65,7 @@ async def nearest(stage: Stage, count: int, _seconds: float) -> Result:
 
             async def alone(fleet: Callable[[], str] = fleet) -> int:
                 async with database.connection() as connection:
-                    return len(await whereabouts.nearest(connection, fleet(), *_somewhere(), 10))
+                    return len(await latest.nearest(connection, fleet(), *_somewhere(), 10))
 
             result |= await _timed(f"{name}: http", lambda: over_http("false"), 10)
             result |= await _timed(f"{name}: available, http", lambda: over_http("true"), 10)
@@ -73,12 +73,12 @@ async def nearest(stage: Stage, count: int, _seconds: float) -> Result:
     return result
 
 
-async def history(stage: Stage, count: int, _seconds: float) -> Result:
+async def history(environment: Environment, count: int, _seconds: float) -> Result:
     """A vehicle's day out of so many positions of 250 vehicles in 20 days, stored as they came: all vehicles' side by side."""
     each = max(1, count // HISTORY_VEHICLES // HISTORY_DAYS)
     today = system_clock() // DAY_MS
     days = range(today - HISTORY_DAYS, today)
-    await stage.sql.execute(
+    await environment.sql.execute(
         f"""
         INSERT INTO fleets (fleet_id, name) VALUES ('history', '');
         INSERT INTO vehicles (vehicle_id, fleet_id)
@@ -89,8 +89,8 @@ async def history(stage: Stage, count: int, _seconds: float) -> Result:
     begin = time.perf_counter()
     for day in tqdm(days, desc="history: storing", unit=" days", leave=False):
         # Hours of driving, a fix every few seconds, north and back again; every twentieth minute stands.
-        await stage.sql.execute("SELECT ensure_positions_partition($1)", stored_history.date_of(day))
-        await stage.sql.execute(
+        await environment.sql.execute("SELECT ensure_positions_partition($1)", stored_history.date_of(day))
+        await environment.sql.execute(
             """
             INSERT INTO positions (
                 vehicle, session, seq, fix_time, server_time, accuracy, altitude, speed, bearing, battery, point
@@ -109,8 +109,8 @@ async def history(stage: Stage, count: int, _seconds: float) -> Result:
             timeout=600,
         )
     stored_seconds = time.perf_counter() - begin
-    await stage.sql.execute("VACUUM ANALYZE positions", timeout=600)
-    total, size = await stage.stored()
+    await environment.sql.execute("VACUUM ANALYZE positions", timeout=600)
+    total, size = await environment.stored()
     result: Result = {
         "positions": total,
         "stored_gb": size / 1e9,
@@ -118,7 +118,7 @@ async def history(stage: Stage, count: int, _seconds: float) -> Result:
         "fixes_of_a_day": each,
         "asked": ASKED,
     }
-    async with _asking(stage) as (get, database):
+    async with _asking(environment) as (get, database):
         # What there is as often as fixes, and how much oftener.
         for format_, mark, more in (("csv", b"\n", 1), ("geojson", b"],[", -1), ("gpx", b"<trkpt", 0)):
 
@@ -130,7 +130,9 @@ async def history(stage: Stage, count: int, _seconds: float) -> Result:
                 return content.count(mark) - more
 
             result |= await _timed(f"{format_}, http", over_http, each)
-        numbers = [row["vehicle"] for row in await stage.sql.fetch("SELECT vehicle FROM vehicles WHERE fleet_id = 'history'")]
+        numbers = [
+            row["vehicle"] for row in await environment.sql.fetch("SELECT vehicle FROM vehicles WHERE fleet_id = 'history'")
+        ]
 
         async def sum_up() -> int:
             async with database.connection() as connection:
@@ -141,7 +143,7 @@ async def history(stage: Stage, count: int, _seconds: float) -> Result:
     return result
 
 
-QUERIES: dict[str, Callable[[Stage, int, float], Awaitable[Result]]] = {"nearest": nearest, "history": history}
+QUERIES: dict[str, Callable[[Environment, int, float], Awaitable[Result]]] = {"nearest": nearest, "history": history}
 SETTINGS = {
     "history": {"TRACKING_SUMMARY_DELAY": "1e9"},
     "steps": {"TRACKING_LAG_INTERVAL": "0.002"},
@@ -156,12 +158,12 @@ acknowledge each commit, so that the ack says how long that took; and to take as
 
 
 @asynccontextmanager
-async def _asking(stage: Stage) -> Any:
+async def _asking(environment: Environment) -> Any:
     """A client of the hub's API, and the database as the hub has it."""
-    database = Database(stage.database_url)
+    database = Database(environment.database_url)
     await database.open()
-    headers = {"Authorization": f"Bearer {stage.service_token()}"}
-    async with httpx.AsyncClient(base_url=f"{stage.url}/v1", headers=headers, trust_env=False, timeout=60) as http:
+    headers = {"Authorization": f"Bearer {environment.service_token()}"}
+    async with httpx.AsyncClient(base_url=f"{environment.url}/v1", headers=headers, trust_env=False, timeout=60) as http:
 
         async def get(path: str, **parameters: str) -> httpx.Response:
             return (await http.get(path, params=parameters)).raise_for_status()

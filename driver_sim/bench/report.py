@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from driver_sim.bench.parts import Result
+from driver_sim.bench.load import Result
 
 
 def table(name: str, results: Sequence[Result]) -> str:

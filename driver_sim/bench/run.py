@@ -1,4 +1,4 @@
-"""One run of the bench: a stage for each shape, a table after each, the JSON at the end."""
+"""One run of the bench: an environment for each shape, a table after each, the JSON at the end."""
 
 import contextlib
 import resource
@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 import uvloop
 
-from driver_sim.bench.parts import Result
+from driver_sim.bench.environment import EnvironmentFailed, environment
+from driver_sim.bench.load import Result
 from driver_sim.bench.queries import QUERIES, SETTINGS
 from driver_sim.bench.report import table, write
-from driver_sim.bench.shapes import SHAPES
-from driver_sim.bench.stage import StageError, stage
-from tracking.cluster import ROOT
+from driver_sim.bench.scenarios import SHAPES
+from tracking.demo.postgres import ROOT
 
 SECONDS = 15.0
 SECONDS_OF = {"changes": 60.0}
@@ -21,7 +21,7 @@ SECONDS_OF = {"changes": 60.0}
 
 
 def run(shapes: Sequence[tuple[str, Sequence[int]]], seconds: float | None, path: Path) -> None:
-    """Runs the shapes with each of their counts and prints their tables. Raises `ClickException` where the stage fails.
+    """Runs the shapes with each of their counts and prints their tables. Raises `ClickException` where the environment fails.
 
     `seconds` is how long each run is measured; None: as long as its shape needs.
     """
@@ -31,7 +31,7 @@ def run(shapes: Sequence[tuple[str, Sequence[int]]], seconds: float | None, path
     for name, counts in shapes:
         try:
             results[name] = uvloop.run(_play(name, counts, seconds or SECONDS_OF.get(name, SECONDS)))
-        except StageError as error:
+        except EnvironmentFailed as error:
             raise click.ClickException(str(error)) from None
         click.echo(table(name, results[name]) + "\n")
         write(path, results)
@@ -40,7 +40,7 @@ def run(shapes: Sequence[tuple[str, Sequence[int]]], seconds: float | None, path
 
 async def _play(name: str, counts: Sequence[int], seconds: float) -> list[Result]:
     shape = {**SHAPES, **QUERIES}[name]
-    async with stage(ROOT / ".data" / "bench", SETTINGS.get(name, {})) as made:
+    async with environment(ROOT / ".data" / "bench", SETTINGS.get(name, {})) as made:
         return [await shape(made, count, seconds) for count in counts]
 
 

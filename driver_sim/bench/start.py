@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from driver_sim.bench.lines import DispatcherLine, Line, Lost, connect
-from driver_sim.bench.parts import SETTLE_SECONDS, Result, close, wait
-from driver_sim.bench.stage import Stage, StageError
+from driver_sim.bench.clients import Client, DispatcherClient, Lost, connect
+from driver_sim.bench.environment import Environment, EnvironmentFailed
+from driver_sim.bench.load import SETTLE_SECONDS, Result, close, wait
 
 FLEETS = 50
 GEOFENCES = 20
@@ -25,35 +25,35 @@ WEST, SOUTH, WIDTH = 9.0, 46.5, 1.0
 """Degrees: where the vehicles of every fleet are."""
 SCREEN = (WEST, SOUTH, WEST + WIDTH / 4, SOUTH + WIDTH / 4)
 """A sixteenth of them."""
-SomeLine = TypeVar("SomeLine", bound=Line)
+SomeClient = TypeVar("SomeClient", bound=Client)
 
 
-async def start(stage: Stage, count: int, _seconds: float) -> Result:
+async def start(environment: Environment, count: int, _seconds: float) -> Result:
     """A hub starts on a database with so many vehicles in 50 fleets; then a driver, a passenger and a dispatcher come."""
-    stage.kill(graceful=True)
-    empty = await _started(stage)
-    await _fill(stage, count)
+    environment.kill(graceful=True)
+    empty = await _started(environment)
+    await _fill(environment, count)
     times: list[dict[str, float]] = []
     for _ in range(STARTS if count >= MANY else 1):
-        stage.kill(graceful=True)
+        environment.kill(graceful=True)
         began = time.perf_counter()
-        times.append(await _started(stage))
-        served, lines = await _served(stage, began)
+        times.append(await _started(environment))
+        served, clients = await _served(environment, began)
         times[-1] |= served
-        close(lines)
-    stage.kill(graceful=True)
-    await _started(stage)
+        close(clients)
+    environment.kill(graceful=True)
+    await _started(environment)
     await wait(SETTLE_SECONDS, "start: memory")
-    alone = stage.memory()
-    _, lines = await _served(stage, time.perf_counter())
-    beside = stage.memory()
-    *_, screen = lines
-    assert isinstance(screen, DispatcherLine)
-    close(lines)
+    alone = environment.memory()
+    _, clients = await _served(environment, time.perf_counter())
+    beside = environment.memory()
+    *_, screen = clients
+    assert isinstance(screen, DispatcherClient)
+    close(clients)
     return {
         "vehicles": count,
         "fleets": FLEETS,
-        "trips": len(stage.trips),
+        "trips": len(environment.trips),
         "geofences": FLEETS * GEOFENCES,
         "starts": len(times),
         "ready_after_s (empty)": empty["ready_after_s"],
@@ -65,60 +65,60 @@ async def start(stage: Stage, count: int, _seconds: float) -> Result:
     }
 
 
-async def _started(stage: Stage) -> dict[str, float]:
+async def _started(environment: Environment) -> dict[str, float]:
     began = time.perf_counter()
-    await stage.start(START_SECONDS)
+    await environment.start(START_SECONDS)
     ready = time.perf_counter() - began
-    return {"ready_after_s": ready, "ready_hub_cpu_s": (await stage.cost()).hub}
+    return {"ready_after_s": ready, "ready_hub_cpu_s": (await environment.cost()).hub}
 
 
-async def _served(stage: Stage, began: float) -> tuple[dict[str, float], list[Line]]:
+async def _served(environment: Environment, began: float) -> tuple[dict[str, float], list[Client]]:
     """When a driver's first fix was acknowledged, a passenger had its snapshot, and a dispatcher its fleet's; all at once."""
     at: dict[str, float] = {}
 
-    async def driver() -> Line:
-        line = await _let_in(stage, lambda: stage.driver(0, 1.0, (SOUTH, WEST)))
+    async def driver() -> Client:
+        line = await _let_in(environment, lambda: environment.driver(0, 1.0, (SOUTH, WEST)))
         line.report()
         while line.acknowledged == 0 and line.closed is None:  # noqa: ASYNC110  no event: nobody else waits for an ack
             await asyncio.sleep(0.001)
         if line.closed is not None:
-            raise StageError(f"a driver was closed with {line.closed}")
+            raise EnvironmentFailed(f"a driver was closed with {line.closed}")
         at["first_ack_after_s"] = time.perf_counter() - began
         return line
 
-    async def passenger() -> Line:
-        line = await _let_in(stage, lambda: stage.watcher(0))
+    async def passenger() -> Client:
+        line = await _let_in(environment, lambda: environment.watcher(0))
         at["snapshot_after_s"] = time.perf_counter() - began
         return line
 
-    async def dispatcher() -> Line:
-        line = await _let_in(stage, lambda: stage.dispatcher(SCREEN))
+    async def dispatcher() -> Client:
+        line = await _let_in(environment, lambda: environment.dispatcher(SCREEN))
         at["fleet_snapshot_after_s"] = time.perf_counter() - began
         return line
 
     try:
         async with asyncio.timeout(START_SECONDS):
-            lines = await asyncio.gather(driver(), passenger(), dispatcher())
+            clients = await asyncio.gather(driver(), passenger(), dispatcher())
     except TimeoutError:
-        raise StageError(f"after {START_SECONDS:g} s not all three were served") from None
-    return {**at, "served_after_s": max(at.values())}, list(lines)
+        raise EnvironmentFailed(f"after {START_SECONDS:g} s not all three were served") from None
+    return {**at, "served_after_s": max(at.values())}, list(clients)
 
 
-async def _let_in(stage: Stage, make: Callable[[], SomeLine]) -> SomeLine:
+async def _let_in(environment: Environment, make: Callable[[], SomeClient]) -> SomeClient:
     """A line that is served; it tries again where it is turned away."""
     while True:
         line = make()
         try:
-            await connect([line], stage.port, timeout=START_SECONDS)
+            await connect([line], environment.port, timeout=START_SECONDS)
         except (Lost, OSError):
             await asyncio.sleep(0.01)
         else:
             return line
 
 
-async def _fill(stage: Stage, count: int) -> None:
+async def _fill(environment: Environment, count: int) -> None:
     """By SQL: vehicles by turns in the fleets, spread evenly, each heard of just now."""
-    await stage.sql.execute(
+    await environment.sql.execute(
         f"""
         -- Nobody falls silent while it is measured.
         INSERT INTO fleets (fleet_id, name, signal_lost_after)
@@ -147,7 +147,7 @@ async def _fill(stage: Stage, count: int) -> None:
         timeout=600,
     )
     for command in ("VACUUM ANALYZE", "CHECKPOINT"):
-        await stage.sql.execute(command, timeout=600)
-    stage.fleet = "start-0"
-    stage.vehicles = ["start-0"]
-    stage.trips = [row["trip_id"] for row in await stage.sql.fetch("SELECT trip_id FROM trips ORDER BY trip")]
+        await environment.sql.execute(command, timeout=600)
+    environment.fleet = "start-0"
+    environment.vehicles = ["start-0"]
+    environment.trips = [row["trip_id"] for row in await environment.sql.fetch("SELECT trip_id FROM trips ORDER BY trip")]

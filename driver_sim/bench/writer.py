@@ -21,10 +21,10 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import uvloop
 
+from driver_sim.bench.clients import Lost
 from driver_sim.bench.http import HttpClient, connect_http
-from driver_sim.bench.lines import Lost
 from tracking.model import TripStatus
-from tracking.protocol import TripView
+from tracking.protocol.http import TripView
 from tracking.store import trips
 from tracking.store.pool import Connection, Database
 

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 from tests.clients import Api, token
 from tests.hub_process import HubProcess
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 
 

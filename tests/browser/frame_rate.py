@@ -20,11 +20,11 @@ from pathlib import Path
 import asyncpg
 from playwright.async_api import Page
 
-from driver_sim.bench.lines import DriverLine
+from driver_sim.bench.clients import DriverClient
 from tests.browser.browser import launch, open_page
 from tests.clients import token
 from tests.hub_process import HubProcess
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 
 FLEET = "frames"
@@ -42,7 +42,7 @@ _COUNT_FRAMES = """() => {
 }"""
 
 
-class Car(DriverLine):
+class Car(DriverClient):
     """Drives about the country at 14 m/s, with a turn now and then."""
 
     def __init__(self, vehicle_id: str, dice: random.Random) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 from tests.changes.stand_ins import Device, Heard, Sent
 from tests.changes.world import STUCK_SECONDS, WAIT_SECONDS, FuzzHub, World
 from tests.faults.devices import until
-from tracking.frames import live_view
-from tracking.ingest.sources import read_states, span_at, windows_of
+from tracking.ingest.vehicles import read_states, span_at, windows_of
 from tracking.model import Trip, TripStatus
+from tracking.protocol.fit import live_view
 from tracking.sockets.connection import Connection
 from tracking.sockets.driver import DriverConnection
 from tracking.store import changes, fleets, geofences, shares, trips, vehicles
@@ -145,18 +145,18 @@ async def _judge_live_state(world: World, hub: FuzzHub, fresh: FuzzHub, truth: T
         if have != want:
             wrongs.append(f"{hub}: {what} is {have}, not {want}")
 
-    sources = hub.service.sources
+    ingest_vehicles = hub.service.ingest_vehicles
     for vehicle_id in world.vehicles:
-        source = sources.get(vehicle_id)
+        source = ingest_vehicles.get(vehicle_id)
         if source is None:
             continue
-        other = await fresh.service.sources.load(vehicle_id)
+        other = await fresh.service.ingest_vehicles.load(vehicle_id)
         if other is None:
             wrongs.append(f"{hub} knows {vehicle_id}, which was removed")
             continue
         for name in ("number", "vehicle", "joined_at", "tokens_from", "trip", "windows"):
             compare(f"{name} of the source {vehicle_id}", getattr(source, name), getattr(other, name))
-        compare(f"the source {vehicle_id} by its number", sources.by_number.get(source.number), source)
+        compare(f"the source {vehicle_id} by its number", ingest_vehicles.by_number.get(source.number), source)
     for vehicle_id in world.vehicles:
         live = hub.service.hub.fleets.vehicles.get(vehicle_id)
         expected = fresh.service.hub.fleets.vehicles.get(vehicle_id)
@@ -191,7 +191,7 @@ async def _judge_live_state(world: World, hub: FuzzHub, fresh: FuzzHub, truth: T
         # One that is not loaded knows its vehicles alone.
         if fleet_feed is not None and fleet_feed.loaded:
             compare(f"the fleet {fleet_id}", fleet_feed.fleet, stored_fleets[fleet_id])
-        fences = hub.service.watch._fences.get(fleet_id)
+        fences = hub.service.monitor.fences.by_fleet.get(fleet_id)
         if fences is not None:
             rows = await geofences.rows_of_fleet(world.witness, fleet_id)
             wanted = {row["geofence_id"]: geofences.geofence_of(row) for row in rows}
@@ -207,7 +207,7 @@ async def _judge_live_state(world: World, hub: FuzzHub, fresh: FuzzHub, truth: T
         if driver is not None:
             compare(f"the number of the driver of {vehicle_id}", driver.number, stored.number if stored is not None else None)
             assert isinstance(driver, DriverConnection)
-            compare(f"the source of the driver of {vehicle_id}", driver.source, sources.get(vehicle_id))
+            compare(f"the source of the driver of {vehicle_id}", driver.source, ingest_vehicles.get(vehicle_id))
     return wrongs
 
 

@@ -9,14 +9,14 @@ from unittest import mock
 
 import asyncpg
 
-from tracking.hub import follower
-from tracking.hub.feed import TripFeed
-from tracking.hub.fleet import LiveVehicle
-from tracking.hub.follower import Follower, NotRead, Transaction
-from tracking.hub.hub import Hub
-from tracking.hub.live_state import LiveState, State
-from tracking.hub.loading import Loading
-from tracking.ingest.sources import Source
+from tracking.ingest.vehicles import IngestVehicle
+from tracking.live import follower
+from tracking.live.fleet import LiveVehicle
+from tracking.live.follower import Follower, NotRead, Transaction
+from tracking.live.hub import Hub
+from tracking.live.loading import Loading
+from tracking.live.trips import TripFeed
+from tracking.live_state import LiveState, State
 from tracking.model import Position
 from tracking.store import changes
 from tracking.store.changes import Cursor, Row
@@ -104,7 +104,7 @@ async def an_older_state_takes_the_place_of_a_newer(_: str) -> AsyncIterator[Non
             self._slot.__set__(thing, int(value))
 
     with contextlib.ExitStack() as stack:
-        for kind in (Source, LiveVehicle, TripFeed):
+        for kind in (IngestVehicle, LiveVehicle, TripFeed):
             stack.enter_context(mock.patch.object(kind, "as_of", AlwaysLow(kind.__dict__["as_of"])))
         stack.enter_context(mock.patch.object(Hub, "trip_changed", _tell_any_version))
         yield

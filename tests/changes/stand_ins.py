@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 from starlette.websockets import WebSocket
 
 from tracking.model import system_clock
-from tracking.protocol import frame_ends, text_of
+from tracking.protocol.codec import frame_ends, text_of
 from tracking.sockets.wire import EXTENSION, Listener
 
 Message = dict[str, Any]

@@ -9,7 +9,7 @@ import pytest
 
 from tests.changes.world import PLACES, Station
 from tracking.auth import Principal, Role
-from tracking.hub.follower import Transaction
+from tracking.live.follower import Transaction
 from tracking.model import Fleet
 
 

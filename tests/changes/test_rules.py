@@ -15,11 +15,11 @@ from tests.changes.turns import READ, Turns
 from tests.changes.world import PLACES, ROUTES, FuzzHub, Station
 from tests.faults.devices import until
 from tracking.auth import Principal, Role
-from tracking.cluster import Cluster
-from tracking.hub import follower
-from tracking.hub.feed import TripFeed
-from tracking.hub.follower import NotRead
-from tracking.ingest.sources import Source
+from tracking.demo.postgres import Cluster
+from tracking.ingest.vehicles import IngestVehicle
+from tracking.live import follower
+from tracking.live.follower import NotRead
+from tracking.live.trips import TripFeed
 from tracking.model import Fleet, Position, Trip, TripStatus, Vehicle
 from tracking.sockets.passenger import PassengerConnection
 from tracking.store import changes
@@ -134,8 +134,8 @@ class Scene:
         number = await self.station.witness.fetchval("SELECT max(number) FROM changes")
         return bool(hub.service.follower.applied >= number)
 
-    async def load(self) -> Source:
-        source = await self.here.service.sources.load(self.vehicle_id)
+    async def load(self) -> IngestVehicle:
+        source = await self.here.service.ingest_vehicles.load(self.vehicle_id)
         assert source is not None
         return source
 
@@ -157,7 +157,7 @@ Scenario = Callable[[Scene], Awaitable[None]]
 async def what_changes_while_it_is_loaded_is_read_again(scene: Scene) -> None:
     for load in (scene.load, scene.feed):
         with loading_held(scene.here) as gate:
-            loading: asyncio.Task[Source | TripFeed] = asyncio.create_task(load())
+            loading: asyncio.Task[IngestVehicle | TripFeed] = asyncio.create_task(load())
             await gate.reached.wait()
             trip = await scene.change(status=_next(scene.trip))
             await scene.applied()
@@ -198,7 +198,7 @@ async def nothing_goes_back_to_what_it_was(scene: Scene) -> None:
         first = await scene.change(status=_next(scene.trip))
         await holding.until_read(first.trip_id)
         second = await scene.change(status=_next(first))
-        scene.here.service.sources.forget(scene.vehicle_id)
+        scene.here.service.ingest_vehicles.forget(scene.vehicle_id)
         source = await scene.load()
         assert source.trip == second
         holding.let_go()
@@ -220,7 +220,7 @@ async def the_log_is_asked_where_nobody_notifies(scene: Scene) -> None:
 
 async def the_log_is_asked_after_listening_again(scene: Scene) -> None:
     async with another_hub(scene) as hub:
-        source = await hub.service.sources.load(scene.vehicle_id)
+        source = await hub.service.ingest_vehicles.load(scene.vehicle_id)
         assert source is not None
         await until(lambda: hub.service.follower.listening, "it listens", SOON)
         with mock.patch.object(follower, "POLL_SECONDS", 3_600.0):

@@ -28,7 +28,7 @@ from tracking.app import _read_revoked
 from tracking.auth import Auth, Issued, Principal, Role
 from tracking.config import Rate, load
 from tracking.errors import Refusal, StoreUnavailable, TokenRefused
-from tracking.hub import follower
+from tracking.live import follower
 from tracking.model import NEXT_STATUS, Fleet, Place, Trip, TripStatus, Vehicle, system_clock
 from tracking.service import Service, assemble
 from tracking.sockets.connection import Connection
@@ -129,7 +129,7 @@ class FuzzHub:
             database._pool = pools[number]
         await self.service.follower.begin()
         await _read_revoked(self.service)
-        works = (self.service.watch.run(), self.service.loader.run())
+        works = (self.service.monitor.run(), self.service.loader.run())
         self._tasks = [asyncio.create_task(work) for work in works]
         return self
 
@@ -157,10 +157,10 @@ class FuzzHub:
             service.latest.run(),
             service.revisions.run(),
             service.refiling.run(),
-            service.watch.run(),
+            service.monitor.run(),
             service.loader.run(),
             service.silences.run(),
-            service.watch.deliver(),
+            service.events.deliver(),
         )
         self._tasks = [asyncio.create_task(work) for work in works]
         self.alive = True
@@ -694,15 +694,15 @@ class World:
         )
         self.screens.append((hub, fleet_id, wire))
 
-    def let_go_of_sources(self) -> None:
+    def let_go_of_ingest_vehicles(self) -> None:
         hub = self.hub()
         hub.let_go_at = self.stamp()
         for _ in range(2):
-            hub.service.sources.let_go(hub.service.hub.drivers)
+            hub.service.ingest_vehicles.let_go(hub.service.hub.drivers)
 
     def let_go_of_feeds(self) -> None:
         hub = self.hub().service.hub
-        for feed in [feed for feed in hub.feeds.values() if not feed.outboxes]:
+        for feed in [feed for feed in hub.feeds.values() if not feed.queues]:
             hub._let_go(feed)
 
     def kill(self) -> None:
@@ -755,7 +755,7 @@ OPERATIONS: dict[Callable[[World], None], float] = {
     World.join: 7,
     World.leave: 2,
     World.look: 2,
-    World.let_go_of_sources: 1,
+    World.let_go_of_ingest_vehicles: 1,
     World.let_go_of_feeds: 1,
     World.kill: 0.5,
     World.cut: 0.7,

@@ -19,7 +19,10 @@ from driver_sim.store import SqliteStore
 from tests.driver_sim.conftest import no_backoff
 from tests.driver_sim.hub import ScriptedHub
 from tracking.model import TripStatus
-from tracking.protocol import MAX_BATCH, MAX_FRAME_BYTES, DriverTextMessage, Error, TripView
+from tracking.protocol.codec import MAX_FRAME_BYTES
+from tracking.protocol.driver import MAX_BATCH, DriverTextMessage
+from tracking.protocol.http import TripView
+from tracking.protocol.shared import Error
 
 TRIP: dict[str, Any] = {
     "trip_id": "t1",

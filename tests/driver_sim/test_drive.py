@@ -18,8 +18,8 @@ import pytest
 from driver_sim.backend import Backend, BackendError
 from driver_sim.client import DriverClient
 from driver_sim.drive import drive
-from driver_sim.errands import ShowcaseErrands, errand_of
 from driver_sim.fleet import VADUZ, vehicles
+from driver_sim.itineraries import ShowcaseItineraries, itinerary_of
 from driver_sim.motion import Motion
 from driver_sim.outbox import MemoryOutbox
 from driver_sim.replay import Interrupted, Recording, Timing, own_fleet, record, replay
@@ -29,7 +29,7 @@ from tests.driver_sim.conftest import no_backoff
 from tests.driver_sim.fake_hub import FakeHub, serving
 from tests.driver_sim.hub import ScriptedHub
 from tracking.model import Place, TripStatus
-from tracking.protocol import TripView
+from tracking.protocol.http import TripView
 
 LEGAL = [
     "enroute_to_pickup",
@@ -110,18 +110,18 @@ async def test_who_stands_by_makes_no_trips_and_drives_a_dispatchers(fake: FakeH
 
 
 async def test_the_showcase_is_in_vaduz_at_once_and_for_long(roads: RoadGraph) -> None:
-    errands = ShowcaseErrands(roads, random.Random(1))
-    here = errands.start()
+    itineraries = ShowcaseItineraries(roads, random.Random(1))
+    here = itineraries.start()
     assert metres(roads.nodes[here], VADUZ) < 800
     for _ in range(4):
-        errand = errands.next(here)
-        assert metres((errand.pickup.latitude, errand.pickup.longitude), VADUZ) < 200
-        approach = Motion(errand.legs[0].edges).duration
-        riding = sum(Motion(leg.edges).duration for leg in errand.legs[1:])
+        itinerary = itineraries.next(here)
+        assert metres((itinerary.pickup.latitude, itinerary.pickup.longitude), VADUZ) < 200
+        approach = Motion(itinerary.legs[0].edges).duration
+        riding = sum(Motion(leg.edges).duration for leg in itinerary.legs[1:])
         assert approach < 180
         assert riding > 600, "the showcase must last ten minutes"
-        assert errand.pickup.name
-        here = errand.legs[-1].to
+        assert itinerary.pickup.name
+        here = itinerary.legs[-1].to
 
 
 async def test_a_canceled_trip_is_given_up_and_another_begun(fake: FakeHub, tmp_path: Path) -> None:
@@ -315,5 +315,5 @@ async def test_the_command_without_a_token_says_what_to_do() -> None:
 def test_a_foreign_trip_leads_to_the_nearest_junctions(roads: RoadGraph) -> None:
     here = roads.nearest(*VADUZ)
     trip = TripView("t", "demo", TripStatus.NEW, 1, Place(47.165, 9.509), Place(47.107, 9.528), [Place(47.141, 9.521)], 1)
-    errand = errand_of(trip, roads, here)
-    assert [leg.to for leg in errand.legs] == [roads.nearest(47.165, 9.509), here, roads.nearest(47.107, 9.528)]
+    itinerary = itinerary_of(trip, roads, here)
+    assert [leg.to for leg in itinerary.legs] == [roads.nearest(47.165, 9.509), here, roads.nearest(47.107, 9.528)]

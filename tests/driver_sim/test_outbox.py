@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from driver_sim.outbox import KeptFix, MemoryOutbox, Outbox, Request, frame_of
 from driver_sim.store import SqliteStore, StoreError
 from tests.driver_sim.conftest import fix, settle
-from tracking.protocol import MAX_BATCH, MAX_FRAME_BYTES, Report, decode_driver
+from tracking.protocol.codec import MAX_FRAME_BYTES
+from tracking.protocol.driver import MAX_BATCH, Report, decode_driver
 
 
 def seqs(kept: list[KeptFix]) -> list[int]:

@@ -21,7 +21,7 @@ from tests.faults.ledger import stored_line, wrongs
 from tests.faults.nursery import Nursery, SwiftHub
 from tests.faults.watcher import Watcher
 from tests.hub_process import HubProcess
-from tracking.cluster import PORT, Cluster
+from tracking.demo.postgres import PORT, Cluster
 from tracking.store.migrations import migrate
 
 SEED = int(os.environ.get("FAULTS_SEED", "20261123"))

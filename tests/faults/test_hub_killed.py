@@ -7,7 +7,7 @@ from pathlib import Path
 
 import asyncpg
 
-from driver_sim.closing import GONE_WITHOUT_A_WORD
+from driver_sim.close_codes import GONE_WITHOUT_A_WORD
 from driver_sim.store import SqliteStore
 from tests.faults.conftest import MakeHub, Mortal, on_the_road, restart, settle, watching
 from tests.faults.devices import Device, until

@@ -13,7 +13,7 @@ from tests.faults.ledger import Account, stored_line, wrongs
 from tests.faults.proxy import DOWN, UP, ChaosProxy
 from tests.faults.watcher import Watcher
 from tests.hub_process import HubProcess
-from tracking.cluster import PORT
+from tracking.demo.postgres import PORT
 
 
 async def test_everything_fails_by_turns(hubs: MakeHub, database: Mortal, rng: random.Random) -> None:

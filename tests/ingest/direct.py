@@ -14,9 +14,9 @@ from tracking.app import _Life
 from tracking.auth import Auth
 from tracking.config import load
 from tracking.ingest.intake import Taken
-from tracking.ingest.sources import Session, Source
+from tracking.ingest.vehicles import IngestVehicle, Session
 from tracking.model import Fix, Fleet, Vehicle, system_clock
-from tracking.protocol import Unreadable
+from tracking.protocol.driver import Unreadable
 from tracking.service import Service, assemble
 from tracking.store import fleets, vehicles
 
@@ -57,8 +57,8 @@ async def nothing_is_stored(database_url: str) -> AsyncIterator[None]:
         await connection.close()
 
 
-async def opened(service: Service, name: str = "session") -> tuple[Source, Session]:
-    source = await service.sources.load(VAN)
+async def opened(service: Service, name: str = "session") -> tuple[IngestVehicle, Session]:
+    source = await service.ingest_vehicles.load(VAN)
     assert source is not None
     session = await service.intake.open_session(source, name)
     assert session is not None
@@ -69,7 +69,7 @@ def a_fix(seq: int, **fields: Any) -> Fix:
     return Fix(**fix(seq, **fields))
 
 
-def take(service: Service, source: Source, session: Session, *fixes: Fix | Unreadable, **options: Any) -> Taken:
+def take(service: Service, source: IngestVehicle, session: Session, *fixes: Fix | Unreadable, **options: Any) -> Taken:
     return service.intake.take(source, session, fixes, now_ms(), **options)
 
 

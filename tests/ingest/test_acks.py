@@ -13,8 +13,8 @@ from tests.sockets.serving import serving
 from tracking.app import create_app
 from tracking.config import load
 from tracking.ingest.acks import MOST_OWED, STEP, Acks, settle
-from tracking.ingest.sources import Session
-from tracking.protocol import Rejected
+from tracking.ingest.vehicles import Session
+from tracking.protocol.driver import Rejected
 
 INTERVAL = 0.3
 
@@ -146,7 +146,7 @@ async def test_nothing_is_acknowledged_that_was_committed_in_a_store_that_is_no_
             await driver.report(fix(1))
             assert (await driver.expect("ack"))["seq"] == 1
             await driver.report(fix(2))
-            source = app.state.service.sources.get(vehicle_id)
+            source = app.state.service.ingest_vehicles.get(vehicle_id)
             await until(lambda: source.sessions[driver.session].handled == 2)
             async with app.state.service.exports.connection() as connection:
                 await connection.execute("DELETE FROM hub_marks")

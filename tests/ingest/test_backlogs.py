@@ -8,7 +8,7 @@ from tests.store.test_positions import a_position
 from tracking.ingest.acks import Acks
 from tracking.ingest.backlogs import PART, Backlogs
 from tracking.ingest.recorder import Entry, Recorder
-from tracking.ingest.sources import Session, Source
+from tracking.ingest.vehicles import IngestVehicle, Session
 from tracking.model import Vehicle
 from tracking.store.pool import Database
 
@@ -19,7 +19,7 @@ class _Reporter:
     """A driver's connection with so many fixes to take."""
 
     def __init__(self, backlogs: Backlogs, recorder: Recorder, number: int, fixes: int, order: list[int]) -> None:
-        self.source = Source(number, Vehicle(f"van-{number}", "fleet"))
+        self.source = IngestVehicle(number, Vehicle(f"van-{number}", "fleet"))
         self.session = Session(number, "", 0)
         self.left = fixes
         self._backlogs = backlogs

@@ -12,8 +12,8 @@ from tracking.app import create_app
 from tracking.config import load
 from tracking.errors import ErrorCode, Refusal, StoreUnavailable, StoreWentBack
 from tracking.ingest.intake import Held, Outcome, Result, Taken, clock_advice
-from tracking.ingest.sources import Session
-from tracking.protocol import Unreadable
+from tracking.ingest.vehicles import Session
+from tracking.protocol.driver import Unreadable
 from tracking.service import Service
 
 
@@ -174,7 +174,7 @@ async def test_a_vehicle_has_one_budget_for_all_its_doors(database_url: str) -> 
         service: Service = app.state.service
         vehicle_id = await api.vehicle(await api.fleet())
         async with Driver(served.url, vehicle_id) as driver:
-            source = service.sources.get(vehicle_id)
+            source = service.ingest_vehicles.get(vehicle_id)
             assert source is not None
             session = await service.intake.open_session(source, "phone")
             assert session is not None

@@ -8,7 +8,7 @@ from tests.clients import now_ms
 from tracking.ingest.acks import Acks
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Entry, Recorder
-from tracking.ingest.sources import Session, Source
+from tracking.ingest.vehicles import IngestVehicle, Session
 from tracking.model import Fix, Vehicle
 from tracking.store.pool import Database
 
@@ -30,7 +30,7 @@ class Taken(Recorder):
 def test_a_fix_that_was_shown_and_comes_again_as_another_is_judged(other: dict[str, Any]) -> None:
     """Its time could be one that no table has: nothing would be stored any more, of anyone."""
     recorder = Taken()
-    pipeline, source, session, now = Pipeline(recorder), Source(1, Vehicle("van", "fleet")), Session(1, "", 0), now_ms()
+    pipeline, source, session, now = Pipeline(recorder), IngestVehicle(1, Vehicle("van", "fleet")), Session(1, "", 0), now_ms()
     good: dict[str, Any] = {"fix_time": now, "latitude": 47.1, "longitude": 9.5}
     assert pipeline.preview(source, session, Fix(1, **good), now) is not None
     assert pipeline.accept(source, session, Fix(1, **(good | other)), now) is None
@@ -42,7 +42,7 @@ def test_a_fix_that_was_shown_and_comes_again_as_another_is_judged(other: dict[s
 
 def test_a_fix_that_was_shown_is_stored_as_it_was_judged_and_shown_no_more() -> None:
     recorder = Taken()
-    pipeline, source, session, now = Pipeline(recorder), Source(1, Vehicle("van", "fleet")), Session(1, "", 0), now_ms()
+    pipeline, source, session, now = Pipeline(recorder), IngestVehicle(1, Vehicle("van", "fleet")), Session(1, "", 0), now_ms()
     places = {1: 47.1, 2: 48.1, 3: 47.1001}
     fixes = [Fix(seq, now + seq * 1000, latitude, 9.5) for seq, latitude in places.items()]
     shown = [pipeline.preview(source, session, fix, now) for fix in fixes]

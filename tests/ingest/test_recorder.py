@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tests.store.test_positions import BEGIN, a_position, a_vehicle
 from tracking.ingest.acks import Acks
 from tracking.ingest.recorder import ENTRIES_AT_ONCE, MOST_ROWS, Entry, Recorder, _parts
-from tracking.ingest.sources import Filed, Session
+from tracking.ingest.vehicles import Filed, Session
 from tracking.model import Position
-from tracking.protocol import Rejected
+from tracking.protocol.driver import Rejected
 from tracking.store import positions
 from tracking.store.pool import Database
 from tracking.store.positions import PACKED_AT_ONCE

@@ -14,10 +14,10 @@ import pytest
 
 from tests.clients import now_ms
 from tests.faults.devices import until
-from tests.hub.test_feed import Reader
 from tests.ingest.direct import VAN, MakeService, a_fix, asked, nothing_is_stored, opened, take
-from tracking.hub.feed import TripFeed
-from tracking.ingest.sources import Session, Source, earliest_difference, read_states
+from tests.live.test_feed import Reader
+from tracking.ingest.vehicles import IngestVehicle, Session, earliest_difference, read_states
+from tracking.live.trips import TripFeed
 from tracking.model import Place, Trip, TripStatus, Vehicle
 from tracking.service import Service
 from tracking.store import erasures, trips, vehicles
@@ -25,7 +25,7 @@ from tracking.store import erasures, trips, vehicles
 PLACE = Place(47.1, 9.5)
 
 
-async def a_trip(service: Service, source: Source, trip_id: str = "trip") -> Trip:
+async def a_trip(service: Service, source: IngestVehicle, trip_id: str = "trip") -> Trip:
     async with service.database.transaction() as connection:
         return await trips.insert(
             connection,
@@ -40,7 +40,7 @@ async def a_trip(service: Service, source: Source, trip_id: str = "trip") -> Tri
         )
 
 
-async def commit(service: Service, source: Source, trip: Trip, status: TripStatus, at: int | None = None) -> Trip:
+async def commit(service: Service, source: IngestVehicle, trip: Trip, status: TripStatus, at: int | None = None) -> Trip:
     """Somebody else commits that the trip is the vehicle's, with this status; the trip as it is then."""
     at = now_ms() if at is None else at
     async with service.housekeeping.transaction() as connection:
@@ -55,7 +55,7 @@ async def commit(service: Service, source: Source, trip: Trip, status: TripStatu
     return after
 
 
-async def apply(service: Service, source: Source, trip: Trip | None = None) -> int | None:
+async def apply(service: Service, source: IngestVehicle, trip: Trip | None = None) -> int | None:
     """What a follower does when it comes to the change; since when the vehicle's trips are others."""
     async with service.housekeeping.connection() as connection:
         _, _, spans_of = await read_states(connection, [source.number], now_ms())
@@ -73,7 +73,7 @@ async def apply(service: Service, source: Source, trip: Trip | None = None) -> i
 def watched(service: Service, trip: Trip) -> tuple[TripFeed, Reader]:
     """Somebody watches the trip, with an empty line."""
     feed, reader = service.hub.feed(trip), Reader()
-    feed.begin(reader.outbox, stored=(), unstored=(), last={}, now=now_ms())
+    feed.begin(reader.queue, stored=(), unstored=(), last={}, now=now_ms())
     reader.read()
     return feed, reader
 
@@ -82,8 +82,8 @@ def snapshot(service: Service, feed: TripFeed) -> dict[str, Any]:
     """What somebody gets who begins to watch, while nothing of the line can be read from the store."""
     reader = Reader()
     unstored = list(service.recorder.pending(feed.trip.trip_id))
-    feed.begin(reader.outbox, stored=(), unstored=unstored, last={}, now=now_ms())
-    feed.leave(reader.outbox, now_ms())
+    feed.begin(reader.queue, stored=(), unstored=unstored, last={}, now=now_ms())
+    feed.leave(reader.queue, now_ms())
     [found] = reader.read()
     return found
 
@@ -374,11 +374,11 @@ async def test_what_is_locked_is_tried_again_and_keeps_no_other_vehicle_waiting(
     source, session = await opened(service)
     async with service.housekeeping.transaction() as connection:
         await vehicles.put(connection, Vehicle("other", "fleet"))
-    other = await service.sources.load("other")
+    other = await service.ingest_vehicles.load("other")
     assert other is not None
     other_session = await service.intake.open_session(other, "session")
     assert other_session is not None
-    pairs: list[tuple[Source, Session, str]] = [(source, session, "trip"), (other, other_session, "other-trip")]
+    pairs: list[tuple[IngestVehicle, Session, str]] = [(source, session, "trip"), (other, other_session, "other-trip")]
     made = {}
     for one, of, trip_id in pairs:
         made[trip_id] = await commit(service, one, await a_trip(service, one, trip_id), TripStatus.ENROUTE_TO_PICKUP)
@@ -430,6 +430,6 @@ async def test_what_a_hub_left_that_died_before_it_applied_the_change_is_filed_a
     await service.intake.committed(take(service, source, session, a_fix(2)))
     assert await stored_trips(database_url) == {1: None, 2: None}
     following = await make_service()
-    assert await following.sources.load(VAN) is not None
+    assert await following.ingest_vehicles.load(VAN) is not None
     await settled(following)
     assert await stored_trips(database_url) == {1: None, 2: trip.number}

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from tests.faults.changing import UNBOUND, Load
 from tests.faults.nursery import Nursery
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 
 

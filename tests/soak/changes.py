@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from tests.changes.fuzz import PER_STATION, STEPS, Outcome, fuzz
 from tests.changes.mutations import MUTATIONS, Mutation
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 
 TEMPLATE = "template_tracking"

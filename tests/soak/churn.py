@@ -20,7 +20,7 @@ import psutil
 
 from tests.clients import Api, Driver, Passenger, fix, new_id, now_ms
 from tests.hub_process import HubProcess
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 
 MEGABYTE = 2**20

@@ -26,7 +26,7 @@ from tests.faults.ledger import stored_line, wrongs
 from tests.faults.proxy import UP, ChaosProxy
 from tests.faults.watcher import Watcher
 from tests.hub_process import HubProcess
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 
 EVERY = 1.0

@@ -29,7 +29,7 @@ from tests.faults.ledger import Account, stored_line, wrongs
 from tests.faults.watcher import Point, Watcher
 from tests.hub_process import HubProcess
 from tests.ingest.messy import CLEAN, DATA, Arrival, Score, Truth, Verdict, read_stream
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.geo import distance
 from tracking.store.migrations import migrate
 

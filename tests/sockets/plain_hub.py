@@ -6,7 +6,7 @@ import uvicorn
 
 from tracking.app import create_app
 from tracking.config import load
-from tracking.protocol import MAX_FRAME_BYTES
+from tracking.protocol.codec import MAX_FRAME_BYTES
 
 if __name__ == "__main__":
     uvicorn.run(

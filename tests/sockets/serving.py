@@ -8,7 +8,7 @@ from typing import Any
 import uvicorn
 from websockets.frames import Frame, Opcode
 
-from tracking.protocol import MAX_FRAME_BYTES
+from tracking.protocol.codec import MAX_FRAME_BYTES
 from tracking.sockets.http import HttpProtocol
 from tracking.sockets.server import SocketProtocol
 from tracking.sockets.wire import EXTENSION, Wire

@@ -8,8 +8,8 @@ from tests.clients import Api, Dispatcher, Driver, Message, fix, now_ms
 from tests.hub_process import SECRET
 from tests.sockets.serving import serving
 from tracking.app import create_app
-from tracking.cluster import Cluster
 from tracking.config import load
+from tracking.demo.postgres import Cluster
 
 MINUTE, HOUR = 60_000, 3_600_000
 VADUZ = (9.5, 47.1, 9.55, 47.2)

@@ -13,7 +13,7 @@ from tests.clients import Api, Driver, Message, Passenger, Socket, fix, now_ms, 
 from tests.hub_process import ROOT, HubProcess, wait_until
 from tests.sockets.raw import TEXT, RawSocket, framed
 from tests.test_live import assert_contiguous
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 
 HIGH_WATER = "4096"
 

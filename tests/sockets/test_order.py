@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 
 from tests.sockets.raw import CONTINUED, PING, PONG, TEXT, framed, opening
 from tests.sockets.serving import Echo, Echoes
-from tracking.protocol import MAX_FRAME_BYTES
+from tracking.protocol.codec import MAX_FRAME_BYTES
 from tracking.sockets.http import HttpProtocol
 from tracking.sockets.server import PINGS_AT_ONCE, SocketProtocol
 from tracking.sockets.wire import Wire

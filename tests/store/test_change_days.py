@@ -10,8 +10,8 @@ import pytest
 
 from tests.faults.devices import until
 from tracking.change_upkeep import DAYS_AHEAD, ChangeUpkeep
-from tracking.cluster import Cluster
 from tracking.config import load
+from tracking.demo.postgres import Cluster
 from tracking.model import Fleet
 from tracking.store import change_days, changes, fleets
 from tracking.store.batches import Batches

@@ -7,7 +7,7 @@ import pytest
 
 from tests.store.test_history import BEGIN, DAY, Turned, Van, a_trip, ended, line_of, north
 from tracking.erasure import Erasures
-from tracking.history import History
+from tracking.history.summaries import Summaries
 from tracking.model import Event, EventKind, Fleet, Vehicle
 from tracking.store import erasures, events, fleets, history, positions, trips, vehicles
 from tracking.store.batches import Batch, Batches
@@ -61,7 +61,7 @@ async def _everywhere(store: Database, connection: Connection) -> Van:
         van.number,
     )
     await positions.move_latest(connection, [made[-1]])
-    await History(store, Turned((DAY + 2) * DAY_MS), delay=600).work()
+    await Summaries(store, Turned((DAY + 2) * DAY_MS), delay=600).work()
     kinds = (EventKind.SIGNAL_LOST, *[EventKind.IDLE] * 30)
     async with store.transaction() as writer:
         found = [Event(number, kind, "van", BEGIN) for number, kind in enumerate(kinds, 1)]
@@ -145,7 +145,7 @@ async def test_trust_40_no_table_has_anything_of_an_erased_vehicle(store: Databa
         connection, "fleet", since=0, until=None, after=None, kind=None, vehicle_id=None, geofence_id=None, limit=100
     )
     # Nor is it made again from what is still there.
-    keeper = History(store, Turned((DAY + 2) * DAY_MS), delay=600)
+    keeper = Summaries(store, Turned((DAY + 2) * DAY_MS), delay=600)
     await history.uncompact(connection, list(numbers.values()))
     await keeper.work()
     assert await history.trip_summary(connection, numbers["alone"]) is None
@@ -206,7 +206,7 @@ async def test_a_kept_line_loses_the_part_of_an_erased_vehicle_and_keeps_the_oth
     driven = await second.drove(north(201, 500, 5), trip=trip)
     await ended(connection, trip, BEGIN + 400_000)
     # The positions go, and the line stays.
-    keeper = History(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8)
+    keeper = Summaries(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8)
     await keeper.work()
     horizon = await history.horizon(connection)
     assert horizon is not None
@@ -232,7 +232,7 @@ async def test_a_line_from_before_parts_were_noted_goes_whole(store: Database, c
     await trips.open_span(connection, trip, second.number, BEGIN + 200_001)
     await ended(connection, trip, BEGIN + 400_000)
     await connection.execute("UPDATE trips SET vehicle = $1", second.number)
-    await History(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8).work()
+    await Summaries(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8).work()
     await connection.execute("UPDATE trip_summaries SET vehicles = NULL")
     horizon = await history.horizon(connection)
     assert horizon is not None

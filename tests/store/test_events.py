@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.model import EventKind
 from tracking.store import events
 from tracking.store.pool import Connection, Database

@@ -14,18 +14,19 @@ from tracking.auth import Auth, Principal, Role
 from tracking.budgets import Budget
 from tracking.config import Rate, load
 from tracking.errors import StoreUnavailable
-from tracking.hub.follower import Follower
-from tracking.hub.hub import Hub
-from tracking.hub.live_state import LiveState
-from tracking.ingest.sources import Sources
+from tracking.ingest.vehicles import IngestVehicles
+from tracking.live.follower import Follower
+from tracking.live.hub import Hub
+from tracking.live_state import LiveState
 from tracking.model import Fleet, Place, Vehicle, system_clock
+from tracking.monitor.events import Events
+from tracking.monitor.monitor import Monitor
 from tracking.services.messages import Messages
 from tracking.services.trips import Trips
 from tracking.store import fleets, messages, trips, vehicles
 from tracking.store.gathered import AT_ONCE, Gathered
 from tracking.store.marks import Marks
 from tracking.store.pool import Connection, Database
-from tracking.watch import Watch
 
 
 class Asked:
@@ -149,11 +150,12 @@ def new_hub() -> Hub:
     return Hub(system_clock, keep_seconds=300, keep_bytes=10**6, linger=1, interval_watched=1, interval_trip=1, interval_idle=1)
 
 
-def new_follower(database: Database, sources: Sources) -> Follower[Any]:
+def new_follower(database: Database, ingest_vehicles: IngestVehicles) -> Follower[Any]:
     hub = new_hub()
     auth = Auth(load(jwt_secret=SECRET))
-    watch = Watch(database, hub.fleets, system_clock, gone_after=3_600)
-    return Follower(database, database, Marks(), LiveState(sources, hub, watch, auth, system_clock))
+    events = Events(database, hub.fleets)
+    monitor = Monitor(database, hub.fleets, events, system_clock, gone_after=3_600)
+    return Follower(database, database, Marks(), LiveState(ingest_vehicles, hub, monitor, events, auth, system_clock))
 
 
 def new_messages(database: Database, follower: Follower[Any]) -> Messages:
@@ -170,30 +172,30 @@ async def test_a_storm_of_drivers_is_a_few_questions_and_a_return_none(database:
         await fleets.put(connection, Fleet("fleet", "Fleet"))
         for name in names:
             await vehicles.put(connection, Vehicle(name, "fleet"))
-    sources = Sources(database, system_clock, nothing)
-    messaging = new_messages(database, new_follower(database, sources))
+    ingest_vehicles = IngestVehicles(database, system_clock, nothing)
+    messaging = new_messages(database, new_follower(database, ingest_vehicles))
     database.uses = 0
 
     async def come(name: str) -> int:
-        source = await sources.load(name)
+        source = await ingest_vehicles.load(name)
         assert source is not None
         assert source.vehicle.vehicle_id == name
         if not messaging.none_unread(source):
             assert await messaging.unread(source) == []
-        session = await sources.open_session(source, "session")
+        session = await ingest_vehicles.open_session(source, "session")
         assert session is not None
         return session.number
 
     numbers = await asyncio.gather(*(come(name) for name in names))
     assert len(set(numbers)) == 100
     assert database.uses <= 20
-    assert await sources.load("none") is None
-    assert await sources.load("a\0b") is None
+    assert await ingest_vehicles.load("none") is None
+    assert await ingest_vehicles.load("a\0b") is None
     database.uses = 0
     assert await asyncio.gather(*(come(name) for name in names)) == numbers
     assert database.uses == 0
     # A hub that knows nothing yet finds the same.
-    sources = Sources(database, system_clock, nothing)
+    ingest_vehicles = IngestVehicles(database, system_clock, nothing)
     assert await asyncio.gather(*(come(name) for name in names)) == numbers
 
 
@@ -214,12 +216,12 @@ async def test_a_driver_who_returns_is_told_what_was_written_meanwhile(database:
             route=None,
             now=system_clock(),
         )
-    sources = Sources(database, system_clock, nothing)
-    follower = new_follower(database, sources)
+    ingest_vehicles = IngestVehicles(database, system_clock, nothing)
+    follower = new_follower(database, ingest_vehicles)
     following = asyncio.create_task(follower.run())
     messaging = new_messages(database, follower)
     await follower.begin()
-    source = await sources.load("van")
+    source = await ingest_vehicles.load("van")
     assert source is not None
     assert not messaging.none_unread(source)
     assert await messaging.unread(source) == []

@@ -18,9 +18,9 @@ from tests.ingest.parked import Parked, shown
 from tracking.config import load
 from tracking.errors import ConfigError, StoreUnavailable
 from tracking.geo import distance, unpack_lines_m
-from tracking.history import GIVE_UP_AFTER, History
+from tracking.history.summaries import GIVE_UP_AFTER, Summaries
 from tracking.ingest.recorder import Entry
-from tracking.ingest.sources import Session
+from tracking.ingest.vehicles import Session
 from tracking.model import Fleet, Place, Position, Suspicion, Vehicle
 from tracking.store import erasures, fleets, history, positions, sessions, trips, vehicles
 from tracking.store.batches import Batches
@@ -332,7 +332,7 @@ async def test_a_trip_is_compacted_when_its_late_fixes_are_in_and_anew_when_more
     trip = await a_trip(connection, van.number, BEGIN, end)
     made = await van.drove(north(0, 1_000, 10), trip=trip)
     clock = Turned(end + 599_999)
-    keeper = History(store, clock, delay=600)
+    keeper = Summaries(store, clock, delay=600)
     await keeper.work()
     assert await history.trip_summary(connection, trip) is None
     clock.now += 1
@@ -394,7 +394,7 @@ async def test_two_vehicles_on_one_trip_are_not_joined_by_a_way(store: Database,
     await trips.open_span(connection, trip, second.number, BEGIN + 100_001)
     await second.drove(north(110, 1_000, 10, start=50_000), trip=trip)
     await ended(connection, trip, BEGIN + 300_000)
-    await History(store, Turned(BEGIN + DAY_MS), delay=1).work()
+    await Summaries(store, Turned(BEGIN + DAY_MS), delay=1).work()
     summary = await history.trip_summary(connection, trip)
     assert summary is not None
     assert (round(summary.distance), len(await line_of(connection, trip))) == (2_000, 202)
@@ -413,7 +413,7 @@ async def test_vehicles_whose_fixes_stand_by_turns_are_each_a_line(store: Databa
     await first.drove(north(300, 1_000, 10, start=9_000), trip=trip)
     await ended(connection, trip, BEGIN + 500_000)
     clock = Turned(BEGIN + DAY_MS)
-    keeper = History(store, clock, delay=1, retention_days=8)
+    keeper = Summaries(store, clock, delay=1, retention_days=8)
 
     async def drawn() -> tuple[int, list[int]]:
         summary = await history.trip_summary(connection, trip)
@@ -463,7 +463,7 @@ async def test_a_line_across_the_antimeridian_is_cut_there(store: Database, conn
         """
     )
     await ended(connection, trip, BEGIN + 300_000)
-    await History(store, Turned(BEGIN + DAY_MS), delay=1).work()
+    await Summaries(store, Turned(BEGIN + DAY_MS), delay=1).work()
     summary = await history.trip_summary(connection, trip)
     assert summary is not None and summary.track is not None
     track = msgspec.json.decode(summary.track)
@@ -478,7 +478,7 @@ async def test_a_line_across_the_antimeridian_is_cut_there(store: Database, conn
 async def test_a_trip_without_fixes_and_one_that_never_began(store: Database, connection: Connection) -> None:
     van = await Van.new(connection)
     trip = await a_trip(connection, van.number, BEGIN, BEGIN + 1_000)
-    await History(store, Turned(BEGIN + DAY_MS), delay=1).work()
+    await Summaries(store, Turned(BEGIN + DAY_MS), delay=1).work()
     assert await history.trip_summary(connection, trip) == (0.0, 0, None, None)
     assert await history.trips_to_compact(connection, BEGIN + DAY_MS, [], 10) == []
 
@@ -488,7 +488,7 @@ async def test_one_trip_that_fails_keeps_no_other_from_its_summary(store: Databa
     bad = await a_trip(connection, van.number, BEGIN, BEGIN + 1_000, "bad")
     good = await a_trip(connection, van.number, BEGIN + 2_000, BEGIN + 3_000, "good")
     await connection.execute(f"ALTER TABLE trip_summaries ADD CHECK (trip <> {bad})")
-    await History(store, Turned(BEGIN + DAY_MS), delay=1).work()
+    await Summaries(store, Turned(BEGIN + DAY_MS), delay=1).work()
     assert await history.trip_summary(connection, bad) is None
     assert await history.trip_summary(connection, good) is not None
 
@@ -499,7 +499,7 @@ async def test_a_trip_that_takes_too_long_keeps_no_other_from_its_summary(store:
     impatient = Database(store._url, timeout=1, size=1)
     await impatient.open()
     clock = Turned(BEGIN + HOUR_MS)
-    keeper = History(impatient, clock, delay=1)
+    keeper = Summaries(impatient, clock, delay=1)
     async with store.transaction() as other:
         # Whoever compacts it waits, and waits too long.
         await vehicles.lock(other, "slow")
@@ -511,7 +511,7 @@ async def test_a_trip_that_takes_too_long_keeps_no_other_from_its_summary(store:
     # It was given up, until the next start.
     await keeper.work()
     assert await history.trip_summary(connection, bad) is None
-    await History(impatient, clock, delay=1).work()
+    await Summaries(impatient, clock, delay=1).work()
     assert await history.trip_summary(connection, bad) is not None
     await impatient.close()
 
@@ -523,7 +523,7 @@ async def test_a_database_that_is_slow_altogether_ends_the_round(store: Database
     good = await a_trip(connection, quick.number, BEGIN + 8_000, BEGIN + 9_000, "good")
     impatient = Database(store._url, timeout=1, size=1)
     await impatient.open()
-    keeper = History(impatient, Turned(BEGIN + HOUR_MS), delay=1)
+    keeper = Summaries(impatient, Turned(BEGIN + HOUR_MS), delay=1)
     async with store.transaction() as other:
         await vehicles.lock(other, "slow")
         with pytest.raises(StoreUnavailable):
@@ -540,7 +540,7 @@ async def test_a_trip_that_was_refused_once_is_compacted_an_hour_later(store: Da
     trip = await a_trip(connection, van.number, BEGIN, BEGIN + 1_000)
     await connection.execute("ALTER TABLE trip_summaries ADD CONSTRAINT bad CHECK (distance < 0)")
     clock = Turned(BEGIN + HOUR_MS)
-    keeper = History(store, clock, delay=1)
+    keeper = Summaries(store, clock, delay=1)
     await keeper.work()
     await connection.execute("ALTER TABLE trip_summaries DROP CONSTRAINT bad")
     await keeper.work()
@@ -553,7 +553,7 @@ async def test_a_trip_that_was_refused_once_is_compacted_an_hour_later(store: Da
 async def test_the_work_waits_for_a_database_that_is_away() -> None:
     away = Database("postgresql://nobody@127.0.0.1:1/none", timeout=1)
     await away.open()
-    keeper = History(away, Turned(BEGIN), delay=1)
+    keeper = Summaries(away, Turned(BEGIN), delay=1)
     with pytest.raises(StoreUnavailable):
         await keeper.work()
     await away.close()
@@ -567,7 +567,7 @@ async def test_a_day_is_summed_up_when_it_is_over_and_anew_when_more_comes(store
     await Van.new(connection, "idle")
     await van.drove(north(0, 1_000, 10))
     clock = Turned((DAY + 1) * DAY_MS + 599_999)
-    keeper = History(store, clock, delay=600)
+    keeper = Summaries(store, clock, delay=600)
     await keeper.work()
     assert await history.days(connection, van.number, DAY, DAY) == []
     clock.now += 1
@@ -592,13 +592,13 @@ async def test_what_a_hub_forgot_when_it_died_is_found_when_nothing_can_come_any
     trip = await a_trip(connection, van.number, BEGIN, BEGIN + 300_000)
     await van.drove(north(0, 1_000, 10), trip=trip)
     clock = Turned((DAY + 1) * DAY_MS + HOUR_MS)
-    await History(store, clock, delay=600).work()
+    await Summaries(store, clock, delay=600).work()
     await van.drove(north(101, 1_000, 10, start=1_000), trip=trip, server_time=clock.now + HOUR_MS)
     clock.now = (DAY + 8) * DAY_MS + HOUR_MS - 1
-    await History(store, clock, delay=600).work()
+    await Summaries(store, clock, delay=600).work()
     assert len(await line_of(connection, trip)) == 101
     clock.now += 1
-    await History(store, clock, delay=600).work()
+    await Summaries(store, clock, delay=600).work()
     assert len(await line_of(connection, trip)) == 202
     (day,) = await history.days(connection, van.number, DAY, DAY)
     assert day.positions == 202
@@ -607,19 +607,19 @@ async def test_what_a_hub_forgot_when_it_died_is_found_when_nothing_can_come_any
 async def test_a_day_is_looked_through_a_few_vehicles_at_a_time_and_gone_on_with_after_a_restart(
     store: Database, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracking.history.SETTLE_SHARE", 0)
+    monkeypatch.setattr("tracking.history.summaries.SETTLE_SHARE", 0)
     vans = [await Van.new(connection, f"van-{number}") for number in range(3)]
     for van in vans:
         await van.drove(north(0, 1_000, 10))
     await Van.new(connection, "idle")
     clock = Turned((DAY + 1) * DAY_MS + HOUR_MS)
-    await History(store, clock, delay=600).work()
+    await Summaries(store, clock, delay=600).work()
     for van in vans:
         await van.drove(north(101, 1_000, 10, start=1_000), server_time=clock.now + HOUR_MS)
     clock.now = (DAY + 8) * DAY_MS + HOUR_MS
     found = []
     for _ in vans:
-        await History(store, clock, delay=600).work()
+        await Summaries(store, clock, delay=600).work()
         found.append([(await history.days(connection, van.number, DAY, DAY))[0].positions for van in vans])
     assert found == [[202, 101, 101], [202, 202, 101], [202, 202, 202]]
     assert [day.settled for day in await history.position_days(connection)] == [True]
@@ -676,7 +676,7 @@ async def test_old_positions_go_and_what_they_said_stays(store: Database, connec
     evening = await van.drove(north(0, 900, 30), begin=midnight - 100_000, trip=long)
     morning = await van.drove(north(0, 900, 10, start=2_600), begin=midnight, trip=long)
     clock = Turned((DAY + 9) * DAY_MS - 1)
-    keeper = History(store, clock, delay=600, retention_days=8)
+    keeper = Summaries(store, clock, delay=600, retention_days=8)
     await keeper.work()
     assert await partitions_of(connection) == [DAY, DAY + 1]
     before = await history.days(connection, van.number, DAY, DAY)
@@ -706,7 +706,7 @@ async def test_a_fix_of_a_dropped_day_changes_nothing_and_goes_too(store: Databa
     trip = await a_trip(connection, van.number, BEGIN, BEGIN + 600_000)
     await van.drove(north(0, 2_000, 10), trip=trip)
     clock = Turned((DAY + 10) * DAY_MS)
-    keeper = History(store, clock, delay=600, retention_days=8)
+    keeper = Summaries(store, clock, delay=600, retention_days=8)
     await keeper.work()
     assert await partitions_of(connection) == []
     days = await history.days(connection, van.number, DAY, DAY)
@@ -722,7 +722,7 @@ async def test_a_fix_of_a_dropped_day_changes_nothing_and_goes_too(store: Databa
 async def test_a_partition_that_was_left_half_dropped_is_dropped(store: Database, connection: Connection) -> None:
     van = await Van.new(connection)
     await van.drove(north(0, 100, 10))
-    keeper = History(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8)
+    keeper = Summaries(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8)
     await keeper._sum_up_days()
     await history.note_day(connection, DAY, "dropped", BEGIN)
     (partition,) = await history.position_days(connection)
@@ -737,7 +737,7 @@ async def test_a_trip_that_can_not_be_compacted_keeps_its_positions(store: Datab
     trip = await a_trip(connection, van.number, BEGIN, BEGIN + 1_000)
     await van.drove(north(0, 100, 10), trip=trip)
     await connection.execute("ALTER TABLE trip_summaries ADD CHECK (distance < 0)")
-    await History(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8).work()
+    await Summaries(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8).work()
     assert await partitions_of(connection) == [DAY]
 
 
@@ -750,12 +750,12 @@ async def test_old_positions_go_though_another_day_can_not_be_looked_through(
     van = await Van.new(connection)
     await van.drove(north(0, 100, 10))
     clock = Turned((DAY + 8) * DAY_MS + HOUR_MS)
-    await History(store, clock, delay=600).work()
+    await Summaries(store, clock, delay=600).work()
     await van.drove(north(0, 100, 10), begin=BEGIN + DAY_MS)
     clock.now += DAY_MS
     monkeypatch.setattr(history, "came_later", away)
     with pytest.raises(StoreUnavailable):
-        await History(store, clock, delay=600, retention_days=8).work()
+        await Summaries(store, clock, delay=600, retention_days=8).work()
     assert await partitions_of(connection) == [DAY + 1]
 
 
@@ -765,7 +765,7 @@ async def test_no_day_goes_before_one_that_may_not(store: Database, connection: 
     await van.drove(north(0, 100, 10), trip=bad)
     await van.drove(north(0, 100, 10), begin=BEGIN + DAY_MS)
     await connection.execute("ALTER TABLE trip_summaries ADD CHECK (distance < 0)")
-    await History(store, Turned((DAY + 12) * DAY_MS), delay=600, retention_days=8).work()
+    await Summaries(store, Turned((DAY + 12) * DAY_MS), delay=600, retention_days=8).work()
     assert await partitions_of(connection) == [DAY, DAY + 1]
     # Or what is kept would count as gone.
     assert await history.horizon(connection) is None
@@ -775,7 +775,7 @@ async def test_dropping_waits_for_who_reads_and_nobody_waits_for_the_dropping(st
     van = await Van.new(connection)
     await van.drove(north(0, 100, 10))
     await van.drove(north(0, 100, 10), begin=BEGIN + 10 * DAY_MS)
-    keeper = History(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8)
+    keeper = Summaries(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8)
     async with store.transaction() as reader:
         await reader.fetch("SELECT count(*) FROM positions")
         dropping = asyncio.create_task(keeper.work())
@@ -800,7 +800,7 @@ async def test_dropping_that_was_given_up_half_way_is_taken_up_again(store: Data
     await van.drove(north(0, 100, 10), begin=BEGIN + 10 * DAY_MS)
     impatient = Database(store._url, timeout=1)
     await impatient.open()
-    keeper = History(impatient, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8)
+    keeper = Summaries(impatient, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8)
     async with store.transaction() as reader:
         await reader.fetch("SELECT count(*) FROM positions")
         with pytest.raises((StoreUnavailable, asyncpg.PostgresError)):
@@ -845,7 +845,7 @@ async def test_an_erased_vehicle_leaves_no_day_and_no_line(store: Database, conn
     await trips.open_span(connection, shared, other.number, BEGIN + 900_001)
     own = await other.drove(north(901, 2_000, 10), trip=shared)
     await ended(connection, shared, BEGIN + 1_200_000)
-    keeper = History(store, Turned((DAY + 2) * DAY_MS), delay=600)
+    keeper = Summaries(store, Turned((DAY + 2) * DAY_MS), delay=600)
     await keeper.work()
     async with store.transaction() as eraser:
         await vehicles.lock(eraser, "van")

@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.errors import MigrationError, StoreUnavailable
 from tracking.store.migrations import DIRECTORY, check, migrate, read
 

@@ -12,7 +12,7 @@ import pytest
 from tests.clients import Api
 from tests.hub_process import ROOT, HubProcess
 from tests.pooler import Pooler
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.errors import ConfigError, StoreUnavailable
 from tracking.store import migrations
 from tracking.store.pool import Database

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 from tracking.errors import StoreUnavailable
 from tracking.ingest.latest import Latest
 from tracking.model import Fleet, Place, Position, Suspicion, Vehicle

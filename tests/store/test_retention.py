@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.store.test_history import Turned
-from tracking import retention as keeper
 from tracking.config import load
 from tracking.errors import ConfigError
-from tracking.retention import EVERY_MS, Retention
+from tracking.history import retention as keeper
+from tracking.history.retention import EVERY_MS, Retention
 from tracking.store.batches import Batches
 from tracking.store.pool import Connection, Database
 from tracking.store.positions import DAY_MS

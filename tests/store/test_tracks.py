@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.store.test_history import BEGIN, Van, a_trip, north
-from tracking.ingest.sources import FOREVER
+from tracking.ingest.vehicles import FOREVER
 from tracking.model import Fleet
 from tracking.store import fleets, history, positions, tracks, trips
 from tracking.store.pool import Connection, Database

@@ -20,8 +20,8 @@ from tests.trust.test_erasure import no_notice
 from tracking.app import create_app
 from tracking.audit import GAP_MS, MAX_WAITING, Audit, Doer, Kind
 from tracking.auth import Principal, Role
-from tracking.cluster import ROLE
 from tracking.config import load
+from tracking.demo.postgres import ROLE
 from tracking.errors import StoreUnavailable
 from tracking.metrics import AUDIT_LOST
 from tracking.service import Service

@@ -17,8 +17,8 @@ from tests.hub_process import SECRET, HubProcess
 from tests.sockets.serving import serving
 from tests.test_what_has_gone import DAY_MS, Turned
 from tracking.app import create_app
-from tracking.cluster import Cluster
 from tracking.config import load
+from tracking.demo.postgres import Cluster
 
 PLACE = {"latitude": 47.141, "longitude": 9.521}
 SQUARE = {"type": "Polygon", "coordinates": [[[9, 47], [9.1, 47], [9.1, 47.1], [9, 47]]]}
@@ -273,12 +273,12 @@ async def test_a_fix_that_comes_again_when_its_session_is_gone_is_not_stored_twi
 
         session, *first = await again(None)
         assert first == [0, []]
-        service.sources.forget(vehicle_id)
+        service.ingest_vehicles.forget(vehicle_id)
         # As long as they would be taken, the session is there; when it is gone they are too old.
         clock.ahead = 7 * DAY_MS
         await service.retention.work()
         assert await again(session) == (session, 2, [])
-        service.sources.forget(vehicle_id)
+        service.ingest_vehicles.forget(vehicle_id)
         clock.ahead = 17 * DAY_MS
         await service.retention.work()
         assert await again(session) == (session, 0, ["too_old", "too_old"])

@@ -17,10 +17,11 @@ from tests.attacks.scene import Scene, stage
 from tests.clients import Api, now_ms, token
 from tests.hub_process import SECRET, HubProcess
 from tests.sockets.serving import serving
-from tracking import downloads, sums
+from tracking import downloads
 from tracking.api import history
 from tracking.app import create_app
 from tracking.config import Settings, load
+from tracking.history import sums
 from tracking.service import Service
 from tracking.store.positions import DAY_MS
 

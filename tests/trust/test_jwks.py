@@ -20,7 +20,7 @@ from tests.attacks.unknown_keys import unknown_keys
 from tests.clients import Api, Driver, Socket, fix, new_id, token
 from tests.hub_process import HubProcess
 from tests.provider import Key, Provider, providing, public
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 
 RSA = rsa.generate_private_key(65_537, 2_048)
 EC = ec.generate_private_key(ec.SECP256R1())

@@ -16,7 +16,7 @@ from tests.attacks.snapshots import revisions, snapshots
 from tests.attacks.stock import FLEET, TRIP, VEHICLES, stock_trip, stock_vehicles
 from tests.clients import Api, Dispatcher, Passenger, Socket, token
 from tests.hub_process import HubProcess
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 
 SLACK = 5.0
 """How much longer than in the soak honest clients may wait: the machine is a test's."""

@@ -21,8 +21,8 @@ from tests.sockets.serving import serving
 from tests.trust.matrix import HEADING, PAGE, Cell, Door, read_table
 from tests.trust.test_who_may import OTHER_SECRET, signed
 from tracking.app import create_app
-from tracking.cluster import Cluster
 from tracking.config import load
+from tracking.demo.postgres import Cluster
 from tracking.model import TripStatus
 
 TABLE = read_table()

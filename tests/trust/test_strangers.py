@@ -254,8 +254,8 @@ async def test_row_76_all_connections_share_one_timer() -> None:
         for _ in range(50):
             await stack.enter_async_context(line(served.port))
         await until(lambda: served.connections == 50)
-        rounds = {id(protocol._round) for protocol in served.server.server_state.connections}  # type: ignore[union-attr]
-        assert len(rounds) <= 20, "sets of one Rounds, each visited by the one timer"
+        rounds = {id(protocol._keepalive_slot) for protocol in served.server.server_state.connections}  # type: ignore[union-attr]
+        assert len(rounds) <= 20, "sets of one KeepaliveTimer, each visited by the one timer"
 
 
 # --- who may open a socket ------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from websockets.typing import Subprotocol
 from tests.clients import Api, Driver, Message, Passenger, Socket, fix, new_id, token
 from tests.hub_process import SECRET, HubProcess
 from tests.trust.bench import Bench
-from tracking.cluster import Cluster
+from tracking.demo.postgres import Cluster
 
 OTHER_SECRET = "another secret, as long as the hub's own is"
 

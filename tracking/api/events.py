@@ -6,7 +6,7 @@ from starlette.responses import Response
 from tracking.api.fleets import MAX_LISTED, managed_fleet
 from tracking.api.http import check_order, flag, resource, respond_listing, service_of, whole_number
 from tracking.errors import ErrorCode, Refusal
-from tracking.ingest.sources import FOREVER
+from tracking.ingest.vehicles import FOREVER
 from tracking.model import EventKind
 from tracking.store import events
 

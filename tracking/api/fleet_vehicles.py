@@ -13,8 +13,8 @@ from tracking.errors import ErrorCode, Refusal
 from tracking.model import Vehicle, VehicleStatus
 from tracking.numbers import real
 from tracking.service import Service
-from tracking.store import whereabouts
-from tracking.store.whereabouts import Seen
+from tracking.store import nearest as latest
+from tracking.store.nearest import LatestPosition
 
 NEAREST = 10
 MAX_SEARCH = 200
@@ -39,7 +39,7 @@ class VehicleSeen(msgspec.Struct, omit_defaults=True):
     clock_skew: int | UnsetType = UNSET
 
     @classmethod
-    def of(cls, vehicle: Vehicle, seen: Seen | None, distance: float | UnsetType = UNSET) -> "VehicleSeen":
+    def of(cls, vehicle: Vehicle, seen: LatestPosition | None, distance: float | UnsetType = UNSET) -> "VehicleSeen":
         view = cls(vehicle.vehicle_id, vehicle.fleet_id, vehicle.name, vehicle.kind, vehicle.plate, distance)
         if seen is not None:
             for name, value in seen._asdict().items():
@@ -62,7 +62,7 @@ async def list_vehicles(request: Request) -> Response:
         await service.loader.shown(fleet.fleet_id)
         async with service.lists.enter(principal.jti):
             async with service.database.reading() as connection:
-                page = await whereabouts.page(connection, fleet.fleet_id, limit, after=after, search=search)
+                page = await latest.page(connection, fleet.fleet_id, limit, after=after, search=search)
             return await respond_listing("vehicles", page, lambda found: _now(service, VehicleSeen.of(*found)))
     for parameter in ("search", "after"):
         if parameter in request.query_params:
@@ -73,8 +73,8 @@ async def list_vehicles(request: Request) -> Response:
     since = service.clock() - int(fleet.signal_lost_after * 1000) if flag(request, "available") else None
     async with service.lists.enter(principal.jti):
         async with service.database.connection() as connection:
-            nearest = await whereabouts.nearest(connection, fleet.fleet_id, latitude, longitude, limit, available_since=since)
-        return await respond_listing("vehicles", nearest, lambda found: _with_status(service, VehicleSeen.of(*found)))
+            found = await latest.nearest(connection, fleet.fleet_id, latitude, longitude, limit, available_since=since)
+        return await respond_listing("vehicles", found, lambda near: _with_status(service, VehicleSeen.of(*near)))
 
 
 def _with_status(service: Service, seen: VehicleSeen) -> VehicleSeen:

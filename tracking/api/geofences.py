@@ -12,7 +12,8 @@ from starlette.responses import Response
 from tracking.api.fleets import fleet_of, managed_fleet
 from tracking.api.http import label, name_in_path, not_found, read, read_part, resource, service_of
 from tracking.errors import ErrorCode, Refusal
-from tracking.protocol import GeofenceView, encode, feature_collection
+from tracking.protocol.codec import encode
+from tracking.protocol.http import GeofenceView, feature_collection
 from tracking.store import geofences
 
 MAX_FEATURE = 4 * 1024 * 1024
@@ -72,7 +73,7 @@ async def list_all(request: Request) -> Response:
     fleet = await fleet_of(request)
     service = service_of(request)
     # Every page asks for them each time that it connects.
-    listing = await service.watch.listing(fleet.fleet_id)
+    listing = await service.monitor.listing(fleet.fleet_id)
     if listing is None:
         async with service.database.connection() as connection:
             rows = await geofences.rows_of_fleet(connection, fleet.fleet_id)

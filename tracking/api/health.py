@@ -10,7 +10,7 @@ from starlette.routing import Route
 from tracking.api.http import require, respond, service_of
 from tracking.auth import Role
 from tracking.errors import StoreUnavailable
-from tracking.hub.follower import CLOCK_TOLERANCE_MS
+from tracking.live.follower import CLOCK_TOLERANCE_MS
 from tracking.metrics import REGISTRY
 
 PING_SECONDS = 2.0

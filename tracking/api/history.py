@@ -13,7 +13,7 @@ from starlette.responses import Response
 from tracking.api.http import doer_of, name_in_path, not_found, principal_of, require, resource, respond, service_of
 from tracking.api.trips import known_trip
 from tracking.audit import Action, Kind
-from tracking.auth import Principal, Role, Sight, may_manage_fleet, may_see
+from tracking.auth import Principal, Role, TripField, may_manage_fleet, may_see
 from tracking.downloads import Download
 from tracking.errors import ErrorCode, Refusal
 from tracking.model import Trip
@@ -39,7 +39,7 @@ async def of_trip(request: Request) -> Response:
     principal = await principal_of(request)
     service = service_of(request)
     trip = await known_trip(service, principal, request.path_params["trip_id"])
-    if not may_see(principal.role, Sight.POSITION, trip.status):
+    if not may_see(principal.role, TripField.POSITION, trip.status):
         raise Refusal(ErrorCode.FORBIDDEN, f"the trip is {trip.status}: a {principal.role} sees no summary of it now")
     if trip.started_at is None or trip.ended_at is None:
         raise not_found()
@@ -73,7 +73,7 @@ async def _check(request: Request, trip: Trip, drove: frozenset[int]) -> None:
     now = await known_trip(service, principal, trip.trip_id)
     async with service.database.connection() as connection:
         there = await tracks.vehicles_of_trip(connection, trip.number)
-    if now.number != trip.number or not may_see(principal.role, Sight.POSITION, now.status) or not there >= drove:
+    if now.number != trip.number or not may_see(principal.role, TripField.POSITION, now.status) or not there >= drove:
         raise not_found()
 
 

@@ -23,7 +23,7 @@ from tracking.budgets import Held
 from tracking.errors import HTTP_STATUS, ErrorCode, Refusal, TokenRefused
 from tracking.metrics import HTTP_ERRORS
 from tracking.model import Place
-from tracking.protocol import field_of
+from tracking.protocol.codec import field_of
 from tracking.service import Service
 from tracking.services.trips import NOT_FOUND
 

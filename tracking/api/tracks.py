@@ -25,12 +25,12 @@ from tracking.api.http import (
 )
 from tracking.api.trips import known_trip
 from tracking.audit import Kind
-from tracking.auth import Principal, Role, Sight, may_manage_fleet, may_see
+from tracking.auth import Principal, Role, TripField, may_manage_fleet, may_see
 from tracking.downloads import Download
 from tracking.errors import ErrorCode, Refusal
 from tracking.geo import PlaceAt, antimeridian
 from tracking.gpx import gpx
-from tracking.ingest.sources import FOREVER
+from tracking.ingest.vehicles import FOREVER
 from tracking.model import Trip
 from tracking.numbers import decimal
 from tracking.service import Service
@@ -81,7 +81,7 @@ async def _seen_trip(request: Request) -> _SeenTrip:
     principal = await principal_of(request)
     service = service_of(request)
     trip = await known_trip(service, principal, request.path_params["trip_id"])
-    if not may_see(principal.role, Sight.POSITION, trip.status):
+    if not may_see(principal.role, TripField.POSITION, trip.status):
         raise Refusal(ErrorCode.FORBIDDEN, f"the trip is {trip.status}: a {principal.role} sees no track of it now")
     async with service.database.connection() as connection:
         drove = await tracks.vehicles_of_trip(connection, trip.number)

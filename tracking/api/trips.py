@@ -24,11 +24,11 @@ from tracking.api.http import (
     spend_bytes,
 )
 from tracking.audit import Kind
-from tracking.auth import Principal, Role, Sight, may_know_trip, may_manage_fleet, may_see
+from tracking.auth import Principal, Role, TripField, may_know_trip, may_manage_fleet, may_see
 from tracking.errors import ErrorCode, Refusal
-from tracking.frames import prepare_route
 from tracking.model import Place, Trip, TripStatus
-from tracking.protocol import TripView
+from tracking.protocol.fit import prepare_route
+from tracking.protocol.http import TripView
 from tracking.routes import Given, check_places, line_string
 from tracking.service import Service
 from tracking.services.trips import check_version
@@ -87,7 +87,7 @@ async def create(request: Request) -> Response:
 async def get(request: Request) -> Response:
     principal = await principal_of(request)
     found = await _known(service_of(request), principal, request.path_params["trip_id"])
-    return respond(shown(found, show_vehicle=may_see(principal.role, Sight.VEHICLE, found.trip.status)))
+    return respond(shown(found, show_vehicle=may_see(principal.role, TripField.VEHICLE, found.trip.status)))
 
 
 def shown(found: trips.Listed, *, show_vehicle: bool = True) -> TripView:

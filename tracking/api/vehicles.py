@@ -20,9 +20,9 @@ from tracking.api.http import (
 )
 from tracking.audit import Kind
 from tracking.auth import Principal, Role, may_manage_fleet
-from tracking.hub.fleet import LiveVehicle
+from tracking.live.fleet import LiveVehicle
 from tracking.model import Vehicle, VehicleStatus
-from tracking.protocol import SnapshotPosition, snapshot_position
+from tracking.protocol.passenger import SnapshotPosition, snapshot_position
 from tracking.service import Service
 from tracking.store import erasures, vehicles
 from tracking.store.pool import Connection

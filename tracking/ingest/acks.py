@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
-from tracking.ingest.sources import Session
-from tracking.protocol import Rejected
+from tracking.ingest.vehicles import Session
+from tracking.protocol.driver import Rejected
 
 MOST_OWED = 100
 """Fixes of a session that may be handled and not acknowledged: a device need keep no more than these and what is under way."""

@@ -10,9 +10,9 @@ from collections import deque
 from typing import NamedTuple, Protocol
 
 from tracking.ingest.recorder import Recorder
-from tracking.ingest.sources import Source
+from tracking.ingest.vehicles import IngestVehicle
 from tracking.metrics import BACKLOGS
-from tracking.protocol import MAX_BATCH
+from tracking.protocol.driver import MAX_BATCH
 
 PART = 100
 """Fixes taken in one step of the event loop, of all backlogs together: less than 2 ms of work."""
@@ -30,7 +30,7 @@ class Reporter(Protocol):
 
 
 class _Taken(NamedTuple):
-    source: Source
+    source: IngestVehicle
     fixes: int
     until: int
     """What the recorder has done when they are stored."""
@@ -58,13 +58,13 @@ class Backlogs:
     def join_after(self, seconds: float, reporter: Reporter) -> None:
         asyncio.get_running_loop().call_later(seconds, self.join, reporter)
 
-    def full(self, source: Source) -> bool:
+    def full(self, source: IngestVehicle) -> bool:
         """Nothing can be stored, and of this vehicle's backlog, or of all, enough waits: see `Pipeline.full`."""
         if self._recorder.trouble is None:
             return False
         return self._waiting >= self._most_while_away or source.waiting >= self._most_of_one
 
-    def took(self, source: Source, before: int) -> None:
+    def took(self, source: IngestVehicle, before: int) -> None:
         """Takes note of what was offered to the recorder of a backlog, since `Recorder.offered` was `before`."""
         until = self._recorder.offered
         if until > before:

@@ -24,10 +24,10 @@ from tracking.ingest.clocks import AHEAD, BEHIND, DeviceClock, continues, descri
 from tracking.ingest.filters import CLOCK_SKEW, TOO_OLD, reject
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
-from tracking.ingest.sources import Session, Source, Sources
+from tracking.ingest.vehicles import IngestVehicle, IngestVehicles, Session
 from tracking.metrics import FIXES
 from tracking.model import Clock, Fix, Position
-from tracking.protocol import Unreadable
+from tracking.protocol.driver import Unreadable
 from tracking.store.marks import Marks
 
 BYTES_OF_FIX: Final = 128
@@ -175,7 +175,7 @@ class Intake:
     def __init__(
         self,
         settings: Settings,
-        sources: Sources,
+        ingest_vehicles: IngestVehicles,
         pipeline: Pipeline,
         recorder: Recorder,
         backlogs: Backlogs,
@@ -187,7 +187,7 @@ class Intake:
         on_skew: Callable[[str, int], None] = lambda _vehicle_id, _skew: None,
     ) -> None:
         self._settings = settings
-        self._sources = sources
+        self._ingest_vehicles = ingest_vehicles
         self._pipeline = pipeline
         self._recorder = recorder
         self._backlogs = backlogs
@@ -199,21 +199,21 @@ class Intake:
 
     # --- what a vehicle may ask -------------------------------------------------------------------------------------
 
-    def prepaid(self, source: Source) -> Prepaid:
+    def prepaid(self, source: IngestVehicle) -> Prepaid:
         """For a door that stays open, as a socket does."""
         return Prepaid(*self._buckets(source))
 
-    def take_frame(self, source: Source) -> bool:
+    def take_frame(self, source: IngestVehicle) -> bool:
         """Whether the vehicle may send a frame, or a request, now. For a door that has nothing `prepaid`."""
         frames, _ = self._buckets(source)
         return frames.take(self._clock())
 
-    def spend_unreadable(self, source: Source, size: int) -> None:
+    def spend_unreadable(self, source: IngestVehicle, size: int) -> None:
         """Pays for a report of so many bytes that can't be read."""
         _, fixes = self._buckets(source)
         fixes.drain(self._clock(), 1 + size // BYTES_OF_FIX)
 
-    def _buckets(self, source: Source) -> tuple[Bucket, Bucket]:
+    def _buckets(self, source: IngestVehicle) -> tuple[Bucket, Bucket]:
         """The vehicle's, for all of its doors."""
         now, settings = self._clock(), self._settings
         if source.frames is None:
@@ -222,14 +222,14 @@ class Intake:
             source.fixes = Bucket(settings.budget_fixes.per_second, settings.budget_fixes.at_once, now)
         return source.frames, source.fixes
 
-    def spend_session(self, source: Source) -> None:
+    def spend_session(self, source: IngestVehicle) -> None:
         """To be called before a session is opened that is not in memory: it may be one more row of the vehicle.
 
         Raises `Refusal` (`rate_limited`) where the vehicle opened too many lately.
         """
         self._budgets.sessions.spend(source.vehicle.vehicle_id)
 
-    async def open_session(self, source: Source, name: str) -> Session | None:
+    async def open_session(self, source: IngestVehicle, name: str) -> Session | None:
         """The vehicle's session of this name; None where the vehicle was removed.
 
         Raises `Refusal` as `spend_session` does, and `StoreUnavailable`.
@@ -238,11 +238,11 @@ class Intake:
         if session is not None:
             return session
         self.spend_session(source)
-        return await self._sources.open_session(source, name)
+        return await self._ingest_vehicles.open_session(source, name)
 
     # --- fixes ------------------------------------------------------------------------------------------------------
 
-    def take_at_once(self, source: Source, session: Session, fix: Fix | Unreadable, now: int) -> bool:
+    def take_at_once(self, source: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> bool:
         """Takes one fix that came as it happened and was `prepaid`, where nothing is to be told of it. Else it takes nothing.
 
         What nearly all fixes are: as `take` does it, and cheaper.
@@ -260,7 +260,7 @@ class Intake:
 
     def take(
         self,
-        source: Source,
+        source: IngestVehicle,
         session: Session,
         fixes: Sequence[Fix | Unreadable],
         now: int,
@@ -287,7 +287,7 @@ class Intake:
         return taken
 
     def begin(
-        self, source: Source, session: Session, fixes: Sequence[Fix | Unreadable], now: int, *, backlog: bool = False
+        self, source: IngestVehicle, session: Session, fixes: Sequence[Fix | Unreadable], now: int, *, backlog: bool = False
     ) -> int:
         """What a whole report says before it is taken by parts: how far the device's clock is off, 0 where nothing shows that.
 
@@ -303,7 +303,7 @@ class Intake:
         return 0
 
     def take_part(
-        self, source: Source, session: Session, fixes: Sequence[Fix | Unreadable], most: int, now: int
+        self, source: IngestVehicle, session: Session, fixes: Sequence[Fix | Unreadable], most: int, now: int
     ) -> Taken | Held:
         """Takes the first `most` of a report's fixes, in its vehicle's turn; fewer where its budget of backlogs is smaller.
 
@@ -321,7 +321,7 @@ class Intake:
             self._backlogs.took(source, before)
         return taken
 
-    def _afford(self, source: Source, count: int, left: int, now: int) -> Held | None:
+    def _afford(self, source: IngestVehicle, count: int, left: int, now: int) -> Held | None:
         """Takes so many fixes off the vehicle's budgets. `left`: of the report, in all."""
         _, bucket = self._buckets(source)
         if bucket.take(now, count):
@@ -334,7 +334,7 @@ class Intake:
             return Held(wait, total, Refusal(refusal.code, refusal.detail, retry_after=math.ceil(total)))
         return None
 
-    def _take(self, taken: Taken, source: Source, full: bool) -> None:
+    def _take(self, taken: Taken, source: IngestVehicle, full: bool) -> None:
         """`full`: they can't be stored, whatever the queue holds."""
         session, now = taken.session, taken.now
         pipeline, recorder = self._pipeline, self._recorder
@@ -359,7 +359,7 @@ class Intake:
                     source.newest = position
                 self._publish(position)
 
-    def _judge_clock(self, source: Source, first: Fix | Unreadable, age: int, now: int) -> int:
+    def _judge_clock(self, source: IngestVehicle, first: Fix | Unreadable, age: int, now: int) -> int:
         """Judges the device's clock by a report whose last fix is so old."""
         clock = source.clock
         skew = 0

@@ -5,10 +5,10 @@ from msgspec import UNSET
 from tracking.errors import ErrorCode
 from tracking.ingest.filters import drop_untrue, judge, reject
 from tracking.ingest.recorder import Entry, Recorder
-from tracking.ingest.sources import Session, Source, Verdict, span_at
+from tracking.ingest.vehicles import IngestVehicle, Session, Verdict, span_at
 from tracking.metrics import FIXES, REJECTED, SUSPECT, UNKNOWN
 from tracking.model import Fix, Position, Suspicion
-from tracking.protocol import Rejected, Unreadable
+from tracking.protocol.driver import Rejected, Unreadable
 
 _accepted = FIXES.labels("accepted")
 _late = FIXES.labels("late")
@@ -35,7 +35,7 @@ class Pipeline:
         """The recorder can take no more: use `preview`, and close the connection with 4014."""
         return self._recorder.full
 
-    def accept(self, source: Source, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
+    def accept(self, source: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
         """The position that the fix became, handed to the recorder, where it is to be shown; None for a repeat, for a rejected
         fix, and for one that was shown before.
         """
@@ -66,7 +66,7 @@ class Pipeline:
         self._recorder.offer(Entry(session, seq, position, None))
         return position
 
-    def preview(self, source: Source, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
+    def preview(self, source: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
         """The same while the recorder is full: to be shown, not to be stored. The device sends the fix again."""
         seq = fix.seq
         if seq is None:
@@ -91,7 +91,7 @@ def _rejected_for(seq: int, code: ErrorCode, detail: str) -> Rejected:
     return Rejected(seq, code.value, detail)
 
 
-def _judged(source: Source, session: Session, fix: Fix, now: int) -> Position:
+def _judged(source: IngestVehicle, session: Session, fix: Fix, now: int) -> Position:
     for field in drop_untrue(fix):
         UNKNOWN.labels(field).value += 1
     reported = fix.speed
@@ -109,7 +109,9 @@ def _judged(source: Source, session: Session, fix: Fix, now: int) -> Position:
     return _position(source, session, fix, now, suspect, live)
 
 
-def _position(source: Source, session: Session, fix: Fix, now: int, suspect: tuple[Suspicion, ...], live: bool) -> Position:
+def _position(
+    source: IngestVehicle, session: Session, fix: Fix, now: int, suspect: tuple[Suspicion, ...], live: bool
+) -> Position:
     span = span_at(source.windows, fix.fix_time)
     accuracy, altitude, speed, bearing, battery = fix.accuracy, fix.altitude, fix.speed, fix.bearing, fix.battery
     return Position(

@@ -9,15 +9,14 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 import asyncpg
-import tenacity
 
 from tracking.errors import ErrorCode, StoreUnavailable, StoreWentBack
 from tracking.ingest.acks import Acks
-from tracking.ingest.sources import GRACE_MS, TRIP_UNKNOWN, Filed, Session, span_at, windows_of
+from tracking.ingest.vehicles import GRACE_MS, TRIP_UNKNOWN, Filed, Session, span_at, windows_of
 from tracking.metrics import COMMIT_FAILURES, COMMIT_SECONDS, QUEUE, STORED
 from tracking.model import Position
-from tracking.protocol import Rejected
-from tracking.store import positions, sessions, trips
+from tracking.protocol.driver import Rejected
+from tracking.store import batch, positions, sessions, trips
 from tracking.store.pool import Connection, Database
 from tracking.store.positions import DAY_MS
 
@@ -277,12 +276,10 @@ class Recorder:
                 return await self._commit_whatever_is_in(group)
             except Exception as error:
                 self._note_trouble(error)
-        attempts = tenacity.AsyncRetrying(
-            # Whatever the trouble is, giving up would leave every driver without an ack for ever.
-            retry=tenacity.retry_if_exception_type(Exception),
-            wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
-            before_sleep=lambda state: self._note_trouble(state.outcome.exception() if state.outcome is not None else None),
-            reraise=True,
+        # Whatever the trouble is, giving up would leave every driver without an ack for ever.
+        attempts = batch.until_stored(
+            lambda error: isinstance(error, Exception),
+            lambda state: self._note_trouble(state.outcome.exception() if state.outcome is not None else None),
         )
         async for attempt in attempts:
             with attempt:
@@ -295,11 +292,7 @@ class Recorder:
             self.trouble = None
 
     async def _commit_whatever_is_in(self, group: Sequence[Entry]) -> None:
-        try:
-            await self._commit(group)
-        except _FAULTS_OF_FIXES as error:
-            logger.exception("the database refused one of %d fixes: storing them by halves", len(group))
-            await self._commit_apart(group, error)
+        await batch.store("fixes", group, self._commit, _FAULTS_OF_FIXES, self._reject)
 
     def _note_trouble(self, error: BaseException | None) -> None:
         COMMIT_FAILURES.inc()
@@ -314,23 +307,11 @@ class Recorder:
         self.trouble = str(error) or type(error).__name__
         self.on_progress()
 
-    async def _commit_apart(self, group: Sequence[Entry], error: Exception) -> None:
-        """Finds the fixes that the database refuses, each by a few commits, so that they take no others with them."""
-        if len(group) == 1:
-            entry = group[0]
-            logger.error(
-                "rejected seq %d of session %d, which the database refuses: %s", entry.seq, entry.session.number, error
-            )
-            rejected = Rejected(entry.seq, ErrorCode.BAD_FIELD, "the database refused this fix")
-            _note_refused(entry.session, rejected)
-            await self._commit([Entry(entry.session, entry.seq, None, rejected)])
-            return
-        middle = len(group) // 2
-        for half in (group[:middle], group[middle:]):
-            try:
-                await self._commit(half)
-            except _FAULTS_OF_FIXES as own_error:
-                await self._commit_apart(half, own_error)
+    async def _reject(self, entry: Entry, error: Exception) -> None:
+        logger.error("rejected seq %d of session %d, which the database refuses: %s", entry.seq, entry.session.number, error)
+        rejected = Rejected(entry.seq, ErrorCode.BAD_FIELD, "the database refused this fix")
+        _note_refused(entry.session, rejected)
+        await self._commit([Entry(entry.session, entry.seq, None, rejected)])
 
     async def _commit(self, group: Sequence[Entry]) -> None:
         handled: dict[Session, int] = {}

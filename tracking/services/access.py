@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from tracking import caps
 from tracking.auth import Auth, Issued, Role, expiry_in
 from tracking.errors import ErrorCode, Refusal
-from tracking.hub.follower import Transactions
+from tracking.live.follower import Transactions
 from tracking.model import Clock, Share, Trip
 from tracking.services.trips import NOT_FOUND
 from tracking.store import shares, trips

@@ -2,7 +2,7 @@
 
 from tracking import caps
 from tracking.errors import ErrorCode, Refusal
-from tracking.hub.follower import Transactions
+from tracking.live.follower import Transactions
 from tracking.model import Fleet
 from tracking.services.trips import NOT_FOUND
 from tracking.store import fleets

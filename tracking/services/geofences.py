@@ -7,12 +7,13 @@ import shapely
 
 from tracking import caps
 from tracking.errors import ErrorCode, Refusal
-from tracking.frames import geofence_news
 from tracking.geojson import read_geometry
-from tracking.hub.follower import Transactions
 from tracking.lanes import Lanes
+from tracking.live.follower import Transactions
 from tracking.model import Geofence
-from tracking.protocol import GeofenceView, encode
+from tracking.protocol.codec import encode
+from tracking.protocol.fit import geofence_news
+from tracking.protocol.http import GeofenceView
 from tracking.services.trips import NOT_FOUND
 from tracking.store import fleets, geofences
 from tracking.store.changes import ChangeKind, as_json

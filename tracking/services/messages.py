@@ -5,10 +5,10 @@ from hashlib import blake2b
 from tracking.auth import Principal, may_know_trip
 from tracking.budgets import Budget
 from tracking.errors import ErrorCode, Refusal
-from tracking.hub.follower import Transactions
-from tracking.ingest.sources import Source
+from tracking.ingest.vehicles import IngestVehicle
+from tracking.live.follower import Transactions
 from tracking.model import Clock, Trip
-from tracking.protocol import is_uuid
+from tracking.protocol.codec import is_uuid
 from tracking.store import messages, trips
 from tracking.store.changes import ChangeKind
 from tracking.store.gathered import Gathered
@@ -53,11 +53,11 @@ class Messages:
         """Raises `Refusal`: `not_found` where the trip is not this fleet's, the rest as for passengers."""
         await self._post(principal, trip_id, "dispatcher", client_id, text, fleet_id=fleet_id)
 
-    def none_unread(self, source: Source) -> bool:
+    def none_unread(self, source: IngestVehicle) -> bool:
         """Whether memory knows that the vehicle's driver has read everything, so that nobody need be asked."""
         return source.read == source.posted
 
-    async def unread(self, source: Source, after: int = 0) -> list[Message]:
+    async def unread(self, source: IngestVehicle, after: int = 0) -> list[Message]:
         """A page of what the vehicle's driver has not read: the first `PAGE` after the message of that number."""
         posted = source.posted
         found = await self._unread.get((source.number, after)) or []

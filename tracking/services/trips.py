@@ -10,10 +10,10 @@ from msgspec import UNSET, UnsetType
 
 from tracking import caps
 from tracking.errors import ErrorCode, Refusal
-from tracking.frames import check_places, live_view
-from tracking.hub.follower import Transaction, Transactions
+from tracking.live.follower import Transaction, Transactions
 from tracking.model import NEXT_STATUS, Clock, Place, Trip, TripStatus
-from tracking.protocol import TripView
+from tracking.protocol.fit import check_places, live_view
+from tracking.protocol.http import TripView
 from tracking.store import erasures, fleets, trips, vehicles
 from tracking.store.changes import ChangeKind, as_json
 from tracking.store.pool import Connection, unlocked

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from tracking import caps
 from tracking.errors import ErrorCode, Refusal
-from tracking.hub.follower import Transactions
+from tracking.live.follower import Transactions
 from tracking.model import Clock, Vehicle
 from tracking.services.trips import NOT_FOUND, tell_trip
 from tracking.store import erasures, fleets, trips, vehicles

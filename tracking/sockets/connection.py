@@ -11,10 +11,11 @@ from starlette.websockets import WebSocket
 from tracking.audit import Doer
 from tracking.auth import Principal, Role, expired
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable, TokenRefused, TrackingError
-from tracking.hub.outbox import Outbox
+from tracking.live.reader_queue import ReaderQueue
 from tracking.metrics import CLOSED, SOCKET_ERRORS
 from tracking.origins import may_open
-from tracking.protocol import BEARER_SUBPROTOCOL, SUBPROTOCOL, Done, Error, frame
+from tracking.protocol.codec import frame
+from tracking.protocol.shared import BEARER_SUBPROTOCOL, SUBPROTOCOL, Done, Error
 from tracking.service import Service
 from tracking.sockets.wire import Wire, wire_of
 
@@ -38,7 +39,7 @@ _under_way: set[asyncio.Task[None]] = set()
 class Connection:
     """One connection that was let in. A subclass says what happens at `opened`, for each message `received`, and at `left`.
 
-    None of these calls but `opened` may wait; what waits for the database goes through `ask`. Frames go out through `outbox`,
+    None of these calls but `opened` may wait; what waits for the database goes through `ask`. Frames go out through `queue`,
     `close` may be called from anywhere.
     """
 
@@ -52,8 +53,8 @@ class Connection:
         "_requests",
         "_worker",
         "host",
-        "outbox",
         "principal",
+        "queue",
         "service",
         "wire",
     )
@@ -62,7 +63,7 @@ class Connection:
         self.wire: Wire = wire_of(websocket)
         self.service = service
         self.principal = principal
-        self.outbox = Outbox(self.wire.write, limit=service.settings.outbox_limit, end=self.close)
+        self.queue = ReaderQueue(self.wire.write, limit=service.settings.outbox_limit, end=self.close)
         self.host = websocket.client.host if websocket.client is not None else ""
         self._address: str | None = self.host
         self._closing: SocketClosed | None = None
@@ -114,7 +115,7 @@ class Connection:
         return self.service.audit.doer(self.principal, self.host)
 
     def _is_one_too_many(self) -> bool:
-        if self._address is not None and not self.service.doors.come(self._address):
+        if self._address is not None and not self.service.connection_limits.admit(self._address):
             self._address = None  # not counted, so not to be counted out
             return True
         settings, most = self.service.settings, self.service.settings.connections_per_token
@@ -130,7 +131,7 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         """A ready frame."""
-        self.outbox.push(data)
+        self.queue.push(data)
 
     def tell_error(self, refusal: Refusal) -> None:
         """Sends an `error`; the fiftieth within a minute ends the connection."""
@@ -147,17 +148,17 @@ class Connection:
             raise SocketClosed(CloseCode.BAD_PROTOCOL, f"{MAX_ERRORS} errors within a minute")
 
     def close(self, code: CloseCode, reason: str | None = None) -> None:
-        """Ends the connection, after what is still in the outbox. Safe to call twice; the first reason stays."""
+        """Ends the connection, after what is still in the queue. Safe to call twice; the first reason stays."""
         if self._closing is not None:
             return
         self._closing = SocketClosed(code, reason)
-        if self.outbox.blocked:
+        if self.queue.blocked:
             asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self._give_up)
         else:
             self._say_goodbye(self._closing)
 
     def _say_goodbye(self, closing: SocketClosed) -> None:
-        self.outbox.shut()
+        self.queue.shut()
         self.wire.close(closing.code, closing.reason)
 
     def _give_up(self) -> None:
@@ -201,11 +202,11 @@ class Connection:
         self.close(CloseCode.BINARY_FRAME)
 
     def full(self) -> None:
-        self.outbox.block()
+        self.queue.block()
 
     def writable(self) -> None:
-        self.outbox.flush()
-        if self._closing is not None and not self.outbox.blocked:
+        self.queue.flush()
+        if self._closing is not None and not self.queue.blocked:
             self._say_goodbye(self._closing)
 
     def going_down(self) -> None:
@@ -223,9 +224,9 @@ class Connection:
             self._worker.cancel()
             # Both lead back to us: circles that would wait for the collector.
             self._worker = self._requests = None
-        self.outbox.shut()
+        self.queue.shut()
         if self._address is not None:
-            self.service.doors.go(self._address)
+            self.service.connection_limits.release(self._address)
         self.service.hub.closed(self.principal.jti, self)
         self.left()
 

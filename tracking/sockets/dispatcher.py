@@ -7,10 +7,11 @@ from starlette.websockets import WebSocket
 from tracking.audit import Kind, Span
 from tracking.auth import Principal, may_manage_fleet
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed
-from tracking.hub.fleet import FleetFeed, Viewport
-from tracking.loader import WAIT_SECONDS
+from tracking.live.fleet import FleetFeed, FleetViewport
 from tracking.metrics import DISPATCHERS
-from tracking.protocol import TextMessage, decode_dispatcher
+from tracking.monitor.loader import WAIT_SECONDS
+from tracking.protocol.dispatcher import decode_dispatcher
+from tracking.protocol.shared import TextMessage
 from tracking.service import Service
 from tracking.sockets.connection import Connection, admit, not_yours
 
@@ -32,7 +33,7 @@ class DispatcherConnection(Connection):
         self._fleet_id = fleet_id
         self._feed: FleetFeed | None = None
         self._watch: Span | None = None
-        self._viewport = Viewport(self.outbox, self)
+        self._viewport = FleetViewport(self.queue, self)
 
     async def opened(self) -> None:
         if not may_manage_fleet(self.principal, self._fleet_id):
@@ -44,15 +45,15 @@ class DispatcherConnection(Connection):
         if feed is None:
             raise not_yours()
         self._feed = feed
-        feed.outboxes.add(self.outbox)
-        self._turn = self.service.hub.dispatchers.join(self.outbox)
+        feed.queues.add(self.queue)
+        self._turn = self.service.hub.dispatchers.join(self.queue)
         self._watch = self.service.audit.began(self.doer(), Kind.FLEET, self._fleet_id)
         DISPATCHERS.inc()
 
     def left(self) -> None:
         if self._feed is not None:
-            self._feed.outboxes.discard(self.outbox)
-            self._turn.discard(self.outbox)
+            self._feed.queues.discard(self.queue)
+            self._turn.discard(self.queue)
             self._feed.forget(self._viewport)
             DISPATCHERS.dec()
         if self._watch is not None:
@@ -72,7 +73,7 @@ class DispatcherConnection(Connection):
 
     def writable(self) -> None:
         super().writable()
-        if self._feed is not None and self._viewport.coming is not None and not self.outbox.blocked:
+        if self._feed is not None and self._viewport.coming is not None and not self.queue.blocked:
             self._feed.go_on(self._viewport)
 
     # --- what its viewport may be shown -------------------------------------------------------------------------------

@@ -11,13 +11,13 @@ from starlette.websockets import WebSocket
 
 from tracking.auth import Principal, Role, is_of_incarnation, may_know_trip
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
-from tracking.frames import live_view
 from tracking.ingest.acks import settle
 from tracking.ingest.clocks import DRIFT
 from tracking.ingest.intake import Held, Prepaid, Taken, clock_advice
-from tracking.ingest.sources import Session, Source
+from tracking.ingest.vehicles import IngestVehicle, Session
 from tracking.model import Fix, Trip
-from tracking.protocol import (
+from tracking.protocol.codec import frame
+from tracking.protocol.driver import (
     Ack,
     DriverMessage,
     DriverTextMessage,
@@ -26,14 +26,14 @@ from tracking.protocol import (
     Interval,
     Rejected,
     Report,
-    TextMessage,
     TripStatusChange,
     Unreadable,
     Welcome,
     acks,
     decode_driver,
-    frame,
 )
+from tracking.protocol.fit import live_view
+from tracking.protocol.shared import TextMessage
 from tracking.service import Service
 from tracking.services.messages import PAGE
 from tracking.sockets.connection import Connection, admit, not_yours, refuse, start
@@ -96,7 +96,7 @@ class DriverConnection(Connection):
         super().__init__(websocket, service, principal)
         self.ticket = next(_tickets)
         self.as_of = 0
-        self.source: Source | None = None
+        self.source: IngestVehicle | None = None
         self.session: Session | None = None
         self._interval = 0.0
         self._skew_told = 0
@@ -114,7 +114,7 @@ class DriverConnection(Connection):
         self._held_told_at = 0
 
     async def opened(self) -> None:
-        source = await self.service.sources.load(self.principal.subject)
+        source = await self.service.ingest_vehicles.load(self.principal.subject)
         if source is None:
             raise not_yours()
         if not is_of_incarnation(self.principal, source.tokens_from):
@@ -162,7 +162,7 @@ class DriverConnection(Connection):
         now = self.service.clock()
         if not self._prepaid.take_frame(now):
             raise SocketClosed(CloseCode.TOO_MANY_REQUESTS)
-        if self._unread and not self.outbox.blocked:
+        if self._unread and not self.queue.blocked:
             numbers, self._unread = self._unread, None
             # Not refused, however much waits: the message that it came with is to be taken.
             self.ask_ourselves(lambda: self.service.messages.mark_read(numbers))
@@ -221,7 +221,7 @@ class DriverConnection(Connection):
         assert self.source is not None
         self._leave_session()
         try:
-            session = await self.service.sources.open_session(self.source, name)
+            session = await self.service.ingest_vehicles.open_session(self.source, name)
             if session is None:
                 self.close(CloseCode.NOT_FOUND)
             elif self._closing is None:
@@ -240,7 +240,7 @@ class DriverConnection(Connection):
         self.session = session
         self.acknowledge(session, ())
 
-    def _reporting(self) -> tuple[Source, Session]:
+    def _reporting(self) -> tuple[IngestVehicle, Session]:
         """Whose fixes these are."""
         source, session = self.source, self.session
         if source is None or session is None:
@@ -340,9 +340,9 @@ class DriverConnection(Connection):
             return
         if rejected:
             for ack in acks(session.handled, rejected):
-                self.outbox.push(frame(ack))
+                self.queue.push(frame(ack))
         else:
-            self.outbox.push(frame(Ack(session.handled)))
+            self.queue.push(frame(Ack(session.handled)))
 
     # --- trips and messages -----------------------------------------------------------------------------------------
 
@@ -358,7 +358,7 @@ class DriverConnection(Connection):
         for message in page:
             if self._closing is not None:
                 return
-            if self.outbox.blocked:
+            if self.queue.blocked:
                 self._unread_after = after
                 return
             self.tell_message(message.number, message.trip_id, message.text, message.sender, message.server_time)
@@ -368,7 +368,7 @@ class DriverConnection(Connection):
 
     def writable(self) -> None:
         super().writable()
-        if self._unread_after is not None and self._closing is None and not self.outbox.blocked:
+        if self._unread_after is not None and self._closing is None and not self.queue.blocked:
             self._tell_unread_after(self._unread_after)
 
     def _advance(self, change: TripStatusChange) -> None:

@@ -23,9 +23,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from tracking.downloads import AT_SHUTDOWN, TRANSPORT
-from tracking.hub.doors import Doors
 from tracking.sockets import handshake
-from tracking.sockets.rounds import Rounds, Visited
+from tracking.sockets.keepalive import KeepaliveTimer, Visited
+from tracking.sockets.limits import ConnectionLimits
 from tracking.sockets.server import SocketProtocol
 
 MAX_HEAD = 64 * 1024
@@ -145,10 +145,10 @@ class HttpProtocol(HttpToolsProtocol):
     answer is framed as its client's version of HTTP knows.
     """
 
-    doors: Doors | None = None
+    connection_limits: ConnectionLimits | None = None
     flow: _Flow
     _counted: str | None = None
-    _round: set[Visited] | None = None
+    _keepalive_slot: set[Visited] | None = None
 
     def __init__(
         self,
@@ -178,18 +178,18 @@ class HttpProtocol(HttpToolsProtocol):
         self._at_shutdown: Callable[[], None] | None = None
 
     @classmethod
-    def guarded(cls, doors: Doors) -> "type[HttpProtocol]":
-        """The same class, its connections counted at these doors until they have become WebSockets."""
-        return type(cls.__name__, (cls,), {"doors": doors})
+    def guarded(cls, connection_limits: ConnectionLimits) -> "type[HttpProtocol]":
+        """The same class, its connections counted against these limits until they have become WebSockets."""
+        return type(cls.__name__, (cls,), {"connection_limits": connection_limits})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow = _Flow(transport)
         transport.set_write_buffer_limits(high=UNSENT_BYTES)
         self._enter(_Stage.REQUEST)
-        self._round = Rounds.of(self.server_state, self.loop, PATROL_SECONDS).join(self)
-        if self.doors is not None and self.client is not None:
-            if self.doors.come(self.client[0]):
+        self._keepalive_slot = KeepaliveTimer.of(self.server_state, self.loop, PATROL_SECONDS).join(self)
+        if self.connection_limits is not None and self.client is not None:
+            if self.connection_limits.admit(self.client[0]):
                 self._counted = self.client[0]
             else:
                 transport.write(_TOO_MANY)
@@ -202,11 +202,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _leave(self) -> None:
         """It is no HTTP connection any more."""
-        if self._round is not None:
-            self._round.discard(self)
-            self._round = None
-        if self.doors is not None and self._counted is not None:
-            self.doors.go(self._counted)
+        if self._keepalive_slot is not None:
+            self._keepalive_slot.discard(self)
+            self._keepalive_slot = None
+        if self.connection_limits is not None and self._counted is not None:
+            self.connection_limits.release(self._counted)
             self._counted = None
 
     # --- what comes in ----------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ class HttpProtocol(HttpToolsProtocol):
                 self._parse(self._rest[begin : self._at])
             except _Refused as refused:
                 self._refuse(refused.status, refused.detail)
-            if self._round is None or self._stage is _Stage.FAREWELL or self.transport.is_closing():
+            if self._keepalive_slot is None or self._stage is _Stage.FAREWELL or self.transport.is_closing():
                 self._rest = b""
                 self._at = 0
                 return
@@ -256,7 +256,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        if self._round is not None and not self.transport.is_closing():
+        if self._keepalive_slot is not None and not self.transport.is_closing():
             self._feed()
 
     def _skip_line_ends(self) -> None:

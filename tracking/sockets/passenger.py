@@ -3,13 +3,13 @@
 from starlette.websockets import WebSocket
 
 from tracking.audit import Kind, Span
-from tracking.auth import MAY_SEE, Principal, Role, Sight, may_know_trip, may_see
+from tracking.auth import MAY_SEE, Principal, Role, TripField, may_know_trip, may_see
 from tracking.bucket import Bucket
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
-from tracking.hub.feed import TripFeed
+from tracking.live.trips import TripFeed
 from tracking.metrics import WATCHERS
 from tracking.model import Trip
-from tracking.protocol import decode_passenger
+from tracking.protocol.passenger import decode_passenger
 from tracking.service import Service
 from tracking.sockets.connection import Connection, admit, not_yours
 
@@ -40,7 +40,7 @@ class PassengerConnection(Connection):
     async def opened(self) -> None:
         if self.principal.role is Role.PASSENGER and self.principal.subject != self.trip_id:
             raise not_yours()
-        if not MAY_SEE[self.principal.role][Sight.LIVE]:
+        if not MAY_SEE[self.principal.role][TripField.LIVE]:
             raise not_yours()
         feed = self.service.hub.feeds.get(self.trip_id)
         if feed is None:
@@ -53,7 +53,7 @@ class PassengerConnection(Connection):
         self._check(feed.trip)
         epoch, offset = self._from
         if offset is not None and feed.can_resume(epoch, offset, self.service.settings.outbox_high_water):
-            feed.resume(self.outbox, offset)
+            feed.resume(self.queue, offset)
         else:
             await self._begin(feed)
         self.feed = feed
@@ -100,22 +100,22 @@ class PassengerConnection(Connection):
             raise SocketClosed(CloseCode.OVERLOADED)
         # From here to the registration nothing may be awaited: nothing falls through between them.
         now = self.service.clock()
-        if not may_see(self.principal.role, Sight.POSITION, feed.trip.status):
-            feed.begin(self.outbox, stored=(), unstored=(), last={}, now=now)
+        if not may_see(self.principal.role, TripField.POSITION, feed.trip.status):
+            feed.begin(self.queue, stored=(), unstored=(), last={}, now=now)
         elif line is None:
-            feed.begin(self.outbox, stored=(), unstored=unstored, last={}, now=now)
+            feed.begin(self.queue, stored=(), unstored=unstored, last={}, now=now)
         elif line is feed.line:
-            feed.begin_with(self.outbox, line, now)
+            feed.begin_with(self.queue, line, now)
         else:
-            feed.begin(self.outbox, stored=line.stored, unstored=line.unstored, last=line.last, now=now)
+            feed.begin(self.queue, stored=line.stored, unstored=line.unstored, last=line.last, now=now)
 
     def _check(self, trip: Trip) -> None:
-        if not may_see(self.principal.role, Sight.LIVE, trip.status):
+        if not may_see(self.principal.role, TripField.LIVE, trip.status):
             raise SocketClosed(CloseCode.TRIP_OVER)
 
     def left(self) -> None:
         if self.feed is not None:
-            self.feed.leave(self.outbox, self.service.clock())
+            self.feed.leave(self.queue, self.service.clock())
             WATCHERS.dec()
         if self._watch is not None:
             self.service.audit.left(self._watch)

@@ -33,7 +33,7 @@ from tracking.errors import CloseCode
 from tracking.metrics import CLOSED
 from tracking.model import system_clock
 from tracking.sockets import handshake
-from tracking.sockets.rounds import Rounds, Visited
+from tracking.sockets.keepalive import KeepaliveTimer, Visited
 from tracking.sockets.wire import EXTENSION, Listener
 
 HALF_SECONDS = 10.0
@@ -558,7 +558,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def start_keepalive(self) -> None:
         if self.config.ws_ping_interval:
-            self._slot = Rounds.of(self._server_state, self.loop, self.config.ws_ping_interval).join(self)
+            self._slot = KeepaliveTimer.of(self._server_state, self.loop, self.config.ws_ping_interval).join(self)
 
     def stop_keepalive(self) -> None:
         if self._slot is not None:

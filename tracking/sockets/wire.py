@@ -14,7 +14,7 @@ from typing import Protocol
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tracking.metrics import CLOSED
-from tracking.protocol import frame_ends, text_of
+from tracking.protocol.codec import frame_ends, text_of
 
 FAREWELL_SECONDS = 5.0
 """How long a client may take to read what was written before the goodbye."""
@@ -56,7 +56,7 @@ class Wire(Protocol):
 
     @property
     def write(self) -> Callable[[bytes], None]:
-        """Sends a ready frame (`protocol.frame`), or several at once, without waiting.
+        """Sends a ready frame (`codec.frame`), or several at once, without waiting.
 
         Not to be called after `close`, or once the wire is lost.
         """

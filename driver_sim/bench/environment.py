@@ -1,0 +1,294 @@
+"""The environment: a private database, a hub in a process of its own, and a fleet with trips under way."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import jwt
+import psutil
+from tqdm import tqdm
+
+from driver_sim.backend import Backend
+from driver_sim.bench.clients import DispatcherClient, DriverClient, WatcherClient
+from tracking.demo.postgres import Cluster
+from tracking.model import Place
+from tracking.protocol.codec import encode
+
+FLEET = "bench"
+READY_SECONDS = 30.0
+STOP_SECONDS = 15.0
+_PLACE = Place(47.0, 9.5)
+
+
+class EnvironmentFailed(Exception):
+    """The database or the hub could not be brought up, or went down."""
+
+
+@dataclass
+class Cost:
+    """What the operating system and the database have counted so far; seconds of CPU, bytes."""
+
+    at: float
+    hub: float
+    database: float
+    load: float
+    wal: int
+
+    def since(self, before: "Cost") -> "Cost":
+        return Cost(
+            self.at - before.at,
+            self.hub - before.hub,
+            self.database - before.database,
+            self.load - before.load,
+            self.wal - before.wal,
+        )
+
+
+class Environment:
+    """Made by `environment`. `vehicles` and `trips` are parallel: vehicle n is under way on trip n."""
+
+    def __init__(self, cluster: Cluster, database: str, log: Path, settings: Mapping[str, str]) -> None:
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.vehicles: list[str] = []
+        self.trips: list[str] = []
+        self.fleet = FLEET
+        self._database = database
+        self._log = log
+        self._secret = secrets.token_hex(32)
+        self._environment = {
+            **{
+                name: value
+                for name, value in os.environ.items()
+                # A hub that had to compile its own code would take a quarter longer to start.
+                if not name.startswith("TRACKING_") and name != "PYTHONDONTWRITEBYTECODE"
+            },
+            "TRACKING_DATABASE_URL": cluster.url(database),
+            "TRACKING_JWT_SECRET": self._secret,
+            "TRACKING_CONNECTIONS_PER_ADDRESS": "100000",
+            **settings,
+        }
+        self.sql: asyncpg.Connection[Any]
+        self._hub: subprocess.Popen[bytes] | None = None
+        self._hub_process: psutil.Process
+        self._postmaster = psutil.Process(int((cluster.data / "postmaster.pid").read_text().split("\n", 1)[0]))
+
+    async def open(self) -> None:
+        self._run("migrate")
+        await self.start()
+        self.sql = await asyncpg.connect(self._environment["TRACKING_DATABASE_URL"])
+
+    async def close(self) -> None:
+        try:
+            await self.sql.close(timeout=STOP_SECONDS)
+        finally:
+            self.kill(graceful=True)
+
+    def _run(self, command: str) -> None:
+        done = subprocess.run([sys.executable, "-m", "tracking.cli", command], env=self._environment, capture_output=True)
+        if done.returncode != 0:
+            raise EnvironmentFailed(f"tracking {command} failed:\n{done.stderr.decode(errors='replace')}")
+
+    async def start(self, timeout: float = READY_SECONDS) -> None:
+        """Starts the hub and waits until it is ready. Raises `EnvironmentFailed`."""
+        with self._log.open("ab") as log:
+            self._hub = subprocess.Popen(  # noqa: ASYNC220  starting it takes no time; waiting for it does not block
+                [sys.executable, "-m", "tracking.cli", "serve", "--port", str(self.port)],
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._hub_process = psutil.Process(self._hub.pid)
+        deadline = time.monotonic() + timeout
+        async with httpx.AsyncClient(trust_env=False, timeout=1.0) as http:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    if (await http.get(f"{self.url}/readyz")).is_success:
+                        return
+                if self._hub.poll() is not None or time.monotonic() > deadline:
+                    raise EnvironmentFailed(f"the hub did not become ready; its log is {self._log}")
+                await asyncio.sleep(0.02)
+
+    def kill(self, *, graceful: bool = False) -> None:
+        if self._hub is not None:
+            (self._hub.terminate if graceful else self._hub.kill)()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._hub.wait(STOP_SECONDS)
+            self._hub.kill()
+            self._hub.wait()
+
+    async def set_up(self, count: int) -> None:
+        """Makes vehicles until there are `count`, each under way on a trip of its own; by SQL, as in `set_up_fleet`."""
+        vehicles = [f"{FLEET}-{number:05}" for number in range(len(self.vehicles), count)]
+        if vehicles:
+            self.trips += await self._under_way(FLEET, vehicles)
+            self.vehicles += vehicles
+
+    async def set_up_unseen(self, fleets: int, each: int) -> list[str]:
+        """More fleets, of so many vehicles each, that nobody connects to; the ids of their trips, one a vehicle, under way."""
+        made: list[str] = []
+        for number in range(fleets):
+            fleet = f"{FLEET}-unseen-{number}"
+            made += await self._under_way(fleet, [f"{fleet}-{n}" for n in range(each)])
+        return made
+
+    async def _under_way(self, fleet: str, vehicles: list[str]) -> list[str]:
+        async with Backend(self.url, self._token("service")) as backend:
+            await backend.put_fleet(fleet, "Bench")
+        trips = [secrets.token_urlsafe(16) for _ in vehicles]
+        await self.sql.execute(
+            """
+            WITH new AS (SELECT * FROM unnest($1::text[], $2::text[]) AS new (vehicle_id, trip_id)),
+            made AS (
+                INSERT INTO vehicles (vehicle_id, fleet_id, name, kind, plate)
+                SELECT vehicle_id, $3, vehicle_id, 'van', 'FL 1' FROM new RETURNING vehicle, vehicle_id
+            ),
+            under_way AS (
+                INSERT INTO trips (trip_id, fleet_id, vehicle, status, version, pickup, dropoff, created_at, started_at)
+                SELECT trip_id, $3, vehicle, 'enroute_to_pickup', 2, $4::jsonb, $4::jsonb, now(), now()
+                FROM new JOIN made USING (vehicle_id) RETURNING trip, vehicle, started_at
+            )
+            INSERT INTO trip_spans (trip, vehicle, started_at) SELECT trip, vehicle, started_at FROM under_way
+            """,
+            vehicles,
+            trips,
+            fleet,
+            encode(_PLACE).decode(),
+        )
+        return trips
+
+    async def set_up_fleet(self, count: int) -> None:
+        """A fleet of its own of so many vehicles without trips, made by SQL: over HTTP it would take its time."""
+        self.fleet = f"{FLEET}-{count}"
+        async with Backend(self.url, self._token("service")) as backend:
+            await backend.put_fleet(self.fleet, "Bench")
+        await self.sql.execute(
+            """
+            INSERT INTO vehicles (vehicle_id, fleet_id, name, kind, plate)
+            SELECT $1 || '-' || n, $1, 'Van ' || n, 'van', 'FL ' || n FROM generate_series(0, $2::int - 1) AS n
+            """,
+            self.fleet,
+            count,
+        )
+        self.vehicles = [f"{self.fleet}-{number}" for number in range(count)]
+
+    async def put_geofences(self, polygons: Mapping[str, dict[str, Any]]) -> None:
+        """Geofences of the fleet by their ids, as GeoJSON polygons."""
+        headers = {"Authorization": f"Bearer {self._token('service')}"}
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False, headers=headers, timeout=30) as http:
+            for geofence_id, polygon in tqdm(polygons.items(), desc="geofences", unit="", leave=False):
+                body = {"type": "Feature", "geometry": polygon, "properties": {"name": geofence_id}}
+                answer = await http.put(f"/v1/fleets/{self.fleet}/geofences/{geofence_id}", json=body)
+                if not answer.is_success:
+                    raise EnvironmentFailed(f"the hub refused a geofence: {answer.text}")
+
+    async def metric(self, name: str) -> float:
+        """The value of one of the hub's metrics."""
+        return (await self.metrics())[name]
+
+    async def metrics(self) -> dict[str, float]:
+        """The hub's metrics by their names, labels included."""
+        async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {self._token('operator')}"}) as http:
+            text = (await http.get(f"{self.url}/metrics")).text
+        pairs = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
+
+    def dispatcher(
+        self, bounds: tuple[float, float, float, float], drivers: Mapping[str, DriverClient] | None = None
+    ) -> DispatcherClient:
+        """`bounds` are west, south, east, north."""
+        return DispatcherClient(self.fleet, self._token("dispatcher", fleet_id=self.fleet), bounds, drivers or {})
+
+    def driver(self, number: int, tick: float, place: tuple[float, float] | None = None) -> DriverClient:
+        token, session = self._token("driver", vehicle_id=self.vehicles[number]), str(uuid.uuid4())
+        return (
+            DriverClient(token, session, tick=tick) if place is None else DriverClient(token, session, tick=tick, place=place)
+        )
+
+    def watcher(self, number: int, driver: DriverClient | None = None) -> WatcherClient:
+        trip_id = self.trips[number]
+        return WatcherClient(trip_id, self._token("passenger", trip_id=trip_id), driver)
+
+    def service_token(self) -> str:
+        return self._token("service")
+
+    @property
+    def database_url(self) -> str:
+        return self._environment["TRACKING_DATABASE_URL"]
+
+    def _token(self, role: str, **claim: str) -> str:
+        claims = {"aud": "tracking", "exp": int(time.time()) + 86_400, "jti": secrets.token_urlsafe(16), "role": role, **claim}
+        return jwt.encode(claims, self._secret, algorithm="HS256")
+
+    async def cost(self) -> Cost:
+        wal = await self.sql.fetchval("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
+        return Cost(
+            time.perf_counter(), _cpu(self._hub_process), _cpu_with_children(self._postmaster), time.process_time(), int(wal)
+        )
+
+    def memory(self) -> int:
+        """Bytes that the hub has in memory; look at what they grow by."""
+        # Not what is its alone: that changes with whoever else has the same libraries in use.
+        return int(self._hub_process.memory_info().rss)
+
+    async def stored(self) -> tuple[int, int]:
+        """How many positions are stored, and their bytes, indices included."""
+        count = await self.sql.fetchval("SELECT count(*) FROM positions")
+        size = await self.sql.fetchval(
+            "SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0) FROM pg_inherits WHERE inhparent = 'positions'::regclass"
+        )
+        return int(count), int(size)
+
+
+@contextlib.asynccontextmanager
+async def environment(directory: Path, settings: Mapping[str, str]) -> AsyncIterator[Environment]:
+    """A fresh database and a hub, both gone at the end. `settings` are the hub's, TRACKING_…. Raises `EnvironmentFailed`."""
+    directory.mkdir(mode=0o711, parents=True, exist_ok=True)  # noqa: ASYNC240  nothing runs yet
+    cluster = Cluster(directory / "pg", die_with_parent=True)
+    cluster.start()
+    try:
+        cluster.create_database("bench")
+        cluster.drop_database("bench")
+        cluster.create_database("bench")
+        made = Environment(cluster, "bench", directory / "hub.log", settings)
+        try:
+            await made.open()
+            yield made
+        finally:
+            await made.close()
+    finally:
+        cluster.remove()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _cpu_with_children(process: psutil.Process) -> float:
+    """With those that have ended too: a connection's process dies with it."""
+    times = process.cpu_times()
+    total = float(times.user + times.system + times.children_user + times.children_system)
+    for child in process.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += _cpu(child)
+    return total

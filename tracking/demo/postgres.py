@@ -1,0 +1,399 @@
+"""A private PostgreSQL cluster in a directory: the database of the demo and of the tests.
+
+    with Cluster(directory) as cluster:
+        cluster.create_database("tracking")
+        url = cluster.url("tracking")
+
+It listens on a Unix socket alone, in a directory of mode 0700, so it may trust whoever can open that. PostgreSQL refuses to run
+as root: there it runs as the `postgres` user, and where that user can't get to the directory (a clone under /root), the data
+stands under /var/lib/tracking and `note` says so. In its directory:
+
+    data/      PostgreSQL's own
+    socket/    the socket; elsewhere, if this path is too long for one
+    log        what PostgreSQL had to say
+    lock       held while a cluster is started, so that two do not start it at once
+
+Nothing here needs a third-party package: the set-up asks `binaries` what is installed, before anything is.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from tracking.demo.binaries import Binaries, find_binaries
+from tracking.demo.processes import account_for, die_with_parent, processes_in, wait_until
+from tracking.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULT_DIRECTORY = ROOT / ".data" / "pg"
+
+#: Where the data goes when root's `postgres` user can't reach the directory asked for.
+SYSTEM_DIRECTORY = Path("/var/lib/tracking")
+
+#: The database's role, a superuser of this cluster: it may make extensions and databases.
+ROLE = "tracking"
+PORT = 5432
+
+#: A socket's address has 108 bytes on Linux and 104 on macOS, the closing zero among them.
+LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
+
+#: For a small machine that does other things too, and as careful with commits as the real thing.
+SETTINGS: Mapping[str, str] = {
+    "listen_addresses": "",
+    "port": str(PORT),
+    "max_connections": "50",
+    "shared_buffers": "128MB",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "jit": "off",  # compiling costs more than our short queries
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+log = logging.getLogger(__name__)
+
+
+class Cluster:
+    """A PostgreSQL cluster of our own. Making the object touches nothing; `start` does."""
+
+    def __init__(
+        self,
+        directory: Path | str = DEFAULT_DIRECTORY,
+        *,
+        settings: Mapping[str, str] | None = None,
+        die_with_parent: bool = False,
+    ) -> None:
+        """`settings` go over `SETTINGS` (see there). `die_with_parent`: on Linux it stops when the calling thread ends."""
+        asked = Path(directory).resolve()
+        self.settings = {**SETTINGS, **(settings or {})}
+        #: What a person should know about where the data stands, if not where it was asked for.
+        self.note: str | None = None
+        self.directory = asked
+        self._account = account_for(asked)
+        if self._account is not None and not self._account.may_pass(asked.parent):
+            self.directory = SYSTEM_DIRECTORY / _short_name(asked)
+            self._account = account_for(self.directory) or self._account
+            self.note = f"the user `postgres` can't reach {asked}, so the database's files are in {self.directory}"
+        self.data = self.directory / "data"
+        self.log_file = self.directory / "log"
+        self.socket_directory = self._socket_directory()
+        self._die_with_parent = die_with_parent
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def started(self) -> bool:
+        """Did this object start the server that runs? Not so where it found one running, which `stop` then leaves alone."""
+        return self._process is not None
+
+    def running(self) -> bool:
+        """Does the server live, whoever started it?"""
+        return self._pid() is not None
+
+    def url(self, database: str = "tracking") -> str:
+        """For asyncpg and for psql alike. The port is named because PGPORT in the environment would change it."""
+        return f"postgresql://{ROLE}@/{database}?host={self.socket_directory}&port={PORT}"
+
+    # ------------------------------------------------------------------------------------------------------ start and stop
+
+    def start(self, timeout: float = 60.0) -> None:
+        """Run the server, made first if there is none, and return when it takes connections.
+
+        A server that runs already, of another process, is used as it is. What a crash left behind is cleared away.
+        """
+        if os.geteuid() == 0 and self._account is None:
+            raise ConfigError(
+                "PostgreSQL does not run as root and there is no user `postgres` here: run `make install`, or not as root"
+            )
+        if self.note is not None:
+            log.info("%s", self.note)
+        deadline = time.monotonic() + timeout
+        self._make_directories()
+        with self._locked(deadline):
+            if self._wait_for_other(deadline):
+                return
+            self._clear_remains()
+            if not (self.data / "PG_VERSION").is_file():
+                self._init()
+            while not self._launch(deadline):
+                time.sleep(0.2)
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Stop what this object started: clients are cut off, commits kept. The hard way when that takes over `timeout`."""
+        process = self._process
+        if process is None:
+            return
+        for number in (signal.SIGINT, signal.SIGQUIT):  # PostgreSQL's fast and immediate modes
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout)
+                break
+            log.warning("PostgreSQL did not stop within %.1f s of %s", timeout, signal.Signals(number).name)
+            timeout = min(timeout, 2.0)
+        else:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL for every process of it, as when the machine loses power. `start` brings it back."""
+        postmaster = self._pid()
+        if postmaster is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(postmaster, signal.SIGSTOP)  # else it starts new children while we look
+
+        def gone() -> bool:
+            left = processes_in(self.data)
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if self._process is not None:
+                self._process.poll()  # a child that is dead and not waited for still holds its number
+            return not left
+
+        if not wait_until(gone, 10.0):
+            raise ConfigError(f"PostgreSQL's processes in {self.data} do not die: {processes_in(self.data)}")
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+    def remove(self) -> None:
+        """Stop it and delete its files."""
+        self.stop()
+        pid = self._pid()
+        if pid is not None:
+            raise ConfigError(f"the database in {self.data} is in use (process {pid}): stop the demo or the tests first")
+        for directory in (self.socket_directory, self.directory):
+            if directory.exists():
+                shutil.rmtree(directory)
+
+    # ----------------------------------------------------------------------------------------------------------- databases
+
+    def create_database(self, name: str = "tracking", template: str | None = None) -> bool:
+        """Make a database; from a template, with all that is in it (nobody may be connected to that). False: it was there."""
+        made = self._client("createdb", *(("--template", template) if template else ()), name)
+        if made.returncode == 0:
+            return True
+        if "already exists" in made.stderr:
+            return False
+        raise ConfigError(f"can't create database {name}: {made.stderr.strip()}")
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, cutting off whoever is connected. One that is not there is no error."""
+        dropped = self._client("dropdb", "--if-exists", "--force", name)
+        if dropped.returncode != 0:
+            raise ConfigError(f"can't drop database {name}: {dropped.stderr.strip()}")
+
+    def _client(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        where = ["--host", str(self.socket_directory), "--port", str(PORT), "--username", ROLE, "--no-password"]
+        return subprocess.run(
+            [self._binaries()[name], *where, *arguments],
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    # ------------------------------------------------------------------------------------------------------------ on disk
+
+    def _socket_directory(self) -> Path:
+        directory = self.directory / "socket"
+        if _fits_a_socket(directory):
+            return directory
+        temporary = Path(tempfile.gettempdir())
+        if not _fits_a_socket(temporary / _short_name(directory)) or (self._account and not self._account.may_pass(temporary)):
+            temporary = Path("/tmp")  # noqa: S108  (what is made there is checked to be ours, and of mode 0700)
+        return temporary / _short_name(directory)
+
+    def _make_directories(self) -> None:
+        for parent in reversed(self.directory.parents):
+            if not parent.exists():
+                parent.mkdir()
+                parent.chmod(0o711 if self._account else 0o700)
+        for directory in (self.directory, self.socket_directory):
+            with contextlib.suppress(FileExistsError):
+                directory.mkdir(mode=0o700)
+                if self._account is not None:
+                    os.chown(directory, self._account.uid, self._account.gid)
+            found = directory.lstat()
+            owner = self._account.uid if self._account else os.geteuid()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (owner, os.geteuid()):
+                raise ConfigError(
+                    f"{directory} belongs to another user (uid {found.st_uid}): run as that user, or remove it and start again"
+                )
+            if self._account is not None and found.st_uid != owner:
+                os.chown(directory, self._account.uid, self._account.gid)
+            if stat.S_IMODE(found.st_mode) != 0o700:
+                directory.chmod(0o700)
+
+    @contextlib.contextmanager
+    def _locked(self, deadline: float) -> Iterator[None]:
+        with (self.directory / "lock").open("a") as lock:
+
+            def taken() -> bool:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return False
+                return True
+
+            if not wait_until(taken, deadline - time.monotonic()):
+                raise ConfigError(f"another process has been starting the database in {self.directory} for too long: stop it")
+            yield
+
+    def _init(self) -> None:
+        fresh = self.directory / "data.new"  # an initdb cut short leaves nothing that looks like a cluster
+        arguments = ["-D", str(fresh), "--username", ROLE, "--auth-local=trust", "--auth-host=reject", "--encoding=UTF8"]
+        if self.settings["fsync"] == "off":
+            arguments.append("--no-sync")
+        for locale in ("C.UTF-8", "C"):  # the first is not everywhere
+            if fresh.exists():
+                shutil.rmtree(fresh)
+            made = self._run_as_owner([find_binaries()["initdb"], *arguments, f"--locale={locale}"])
+            if made.returncode == 0:
+                fresh.rename(self.data)
+                return
+        raise ConfigError(f"initdb failed in {self.directory}: {_last_lines(made.stdout)}")
+
+    def _binaries(self) -> Binaries:
+        """The ones that fit the data: a newer PostgreSQL can't read an older one's files."""
+        return find_binaries(int((self.data / "PG_VERSION").read_text()))
+
+    # ----------------------------------------------------------------------------------------------------------- processes
+
+    def _run_as_owner(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            cwd=self.directory,
+            env=_environment(),
+            umask=0o077,
+            start_new_session=True,
+            user=self._account.uid if self._account else None,
+            group=self._account.gid if self._account else None,
+            extra_groups=[] if self._account else None,
+        )
+
+    def _launch(self, deadline: float) -> bool:
+        """Start the server and wait for it. False: what is left of a crashed one is still in the way, try again."""
+        settings = {**self.settings, "unix_socket_directories": str(self.socket_directory)}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        with self._open_log() as output:
+            begin = output.tell()
+            process = subprocess.Popen(
+                [self._binaries()["postgres"], "-D", str(self.data), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.directory,
+                env=_environment(),
+                umask=0o077,
+                start_new_session=True,  # Ctrl-C in the terminal is not for it
+                user=self._account.uid if self._account else None,
+                group=self._account.gid if self._account else None,
+                extra_groups=[] if self._account else None,
+                preexec_fn=die_with_parent(signal.SIGINT) if self._die_with_parent else None,
+            )
+        try:
+            wait_until(
+                lambda: process.poll() is not None or self._status() == (process.pid, "ready"), deadline - time.monotonic()
+            )
+            if process.poll() is None and self._status() == (process.pid, "ready"):
+                self._process = process
+                return True
+        finally:
+            if self._process is not process and process.poll() is None:  # too slow, or we are interrupted
+                process.send_signal(signal.SIGQUIT)
+                process.wait()
+        said = self.log_file.read_bytes()[begin:].decode(errors="replace")
+        if "pre-existing shared memory block" in said and time.monotonic() < deadline:
+            return False
+        raise ConfigError(f"PostgreSQL does not start in {self.directory}: {_last_lines(said)}")
+
+    def _open_log(self) -> IO[bytes]:
+        with contextlib.suppress(FileNotFoundError):
+            if self.log_file.stat().st_size > 10_000_000:
+                self.log_file.unlink()
+        output = self.log_file.open("ab")
+        self.log_file.chmod(0o600)
+        return output
+
+    def _status(self) -> tuple[int, str] | None:
+        """Process and state (`starting`, `ready`, `stopping`) as the postmaster writes them in its pid file."""
+        try:
+            lines = (self.data / "postmaster.pid").read_text().split("\n")
+            return int(lines[0]), lines[7].strip() if len(lines) > 7 else "starting"
+        except (OSError, ValueError):
+            return None
+
+    def _pid(self) -> int | None:
+        """The postmaster, if it lives. A number left in the file by a crash may be anybody's by now."""
+        status = self._status()
+        return status[0] if status is not None and status[0] in processes_in(self.data) else None
+
+    def _wait_for_other(self, deadline: float) -> bool:
+        """True: a server of someone else (or ours, started before) is ready. One that is stopping is waited for, then False."""
+
+        def settled() -> bool:
+            status = self._status()
+            return self._pid() is None or (status is not None and status[1] == "ready")
+
+        if not wait_until(settled, deadline - time.monotonic()):
+            raise ConfigError(
+                f"PostgreSQL in {self.directory} neither starts nor stops (process {self._pid()}): see {self.log_file}"
+            )
+        if self._process is not None and self._process.poll() is not None:
+            self._process = None  # it died behind our back
+        return self._pid() is not None
+
+    def _clear_remains(self) -> None:
+        """After a crash: children of a dead postmaster leave by themselves, at once as a rule; else they are ended."""
+        if not wait_until(lambda: not processes_in(self.data), 5.0):
+            self.kill()
+        # The numbers in these files may be other processes' by now, and then PostgreSQL would not start.
+        for path in (self.data / "postmaster.pid", self.socket_directory / f".s.PGSQL.{PORT}.lock"):
+            path.unlink(missing_ok=True)
+
+
+def _fits_a_socket(directory: Path) -> bool:
+    """Short enough, and nothing in it that a URL or PostgreSQL's list of directories would read as something else."""
+    path = str(directory / f".s.PGSQL.{PORT}")
+    return len(os.fsencode(path)) <= LONGEST_SOCKET_PATH and re.fullmatch(r"[A-Za-z0-9._/+~-]+", path) is not None
+
+
+def _short_name(path: Path) -> str:
+    return "tracking-" + hashlib.sha256(f"{os.geteuid()}:{path}".encode()).hexdigest()[:12]
+
+
+def _environment() -> dict[str, str]:
+    """Ours without PGDATA, PGHOST, PGOPTIONS and the like, and with messages in English."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))} | {"LC_ALL": "C"}
+
+
+def _last_lines(text: str, count: int = 5) -> str:
+    return " | ".join(line.strip() for line in text.strip().splitlines()[-count:]) or "(it said nothing)"

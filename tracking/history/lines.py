@@ -1,0 +1,154 @@
+"""The lines of trips that are watched: read from the store once for all who come, thinned in a thread, kept for a moment.
+
+A long trip is a hundred thousand fixes. As rows they are a second of Python, for each tab that is opened. PostgreSQL puts
+them together as lines, numpy and GEOS thin those to what a frame holds; the event loop sees what is left.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+from msgspec import UNSET
+
+from tracking.live.trips import Line, TripFeed
+from tracking.model import Clock, Position
+from tracking.protocol.fit import TRACK_ROOM, DrivenPoint, thinned
+from tracking.protocol.passenger import SnapshotPosition
+from tracking.store import positions
+from tracking.store.gathered import Gathered
+from tracking.store.pool import Connection, Database
+from tracking.store.positions import TrackRow
+
+KEPT_MS = 15_000
+"""How long a line serves those who come."""
+MOST_KEPT = 32
+"""Lines that are kept at once, some 250 KB each."""
+READ_AT_ONCE = 2
+"""Long lines that are read at the same time: the database has others to answer."""
+ROOM = TRACK_ROOM * 3 // 4
+"""Bytes that a line is thinned to, so that what comes meanwhile fits beside it without another thinning."""
+_EWKB_HEAD = 9
+"""Byte order, type and the number of points, of a line without an SRID."""
+
+
+class Lines:
+    """Gives the line of a feed's trip. Where a vehicle of it is erased `TripFeed.forget` drops it."""
+
+    def __init__(
+        self,
+        database: Database,
+        tracks: Gathered[int, list[TrackRow]],
+        pending: Callable[[str], Sequence[Position]],
+        clock: Clock,
+        erased: Callable[[], AbstractContextManager[Collection[str]]],
+    ) -> None:
+        """`tracks` are those that are short, `pending` gives a trip's positions that are not known to be committed, `erased`
+        is `Hub.erased`.
+        """
+        self._erased = erased
+        self._database = database
+        self._tracks = tracks
+        self._pending = pending
+        self._clock = clock
+        self._readings: dict[TripFeed, asyncio.Task[Line]] = {}
+        self._kept: dict[TripFeed, None] = {}
+        """The feeds with a line, the one that was read first in front."""
+        self._turns = asyncio.Semaphore(READ_AT_ONCE)
+
+    async def of(self, feed: TripFeed) -> Line:
+        """The line as it was at most `KEPT_MS` ago. Raises `StoreUnavailable`. Who asks leaves out whom `Hub.erased` names.
+
+        All that was published since is in the feed, unless `before_kept` is above the line's `began`: ask that when nothing
+        is awaited any more.
+        """
+        line = feed.line
+        if line is not None and line.began >= feed.before_kept and 0 <= self._clock() - line.read_at < KEPT_MS:
+            return line
+        reading = self._readings.get(feed)
+        if reading is None:
+            began, unstored = feed.offset, list(self._pending(feed.trip.trip_id))
+            rows = await self._tracks.get(feed.trip.number)
+            if rows is not None:
+                track = [(row.fix_time, row.longitude, row.latitude, row.vehicle_id) for row in rows]
+                return Line(began, self._clock(), track, unstored, _last(rows))
+            reading = self._readings.get(feed)
+        if reading is None:
+            reading = self._readings[feed] = asyncio.create_task(self._read(feed))
+            reading.add_done_callback(lambda done: self._ended(feed, done))
+        return await asyncio.shield(reading)
+
+    async def part(self, trip: int, from_: int, to: int) -> list[DrivenPoint]:
+        """A trip's line between two fix times, both included, in the order of time. Raises `StoreUnavailable`."""
+        async with self._turns:
+            async with self._database.reading() as connection:
+                pieces = await _pieces(connection, trip, from_, to)
+            return await asyncio.to_thread(_joined, pieces)
+
+    def let_go(self) -> None:
+        """Drops the lines that were kept for long enough. To be called every few seconds."""
+        now = self._clock()
+        for feed in list(self._kept):
+            if feed.line is None or not 0 <= now - feed.line.read_at < KEPT_MS:
+                self._drop(feed)
+
+    async def _read(self, feed: TripFeed) -> Line:
+        # Noted before the reading begins: what is committed meanwhile is then in one of the two at least.
+        began, read_at, unstored = feed.offset, self._clock(), list(self._pending(feed.trip.trip_id))
+        with self._erased() as erased:
+            async with self._turns:
+                async with self._database.reading() as connection:
+                    pieces = await _pieces(connection, feed.trip.number)
+                    last = _last(await positions.last_of_trip(connection, feed.trip.number))
+                stored = await asyncio.to_thread(_joined, pieces)
+        line = Line(began, read_at, stored, unstored, last).without(erased)
+        self._kept.pop(feed, None)
+        if len(self._kept) >= MOST_KEPT:
+            self._drop(next(iter(self._kept)))
+        self._kept[feed] = None
+        feed.line = line
+        return line
+
+    def _ended(self, feed: TripFeed, reading: asyncio.Task[Line]) -> None:
+        del self._readings[feed]
+        if not reading.cancelled():
+            reading.exception()  # whoever asked may have gone by then
+
+    def _drop(self, feed: TripFeed) -> None:
+        del self._kept[feed]
+        feed.line = None
+
+
+_Pieces = dict[str, list[bytes]]
+"""Of each vehicle's line, as EWKB."""
+
+
+async def _pieces(connection: Connection, trip: int, from_: int | None = None, to: int | None = None) -> _Pieces:
+    pieces: _Pieces = {}
+    async for vehicle_id, piece in positions.line_of_trip(connection, trip, from_=from_, to=to):
+        pieces.setdefault(vehicle_id, []).append(piece)
+    return pieces
+
+
+def _joined(pieces: _Pieces) -> list[DrivenPoint]:
+    lines = {}
+    for vehicle_id, parts in pieces.items():
+        line = np.concatenate([np.frombuffer(part, "<f8", offset=_EWKB_HEAD).reshape(-1, 3) for part in parts])
+        lines[vehicle_id] = line[np.argsort(line[:, 2], kind="stable")]
+    return thinned(lines, ROOM)
+
+
+def _last(rows: Sequence[TrackRow]) -> dict[str, SnapshotPosition]:
+    return {vehicle_id: _position_of(row) for vehicle_id, row in {row.vehicle_id: row for row in rows}.items()}
+
+
+def _position_of(row: TrackRow) -> SnapshotPosition:
+    return SnapshotPosition(
+        row.latitude,
+        row.longitude,
+        row.fix_time,
+        row.fix_time if row.server_time is None else row.server_time,
+        UNSET if row.bearing is None else row.bearing,
+        UNSET if row.speed is None else row.speed,
+        UNSET if row.accuracy is None else row.accuracy,
+    )

@@ -1,0 +1,95 @@
+"""Late fixes fill gaps in the line that passengers already see: after COMMIT they are told that part of the track anew."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from tracking.errors import StoreUnavailable
+from tracking.history.lines import Lines
+from tracking.ingest.vehicles import FOREVER, GRACE_MS
+from tracking.live.hub import Hub
+from tracking.model import Position, Trip
+from tracking.protocol.fit import DrivenPoint
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+REST_SECONDS = 5.0
+"""After a part of a line nothing is read for as long as that took, and no longer than this."""
+GATHER_SECONDS = 0.25
+"""Late fixes come in batches: a little patience makes one revision of many."""
+
+
+class Revisions:
+    """Gathers what came late, reads the line from the store, publishes it. `run` works until it is cancelled."""
+
+    def __init__(self, lines: Lines, hub: Hub, pending: Callable[[str], Iterable[Position]]) -> None:
+        """`pending` gives a trip's positions that are not known to be committed."""
+        self._lines = lines
+        self._hub = hub
+        self._pending = pending
+        self._spans: dict[str, tuple[int, int, int, int | None]] = {}
+        """By trip its number, the first and the last fix time, and that of the last which turned out to be another trip's."""
+        self._arrived = asyncio.Event()
+
+    def late(self, late: list[Position]) -> None:
+        """Takes committed, plausible positions that came too late to move the marker."""
+        for position in late:
+            if position.trip_id is None or position.trip is None or position.trip_id not in self._hub.feeds:
+                continue
+            self.late_one(position)
+
+    def late_one(self, position: Position) -> None:
+        """Takes one of a watched trip, committed or waiting for it."""
+        assert position.trip_id is not None and position.trip is not None
+        self.revise(position.trip_id, position.trip, position.fix_time, position.fix_time)
+
+    def revise(self, trip_id: str, trip: int, from_: int, to: int, *, taken_out: int | None = None) -> None:
+        """Asks for the part of the line between two fix times, as soon as the store can be read.
+
+        `taken_out` is the last fix time of what was shown and turned out not to be of the trip, where there is such.
+        """
+        _, first, last, out = self._spans.get(trip_id, (trip, from_, to, None))
+        if out is not None and taken_out is not None:
+            taken_out = max(out, taken_out)
+        self._spans[trip_id] = (trip, min(first, from_), max(last, to), out if taken_out is None else taken_out)
+        self._arrived.set()
+
+    def revise_all(self, trip: Trip) -> None:
+        """Asks for the whole line."""
+        self.revise(trip.trip_id, trip.number, trip.created_at - GRACE_MS, FOREVER)
+
+    async def run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+            self._arrived.clear()
+            spans, self._spans = self._spans, {}
+            for trip_id, (trip, first, last, out) in spans.items():
+                began = time.monotonic()
+                try:
+                    await self._revise(trip_id, trip, first, last, out)
+                    # Of a trip of many hours that gets late fixes without end the whole line may be read each time.
+                    await asyncio.sleep(min(time.monotonic() - began, REST_SECONDS))
+                except StoreUnavailable as error:
+                    logger.warning("can't read a late part of a track now, trying again: %s", error)
+                    self.revise(trip_id, trip, first, last, taken_out=out)
+                    await asyncio.sleep(RETRY_SECONDS)
+
+    async def _revise(self, trip_id: str, trip: int, first: int, last: int, out: int | None = None) -> None:
+        # Asked before the reading begins: what is committed meanwhile is then in one of the two at least.
+        driven: set[DrivenPoint] = {
+            (p.fix_time, p.longitude, p.latitude, p.vehicle_id)
+            for p in self._pending(trip_id)
+            if not p.suspect and first <= p.fix_time <= last
+        }
+        with self._hub.erased() as erased:
+            driven.update(await self._lines.part(trip, first, last))
+        if erased:
+            driven = {point for point in driven if point[3] not in erased}
+        feed = self._hub.feeds.get(trip_id)
+        if feed is not None and feed.trip.status.under_way and (driven or out is not None):
+            # No further than what was read: what came meanwhile is on the passengers' lines already, and must stay there.
+            track = sorted(driven)
+            feed.publish_revision(first, max([time for time, *_ in track[-1:]] + ([] if out is None else [out])), track)

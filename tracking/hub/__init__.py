@@ -1,1 +1,0 @@
-"""Live state in memory: trip feeds, outboxes, and who is connected. Synchronous; nothing here waits."""

@@ -1,0 +1,374 @@
+"""A vehicle as ingest knows it: its motion, its sessions, and when it was under way on which trip."""
+
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from math import inf
+from typing import NamedTuple, Protocol
+
+from tracking.bucket import Bucket
+from tracking.ingest.clocks import DeviceClock, is_right
+from tracking.ingest.filters import Motion
+from tracking.live.loading import Loading
+from tracking.model import Clock, Position, Suspicion, Trip, Vehicle
+from tracking.protocol.driver import Rejected
+from tracking.store import changes, positions, sessions, trips, vehicles
+from tracking.store.gathered import Gathered
+from tracking.store.pool import Connection, Database
+from tracking.store.trips import Span
+
+GRACE_MS = 30_000
+"""A fix may be this much older than the start of the trip it belongs to: devices' clocks lag, and a tap comes late."""
+FOREVER = 253_402_300_799_999
+"""9999-12-31: past any fix time."""
+REMEMBERED_MS = 7 * 86_400_000
+"""Older fixes are rejected, so older spans are not needed."""
+UNSETTLED_MS = 30_000
+"""A change that is older than a vehicle's last fix by more than this was applied before that came."""
+MOST_SPANS = 8
+"""Newest spans of a vehicle that are held in memory. The store is asked whose a fix is that is older than these."""
+TRIP_UNKNOWN = -1
+"""In place of the store's number of a trip: the fix is older than the spans in memory."""
+
+
+class Receiver(Protocol):
+    """Whoever is to be told that fixes are handled: a driver's connection."""
+
+    def acknowledge(self, session: "Session", rejected: Sequence[Rejected]) -> None: ...
+
+
+class Verdict(NamedTuple):
+    """Why a fix was doubted, whether it moved the marker, and whether the speed that it reported was believed."""
+
+    suspect: tuple[Suspicion, ...]
+    live: bool
+    speed_believed: bool
+
+
+class Session:
+    """A run of seqs. `seen` is the last one taken, `handled` the last one stored for good or rejected, `acknowledged` the last
+    one that its device was told of (at `acknowledged_at`, the event loop's time in s).
+    """
+
+    __slots__ = (
+        "acknowledged",
+        "acknowledged_at",
+        "handled",
+        "name",
+        "number",
+        "owed",
+        "previewed",
+        "prompt",
+        "receiver",
+        "refused",
+        "seen",
+        "shown",
+    )
+
+    def __init__(self, number: int, name: str, handled: int) -> None:
+        self.number = number
+        self.name = name
+        self.handled = handled
+        self.seen = handled
+        self.receiver: Receiver | None = None
+        self.acknowledged = handled
+        self.acknowledged_at = -inf
+        self.owed = False
+        """An ack is held back for a while; see `ingest.acks`."""
+        self.prompt = 0
+        """Acks up to this seq go out at once: they are of a backlog."""
+        self.shown = handled
+        """The last seq judged and shown while the queue was full: these come again, and must not be judged against
+        themselves."""
+        self.previewed: dict[int, Verdict | None] = {}
+        """The verdicts on those, where they are worth a note; None: not judged."""
+        self.refused: dict[int, Rejected] | None = None
+        """Those that the database itself refused, the newest: nobody could know it before."""
+
+
+class Window(NamedTuple):
+    """The instants whose fixes belong to a span: with the grace before it, and up to its end (None: it has none yet)."""
+
+    start: int
+    end: int | None
+    span: Span
+
+
+def windows_of(spans: Sequence[Span]) -> list[Window]:
+    """Of a vehicle's spans, oldest first, which do not overlap: their windows, newest first."""
+    windows: list[Window] = []
+    previous_end: int | None = None
+    for span in spans:
+        start = span.started_at - GRACE_MS
+        if previous_end is not None:
+            # Never before the previous trip's end: its last seconds are not the next passenger's to see.
+            start = max(start, previous_end + 1)
+        windows.append(Window(start, span.ended_at, span))
+        previous_end = span.ended_at
+    windows.reverse()
+    return windows
+
+
+def span_at(windows: Sequence[Window], instant: int) -> Span | None:
+    """The trip that was under way at `instant`, or would be after the grace."""
+    for start, end, span in windows:
+        if instant >= start:
+            return span if span.trip_id is not None and (end is None or instant <= end) else None
+    return None
+
+
+def earliest_difference(old: Sequence[Window], new: Sequence[Window]) -> int | None:
+    """The earliest instant whose fixes belong to another trip by the `new` windows than by the `old`; None where there is none.
+
+    What is older than the windows is no difference: memory lets go of old ones.
+    """
+    # Between two of these nothing begins or ends.
+    edges = {window.start for window in (*old, *new)}
+    edges.update(window.end + 1 for window in (*old, *new) if window.end is not None)
+    oldest = new[-1].start if new else inf
+    for instant in sorted(edges):
+        before, after = (span_at(windows, instant) for windows in (old, new))
+        if instant >= oldest and _number(before) != _number(after) and not (_is_older(before) or _is_older(after)):
+            return instant
+    return None
+
+
+def _number(span: Span | None) -> int | None:
+    return span.trip if span is not None else None
+
+
+class Filed(NamedTuple):
+    """The trip that a position belongs to, by its number in the store and its id; both None: to none."""
+
+    trip: int | None
+    trip_id: str | None
+
+
+def filed_anew(windows: Sequence[Window], fix_time: int, server_time: int, trip: int | None, ahead: int = 0) -> Filed | None:
+    """Where a position belongs that was filed to `trip` before the windows were these; None where it stays.
+
+    A position keeps the trip that it was filed to before a change was made. Only one that was accepted since is filed anew.
+    The start or end of the span says when that was, by the database's clock, which is `ahead` of the hub's by so many ms.
+    """
+    if trip == TRIP_UNKNOWN:
+        return None
+    window = next((window for window in windows if fix_time >= window.start), None)
+    if window is None or _is_older(window.span):
+        return None
+    accepted_at = server_time + ahead
+    _, end, span = window
+    if span.trip_id is None:
+        # The trip was removed: its fixes are nobody's, whenever they came.
+        return Filed(None, None) if trip is not None else None
+    if end is not None and fix_time > end:
+        return Filed(None, None) if trip is not None and accepted_at >= end else None
+    if span.trip == trip:
+        return None
+    if accepted_at >= span.started_at:
+        return Filed(span.trip, span.trip_id)
+    # It came before this trip began. Where the one that it was filed to had ended by then, it is of neither.
+    former = next((window.end for window in windows if window.span.trip == trip and trip is not None), None)
+    return Filed(None, None) if former is not None and fix_time > former and accepted_at >= former else None
+
+
+def _is_older(span: Span | None) -> bool:
+    return span is not None and span.trip == TRIP_UNKNOWN
+
+
+_OLDER = Window(0, None, Span(TRIP_UNKNOWN, "", 0, None))
+"""Stands last, for all that is older than the windows before it."""
+
+
+async def read_states(
+    connection: Connection, vehicles: Sequence[int], now: int, *, trip_ids: Sequence[str] = ()
+) -> tuple[dict[str, Trip], dict[int, Trip], dict[int, list[Span]]]:
+    """Trips by id; and by the vehicles' numbers their current trips, and the spans that `IngestVehicle.set_spans` wants."""
+    return await trips.states_of_vehicles(connection, vehicles, now - REMEMBERED_MS, MOST_SPANS + 1, trip_ids=trip_ids)
+
+
+class IngestVehicle:
+    """One vehicle: its number in the store, its names, its current trip, its motion and its sessions."""
+
+    __slots__ = (
+        "as_of",
+        "clock",
+        "fixes",
+        "frames",
+        "joined_at",
+        "motion",
+        "newest",
+        "number",
+        "posted",
+        "read",
+        "sessions",
+        "tokens_from",
+        "trip",
+        "unsettled",
+        "unused",
+        "vehicle",
+        "waiting",
+        "windows",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        vehicle: Vehicle,
+        spans: Sequence[Span] = (),
+        trip: Trip | None = None,
+        tokens_from: int | None = None,
+    ) -> None:
+        self.number = number
+        self.as_of = 0
+        """The last change of the log that this knows of."""
+        self.tokens_from = tokens_from
+        """Tokens that are older are of another vehicle, which had this id before."""
+        self.vehicle = vehicle
+        self.joined_at = 0
+        """since when it is in its fleet"""
+        self.trip = trip
+        self.motion = Motion()
+        self.newest: Position | None = None
+        """The last that moved its marker, since it is in memory."""
+        self.clock: DeviceClock | None = None
+        """Its device's, while what comes is too old, or too young, for one that is right."""
+        self.sessions: dict[str, Session] = {}
+        self.frames: Bucket | None = None
+        """How many frames its driver may send, and (`fixes`) how many fixes as they happen: over all of its connections."""
+        self.fixes: Bucket | None = None
+        self.waiting = 0
+        """Fixes of its backlog that wait for a commit."""
+        self.posted = 0
+        """Counts what may have brought its driver messages that are not read: one that was written, another trip."""
+        self.read = -1
+        """`posted` when the store was last found to hold none of those."""
+        self.unsettled: int | None = None
+        """The fix time from which on its rows may have the trip of before: a change of its trips came just before its last fix,
+        and the hub that took that may have died before it applied the change."""
+        self.unused = False
+        """Nobody was connected as it the last time that was looked."""
+        self.windows: list[Window] = []
+        """Newest first. Of what is older than they are, `TRIP_UNKNOWN` is the trip."""
+        self.set_spans(spans)
+
+    def set_spans(self, spans: Sequence[Span]) -> None:
+        """The newest spans of this vehicle, oldest first: all that matter, or more than `MOST_SPANS`. They do not overlap."""
+        windows = windows_of(spans)
+        if len(windows) > MOST_SPANS:
+            windows[MOST_SPANS:] = (_OLDER,)
+        self.windows = windows
+
+    @property
+    def waits(self) -> bool:
+        """Something of it is not stored yet, or somebody is told of what is."""
+        return any(session.receiver is not None or session.seen != session.handled for session in self.sessions.values())
+
+
+def _unsettled(spans: Sequence[Span], last_came_at: int) -> int | None:
+    changed = [at for span in spans for at in (span.started_at, span.ended_at) if at is not None]
+    return min((at - GRACE_MS for at in changed if at >= last_came_at - UNSETTLED_MS), default=None)
+
+
+class IngestVehicles:
+    """The vehicles in memory, loaded when a driver connects and kept for an hour at least: the live map goes on while the
+    database is away.
+    """
+
+    def __init__(self, database: Database, clock: Clock, follow: Callable[[], Awaitable[None]]) -> None:
+        """`follow` returns when the change log is followed, so that what is read then is kept up to date."""
+        self._database = database
+        self._clock = clock
+        self._follow = follow
+        self._by_id: dict[str, IngestVehicle] = {}
+        self.by_number: dict[int, IngestVehicle] = {}
+        self.loading: Loading[int | str] = Loading()
+        self.on_unsettled: Callable[[IngestVehicle, int], None] = lambda _source, _since: None
+        """Told of a vehicle that comes into memory, and of its `unsettled`."""
+        self._stored = Gathered(self._read_all)
+        self._opened = Gathered(self._open_all)
+
+    def get(self, vehicle_id: str) -> IngestVehicle | None:
+        return self._by_id.get(vehicle_id)
+
+    async def load(self, vehicle_id: str) -> IngestVehicle | None:
+        """The vehicle's source, from memory or the store; None where there is no such vehicle. Raises `StoreUnavailable`."""
+        while (source := self._by_id.get(vehicle_id)) is None:
+            await self._follow()
+            with self.loading.reading():
+                source = await self._stored.get(vehicle_id)
+                if source is None:
+                    return None
+                if all(self.loading.is_current(key, source.as_of) for key in (source.number, vehicle_id)):
+                    self._keep(source)
+        source.unused = False
+        return source
+
+    def _keep(self, source: IngestVehicle) -> None:
+        # Of two that asked at once the first is kept: somebody is connected with it.
+        kept = self._by_id.setdefault(source.vehicle.vehicle_id, source)
+        self.by_number[kept.number] = kept
+        if kept is source and source.unsettled is not None:
+            self.on_unsettled(source, source.unsettled)
+
+    def let_go(self, connected: Container[str]) -> None:
+        """To be called every hour: lets go of who has nothing waiting and was not `connected` the last time either."""
+        for vehicle_id, source in list(self._by_id.items()):
+            if vehicle_id in connected or source.waits:
+                source.unused = False
+            elif source.unused:
+                self.forget(vehicle_id)
+            else:
+                source.unused = True
+
+    async def _read_all(self, vehicle_ids: list[str]) -> Mapping[str, IngestVehicle]:
+        async with self._database.connection() as connection:
+            # First: what is read after it knows of that change at least.
+            newest = await changes.head(connection)
+            stored = await vehicles.get_all(connection, [name for name in vehicle_ids if "\0" not in name])
+            if not stored:
+                return {}
+            numbers = [vehicle.number for vehicle in stored.values()]
+            _, current, spans = await read_states(connection, numbers, self._clock())
+            seen = await positions.newest_of_vehicles(connection, numbers)
+        loaded = {}
+        for vehicle_id, (number, vehicle, tokens_from, joined_at) in stored.items():
+            source = IngestVehicle(number, vehicle, spans.get(number, ()), current.get(number), tokens_from)
+            source.joined_at = joined_at
+            source.as_of = newest.number if newest is not None else 0
+            loaded[vehicle_id] = source
+            last = seen.get(number)
+            if last is not None:
+                source.motion.seed(last.latitude, last.longitude, last.fix_time, last.speed)
+                source.unsettled = _unsettled(spans.get(number, ()), last.server_time)
+                if not is_right(last.server_time - last.fix_time):
+                    # Fixes that go on from this one are no sign that the clock was right.
+                    source.clock = DeviceClock(queued=False)
+        return loaded
+
+    async def _open_all(self, wanted: list[tuple[int, str]]) -> Mapping[tuple[int, str], tuple[int, int]]:
+        # After a restart of the hub all drivers come at once, and their sessions are there: nothing is to be written.
+        async with self._database.connection() as connection:
+            found = await sessions.find_all(connection, wanted)
+        missing = [one for one in wanted if one not in found]
+        if missing:
+            async with self._database.transaction() as connection:
+                found |= await sessions.open_all(connection, missing)
+        return found
+
+    async def open_session(self, source: IngestVehicle, name: str) -> Session | None:
+        """The session of this name, from memory or the store; None where the vehicle was removed. Raises `StoreUnavailable`."""
+        session = source.sessions.get(name)
+        if session is None:
+            opened = await self._opened.get((source.number, name))
+            if opened is None:
+                return None
+            number, handled = opened
+            session = source.sessions.setdefault(name, Session(number, name, handled))
+            for other in [s for s in source.sessions.values() if s is not session and s.receiver is None]:
+                if other.seen == other.handled:
+                    del source.sessions[other.name]
+        return session
+
+    def forget(self, vehicle_id: str) -> None:
+        """The vehicle is gone, or must be read anew."""
+        source = self._by_id.pop(vehicle_id, None)
+        if source is not None:
+            self.by_number.pop(source.number, None)

@@ -1,0 +1,323 @@
+"""The hub: the feeds of the trips being watched, the fleets, the drivers connected, and all open connections by token."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Generic, Protocol, TypeVar
+
+from tracking.auth import Principal
+from tracking.errors import CloseCode
+from tracking.keys import Key
+from tracking.live.fleet import FleetSlices
+from tracking.live.fleets import Fleets
+from tracking.live.loading import Loading
+from tracking.live.reader_queue import ReaderQueue
+from tracking.live.trips import KeptBytes, TripFeed
+from tracking.metrics import DRIVERS, FEEDS
+from tracking.model import Clock, Position, Trip
+from tracking.protocol.codec import frame
+from tracking.protocol.passenger import SnapshotPosition, snapshot_position
+from tracking.protocol.shared import Tick
+
+BEATS = 3
+"""Times in a tick interval that each feed is looked at: its readers hear something at least once in an interval."""
+STEPS = 50
+"""Steps in which all feeds are looked at once: of 4,000 at once the event loop would be busy for 34 ms."""
+CLOSED_AT_ONCE = 100
+T = TypeVar("T")
+
+
+class Steps(Generic[T]):
+    """Goes through a collection that changes, again and again, in `count` steps of about the same size."""
+
+    def __init__(self, collect: Callable[[], Iterable[T]], count: int) -> None:
+        self._collect = collect
+        self._count = count
+        self._step = 0
+        self._items: list[T] = []
+
+    def next(self) -> list[T]:
+        """The next part, of the collection as it was when this round began."""
+        if self._step == 0:
+            self._items = list(self._collect())
+        first, last = (len(self._items) * step // self._count for step in (self._step, self._step + 1))
+        self._step = (self._step + 1) % self._count
+        return self._items[first:last]
+
+
+class Turns(Generic[T]):
+    """Takes each of those that joined in turn: once in every `count` calls of `next`, from when it joined."""
+
+    def __init__(self, count: int) -> None:
+        self._turns: list[set[T]] = [set() for _ in range(count)]
+        self._turn = 0
+
+    def join(self, item: T) -> set[T]:
+        """Its turn comes `count` calls from now, until it is taken out of the set returned."""
+        turn = self._turns[self._turn - 1]
+        turn.add(item)
+        return turn
+
+    def next(self) -> list[T]:
+        turn = self._turns[self._turn]
+        self._turn = (self._turn + 1) % len(self._turns)
+        return list(turn)
+
+
+class Link(Protocol):
+    """An open connection, as the hub sees it."""
+
+    principal: Principal
+
+    def close(self, code: CloseCode) -> None: ...
+
+
+class DriverLink(Link, Protocol):
+    """A driver's connection, as the hub sees it. Tickets rise with the order in which connections came."""
+
+    ticket: int
+    as_of: int
+    """the last change of the log that its driver knew of when it came"""
+
+    @property
+    def number(self) -> int:
+        """The store's of the vehicle."""
+        ...
+
+    def ask_interval(self, interval: float) -> None: ...
+
+    def tell_trip(self, trip: Trip) -> None: ...
+
+    def knows_trip(self, trip_id: str) -> bool:
+        """Whether the driver was told that it has the trip."""
+        ...
+
+    def trip_gone(self, trip_id: str) -> None: ...
+
+    def tell_message(self, number: int, trip_id: str, text: str, sender: str, server_time: int) -> None: ...
+
+
+class Hub:
+    """Live state in one process. `publish` is the line that a position travels; it is synchronous.
+
+    `keep_seconds` and `keep_bytes` bound what the trips' feeds keep for those who come back, `linger` (s) how long a feed lives
+    without readers. `interval_*` (s) are asked of drivers: while someone watches, while a trip is under way, and else.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        keep_seconds: float,
+        keep_bytes: int,
+        linger: float,
+        interval_watched: float,
+        interval_trip: float,
+        interval_idle: float,
+    ) -> None:
+        self._clock = clock
+        self._keep_seconds = keep_seconds
+        self._kept = KeptBytes(keep_bytes)
+        self._linger_ms = int(linger * 1000)
+        self._interval_watched = interval_watched
+        self._interval_trip = interval_trip
+        self._interval_idle = interval_idle
+        self.feeds: dict[str, TripFeed] = {}
+        self.begun = 0
+        """how many feeds have been begun"""
+        self.loading: Loading[str] = Loading()
+        """of trips that somebody is about to watch"""
+        self.fleets = Fleets(FleetSlices(lambda work: asyncio.get_running_loop().call_soon(work)))
+        self.drivers: dict[str, DriverLink] = {}
+        self.on_former: Callable[[Position], None] = lambda _: None
+        """Told of a position that moves the marker of a vehicle which the trip no longer has: it is of the trip's line."""
+        self.on_begun_anew: Callable[[Trip], None] = lambda _: None
+        """Told of a trip whose watchers have an empty line now, which is to be filled from the store."""
+        self.on_showing: Callable[[Trip], None] = lambda _: None
+        """Told of a watched trip that begins to show its vehicle, or another one."""
+        self._erasures: list[set[str]] = []
+        self._links: dict[str, set[Link]] = {}
+        self._beaten = Steps(lambda: self.feeds.values(), STEPS)
+        self.dispatchers: Turns[ReaderQueue] = Turns(BEATS * STEPS)
+        """Who gets a sign of life once in a tick interval, whatever else was sent: silence is measured from when they came."""
+        for gauge in (DRIVERS, FEEDS):
+            gauge.set(0)
+        self.over = False
+        """Whether another hub has taken over: whoever comes to this one still is sent to that."""
+
+    def publish(self, position: Position) -> None:
+        """Shows a position to whoever watches its trip or its fleet. One that does not move the marker is not shown."""
+        if not position.live:
+            return
+        if position.trip_id is not None:
+            feed = self.feeds.get(position.trip_id)
+            if feed is not None and feed.showing:
+                if position.vehicle_id == feed.vehicle_id:
+                    feed.publish_position(position)
+                else:
+                    self.on_former(position)
+        self.fleets.publish(position)
+
+    def feed(self, trip: Trip, as_of: int = 0) -> TripFeed:
+        """The trip's feed, begun now where there is none; the trip is as of that change of the log."""
+        feed = self.feeds.get(trip.trip_id)
+        if feed is None:
+            feed = TripFeed(trip, kept=self._kept, seconds=self._keep_seconds, now=self._clock())
+            feed.as_of = as_of
+            self.begun += 1
+            self.feeds[trip.trip_id] = feed
+            FEEDS.set(len(self.feeds))
+        if not feed.queues:
+            # Someone is about to watch it: its time begins anew.
+            feed.unwatched_since = self._clock()
+        return feed
+
+    def trip_changed(self, trip: Trip) -> None:
+        """Tells the trip's watchers; a trip that is over loses its feed, and they are sent away."""
+        feed = self.feeds.get(trip.trip_id)
+        if feed is None:
+            return
+        if trip.version < feed.trip.version or trip == feed.trip:
+            return
+        before = feed.showing, feed.vehicle_id
+        feed.publish_trip(trip)
+        if feed.showing and before != (True, feed.vehicle_id):
+            self.on_showing(trip)
+        if trip.status.over:
+            self._end(feed, CloseCode.TRIP_OVER)
+
+    def trip_gone(self, trip_id: str) -> None:
+        feed = self.feeds.get(trip_id)
+        if feed is not None:
+            self._end(feed, CloseCode.NOT_FOUND)
+
+    def drop_feed(self, trip_id: str) -> None:
+        """Its watchers come back, and the trip is read anew for them."""
+        feed = self.feeds.get(trip_id)
+        if feed is not None:
+            self._end(feed, CloseCode.GOING_DOWN)
+
+    def vehicle_gone(self, vehicle_id: str) -> None:
+        """The vehicle was erased, with all that it drove."""
+        for erased in self._erasures:
+            erased.add(vehicle_id)
+        for feed in self.feeds.values():
+            feed.forget(vehicle_id)
+            if feed.has_shown(vehicle_id):
+                feed.begin_anew(self._newest_of(feed), self._clock())
+                self.on_begun_anew(feed.trip)
+
+    @contextlib.contextmanager
+    def erased(self) -> Iterator[Collection[str]]:
+        """The ids of the vehicles that are erased while this is open: what was read of them before is not to be shown."""
+        erased: set[str] = set()
+        self._erasures.append(erased)
+        try:
+            yield erased
+        finally:
+            # By identity: two of them that are empty are equal.
+            self._erasures = [other for other in self._erasures if other is not erased]
+
+    def _newest_of(self, feed: TripFeed) -> SnapshotPosition | None:
+        live = self.fleets.vehicles.get(feed.vehicle_id)
+        position = live.position if live is not None else None
+        return snapshot_position(position) if position is not None and position.trip_id == feed.trip.trip_id else None
+
+    def _end(self, feed: TripFeed, code: CloseCode) -> None:
+        feed.ended = code
+        self._let_go(feed)
+        for queue in list(feed.queues):
+            queue.end(code)
+
+    def _let_go(self, feed: TripFeed) -> None:
+        del self.feeds[feed.trip.trip_id]
+        feed.end()
+        FEEDS.set(len(self.feeds))
+
+    def claim(self, vehicle_id: str, driver: DriverLink) -> bool:
+        """The newer connection of a vehicle wins, and the older is closed with 4409; False where this one is the older."""
+        other = self.drivers.get(vehicle_id)
+        if other is not None and other.ticket > driver.ticket:
+            return False
+        self.drivers[vehicle_id] = driver
+        DRIVERS.set(len(self.drivers))
+        if other is not None:
+            other.close(CloseCode.REPLACED)
+        return True
+
+    def release(self, vehicle_id: str, driver: DriverLink) -> None:
+        if self.drivers.get(vehicle_id) is driver:
+            del self.drivers[vehicle_id]
+            if not self.over:
+                DRIVERS.set(len(self.drivers))
+
+    def interval_for(self, trip: Trip | None) -> float:
+        """Seconds between fixes wanted of the vehicle on this trip: the rate follows the demand."""
+        if trip is None or not trip.status.under_way:
+            return self._interval_idle
+        feed = self.feeds.get(trip.trip_id)
+        return self._interval_watched if feed is not None and feed.queues else self._interval_trip
+
+    def watched(self, feed: TripFeed) -> None:
+        """Someone began to watch: their driver is asked for more at once. For less, `beat` asks, in its time."""
+        feed.unwatched_since = None
+        self._ask_interval(feed)
+
+    def beat(self) -> None:
+        """To be called `BEATS * STEPS` times every tick interval: a sign of life to those who got nothing for a while, and an
+        end to feeds that nobody came back to. Each call does a part.
+        """
+        now = self._clock()
+        tick = frame(Tick(now))
+        for feed in self._beaten.next():
+            if self.feeds.get(feed.trip.trip_id) is not feed:
+                continue  # it ended since this round began
+            feed.beat(tick, now)
+            if not feed.queues:
+                self._ask_interval(feed)
+                if feed.unwatched_since is not None and now - feed.unwatched_since >= self._linger_ms:
+                    self._let_go(feed)
+        for queue in self.dispatchers.next():
+            queue.push(tick)
+
+    def _ask_interval(self, feed: TripFeed) -> None:
+        # Who waits for the vehicle's next trip has no say in how often it reports on this one.
+        vehicle = feed.trip.vehicle if feed.trip.status.under_way else None
+        driver = self.drivers.get(vehicle.vehicle_id) if vehicle is not None else None
+        if driver is not None:
+            driver.ask_interval(self.interval_for(feed.trip))
+
+    def opened(self, jti: str, link: Link) -> None:
+        self._links.setdefault(jti, set()).add(link)
+
+    def open_links(self, jti: str) -> int:
+        return len(self._links.get(jti, ()))
+
+    def closed(self, jti: str, link: Link) -> None:
+        links = self._links.get(jti)
+        if links is not None:
+            links.discard(link)
+            if not links:
+                del self._links[jti]
+
+    async def send_all_away(self) -> None:
+        """Closes every connection, some at a time: they are to come back, to whoever has taken over."""
+        self.over = True
+        for number, link in enumerate([link for links in self._links.values() for link in links], 1):
+            link.close(CloseCode.GOING_DOWN)
+            if number % CLOSED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    def revoke(self, jti: str) -> None:
+        """Closes every open connection of a token."""
+        for link in list(self._links.get(jti, ())):
+            link.close(CloseCode.REVOKED)
+
+    async def refuse(self, removed: Collection[Key]) -> None:
+        """Closes every connection whose token was verified with a key that the provider took out, some at a time."""
+        keys = {id(key) for key in removed}
+        for number, link in enumerate([link for links in self._links.values() for link in links], 1):
+            if link.principal.key is not None and id(link.principal.key) in keys:
+                link.close(CloseCode.INVALID_TOKEN)
+            if number % CLOSED_AT_ONCE == 0:
+                await asyncio.sleep(0)

@@ -1,0 +1,41 @@
+"""Messages to dispatchers, put together from pieces that are JSON already, none longer than a frame may be."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from tracking.protocol.codec import MAX_FRAME_BYTES, encode, framed
+
+_ROOM = MAX_FRAME_BYTES - 1024
+
+
+def packed(pieces: Iterable[bytes], room: int = _ROOM) -> Iterator[bytes]:
+    """JSON values with commas between them, as many together as fit into a message."""
+    part: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        if part and size + len(piece) >= room:
+            yield b",".join(part)
+            part, size = [], 0
+        part.append(piece)
+        size += len(piece) + 1
+    if part:
+        yield b",".join(part)
+
+
+def snapshots(names: Sequence[str], encoded_states: Iterable[bytes]) -> Iterator[bytes]:
+    """`fleet_snapshot` messages as ready frames; one at least."""
+    cells = encode(names)
+    states = list(packed(encoded_states, _ROOM - len(cells)))
+    for part in states or [b""]:
+        yield framed(b'{"type":"fleet_snapshot","cells":%b,"vehicles":[%b]}' % (cells, part))
+        cells = b"[]"
+
+
+def updates(rows: list[bytes], descriptions: list[bytes], left: list[str]) -> Iterable[bytes]:
+    """`fleet` messages as ready frames, none longer than a frame may be, put together from pieces that are JSON already."""
+    # Who left before the tick may be back with it; and nobody is shown before it has a name.
+    for ids in packed(encode(vehicle_id) for vehicle_id in left):
+        yield framed(b'{"type":"fleet","positions":[],"left":[%b]}' % ids)
+    for described in packed(descriptions):
+        yield framed(b'{"type":"fleet","positions":[],"vehicles":[%b]}' % described)
+    for moved in packed(rows):
+        yield framed(b'{"type":"fleet","positions":[%b]}' % moved)

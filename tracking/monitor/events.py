@@ -1,0 +1,154 @@
+"""Events wait here until they are stored; after COMMIT the fleet's dispatchers are told, as the change log is followed."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import asyncpg
+import msgspec
+import tenacity
+
+from tracking.errors import StoreUnavailable
+from tracking.live.fleet import FleetFeed, LiveVehicle
+from tracking.live.fleets import Fleets
+from tracking.metrics import EVENT_FAILURES, EVENTS
+from tracking.model import Event
+from tracking.protocol.codec import frame
+from tracking.protocol.dispatcher import EventNews
+from tracking.store import batch, events
+from tracking.store.pool import Database
+
+logger = logging.getLogger(__name__)
+
+MAX_GROUP = 250
+"""Events in one transaction."""
+SENT_LATE_MS = 3_600_000
+"""What happened longer ago than this is listed, and not sent to anyone."""
+MAX_WAITING = 100_000
+"""Events that may wait for the database; past it the oldest are given up, and that is logged."""
+
+
+_FAULTS_OF_EVENTS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+"""What may be wrong with an event itself. Every other error is the database's, and is waited out."""
+
+
+class Emitted(NamedTuple):
+    feed: FleetFeed
+    fleet_id: str
+    vehicle: LiveVehicle
+    number: int | None
+    """the store's of the vehicle, where it is known"""
+    event: Event
+
+
+def _is_passing(error: BaseException) -> bool:
+    # A deadlock's victim has done nothing wrong; and a table that is broken may be mended.
+    return isinstance(error, StoreUnavailable | asyncpg.PostgresError) and not isinstance(error, _FAULTS_OF_EVENTS)
+
+
+def _note_failure(state: tenacity.RetryCallState) -> None:
+    EVENT_FAILURES.inc()
+    if state.attempt_number == 1:
+        error = state.outcome.exception() if state.outcome is not None else None
+        logger.warning("events are not stored, trying again: %s", error)
+
+
+_until_stored = batch.until_stored(_is_passing, _note_failure)
+
+
+class Events:
+    """`add` takes an event, `deliver` stores those that wait until it is cancelled, `tell` is for those that are stored."""
+
+    def __init__(self, database: Database, fleets: Fleets, *, last_event: int = 0) -> None:
+        self.last_event = last_event
+        """The id of the last event that may have been told. A page that knows it must not take another one for it, though the
+        database went back and gives it out again."""
+        self._database = database
+        self._fleets = fleets
+        self._waiting: list[Emitted] = []
+        self._group: list[Emitted] = []
+        """those that are being stored"""
+        self._arrived = asyncio.Event()
+        self._all_told = asyncio.Event()
+        self.on_stored: Callable[[], None] = lambda: None
+        """Told when events were committed, which the change log tells of."""
+
+    def add(self, emitted: Emitted) -> None:
+        self._waiting.append(emitted)
+        if len(self._waiting) > MAX_WAITING:
+            logger.error("%d events wait for the database: the oldest one is given up", MAX_WAITING)
+            del self._waiting[0]
+        self._all_told.clear()
+        self._arrived.set()
+
+    async def flush(self) -> None:
+        """Waits until all events are stored."""
+        if not self._all_told.is_set():
+            logger.info("events are still being stored")
+            await self._all_told.wait()
+
+    def busy(self) -> set[FleetFeed]:
+        """The fleets of which an event is still to be stored."""
+        return {emitted.feed for emitted in chain(self._waiting, self._group)}
+
+    def numbered(self, number: int) -> None:
+        """An event that may have been told has this id."""
+        self.last_event = max(self.last_event, number)
+
+    def tell(self, fleet_id: str, event: Event) -> None:
+        """Tells the fleet's dispatchers, after COMMIT."""
+        feed = self._fleets.feeds.get(fleet_id)
+        if feed is not None:
+            self._push(feed, event)
+
+    async def deliver(self) -> None:
+        while True:
+            if not self._waiting:
+                self._all_told.set()
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                group = self._group = self._waiting[:MAX_GROUP]
+                del self._waiting[:MAX_GROUP]
+                numbered = await self._number(group)
+                await batch.store("events", numbered, self._commit, _FAULTS_OF_EVENTS, self._give_up)
+                self._group = []
+
+    async def _give_up(self, emitted: Emitted, error: Exception) -> None:
+        kind, vehicle_id = emitted.event.kind.value, emitted.event.vehicle_id
+        logger.error("an event is given up: the database refuses the %s of vehicle %s: %s", kind, vehicle_id, error)
+
+    @_until_stored.wraps
+    async def _number(self, group: list[Emitted]) -> list[Emitted]:
+        async with self._database.transaction() as connection:
+            ids = await events.reserve(connection, len(group), after=self.last_event)
+        self.numbered(ids[-1])
+        return [
+            emitted._replace(event=msgspec.structs.replace(emitted.event, event_id=number))
+            for number, emitted in zip(ids, group, strict=True)
+        ]
+
+    @_until_stored.wraps
+    async def _commit(self, numbered: Sequence[Emitted]) -> None:
+        # Of a vehicle that was removed while they waited, nothing is kept; and another one may have its id.
+        group = [emitted for emitted in numbered if self._fleets.is_there(emitted.vehicle)]
+        if not group:
+            return
+        async with self._database.transaction() as connection:
+            stored = await events.insert(
+                connection, [n.fleet_id for n in group], [n.number for n in group], [n.event for n in group]
+            )
+        for emitted in group:
+            # One that was removed just now has nothing more to be told of.
+            if emitted.event.event_id in stored and self._fleets.is_there(emitted.vehicle):
+                EVENTS.labels(emitted.event.kind.value).inc()
+        self.on_stored()
+
+    def _push(self, feed: FleetFeed, event: Event) -> None:
+        if not event.late:
+            feed.broadcast(frame(EventNews.of(event)))
+        elif event.fix_time is not None and event.server_time - event.fix_time <= SENT_LATE_MS:
+            # Of all that a fleet tells after an hour's outage nobody's line may break: the list has it.
+            feed.mention(frame(EventNews.of(event)))

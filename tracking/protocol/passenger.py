@@ -1,0 +1,128 @@
+"""What passengers' pages send and are sent."""
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from tracking.errors import ErrorCode, Refusal
+from tracking.model import Position
+from tracking.protocol.codec import convert, shown, tree
+from tracking.protocol.http import TripView
+from tracking.protocol.shared import TextMessage, check_text_message
+
+# --- hub -> passenger -----------------------------------------------------------------------------------------------
+
+
+class SnapshotPosition(Struct):
+    latitude: float
+    longitude: float
+    fix_time: int
+    server_time: int
+    bearing: float | UnsetType = UNSET
+    speed: float | UnsetType = UNSET
+    accuracy: float | UnsetType = UNSET
+
+
+TrackPoint = tuple[float, float, int]
+"""`(longitude, latitude, fix_time)`"""
+Segment = tuple[int, str]
+"""`(index, vehicle_id)`: from this index of a track on its points are that vehicle's."""
+
+
+class Snapshot(Struct, tag="snapshot"):
+    epoch: str
+    offset: int
+    server_time: int
+    trip: TripView
+    track: Sequence[TrackPoint]
+    segments: Sequence[Segment] | UnsetType = UNSET
+    """Left out where all of the track is of the vehicle that the trip has now."""
+    position: SnapshotPosition | UnsetType = UNSET
+
+
+class Resumed(Struct, tag="resumed"):
+    epoch: str
+    offset: int
+
+
+class PositionUpdate(Struct, tag="position", gc=False):
+    offset: int
+    latitude: float
+    longitude: float
+    fix_time: int
+    server_time: int
+    bearing: float | UnsetType = UNSET
+    speed: float | UnsetType = UNSET
+    accuracy: float | UnsetType = UNSET
+
+
+class TripUpdate(Struct, tag="trip"):
+    offset: int
+    trip: TripView
+
+
+class MessageUpdate(Struct, tag="message"):
+    offset: int
+    text: str
+    from_: str = msgspec.field(name="from")
+    server_time: int
+
+
+class TrackRevised(Struct, tag="track_revised"):
+    """Late fixes filled the part of the line between two fix times, both included; `track` replaces it."""
+
+    offset: int
+    from_: int = msgspec.field(name="from")
+    to: int
+    track: Sequence[TrackPoint]
+    segments: Sequence[Segment] | UnsetType = UNSET
+    """As in a `Snapshot`."""
+
+
+def position_update(position: Position, offset: int) -> PositionUpdate:
+    bearing, speed, accuracy = position.bearing, position.speed, position.accuracy
+    return PositionUpdate(
+        offset,
+        position.latitude,
+        position.longitude,
+        position.fix_time,
+        position.server_time,
+        UNSET if bearing is None else bearing,
+        UNSET if speed is None else speed,
+        UNSET if accuracy is None else accuracy,
+    )
+
+
+def snapshot_position(position: Position) -> SnapshotPosition:
+    return SnapshotPosition(
+        position.latitude,
+        position.longitude,
+        position.fix_time,
+        position.server_time,
+        _or_unset(position.bearing),
+        _or_unset(position.speed),
+        _or_unset(position.accuracy),
+    )
+
+
+def _or_unset(value: float | None) -> float | UnsetType:
+    return UNSET if value is None else value
+
+
+# --- passenger -> hub -----------------------------------------------------------------------------------------------
+
+_decode_passenger = msgspec.json.Decoder(TextMessage).decode
+
+
+def decode_passenger(frame: str | bytes) -> TextMessage:
+    """One frame of a passenger's. Raises `Refusal`."""
+    try:
+        message = _decode_passenger(frame)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        decoded = tree(frame)
+        if decoded.get("type") != "message":
+            raise Refusal(ErrorCode.BAD_TYPE, f"a passenger sends `message`; got {shown(decoded.get('type'))}") from None
+        message = convert(decoded, TextMessage)
+    check_text_message(message)
+    return message
