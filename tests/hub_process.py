@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+from tests import fork_server
+from tests.fork_server import ForkedProcess
 
-ROOT = Path(__file__).parents[1]
+ROOT = fork_server.ROOT
 SECRET = "a secret for tests only, of more than 32 bytes"
 
 
@@ -54,28 +55,41 @@ class HubProcess:
             "TRACKING_ACK_INTERVAL": "0",
             **{f"TRACKING_{name.upper()}": value for name, value in settings.items()},
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: ForkedProcess | subprocess.Popen[bytes] | None = None
 
     def start(self) -> "HubProcess":
+        self.process = self._launch()
+        wait_until(self._answers, f"the hub did not start; see {self.log}")
+        return self
+
+    def _launch(self) -> "ForkedProcess | subprocess.Popen[bytes]":
+        arguments = ["serve", "--port", str(self.port)]
+        if fork_server.AVAILABLE:
+            return fork_server.fork_server().fork(arguments, self.environment, self.log)
+        return self._run("tracking.cli", *arguments)
+
+    def _run(self, module: str, *arguments: str) -> "subprocess.Popen[bytes]":
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tracking.cli", "serve", "--port", str(self.port)],
+            return subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
                 cwd=ROOT,
                 env=self.environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        wait_until(self._answers, f"the hub did not start; see {self.log}")
-        return self
 
     def _answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"the hub ended with {self.process.returncode}:\n{self.log.read_text()}"
-        try:
-            return httpx.get(f"{self.url}/healthz", timeout=1).status_code == 200
-        except httpx.TransportError:
-            return False
+        with socket.socket() as client:
+            client.settimeout(5)
+            try:
+                client.connect(("127.0.0.1", self.port))
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                return client.recv(100).startswith(b"HTTP/1.1 200")
+            except OSError:
+                return False
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)

@@ -18,7 +18,6 @@ import pytest
 from tests.clients import Api
 from tests.faults.devices import Device, until
 from tests.faults.ledger import stored_line, wrongs
-from tests.faults.nursery import Nursery, SwiftHub
 from tests.faults.watcher import Watcher
 from tests.hub_process import HubProcess
 from tracking.cluster import PORT, Cluster
@@ -144,29 +143,6 @@ def hubs(database: Mortal, tmp_path: Path) -> Iterator[MakeHub]:
 
     def make(url: str | None = None, **settings: str) -> HubProcess:
         hub = HubProcess(url or database.url, tmp_path / f"hub-{len(made)}.log", None, **settings)
-        made.append(hub)
-        return hub.start()
-
-    yield make
-    for hub in made:
-        hub.kill()
-        log = hub.log.read_text(errors="replace")
-        assert "Traceback" not in log, f"the hub's log has a traceback:\n{log[-6000:]}"
-
-
-@pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
-
-
-@pytest.fixture
-def swift_hubs(nursery: Nursery, database: Mortal, tmp_path: Path) -> Iterator[MakeHub]:
-    """As `hubs`, by forks: each starts in a fraction of a second."""
-    made: list[SwiftHub] = []
-
-    def make(url: str | None = None, **settings: str) -> SwiftHub:
-        hub = nursery.hub(url or database.url, tmp_path / f"hub-{len(made)}.log", **settings)
         made.append(hub)
         return hub.start()
 

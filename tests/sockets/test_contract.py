@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
@@ -10,7 +9,7 @@ import pytest
 import websockets
 
 from tests.clients import Api, Driver, Message, Passenger, Socket, fix, now_ms, token
-from tests.hub_process import ROOT, HubProcess, wait_until
+from tests.hub_process import HubProcess
 from tests.sockets.raw import TEXT, RawSocket, framed
 from tests.test_live import assert_contiguous
 from tracking.cluster import Cluster
@@ -21,18 +20,8 @@ HIGH_WATER = "4096"
 class PlainHubProcess(HubProcess):
     """The same application in plain uvicorn."""
 
-    def start(self) -> HubProcess:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.sockets.plain_hub", str(self.port)],
-                cwd=ROOT,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        wait_until(self._answers, f"the hub did not start; see {self.log}")
-        return self
+    def _launch(self) -> "subprocess.Popen[bytes]":
+        return self._run("tests.sockets.plain_hub", str(self.port))
 
 
 @pytest.fixture(scope="module", params=[HubProcess, PlainHubProcess], ids=["own", "plain"])
