@@ -13,7 +13,7 @@ import msgspec
 
 from driver_sim.bench.http import connect_http
 from driver_sim.bench.lines import DriverLine, WatcherLine
-from driver_sim.bench.parts import SETTLE_SECONDS, Result, busy, close, connected, drained, latencies, report
+from driver_sim.bench.parts import Result, busy, close, connected, drained, latencies, report
 from driver_sim.bench.stage import Cost, Stage, StageError
 from driver_sim.bench.writer import Done, Made, Task, TripAt
 from tracking.cluster import ROOT
@@ -88,7 +88,7 @@ async def _beside_positions(stage: Stage, trips: Sequence[TripAt], unseen: Seque
     await connected(stage, [*drivers, *watchers, screen], "changes")
     for driver in drivers:
         driver.sent_at = {}
-    await report(drivers, 1.0, SETTLE_SECONDS, "changes: settling")
+    await report(drivers, 1.0, stage.settle_seconds, "changes: settling")
     # Half of those without before and half after, so that what slows down with time is no fault of the changes.
     without = await _phase(stage, drivers, watchers, seconds / 2, "without changes")
     writer = await _Writer.start(task)

@@ -86,7 +86,7 @@ async def fleet(stage: Stage, count: int, seconds: float) -> Result:
 async def _phase(
     stage: Stage, drivers: list[DriverLine], screens: list[DispatcherLine], seconds: float, name: str
 ) -> dict[str, Any]:
-    await report(drivers, 1.0, settle_seconds(len(drivers)), f"{name}: settling")
+    await report(drivers, 1.0, settle_seconds(stage, len(drivers)), f"{name}: settling")
     for screen in screens:
         screen.delivered = screen.messages = 0
         screen.to_watcher.clear()

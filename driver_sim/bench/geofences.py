@@ -53,7 +53,7 @@ async def geofences(stage: Stage, count: int, seconds: float) -> Result:
 
 
 async def _phase(stage: Stage, drivers: list[DriverLine], seconds: float, name: str) -> tuple[Cost, int]:
-    await report(drivers, HERTZ, settle_seconds(len(drivers)), f"{name}: settling")
+    await report(drivers, HERTZ, settle_seconds(stage, len(drivers)), f"{name}: settling")
     handled = sum(driver.acknowledged for driver in drivers)
     before = await stage.cost()
     await report(drivers, HERTZ, seconds, name)

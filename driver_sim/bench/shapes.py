@@ -10,7 +10,7 @@ from driver_sim.bench.changes import changes
 from driver_sim.bench.fleets import fleet
 from driver_sim.bench.geofences import geofences
 from driver_sim.bench.lines import DriverLine, Line, Lost, WatcherLine, connect
-from driver_sim.bench.parts import SETTLE_SECONDS, Result, busy, close, connected, drained, latencies, report, wait
+from driver_sim.bench.parts import Result, busy, close, connected, drained, latencies, report, wait
 from driver_sim.bench.stage import Stage
 from driver_sim.bench.start import start
 
@@ -46,12 +46,12 @@ async def idle(stage: Stage, count: int, seconds: float) -> Result:
     before = stage.memory()
     drivers: list[Line] = [stage.driver(n, 1.0) for n in range(count)]
     await connected(stage, drivers, "drivers")
-    await asyncio.sleep(SETTLE_SECONDS)
+    await asyncio.sleep(stage.settle_seconds)
     result["driver_kb"] = (stage.memory() - before) / count / 1024
     between = stage.memory()
     watchers: list[Line] = [stage.watcher(n) for n in range(count)]
     await connected(stage, watchers, "passengers")
-    await asyncio.sleep(SETTLE_SECONDS)
+    await asyncio.sleep(stage.settle_seconds)
     result["passenger_kb"] = (stage.memory() - between) / count / 1024
     cost = await stage.cost()
     await wait(seconds, "idle")
@@ -112,7 +112,7 @@ async def slow(stage: Stage, count: int, seconds: float) -> Result:
     await connected(stage, [driver, *watchers, reader], "slow")
     driver.sent_at = {}
     result: Result = {}
-    await report([driver], SLOW_HZ, SETTLE_SECONDS, "settling")
+    await report([driver], SLOW_HZ, stage.settle_seconds, "settling")
     assert reader.transport is not None
     for phase in ("warming up", "all read", "one does not"):
         if phase == "one does not":
@@ -222,7 +222,7 @@ async def _measured(
     seconds: float,
     name: str,
     *,
-    settle: float = SETTLE_SECONDS,
+    settle: float | None = None,
     look: Callable[[], Awaitable[None]] = _at_once,
 ) -> Result:
     stored_before, _ = await stage.stored()
@@ -230,7 +230,7 @@ async def _measured(
     if watchers:
         for driver in drivers:
             driver.sent_at = {}
-    await report(drivers, hertz, settle, f"{name}: settling")
+    await report(drivers, hertz, stage.settle_seconds if settle is None else settle, f"{name}: settling")
     for driver in drivers:
         driver.to_ack.clear()
     for watcher in watchers:

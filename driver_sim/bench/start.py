@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from driver_sim.bench.lines import DispatcherLine, Line, Lost, connect
-from driver_sim.bench.parts import SETTLE_SECONDS, Result, close, wait
+from driver_sim.bench.parts import Result, close, wait
 from driver_sim.bench.stage import Stage, StageError
 
 FLEETS = 50
@@ -43,7 +43,7 @@ async def start(stage: Stage, count: int, _seconds: float) -> Result:
         close(lines)
     stage.kill(graceful=True)
     await _started(stage)
-    await wait(SETTLE_SECONDS, "start: memory")
+    await wait(stage.settle_seconds, "start: memory")
     alone = stage.memory()
     _, lines = await _served(stage, time.perf_counter())
     beside = stage.memory()
