@@ -3,7 +3,9 @@
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -11,6 +13,11 @@ from tests.clients import Api
 from tests.hub_process import HubProcess
 from tracking.cluster import Cluster
 from tracking.store.migrations import migrate
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
 
 # A machine that is busy with other things must not fail a test for being slow.
 settings.register_profile("tracking", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -24,9 +31,13 @@ def _clean_environment() -> None:
         del os.environ[name]
 
 
+#: No test kills this PostgreSQL; those of `faults` that do have one which is careful.
+CARELESS = {"fsync": "off", "full_page_writes": "off"}
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("postgres") / "pg", die_with_parent=True)
+    cluster = Cluster(tmp_path_factory.mktemp("postgres") / "pg", settings=CARELESS, die_with_parent=True)
     cluster.start()
     yield cluster
     cluster.remove()
@@ -40,13 +51,23 @@ async def template(cluster: Cluster) -> str:
     return "template_tracking"
 
 
+@pytest.fixture(scope="session")
+async def administrator(cluster: Cluster) -> AsyncIterator[Connection]:
+    """A connection that makes and drops databases: programs of PostgreSQL would have to start for each."""
+    connection = await asyncpg.connect(cluster.url("postgres"))
+    yield connection
+    await connection.close()
+
+
 @pytest.fixture
-def database_url(cluster: Cluster, template: str, request: pytest.FixtureRequest) -> Iterator[str]:
+async def database_url(
+    cluster: Cluster, template: str, administrator: Connection, request: pytest.FixtureRequest
+) -> AsyncIterator[str]:
     """A fresh migrated database for one test."""
     name = f"test_{abs(hash(request.node.nodeid)):x}"
-    cluster.create_database(name, template)
+    await administrator.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     yield cluster.url(name)
-    cluster.drop_database(name)
+    await administrator.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
