@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import prepared
 from tests.clients import Api
 from tests.hub_process import HubProcess
 from tracking.cluster import Cluster
-from tracking.store.migrations import migrate
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -22,6 +22,11 @@ else:
 # A machine that is busy with other things must not fail a test for being slow.
 settings.register_profile("tracking", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tracking")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        prepared.remove(session.config._tmp_path_factory)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,18 +42,16 @@ CARELESS = {"fsync": "off", "full_page_writes": "off"}
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("postgres") / "pg", settings=CARELESS, die_with_parent=True)
-    cluster.start()
+    cluster = prepared.cluster(tmp_path_factory, "postgres", settings=CARELESS, die_with_parent=True)
     yield cluster
+    cluster.kill()  # its files go: nothing needs to be written to them
     cluster.remove()
 
 
 @pytest.fixture(scope="session")
-async def template(cluster: Cluster) -> str:
+def template(cluster: Cluster) -> str:
     """The name of a migrated, empty database, to copy."""
-    cluster.create_database("template_tracking")
-    await migrate(cluster.url("template_tracking"))
-    return "template_tracking"
+    return prepared.TEMPLATE
 
 
 @pytest.fixture(scope="session")
