@@ -1,4 +1,4 @@
-"""Starts hubs in a fraction of a second: forks a process that has imported the application and serves nothing itself.
+"""Starts hubs and other programs in a fraction of a second: forks a process that has imported what they need.
 
 Each fork is a process of its own, which tests kill and measure. `fork_server()` is the server of this process.
 """
@@ -11,13 +11,16 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 ENDS_IN = 20.0
@@ -77,8 +80,22 @@ class ForkServer:
         )
 
     def fork(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> ForkedProcess:
-        """Runs `tracking` with these arguments in a fork."""
-        order = {"arguments": list(arguments), "environment": dict(environment), "log": str(log)}
+        """Runs `tracking` with these arguments; `log` takes what it writes."""
+        return self._fork("tracking.cli", arguments, environment, log=str(log))
+
+    def talk(self, module: str, arguments: Sequence[str]) -> tuple[ForkedProcess, socket.socket]:
+        """Runs `main` of a module with these arguments. The socket is its standard input and output."""
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+            address = str(Path(folder) / "talk")
+            listener.bind(address)
+            listener.listen()
+            process = self._fork(module, arguments, os.environ, talk=address)
+            listener.settimeout(ENDS_IN)
+            connection, _ = listener.accept()
+        return process, connection
+
+    def _fork(self, module: str, arguments: Sequence[str], environment: Mapping[str, str], **streams: str) -> ForkedProcess:
+        order = {"module": module, "arguments": list(arguments), "environment": dict(environment), **streams}
         return ForkedProcess(self, self._ask(order))
 
     def exit_code(self, pid: int) -> int:
@@ -100,6 +117,16 @@ class ForkServer:
             return int(self._process.stdout.readline())
 
 
+def talk(module: str, arguments: Sequence[str]) -> tuple[ForkedProcess | subprocess.Popen[bytes], socket.socket]:
+    """Runs `main` of a module with these arguments, by a fork where possible. The socket is its standard input and output."""
+    if AVAILABLE:
+        return fork_server().talk(module, arguments)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        file = theirs.fileno()
+        return subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, stdin=file, stdout=file), ours
+
+
 @cache
 def fork_server() -> ForkServer:
     """The server of this process, made at the first call."""
@@ -108,22 +135,27 @@ def fork_server() -> ForkServer:
     return made
 
 
-def _run(arguments: list[str], environment: dict[str, str], log: Path) -> None:
+def _run(order: dict[str, Any]) -> None:
     """Runs in the fork."""
-    from tracking.cli import main  # already imported
-
     os.setsid()
-    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    for stream in (1, 2):
-        os.dup2(file, stream)
-    os.close(file)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    if "log" in order:
+        file = os.open(order["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        streams = (nothing, file, file)
+    else:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(order["talk"])
+        file = connection.detach()
+        streams = (file, file, 2)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    for stream in {*streams} - {2}:
+        os.close(stream)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  the server has read from the one before
     os.environ.clear()
-    os.environ.update(environment)
-    sys.argv[1:] = arguments
-    main(arguments)
+    os.environ.update(order["environment"])
+    sys.argv[1:] = order["arguments"]
+    importlib.import_module(order["module"]).main(order["arguments"])
 
 
 def _serve() -> None:
@@ -141,10 +173,12 @@ def _serve() -> None:
             alive.discard(order["ended"])
             print(os.waitstatus_to_exitcode(status), flush=True)
             continue
+        importlib.import_module(order["module"])  # here, so that the next fork has it too
         pid = os.fork()
         if pid == 0:
             try:
-                _run(order["arguments"], order["environment"], Path(order["log"]))
+                _run(order)
+                _exit(0)
             except SystemExit as end:
                 _exit(end.code)
             except BaseException:

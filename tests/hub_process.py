@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests import fork_server
@@ -39,6 +39,28 @@ def free_port() -> int:
                 return port
 
 
+Process = ForkedProcess | subprocess.Popen[bytes]
+
+
+def launch(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Process:
+    """Runs `tracking`, by a fork where possible; `log` takes what it writes."""
+    if fork_server.AVAILABLE:
+        return fork_server.fork_server().fork(arguments, environment, log)
+    return run_module("tracking.cli", arguments, environment, log)
+
+
+def run_module(module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Process:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
 class HubProcess:
     """`tracking serve` on a fixed port, so that clients find it again after a restart. `settings` are TRACKING_… variables."""
 
@@ -55,29 +77,15 @@ class HubProcess:
             "TRACKING_ACK_INTERVAL": "0",
             **{f"TRACKING_{name.upper()}": value for name, value in settings.items()},
         }
-        self.process: ForkedProcess | subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
 
     def start(self) -> "HubProcess":
         self.process = self._launch()
         wait_until(self._answers, f"the hub did not start; see {self.log}")
         return self
 
-    def _launch(self) -> "ForkedProcess | subprocess.Popen[bytes]":
-        arguments = ["serve", "--port", str(self.port)]
-        if fork_server.AVAILABLE:
-            return fork_server.fork_server().fork(arguments, self.environment, self.log)
-        return self._run("tracking.cli", *arguments)
-
-    def _run(self, module: str, *arguments: str) -> "subprocess.Popen[bytes]":
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                cwd=ROOT,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+    def _launch(self) -> Process:
+        return launch(["serve", "--port", str(self.port)], self.environment, self.log)
 
     def _answers(self) -> bool:
         assert self.process is not None

@@ -1,7 +1,6 @@
 """One contract, whichever wire the hub is served by: our own protocols, or plain ASGI under any server."""
 
 import json
-import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
@@ -9,7 +8,7 @@ import pytest
 import websockets
 
 from tests.clients import Api, Driver, Message, Passenger, Socket, fix, now_ms, token
-from tests.hub_process import HubProcess
+from tests.hub_process import HubProcess, Process, run_module
 from tests.sockets.raw import TEXT, RawSocket, framed
 from tests.test_live import assert_contiguous
 from tracking.cluster import Cluster
@@ -20,8 +19,8 @@ HIGH_WATER = "4096"
 class PlainHubProcess(HubProcess):
     """The same application in plain uvicorn."""
 
-    def _launch(self) -> "subprocess.Popen[bytes]":
-        return self._run("tests.sockets.plain_hub", str(self.port))
+    def _launch(self) -> Process:
+        return run_module("tests.sockets.plain_hub", [str(self.port)], self.environment, self.log)
 
 
 @pytest.fixture(scope="module", params=[HubProcess, PlainHubProcess], ids=["own", "plain"])
