@@ -195,6 +195,14 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
     help="How long each run is measured.",
 )
 @click.option(
+    "--settle",
+    "settle_seconds",
+    type=click.FloatRange(0),
+    default=3.0,
+    show_default=True,
+    help="Seconds that each load goes on before it is measured; 0 for a trial.",
+)
+@click.option(
     "--json",
     "path",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -212,6 +220,7 @@ def bench(
     vehicles: int,
     positions: int,
     seconds: float | None,
+    settle_seconds: float,
     path: Path,
 ) -> None:
     """Measure a hub of its own on a database of its own, on this machine, over real sockets."""
@@ -231,7 +240,8 @@ def bench(
         "history": [positions],
     }
     # Imported here: it brings what the drivers' apps have no use for.
-    import_module("driver_sim.bench.run").run([(shape, counts[shape]) for shape in shapes or BENCH_SHAPES], seconds, path)
+    chosen = [(shape, counts[shape]) for shape in shapes or BENCH_SHAPES]
+    import_module("driver_sim.bench.run").run(chosen, seconds, settle_seconds, path)
 
 
 async def _replay_own(hub: str, fleet: str, recording: Recording, speed: float | None, stopping: asyncio.Event) -> Summary:

@@ -4,9 +4,11 @@ import asyncio
 import json
 import math
 import os
+import ssl
 import time
 import uuid
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +24,8 @@ from tracking.config import load
 
 Message = dict[str, Any]
 TIMEOUT = 10.0
+PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For `verify` of HTTP clients. Hubs of tests speak plain HTTP, and reading all authorities takes longer than most tests."""
 KEY_VARIABLE = "TESTS_SIGNING_KEY"
 """Names the file of a private key on P-256, `tests` in its hub's JWKS; see `attacks.unknown_keys`."""
 
@@ -32,12 +36,17 @@ def now_ms() -> int:
 
 def token(role: str, subject: str | None = None, expires_in: float = 3600, secret: str = SECRET) -> str:
     """A token as the hub's own secret signs it, or a provider's key, where `KEY_VARIABLE` names one."""
-    made = Auth(load(jwt_secret=secret)).issue(Role(role), subject, expires_in).token
+    made = _auth(secret).issue(Role(role), subject, expires_in).token
     key = os.environ.get(KEY_VARIABLE)
     if key is None:
         return made
     claims = jwt.decode(made, options={"verify_signature": False})
     return jwt.encode(claims, Path(key).read_bytes(), algorithm="ES256", headers={"kid": "tests"})
+
+
+@cache
+def _auth(secret: str) -> Auth:
+    return Auth(load(jwt_secret=secret))
 
 
 def new_id(prefix: str) -> str:
@@ -66,6 +75,7 @@ class Api:
             base_url=f"{url}/v1",
             headers={"Authorization": f"Bearer {bearer}"},
             timeout=TIMEOUT,
+            verify=PLAIN,
             # Before the hub closes them, after 5 s: no request is to meet a connection that is just going.
             limits=httpx.Limits(keepalive_expiry=2.0),
         )

@@ -3,18 +3,30 @@
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import prepared
 from tests.clients import Api
 from tests.hub_process import HubProcess
 from tracking.demo.postgres import Cluster
-from tracking.store.migrations import migrate
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
 
 # A machine that is busy with other things must not fail a test for being slow.
 settings.register_profile("tracking", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tracking")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        prepared.remove(session.config._tmp_path_factory)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,29 +36,41 @@ def _clean_environment() -> None:
         del os.environ[name]
 
 
+#: No test kills this PostgreSQL; those of `faults` that do have one which is careful.
+CARELESS = {"fsync": "off", "full_page_writes": "off"}
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("postgres") / "pg", die_with_parent=True)
-    cluster.start()
+    cluster = prepared.cluster(tmp_path_factory, "postgres", settings=CARELESS, die_with_parent=True)
     yield cluster
+    cluster.kill()  # its files go: nothing needs to be written to them
     cluster.remove()
 
 
 @pytest.fixture(scope="session")
-async def template(cluster: Cluster) -> str:
+def template(cluster: Cluster) -> str:
     """The name of a migrated, empty database, to copy."""
-    cluster.create_database("template_tracking")
-    await migrate(cluster.url("template_tracking"))
-    return "template_tracking"
+    return prepared.TEMPLATE
+
+
+@pytest.fixture(scope="session")
+async def administrator(cluster: Cluster) -> AsyncIterator[Connection]:
+    """A connection that makes and drops databases: programs of PostgreSQL would have to start for each."""
+    connection = await asyncpg.connect(cluster.url("postgres"))
+    yield connection
+    await connection.close()
 
 
 @pytest.fixture
-def database_url(cluster: Cluster, template: str, request: pytest.FixtureRequest) -> Iterator[str]:
+async def database_url(
+    cluster: Cluster, template: str, administrator: Connection, request: pytest.FixtureRequest
+) -> AsyncIterator[str]:
     """A fresh migrated database for one test."""
     name = f"test_{abs(hash(request.node.nodeid)):x}"
-    cluster.create_database(name, template)
+    await administrator.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     yield cluster.url(name)
-    cluster.drop_database(name)
+    await administrator.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import httpx
+from tests import fork_server
+from tests.fork_server import ForkedProcess
 
-ROOT = Path(__file__).parents[1]
+ROOT = fork_server.ROOT
 SECRET = "a secret for tests only, of more than 32 bytes"
 
 
@@ -38,6 +39,28 @@ def free_port() -> int:
                 return port
 
 
+Process = ForkedProcess | subprocess.Popen[bytes]
+
+
+def launch(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Process:
+    """Runs `tracking`, by a fork where possible; `log` takes what it writes."""
+    if fork_server.AVAILABLE:
+        return fork_server.fork_server().fork(arguments, environment, log)
+    return run_module("tracking.cli", arguments, environment, log)
+
+
+def run_module(module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Process:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
 class HubProcess:
     """`tracking serve` on a fixed port, so that clients find it again after a restart. `settings` are TRACKING_… variables."""
 
@@ -54,28 +77,27 @@ class HubProcess:
             "TRACKING_ACK_INTERVAL": "0",
             **{f"TRACKING_{name.upper()}": value for name, value in settings.items()},
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
 
     def start(self) -> "HubProcess":
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tracking.cli", "serve", "--port", str(self.port)],
-                cwd=ROOT,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.process = self._launch()
         wait_until(self._answers, f"the hub did not start; see {self.log}")
         return self
+
+    def _launch(self) -> Process:
+        return launch(["serve", "--port", str(self.port)], self.environment, self.log)
 
     def _answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"the hub ended with {self.process.returncode}:\n{self.log.read_text()}"
-        try:
-            return httpx.get(f"{self.url}/healthz", timeout=1).status_code == 200
-        except httpx.TransportError:
-            return False
+        with socket.socket() as client:
+            client.settimeout(5)
+            try:
+                client.connect(("127.0.0.1", self.port))
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                return client.recv(100).startswith(b"HTTP/1.1 200")
+            except OSError:
+                return False
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)

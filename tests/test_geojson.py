@@ -12,7 +12,7 @@ import shapely
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.clients import Api, new_id, token
+from tests.clients import PLAIN, Api, new_id, token
 from tests.hub_process import HubProcess
 from tracking.errors import Refusal
 from tracking.geojson import MAX_VERTICES, checked_geometry, read_geometry, shape_of
@@ -194,7 +194,7 @@ def test_what_has_far_too_many_vertices_is_not_even_read() -> None:
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_anything_over_http_is_answered(hub: HubProcess, geometry: Any) -> None:
     fleet_id = new_id("fleet")
-    with httpx.Client(base_url=f"{hub.url}/v1", headers={"Authorization": f"Bearer {token('service')}"}) as http:
+    with httpx.Client(base_url=f"{hub.url}/v1", verify=PLAIN, headers={"Authorization": f"Bearer {token('service')}"}) as http:
         http.put(f"/fleets/{fleet_id}", json={"name": "Any"})
         path = f"/fleets/{fleet_id}/geofences/any"
         response = http.put(path, content=json.dumps({"type": "Feature", "geometry": geometry}))

@@ -14,7 +14,7 @@ import msgspec
 from driver_sim.bench.clients import DriverClient, WatcherClient
 from driver_sim.bench.environment import Cost, Environment, EnvironmentFailed
 from driver_sim.bench.http import connect_http
-from driver_sim.bench.load import SETTLE_SECONDS, Result, busy, close, connected, drained, latencies, report
+from driver_sim.bench.load import Result, busy, close, connected, drained, latencies, report
 from driver_sim.bench.writer import Done, Made, Task, TripAt
 from tracking.demo.postgres import ROOT
 
@@ -92,7 +92,7 @@ async def _beside_positions(
     await connected(environment, [*drivers, *watchers, screen], "changes")
     for driver in drivers:
         driver.sent_at = {}
-    await report(drivers, 1.0, SETTLE_SECONDS, "changes: settling")
+    await report(drivers, 1.0, environment.settle_seconds, "changes: settling")
     # Half of those without before and half after, so that what slows down with time is no fault of the changes.
     without = await _phase(environment, drivers, watchers, seconds / 2, "without changes")
     writer = await _Writer.start(task)

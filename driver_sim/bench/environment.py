@@ -29,6 +29,8 @@ from tracking.protocol.codec import encode
 FLEET = "bench"
 READY_SECONDS = 30.0
 STOP_SECONDS = 15.0
+SETTLE_SECONDS = 3.0
+"""Before each measurement."""
 _PLACE = Place(47.0, 9.5)
 
 
@@ -59,7 +61,11 @@ class Cost:
 class Environment:
     """Made by `environment`. `vehicles` and `trips` are parallel: vehicle n is under way on trip n."""
 
-    def __init__(self, cluster: Cluster, database: str, log: Path, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, cluster: Cluster, database: str, log: Path, settings: Mapping[str, str], settle_seconds: float = SETTLE_SECONDS
+    ) -> None:
+        self.settle_seconds = settle_seconds
+        """How long a load goes on before it is measured."""
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.vehicles: list[str] = []
@@ -254,7 +260,9 @@ class Environment:
 
 
 @contextlib.asynccontextmanager
-async def environment(directory: Path, settings: Mapping[str, str]) -> AsyncIterator[Environment]:
+async def environment(
+    directory: Path, settings: Mapping[str, str], settle_seconds: float = SETTLE_SECONDS
+) -> AsyncIterator[Environment]:
     """A fresh database and a hub, both gone at the end. `settings` are the hub's, TRACKING_…. Raises `EnvironmentFailed`."""
     directory.mkdir(mode=0o711, parents=True, exist_ok=True)  # noqa: ASYNC240  nothing runs yet
     cluster = Cluster(directory / "pg", die_with_parent=True)
@@ -263,7 +271,7 @@ async def environment(directory: Path, settings: Mapping[str, str]) -> AsyncIter
         cluster.create_database("bench")
         cluster.drop_database("bench")
         cluster.create_database("bench")
-        made = Environment(cluster, "bench", directory / "hub.log", settings)
+        made = Environment(cluster, "bench", directory / "hub.log", settings, settle_seconds)
         try:
             await made.open()
             yield made

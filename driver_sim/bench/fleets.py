@@ -86,7 +86,7 @@ async def fleet(environment: Environment, count: int, seconds: float) -> Result:
 async def _phase(
     environment: Environment, drivers: list[DriverClient], screens: list[DispatcherClient], seconds: float, name: str
 ) -> dict[str, Any]:
-    await report(drivers, 1.0, settle_seconds(len(drivers)), f"{name}: settling")
+    await report(drivers, 1.0, settle_seconds(environment, len(drivers)), f"{name}: settling")
     for screen in screens:
         screen.delivered = screen.messages = 0
         screen.to_watcher.clear()

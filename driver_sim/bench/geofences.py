@@ -53,7 +53,7 @@ async def geofences(environment: Environment, count: int, seconds: float) -> Res
 
 
 async def _phase(environment: Environment, drivers: list[DriverClient], seconds: float, name: str) -> tuple[Cost, int]:
-    await report(drivers, HERTZ, settle_seconds(len(drivers)), f"{name}: settling")
+    await report(drivers, HERTZ, settle_seconds(environment, len(drivers)), f"{name}: settling")
     handled = sum(driver.acknowledged for driver in drivers)
     before = await environment.cost()
     await report(drivers, HERTZ, seconds, name)

@@ -13,14 +13,13 @@ from driver_sim.bench.environment import Cost, Environment
 Result = dict[str, Any]
 """Figures by name; the unit is the end of the name."""
 
-SETTLE_SECONDS = 3.0
 DRAIN_SECONDS = 20.0
 TICK = 0.002
 
 
-def settle_seconds(count: int) -> float:
+def settle_seconds(environment: Environment, count: int) -> float:
     """Until everyone has reported a few times."""
-    return SETTLE_SECONDS + count / 5_000
+    return environment.settle_seconds + count / 5_000
 
 
 def busy(spent: Cost) -> Result:

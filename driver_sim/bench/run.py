@@ -20,17 +20,17 @@ SECONDS_OF = {"changes": 60.0}
 """How long each run is measured, where nothing else is asked for; by shape, where it differs."""
 
 
-def run(shapes: Sequence[tuple[str, Sequence[int]]], seconds: float | None, path: Path) -> None:
+def run(shapes: Sequence[tuple[str, Sequence[int]]], seconds: float | None, settle_seconds: float, path: Path) -> None:
     """Runs the shapes with each of their counts and prints their tables. Raises `ClickException` where the environment fails.
 
-    `seconds` is how long each run is measured; None: as long as its shape needs.
+    `seconds` is how long each run is measured; None: as long as its shape needs. For `settle_seconds` its load goes on before.
     """
     _raise_open_files()
     path.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[Result]] = {}
     for name, counts in shapes:
         try:
-            results[name] = uvloop.run(_play(name, counts, seconds or SECONDS_OF.get(name, SECONDS)))
+            results[name] = uvloop.run(_play(name, counts, seconds or SECONDS_OF.get(name, SECONDS), settle_seconds))
         except EnvironmentFailed as error:
             raise click.ClickException(str(error)) from None
         click.echo(table(name, results[name]) + "\n")
@@ -38,9 +38,9 @@ def run(shapes: Sequence[tuple[str, Sequence[int]]], seconds: float | None, path
     click.echo(f"As JSON: {path}")
 
 
-async def _play(name: str, counts: Sequence[int], seconds: float) -> list[Result]:
+async def _play(name: str, counts: Sequence[int], seconds: float, settle_seconds: float) -> list[Result]:
     shape = {**SHAPES, **QUERIES}[name]
-    async with environment(ROOT / ".data" / "bench", SETTINGS.get(name, {})) as made:
+    async with environment(ROOT / ".data" / "bench", SETTINGS.get(name, {}), settle_seconds) as made:
         return [await shape(made, count, seconds) for count in counts]
 
 

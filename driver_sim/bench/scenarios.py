@@ -11,7 +11,7 @@ from driver_sim.bench.clients import Client, DriverClient, Lost, WatcherClient, 
 from driver_sim.bench.environment import Environment
 from driver_sim.bench.fleets import fleet
 from driver_sim.bench.geofences import geofences
-from driver_sim.bench.load import SETTLE_SECONDS, Result, busy, close, connected, drained, latencies, report, wait
+from driver_sim.bench.load import Result, busy, close, connected, drained, latencies, report, wait
 from driver_sim.bench.start import start
 
 POPULAR_HZ = 10.0
@@ -46,12 +46,12 @@ async def idle(environment: Environment, count: int, seconds: float) -> Result:
     before = environment.memory()
     drivers: list[Client] = [environment.driver(n, 1.0) for n in range(count)]
     await connected(environment, drivers, "drivers")
-    await asyncio.sleep(SETTLE_SECONDS)
+    await asyncio.sleep(environment.settle_seconds)
     result["driver_kb"] = (environment.memory() - before) / count / 1024
     between = environment.memory()
     watchers: list[Client] = [environment.watcher(n) for n in range(count)]
     await connected(environment, watchers, "passengers")
-    await asyncio.sleep(SETTLE_SECONDS)
+    await asyncio.sleep(environment.settle_seconds)
     result["passenger_kb"] = (environment.memory() - between) / count / 1024
     cost = await environment.cost()
     await wait(seconds, "idle")
@@ -116,7 +116,7 @@ async def slow(environment: Environment, count: int, seconds: float) -> Result:
     await connected(environment, [driver, *watchers, reader], "slow")
     driver.sent_at = {}
     result: Result = {}
-    await report([driver], SLOW_HZ, SETTLE_SECONDS, "settling")
+    await report([driver], SLOW_HZ, environment.settle_seconds, "settling")
     assert reader.transport is not None
     for phase in ("warming up", "all read", "one does not"):
         if phase == "one does not":
@@ -226,7 +226,7 @@ async def _measured(
     seconds: float,
     name: str,
     *,
-    settle: float = SETTLE_SECONDS,
+    settle: float | None = None,
     look: Callable[[], Awaitable[None]] = _at_once,
 ) -> Result:
     stored_before, _ = await environment.stored()
@@ -234,7 +234,7 @@ async def _measured(
     if watchers:
         for driver in drivers:
             driver.sent_at = {}
-    await report(drivers, hertz, settle, f"{name}: settling")
+    await report(drivers, hertz, environment.settle_seconds if settle is None else settle, f"{name}: settling")
     for driver in drivers:
         driver.to_ack.clear()
     for watcher in watchers:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from driver_sim.bench.clients import Client, DispatcherClient, Lost, connect
 from driver_sim.bench.environment import Environment, EnvironmentFailed
-from driver_sim.bench.load import SETTLE_SECONDS, Result, close, wait
+from driver_sim.bench.load import Result, close, wait
 
 FLEETS = 50
 GEOFENCES = 20
@@ -43,7 +43,7 @@ async def start(environment: Environment, count: int, _seconds: float) -> Result
         close(clients)
     environment.kill(graceful=True)
     await _started(environment)
-    await wait(SETTLE_SECONDS, "start: memory")
+    await wait(environment.settle_seconds, "start: memory")
     alone = environment.memory()
     _, clients = await _served(environment, time.perf_counter())
     beside = environment.memory()

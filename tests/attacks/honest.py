@@ -9,6 +9,7 @@ a backend asks for the trip, and a probe for `/healthz`, twenty times a second e
 import asyncio
 import contextlib
 import json
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +18,8 @@ from dataclasses import asdict, dataclass, field
 import httpx
 import websockets
 
-from tests.clients import Api, Dispatcher, Driver, Passenger, fix, token
+from tests.clients import PLAIN, Api, Dispatcher, Driver, Passenger, fix, token
+from tests.fork_server import talk
 
 REPORT_SECONDS = 0.25
 ASK_SECONDS = 0.05
@@ -54,30 +56,20 @@ class Figures:
 @contextlib.asynccontextmanager
 async def honest_clients(url: str) -> AsyncIterator[Callable[[], Awaitable[Figures]]]:
     """Starts them; they are at work when this is entered. What it gives ends them, and gives what they met with."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.attacks.honest", url),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=2**24,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    out = process.stdout
-    assert await out.readline() == b"at work\n", "the honest clients did not get in"
-    stdin = process.stdin
+    process, connection = await asyncio.to_thread(talk, "tests.attacks.honest", [url])
+    reader, writer = await asyncio.open_connection(sock=connection, limit=2**24)
 
     async def figures() -> Figures:
-        stdin.close()
-        found = Figures(**json.loads(await out.read()))
-        await process.wait()
-        return found
+        writer.write_eof()
+        return Figures(**json.loads(await reader.read()))
 
     try:
+        assert await reader.readline() == b"at work\n", "the honest clients did not get in"
         yield figures
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        writer.close()
+        process.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(process.wait, 10.0)
 
 
 async def _measure(url: str) -> Figures:
@@ -139,7 +131,10 @@ async def _measure(url: str) -> Figures:
         dispatcher = await open_.enter_async_context(Dispatcher(url, fleet_id))
         backend = await open_.enter_async_context(
             httpx.AsyncClient(
-                base_url=url, headers={"Authorization": f"Bearer {token('dispatcher', fleet_id)}"}, timeout=LIMIT_SECONDS
+                base_url=url,
+                headers={"Authorization": f"Bearer {token('dispatcher', fleet_id)}"},
+                timeout=LIMIT_SECONDS,
+                verify=PLAIN,
             )
         )
         began = time.monotonic()
@@ -161,5 +156,9 @@ async def _measure(url: str) -> Figures:
     return figures
 
 
+def main(arguments: list[str]) -> None:
+    print(json.dumps(asdict(asyncio.run(_measure(*arguments)))))
+
+
 if __name__ == "__main__":
-    print(json.dumps(asdict(asyncio.run(_measure(sys.argv[1])))))
+    main(sys.argv[1:])

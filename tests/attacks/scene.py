@@ -87,9 +87,10 @@ async def _warm(url: str) -> None:
 
 
 async def stage(hub: HubProcess, attack: Attack, seconds: float, *, memory: bool = True) -> Outcome:
-    """Runs the attack with honest clients beside it. Without `memory` it is not waited for that this is given back."""
+    """Runs the attack with honest clients beside it. Without `memory` the hub's memory does not matter, before nor after."""
     scene = Scene(hub, seconds)
-    await _warm(hub.url)
+    if memory:
+        await _warm(hub.url)
     async with honest_clients(hub.url) as figures:
         before = most = scene.memory()
 

@@ -7,18 +7,12 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser
 
-from tests.browser.browser import Watched, launch, open_page
+from tests.browser.browser import Watched, open_page
 from tests.clients import Api, Driver, fix, now_ms, token
 from tests.hub_process import HubProcess
 
 VADUZ = 47.141, 9.521
 SYDNEY = -33.87, 151.21
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with launch() as browser:
-        yield browser
 
 
 @asynccontextmanager

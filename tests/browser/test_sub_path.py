@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 from playwright.async_api import Browser
 
-from tests.browser.browser import launch, open_page
+from tests.browser.browser import open_page
 from tests.clients import Api, Driver, Passenger, fix, token
 from tests.hub_process import HubProcess, free_port
 
@@ -54,19 +54,18 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
-async def test_pages_sockets_and_links_work_below_a_path(own_hub: Callable[..., HubProcess]) -> None:
-    async with launch() as browser:
-        front = free_port()
-        base = f"http://127.0.0.1:{front}{PREFIX}"
-        hub = own_hub(public_url=f"{base}/")
-        proxy = SubPathProxy(front, hub.port)
-        async with proxy.serving(), Api(base) as api:
-            vehicle_id, trip_id = await api.under_way()
-            async with Driver(base, vehicle_id) as driver:
-                await driver.report(fix(1))
-                await driver.acknowledged(1)
-                for proxy.cuts in (True, False):
-                    await _seen(browser, api, base, trip_id, vehicle_id)
+async def test_pages_sockets_and_links_work_below_a_path(own_hub: Callable[..., HubProcess], browser: Browser) -> None:
+    front = free_port()
+    base = f"http://127.0.0.1:{front}{PREFIX}"
+    hub = own_hub(public_url=f"{base}/")
+    proxy = SubPathProxy(front, hub.port)
+    async with proxy.serving(), Api(base) as api:
+        vehicle_id, trip_id = await api.under_way()
+        async with Driver(base, vehicle_id) as driver:
+            await driver.report(fix(1))
+            await driver.acknowledged(1)
+            for proxy.cuts in (True, False):
+                await _seen(browser, api, base, trip_id, vehicle_id)
     # And without any proxy the hub is still reached at its own address.
     assert httpx.get(f"{hub.url}/trip/x").status_code == 200
     assert proxy.others == []

@@ -1,19 +1,13 @@
 """The passenger's page in a real browser, against a real hub."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 from playwright.async_api import Browser
 
-from tests.browser.browser import Watched, launch, open_page
+from tests.browser.browser import Watched, open_page
 from tests.clients import Api, Driver, Message, fix, now_ms, token
 from tests.hub_process import HubProcess
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with launch() as browser:
-        yield browser
 
 
 def link(hub: HubProcess, trip_id: str, bearer: str | None = None) -> str:

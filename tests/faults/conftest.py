@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -15,16 +16,19 @@ import httpx
 import psutil
 import pytest
 
-from tests.clients import Api
+from tests import prepared
+from tests.clients import PLAIN, Api
 from tests.faults.devices import Device, until
 from tests.faults.ledger import stored_line, wrongs
-from tests.faults.nursery import Nursery, SwiftHub
 from tests.faults.watcher import Watcher
 from tests.hub_process import HubProcess
 from tracking.demo.postgres import PORT, Cluster
-from tracking.store.migrations import migrate
 
 SEED = int(os.environ.get("FAULTS_SEED", "20261123"))
+
+
+#: As careful as ever; only, after a crash, one call tells the system to write all files, not one for each of them.
+MORTAL = {"recovery_init_sync_method": "syncfs"} if sys.platform == "linux" else {}
 
 
 @pytest.fixture
@@ -111,27 +115,28 @@ class Mortal:
 
 @pytest.fixture(scope="session")
 def mortal_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("mortal") / "pg")
-    cluster.start()
+    cluster = prepared.cluster(tmp_path_factory, "mortal", settings=MORTAL)
     yield cluster
+    cluster.kill()
     cluster.remove()
 
 
-@pytest.fixture(scope="session")
-async def mortal_template(mortal_cluster: Cluster) -> str:
-    mortal_cluster.create_database("template_mortal")
-    await migrate(mortal_cluster.url("template_mortal"))
-    return "template_mortal"
-
-
 @pytest.fixture
-def database(mortal_cluster: Cluster, mortal_template: str, request: pytest.FixtureRequest) -> Iterator[Mortal]:
+async def database(mortal_cluster: Cluster, request: pytest.FixtureRequest) -> AsyncIterator[Mortal]:
     name = f"mortal_{abs(hash(request.node.nodeid)):x}"
-    mortal_cluster.start()  # the test before may have left it dead
-    mortal_cluster.create_database(name, mortal_template)
+    await asyncio.to_thread(mortal_cluster.start)  # the test before may have left it dead
+    await _administer(mortal_cluster, f"CREATE DATABASE {name} TEMPLATE {prepared.TEMPLATE}")
     yield Mortal(mortal_cluster, name)
-    mortal_cluster.start()
-    mortal_cluster.drop_database(name)
+    await asyncio.to_thread(mortal_cluster.start)
+    await _administer(mortal_cluster, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _administer(cluster: Cluster, statement: str) -> None:
+    connection = await asyncpg.connect(cluster.url("postgres"), timeout=10)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
 
 
 MakeHub = Callable[..., HubProcess]
@@ -154,29 +159,6 @@ def hubs(database: Mortal, tmp_path: Path) -> Iterator[MakeHub]:
         assert "Traceback" not in log, f"the hub's log has a traceback:\n{log[-6000:]}"
 
 
-@pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
-
-
-@pytest.fixture
-def swift_hubs(nursery: Nursery, database: Mortal, tmp_path: Path) -> Iterator[MakeHub]:
-    """As `hubs`, by forks: each starts in a fraction of a second."""
-    made: list[SwiftHub] = []
-
-    def make(url: str | None = None, **settings: str) -> SwiftHub:
-        hub = nursery.hub(url or database.url, tmp_path / f"hub-{len(made)}.log", **settings)
-        made.append(hub)
-        return hub.start()
-
-    yield make
-    for hub in made:
-        hub.kill()
-        log = hub.log.read_text(errors="replace")
-        assert "Traceback" not in log, f"the hub's log has a traceback:\n{log[-6000:]}"
-
-
 async def restart(hub: HubProcess) -> None:
     """kill -9, and up again on the same port."""
     await asyncio.to_thread(hub.kill)
@@ -185,7 +167,7 @@ async def restart(hub: HubProcess) -> None:
 
 async def readiness(hub: HubProcess) -> tuple[int, str]:
     """The status of /readyz and all its reasons."""
-    async with httpx.AsyncClient(timeout=10) as http:
+    async with httpx.AsyncClient(timeout=10, verify=PLAIN) as http:
         response = await http.get(f"{hub.url}/readyz")
     return response.status_code, "; ".join(response.json()["reasons"])
 

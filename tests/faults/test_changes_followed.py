@@ -16,7 +16,6 @@ import pytest
 from tests.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, new_id, token
 from tests.faults.conftest import MakeHub, Mortal, ready
 from tests.faults.devices import until
-from tests.faults.nursery import SwiftHub
 from tests.faults.proxy import ChaosProxy
 from tests.faults.test_wire import hub_over_wire
 from tests.faults.writer import Writer, change
@@ -71,10 +70,10 @@ async def watched(api: Api) -> AsyncIterator[tuple[str, Passenger, int]]:
 
 
 async def test_a_follower_that_was_cut_off_tells_all_in_order_and_requests_are_answered_meanwhile(
-    swift_hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
+    hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
 ) -> None:
     async with (
-        hub_over_wire(swift_hubs, database, rng, tmp_path, database_timeout="1") as (hub, wire),
+        hub_over_wire(hubs, database, rng, tmp_path, database_timeout="1") as (hub, wire),
         Api(hub.url) as api,
         watched(api) as (trip_id, passenger, version),
     ):
@@ -96,9 +95,9 @@ async def test_a_follower_that_was_cut_off_tells_all_in_order_and_requests_are_a
 
 
 async def test_a_change_that_is_not_applied_within_a_second_is_answered_also_by_a_hub_that_stops(
-    swift_hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
+    hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
 ) -> None:
-    async with hub_over_wire(swift_hubs, database, rng, tmp_path, database_timeout="2") as (hub, wire), Api(hub.url) as api:
+    async with hub_over_wire(hubs, database, rng, tmp_path, database_timeout="2") as (hub, wire), Api(hub.url) as api:
         _, trip_id = await api.under_way()
         trip = await api.call("GET", f"/trips/{trip_id}")
         await _cut_off(hub, wire, READS, LISTENS)
@@ -111,10 +110,10 @@ async def test_a_change_that_is_not_applied_within_a_second_is_answered_also_by_
 
 
 async def test_without_notifications_others_changes_are_told_by_polling_and_ones_own_at_once(
-    swift_hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
+    hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
 ) -> None:
     async with (
-        hub_over_wire(swift_hubs, database, rng, tmp_path) as (hub, wire),
+        hub_over_wire(hubs, database, rng, tmp_path) as (hub, wire),
         Api(hub.url) as api,
         watched(api) as (trip_id, passenger, version),
     ):
@@ -142,9 +141,9 @@ async def test_without_notifications_others_changes_are_told_by_polling_and_ones
 
 
 async def test_a_writer_that_is_stopped_in_its_transaction_keeps_nobody_waiting_but_who_wants_its_row(
-    swift_hubs: MakeHub, database: Mortal
+    hubs: MakeHub, database: Mortal
 ) -> None:
-    hub = swift_hubs()
+    hub = hubs()
     async with (
         Api(hub.url) as api,
         watched(api) as (held, first, version),
@@ -166,9 +165,9 @@ async def test_a_writer_that_is_stopped_in_its_transaction_keeps_nobody_waiting_
 
 
 async def test_trust_59_two_changes_of_one_trip_at_once_are_told_in_the_order_of_their_commits(
-    swift_hubs: MakeHub, database: Mortal
+    hubs: MakeHub, database: Mortal
 ) -> None:
-    hub = swift_hubs()
+    hub = hubs()
     async with Api(hub.url) as api, watched(api) as (trip_id, passenger, version):
         vehicle_id = (await api.call("GET", f"/trips/{trip_id}"))["vehicle"]["vehicle_id"]
         async with Driver(hub.url, vehicle_id) as driver:
@@ -196,8 +195,8 @@ async def _insist(api: Api, trip_id: str) -> None:
             return
 
 
-async def test_trust_59_a_vehicle_and_a_geofence_put_and_removed_at_once_are_as_the_store_says(swift_hubs: MakeHub) -> None:
-    hub = swift_hubs()
+async def test_trust_59_a_vehicle_and_a_geofence_put_and_removed_at_once_are_as_the_store_says(hubs: MakeHub) -> None:
+    hub = hubs()
     async with Api(hub.url) as api:
         fleet_id = await api.fleet()
         first, fence = await api.vehicle(fleet_id), f"/fleets/{fleet_id}/geofences/yard"
@@ -245,15 +244,15 @@ async def _report(hub: HubProcess, vehicle_id: str) -> None:
 
 @pytest.mark.timeout(400)
 async def test_a_hub_that_stood_still_catches_up_with_50_000_changes_in_seconds_and_in_short_steps(
-    swift_hubs: MakeHub, database: Mortal
+    hubs: MakeHub, database: Mortal
 ) -> None:
-    hub = swift_hubs(lag_interval="0.002", ping_interval="120")
+    hub = hubs(lag_interval="0.002", ping_interval="120")
     async with Api(hub.url) as api, watched(api) as (trip_id, passenger, version):
         fleet_id = (await api.call("GET", f"/trips/{trip_id}"))["fleet_id"]
         connection = await asyncpg.connect(database.url)
         await connection.execute(_MAKE_HELD, fleet_id, HELD)
-        assert isinstance(hub, SwiftHub)
-        process = psutil.Process(hub.pid)
+        assert hub.process is not None
+        process = psutil.Process(hub.process.pid)
         async with Dispatcher(hub.url, fleet_id), Socket(f"{hub.url}/v1/driver", token("driver", "held-1")) as driver:
             await driver.expect("welcome")
             made = await connection.fetchval("SELECT count(*) FROM changes")

@@ -6,16 +6,16 @@ from pathlib import Path
 
 from tests.faults.changing import UNBOUND, Load
 from tests.faults.conftest import Mortal
-from tests.faults.nursery import Nursery
+from tests.hub_process import HubProcess
 
 KILLS = 8
 """`python -m tests.soak changed-hubs` does it a hundred times."""
 
 
 async def test_trust_57_a_hub_killed_at_any_moment_tells_after_its_restart_what_was_committed(
-    nursery: Nursery, database: Mortal, rng: random.Random, tmp_path: Path
+    database: Mortal, rng: random.Random, tmp_path: Path
 ) -> None:
-    hub = nursery.hub(database.url, tmp_path / "hub.log", **UNBOUND)
+    hub = HubProcess(database.url, tmp_path / "hub.log", None, **UNBOUND)
     hub.start()
     committed = 0
     try:

@@ -11,9 +11,9 @@ import pytest
 from tests.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, token
 from tests.faults.conftest import MakeHub, Mortal
 from tests.faults.devices import until
-from tests.faults.nursery import Nursery, SwiftHub
 from tests.faults.test_changes_followed import metrics, watched
 from tests.faults.writer import CHANGE, change
+from tests.hub_process import HubProcess
 from tests.test_events import ELSEWHERE, put_fence
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ else:
 
 
 @pytest.fixture
-def hub(nursery: Nursery, database: Mortal, tmp_path: Path) -> Iterator[SwiftHub]:
+def hub(database: Mortal, tmp_path: Path) -> Iterator[HubProcess]:
     """One whose log may have tracebacks: of rows that can't be applied."""
-    hub = nursery.hub(database.url, tmp_path / "hub.log")
+    hub = HubProcess(database.url, tmp_path / "hub.log")
     yield hub.start()
     hub.kill()
 
@@ -37,7 +37,7 @@ async def store(database: Mortal) -> AsyncIterator[Connection]:
     await connection.close()
 
 
-async def _shows(hub: SwiftHub, trip_id: str, version: int) -> bool:
+async def _shows(hub: HubProcess, trip_id: str, version: int) -> bool:
     """Whether a passenger who comes now is shown this version of the trip."""
     async with Passenger(hub.url, trip_id) as passenger:
         message = await passenger.expect("snapshot")
@@ -66,7 +66,7 @@ STRANGE: list[tuple[str, str | None, str | None]] = [
 
 
 async def test_rows_of_another_version_are_counted_and_all_others_are_told(
-    hub: SwiftHub, database: Mortal, store: Connection
+    hub: HubProcess, database: Mortal, store: Connection
 ) -> None:
     async with Api(hub.url) as api:
         vehicle_id, trip_id = await api.under_way()
@@ -91,7 +91,7 @@ async def test_rows_of_another_version_are_counted_and_all_others_are_told(
 
 
 async def test_what_cannot_be_applied_is_read_anew_and_all_else_goes_on(
-    hub: SwiftHub, database: Mortal, store: Connection
+    hub: HubProcess, database: Mortal, store: Connection
 ) -> None:
     async with Api(hub.url) as api, watched(api) as (good, good_passenger, version):
         vehicle_id, bad = await api.under_way()
@@ -121,7 +121,7 @@ async def test_what_cannot_be_applied_is_read_anew_and_all_else_goes_on(
             assert driver.welcome["trip"]["status"] == "arrived_at_pickup"
 
 
-async def test_a_geofence_whose_shape_is_broken_is_counted_and_others_are_told(hub: SwiftHub, store: Connection) -> None:
+async def test_a_geofence_whose_shape_is_broken_is_counted_and_others_are_told(hub: HubProcess, store: Connection) -> None:
     async with Api(hub.url) as api:
         fleet_id = await api.fleet()
         await api.vehicle(fleet_id)
@@ -160,9 +160,9 @@ _BACK = {
 
 @pytest.mark.parametrize("how", list(_BACK))
 async def test_trust_68_a_log_that_went_back_is_noticed_by_its_marks_and_all_is_read_anew(
-    swift_hubs: MakeHub, store: Connection, how: str
+    hubs: MakeHub, store: Connection, how: str
 ) -> None:
-    hub = swift_hubs()
+    hub = hubs()
     async with Api(hub.url) as api, watched(api) as (trip_id, passenger, version):
         trip = await api.call("GET", f"/trips/{trip_id}")
         vehicle_id = trip["vehicle"]["vehicle_id"]
@@ -204,10 +204,10 @@ async def _set_clock(store: Connection, name: str, ahead: str) -> None:
 
 @pytest.mark.parametrize(("ahead", "seconds"), [("1 hour", 3600.0), ("-1 hour", -3600.0)])
 async def test_a_database_whose_clock_is_wrong_files_fixes_with_the_trip_under_way(
-    swift_hubs: MakeHub, database: Mortal, store: Connection, ahead: str, seconds: float
+    hubs: MakeHub, database: Mortal, store: Connection, ahead: str, seconds: float
 ) -> None:
     await _set_clock(store, database.name, ahead)
-    hub = swift_hubs()
+    hub = hubs()
     async with Api(hub.url) as api:
         fleet_id = await api.fleet()
         vehicle_id = await api.vehicle(fleet_id)

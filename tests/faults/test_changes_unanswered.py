@@ -55,9 +55,9 @@ class Stage:
 
 
 @pytest.fixture
-async def stage(swift_hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path) -> AsyncIterator[Stage]:
     async with contextlib.AsyncExitStack() as stack:
-        hub, wire = await stack.enter_async_context(hub_over_wire(swift_hubs, database, rng, tmp_path, database_timeout="1"))
+        hub, wire = await stack.enter_async_context(hub_over_wire(hubs, database, rng, tmp_path, database_timeout="1"))
         api = await stack.enter_async_context(Api(hub.url))
         fleet_id = await api.fleet()
         vehicle_id = await api.vehicle(fleet_id)

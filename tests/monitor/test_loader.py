@@ -12,7 +12,7 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.clients import Api, Dispatcher, Driver, Message, Socket, fix, new_id
+from tests.clients import PLAIN, Api, Dispatcher, Driver, Message, Socket, fix, new_id
 from tests.faults.devices import until
 from tests.hub_process import SECRET, HubProcess
 from tests.monitor.geofence_truth import Seen
@@ -567,7 +567,7 @@ async def test_a_start_reads_nothing_of_fleets_however_many_vehicles_there_are(
 
 async def _used(hub: HubProcess) -> tuple[float, float]:
     """Memory (MB) and processor time (s) of the hub, once it serves."""
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(verify=PLAIN) as client:
         await until(lambda: _is_ready(client, hub), "the hub is ready")
     assert hub.process is not None
     of_process = Path(f"/proc/{hub.process.pid}")

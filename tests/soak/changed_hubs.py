@@ -16,7 +16,7 @@ import click
 from tqdm import tqdm
 
 from tests.faults.changing import UNBOUND, Load
-from tests.faults.nursery import Nursery
+from tests.hub_process import HubProcess
 from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 
@@ -26,20 +26,19 @@ async def soak(cluster: Cluster, directory: Path, rng: random.Random, kills: int
     url = cluster.url("soak")
     await migrate(url)
     began = time.monotonic()
-    with Nursery() as nursery:
-        hub = nursery.hub(url, directory / "hub.log", **UNBOUND)
-        await asyncio.to_thread(hub.start)
-        unanswered = 0
-        try:
-            async with Load(hub.url, url, rng) as load:
-                await load.begin()
-                for _ in tqdm(range(kills), desc="kills", unit=" kills", mininterval=5.0):
-                    await load.meet()
-                    unanswered += await load.kill_under_load(hub)
-                    await asyncio.to_thread(hub.start)
+    hub = HubProcess(url, directory / "hub.log", None, **UNBOUND)
+    await asyncio.to_thread(hub.start)
+    unanswered = 0
+    try:
+        async with Load(hub.url, url, rng) as load:
+            await load.begin()
+            for _ in tqdm(range(kills), desc="kills", unit=" kills", mininterval=5.0):
                 await load.meet()
-        finally:
-            await asyncio.to_thread(hub.kill)
+                unanswered += await load.kill_under_load(hub)
+                await asyncio.to_thread(hub.start)
+            await load.meet()
+    finally:
+        await asyncio.to_thread(hub.kill)
     broken = await load.wrongs()
     log = hub.log.read_text(errors="replace")
     if "Traceback" in log:

@@ -1,8 +1,6 @@
 """One contract, whichever wire the hub is served by: our own protocols, or plain ASGI under any server."""
 
 import json
-import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
@@ -10,7 +8,7 @@ import pytest
 import websockets
 
 from tests.clients import Api, Driver, Message, Passenger, Socket, fix, now_ms, token
-from tests.hub_process import ROOT, HubProcess, wait_until
+from tests.hub_process import HubProcess, Process, run_module
 from tests.sockets.raw import TEXT, RawSocket, framed
 from tests.test_live import assert_contiguous
 from tracking.demo.postgres import Cluster
@@ -21,18 +19,8 @@ HIGH_WATER = "4096"
 class PlainHubProcess(HubProcess):
     """The same application in plain uvicorn."""
 
-    def start(self) -> HubProcess:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.sockets.plain_hub", str(self.port)],
-                cwd=ROOT,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        wait_until(self._answers, f"the hub did not start; see {self.log}")
-        return self
+    def _launch(self) -> Process:
+        return run_module("tests.sockets.plain_hub", [str(self.port)], self.environment, self.log)
 
 
 @pytest.fixture(scope="module", params=[HubProcess, PlainHubProcess], ids=["own", "plain"])

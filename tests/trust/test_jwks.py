@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.attacks.scene import Scene
 from tests.attacks.unknown_keys import unknown_keys
-from tests.clients import Api, Driver, Socket, fix, new_id, token
+from tests.clients import PLAIN, Api, Driver, Socket, fix, new_id, token
 from tests.hub_process import HubProcess
 from tests.provider import Key, Provider, providing, public
 from tracking.demo.postgres import Cluster
@@ -75,7 +75,7 @@ def jwks_hub(cluster: Cluster, template: str, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=30) as http:
+    async with httpx.AsyncClient(timeout=30, verify=PLAIN) as http:
         yield http
 
 
