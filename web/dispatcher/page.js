@@ -5,21 +5,21 @@ import { Api } from "./state/api.js";
 import { Booking } from "./cards/booking.js";
 import { Card } from "./cards/card.js";
 import { byId, write } from "../shared/dom.js";
-import { FenceEditor } from "./cards/geofence_editor.js";
-import { Fences } from "./map/geofence_layer.js";
-import { Finder } from "./panels/search.js";
-import { Journal } from "./panels/event_list.js";
+import { GeofenceEditor } from "./cards/geofence_editor.js";
+import { GeofenceLayer } from "./map/geofence_layer.js";
+import { Search } from "./panels/search.js";
+import { EventList } from "./panels/event_list.js";
 import { hearKeys } from "./keys.js";
 import { VehicleList } from "./panels/vehicle_list.js";
 import { Live } from "./state/live.js";
 import { FleetMap } from "./map/map.js";
-import { Marks } from "./map/trip_layer.js";
+import { TripLayer } from "./map/trip_layer.js";
 import { Notices } from "./panels/notices.js";
-import { Outlook } from "./map/initial_view.js";
+import { InitialView } from "./map/initial_view.js";
 import { Replay } from "./panels/replay.js";
 import { Tabs } from "./panels/tabs.js";
 import { Thresholds } from "./panels/thresholds.js";
-import { TripBox } from "./cards/trip_card.js";
+import { TripCard } from "./cards/trip_card.js";
 import { TripList } from "./panels/trip_list.js";
 import { isOver } from "./state/trips.js";
 import { VehicleCard } from "./cards/vehicle_card.js";
@@ -59,8 +59,8 @@ function start(settings) {
   let selected = null;
   /** @type {VehicleCard | null} */
   let vehicleCard = null;
-  /** @type {TripBox | null} */
-  let tripBox = null;
+  /** @type {TripCard | null} */
+  let tripCard = null;
   let unseenEvents = 0;
   let listTimer = 0;
 
@@ -72,7 +72,7 @@ function start(settings) {
     onChange: (part) => {
       if (part === "vehicles") {
         map.vehicles.refresh();
-        outlook.find(live.vehicles);
+        initialView.find(live.vehicles);
       }
       if (part === "trips") showTrips();
       if (part === "geofences") showGeofences();
@@ -80,36 +80,36 @@ function start(settings) {
     },
     onEvents: takeEvents,
     onGone: (id) => {
-      finder.forget(id);
+      search.forget(id);
       if (selected === id) card.close();
       if (replay.open && replay.vehicleId === id) replay.close();
-      journal.show();
+      eventList.show();
     },
     onDone: (done) => {
       vehicleCard?.done(done);
-      tripBox?.done(done);
+      tripCard?.done(done);
     },
     onState: (why) => (why ? end(why) : showLine()),
   });
   const map = new FleetMap(byId("map"), settings.basemap, live.vehicles, {
     onView: (bounds, zoom) => {
       live.look(bounds, zoom);
-      outlook.remember();
+      initialView.remember();
     },
     onVehicle: (vehicle) => (vehicle ? select(vehicle.id) : card.close()),
   });
-  const outlook = new Outlook(map, fleetId);
-  const finder = new Finder(api, () => {
+  const initialView = new InitialView(map, fleetId);
+  const search = new Search(api, () => {
     map.vehicles.refresh();
     showList();
   });
   const list = new VehicleList(() => live.now(), (vehicle) => select(vehicle.id, { show: true, focus: true }));
   const tabs = new Tabs((panel) => panel === "events" && seeEvents());
-  const marks = new Marks(map);
-  const fences = new Fences(map, { onZoom: (bounds) => map.fit(bounds), onEdit: (geofence) => editor.edit(geofence) });
-  const editor = new FenceEditor({ api, live, map, card, fences, notices });
-  const booking = new Booking({ api, map, marks, card, notices, onCreated: openTrip });
-  const journal = new Journal(live, showEvent);
+  const tripLayer = new TripLayer(map);
+  const geofenceLayer = new GeofenceLayer(map, { onZoom: (bounds) => map.fit(bounds), onEdit: (geofence) => editor.edit(geofence) });
+  const editor = new GeofenceEditor({ api, live, map, card, geofenceLayer, notices });
+  const booking = new Booking({ api, map, tripLayer, card, notices, onCreated: openTrip });
+  const eventList = new EventList(live, showEvent);
   const tripList = new TripList(openTrip);
   const replay = new Replay(api, map, (open) => {
     map.vehicles.faded = open;
@@ -117,7 +117,7 @@ function start(settings) {
     else highlight(null);
   });
   new Thresholds(api, (fleet) => showName(fleet.name));
-  map.vehicles.filter = (vehicle) => vehicle.id === selected || finder.passes(vehicle);
+  map.vehicles.filter = (vehicle) => vehicle.id === selected || search.passes(vehicle);
 
   // --- the list and the map, in step ----------------------------------------------------------------------------------
 
@@ -138,9 +138,9 @@ function start(settings) {
     if (!map.isBegun || ending) return;
     const seen = inView();
     const { clusters } = live.vehicles;
-    const lines = finder.lines(seen);
+    const lines = search.lines(seen);
     list.show(lines);
-    finder.showCounts(countsOf(seen));
+    search.showCounts(countsOf(seen));
     const many = clusters?.reduce((sum, [, , count]) => sum + count, 0) ?? 0;
     if (!lines.length) lines.push({ heading: clusters ? "Zoom in to list them" : seen.length ? "None of them fits what you look for" : "No vehicle here" });
     list.show(lines);
@@ -157,7 +157,7 @@ function start(settings) {
       if (replay.vehicleId !== id) beginReplay(id);
       return;
     }
-    const place = live.vehicles.byId.get(id) ?? finder.placeOf(id);
+    const place = live.vehicles.byId.get(id) ?? search.placeOf(id);
     if (selected === id && vehicleCard) {
       if (show && place) map.reveal(place);
       return;
@@ -166,13 +166,13 @@ function start(settings) {
       onShow: () => opened.place && map.goTo(opened.place),
       onReplay: () => beginReplay(id),
       onName: (name) => selected === id && card.rename(name),
-      onTrip: (trip) => selected === id && marks.showTrip(trip && isOver(trip) ? null : trip),
+      onTrip: (trip) => selected === id && tripLayer.showTrip(trip && isOver(trip) ? null : trip),
     });
     const onClose = () => {
       opened.close();
       vehicleCard = null;
       highlight(null);
-      marks.clear();
+      tripLayer.clear();
     };
     card.show({ title: live.vehicles.nameOf(id), body: opened.element, onClose }, { focus });
     vehicleCard = opened;
@@ -203,8 +203,8 @@ function start(settings) {
     const { open } = live.trips;
     tripList.show(open);
     tabs.badge("trips", open.filter(({ vehicle }) => !vehicle).length);
-    const shown = tripBox && live.trips.get(tripBox.tripId);
-    if (shown) tripBox?.show(shown);
+    const shown = tripCard && live.trips.get(tripCard.tripId);
+    if (shown) tripCard?.show(shown);
     vehicleCard?.update();
   }
 
@@ -212,28 +212,28 @@ function start(settings) {
   function openTrip(trip) {
     live.trips.put(trip);
     showTrips();
-    const box = new TripBox(api, live, trip, (id) => select(id, { show: true, focus: true }));
+    const box = new TripCard(api, live, trip, (id) => select(id, { show: true, focus: true }));
     const onClose = () => {
-      tripBox = null;
-      marks.clear();
+      tripCard = null;
+      tripLayer.clear();
     };
     card.show({ title: trip.vehicle ? `Trip · ${isolated(trip.vehicle.name || trip.vehicle.vehicle_id)}` : "Trip", body: box.element, onClose }, { focus: true });
-    tripBox = box;
-    marks.showTrip(trip);
-    map.fit(marks.boundsOf(trip));
+    tripCard = box;
+    tripLayer.showTrip(trip);
+    map.fit(tripLayer.boundsOf(trip));
   }
 
   function showGeofences() {
-    fences.show(live.geofences);
-    journal.show();
+    geofenceLayer.show(live.geofences);
+    eventList.show();
   }
 
   /** @param {import("./messages.js").FleetEvent[]} events @param {boolean} fresh */
   function takeEvents(events, fresh) {
-    journal.show();
+    eventList.show();
     const news = fresh ? events.filter(({ late }) => !late) : [];
     if (!news.length) return;
-    notices.announce(journal.say(news[news.length - 1]));
+    notices.announce(eventList.say(news[news.length - 1]));
     if (tabs.shown === "events") return;
     unseenEvents += news.length;
     tabs.badge("events", unseenEvents);
@@ -242,7 +242,7 @@ function start(settings) {
   function seeEvents() {
     unseenEvents = 0;
     tabs.badge("events", 0);
-    journal.show();
+    eventList.show();
   }
 
   /** @param {import("./messages.js").FleetEvent} event */
@@ -280,8 +280,8 @@ function start(settings) {
     if (fleet.status === "fulfilled") showName(fleet.value.name);
     const known = vehicles.status === "fulfilled" ? vehicles.value : [];
     for (const vehicle of known) live.vehicles.learn(vehicle);
-    journal.show();
-    outlook.begin(known.flatMap(({ latitude, longitude }) => (latitude === undefined || longitude === undefined ? [] : [{ latitude, longitude }])));
+    eventList.show();
+    initialView.begin(known.flatMap(({ latitude, longitude }) => (latitude === undefined || longitude === undefined ? [] : [{ latitude, longitude }])));
   }
 
   // --- the page -------------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ function start(settings) {
     else if (card.content) card.close();
     else if (replay.open) replay.close();
     else return false;
-    if (card.content && !vehicleCard && !tripBox) card.close();
+    if (card.content && !vehicleCard && !tripCard) card.close();
     return true;
   }
 
@@ -322,7 +322,7 @@ function start(settings) {
     end("incomplete");
     return;
   }
-  outlook.recall();
+  initialView.recall();
   learn().finally(() => live.connection.open());
 }
 

@@ -6,10 +6,10 @@ import { placeText } from "../labels.js";
 /** @typedef {{latitude: number, longitude: number}} Point */
 
 /**
- * @typedef {object} Desk
+ * @typedef {object} Parts
  * @property {import("../state/api.js").Api} api
  * @property {import("../map/map.js").FleetMap} map
- * @property {import("../map/trip_layer.js").Marks} marks
+ * @property {import("../map/trip_layer.js").TripLayer} tripLayer
  * @property {import("./card.js").Card} card
  * @property {import("../panels/notices.js").Notices} notices
  * @property {(trip: import("../messages.js").Trip) => void} onCreated
@@ -17,22 +17,22 @@ import { placeText } from "../labels.js";
 
 /** A new trip: a click for the pickup, one for the drop-off, then who drives it. */
 export class Booking {
-  #desk;
+  #parts;
   /** @type {Point | null} */
   #pickup = null;
   active = false;
 
-  /** @param {Desk} desk */
-  constructor(desk) {
-    this.#desk = desk;
+  /** @param {Parts} parts */
+  constructor(parts) {
+    this.#parts = parts;
   }
 
   begin() {
-    const { card, map, marks, notices } = this.#desk;
+    const { card, map, tripLayer, notices } = this.#parts;
     card.close();
     this.active = true;
     this.#pickup = null;
-    marks.clear();
+    tripLayer.clear();
     notices.hint("Click the map where the trip begins · Esc to stop");
     map.place((place) => this.#placed(place));
   }
@@ -40,32 +40,32 @@ export class Booking {
   /** Nothing more is placed, and nothing was made. */
   stop() {
     if (!this.active) return;
-    const { map, marks, notices } = this.#desk;
+    const { map, tripLayer, notices } = this.#parts;
     this.active = false;
     map.place(null);
-    marks.clear();
+    tripLayer.clear();
     notices.hint("");
   }
 
   /** @param {Point} place */
   #placed(place) {
-    const { map, marks, notices } = this.#desk;
+    const { map, tripLayer, notices } = this.#parts;
     if (!this.#pickup) {
       this.#pickup = place;
-      marks.showPlaces(place, [], null);
+      tripLayer.showPlaces(place, [], null);
       notices.hint("Now click where it ends · Esc to stop");
       return;
     }
     map.place(null);
     notices.hint("");
-    marks.clear();
-    marks.showPlaces(this.#pickup, [], place);
+    tripLayer.clear();
+    tripLayer.showPlaces(this.#pickup, [], place);
     this.#ask(this.#pickup, place);
   }
 
   /** @param {Point} pickup @param {Point} dropoff */
   #ask(pickup, dropoff) {
-    const { api, card } = this.#desk;
+    const { api, card } = this.#parts;
     const problem = h("p", { class: "problem", role: "alert" });
     const from = h("input", { name: "pickup", maxlength: 200, placeholder: placeText(pickup), autocomplete: "off" });
     const to = h("input", { name: "dropoff", maxlength: 200, placeholder: placeText(dropoff), autocomplete: "off" });
@@ -75,7 +75,7 @@ export class Booking {
         problem.textContent = "";
         const trip = await api.createTrip({ pickup: named(pickup, from.value), dropoff: named(dropoff, to.value), ...(vehicleId && { vehicle_id: vehicleId }) });
         this.stop();
-        this.#desk.onCreated(trip);
+        this.#parts.onCreated(trip);
       } catch (error) {
         problem.textContent = reasonOf(error);
       }

@@ -7,18 +7,18 @@ import { nameOf, newId, propertiesOf, toKilometresPerHour } from "../state/geofe
 /** @typedef {import("../messages.js").Geofence} Geofence */
 
 /**
- * @typedef {object} Desk
+ * @typedef {object} Parts
  * @property {import("../state/api.js").Api} api
  * @property {import("../state/live.js").Live} live
  * @property {import("../map/map.js").FleetMap} map
  * @property {import("./card.js").Card} card
- * @property {import("../map/geofence_layer.js").Fences} fences
+ * @property {import("../map/geofence_layer.js").GeofenceLayer} geofenceLayer
  * @property {import("../panels/notices.js").Notices} notices
  */
 
 /** Draws a geofence, or changes one: its shape with the plugin on the map, the rest in the card. */
-export class FenceEditor {
-  #desk;
+export class GeofenceEditor {
+  #parts;
   #map;
   /** What is being drawn or edited. @type {L.Polygon | null} */
   #layer = null;
@@ -26,10 +26,10 @@ export class FenceEditor {
   #before = null;
   #drawing = false;
 
-  /** @param {Desk} desk */
-  constructor(desk) {
-    this.#desk = desk;
-    this.#map = desk.map.leaflet;
+  /** @param {Parts} parts */
+  constructor(parts) {
+    this.#parts = parts;
+    this.#map = parts.map.leaflet;
     this.#map.pm.setGlobalOptions({ allowSelfIntersection: false, snappable: true });
     this.#map.pm.setPathOptions({ className: "fence editing" });
     this.#map.on("pm:create", ({ layer }) => this.#drawn(/** @type {L.Polygon} */ (layer)));
@@ -40,23 +40,23 @@ export class FenceEditor {
   }
 
   draw() {
-    this.#desk.card.close();
+    this.#parts.card.close();
     this.stop();
     this.#drawing = true;
     this.#map.pm.enableDraw("Polygon", { tooltips: false, pathOptions: { className: "fence editing" }, templineStyle: { className: "fence-line" }, hintlineStyle: { className: "fence-line hint" } });
-    this.#desk.notices.hint("Click the corners, and the first one again to finish · Esc to stop");
+    this.#parts.notices.hint("Click the corners, and the first one again to finish · Esc to stop");
   }
 
   /** @param {Geofence} geofence */
   edit(geofence) {
-    const { card, fences, live, map } = this.#desk;
+    const { card, geofenceLayer, live, map } = this.#parts;
     card.close();
     this.stop();
     const [layer] = layerOf(geofence).getLayers();
     this.#before = geofence;
     this.#layer = /** @type {L.Polygon} */ (layer);
     this.#layer.setStyle({ className: "fence editing" });
-    fences.hide(geofence.id, live.geofences);
+    geofenceLayer.hide(geofence.id, live.geofences);
     this.#layer.addTo(this.#map);
     this.#layer.pm.enable({ allowSelfIntersection: false });
     this.#ask(nameOf(geofence));
@@ -70,8 +70,8 @@ export class FenceEditor {
     this.#layer?.pm.disable();
     this.#layer?.remove();
     this.#layer = this.#before = null;
-    this.#desk.notices.hint("");
-    this.#desk.fences.hide(null, this.#desk.live.geofences);
+    this.#parts.notices.hint("");
+    this.#parts.geofenceLayer.hide(null, this.#parts.live.geofences);
   }
 
   /** @param {L.Polygon} layer */
@@ -79,13 +79,13 @@ export class FenceEditor {
     this.#drawing = false;
     this.#layer = layer;
     layer.pm.enable({ allowSelfIntersection: false });
-    this.#desk.notices.hint("");
+    this.#parts.notices.hint("");
     this.#ask("New geofence");
   }
 
   /** @param {string} title */
   #ask(title) {
-    const { card } = this.#desk;
+    const { card } = this.#parts;
     const before = this.#before?.properties ?? {};
     const problem = h("p", { class: "problem", role: "alert" });
     const name = h("input", { name: "name", maxlength: 200, value: before.name ?? "", autocomplete: "off" });
@@ -112,7 +112,7 @@ export class FenceEditor {
 
   /** A second click means it. @param {Geofence} geofence @param {HTMLElement} problem */
   #removal(geofence, problem) {
-    const { api, card, live } = this.#desk;
+    const { api, card, live } = this.#parts;
     const sure = h("p", { class: "line-of sure", hidden: true, role: "alert" }, `Delete ${isolated(nameOf(geofence))} for good?`);
     const remove = async () => {
       try {
@@ -133,7 +133,7 @@ export class FenceEditor {
   /** What the hub refuses stays on the map, to be mended. @param {Geofence["properties"]} properties @param {HTMLElement} problem */
   async #save(properties, problem) {
     if (!this.#layer) return;
-    const { api, card, live, notices } = this.#desk;
+    const { api, card, live, notices } = this.#parts;
     const { geometry } = /** @type {any} */ (this.#layer.toGeoJSON());
     const id = this.#before?.id ?? newId();
     try {

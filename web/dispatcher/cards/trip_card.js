@@ -9,7 +9,7 @@ import { placeText, TRIP_STATUS } from "../labels.js";
 /** @typedef {import("../messages.js").Trip} Trip */
 
 /** One trip in a card: how it stands, its places, a word to its people, its links, its end. */
-export class TripBox {
+export class TripCard {
   element = h("section", { class: "trip-box" });
 
   #api;

@@ -1,7 +1,7 @@
 import { ago } from "../../shared/format.js";
 import { fact, h, write } from "../../shared/dom.js";
 import { glyphIcon } from "../map/glyphs.js";
-import { TripBox } from "./trip_card.js";
+import { TripCard } from "./trip_card.js";
 import { clockText, distanceText, durationText, kilometresPerHour, VEHICLE_STATUS } from "../labels.js";
 
 /** Battery, and a vehicle out of view, come by asking. */
@@ -23,7 +23,7 @@ export class VehicleCard {
   #clock = h("p", { class: "clock-wrong", hidden: true });
   #today = h("p", { class: "today", hidden: true });
   #tripPlace = h("div", { class: "trip-place" });
-  /** @type {TripBox | null} */
+  /** @type {TripCard | null} */
   #trip = null;
   #tripId = "";
   /** @type {import("../messages.js").Trip | null} */
@@ -120,7 +120,7 @@ export class VehicleCard {
     this.#shown = known;
     if (this.#trip) this.#trip.show(known);
     else {
-      this.#trip = new TripBox(this.#api, this.#live, known);
+      this.#trip = new TripCard(this.#api, this.#live, known);
       this.#tripPlace.replaceChildren(h("h3", {}, "Trip"), this.#trip.element);
     }
     this.onTrip(known);

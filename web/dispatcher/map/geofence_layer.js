@@ -5,7 +5,7 @@ import { durationText } from "../labels.js";
 /** @typedef {import("../messages.js").Geofence} Geofence */
 
 /** The geofences on the map, and their list at the side. */
-export class Fences {
+export class GeofenceLayer {
   #layers = L.layerGroup();
   /** @type {Map<string, {geofence: Geofence, layer: L.GeoJSON}>} */
   #shown = new Map();

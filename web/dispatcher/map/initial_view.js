@@ -10,7 +10,7 @@ const KEY = "tracking.fleet.view.";
 const WORLD = [-50, -120, 65, 150];
 
 /** Where the dispatcher looked last; else at most of the fleet; else at the world, until the first vehicles come. */
-export class Outlook {
+export class InitialView {
   #map;
   #key;
   #lost = false;

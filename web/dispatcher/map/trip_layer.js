@@ -5,7 +5,7 @@ import { placeMarker } from "../../shared/markers.js";
 /** @typedef {import("../../shared/messages.js").Place} Place */
 
 /** A trip on the map: its places, and the route it plans. */
-export class Marks {
+export class TripLayer {
   #group = L.layerGroup();
   #key = "";
   #map;

@@ -7,7 +7,7 @@ import { EVENT_KINDS, eventText, instantOf, instantText } from "../labels.js";
 const MOST_SHOWN = 200;
 
 /** What happened in the fleet, newest on top. */
-export class Journal {
+export class EventList {
   #list = byId("event-list");
   #live;
   #onShow;

@@ -12,8 +12,8 @@ const REST = 250;
 const MOST_FOUND = 50;
 
 /** What the dispatcher looks for: words, statuses, an order. What is in view is found here, the rest of the fleet by the hub. */
-export class Finder {
-  search = "";
+export class Search {
+  text = "";
   /** @type {Set<VehicleStatus>} */
   statuses = new Set();
   /** @type {import("../state/roster.js").Order} */
@@ -48,7 +48,7 @@ export class Finder {
   /** Whether a vehicle passes the filters; those that don't are not on the map either. @param {import("../state/roster.js").Listed} vehicle */
   passes(vehicle) {
     if (this.statuses.size && !this.statuses.has(vehicle.status)) return false;
-    return !this.search || matches(vehicle, this.search);
+    return !this.text || matches(vehicle, this.text);
   }
 
   /**
@@ -58,7 +58,7 @@ export class Finder {
    */
   lines(inView) {
     /** @type {Line[]} */
-    const lines = roster(inView, this).map((vehicle) => ({ vehicle, away: false }));
+    const lines = roster(inView, { search: this.text, statuses: this.statuses, order: this.order }).map((vehicle) => ({ vehicle, away: false }));
     const here = new Set(lines.map((line) => ("vehicle" in line ? line.vehicle.id : "")));
     const found = this.#found.filter(({ vehicle_id: id }) => !here.has(id)).map(listedOf);
     const away = roster(found, { statuses: this.statuses, order: this.order });
@@ -77,26 +77,26 @@ export class Finder {
     for (const [status, number] of this.#chips) write(number, counts ? String(counts[status]) : "–");
   }
 
-  /** @param {string} search */
-  #sought(search) {
-    this.search = search;
+  /** @param {string} text */
+  #sought(text) {
+    this.text = text;
     clearTimeout(this.#timer);
-    if (search) this.#timer = setTimeout(() => this.#ask(search), REST);
+    if (text) this.#timer = setTimeout(() => this.#ask(text), REST);
     else this.#found = [];
     this.#onChange();
   }
 
-  /** @param {string} search */
-  async #ask(search) {
+  /** @param {string} text */
+  async #ask(text) {
     /** @type {import("../state/api.js").FoundVehicle[]} */
     let found;
     try {
-      found = await this.#api.search(search, MOST_FOUND);
+      found = await this.#api.search(text, MOST_FOUND);
     } catch {
       // What is in view is found all the same, and the line at the top says that the hub is away.
       found = [];
     }
-    if (search !== this.search) return;
+    if (text !== this.text) return;
     this.#found = found;
     this.#onChange();
   }
