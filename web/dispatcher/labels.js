@@ -2,10 +2,10 @@
 
 import { isolated, timeOfDay } from "../shared/format.js";
 
-/** @typedef {import("./messages.js").FleetEvent} FleetEvent */
-/** @typedef {import("./messages.js").EventKind} EventKind */
-/** @typedef {import("./messages.js").VehicleStatus} VehicleStatus */
-/** @typedef {import("./messages.js").Trip} Trip */
+/** @typedef {import("../shared/messages.js").FleetEvent} FleetEvent */
+/** @typedef {import("../shared/messages.js").EventKind} EventKind */
+/** @typedef {import("../shared/messages.js").VehicleStatus} VehicleStatus */
+/** @typedef {import("../shared/messages.js").Trip} Trip */
 
 /** @type {Record<VehicleStatus, string>} */
 export const VEHICLE_STATUS = { available: "Available", on_trip: "On trip", stopped: "Stopped", lost: "Signal lost" };

@@ -228,7 +228,7 @@ function start(settings) {
     eventList.show();
   }
 
-  /** @param {import("./messages.js").FleetEvent[]} events @param {boolean} fresh */
+  /** @param {import("../shared/messages.js").FleetEvent[]} events @param {boolean} fresh */
   function takeEvents(events, fresh) {
     eventList.show();
     const news = fresh ? events.filter(({ late }) => !late) : [];
@@ -245,7 +245,7 @@ function start(settings) {
     eventList.show();
   }
 
-  /** @param {import("./messages.js").FleetEvent} event */
+  /** @param {import("../shared/messages.js").FleetEvent} event */
   function showEvent({ vehicle_id: id, latitude, longitude }) {
     if (latitude !== undefined && longitude !== undefined) map.flash({ latitude, longitude });
     select(id, { show: latitude === undefined });

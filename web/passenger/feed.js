@@ -1,7 +1,7 @@
 import { ServerClock } from "../shared/clock.js";
 import { Track } from "./track.js";
 
-/** @typedef {import("../shared/messages.js").Message} Message */
+/** @typedef {import("../shared/messages.js").PassengerMessage} PassengerMessage */
 
 /**
  * What became of a message: `applied` (the state changed), `ignored` (a repeat, or nothing to do with the state), or `gap`
@@ -46,7 +46,7 @@ export class Feed {
   }
 
   /**
-   * @param {Message} message
+   * @param {PassengerMessage} message
    * @param {number} localTime this device's clock, as an instant
    * @returns {Outcome}
    */
@@ -74,7 +74,7 @@ export class Feed {
     return this.#update(message);
   }
 
-  /** @param {Exclude<Message, {type: "snapshot" | "resumed" | "tick" | "skipped"}>} message @returns {Outcome} */
+  /** @param {Exclude<PassengerMessage, {type: "snapshot" | "resumed" | "tick" | "skipped"}>} message @returns {Outcome} */
   #update(message) {
     switch (message.type) {
       case "position":

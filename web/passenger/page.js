@@ -5,7 +5,7 @@ import { Feed } from "./feed.js";
 import { hubAddress, socketAddress } from "../shared/hub.js";
 import { copyLink, takeToken } from "../shared/link.js";
 import { TripMap } from "./map.js";
-import { decode } from "../shared/messages.js";
+import { decodeForPassenger } from "../shared/messages.js";
 import { Motion } from "../shared/motion.js";
 import { Notices } from "./notices.js";
 import { Panel } from "./panel.js";
@@ -60,7 +60,7 @@ function start(settings) {
     token,
     cursor: () => feed.cursor,
     onOpen: () => feed.begin(),
-    onFrame: (frame) => receive(decode(frame)),
+    onFrame: (frame) => receive(decodeForPassenger(frame)),
     onState: (state, why) => {
       if (why) end(why);
       else if (state !== "open") showDown();
@@ -80,7 +80,7 @@ function start(settings) {
     notices.showDown(navigator.onLine ? trying : "You’re offline. The map goes on when the network is back.");
   }
 
-  /** @param {import("../shared/messages.js").Message} message */
+  /** @param {import("../shared/messages.js").PassengerMessage} message */
   function receive(message) {
     const outcome = feed.receive(message, Date.now());
     if (outcome === "gap") {

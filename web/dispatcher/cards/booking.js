@@ -12,7 +12,7 @@ import { placeText } from "../labels.js";
  * @property {import("../map/trip_layer.js").TripLayer} tripLayer
  * @property {import("./card.js").Card} card
  * @property {import("../panels/notices.js").Notices} notices
- * @property {(trip: import("../messages.js").Trip) => void} onCreated
+ * @property {(trip: import("../../shared/messages.js").Trip) => void} onCreated
  */
 
 /** A new trip: a click for the pickup, one for the drop-off, then who drives it. */

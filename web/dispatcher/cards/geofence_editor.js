@@ -4,7 +4,7 @@ import { h } from "../../shared/dom.js";
 import { layerOf } from "../map/geofence_layer.js";
 import { nameOf, newId, propertiesOf, toKilometresPerHour } from "../state/geofences.js";
 
-/** @typedef {import("../messages.js").Geofence} Geofence */
+/** @typedef {import("../../shared/messages.js").Geofence} Geofence */
 
 /**
  * @typedef {object} Parts

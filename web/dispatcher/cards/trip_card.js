@@ -6,7 +6,7 @@ import { Shares } from "./shares.js";
 import { isOver } from "../state/trips.js";
 import { placeText, TRIP_STATUS } from "../labels.js";
 
-/** @typedef {import("../messages.js").Trip} Trip */
+/** @typedef {import("../../shared/messages.js").Trip} Trip */
 
 /** One trip in a card: how it stands, its places, a word to its people, its links, its end. */
 export class TripCard {
@@ -105,7 +105,7 @@ export class TripCard {
     this.#sent.textContent = sent ? "Sending…" : "Not sent: there is no connection. Try again.";
   }
 
-  /** What became of a message. @param {import("../messages.js").Done} done */
+  /** What became of a message. @param {import("../../shared/messages.js").Done} done */
   done({ client_id: clientId, code, detail }) {
     if (clientId !== this.#clientId) return;
     this.#sent.textContent = code ? `Not sent: ${detail ?? code}` : "Sent";

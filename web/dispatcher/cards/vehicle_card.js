@@ -26,7 +26,7 @@ export class VehicleCard {
   /** @type {TripCard | null} */
   #trip = null;
   #tripId = "";
-  /** @type {import("../messages.js").Trip | null} */
+  /** @type {import("../../shared/messages.js").Trip | null} */
   #shown = null;
   #shape = "";
   #timer;
@@ -39,7 +39,7 @@ export class VehicleCard {
    * @param {import("../state/api.js").Api} api
    * @param {import("../state/live.js").Live} live
    * @param {string} id
-   * @param {{onShow: () => void, onReplay: () => void, onName: (name: string) => void, onTrip: (trip: import("../messages.js").Trip | null) => void}} events
+   * @param {{onShow: () => void, onReplay: () => void, onName: (name: string) => void, onTrip: (trip: import("../../shared/messages.js").Trip | null) => void}} events
    */
   constructor(api, live, id, { onShow, onReplay, onName, onTrip }) {
     this.#api = api;
@@ -93,12 +93,12 @@ export class VehicleCard {
     this.#followTrip((seen ? seen.tripId : asked?.trip_id) ?? "");
   }
 
-  /** @param {import("../messages.js").Done} done */
+  /** @param {import("../../shared/messages.js").Done} done */
   done(done) {
     this.#trip?.done(done);
   }
 
-  /** @param {import("../messages.js").VehicleStatus | null} status @param {string} kind */
+  /** @param {import("../../shared/messages.js").VehicleStatus | null} status @param {string} kind */
   #showStatus(status, kind) {
     const shape = `${status} ${kind}`;
     if (shape === this.#shape) return;

@@ -2,7 +2,7 @@ import { h } from "../../shared/dom.js";
 import { beyondAntimeridian, nameOf, toKilometresPerHour } from "../state/geofences.js";
 import { durationText } from "../labels.js";
 
-/** @typedef {import("../messages.js").Geofence} Geofence */
+/** @typedef {import("../../shared/messages.js").Geofence} Geofence */
 
 /** The geofences on the map, and their list at the side. */
 export class GeofenceLayer {

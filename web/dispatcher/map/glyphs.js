@@ -1,6 +1,6 @@
 /** How a vehicle looks: a shape for each status, so that no one needs the colour, and a nose that points where it drives. */
 
-/** @typedef {import("../messages.js").VehicleStatus} VehicleStatus */
+/** @typedef {import("../../shared/messages.js").VehicleStatus} VehicleStatus */
 
 /** Half the width of what a glyph may fill. */
 export const REACH = 19;

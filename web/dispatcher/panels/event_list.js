@@ -2,7 +2,7 @@ import { isolated, timeOfDay } from "../../shared/format.js";
 import { byId, h } from "../../shared/dom.js";
 import { EVENT_KINDS, eventText, instantOf, instantText } from "../labels.js";
 
-/** @typedef {import("../messages.js").FleetEvent} FleetEvent */
+/** @typedef {import("../../shared/messages.js").FleetEvent} FleetEvent */
 
 const MOST_SHOWN = 200;
 

@@ -3,7 +3,7 @@ import { glyphIcon } from "../map/glyphs.js";
 import { matches, roster, STATUSES } from "../state/roster.js";
 import { VEHICLE_STATUS } from "../labels.js";
 
-/** @typedef {import("../messages.js").VehicleStatus} VehicleStatus */
+/** @typedef {import("../../shared/messages.js").VehicleStatus} VehicleStatus */
 /** @typedef {import("./vehicle_list.js").Line} Line */
 /** @typedef {import("./vehicle_list.js").ListedVehicle} ListedVehicle */
 

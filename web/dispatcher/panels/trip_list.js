@@ -1,7 +1,7 @@
 import { byId, h } from "../../shared/dom.js";
 import { placeText, TRIP_STATUS } from "../labels.js";
 
-/** @typedef {import("../messages.js").Trip} Trip */
+/** @typedef {import("../../shared/messages.js").Trip} Trip */
 
 /** The open trips at the side; those that nobody drives yet on top. */
 export class TripList {

@@ -3,10 +3,10 @@
 import { hubAddress } from "../../shared/hub.js";
 import { fromHub } from "../../shared/text.js";
 
-/** @typedef {import("../messages.js").Trip} Trip */
-/** @typedef {import("../messages.js").Geofence} Geofence */
-/** @typedef {import("../messages.js").FleetEvent} FleetEvent */
-/** @typedef {import("../messages.js").VehicleStatus} VehicleStatus */
+/** @typedef {import("../../shared/messages.js").Trip} Trip */
+/** @typedef {import("../../shared/messages.js").Geofence} Geofence */
+/** @typedef {import("../../shared/messages.js").FleetEvent} FleetEvent */
+/** @typedef {import("../../shared/messages.js").VehicleStatus} VehicleStatus */
 
 /**
  * @typedef {{vehicle_id: string, name: string, kind: string, plate: string, status: VehicleStatus, trip_id?: string, clock_skew?: number, latitude?: number, longitude?: number, fix_time?: number, speed?: number, bearing?: number, battery?: number}} FoundVehicle

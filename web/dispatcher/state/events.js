@@ -1,6 +1,6 @@
 import { instantOf } from "../labels.js";
 
-/** @typedef {import("../messages.js").FleetEvent} FleetEvent */
+/** @typedef {import("../../shared/messages.js").FleetEvent} FleetEvent */
 
 const MOST_KEPT = 500;
 

@@ -1,4 +1,4 @@
-/** @typedef {import("../messages.js").Geofence} Geofence */
+/** @typedef {import("../../shared/messages.js").Geofence} Geofence */
 
 const { compare } = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 

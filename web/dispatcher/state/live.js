@@ -2,11 +2,11 @@ import { ServerClock } from "../../shared/clock.js";
 import { Connection } from "../../shared/connection.js";
 import { EventLog } from "./events.js";
 import { Geofences } from "./geofences.js";
-import { decode } from "../messages.js";
+import { decodeForDispatcher } from "../../shared/messages.js";
 import { OPEN, Trips } from "./trips.js";
 import { Vehicles } from "./vehicles.js";
 
-/** @typedef {import("../messages.js").FleetMessage} FleetMessage */
+/** @typedef {import("../../shared/messages.js").DispatcherMessage} DispatcherMessage */
 /** @typedef {import("../../shared/close_codes.js").Ending} Ending */
 
 /**
@@ -16,9 +16,9 @@ import { Vehicles } from "./vehicles.js";
  * @property {string} token
  * @property {() => {bounds: import("./cells.js").Bounds, zoom: number} | null} view what the dispatcher looks at
  * @property {(part: "vehicles" | "trips" | "geofences") => void} onChange
- * @property {(events: import("../messages.js").FleetEvent[], fresh: boolean) => void} onEvents `fresh`: they have just happened
+ * @property {(events: import("../../shared/messages.js").FleetEvent[], fresh: boolean) => void} onEvents `fresh`: they have just happened
  * @property {(vehicleId: string) => void} onGone it was removed: nothing of it is to be shown any more
- * @property {(done: import("../messages.js").Done) => void} onDone
+ * @property {(done: import("../../shared/messages.js").Done) => void} onDone
  * @property {(ending: Ending | null) => void} onState
  * @property {import("../../shared/connection.js").World} [world]
  */
@@ -55,7 +55,7 @@ export class Live {
       world: options.world,
       cursor: () => null,
       onOpen: () => undefined,
-      onFrame: (frame) => this.#receive(decode(frame)),
+      onFrame: (frame) => this.#receive(decodeForDispatcher(frame)),
       onState: (state, ending) => this.#changed(state, ending),
     });
   }
@@ -95,7 +95,7 @@ export class Live {
     this.#options.onState(ending);
   }
 
-  /** @param {FleetMessage} message */
+  /** @param {DispatcherMessage} message */
   #receive(message) {
     if (message.type !== "unknown" && !this.up) {
       this.up = true;
@@ -190,7 +190,7 @@ export class Live {
     this.#heardUntil = this.log.last;
   }
 
-  /** @param {import("../messages.js").FleetEvent[]} events @param {boolean} fresh */
+  /** @param {import("../../shared/messages.js").FleetEvent[]} events @param {boolean} fresh */
   #take(events, fresh) {
     const added = this.log.add(events);
     if (added.length) this.#options.onEvents(added, fresh);

@@ -2,7 +2,7 @@
 
 import { searchKey } from "./search_key.js";
 
-/** @typedef {import("../messages.js").VehicleStatus} VehicleStatus */
+/** @typedef {import("../../shared/messages.js").VehicleStatus} VehicleStatus */
 /** @typedef {{id: string, name: string, plate: string, status: VehicleStatus, clockSkew: number, fixTime: number | null}} Listed */
 /** @typedef {"name" | "status" | "seen"} Order */
 

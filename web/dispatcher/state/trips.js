@@ -1,4 +1,4 @@
-/** @typedef {import("../messages.js").Trip} Trip */
+/** @typedef {import("../../shared/messages.js").Trip} Trip */
 
 /** The statuses of a trip that is still to be done, in the order of a trip's life. */
 export const OPEN = /** @type {const} */ (["new", "enroute_to_pickup", "arrived_at_pickup", "enroute_to_dropoff", "arrived_at_stop"]);

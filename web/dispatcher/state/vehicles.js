@@ -1,8 +1,8 @@
 import { Area, cellOf, project } from "./cells.js";
 
-/** @typedef {import("../messages.js").Fix} Fix */
-/** @typedef {import("../messages.js").Description} Description */
-/** @typedef {import("../messages.js").VehicleStatus} VehicleStatus */
+/** @typedef {import("../../shared/messages.js").Fix} Fix */
+/** @typedef {import("../../shared/messages.js").Description} Description */
+/** @typedef {import("../../shared/messages.js").VehicleStatus} VehicleStatus */
 
 /**
  * A vehicle in view. `x` and `y` are its place in the world, 0 to 1; `from` where it was shown before, and `movedAt` when it
@@ -47,7 +47,7 @@ export class Vehicles {
   /** @type {Map<string, Vehicle>} */
   byId = new Map();
 
-  /** In place of single vehicles, where there are too many. @type {import("../messages.js").Cluster[] | null} */
+  /** In place of single vehicles, where there are too many. @type {import("../../shared/messages.js").Cluster[] | null} */
   clusters = null;
 
   /** The names of all vehicles ever heard of, for what is said of those out of view. @type {Map<string, string>} */
@@ -75,7 +75,7 @@ export class Vehicles {
   }
 
   /**
-   * @param {import("../messages.js").FleetMessage} message
+   * @param {import("../../shared/messages.js").DispatcherMessage} message
    * @param {number} now milliseconds that only rise
    */
   receive(message, now) {
@@ -122,7 +122,7 @@ export class Vehicles {
     return counts;
   }
 
-  /** @param {import("../messages.js").FleetSnapshot} snapshot @param {number} now */
+  /** @param {import("../../shared/messages.js").FleetSnapshot} snapshot @param {number} now */
   #replace({ cells, vehicles }, now) {
     const listed = new Set(vehicles.map(({ vehicle_id: id }) => id));
     const replaced = new Set(cells);
@@ -150,7 +150,7 @@ export class Vehicles {
     else this.#unplaced.set(description.vehicle_id, description);
   }
 
-  /** @param {import("../messages.js").Row} row @param {number} now */
+  /** @param {import("../../shared/messages.js").Row} row @param {number} now */
   #move([id, latitude, longitude, bearing, speed, fixTime], now) {
     const { x, y } = project(latitude, longitude);
     const vehicle = this.#find(id);

@@ -10,7 +10,7 @@ import { clockText, distanceText, durationText, eventText, farewell } from "../.
 const event = (/** @type {number} */ id) => ({ event_id: id, kind: /** @type {const} */ ("enter"), vehicle_id: "v", server_time: id });
 /** @param {string} id @param {any} [fields] */
 const trip = (id, fields = {}) => ({ trip_id: id, status: /** @type {const} */ ("new"), version: 1, pickup: { latitude: 47, longitude: 9 }, dropoff: { latitude: 48, longitude: 9 }, ...fields });
-/** @param {string} id @param {any} [properties] @returns {import("../../dispatcher/messages.js").Geofence} */
+/** @param {string} id @param {any} [properties] @returns {import("../../shared/messages.js").Geofence} */
 const fence = (id, properties = {}) => ({ type: "Feature", id, geometry: { type: "Polygon", coordinates: [] }, properties });
 
 test("an event is told once, and what was missed goes to its place", () => {

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { Live } from "../../dispatcher/state/live.js";
 import { world } from "../world.js";
 
-/** @typedef {import("../../dispatcher/messages.js").FleetEvent} FleetEvent */
+/** @typedef {import("../../shared/messages.js").FleetEvent} FleetEvent */
 
 const event = (/** @type {number} */ id) => ({ event_id: id, kind: /** @type {const} */ ("enter"), vehicle_id: "v", server_time: id });
 const settled = () => new Promise((resolve) => setImmediate(resolve));

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { cellOf, project } from "../../dispatcher/state/cells.js";
-import { decode } from "../../dispatcher/messages.js";
+import { decodeForDispatcher } from "../../shared/messages.js";
 import { placeAt, Vehicles } from "../../dispatcher/state/vehicles.js";
 import { seeded } from "../random.js";
 
@@ -15,7 +15,7 @@ const row = (/** @type {string} */ id, latitude = 47.142, fixTime = 2_000) => [i
 const cell = (/** @type {number} */ latitude) => cellOf(project(latitude, 9.521));
 
 /** @param {Vehicles} vehicles @param {object} message @param {number} [now] */
-const hear = (vehicles, message, now = 0) => vehicles.receive(decode(JSON.stringify(message)), now);
+const hear = (vehicles, message, now = 0) => vehicles.receive(decodeForDispatcher(JSON.stringify(message)), now);
 const watching = (bounds = VADUZ, ids = ["a", "b"]) => {
   const vehicles = new Vehicles();
   vehicles.look(bounds, 0);
@@ -115,7 +115,7 @@ test("a vehicle glides from where it was shown, and leaps where it can't have dr
 
 test("frames that are no message are unknown", () => {
   for (const frame of ["", "{", "null", "[]", '{"type":"constructor"}', '{"type":"fleet_snapshot"}', '{"type":"fleet_snapshot","cells":[],"vehicles":[{}]}', '{"type":"event","event_id":"1"}', new ArrayBuffer(2)]) {
-    assert.deepEqual(decode(frame), { type: "unknown" });
+    assert.deepEqual(decodeForDispatcher(frame), { type: "unknown" });
   }
 });
 

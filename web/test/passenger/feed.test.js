@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Feed } from "../../passenger/feed.js";
-import { decode } from "../../shared/messages.js";
+import { decodeForPassenger } from "../../shared/messages.js";
 import { seeded } from "../random.js";
 
 const TRIP = { trip_id: "t", status: "enroute_to_pickup", version: 1, pickup: { latitude: 47, longitude: 9 }, dropoff: { latitude: 48, longitude: 9 } };
@@ -11,7 +11,7 @@ const snapshot = (offset = 0, epoch = "e", more = {}) => ({ type: "snapshot", ep
 
 /** @param {any[]} messages @param {Feed} [feed] */
 function feedOf(messages, feed = new Feed()) {
-  const outcomes = messages.map((message) => feed.receive(decode(JSON.stringify(message)), 0));
+  const outcomes = messages.map((message) => feed.receive(decodeForPassenger(JSON.stringify(message)), 0));
   return { feed, outcomes };
 }
 
@@ -111,7 +111,7 @@ test("progress and status are kept, ticks set the clock", () => {
 
 test("frames that are no message are unknown", () => {
   for (const frame of ["", "{", "null", "[]", "1", '{"type":"constructor"}', '{"type":"__proto__"}', '{"type":"snapshot"}', new ArrayBuffer(2)]) {
-    assert.deepEqual(decode(frame), { type: "unknown" });
+    assert.deepEqual(decodeForPassenger(frame), { type: "unknown" });
   }
 });
 
@@ -186,7 +186,7 @@ test("through breaks, restarts, lost and repeated frames the page ends with the 
     const hub = new SmallHub();
     const feed = new Feed();
     let sent = 0;
-    const deliver = (/** @type {any} */ message) => feed.receive(decode(JSON.stringify(message)), 0);
+    const deliver = (/** @type {any} */ message) => feed.receive(decodeForPassenger(JSON.stringify(message)), 0);
     const connect = () => {
       feed.begin();
       for (const message of hub.greet(feed.cursor)) assert.notEqual(deliver(message), "gap", `seed ${seed}`);
