@@ -1,4 +1,6 @@
-import { sender, timeOfDay } from "../shared/format.js";
+import { byId } from "../shared/dom.js";
+import { timeOfDay } from "../shared/format.js";
+import { sender } from "./labels.js";
 
 const MOST_MESSAGES = 3;
 /** A break shorter than this mends before anyone has read about it. */
@@ -6,8 +8,8 @@ const GRACE = 1_200;
 
 /** What comes up over the map: a banner while the line is down, and cards with what people wrote. */
 export class Notices {
-  #banner = /** @type {HTMLElement} */ (document.getElementById("banner"));
-  #messages = /** @type {HTMLElement} */ (document.getElementById("messages"));
+  #banner = byId("banner");
+  #messages = byId("messages");
   /** @type {number | undefined} */
   #timer;
   #words = "";

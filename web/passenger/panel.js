@@ -1,15 +1,9 @@
-import * as format from "../shared/format.js";
+import { byId, write } from "../shared/dom.js";
+import { ago, isolated, timeOfDay } from "../shared/format.js";
+import * as labels from "./labels.js";
 
 /** @typedef {import("./feed.js").Feed} Feed */
 /** @typedef {import("../shared/messages.js").Trip} Trip */
-
-/** @param {string} id */
-const element = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
-
-/** Writes only what has changed: a live region that is written again is read aloud again. @param {HTMLElement} target @param {string} text */
-function write(target, text) {
-  if (target.textContent !== text) target.textContent = text;
-}
 
 /** @param {HTMLElement} target @param {string} text */
 function writeOrHide(target, text) {
@@ -19,18 +13,18 @@ function writeOrHide(target, text) {
 
 /** The words beside the map: how the trip stands, who comes, and how fresh that is. */
 export class Panel {
-  #root = element("panel");
-  #status = element("status");
-  #explanation = element("explanation");
-  #wait = element("wait");
-  #waitDetail = element("wait-detail");
-  #vehicle = element("vehicle");
-  #plate = element("plate");
-  #name = element("vehicle-name");
-  #kind = element("vehicle-kind");
-  #places = element("places");
-  #freshness = element("freshness");
-  #age = element("age");
+  #root = byId("panel");
+  #status = byId("status");
+  #explanation = byId("explanation");
+  #wait = byId("wait");
+  #waitDetail = byId("wait-detail");
+  #vehicle = byId("vehicle");
+  #plate = byId("plate");
+  #name = byId("vehicle-name");
+  #kind = byId("vehicle-kind");
+  #places = byId("places");
+  #freshness = byId("freshness");
+  #age = byId("age");
 
   /**
    * @param {Trip} trip
@@ -38,12 +32,12 @@ export class Panel {
   showTrip(trip) {
     this.#root.dataset.status = trip.status;
     this.#root.removeAttribute("aria-busy");
-    write(this.#status, format.status(trip));
-    writeOrHide(this.#explanation, format.explanation(trip));
+    write(this.#status, labels.status(trip));
+    writeOrHide(this.#explanation, labels.explanation(trip));
     this.#showVehicle(trip);
     this.#showPlaces(trip);
     const plate = trip.vehicle?.plate;
-    document.title = plate ? `${format.status(trip)} · ${format.isolated(plate)}` : format.status(trip);
+    document.title = plate ? `${labels.status(trip)} · ${isolated(plate)}` : labels.status(trip);
   }
 
   /**
@@ -54,14 +48,14 @@ export class Panel {
   showProgress({ progress, trip }, now) {
     const eta = trip && isMoving(trip) ? progress?.eta : undefined;
     const left = trip && isMoving(trip) ? progress?.remaining_distance : undefined;
-    const farAway = left === undefined ? "" : format.length(left);
+    const farAway = left === undefined ? "" : labels.length(left);
     if (eta === undefined) {
       writeOrHide(this.#wait, farAway);
       writeOrHide(this.#waitDetail, farAway && "to go");
       return;
     }
-    writeOrHide(this.#wait, format.wait(Math.max(eta - now, 0), progress?.eta_error));
-    writeOrHide(this.#waitDetail, [`about ${format.timeOfDay(eta)}`, farAway].filter(Boolean).join(" · "));
+    writeOrHide(this.#wait, labels.wait(Math.max(eta - now, 0), progress?.eta_error));
+    writeOrHide(this.#waitDetail, [`about ${timeOfDay(eta)}`, farAway].filter(Boolean).join(" · "));
   }
 
   /**
@@ -75,7 +69,7 @@ export class Panel {
     this.#freshness.classList.toggle("stale", stale);
     this.#freshness.classList.toggle("cut", !live || age === null);
     if (age === null) write(this.#age, "No position of the vehicle yet");
-    else write(this.#age, stale ? `No fresh position · last seen ${format.ago(age)}` : `Updated ${format.ago(age)}`);
+    else write(this.#age, stale ? `No fresh position · last seen ${ago(age)}` : `Updated ${ago(age)}`);
   }
 
   /**
@@ -84,7 +78,7 @@ export class Panel {
    * @param {Trip | null} trip
    */
   showEnding(ending, trip) {
-    const { title, text } = format.farewell(ending, trip);
+    const { title, text } = labels.farewell(ending, trip);
     this.#root.dataset.ending = ending;
     this.#root.removeAttribute("aria-busy");
     write(this.#status, title);

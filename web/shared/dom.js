@@ -31,7 +31,7 @@ export function byId(id) {
   return /** @type {E} */ (document.getElementById(id));
 }
 
-/** Writes only what has changed. @param {Element} target @param {string} text */
+/** Writes only what has changed: a live region that is written again is read aloud again. @param {Element} target @param {string} text */
 export function write(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }
