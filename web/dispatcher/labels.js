@@ -90,11 +90,6 @@ export function clockText(skew) {
   return `Clock ${span} ${skew > 0 ? "ahead" : "behind"}`;
 }
 
-/** When an event happened: what a backlog told, by the clock of its vehicle. @param {FleetEvent} event */
-export function instantOf({ late, fix_time: fixTime, server_time: serverTime }) {
-  return late ? (fixTime ?? serverTime) : serverTime;
-}
-
 /** An instant: the time of day, and the day where it isn't today. @param {number} instant @param {number} now */
 export function instantText(instant, now) {
   const date = new Date(instant);

@@ -12,8 +12,8 @@ import { nameOf, newId, propertiesOf, toKilometresPerHour } from "../state/geofe
  * @property {import("../state/live.js").Live} live
  * @property {import("../map/map.js").FleetMap} map
  * @property {import("./card.js").Card} card
- * @property {import("../map/geofence_layer.js").GeofenceLayer} geofenceLayer
  * @property {import("../panels/notices.js").Notices} notices
+ * @property {(id: string | null) => void} onHide the map is not to draw this geofence, as the editor does; null: it draws all
  */
 
 /** Draws a geofence, or changes one: its shape with the plugin on the map, the rest in the card. */
@@ -49,14 +49,14 @@ export class GeofenceEditor {
 
   /** @param {Geofence} geofence */
   edit(geofence) {
-    const { card, geofenceLayer, live, map } = this.#parts;
+    const { card, map, onHide } = this.#parts;
     card.close();
     this.stop();
     const [layer] = layerOf(geofence).getLayers();
     this.#before = geofence;
     this.#layer = /** @type {L.Polygon} */ (layer);
     this.#layer.setStyle({ className: "fence editing" });
-    geofenceLayer.hide(geofence.id, live.geofences);
+    onHide(geofence.id);
     this.#layer.addTo(this.#map);
     this.#layer.pm.enable({ allowSelfIntersection: false });
     this.#ask(nameOf(geofence));
@@ -71,7 +71,7 @@ export class GeofenceEditor {
     this.#layer?.remove();
     this.#layer = this.#before = null;
     this.#parts.notices.hint("");
-    this.#parts.geofenceLayer.hide(null, this.#parts.live.geofences);
+    this.#parts.onHide(null);
   }
 
   /** @param {L.Polygon} layer */

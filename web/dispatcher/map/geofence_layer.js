@@ -1,53 +1,34 @@
 import { h } from "../../shared/dom.js";
-import { beyondAntimeridian, nameOf, toKilometresPerHour } from "../state/geofences.js";
-import { durationText } from "../labels.js";
+import { beyondAntimeridian, nameOf } from "../state/geofences.js";
 
 /** @typedef {import("../../shared/messages.js").Geofence} Geofence */
 
-/** The geofences on the map, and their list at the side. */
+/** The geofences on the map. */
 export class GeofenceLayer {
+  /** The one that is being edited, which is not drawn twice. @type {string | null} */
+  hidden = null;
+
   #layers = L.layerGroup();
   /** @type {Map<string, {geofence: Geofence, layer: L.GeoJSON}>} */
   #shown = new Map();
-  #list = /** @type {HTMLElement} */ (document.getElementById("fence-list"));
-  #events;
-  /** The one that is being edited is not drawn twice. @type {string | null} */
-  #hidden = null;
 
-  /**
-   * @param {import("./map.js").FleetMap} map
-   * @param {{onZoom: (bounds: L.LatLngBounds) => void, onEdit: (geofence: Geofence) => void}} events
-   */
-  constructor(map, events) {
-    this.#events = events;
+  /** @param {import("./map.js").FleetMap} map */
+  constructor(map) {
     this.#layers.addTo(map.leaflet);
     map.keepNear(this.#layers);
   }
 
   /** @param {import("../state/geofences.js").Geofences} geofences */
-  show(geofences) {
+  show({ byId }) {
     for (const [id, { geofence, layer }] of this.#shown) {
-      if (geofences.byId.get(id) === geofence && id !== this.#hidden) continue;
+      if (byId.get(id) === geofence && id !== this.hidden) continue;
       layer.remove();
       this.#layers.removeLayer(layer);
       this.#shown.delete(id);
     }
-    for (const geofence of geofences.byId.values()) {
-      if (!this.#shown.has(geofence.id) && geofence.id !== this.#hidden) this.#draw(geofence);
+    for (const geofence of byId.values()) {
+      if (!this.#shown.has(geofence.id) && geofence.id !== this.hidden) this.#draw(geofence);
     }
-    const sorted = geofences.sorted;
-    this.#list.replaceChildren(...sorted.map((geofence) => this.#entry(geofence)));
-    if (!sorted.length) this.#list.append(h("li", { class: "none" }, "None yet. Draw one, and the events tell who enters and leaves it."));
-  }
-
-  /** @param {string | null} id @param {import("../state/geofences.js").Geofences} geofences */
-  hide(id, geofences) {
-    this.#hidden = id;
-    this.show(geofences);
-  }
-
-  get ids() {
-    return [...this.#shown.keys()];
   }
 
   /** @param {Geofence} geofence */
@@ -58,27 +39,14 @@ export class GeofenceLayer {
     this.#layers.addLayer(layer);
     this.#shown.set(geofence.id, { geofence, layer });
   }
-
-  /** @param {Geofence} geofence */
-  #entry(geofence) {
-    const { speed_limit: limit, dwell_after: dwell } = geofence.properties ?? {};
-    const rules = [limit === undefined ? "" : `${toKilometresPerHour(limit)} km/h`, dwell === undefined ? "" : `dwell ${durationText(dwell)}`];
-    return h(
-      "li",
-      { "data-fence": geofence.id },
-      h("span", { class: "row-name" }, nameOf(geofence)),
-      h("span", { class: "row-detail" }, rules.filter(Boolean).join(" · ") || "No rules of its own"),
-      h(
-        "span",
-        { class: "row-buttons" },
-        h("button", { type: "button", class: "zoom-to", "aria-label": `Show ${nameOf(geofence)} on the map`, onclick: () => this.#events.onZoom(layerOf(beyondAntimeridian(geofence)).getBounds()) }, "Show"),
-        h("button", { type: "button", class: "edit", "aria-label": `Edit ${nameOf(geofence)}`, onclick: () => this.#events.onEdit(geofence) }, "Edit"),
-      ),
-    );
-  }
 }
 
 /** @param {Geofence} geofence */
 export function layerOf(geofence) {
   return L.geoJSON(/** @type {any} */ (geofence), { style: { className: "fence" }, interactive: false });
+}
+
+/** @param {Geofence} geofence */
+export function boundsOf(geofence) {
+  return layerOf(beyondAntimeridian(geofence)).getBounds();
 }

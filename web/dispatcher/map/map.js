@@ -1,4 +1,5 @@
 import { addBasemap } from "../../shared/basemap.js";
+import { byId } from "../../shared/dom.js";
 import { near } from "../../shared/geo.js";
 import { DAY, NIGHT } from "../../shared/palette.js";
 import { boundsOf } from "../state/cells.js";
@@ -54,7 +55,7 @@ export class FleetMap {
     map.on("mousemove", (event) => this.#hover(event.containerPoint));
     map.on("mouseout", () => this.#hover(null));
     new ResizeObserver(() => map.invalidateSize({ animate: false, debounceMoveend: true })).observe(element);
-    new ResizeObserver(() => this.#arrange()).observe(/** @type {HTMLElement} */ (document.getElementById("replay")));
+    new ResizeObserver(() => this.#arrange()).observe(byId("replay"));
   }
 
   /** @param {import("../../shared/basemap.js").BasemapSettings | undefined} basemap */
@@ -127,7 +128,7 @@ export class FleetMap {
   /** How much of the map lies under the card and the replay. */
   #covered() {
     const map = this.leaflet.getContainer().getBoundingClientRect();
-    const [card, replay] = ["card", "replay"].map((id) => /** @type {HTMLElement} */ (document.getElementById(id)).getBoundingClientRect());
+    const [card, replay] = ["card", "replay"].map((id) => byId(id).getBoundingClientRect());
     const overlaps = (/** @type {DOMRect} */ box) => box.width > 0 && box.top < map.bottom && box.left < map.right;
     return { right: overlaps(card) ? map.right - card.left : 0, bottom: overlaps(replay) ? map.bottom - replay.top : 0 };
   }

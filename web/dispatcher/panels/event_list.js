@@ -1,6 +1,7 @@
 import { isolated, timeOfDay } from "../../shared/format.js";
 import { byId, h } from "../../shared/dom.js";
-import { EVENT_KINDS, eventText, instantOf, instantText } from "../labels.js";
+import { EVENT_KINDS, eventText, instantText } from "../labels.js";
+import { instantOf } from "../state/events.js";
 
 /** @typedef {import("../../shared/messages.js").FleetEvent} FleetEvent */
 

@@ -1,3 +1,5 @@
+import { byId } from "../../shared/dom.js";
+
 /** The tabs of the side: one panel at a time, arrow keys between them. */
 export class Tabs {
   #tabs = /** @type {HTMLElement[]} */ ([...document.querySelectorAll("#tabs [role=tab]")]);
@@ -22,7 +24,7 @@ export class Tabs {
       const shown = panelOf(tab) === panel;
       tab.setAttribute("aria-selected", String(shown));
       tab.tabIndex = shown ? 0 : -1;
-      /** @type {HTMLElement} */ (document.getElementById(panelOf(tab))).hidden = !shown;
+      byId(panelOf(tab)).hidden = !shown;
     }
     this.#onShow(panel);
   }

@@ -1,8 +1,11 @@
-import { instantOf } from "../labels.js";
-
 /** @typedef {import("../../shared/messages.js").FleetEvent} FleetEvent */
 
 const MOST_KEPT = 500;
+
+/** When an event happened: what a backlog told, by the clock of its vehicle. @param {FleetEvent} event */
+export function instantOf({ late, fix_time: fixTime, server_time: serverTime }) {
+  return late ? (fixTime ?? serverTime) : serverTime;
+}
 
 const byInstant = (/** @type {FleetEvent} */ one, /** @type {FleetEvent} */ other) => instantOf(one) - instantOf(other) || one.event_id - other.event_id;
 
