@@ -1,8 +1,8 @@
 import { addBasemap } from "../shared/basemap.js";
-import { Camera } from "./camera.js";
 import { near, unrolled } from "../shared/geo.js";
 import { CarMarker, placeMarker } from "../shared/markers.js";
 import { DAY, NIGHT } from "../shared/palette.js";
+import { Camera } from "./camera.js";
 
 /** @typedef {import("../shared/motion.js").Shown} Shown */
 /** @typedef {import("../shared/messages.js").Trip} Trip */

@@ -1,7 +1,7 @@
 import { h } from "../../shared/dom.js";
+import { placeText } from "../labels.js";
 import { reasonOf } from "../state/api.js";
 import { Nearest } from "./nearest.js";
-import { placeText } from "../labels.js";
 
 /** @typedef {{latitude: number, longitude: number}} Point */
 

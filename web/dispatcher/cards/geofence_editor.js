@@ -1,7 +1,7 @@
-import { isolated } from "../../shared/format.js";
-import { reasonOf } from "../state/api.js";
 import { h } from "../../shared/dom.js";
+import { isolated } from "../../shared/format.js";
 import { layerOf } from "../map/geofence_layer.js";
+import { reasonOf } from "../state/api.js";
 import { nameOf, newId, propertiesOf, toKilometresPerHour } from "../state/geofences.js";
 
 /** @typedef {import("../../shared/messages.js").Geofence} Geofence */

@@ -1,6 +1,6 @@
 import { h } from "../../shared/dom.js";
-import { reasonOf } from "../state/api.js";
 import { distanceText } from "../labels.js";
+import { reasonOf } from "../state/api.js";
 
 const HOW_MANY = 5;
 /** Vehicles drive on, and become free. */

@@ -1,6 +1,6 @@
 import { h } from "../../shared/dom.js";
-import { reasonOf } from "../state/api.js";
 import { instantText } from "../labels.js";
+import { reasonOf } from "../state/api.js";
 
 const HOURS = [1, 4, 24, 24 * 7];
 

@@ -1,10 +1,10 @@
-import { isolated } from "../../shared/format.js";
 import { h } from "../../shared/dom.js";
+import { isolated } from "../../shared/format.js";
+import { placeText, TRIP_STATUS } from "../labels.js";
 import { reasonOf } from "../state/api.js";
+import { isOver } from "../state/trips.js";
 import { Nearest } from "./nearest.js";
 import { Shares } from "./shares.js";
-import { isOver } from "../state/trips.js";
-import { placeText, TRIP_STATUS } from "../labels.js";
 
 /** @typedef {import("../../shared/messages.js").Trip} Trip */
 

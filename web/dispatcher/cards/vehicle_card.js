@@ -1,8 +1,8 @@
-import { ago } from "../../shared/format.js";
 import { fact, h, write } from "../../shared/dom.js";
+import { ago } from "../../shared/format.js";
+import { clockText, distanceText, durationText, kilometresPerHour, VEHICLE_STATUS } from "../labels.js";
 import { glyphIcon } from "../map/glyphs.js";
 import { TripCard } from "./trip_card.js";
-import { clockText, distanceText, durationText, kilometresPerHour, VEHICLE_STATUS } from "../labels.js";
 
 /** Battery, and a vehicle out of view, come by asking. */
 const ASK_EVERY = 10_000;

@@ -1,6 +1,6 @@
 import { near } from "../../shared/geo.js";
-import { clusterRadius, Painter } from "./painter.js";
 import { placeAt } from "../state/vehicles.js";
+import { clusterRadius, Painter } from "./painter.js";
 
 /** @typedef {import("../state/vehicles.js").Vehicle} Vehicle */
 /** @typedef {import("../state/vehicles.js").Vehicles} Vehicles */

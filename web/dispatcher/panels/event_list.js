@@ -1,5 +1,5 @@
-import { isolated, timeOfDay } from "../../shared/format.js";
 import { byId, h } from "../../shared/dom.js";
+import { isolated, timeOfDay } from "../../shared/format.js";
 import { EVENT_KINDS, eventText, instantText } from "../labels.js";
 import { instantOf } from "../state/events.js";
 

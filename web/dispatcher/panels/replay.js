@@ -1,12 +1,12 @@
+import { byId, h, write } from "../../shared/dom.js";
 import { isolated } from "../../shared/format.js";
 import { near } from "../../shared/geo.js";
 import { CarMarker } from "../../shared/markers.js";
+import { distanceText, kilometresPerHour } from "../labels.js";
 import { reasonOf } from "../state/api.js";
-import { SpeedChart } from "./speed_chart.js";
-import { byId, h, write } from "../../shared/dom.js";
 import { Playback, RATES } from "../state/playback.js";
 import { parseTrack, Recording } from "../state/recording.js";
-import { distanceText, kilometresPerHour } from "../labels.js";
+import { SpeedChart } from "./speed_chart.js";
 
 const HOUR = 3_600_000;
 

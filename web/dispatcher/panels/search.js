@@ -1,7 +1,7 @@
 import { byId, h, write } from "../../shared/dom.js";
+import { VEHICLE_STATUS } from "../labels.js";
 import { glyphIcon } from "../map/glyphs.js";
 import { matches, roster, STATUSES } from "../state/roster.js";
-import { VEHICLE_STATUS } from "../labels.js";
 
 /** @typedef {import("../../shared/messages.js").VehicleStatus} VehicleStatus */
 /** @typedef {import("./vehicle_list.js").Line} Line */

@@ -1,5 +1,5 @@
-import { reasonOf } from "../state/api.js";
 import { byId, h } from "../../shared/dom.js";
+import { reasonOf } from "../state/api.js";
 import { toKilometresPerHour, toMetresPerSecond } from "../state/geofences.js";
 
 /** @typedef {import("../state/api.js").FleetSettings} FleetSettings */

@@ -1,7 +1,7 @@
-import { ago } from "../../shared/format.js";
 import { byId, h, write } from "../../shared/dom.js";
-import { glyphIcon } from "../map/glyphs.js";
+import { ago } from "../../shared/format.js";
 import { clockText, kilometresPerHour, VEHICLE_STATUS } from "../labels.js";
+import { glyphIcon } from "../map/glyphs.js";
 
 /** @typedef {import("../state/roster.js").Listed & {speed: number | null, kind: string}} ListedVehicle */
 /** @typedef {{heading: string} | {vehicle: ListedVehicle, away: boolean}} Line `away`: not in view, found by the hub */

@@ -1,8 +1,8 @@
 import { ServerClock } from "../../shared/clock.js";
 import { Connection } from "../../shared/connection.js";
+import { decodeForDispatcher } from "../../shared/messages.js";
 import { EventLog } from "./events.js";
 import { Geofences } from "./geofences.js";
-import { decodeForDispatcher } from "../../shared/messages.js";
 import { OPEN, Trips } from "./trips.js";
 import { Vehicles } from "./vehicles.js";
 

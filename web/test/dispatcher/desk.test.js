@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import { clockText, distanceText, durationText, eventText, farewell } from "../../dispatcher/labels.js";
+import { boxAround } from "../../dispatcher/map/initial_view.js";
 import { EventLog } from "../../dispatcher/state/events.js";
 import { Geofences, nameOf, propertiesOf, toKilometresPerHour, toMetresPerSecond } from "../../dispatcher/state/geofences.js";
-import { boxAround } from "../../dispatcher/map/initial_view.js";
 import { Trips } from "../../dispatcher/state/trips.js";
-import { clockText, distanceText, durationText, eventText, farewell } from "../../dispatcher/labels.js";
 
 const event = (/** @type {number} */ id) => ({ event_id: id, kind: /** @type {const} */ ("enter"), vehicle_id: "v", server_time: id });
 /** @param {string} id @param {any} [fields] */

@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { cellOf, project } from "../../dispatcher/state/cells.js";
-import { decodeForDispatcher } from "../../shared/messages.js";
 import { placeAt, Vehicles } from "../../dispatcher/state/vehicles.js";
+import { decodeForDispatcher } from "../../shared/messages.js";
 import { seeded } from "../random.js";
 
 /** @type {import("../../dispatcher/state/cells.js").Bounds} */
