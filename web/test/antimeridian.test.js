@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { boxAround } from "../../dispatcher/map/initial_view.js";
-import { beyondAntimeridian } from "../../dispatcher/state/geofences.js";
-import { Recording } from "../../dispatcher/state/recording.js";
-import { placeAt, Vehicles } from "../../dispatcher/state/vehicles.js";
-import { bearing, distance, near, travel, unrolled, wrap } from "../../shared/geo.js";
-import { Motion } from "../../shared/motion.js";
-import { seeded } from "../random.js";
+import { boxAround } from "../dispatcher/map/initial_view.js";
+import { beyondAntimeridian } from "../dispatcher/state/geofences.js";
+import { Recording } from "../dispatcher/state/recording.js";
+import { placeAt, Vehicles } from "../dispatcher/state/vehicles.js";
+import { bearing, distance, near, travel, unrolled, wrap } from "../shared/geo.js";
+import { Motion } from "../shared/motion.js";
+import { seeded } from "./random.js";
 
 /** The same drive, with the antimeridian in its middle or far away: `wrap` of a longitude that was shifted. */
 const SHIFT = 170;
