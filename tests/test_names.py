@@ -93,7 +93,7 @@ async def test_every_name_is_composed_and_on_one_line(api: Api) -> None:
 
 
 async def test_the_database_folds_texts_as_the_pages_do(database_url: str) -> None:
-    """`web/test/search.test.js` holds the pages to the same list."""
+    """`web/test/dispatcher/search_key.test.js` holds the pages to the same list."""
     connection = await asyncpg.connect(database_url)
     for text, key in KEYS:
         assert await connection.fetchval("SELECT search_key($1)", text) == unicodedata.normalize("NFKD", key)

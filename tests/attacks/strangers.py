@@ -96,7 +96,7 @@ def idle() -> dict[str, Idle]:
         "chunks by the byte": Idle(put("Transfer-Encoding: chunked", bearer=bearer), b"1\r\n \r\n"),
         "a body that was asked for": Idle(put("Content-Length: 1000", "Expect: 100-continue", bearer=bearer)),
         "an answer that is not read": Idle(unread, reads=False),
-        "answers that are not read": Idle(_GET.replace(b"/healthz", b"/web/trip.js") + b"\r\n", unread, reads=False),
+        "answers that are not read": Idle(_GET.replace(b"/healthz", b"/web/passenger/page.js") + b"\r\n", unread, reads=False),
     }
 
 

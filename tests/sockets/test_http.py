@@ -257,7 +257,7 @@ async def test_connect_is_refused(hub: HubProcess) -> None:
 
 
 async def test_head_is_get_without_its_body(hub: HubProcess, api: Api) -> None:
-    for path in ("/trip/x", "/healthz", "/web/trip.js", f"/v1/fleets/{await api.fleet()}"):
+    for path in ("/trip/x", "/healthz", "/web/passenger/page.js", f"/v1/fleets/{await api.fleet()}"):
         whole = await api.http.get(f"{hub.url}{path}")
         alone = await api.http.send(httpx.Request("HEAD", f"{hub.url}{path}", headers=api.http.headers))
         assert (alone.status_code, alone.content) == (200, b"")

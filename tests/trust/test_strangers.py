@@ -385,7 +385,7 @@ async def test_pages_say_what_they_may_do(hub: HubProcess, public_hub: HubProces
                 assert "geolocation=()" in page.headers["permissions-policy"]
                 assert page.headers["cache-control"] == "no-cache"
                 assert (page.headers.get(HSTS) or "").startswith("max-age=") == (where is public_hub)
-            assert (await api.http.get(f"{where.url}/web/trip.js")).headers["cache-control"] == "no-cache"
+            assert (await api.http.get(f"{where.url}/web/passenger/page.js")).headers["cache-control"] == "no-cache"
 
 
 async def test_the_maps_own_hosts_are_in_the_policy(own_hub: Callable[..., HubProcess]) -> None:

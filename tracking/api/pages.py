@@ -56,11 +56,15 @@ class _Files(StaticFiles):
         return response
 
 
+PAGE_FOLDERS = frozenset({"shared", "passenger", "dispatcher"})
+
+
 class _PageFiles(_Files):
-    """The modules, styles and pictures beside the pages; nothing that only their making needs."""
+    """The modules, styles and pictures of the pages. Tests and configuration stay private."""
 
     def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
-        if Path(path).name != path or Path(path).suffix not in {".js", ".css", ".svg", ".png"}:
+        file = Path(path)
+        if not PAGE_FOLDERS.intersection(file.parts[:1]) or file.suffix not in {".js", ".css", ".svg", ".png"}:
             return "", None
         return super().lookup_path(path)
 
@@ -70,14 +74,13 @@ def _vendor(package: str) -> BaseRoute:
 
 
 routes: list[BaseRoute] = [
-    Route("/trip/{trip_id}", _page("trip.html")),
-    Route("/fleet/{fleet_id}", _page("fleet.html")),
+    Route("/trip/{trip_id}", _page("passenger/index.html")),
+    Route("/fleet/{fleet_id}", _page("dispatcher/index.html")),
     Route("/web-config.json", web_config),
     _vendor("leaflet"),
     _vendor("protomaps-leaflet"),
     _vendor("@geoman-io/leaflet-geoman-free"),
     _vendor("uplot"),
     Mount("/web/data", _Files(directory=WEB / "data", check_dir=False)),
-    Mount("/web/fleet", _PageFiles(directory=WEB / "fleet", check_dir=False)),
     Mount("/web", _PageFiles(directory=WEB, check_dir=False)),
 ]

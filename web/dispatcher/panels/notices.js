@@ -1,0 +1,68 @@
+import { byId, h, write } from "../../shared/dom.js";
+import { farewell } from "../labels.js";
+
+/** A break shorter than this mends before anyone has read about it. */
+const GRACE = 1_200;
+const HINT_STAYS = 6_000;
+
+/** What is said over the map, at the head of the list, and to those who hear the page. */
+export class Notices {
+  #banner = byId("banner");
+  #hint = byId("hint");
+  #line = byId("line");
+  #words = byId("line-words");
+  #announcer = byId("announcer");
+  /** @type {number | undefined} */
+  #bannerTimer;
+  /** @type {number | undefined} */
+  #hintTimer;
+
+  /** @param {boolean} live @param {string} words */
+  showLine(live, words) {
+    this.#line.dataset.state = live ? "live" : "connecting";
+    write(this.#words, words);
+    clearTimeout(this.#bannerTimer);
+    this.#bannerTimer = undefined;
+    if (live) {
+      this.#banner.hidden = true;
+      return;
+    }
+    if (!this.#banner.hidden) write(this.#banner, words);
+    this.#bannerTimer = setTimeout(() => {
+      write(this.#banner, words);
+      this.#banner.hidden = false;
+    }, GRACE);
+  }
+
+  /** What to do next on the map; it stays until it is taken away. @param {string} words nothing takes it away */
+  hint(words) {
+    clearTimeout(this.#hintTimer);
+    write(this.#hint, words);
+    this.#hint.hidden = words === "";
+  }
+
+  /** What has just been done. @param {string} words */
+  tell(words) {
+    this.hint(words);
+    this.#hintTimer = setTimeout(() => this.hint(""), HINT_STAYS);
+  }
+
+  /** For those who hear the page instead of seeing it. @param {string} words */
+  announce(words) {
+    this.#announcer.textContent = words;
+  }
+
+  /** The last words. @param {import("../../shared/close_codes.js").Ending} why */
+  showEnding(why) {
+    const { title, text } = farewell(why);
+    clearTimeout(this.#bannerTimer);
+    this.#banner.hidden = true;
+    this.#line.dataset.state = "ended";
+    write(this.#words, title);
+    document.title = title;
+    const box = byId("ending");
+    box.replaceChildren(h("div", {}, h("h2", {}, title), h("p", {}, text)));
+    box.hidden = false;
+    document.body.classList.add("ended");
+  }
+}

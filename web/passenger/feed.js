@@ -1,0 +1,129 @@
+import { ServerClock } from "../shared/clock.js";
+import { Track } from "./track.js";
+
+/** @typedef {import("../shared/messages.js").PassengerMessage} PassengerMessage */
+
+/**
+ * What became of a message: `applied` (the state changed), `ignored` (a repeat, or nothing to do with the state), or `gap`
+ * (updates are missing, the feed can only go on from a snapshot).
+ * @typedef {"applied" | "ignored" | "gap"} Outcome
+ */
+
+/** What a passenger knows of one trip, kept up to date by the hub's messages. No I/O: messages in, state out. */
+export class Feed {
+  track = new Track();
+  clock = new ServerClock();
+
+  /** @type {import("../shared/messages.js").Trip | null} */
+  trip = null;
+
+  /** @type {import("../shared/messages.js").Position | null} */
+  position = null;
+
+  /** @type {import("../shared/messages.js").Progress | null} */
+  progress = null;
+
+  /** @type {{epoch: string, offset: number} | null} */
+  #cursor = null;
+
+  /** Whether this connection has said from where it continues; before that an offset means nothing. */
+  #synced = false;
+
+  /** Where to resume, or null where only a snapshot helps. */
+  get cursor() {
+    return this.#cursor ? { ...this.#cursor } : null;
+  }
+
+  /** A new connection begins. */
+  begin() {
+    this.#synced = false;
+  }
+
+  /** Gives up the place in the feed; what is known stays on show until the snapshot comes. */
+  forget() {
+    this.#cursor = null;
+    this.#synced = false;
+  }
+
+  /**
+   * @param {PassengerMessage} message
+   * @param {number} localTime this device's clock, as an instant
+   * @returns {Outcome}
+   */
+  receive(message, localTime) {
+    switch (message.type) {
+      case "snapshot":
+        this.#replace(message);
+        this.clock.hear(message.server_time, localTime);
+        return "applied";
+      case "resumed":
+        if (this.#cursor?.epoch !== message.epoch || this.#cursor.offset !== message.offset) return "gap";
+        this.#synced = true;
+        return "applied";
+      case "tick":
+        this.clock.hear(message.server_time, localTime);
+        return "ignored";
+      case "skipped":
+        return this.#skip(message.from, message.to);
+    }
+    if (message.offset === undefined) return "ignored";
+    if (!this.#synced || !this.#cursor) return "gap";
+    if (message.offset <= this.#cursor.offset) return "ignored";
+    if (message.offset !== this.#cursor.offset + 1) return "gap";
+    this.#cursor.offset = message.offset;
+    return this.#update(message);
+  }
+
+  /** @param {Exclude<PassengerMessage, {type: "snapshot" | "resumed" | "tick" | "skipped"}>} message @returns {Outcome} */
+  #update(message) {
+    switch (message.type) {
+      case "position":
+        this.track.add([message.longitude, message.latitude, message.fix_time]);
+        if (this.position && message.fix_time <= this.position.fix_time) return "ignored";
+        this.position = message;
+        return "applied";
+      case "trip":
+        this.#take(message.trip);
+        return "applied";
+      case "progress":
+        this.progress = message;
+        return "applied";
+      case "track_revised":
+        this.track.revise(message.from, message.to, message.track, message.segments);
+        return "applied";
+      case "message":
+        return "applied";
+    }
+    return "ignored";
+  }
+
+  /** @param {import("../shared/messages.js").Snapshot} message */
+  #replace({ epoch, offset, trip, position, progress, track, segments }) {
+    this.#cursor = { epoch, offset };
+    this.#synced = true;
+    this.#take(trip);
+    this.position = position ?? null;
+    this.progress = progress ?? null;
+    this.track.replace(track, segments);
+    // Positions are shown before they are committed, and a snapshot's line is what is committed.
+    if (position) this.track.add([position.longitude, position.latitude, position.fix_time]);
+  }
+
+  /** Where another vehicle was is no answer to where this one is. @param {import("../shared/messages.js").Trip} trip */
+  #take(trip) {
+    this.trip = trip;
+    const vehicle = trip.vehicle?.vehicle_id;
+    // A trip that is over doesn't name it any more.
+    if (vehicle === undefined || vehicle === this.track.vehicle) return;
+    this.track.giveTo(vehicle);
+    this.position = null;
+    this.progress = null;
+  }
+
+  /** @param {number} from @param {number} to @returns {Outcome} */
+  #skip(from, to) {
+    if (!this.#synced || !this.#cursor || from > this.#cursor.offset + 1) return "gap";
+    this.#cursor.offset = Math.max(this.#cursor.offset, to);
+    return "ignored";
+  }
+}

@@ -1,0 +1,147 @@
+import { byId } from "../shared/dom.js";
+import { Motion } from "../shared/motion.js";
+import { followReducedMotion } from "../shared/page_life.js";
+import { TripMap } from "./map.js";
+
+/** @typedef {import("../shared/messages.js").Trip} Trip */
+
+const GOAL_IS_PICKUP = new Set(["new", "enroute_to_pickup", "arrived_at_pickup"]);
+
+/** Plays a feed on the map: moves the car from fix to fix, draws a frame while it moves, and points the camera. */
+export class LiveMap {
+  /** Where the car is drawn. @type {import("../shared/motion.js").Shown | null} */
+  shown = null;
+
+  #feed;
+  #map;
+  #motion = new Motion();
+  #followButton = byId("follow");
+  /** Whether the camera has looked at what is there to be seen. */
+  #framed = false;
+  #frameRequest = 0;
+  /** @type {"" | "pickup" | "dropoff"} */
+  #goal = "";
+  #ended = false;
+
+  /**
+   * @param {import("./feed.js").Feed} feed
+   * @param {import("../shared/basemap.js").BasemapSettings | undefined} basemap
+   */
+  constructor(feed, basemap) {
+    this.#feed = feed;
+    this.#map = new TripMap(byId("map"), basemap, () => this.#setFollow(false));
+    followReducedMotion((reduced) => (this.#motion.reduced = this.#map.camera.reduced = reduced));
+    new ResizeObserver(() => this.arrange()).observe(byId("panel"));
+    addEventListener("resize", () => this.arrange());
+    this.#followButton.addEventListener("click", () => this.#setFollow(true));
+  }
+
+  get follow() {
+    return this.#map.camera.follow;
+  }
+
+  /** The car glides on from where it is shown, unless the snapshot knows of none, or only of an older place. */
+  takeSnapshot() {
+    const { position, track } = this.#feed;
+    if (!position || (this.shown && position.fix_time < this.shown.time)) this.#motion.clear();
+    if (position) this.#motion.push(position, performance.now(), track.heading);
+    else this.shown = null;
+  }
+
+  /** @param {import("../shared/messages.js").Position} position */
+  takePosition(position) {
+    this.#motion.push(position, performance.now());
+  }
+
+  /** Nobody knows where the vehicle is, or it is another one now. */
+  forgetCar() {
+    this.shown = null;
+    this.#motion.clear();
+  }
+
+  /** @param {Trip} trip @param {boolean} stale whether the car's position is an old one */
+  showTrip(trip, stale) {
+    this.#map.stale = stale;
+    this.#map.showTrip(trip);
+  }
+
+  /** Draws the state as it is now. */
+  draw() {
+    if (this.#feed.position) this.#requestFrame();
+    else this.#map.showTrack(this.#feed.track);
+    this.#look();
+  }
+
+  /** Nothing more will come. @param {boolean} keep whether the whole trip stays in sight, instead of nothing */
+  end(keep) {
+    this.#ended = true;
+    this.forgetCar();
+    this.#followButton.hidden = true;
+    const { trip, track } = this.#feed;
+    if (!keep) this.#map.forget();
+    else if (trip) {
+      this.#map.showTrack(track);
+      this.arrange();
+      this.#map.camera.frame([...placesOf(trip), ...track.points.map(([longitude, latitude]) => ({ latitude, longitude }))]);
+    }
+  }
+
+  /** Tells the camera and the credits which part of the map the panel covers. */
+  arrange() {
+    const panel = byId("panel").getBoundingClientRect();
+    const notices = byId("notices").getBoundingClientRect();
+    const beside = panel.width < innerWidth * 0.6;
+    const covered = Math.max(innerHeight - panel.top, 0);
+    this.#map.camera.margins = beside
+      ? { top: 56, right: 72, bottom: 56, left: panel.right + 56 }
+      : { top: Math.max(72, notices.bottom + 28), right: 56, bottom: covered + 68, left: 56 };
+    document.documentElement.style.setProperty("--covered", beside ? "0px" : `${covered}px`);
+  }
+
+  /** Points the camera: at the car and its goal, or at the trip's places while there is no car. */
+  #look() {
+    const { trip } = this.#feed;
+    if (!trip) return;
+    const { camera } = this.#map;
+    const next = GOAL_IS_PICKUP.has(trip.status) ? "pickup" : "dropoff";
+    const must = !this.#framed || next !== this.#goal;
+    this.#goal = next;
+    this.arrange();
+    if (this.shown) camera.attend(this.shown, trip[next], performance.now(), must);
+    else if (must) camera.frame(placesOf(trip));
+    this.#framed = true;
+    this.#followButton.hidden = camera.follow || !this.shown;
+  }
+
+  /** @param {boolean} follow */
+  #setFollow(follow) {
+    const { trip } = this.#feed;
+    const { camera } = this.#map;
+    camera.follow = follow;
+    this.#followButton.hidden = follow || !this.shown;
+    if (follow && this.shown && trip) camera.attend(this.shown, this.#goal === "pickup" ? trip.pickup : trip.dropoff, performance.now(), true);
+  }
+
+  #requestFrame() {
+    this.#frameRequest ||= requestAnimationFrame((now) => this.#drawFrame(now));
+  }
+
+  /** @param {number} now */
+  #drawFrame(now) {
+    this.#frameRequest = 0;
+    if (this.#ended) return;
+    const before = this.shown;
+    this.shown = this.#motion.frame(now);
+    if (!this.shown) return;
+    // The camera's first look was at the places alone; now there is a car to look at.
+    if (!before) this.#framed = false;
+    if (!this.#framed) this.#look();
+    this.#map.show(this.shown, this.#feed.track);
+    if (!this.shown.settled) this.#requestFrame();
+  }
+}
+
+/** @param {Trip} trip */
+function placesOf({ pickup, stops = [], dropoff }) {
+  return [pickup, ...stops, dropoff];
+}

@@ -1,0 +1,58 @@
+import { byId } from "../shared/dom.js";
+import { timeOfDay } from "../shared/format.js";
+import { sender } from "./labels.js";
+
+const MOST_MESSAGES = 3;
+/** A break shorter than this mends before anyone has read about it. */
+const GRACE = 1_200;
+
+/** What comes up over the map: a banner while the line is down, and cards with what people wrote. */
+export class Notices {
+  #banner = byId("banner");
+  #messages = byId("messages");
+  /** @type {number | undefined} */
+  #timer;
+  #words = "";
+
+  /** The line is up: what is shown is what the hub says. */
+  showLive() {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#banner.hidden = true;
+  }
+
+  /**
+   * The line is down; calling again only brings the words up to date.
+   * @param {string} words
+   */
+  showDown(words) {
+    this.#words = words;
+    if (!this.#banner.hidden) this.#banner.textContent = words;
+    this.#timer ??= setTimeout(() => {
+      this.#banner.textContent = this.#words;
+      this.#banner.hidden = false;
+    }, GRACE);
+  }
+
+  /**
+   * @param {{text: string, from: string, server_time: number}} message
+   */
+  addMessage({ text, from, server_time }) {
+    const card = document.createElement("article");
+    card.className = "message";
+    const head = document.createElement("p");
+    head.className = "message-head";
+    head.textContent = `${sender(from)} · ${timeOfDay(server_time)}`;
+    const body = document.createElement("p");
+    body.className = "message-text";
+    body.textContent = text;
+    const close = document.createElement("button");
+    close.type = "button";
+    close.setAttribute("aria-label", "Dismiss message");
+    close.textContent = "×";
+    close.addEventListener("click", () => card.remove());
+    card.append(head, body, close);
+    this.#messages.append(card);
+    while (this.#messages.children.length > MOST_MESSAGES) this.#messages.firstElementChild?.remove();
+  }
+}
