@@ -1,6 +1,7 @@
 """The docs say what the code does, or a test fails."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from tracking.model import EventKind, Suspicion, VehicleStatus
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+CITATION = r"(?<!bad )(?:\b[Rr]ows? |test_(?:row|rows|trust)_)(\d+(?:(?:, | and | to |_)\d+)*)"
+"""How tests cite rows of TRUST.md: `row 18`, `rows 13 to 16`, `Rows 30, 77 and 90`, `test_row_36_…`, `test_trust_31_32_…`."""
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -84,6 +87,24 @@ def test_every_module_has_its_room_in_the_architecture() -> None:
         path for path in (ROOT / "tracking").rglob("*.py") if path.name != "__init__.py" and path.parent.name not in by_subject
     ]
     assert [str(path.relative_to(ROOT)) for path in modules if path.stem not in names] == []
+
+
+def test_every_row_that_a_test_cites_is_in_the_trust_table_and_the_other_way_round() -> None:
+    """`not built` and `no test` stand with the rows that nothing cites."""
+    table = re.findall(r"^\| (\d+) \|.*\| ([a-z ]*)\|$", (DOCS / "TRUST.md").read_text(), re.MULTILINE)
+    assert [int(row) for row, _ in table] == list(range(1, len(table) + 1))
+    cited: dict[int, str] = {}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for rows in re.findall(CITATION, path.read_text()) if path != Path(__file__) else []:
+            cited.update(dict.fromkeys(_numbers(rows), path.name))
+    assert {row: where for row, where in cited.items() if row > len(table)} == {}
+    assert {int(row) for row, state in table if not state.strip()} == set(cited)
+
+
+def _numbers(rows: str) -> Iterator[int]:
+    """The numbers that `13 to 16`, `30, 77 and 90` and `_31_32` mean."""
+    for first, last in re.findall(r"(\d+)(?: to (\d+))?", rows):
+        yield from range(int(first), int(last or first) + 1)
 
 
 def _pages() -> list[Path]:
