@@ -67,13 +67,26 @@ def test_every_link_between_the_docs_leads_somewhere() -> None:
 
 
 def test_every_decision_has_one_form_and_is_listed() -> None:
+    """Numbered from 1 without a gap, with its title in the index, and with files that exist."""
     decisions = DOCS / "decisions"
-    index = (decisions / "README.md").read_text()
     files = sorted(path for path in decisions.iterdir() if path.name != "README.md")
-    assert re.findall(r"^\| \[[a-z-]+\]\((.+?)\)", index, re.MULTILINE) == [path.name for path in files]
-    for path in files:
-        headings = re.findall(r"^##? (.+)$", path.read_text(), re.MULTILINE)
-        assert headings[1:] == ["The question", "What was decided", "Why", "What it costs"], path.name
+    listed = []
+    for number, path in enumerate(files, 1):
+        assert re.fullmatch(rf"{number:04}-[a-z-]+\.md", path.name)
+        title, *headings = re.findall(r"^##? (.+)$", path.read_text(), re.MULTILINE)
+        assert headings == ["Context", "Decision", "Consequence", "Files"], path.name
+        listed.append((f"{number:04}", path.name, title.removeprefix(f"{number}. ")))
+        named = re.findall(r"`(\S+)`", path.read_text().split("## Files")[1])
+        assert [name for name in named if not (ROOT / name).is_file()] == [], path.name
+        assert named, path.name
+    index = (decisions / "README.md").read_text()
+    assert re.findall(r"^\| \[(\d+)\]\((.+?)\) \| (.+) \|$", index, re.MULTILINE) == listed
+
+
+def test_every_link_from_the_code_to_the_docs_leads_somewhere() -> None:
+    for path in [*(ROOT / "tracking").rglob("*.py"), *(ROOT / "driver_sim").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        for target in re.findall(r"\]\(([^)#:\s]+\.md)[^)]*\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.relative_to(ROOT)} links to {target}"
 
 
 def test_every_module_has_its_room_in_the_architecture() -> None:
