@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from msgspec import Struct
+from starlette.routing import Route, WebSocketRoute
 
 from tracking import protocol
-from tracking.config import Settings
+from tracking.app import create_app
+from tracking.config import Settings, load
 from tracking.errors import CLOSE_CODES, HTTP_STATUS, CloseCode, ErrorCode
 from tracking.metrics import REGISTRY
 from tracking.model import EventKind, Suspicion, VehicleStatus
@@ -45,6 +47,19 @@ def test_every_code_message_and_flag_is_in_the_reference() -> None:
         *(metric.name for metric in REGISTRY.collect() if metric.name.startswith("tracking_")),
     ]
     assert [name for name in names if f"`{name}`" not in reference] == []
+
+
+def test_every_route_is_in_the_reference() -> None:
+    """With its methods, in a row of a table; a socket in a heading."""
+    lines = (DOCS / "REFERENCE.md").read_text().splitlines()
+    app = create_app(load(database_url="postgresql:///none", jwt_secret="x" * 32))
+    missing = []
+    for route in app.routes:
+        methods = (route.methods or set()) - {"HEAD"} if isinstance(route, Route) else {"socket"}
+        if isinstance(route, Route | WebSocketRoute) and route.path.startswith("/v1/"):
+            rows = [line for line in lines if re.search(rf"{re.escape(route.path)}[?`]", line)]
+            missing += [f"{method} {route.path}" for method in methods if not any(method in row for row in rows)]
+    assert missing == []
 
 
 def test_every_code_has_its_meaning() -> None:
@@ -121,4 +136,4 @@ def _numbers(rows: str) -> Iterator[int]:
 
 
 def _pages() -> list[Path]:
-    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")]
+    return [*ROOT.glob("*.md"), *(ROOT / "examples").glob("*.md"), *(ROOT / ".github").rglob("*.md"), *DOCS.rglob("*.md")]
