@@ -1,10 +1,12 @@
 """The docs say what the code does, or a test fails."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from msgspec import Struct
 from starlette.routing import Route, WebSocketRoute
 
@@ -13,7 +15,7 @@ from tracking.app import create_app
 from tracking.config import Settings, load
 from tracking.errors import CLOSE_CODES, HTTP_STATUS, CloseCode, ErrorCode
 from tracking.metrics import REGISTRY
-from tracking.model import EventKind, Suspicion, VehicleStatus
+from tracking.model import EventKind, Suspicion, TripStatus, VehicleStatus
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -62,6 +64,17 @@ def test_every_route_is_in_the_reference() -> None:
     assert missing == []
 
 
+def test_the_pages_know_every_kind_of_event_and_every_status() -> None:
+    scripts = [path for path in (ROOT / "web").rglob("*.js") if "node_modules" not in path.parts]
+    code = "\n".join(path.read_text() for path in scripts)
+    types = {
+        name: set(re.findall(r'"(\w+)"', text)) for text, name in re.findall(r"@typedef {(.+)} (\w+)$", code, re.MULTILINE)
+    }
+    assert types["EventKind"] == set(EventKind)
+    assert types["VehicleStatus"] == set(VehicleStatus)
+    assert types["Status"] == set(TripStatus)
+
+
 def test_every_code_has_its_meaning() -> None:
     assert set(CLOSE_CODES) == set(CloseCode)
     assert set(HTTP_STATUS) == set(ErrorCode)
@@ -96,6 +109,35 @@ def test_every_decision_has_one_form_and_is_listed() -> None:
         assert named, path.name
     index = (decisions / "README.md").read_text()
     assert re.findall(r"^\| \[(\d+)\]\((.+?)\) \| (.+) \|$", index, re.MULTILINE) == listed
+
+
+def test_contributing_names_files_and_tests_that_exist() -> None:
+    named = re.findall(r"`([^`\s]+)`", (ROOT / "CONTRIBUTING.md").read_text())
+    paths = [name for name in named if "/" in name and "NNNN" not in name and "*" not in name]
+    missing = [name for name in paths if not (ROOT / name.split("::")[0]).exists()]
+    tests = [name.split("::") for name in paths if "::" in name]
+    missing += [test for path, test in tests if f"def {test}(" not in (ROOT / path).read_text()]
+    assert tests and missing == []
+
+
+def test_the_hooks_before_a_commit_call_what_make_lint_calls() -> None:
+    hooks = [hook for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"] for hook in repo["hooks"]]
+    called = " ".join(hook["entry"] for hook in hooks)
+    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert lint is not None
+    tools = re.findall(r"\$\(BIN\)/([a-z]+(?: [a-z]+)?)|\$\(NPM\) (--prefix web run \w+)", lint[1])
+    assert len(tools) == len(hooks) == 4
+    assert all("".join(tool) in called for tool in tools)
+    assert all(hook["language"] == "system" for hook in hooks)
+
+
+def test_the_changelog_has_the_form_of_keep_a_changelog_and_this_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## \[(.+?)\](?: - \d{4}-\d\d-\d\d)?$", text, re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert versions[:2] == ["Unreleased", project["version"]]
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.+)$", text, re.MULTILINE)) <= kinds
 
 
 def test_every_link_from_the_code_to_the_docs_leads_somewhere() -> None:
