@@ -28,6 +28,8 @@ def follow() -> None:
 while True:
     try:
         follow()
+    except KeyboardInterrupt:
+        break
     except httpx.HTTPError as error:
         status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 503
         if status == 410:

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -174,6 +175,8 @@ async def test_the_change_reader_goes_on_from_its_cursor(own_hub: Callable[..., 
             assert created(await reader.until("")) == third["trip_id"]
             # Its cursor is kept once it asks for what comes after.
             await until(lambda: int(cursor.read_text()) >= json.loads(reader.lines[-1])["change"], "the cursor is kept")
+            reader.process.send_signal(signal.SIGINT)
+            assert await reader.end() == 0
         fourth = await api.trip(fleet_id, None)
         async with running("changes.py", **asked) as reader:
             assert created(await reader.until("")) == fourth["trip_id"]
