@@ -1,19 +1,26 @@
 """The docs say what the code does, or a test fails."""
 
 import re
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from msgspec import Struct
+from starlette.routing import Route, WebSocketRoute
 
-from tracking.config import Settings
+from tracking.app import create_app
+from tracking.config import Settings, load
 from tracking.errors import CLOSE_CODES, HTTP_STATUS, CloseCode, ErrorCode
 from tracking.metrics import REGISTRY
-from tracking.model import EventKind, Suspicion, VehicleStatus
+from tracking.model import EventKind, Suspicion, TripStatus, VehicleStatus
 from tracking.protocol import dispatcher, driver, http, passenger, shared
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+CITATION = r"(?<!bad )(?:\b[Rr]ows? |test_(?:row|rows|trust)_)(\d+(?:(?:, | and | to |_)\d+)*)"
+"""How tests cite rows of TRUST.md: `row 18`, `rows 13 to 16`, `Rows 30, 77 and 90`, `test_row_36_…`, `test_trust_31_32_…`."""
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -45,6 +52,30 @@ def test_every_code_message_and_flag_is_in_the_reference() -> None:
     assert [name for name in names if f"`{name}`" not in reference] == []
 
 
+def test_every_route_is_in_the_reference() -> None:
+    """With its methods, in a row of a table; a socket in a heading."""
+    lines = (DOCS / "REFERENCE.md").read_text().splitlines()
+    app = create_app(load(database_url="postgresql:///none", jwt_secret="x" * 32))
+    missing = []
+    for route in app.routes:
+        methods = (route.methods or set()) - {"HEAD"} if isinstance(route, Route) else {"socket"}
+        if isinstance(route, Route | WebSocketRoute) and route.path.startswith("/v1/"):
+            rows = [line for line in lines if re.search(rf"{re.escape(route.path)}[?`]", line)]
+            missing += [f"{method} {route.path}" for method in methods if not any(method in row for row in rows)]
+    assert missing == []
+
+
+def test_the_pages_know_every_kind_of_event_and_every_status() -> None:
+    scripts = [path for path in (ROOT / "web").rglob("*.js") if "node_modules" not in path.parts]
+    code = "\n".join(path.read_text() for path in scripts)
+    types = {
+        name: set(re.findall(r'"(\w+)"', text)) for text, name in re.findall(r"@typedef {(.+)} (\w+)$", code, re.MULTILINE)
+    }
+    assert types["EventKind"] == set(EventKind)
+    assert types["VehicleStatus"] == set(VehicleStatus)
+    assert types["Status"] == set(TripStatus)
+
+
 def test_every_code_has_its_meaning() -> None:
     assert set(CLOSE_CODES) == set(CloseCode)
     assert set(HTTP_STATUS) == set(ErrorCode)
@@ -65,13 +96,55 @@ def test_every_link_between_the_docs_leads_somewhere() -> None:
 
 
 def test_every_decision_has_one_form_and_is_listed() -> None:
+    """Numbered from 1 without a gap, with its title in the index, and with files that exist."""
     decisions = DOCS / "decisions"
-    index = (decisions / "README.md").read_text()
     files = sorted(path for path in decisions.iterdir() if path.name != "README.md")
-    assert re.findall(r"^\| \[[a-z-]+\]\((.+?)\)", index, re.MULTILINE) == [path.name for path in files]
-    for path in files:
-        headings = re.findall(r"^##? (.+)$", path.read_text(), re.MULTILINE)
-        assert headings[1:] == ["The question", "What was decided", "Why", "What it costs"], path.name
+    listed = []
+    for number, path in enumerate(files, 1):
+        assert re.fullmatch(rf"{number:04}-[a-z-]+\.md", path.name)
+        title, *headings = re.findall(r"^##? (.+)$", path.read_text(), re.MULTILINE)
+        assert headings == ["Context", "Decision", "Consequence", "Files"], path.name
+        listed.append((f"{number:04}", path.name, title.removeprefix(f"{number}. ")))
+        named = re.findall(r"`(\S+)`", path.read_text().split("## Files")[1])
+        assert [name for name in named if not (ROOT / name).is_file()] == [], path.name
+        assert named, path.name
+    index = (decisions / "README.md").read_text()
+    assert re.findall(r"^\| \[(\d+)\]\((.+?)\) \| (.+) \|$", index, re.MULTILINE) == listed
+
+
+def test_contributing_names_files_and_tests_that_exist() -> None:
+    named = re.findall(r"`([^`\s]+)`", (ROOT / "CONTRIBUTING.md").read_text())
+    paths = [name for name in named if "/" in name and "NNNN" not in name and "*" not in name]
+    missing = [name for name in paths if not (ROOT / name.split("::")[0]).exists()]
+    tests = [name.split("::") for name in paths if "::" in name]
+    missing += [test for path, test in tests if f"def {test}(" not in (ROOT / path).read_text()]
+    assert tests and missing == []
+
+
+def test_the_hooks_before_a_commit_call_what_make_lint_calls() -> None:
+    hooks = [hook for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"] for hook in repo["hooks"]]
+    called = " ".join(hook["entry"] for hook in hooks)
+    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert lint is not None
+    tools = re.findall(r"\$\(BIN\)/([a-z]+(?: [a-z]+)?)|\$\(NPM\) (--prefix web run \w+)", lint[1])
+    assert len(tools) == len(hooks) == 4
+    assert all("".join(tool) in called for tool in tools)
+    assert all(hook["language"] == "system" for hook in hooks)
+
+
+def test_the_changelog_has_the_form_of_keep_a_changelog_and_this_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## \[(.+?)\](?: - \d{4}-\d\d-\d\d)?$", text, re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert versions[:2] == ["Unreleased", project["version"]]
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.+)$", text, re.MULTILINE)) <= kinds
+
+
+def test_every_link_from_the_code_to_the_docs_leads_somewhere() -> None:
+    for path in [*(ROOT / "tracking").rglob("*.py"), *(ROOT / "driver_sim").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        for target in re.findall(r"\]\(([^)#:\s]+\.md)[^)]*\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.relative_to(ROOT)} links to {target}"
 
 
 def test_every_module_has_its_room_in_the_architecture() -> None:
@@ -87,5 +160,23 @@ def test_every_module_has_its_room_in_the_architecture() -> None:
     assert [str(path.relative_to(ROOT)) for path in modules if path.stem not in names] == []
 
 
+def test_every_row_that_a_test_cites_is_in_the_trust_table_and_the_other_way_round() -> None:
+    """`not built` and `no test` stand with the rows that nothing cites."""
+    table = re.findall(r"^\| (\d+) \|.*\| ([a-z ]*)\|$", (DOCS / "TRUST.md").read_text(), re.MULTILINE)
+    assert [int(row) for row, _ in table] == list(range(1, len(table) + 1))
+    cited: dict[int, str] = {}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for rows in re.findall(CITATION, path.read_text()) if path != Path(__file__) else []:
+            cited.update(dict.fromkeys(_numbers(rows), path.name))
+    assert {row: where for row, where in cited.items() if row > len(table)} == {}
+    assert {int(row) for row, state in table if not state.strip()} == set(cited)
+
+
+def _numbers(rows: str) -> Iterator[int]:
+    """The numbers that `13 to 16`, `30, 77 and 90` and `_31_32` mean."""
+    for first, last in re.findall(r"(\d+)(?: to (\d+))?", rows):
+        yield from range(int(first), int(last or first) + 1)
+
+
 def _pages() -> list[Path]:
-    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")]
+    return [*ROOT.glob("*.md"), *(ROOT / "examples").glob("*.md"), *(ROOT / ".github").rglob("*.md"), *DOCS.rglob("*.md")]

@@ -2,7 +2,7 @@
 
 A fix gets its trip when it is accepted, by the spans that memory has. A change of them may have been committed a moment before,
 and be applied here a moment later. `refile` is called then. What is in memory is filed anew at once; what is committed
-already, as soon as the store can be written. [Why it is done afterwards](../docs/decisions/fixes-that-race.md).
+already, as soon as the store can be written. [Why it is done afterwards](../docs/decisions/0019-fixes-during-changes.md).
 """
 
 import asyncio

@@ -146,7 +146,7 @@ def open_lines(hub: HubProcess, ports: set[int]) -> int:
 
 
 async def pipelining(scene: Scene) -> None:
-    """Row 1: requests one behind the other on four sockets, and nobody reads the answers."""
+    """Row 74: requests one behind the other on four sockets, and nobody reads the answers."""
     before = scene.memory()
     async with contextlib.AsyncExitStack() as stack:
         lines = [await stack.enter_async_context(line(scene.hub.port)) for _ in range(4)]
@@ -157,7 +157,7 @@ async def pipelining(scene: Scene) -> None:
 
 
 async def without_end(scene: Scene) -> None:
-    """Row 2: heads, extensions and trailers without end, one kind after the other, until the time is over."""
+    """Row 75: heads, extensions and trailers without end, one kind after the other, until the time is over."""
     loop = asyncio.get_running_loop()
     before, deadline = scene.memory(), loop.time() + scene.seconds
     kinds = endless()
@@ -173,7 +173,7 @@ async def without_end(scene: Scene) -> None:
 
 
 async def idling(scene: Scene, lines: int = 1_000) -> None:
-    """Row 3: connections on which nothing goes on, of every kind; all of them are closed within 30 s."""
+    """Row 76: connections on which nothing goes on, of every kind; all of them are closed within 30 s."""
     loop = asyncio.get_running_loop()
     kinds = list(idle().values())
     ports: set[int] = set()

@@ -1,4 +1,4 @@
-"""The answer to a COMMIT is lost: whoever watches is told what became of the change, though nobody repeats it."""
+"""The answer to a COMMIT is lost: whoever watches is told what became of the change, though nobody repeats it (row 58)."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The wire is cut, slowed, stalled and deaf; at worst while the hub and the database die by turns."""
+"""The wire is cut, slowed, stalled and deaf; at worst while the hub and the database die by turns: row 46."""
 
 import asyncio
 import contextlib
