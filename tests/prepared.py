@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tracking.demo.postgres import Cluster
 
+from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 
 TEMPLATE = "template_tracking"

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from tests.live.test_feed import Reader
+from tests.live.test_trips import Reader
 from tests.store.test_history import BEGIN, Turned, Van, a_trip, north
 from tracking.history.lines import Lines
 from tracking.history.revisions import Revisions
