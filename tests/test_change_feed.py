@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
+import asyncpg
 import httpx
 import pytest
 
@@ -15,6 +16,7 @@ from tests.faults.devices import until
 from tests.hub_process import SECRET
 from tests.sockets.serving import Served, serving
 from tracking.api import changes as http_changes
+from tracking.api import health
 from tracking.app import create_app
 from tracking.config import load
 from tracking.hub import change_feed
@@ -518,3 +520,26 @@ async def test_trust_47_while_the_database_is_away_memory_answers(hub: Hub, monk
         await service.database.open()
         assert (await stream.change())["data"]["event_id"] == event
         assert (await held)["changes"][0]["data"]["event_id"] == event
+
+
+async def test_a_hub_that_can_not_read_the_log_says_so(hub: Hub, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "BEHIND_SECONDS", 1.0)
+
+    async def degraded() -> bool:
+        body = (await hub.api.http.get(f"{hub.url}/readyz")).json()
+        assert body["status"] == "ready"
+        return any("the change log was not read" in reason for reason in body["degraded"])
+
+    assert not await degraded()
+    blocker = await asyncpg.connect(database_url)
+    try:
+        async with blocker.transaction():
+            await blocker.execute("LOCK TABLE changes IN ACCESS EXCLUSIVE MODE")
+            await until(degraded, "it says that it is behind")
+    finally:
+        await blocker.close()
+
+    async def well() -> bool:
+        return not await degraded()
+
+    await until(well, "it has caught up")

@@ -9,9 +9,10 @@ from tests.changes.stand_ins import Device, Heard, Sent
 from tests.changes.world import STUCK_SECONDS, WAIT_SECONDS, FuzzHub, World
 from tests.faults.devices import until
 from tracking.frames import live_view
-from tracking.ingest.sources import newest_spans, span_at, windows_of
+from tracking.ingest.sources import read_states, span_at, windows_of
 from tracking.model import Trip, TripStatus
 from tracking.sockets.connection import Connection
+from tracking.sockets.driver import DriverConnection
 from tracking.store import changes, fleets, geofences, shares, trips, vehicles
 from tracking.store.changes import ChangeKind, Row
 from tracking.store.trips import Span
@@ -71,7 +72,8 @@ async def _read(world: World) -> Truth:
         truth.trips = await trips.get_all(connection, list(world.trips))
         truth.vehicles = await vehicles.get_all(connection, world.vehicles)
         numbers = [stored.number for stored in truth.vehicles.values()]
-        truth.spans = await newest_spans(connection, numbers, world.clock())
+        _, _, truth.spans = await read_states(connection, numbers, world.clock())
+        # By another question than hubs ask.
         truth.current = await trips.current_of_vehicles(connection, numbers)
     return truth
 
@@ -204,6 +206,7 @@ async def _judge_live_state(world: World, hub: FuzzHub, fresh: FuzzHub, truth: T
         stored = truth.vehicles.get(vehicle_id)
         if driver is not None:
             compare(f"the number of the driver of {vehicle_id}", driver.number, stored.number if stored is not None else None)
+            assert isinstance(driver, DriverConnection)
             compare(f"the source of the driver of {vehicle_id}", driver.source, sources.get(vehicle_id))
     return wrongs
 

@@ -17,7 +17,7 @@ from tests.faults.devices import until
 from tests.hub.test_feed import Reader
 from tests.ingest.direct import VAN, MakeService, a_fix, asked, nothing_is_stored, opened, take
 from tracking.hub.feed import TripFeed
-from tracking.ingest.sources import Session, Source, earliest_difference, newest_spans
+from tracking.ingest.sources import Session, Source, earliest_difference, read_states
 from tracking.model import Place, Trip, TripStatus, Vehicle
 from tracking.service import Service
 from tracking.store import erasures, trips, vehicles
@@ -58,7 +58,8 @@ async def commit(service: Service, source: Source, trip: Trip, status: TripStatu
 async def apply(service: Service, source: Source, trip: Trip | None = None) -> int | None:
     """What a follower does when it comes to the change; since when the vehicle's trips are others."""
     async with service.housekeeping.connection() as connection:
-        spans = (await newest_spans(connection, [source.number], now_ms())).get(source.number, [])
+        _, _, spans_of = await read_states(connection, [source.number], now_ms())
+        spans = spans_of.get(source.number, [])
     before = source.windows
     source.set_spans(spans)
     since = earliest_difference(before, source.windows)
@@ -351,7 +352,8 @@ async def test_a_vehicle_that_was_erased_meanwhile_does_not_come_back(make_servi
     trip = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP)
     await service.intake.committed(take(service, source, session, a_fix(1)))
     async with service.housekeeping.connection() as connection:
-        spans = (await newest_spans(connection, [source.number], now_ms()))[source.number]
+        _, _, spans_of = await read_states(connection, [source.number], now_ms())
+        spans = spans_of[source.number]
     async with service.housekeeping.transaction() as connection:
         await vehicles.lock(connection, VAN)
         await erasures.begin(connection, source.number)

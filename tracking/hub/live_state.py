@@ -15,7 +15,7 @@ from tracking.auth import Auth
 from tracking.errors import CloseCode
 from tracking.hub.follower import NotRead, NotUnderstood
 from tracking.hub.hub import Hub
-from tracking.ingest.sources import Source, Sources, newest_spans
+from tracking.ingest.sources import Source, Sources, read_states
 from tracking.model import Clock, Event, EventKind, Fleet, Trip
 from tracking.store import events, fleets, messages, trips, vehicles
 from tracking.store.changes import EVENT, ChangeKind, Row
@@ -128,9 +128,8 @@ class LiveState:
         stored = {number: known for number in numbers if number not in renamed and (known := self._stored(number)) is not None}
         if len(stored) < len(numbers):
             stored |= await vehicles.by_number(connection, [number for number in numbers if number not in stored])
-        spans = await newest_spans(connection, numbers, self._clock()) if numbers else {}
-        found, current = await trips.with_current(connection, trip_ids, numbers)
-        state.trips |= {trip_id: found[trip_id] for trip_id in trip_ids if trip_id in found}
+        found, current, spans = await read_states(connection, numbers, self._clock(), trip_ids=trip_ids)
+        state.trips |= found
         called_anew = [number for number in numbers if number in renamed]
         open_trips = await trips.open_of_vehicles(connection, called_anew) if called_anew else {}
         state.vehicles |= {

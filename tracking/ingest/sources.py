@@ -177,9 +177,11 @@ _OLDER = Window(0, None, Span(TRIP_UNKNOWN, "", 0, None))
 """Stands last, for all that is older than the windows before it."""
 
 
-async def newest_spans(connection: Connection, vehicles: Sequence[int], now: int) -> dict[int, list[Span]]:
-    """The spans that `Source.set_spans` wants, of vehicles by their numbers."""
-    return await trips.newest_spans_of_vehicles(connection, vehicles, now - REMEMBERED_MS, MOST_SPANS + 1)
+async def read_states(
+    connection: Connection, vehicles: Sequence[int], now: int, *, trip_ids: Sequence[str] = ()
+) -> tuple[dict[str, Trip], dict[int, Trip], dict[int, list[Span]]]:
+    """Trips by id; and by the vehicles' numbers their current trips, and the spans that `Source.set_spans` wants."""
+    return await trips.states_of_vehicles(connection, vehicles, now - REMEMBERED_MS, MOST_SPANS + 1, trip_ids=trip_ids)
 
 
 class Source:
@@ -324,12 +326,11 @@ class Sources:
             if not stored:
                 return {}
             numbers = [vehicle.number for vehicle in stored.values()]
-            spans = await newest_spans(connection, numbers, self._clock())
-            current = await trips.current_of_vehicles(connection, numbers)
+            _, current, spans = await read_states(connection, numbers, self._clock())
             seen = await positions.newest_of_vehicles(connection, numbers)
         sources = {}
         for vehicle_id, (number, vehicle, tokens_from, joined_at) in stored.items():
-            source = Source(number, vehicle, spans.get(number, ()), current.get(vehicle_id), tokens_from)
+            source = Source(number, vehicle, spans.get(number, ()), current.get(number), tokens_from)
             source.joined_at = joined_at
             source.as_of = newest.number if newest is not None else 0
             sources[vehicle_id] = source

@@ -84,7 +84,7 @@ class Trips:
         """
         async with self._follower.transaction() as transaction:
             connection = transaction.connection
-            trip = await trips.lock(connection, trip_id)
+            trip = await trips.lock_with_vehicle(connection, trip_id)
             if trip is None or not allowed(trip):
                 raise Refusal(not_allowed, NOT_FOUND)
             if version is not None:
@@ -125,7 +125,9 @@ class Trips:
     ) -> Trip | None:
         """Stores the change and returns the trip as it is then, None where nothing changes."""
         connection, now = transaction.connection, self._clock()
-        old = await vehicles.lock(connection, trip.vehicle.vehicle_id) if trip.vehicle is not None else None
+        old: vehicles.Stored | None = None
+        if trip.vehicle is not None and trip.vehicle_number is not None:
+            old = vehicles.Stored(trip.vehicle_number, trip.vehicle)
         new = old
         if vehicle_id is not UNSET and vehicle_id != (old.vehicle.vehicle_id if old is not None else None):
             if trip.status.over:

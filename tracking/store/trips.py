@@ -27,6 +27,11 @@ _SELECT = f"""
 """
 _UNDER_WAY = "('enroute_to_pickup', 'arrived_at_pickup', 'enroute_to_dropoff', 'arrived_at_stop')"
 _SELECT_TO_LOCK = _SELECT.replace(_WHOLE_ROUTE, f"{_WHOLE_ROUTE}, t.vehicle IS DISTINCT FROM v.vehicle AS vehicle_is_another")
+_SELECT_TO_LOCK_BOTH = f"""
+    WITH locked AS MATERIALIZED (SELECT * FROM trips WHERE trip_id = $1 FOR UPDATE),
+    driven AS MATERIALIZED (SELECT v.* FROM locked JOIN vehicles v USING (vehicle) FOR UPDATE OF v)
+    {_SELECT_TO_LOCK.replace("trips t LEFT JOIN vehicles v", "locked t LEFT JOIN driven v")}
+"""
 
 LISTED_POINTS = 600
 """Points of a route in a list: some 16 KB, as in a frame."""
@@ -134,6 +139,20 @@ async def lock(connection: Connection, trip_id: str) -> Trip | None:
     return _trip(row) if row else None
 
 
+async def lock_with_vehicle(connection: Connection, trip_id: str) -> Trip | None:
+    """The same, and then the row of the trip's vehicle, by one question."""
+    if "\0" in trip_id:
+        return None
+    row = await connection.fetchrow(_SELECT_TO_LOCK_BOTH, trip_id)
+    if row is not None and row["vehicle_is_another"]:
+        # It got a vehicle, while its row was waited for, that was made after this question was asked.
+        await connection.fetchval(
+            "SELECT v.vehicle FROM trips JOIN vehicles v USING (vehicle) WHERE trip_id = $1 FOR UPDATE OF v", trip_id
+        )
+        return await get(connection, trip_id)
+    return _trip(row) if row else None
+
+
 async def of_fleet(
     connection: Connection, fleet_id: str, status: TripStatus | None, limit: int, before: int | None = None
 ) -> list[Listed]:
@@ -177,41 +196,59 @@ async def current_of_vehicles(connection: Connection, vehicles: Sequence[int]) -
     return {row["vehicle_id"]: _trip(row) for row in rows}
 
 
-async def with_current(
-    connection: Connection, trip_ids: Sequence[str], vehicles: Sequence[int]
-) -> tuple[dict[str, Trip], dict[int, Trip]]:
-    """Trips by id, and the trips that the drivers of vehicles are to see, by the vehicles' numbers; by one question."""
+async def states_of_vehicles(
+    connection: Connection, vehicles: Sequence[int], since: int, most: int, *, trip_ids: Sequence[str] = ()
+) -> tuple[dict[str, Trip], dict[int, Trip], dict[int, list[Span]]]:
+    """Trips by id; and by the vehicles' numbers the trips that their drivers are to see, and their spans; by one question.
+
+    Of each vehicle these are the `most` newest spans that reach to `since` or past it, oldest first.
+    """
     rows = await connection.fetch(
         f"""
-        {_SELECT}
-        WHERE t.trip IN (
-            SELECT trip FROM trips WHERE trip_id = ANY($1::text[])
+        SELECT wanted.asked, wanted.of_trips, wanted.trip_ids, wanted.starts, wanted.ends, t.* FROM (
+            SELECT
+                trip, NULL::int AS asked,
+                NULL::int[] AS of_trips, NULL::text[] AS trip_ids, NULL::timestamptz[] AS starts, NULL::timestamptz[] AS ends
+            FROM trips WHERE trip_id = ANY($1::text[])
             UNION ALL
-            SELECT trip FROM unnest($2::int[]) AS asked (vehicle) CROSS JOIN LATERAL (
+            SELECT current.trip, asked.vehicle, spans.* FROM unnest($2::int[]) AS asked (vehicle) LEFT JOIN LATERAL (
                 SELECT trip FROM trips
                 WHERE trips.vehicle = asked.vehicle AND status NOT IN ('complete', 'canceled')
                 ORDER BY status IN {_UNDER_WAY} DESC, created_at, trip LIMIT 1
-            ) current
-        )
+            ) current ON true CROSS JOIN LATERAL (
+                SELECT array_agg(trip), array_agg(trip_id), array_agg(newest.started_at), array_agg(newest.ended_at) FROM (
+                    SELECT trip, started_at, ended_at FROM trip_spans
+                    WHERE trip_spans.vehicle = asked.vehicle AND (ended_at IS NULL OR ended_at >= $3::timestamptz)
+                    ORDER BY started_at DESC LIMIT $4
+                ) newest LEFT JOIN trips USING (trip)
+            ) spans
+        ) wanted LEFT JOIN LATERAL ({_SELECT} WHERE t.trip = wanted.trip) t ON true
         """,
         trip_ids,
         vehicles,
+        since,
+        most,
     )
-    found = {row["trip_id"]: _trip(row) for row in rows}
+    found: dict[str, Trip] = {}
     current: dict[int, Trip] = {}
-    wanted = set(vehicles)
-    for trip in found.values():
-        if trip.vehicle_number in wanted and not trip.status.over:
-            before = current.get(trip.vehicle_number)
-            if before is None or _comes_before(trip, before):
-                current[trip.vehicle_number] = trip
-    return found, current
+    spans: dict[int, list[Span]] = {}
+    for row in rows:
+        asked = row["asked"]
+        trip = _trip(row) if row["trip_id"] is not None else None
+        if asked is None:
+            assert trip is not None
+            found[trip.trip_id] = trip
+            continue
+        if trip is not None:
+            current[asked] = trip
+        if row["of_trips"] is not None:
+            columns = (row[name] for name in ("of_trips", "trip_ids", "starts", "ends"))
+            spans[asked] = sorted(map(Span._make, zip(*columns, strict=True)), key=_start)
+    return found, current, spans
 
 
-def _comes_before(trip: Trip, other: Trip) -> bool:
-    """Whether the driver of both is to see this one first: the one under way, then the oldest."""
-    first, second = [(not one.status.under_way, one.created_at, one.number) for one in (trip, other)]
-    return first < second
+def _start(span: Span) -> int:
+    return span.started_at
 
 
 async def open_of_vehicle(connection: Connection, vehicle: int) -> list[Trip]:
@@ -319,27 +356,3 @@ async def spans_of_vehicle(connection: Connection, vehicle: int, since: int, unt
         until,
     )
     return [Span(*row) for row in rows]
-
-
-async def newest_spans_of_vehicles(
-    connection: Connection, vehicles: Sequence[int], since: int, most: int
-) -> dict[int, list[Span]]:
-    """Of each vehicle by its number the `most` newest spans that reach to `since` or past it, oldest first."""
-    rows = await connection.fetch(
-        """
-        SELECT asked.vehicle, s.trip, t.trip_id, s.started_at, s.ended_at
-        FROM unnest($1::int[]) AS asked (vehicle) CROSS JOIN LATERAL (
-            SELECT trip, started_at, ended_at FROM trip_spans
-            WHERE trip_spans.vehicle = asked.vehicle AND (ended_at IS NULL OR ended_at >= $2::timestamptz)
-            ORDER BY started_at DESC LIMIT $3
-        ) AS s LEFT JOIN trips t USING (trip)
-        ORDER BY asked.vehicle, s.started_at
-        """,
-        vehicles,
-        since,
-        most,
-    )
-    spans: dict[int, list[Span]] = {}
-    for vehicle, *span in rows:
-        spans.setdefault(vehicle, []).append(Span(*span))
-    return spans
