@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(MOST_SECONDS + 30)
 
 def test_a_small_run_of_every_kind_counts_right(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
-    small = ("--seconds", "1", "--settle", "0", "--trips", "5", "--passengers", "4", "--clients", "6", "--json", str(path))
+    small = ("--seconds", "1", "--trips", "5", "--passengers", "4", "--clients", "6", "--json", str(path))
     shapes = [part for shape in ("trips", "popular", "return") for part in ("--shape", shape)]
     done = subprocess.run(
         [sys.executable, "-m", "driver_sim", "bench", *small, *shapes], cwd=ROOT, capture_output=True, timeout=MOST_SECONDS
@@ -30,7 +30,7 @@ def test_a_small_run_of_every_kind_counts_right(tmp_path: Path) -> None:
         assert {name: run[name] for name in ("lost", "not_acknowledged", "not_delivered", "breaks", "closed")} == dict.fromkeys(
             ("lost", "not_acknowledged", "not_delivered", "breaks", "closed"), 0
         )
-        assert run["sent"] == expected
+        assert run["sent"] == expected * 4  # settling takes three seconds more
         assert run["to_watcher_p50_ms"] < run["to_ack_p99_ms"]
     assert result["return"][0]["clients"] == 6
 
@@ -51,7 +51,7 @@ def test_a_small_run_of_those_that_ask_gets_what_it_asks_for(tmp_path: Path) -> 
 
 
 def test_a_small_run_of_changes_sees_each_of_them(tmp_path: Path) -> None:
-    result = run(tmp_path, "changes", "--trips", "5", "--seconds", "1", "--settle", "0")
+    result = run(tmp_path, "changes", "--trips", "5", "--seconds", "1")
     assert (result["patches"], result["patches_not_seen"]) == (20, 0)
     assert 0 < result["patch_to_passenger_p50_ms"] <= result["patch_to_passenger_p99_ms"]
     # Of 50 a second, each second one concerns a trip that is watched; on a slow machine it makes fewer.
@@ -62,11 +62,11 @@ def test_a_small_run_of_changes_sees_each_of_them(tmp_path: Path) -> None:
     assert result["change_to_dispatcher_p50_ms"] > 0
     unwanted = ("changes_not_seen_by_passengers", "changes_not_seen_by_dispatcher", "not_acknowledged", "not_delivered")
     assert {name: result[name] for name in (*unwanted, "breaks", "closed")} == dict.fromkeys((*unwanted, "breaks", "closed"), 0)
-    assert result["sent"] == 2 + 5 + 2  # without, with and without changes
+    assert result["sent"] == 5 * 3 + 2 + 5 + 2  # settling, then without, with and without changes
 
 
 def test_a_small_run_of_a_start_serves_all_three(tmp_path: Path) -> None:
-    result = run(tmp_path, "start", "--vehicles", "2000", "--settle", "0")
+    result = run(tmp_path, "start", "--vehicles", "2000")
     assert (result["vehicles"], result["fleets"], result["trips"], result["geofences"]) == (2000, 50, 100, 1000)
     served = [result[f"{name}_after_s"] for name in ("first_ack", "snapshot", "fleet_snapshot")]
     assert 0 < result["ready_after_s"] < min(served)
