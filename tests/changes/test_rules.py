@@ -374,3 +374,23 @@ async def test_a_broken_rule_is_noticed(station: Station, scenario: Scenario, mu
     async with mutation(station.url):
         with pytest.raises(AssertionError):
             await scenario(scene)
+
+
+async def test_a_vehicle_that_left_and_came_back_at_once_is_of_its_fleet_since_then(station: Station) -> None:
+    scene = await Scene(station).set_up()
+    await scene.change(vehicle_id=None)  # one with a trip under way does not move
+    await scene.here.service.loader.load(scene.fleet_id)
+    await scene.applied()
+    other, vehicles = Fleet(f"{scene.fleet_id}-other", ""), scene.there.service.vehicles
+    await scene.there.service.fleets.put(other, may_create=True)
+    async with Holding(scene.here) as holding:
+        scene.here.service.follower.wake()
+        await vehicles.put(Vehicle(scene.vehicle_id, other.fleet_id), own=None)
+        await vehicles.put(Vehicle(scene.vehicle_id, scene.fleet_id), own=None)
+        await holding.until_read(scene.vehicle_id)
+        holding.let_go()
+    await scene.applied()
+    stored = await scene.load()
+    live = scene.here.service.hub.fleets.vehicles[scene.vehicle_id]
+    assert stored.joined_at > 0
+    assert live.joined_at == stored.joined_at

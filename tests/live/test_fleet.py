@@ -359,6 +359,24 @@ def test_a_vehicle_is_encoded_once_for_all_who_come_to_look_at_it() -> None:
     assert "v2" not in third.vehicles
 
 
+def test_where_a_vehicle_was_before_it_came_back_from_another_fleet_is_not_shown() -> None:
+    """It may leave and come back before this hub knows of either: then it is called as before."""
+    fleets, feed = fleet_of(2)
+    screen = Screen(feed)
+    screen.look(feed, 9.4, 47.0, 9.6, 47.2)
+    assert set(screen.vehicles) == {"v0", "v1"}
+    came_back = START + 5
+    fleets.know(fleets.vehicles["v0"].vehicle, came_back)
+    feed.tick()
+    assert set(screen.vehicles) == {"v1"}
+    fleets.publish(position("v0", 47.1, 9.5, came_back - 1))
+    feed.tick()
+    assert "v0" not in screen.vehicles
+    fleets.publish(position("v0", 47.1, 9.5, came_back))
+    feed.tick()
+    assert screen.vehicles["v0"]["fix_time"] == came_back
+
+
 def test_past_the_allowance_the_newest_look_is_put_off_and_not_lost() -> None:
     fleets, feed = fleet_of(50)
     screen, allowance = Screen(feed), Allowance()

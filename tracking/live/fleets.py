@@ -127,24 +127,28 @@ class Fleets:
             live = self.vehicles[vehicle.vehicle_id] = LiveVehicle(vehicle, feed)
             live.joined_at = joined_at
             feed.vehicles.add(live)
-        elif live.vehicle != vehicle:
+        elif live.vehicle != vehicle or joined_at > live.joined_at:
             live.vehicle = vehicle
-            if live.feed is not feed:
-                live.feed.leave(live)
-                live.feed.vehicles.discard(live)
-                live.feed = feed
-                feed.vehicles.add(live)
-                # Where it was, and in which fences, is the other fleet's to know.
-                live.joined_at = joined_at
-                live.position = None
-                live.waits_from = None
-                self.on_transferred(live)
+            # It may have been in another fleet and come back before this hub knew of either.
+            if live.feed is not feed or joined_at > live.joined_at:
+                self._transfer(live, feed, joined_at)
             feed.restate(live)
         if number and live.number != number:
             self.by_number.pop(live.number, None)
             live.number = number
             self.by_number[number] = live
         return live
+
+    def _transfer(self, live: LiveVehicle, feed: FleetFeed, joined_at: int) -> None:
+        """Where it was, and in which fences, is the other fleet's to know."""
+        live.feed.leave(live)
+        live.feed.vehicles.discard(live)
+        live.feed = feed
+        feed.vehicles.add(live)
+        live.joined_at = joined_at
+        live.position = None
+        live.waits_from = None
+        self.on_transferred(live)
 
     def forget(self, vehicle_id: str) -> None:
         """The vehicle was removed."""
