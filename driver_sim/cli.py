@@ -241,7 +241,8 @@ def bench(
     }
     # Imported here: it brings what the drivers' apps have no use for.
     chosen = [(shape, counts[shape]) for shape in shapes or BENCH_SHAPES]
-    import_module("driver_sim.bench.run").run(chosen, seconds, settle_seconds, path)
+    conditions = import_module("driver_sim.bench.stage").Conditions(settle_seconds)
+    import_module("driver_sim.bench.run").run(chosen, seconds, path, conditions)
 
 
 async def _replay_own(hub: str, fleet: str, recording: Recording, speed: float | None, stopping: asyncio.Event) -> Summary:

@@ -4,15 +4,16 @@ import asyncio
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 import httpx
@@ -23,8 +24,10 @@ from tqdm import tqdm
 from driver_sim.backend import Backend
 from driver_sim.bench.clients import DispatcherClient, DriverClient, WatcherClient
 from tracking.demo.postgres import Cluster
+from tracking.errors import TrackingError
 from tracking.model import Place
 from tracking.protocol.codec import encode
+from tracking.store.migrations import migrate
 
 FLEET = "bench"
 READY_SECONDS = 30.0
@@ -32,6 +35,42 @@ STOP_SECONDS = 15.0
 SETTLE_SECONDS = 3.0
 """Before each measurement."""
 _PLACE = Place(47.0, 9.5)
+
+
+class HubProcess(Protocol):
+    """What the environment needs of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+
+
+Launch = Callable[[Sequence[str], Mapping[str, str], Path], HubProcess]
+"""Starts `tracking` with arguments, an environment, and a file for what it writes."""
+
+
+def launch(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> HubProcess:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tracking.cli", *arguments],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a environment is made; the defaults are those of a measurement, and tests of the bench have others."""
+
+    settle_seconds: float = SETTLE_SECONDS
+    """How long each load goes on before it is measured."""
+    launch: Launch = launch
+    database: Mapping[str, str] = field(default_factory=dict)
+    """Settings of PostgreSQL besides the cluster's own."""
 
 
 class EnvironmentFailed(Exception):
@@ -62,10 +101,14 @@ class Environment:
     """Made by `environment`. `vehicles` and `trips` are parallel: vehicle n is under way on trip n."""
 
     def __init__(
-        self, cluster: Cluster, database: str, log: Path, settings: Mapping[str, str], settle_seconds: float = SETTLE_SECONDS
+        self,
+        cluster: Cluster,
+        database: str,
+        log: Path,
+        settings: Mapping[str, str],
+        conditions: Conditions,
     ) -> None:
-        self.settle_seconds = settle_seconds
-        """How long a load goes on before it is measured."""
+        self.settle_seconds = conditions.settle_seconds
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.vehicles: list[str] = []
@@ -87,12 +130,16 @@ class Environment:
             **settings,
         }
         self.sql: asyncpg.Connection[Any]
-        self._hub: subprocess.Popen[bytes] | None = None
+        self._hub: HubProcess | None = None
+        self._launch = conditions.launch
         self._hub_process: psutil.Process
         self._postmaster = psutil.Process(int((cluster.data / "postmaster.pid").read_text().split("\n", 1)[0]))
 
     async def open(self) -> None:
-        self._run("migrate")
+        try:
+            await migrate(self.database_url)
+        except TrackingError as error:
+            raise EnvironmentFailed(f"the database can't be migrated: {error}") from error
         await self.start()
         self.sql = await asyncpg.connect(self._environment["TRACKING_DATABASE_URL"])
 
@@ -102,21 +149,9 @@ class Environment:
         finally:
             self.kill(graceful=True)
 
-    def _run(self, command: str) -> None:
-        done = subprocess.run([sys.executable, "-m", "tracking.cli", command], env=self._environment, capture_output=True)
-        if done.returncode != 0:
-            raise EnvironmentFailed(f"tracking {command} failed:\n{done.stderr.decode(errors='replace')}")
-
     async def start(self, timeout: float = READY_SECONDS) -> None:
         """Starts the hub and waits until it is ready. Raises `EnvironmentFailed`."""
-        with self._log.open("ab") as log:
-            self._hub = subprocess.Popen(  # noqa: ASYNC220  starting it takes no time; waiting for it does not block
-                [sys.executable, "-m", "tracking.cli", "serve", "--port", str(self.port)],
-                env=self._environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._hub = self._launch(["serve", "--port", str(self.port)], self._environment, self._log)
         self._hub_process = psutil.Process(self._hub.pid)
         deadline = time.monotonic() + timeout
         async with httpx.AsyncClient(trust_env=False, timeout=1.0) as http:
@@ -130,11 +165,11 @@ class Environment:
 
     def kill(self, *, graceful: bool = False) -> None:
         if self._hub is not None:
-            (self._hub.terminate if graceful else self._hub.kill)()
+            self._hub.send_signal(signal.SIGTERM if graceful else signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._hub.wait(STOP_SECONDS)
-            self._hub.kill()
-            self._hub.wait()
+            self._hub.send_signal(signal.SIGKILL)
+            self._hub.wait(STOP_SECONDS)
 
     async def set_up(self, count: int) -> None:
         """Makes vehicles until there are `count`, each under way on a trip of its own; by SQL, as in `set_up_fleet`."""
@@ -260,18 +295,16 @@ class Environment:
 
 
 @contextlib.asynccontextmanager
-async def environment(
-    directory: Path, settings: Mapping[str, str], settle_seconds: float = SETTLE_SECONDS
-) -> AsyncIterator[Environment]:
+async def environment(directory: Path, settings: Mapping[str, str], conditions: Conditions) -> AsyncIterator[Environment]:
     """A fresh database and a hub, both gone at the end. `settings` are the hub's, TRACKING_…. Raises `EnvironmentFailed`."""
     directory.mkdir(mode=0o711, parents=True, exist_ok=True)  # noqa: ASYNC240  nothing runs yet
-    cluster = Cluster(directory / "pg", die_with_parent=True)
+    cluster = Cluster(directory / "pg", settings=conditions.database, die_with_parent=True)
     cluster.start()
     try:
         cluster.create_database("bench")
         cluster.drop_database("bench")
         cluster.create_database("bench")
-        made = Environment(cluster, "bench", directory / "hub.log", settings, settle_seconds)
+        made = Environment(cluster, "bench", directory / "hub.log", settings, conditions)
         try:
             await made.open()
             yield made

@@ -32,7 +32,8 @@ async def nearest(environment: Environment, count: int, _seconds: float) -> Resu
         INSERT INTO fleets (fleet_id, name) SELECT 'near-' || n, '' FROM generate_series(0, {FLEETS}) n;
         INSERT INTO vehicles (vehicle_id, fleet_id) SELECT 'near-' || n, 'near-0' FROM generate_series(1, {count}) n;
         INSERT INTO trips (trip_id, fleet_id, vehicle, pickup, dropoff, created_at)
-        SELECT 'near-' || vehicle, fleet_id, vehicle, '{{}}', '{{}}', now() FROM vehicles
+        SELECT 'near-' || vehicle, fleet_id, vehicle, place, place, now()
+        FROM vehicles, (SELECT '{{"latitude": {SOUTH}, "longitude": {WEST}}}'::jsonb AS place) p
         WHERE fleet_id = 'near-0' AND vehicle / 100 % 10 <> 0;
         INSERT INTO latest_positions (vehicle, fleet, fix_time, server_time, speed, bearing, battery, point)
         SELECT v.vehicle, f.fleet, now() + interval '1 h', now(), 8.5, 90, 0.8,

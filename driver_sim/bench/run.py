@@ -8,29 +8,32 @@ from pathlib import Path
 import click
 import uvloop
 
-from driver_sim.bench.environment import EnvironmentFailed, environment
+from driver_sim.bench.environment import Conditions, EnvironmentFailed, environment
 from driver_sim.bench.load import Result
 from driver_sim.bench.queries import QUERIES, SETTINGS
 from driver_sim.bench.report import table, write
 from driver_sim.bench.scenarios import SHAPES
 from tracking.demo.postgres import ROOT
 
+MEASURED = Conditions()
 SECONDS = 15.0
 SECONDS_OF = {"changes": 60.0}
 """How long each run is measured, where nothing else is asked for; by shape, where it differs."""
 
 
-def run(shapes: Sequence[tuple[str, Sequence[int]]], seconds: float | None, settle_seconds: float, path: Path) -> None:
+def run(
+    shapes: Sequence[tuple[str, Sequence[int]]], seconds: float | None, path: Path, conditions: Conditions = MEASURED
+) -> None:
     """Runs the shapes with each of their counts and prints their tables. Raises `ClickException` where the environment fails.
 
-    `seconds` is how long each run is measured; None: as long as its shape needs. For `settle_seconds` its load goes on before.
+    `seconds` is how long each run is measured; None: as long as its shape needs.
     """
     _raise_open_files()
     path.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[Result]] = {}
     for name, counts in shapes:
         try:
-            results[name] = uvloop.run(_play(name, counts, seconds or SECONDS_OF.get(name, SECONDS), settle_seconds))
+            results[name] = uvloop.run(_play(name, counts, seconds or SECONDS_OF.get(name, SECONDS), conditions))
         except EnvironmentFailed as error:
             raise click.ClickException(str(error)) from None
         click.echo(table(name, results[name]) + "\n")
@@ -38,9 +41,9 @@ def run(shapes: Sequence[tuple[str, Sequence[int]]], seconds: float | None, sett
     click.echo(f"As JSON: {path}")
 
 
-async def _play(name: str, counts: Sequence[int], seconds: float, settle_seconds: float) -> list[Result]:
+async def _play(name: str, counts: Sequence[int], seconds: float, conditions: Conditions) -> list[Result]:
     shape = {**SHAPES, **QUERIES}[name]
-    async with environment(ROOT / ".data" / "bench", SETTINGS.get(name, {}), settle_seconds) as made:
+    async with environment(ROOT / ".data" / "bench", SETTINGS.get(name, {}), conditions) as made:
         return [await shape(made, count, seconds) for count in counts]
 
 

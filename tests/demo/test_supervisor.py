@@ -1,5 +1,5 @@
-"""The demo's supervisor, as a process among real ones. Its parts are stand-ins, played by this same file (`_play`), which
-report what happens to them by their log files and their process numbers; the last test has the real ones.
+"""The demo's supervisor, as a process among real ones. Its parts are stand-ins (`parts`), which report what happens to
+them by their log files and their process numbers; the last test has the real ones.
 """
 
 import json
@@ -9,9 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,90 +20,11 @@ from tests.hub_process import free_port, wait_until
 from tracking.demo import supervisor
 from tracking.demo.postgres import Cluster
 from tracking.demo.processes import processes_in
-from tracking.demo.supervisor import Commands
 from tracking.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
+PARTS = ROOT / "tests" / "demo" / "parts.py"
 GRACE = 5.0  # what a person is promised after Ctrl-C
-
-# ---------------------------------------------------------------------------------------------------------------- stand-ins
-
-
-def _play(part: str, arguments: list[str]) -> None:
-    if part == "supervise":
-        _play_supervisor(json.loads(arguments[0]))
-    elif part == "hub":
-        _play_hub(int(arguments[0]), Path(arguments[1]))
-    elif part == "drivers":
-        here = Path(arguments[0])
-        if "stubborn" in arguments:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        (here / "drivers.saw").write_text(json.dumps(dict(os.environ)))
-        (here / "drivers.pid").write_text(str(os.getpid()))
-        signal.pause()
-    elif part == "die":
-        print("I have no petrol left", flush=True)
-        raise SystemExit(3)
-
-
-def _play_supervisor(asked: dict[str, Any]) -> None:
-    own = [sys.executable, __file__]
-    here = asked["here"]
-    commands = Commands(
-        migrate=[*own, *asked.get("migrate", ["pass"])],
-        serve=[*own, "hub", "{port}", here],
-        token=[sys.executable, "-c", "print('a line before'); print('the-token')"],
-        drive=[*own, *asked.get("drive", ["drivers", here])],
-    )
-    try:
-        supervisor.run(asked.get("port"), 3, data=Path(here), commands=commands)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(1) from None
-
-
-def _play_hub(port: int, here: Path) -> None:
-    """Trips of demo-01 and demo-02, one after the other; a file `over` in `here` ends the first one of demo-01."""
-    begun = int(time.time() * 1000)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            over = (here / "over").exists()
-            if self.path == "/readyz":
-                self.answer({})
-            elif self.path == "/v1/fleets/demo/trips?status=enroute_to_pickup":
-                now = trip("demo-01", "next" if over else "first", begun)
-                self.answer({"trips": [trip("demo-02", "second", begun), now, trip("demo-01", "of an earlier run", 0)]})
-            elif self.path.startswith("/v1/fleets/demo/trips?status="):
-                self.answer({"trips": []})
-            elif self.path.startswith("/v1/trips/"):
-                ended = over and self.path.endswith("/first")
-                self.answer({"status": "complete" if ended else "enroute_to_pickup"})
-
-        def do_POST(self) -> None:
-            assert self.headers["Authorization"] == "Bearer the-token"
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self.path == "/v1/tokens":
-                assert (asked["role"], asked["fleet_id"]) == ("dispatcher", "demo")
-                self.answer({"token": "the-fleets"})
-                return
-            trip_id = self.path.split("/")[3]
-            self.answer({"url": f"http://127.0.0.1:{port}/trip/{trip_id}#secret"})
-
-        def answer(self, body: dict[str, Any]) -> None:
-            encoded = json.dumps(body).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(encoded)))
-            self.end_headers()
-            self.wfile.write(encoded)
-
-    def trip(vehicle: str, trip_id: str, created: int) -> dict[str, Any]:
-        return {"trip_id": trip_id, "vehicle": {"vehicle_id": vehicle}, "created_at": created}
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    (here / "hub.pid").write_text(str(os.getpid()))
-    server.serve_forever()
-
 
 # ------------------------------------------------------------------------------------------------------------------- driving
 
@@ -163,7 +82,7 @@ def start(tmp_path: Path) -> Iterator[Demo]:
     def make(environment: dict[str, str] | None = None, **asked: Any) -> Running:
         environment = {"TRACKING_DATABASE_URL": "postgresql://elsewhere/none"} if environment is None else environment
         asked = {"here": str(tmp_path), "port": free_port(), **asked}
-        running = Running([sys.executable, str(Path(__file__)), "supervise", json.dumps(asked)], environment)
+        running = Running([sys.executable, str(PARTS), "supervise", json.dumps(asked)], environment)
         made.append(running)
         return running
 
@@ -276,7 +195,7 @@ def test_a_reader_that_goes_away_stops_it(tmp_path: Path) -> None:
     """As in `make demo | head -1`."""
     asked = json.dumps({"here": str(tmp_path), "port": free_port()})
     with subprocess.Popen(
-        [sys.executable, str(Path(__file__)), "supervise", asked],
+        [sys.executable, str(PARTS), "supervise", asked],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TRACKING_DATABASE_URL": "postgresql://elsewhere/none"},
         stdout=subprocess.PIPE,
@@ -359,7 +278,3 @@ def test_the_real_parts_show_a_driving_car_and_stop_in_time(database_url: str, t
     finally:
         running.process.kill()
         running.ended(GRACE)
-
-
-if __name__ == "__main__":
-    _play(sys.argv[1], sys.argv[2:])

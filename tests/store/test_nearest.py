@@ -36,13 +36,18 @@ async def connection(store: Database) -> AsyncIterator[Connection]:
 
 async def seen(connection: Connection, places: Sequence[tuple[float, float]], fleet_id: str = "fleet") -> list[int]:
     """Makes a vehicle at each of the places, named fleet-0000 and so on; their numbers."""
-    await fleets.put(connection, Fleet(fleet_id, "Fleet"))
-    numbers = []
-    for number, (latitude, longitude) in enumerate(places):
-        stored, _ = await vehicles.put(connection, Vehicle(f"{fleet_id}-{number:04}", fleet_id))
-        numbers.append(stored.number)
+    async with connection.transaction():
+        await fleets.put(connection, Fleet(fleet_id, "Fleet"))
+        numbers = []
+        for number in range(len(places)):
+            stored, _ = await vehicles.put(connection, Vehicle(f"{fleet_id}-{number:04}", fleet_id))
+            numbers.append(stored.number)
         await positions.move_latest(
-            connection, [a_position(stored.number, 1, 1, latitude=latitude, longitude=longitude, fix_time=BEGIN)]
+            connection,
+            [
+                a_position(number, 1, 1, latitude=latitude, longitude=longitude, fix_time=BEGIN)
+                for number, (latitude, longitude) in zip(numbers, places, strict=True)
+            ],
         )
     return numbers
 
