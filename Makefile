@@ -14,6 +14,9 @@ PORT ?=
 DRIVERS ?= 40
 WORKERS ?= 2
 
+# Where this is set, all modules are compiled anew at each start of Python; the tests start it often.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install dev demo test lint bench soak lock clean
 

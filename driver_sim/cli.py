@@ -241,7 +241,7 @@ def bench(
     }
     # Imported here: it brings what the drivers' apps have no use for.
     chosen = [(shape, counts[shape]) for shape in shapes or BENCH_SHAPES]
-    conditions = import_module("driver_sim.bench.stage").Conditions(settle_seconds)
+    conditions = import_module("driver_sim.bench.environment").Conditions(settle_seconds)
     import_module("driver_sim.bench.run").run(chosen, seconds, path, conditions)
 
 

@@ -24,6 +24,40 @@ settings.register_profile("tracking", deadline=None, suppress_health_check=[Heal
 settings.load_profile("tracking")
 
 
+LONGEST = (
+    "driver_sim/test_bench.py",
+    "browser/test_fleet_page.py",
+    "faults/test_database_away.py",
+    "trust/test_looks.py",
+    "changes/test_fuzz.py",
+    "browser/test_trip_page.py",
+    "trust/test_flood.py",
+    "faults/test_wire.py",
+    "trust/test_exports.py",
+    "trust/test_caps.py",
+    "demo/test_supervisor.py",
+    "faults/test_store_went_back.py",
+    "faults/test_changes_followed.py",
+    "store/test_nearest.py",
+    "test_events.py",
+    "faults/test_hub_killed.py",
+    "trust/test_erasure.py",
+)
+"""Files that take longest. Workers begin with them, so that none is left alone with one at the end."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest-xdist would begin with the files that have most tests.
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = {f"tests/{name}": number for number, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if "PYTEST_XDIST_WORKER" not in os.environ:
         prepared.remove(session.config._tmp_path_factory)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The demo's supervisor as `test_supervisor` starts it, and stand-ins for its parts. They import little, so they start at once."""
+"""The demo's supervisor as `test_supervisor` starts it, and stand-ins for its parts, which import little to start at once."""
 
 import json
 import os
