@@ -147,17 +147,28 @@ def test_every_link_from_the_code_to_the_docs_leads_somewhere() -> None:
             assert (path.parent / target).exists(), f"{path.relative_to(ROOT)} links to {target}"
 
 
-def test_every_module_has_its_room_in_the_architecture() -> None:
+def test_every_module_is_among_the_parts_of_the_architecture() -> None:
     """Named alone, or in the row of its package; a package of its own row may go by that."""
-    rooms = (DOCS / "ARCHITECTURE.md").read_text().split("## Rooms")[1].split("## The pages")[0]
-    names = set(re.findall(r"`([a-z_]+)/?`", rooms.replace("`, `", "` `")))
-    for row in re.findall(r"^\| (.+?) \|", rooms, re.MULTILINE):
+    parts = (DOCS / "ARCHITECTURE.md").read_text().split("## Parts")[1].split("## The pages")[0]
+    names = set(re.findall(r"`([a-z_]+)/?`", parts.replace("`, `", "` `")))
+    for row in re.findall(r"^\| (.+?) \|", parts, re.MULTILINE):
         names.update(re.findall(r"[a-z_]+", row))
     by_subject = {"api", "store"}  # a file a subject
     modules = [
         path for path in (ROOT / "tracking").rglob("*.py") if path.name != "__init__.py" and path.parent.name not in by_subject
     ]
     assert [str(path.relative_to(ROOT)) for path in modules if path.stem not in names] == []
+
+
+def test_each_step_of_both_paths_in_the_architecture_names_files_that_exist() -> None:
+    text = (DOCS / "ARCHITECTURE.md").read_text()
+    for path in ("a position", "a change"):
+        section = text.split(f"## The path of {path}")[1].split("\n## ")[0]
+        steps = re.findall(r"^\| (\d+) \| .+ \| (.+) \|$", section, re.MULTILINE)
+        assert steps and [int(number) for number, _ in steps] == list(range(1, len(steps) + 1))
+        assert [number for number, files in steps if not re.search(r"`[a-z_/0-9]+\.(?:py|js)`", files)] == []
+    named = re.findall(r"`((?:tracking|web|sql|tests)/[^`\s]+)`", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_every_row_that_a_test_cites_is_in_the_trust_table_and_the_other_way_round() -> None:
