@@ -54,6 +54,8 @@ class Flooder:
                 for seq in itertools.count(self.acknowledged + 1, BATCH):
                     await line.send(_batch(seq), text=True)
                     self.sent += BATCH
+                    # `send` waits only where the socket is full: the other flooders are to have their turn.
+                    await asyncio.sleep(0)
             except websockets.ConnectionClosed as closed:
                 self.closed.append(closed.rcvd.code if closed.rcvd is not None else 1006)
                 raise

@@ -30,7 +30,7 @@ def batch(first: int, count: int = BATCH) -> list[Message]:
 
 async def test_row_78_honest_drivers_notice_nothing_of_those_who_flood(own_hub: MakeHub) -> None:
     hub = own_hub()
-    (await stage(hub, flood(4), 1.5)).check(SLACK)
+    (await stage(hub, flood(4), 3.0)).check(SLACK)
 
 
 async def test_row_78_who_floods_is_limited_over_all_connections_and_nobody_else(own_hub: MakeHub) -> None:
