@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -212,6 +213,7 @@ async def the_log_is_asked_where_nobody_notifies(scene: Scene) -> None:
     scene.here.following.deafen()
     try:
         await until(lambda: not scene.here.service.follower.listening, "nobody listens", SOON)
+        await until_it_waits(scene.here)
         trip = await scene.change(status=_next(scene.trip))
         await until(lambda: source.trip == trip, "the change is applied", SOON)
     finally:
@@ -226,9 +228,7 @@ async def the_log_is_asked_after_listening_again(scene: Scene) -> None:
         with mock.patch.object(follower, "POLL_SECONDS", 3_600.0):
             hub.following.deafen()
             await until(lambda: not hub.service.follower.listening, "nobody listens", SOON)
-            # It waits for good from now on.
-            hub.service.follower.wake()
-            await until(lambda: not hub.service.follower._woken.is_set(), "it waits", SOON)
+            await until_it_waits(hub)
             trip = await scene.change(status=_next(scene.trip))
             hub.following.deaf = False
             await until(lambda: source.trip == trip, "the change is applied", SOON)
@@ -241,6 +241,17 @@ async def a_log_that_went_back_is_noticed(scene: Scene) -> None:
         # Of another change, which got the number when this one was lost.
         hub.service.follower._cursor = cursor._replace(mark=cursor.mark ^ 1)
         await until(hub.service.marks.went_back.is_set, "it is noticed", SOON)
+
+
+async def until_it_waits(hub: FuzzHub) -> None:
+    """Until the hub has read the log once more: it waits from then on as long as `POLL_SECONDS` says now."""
+    here, began = hub.service.follower, time.monotonic()
+    here.wake()
+
+    def waits() -> bool:
+        return not here._woken.is_set() and here.confirmed_at is not None and here.confirmed_at > began
+
+    await until(waits, "it waits", SOON)
 
 
 @contextlib.asynccontextmanager
