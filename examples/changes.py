@@ -25,15 +25,16 @@ def follow() -> None:
     CURSOR.with_suffix(".new").replace(CURSOR)
 
 
-while True:
-    try:
-        follow()
-    except KeyboardInterrupt:
-        break
-    except httpx.HTTPError as error:
-        status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 503
-        if status == 410:
-            CURSOR.unlink()  # changes after it were dropped: begin anew
-        elif status not in (429, 502, 503, 504):
-            raise
-        time.sleep(random.uniform(0.5, 3))
+try:
+    while True:
+        try:
+            follow()
+        except httpx.HTTPError as error:
+            status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 503
+            if status == 410:
+                CURSOR.unlink()  # changes after it were dropped: begin anew
+            elif status not in (429, 502, 503, 504):
+                raise
+            time.sleep(random.uniform(0.5, 3))
+except KeyboardInterrupt:
+    pass  # Ctrl-C

@@ -69,6 +69,8 @@ async def running(name: str, **environment: str) -> AsyncIterator[Example]:
             env={"PATH": PATH, "NODE_NO_WARNINGS": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            # Tests that run in the background of a shell ignore it, and what they start would too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     )
     try:
