@@ -36,10 +36,6 @@ demo: install ## Run everything on 127.0.0.1 with simulated drivers, and print a
 test: dev ## Run all tests: pytest (ARGS='-k name' WORKERS=2) and the pages' own
 	@status=0; \
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS) || status=$$?; \
-	if [ $$status = 1 ]; then \
-		echo "== What failed beside other tests, once more by itself: it has failed where it fails again"; \
-		status=0; $(BIN)/pytest --last-failed --last-failed-no-failures none -x $(ARGS) || status=$$?; \
-	fi; \
 	if [ -d web/test ]; then $(NPM) --prefix web test || status=$$?; else echo "No web/test yet: the pages' tests are skipped."; fi; \
 	exit $$status
 
