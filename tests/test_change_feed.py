@@ -143,7 +143,7 @@ async def test_what_was_committed_is_told_in_order_from_where_the_reader_is(hub:
 
 @pytest.mark.parametrize("rows", [20_000, 1])
 async def test_memory_and_store_tell_the_same(hub: Hub, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    monkeypatch.setattr(change_feed, "MOST_ROWS", rows)
+    monkeypatch.setattr(change_feed, "MAX_ROWS", rows)
     api = hub.api
     fleet_id, other = await api.fleet(), await api.fleet()
     begin = (await changes(hub, fleet_id))["last"]

@@ -17,7 +17,7 @@ from jwt.algorithms import RSAAlgorithm
 from tests.provider import Provider, providing, public
 from tracking import keys as keys_module
 from tracking.errors import ConfigError, ErrorCode, Refusal
-from tracking.keys import MOST_BYTES, MOST_MISSED, Keys, read_keys
+from tracking.keys import MAX_BYTES, MAX_MISSED, Keys, read_keys
 
 RSA = rsa.generate_private_key(65_537, 2_048)
 OTHER_RSA = rsa.generate_private_key(65_537, 2_048)
@@ -72,7 +72,7 @@ def test_what_is_no_jwks_is_told_of_as_such(content: bytes, tmp_path: Path) -> N
 def test_a_file_that_is_missing_or_huge_is_told_of_as_such(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         Keys(str(tmp_path / "none"), refresh=1, grace=1)
-    (tmp_path / "jwks").write_bytes(b" " * (MOST_BYTES + 1))
+    (tmp_path / "jwks").write_bytes(b" " * (MAX_BYTES + 1))
     with pytest.raises(ConfigError, match="bytes"):
         Keys(str(tmp_path / "jwks"), refresh=1, grace=1)
 
@@ -178,9 +178,9 @@ async def test_row_77_a_name_that_the_provider_does_not_know_is_asked_for_once(p
     provider.keys.append(public(OTHER_RSA, "none"))
     async with kept(keys):
         await until(lambda: keys.find("none", "RS256"))
-    for number in range(2 * MOST_MISSED):
+    for number in range(2 * MAX_MISSED):
         keys._miss(str(number))
-    assert len(keys._missed) == MOST_MISSED
+    assert len(keys._missed) == MAX_MISSED
 
 
 async def test_a_new_key_is_found_by_the_first_token_that_names_it(provider: Provider) -> None:
@@ -195,7 +195,7 @@ BAD: dict[str, dict[str, Any]] = {
     "an error": {"status": "503 Service Unavailable"},
     "a page": {"body": b"<html>"},
     "another document": {"body": b'{"error": "maintenance"}'},
-    "too much": {"body": b" " * (MOST_BYTES + 1)},
+    "too much": {"body": b" " * (MAX_BYTES + 1)},
     "a redirect to nowhere": {"status": "302 Found", "headers": "Location: http://127.0.0.1:1/\r\n"},
     "redirects without end": {"status": "302 Found", "headers": "Location: /jwks\r\n"},
 }

@@ -213,7 +213,7 @@ async def test_a_listing_is_made_once_and_again_after_each_change() -> None:
     for number in range(100):
         monitored.change_fleet(f"fleet-{number}")
         await listed(f"fleet-{number}")
-    assert len(monitored.monitor.fences._listings) == module.MOST_LISTINGS
+    assert len(monitored.monitor.fences._listings) == module.MAX_LISTINGS
     monitored.fleets.feeds[FLEET].loaded = False
     assert await monitored.monitor.listing(FLEET) is None
 

@@ -16,7 +16,7 @@ from tests.hub_process import SECRET
 from tests.sockets.serving import Served, serving
 from tracking.app import _read_revoked, _until_stored, create_app, let_go
 from tracking.config import load
-from tracking.ingest.vehicles import MOST_SPANS, TRIP_UNKNOWN
+from tracking.ingest.vehicles import MAX_SPANS, TRIP_UNKNOWN
 from tracking.live.hub import STEPS
 from tracking.service import Service
 from tracking.store.pool import Database
@@ -127,7 +127,7 @@ async def test_nothing_is_kept_of_what_is_over(world: World) -> None:
     async with Api(world.url, service_token) as api:
         fleet_id = await api.fleet()
         vehicle_id = await api.vehicle(fleet_id)
-        for _ in range(MOST_SPANS + 1):
+        for _ in range(MAX_SPANS + 1):
             await _quick_trip(api, world, vehicle_id, fleet_id)
 
     async def come_and_go() -> Counter[str]:
@@ -189,12 +189,12 @@ async def test_a_fix_older_than_the_trips_in_memory_gets_the_trip_of_its_time(wo
         fleet_id = await api.fleet()
         vehicle_id = await api.vehicle(fleet_id)
         trips: list[tuple[str, int]] = []
-        for _ in range(MOST_SPANS + 2):
+        for _ in range(MAX_SPANS + 2):
             trips.append(await _quick_trip(api, world, vehicle_id, fleet_id))
         long_ago = trips[0][1] - 60_000
         async with Driver(world.url, vehicle_id) as driver:
             source = world.service.ingest_vehicles.get(vehicle_id)
-            assert source is not None and len(source.windows) == MOST_SPANS + 1
+            assert source is not None and len(source.windows) == MAX_SPANS + 1
             assert source.windows[-1].span.trip == TRIP_UNKNOWN
             times = [long_ago, *(at for _, at in trips)]
             await driver.report(*(fix(seq, fix_time=at, latitude=47.1) for seq, at in enumerate(times, 1)))

@@ -11,7 +11,7 @@ from tracking.errors import ConfigError
 from tracking.origins import is_loopback, parse_address, parse_origin
 
 MIN_SECRET_BYTES = 32
-LEAST_RETENTION_DAYS = 8
+MIN_RETENTION_DAYS = 8
 """The seven days that a fix may be late, and a day to spare."""
 
 
@@ -200,9 +200,9 @@ class Settings(BaseSettings):
     @field_validator("retention_days")
     @classmethod
     def _past_the_late(cls, days: int) -> int:
-        if 0 < days < LEAST_RETENTION_DAYS:
+        if 0 < days < MIN_RETENTION_DAYS:
             raise ValueError(
-                f"must be 0 (positions are kept for ever) or at least {LEAST_RETENTION_DAYS}: fixes come up to 7 days late,"
+                f"must be 0 (positions are kept for ever) or at least {MIN_RETENTION_DAYS}: fixes come up to 7 days late,"
                 " and a day is summed up once more after that"
             )
         return days
@@ -210,9 +210,9 @@ class Settings(BaseSettings):
     @field_validator("session_retention_days")
     @classmethod
     def _past_the_last_repeat(cls, days: int) -> int:
-        if 0 < days < LEAST_RETENTION_DAYS:
+        if 0 < days < MIN_RETENTION_DAYS:
             raise ValueError(
-                f"must be 0 (sessions are kept for ever) or at least {LEAST_RETENTION_DAYS}: a fix may come again for 7 days,"
+                f"must be 0 (sessions are kept for ever) or at least {MIN_RETENTION_DAYS}: a fix may come again for 7 days,"
                 " and its session tells that it was stored"
             )
         return days

@@ -12,9 +12,9 @@ from tracking.errors import ErrorCode, Refusal
 from tracking.geo import PlaceAt
 
 MAX_VERTICES = 20_000
-_MOST_BRACKETS = 2 * MAX_VERTICES
+_MAX_BRACKETS = 2 * MAX_VERTICES
 """In the text of a geometry: a position has one, and a ring of four positions two more."""
-_LEAST_AREA = 1e-12
+_MIN_AREA = 1e-12
 """Square degrees: a hundredth of a square metre."""
 
 
@@ -30,7 +30,7 @@ def read_geometry(text: bytes) -> tuple[dict[str, Any], BaseGeometry]:
     """The same as `checked_geometry` of JSON, and its shape. No call into C in it takes longer than some milliseconds, so that
     a thread which works on it keeps nobody waiting.
     """
-    if text.count(b"[") > _MOST_BRACKETS:
+    if text.count(b"[") > _MAX_BRACKETS:
         raise _too_many()
     try:
         kind, polygons = _arrays(text)
@@ -113,7 +113,7 @@ def _turned(kind: str, shapes: list[Polygon]) -> tuple[dict[str, Any], BaseGeome
     # Not the shape's own method: of one with many spikes it takes a second, in which no other thread runs.
     if not shapely.is_valid(shape):
         raise _refusal(f"is not a valid polygon: {shapely.is_valid_reason(shape)}; its lines may not cross or overlap")
-    if shape.area < _LEAST_AREA:
+    if shape.area < _MIN_AREA:
         raise _refusal("encloses nothing: its positions lie on one line, or in one place")
     if any(east - west > 180 for west, _, east, _ in (part.bounds for part in shapes)):
         raise _refusal(

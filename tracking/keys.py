@@ -24,14 +24,14 @@ logger = logging.getLogger(__name__)
 
 ALGORITHMS = {"RSA": "RS256", "EC": "ES256"}
 """By type of key, what tokens may be signed with: one algorithm each, so that a token has no say in it."""
-LEAST_RSA_BITS = 2_048
-MOST_RSA_BITS = 8_192
+MIN_RSA_BITS = 2_048
+MAX_RSA_BITS = 8_192
 """One that is longer costs the event loop more than a millisecond a token."""
-MOST_KEYS = 64
+MAX_KEYS = 64
 """A token without a `kid` is tried with each of its algorithm."""
-MOST_KID = 256
+MAX_KID = 256
 """Characters."""
-MOST_BYTES = 256 * 1024
+MAX_BYTES = 256 * 1024
 READ_SECONDS = 5.0
 """How long the provider may take, from the first packet to the last."""
 APART_SECONDS = 5.0
@@ -39,9 +39,9 @@ APART_SECONDS = 5.0
 name keys that are not known."""
 RETRY_SECONDS = 1.0
 """After the first reading that failed; after each more it is twice as long, up to when the next would be due anyway."""
-MOST_WAITING = 200
+MAX_WAITING = 200
 """Tokens that may wait for the next reading at once. Whoever comes beyond that is told to come back."""
-MOST_MISSED = 1_000
+MAX_MISSED = 1_000
 """Names of keys that are remembered because the provider has no such key."""
 REDIRECTS = 3
 
@@ -67,7 +67,7 @@ class KeySet(NamedTuple):
         """Says that there are none, why, and what to do."""
         why = f" ({'; '.join(self.left_out)})" if self.left_out else ""
         return (
-            f"no key that tokens can be verified with{why}: publish RSA keys of at least {LEAST_RSA_BITS} bits (RS256),"
+            f"no key that tokens can be verified with{why}: publish RSA keys of at least {MIN_RSA_BITS} bits (RS256),"
             " or EC keys on the curve P-256 (ES256)"
         )
 
@@ -85,21 +85,21 @@ def read_keys(content: bytes) -> KeySet:
     left_out: list[str] = []
     for number, member in enumerate(members):
         try:
-            if number >= MOST_KEYS:
-                raise ValueError(f"past the first {MOST_KEYS}")
+            if number >= MAX_KEYS:
+                raise ValueError(f"past the first {MAX_KEYS}")
             keys.append(_read_key(member))
         except (ValueError, TypeError, AttributeError, KeyError, UnsupportedAlgorithm, jwt.PyJWTError) as error:
             kid = member.get("kid") if isinstance(member, dict) else None
             left_out.append(f"key {kid!r:.80}: {error}" if kid is not None else f"keys[{number}]: {error}")
-    return KeySet(tuple(keys), tuple(left_out[:MOST_KEYS]))
+    return KeySet(tuple(keys), tuple(left_out[:MAX_KEYS]))
 
 
 def _read_key(member: Any) -> Key:
     if not isinstance(member, dict):
         raise ValueError("it is no JSON object")
     kid = member.get("kid")
-    if kid is not None and not (isinstance(kid, str) and len(kid) <= MOST_KID):
-        raise ValueError(f"`kid` must be text of at most {MOST_KID} characters")
+    if kid is not None and not (isinstance(kid, str) and len(kid) <= MAX_KID):
+        raise ValueError(f"`kid` must be text of at most {MAX_KID} characters")
     kind = member.get("kty")
     if kind == "oct":
         raise ValueError("it is symmetric (`oct`), so whoever may verify with it could sign too")
@@ -119,8 +119,8 @@ def _read_key(member: Any) -> Key:
     if kind == "RSA":
         verifier = RSAAlgorithm.from_jwk(member)
         assert isinstance(verifier, RSAPublicKey)
-        if not LEAST_RSA_BITS <= verifier.key_size <= MOST_RSA_BITS:
-            raise ValueError(f"it has {verifier.key_size} bits, and must have {LEAST_RSA_BITS} to {MOST_RSA_BITS}")
+        if not MIN_RSA_BITS <= verifier.key_size <= MAX_RSA_BITS:
+            raise ValueError(f"it has {verifier.key_size} bits, and must have {MIN_RSA_BITS} to {MAX_RSA_BITS}")
         return Key(kid, algorithm, verifier)
     verifier = ECAlgorithm.from_jwk(member)
     assert isinstance(verifier, EllipticCurvePublicKey)
@@ -219,14 +219,14 @@ class Keys:
         wanted = self._begun + 1
         while not (found := self.find(kid, algorithm)):
             known = self.trouble is None
-            if known and (not kid or len(kid) > MOST_KID or kid in self._missed or kid in self._names):
+            if known and (not kid or len(kid) > MAX_KID or kid in self._missed or kid in self._names):
                 return ()
             if known and self._ended >= wanted and not self._failures:
                 if kid is not None:
                     self._miss(kid)
                 return ()
             puts_off = self._failures and not self._is_reading and self._now() < self._due()
-            if self._ended >= wanted or puts_off or self._waiting >= MOST_WAITING:
+            if self._ended >= wanted or puts_off or self._waiting >= MAX_WAITING:
                 raise Refusal(ErrorCode.UNAVAILABLE, "the keys to verify tokens with can't be had now; try again in a while")
             self._waiting += 1
             try:
@@ -237,7 +237,7 @@ class Keys:
 
     def _miss(self, kid: str) -> None:
         self._missed[kid] = None
-        if len(self._missed) > MOST_MISSED:
+        if len(self._missed) > MAX_MISSED:
             del self._missed[next(iter(self._missed))]
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -346,8 +346,8 @@ class Keys:
         stamp = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
         if stamp == self._stamp:
             return None
-        if stat.st_size > MOST_BYTES:
-            raise CannotRead(f"it has {stat.st_size} bytes, and {MOST_BYTES} at most are read")
+        if stat.st_size > MAX_BYTES:
+            raise CannotRead(f"it has {stat.st_size} bytes, and {MAX_BYTES} at most are read")
         content = path.read_bytes()
         self._stamp = stamp
         return content
@@ -372,8 +372,8 @@ class Keys:
                     raise CannotRead(f"it answered {answer.status_code}")
                 async for chunk in answer.aiter_raw():
                     body += chunk
-                    if len(body) > MOST_BYTES:
-                        raise CannotRead(f"it has more than {MOST_BYTES} bytes")
+                    if len(body) > MAX_BYTES:
+                        raise CannotRead(f"it has more than {MAX_BYTES} bytes")
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
             raise CannotRead(f"{type(error).__name__}: {error}") from None
         return bytes(body)

@@ -15,7 +15,7 @@ from driver_sim.bench.load import Result, close, connected, drained, latencies, 
 
 ALL_SEE_ALL = 40
 """Dispatchers who see everything, where that is not too much for a screen."""
-MOST_SEEN = 2_000
+MAX_SEEN = 2_000
 PART = 200
 """Vehicles that a screen of a part holds, about."""
 PART_DISPATCHERS = 200
@@ -52,7 +52,7 @@ async def fleet(environment: Environment, count: int, seconds: float) -> Result:
     parts = {"part": _parts(within)}
     if side > within:
         parts["scattered"] = _parts(side)
-    if count <= MOST_SEEN:
+    if count <= MAX_SEEN:
         parts["all"] = [_bounds(-1, -1, side, side + 2)] * ALL_SEE_ALL
     for name, bounds in parts.items():
         screens = [environment.dispatcher(b, by_id if n < TIMED else None) for n, b in enumerate(bounds)]

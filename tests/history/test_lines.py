@@ -134,7 +134,7 @@ async def test_what_was_read_of_a_vehicle_that_was_erased_meanwhile_is_left_out(
 
 
 async def test_lines_are_let_go(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_KEPT", 3)
+    monkeypatch.setattr(module, "MAX_KEPT", 3)
     feeds = [TripFeed(reading.feed.trip, kept=KeptBytes(10**6), seconds=300, now=0) for _ in range(5)]
     for feed in feeds:
         await reading.lines.of(feed)
@@ -145,7 +145,7 @@ async def test_lines_are_let_go(reading: Reading, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_line_past_all_measure_is_thinned_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "MOST_SIMPLIFIED", 1_000)
+    monkeypatch.setattr(fit, "MAX_SIMPLIFIED", 1_000)
     steps = np.arange(5_000.0)
     line = np.column_stack((np.sin(steps), np.cos(steps * 1.7), steps))
     thin = fit.thinned({"van": line}, 10_000)

@@ -12,7 +12,7 @@ from tests.hub_process import SECRET, HubProcess
 from tests.sockets.serving import serving
 from tracking.app import create_app
 from tracking.config import load
-from tracking.ingest.acks import MOST_OWED, STEP, Acks, settle
+from tracking.ingest.acks import MAX_OWED, STEP, Acks, settle
 from tracking.ingest.vehicles import Session
 from tracking.protocol.driver import Rejected
 
@@ -96,9 +96,9 @@ async def test_a_backlog_is_acknowledged_group_by_group() -> None:
 
 async def test_no_device_keeps_many() -> None:
     acks, (session, receiver) = Acks(60), a_session()
-    for seq in range(1, 3 * MOST_OWED + 1):
+    for seq in range(1, 3 * MAX_OWED + 1):
         handle(acks, session, seq)
-    assert receiver.seqs == [1, 1 + MOST_OWED, 1 + 2 * MOST_OWED]
+    assert receiver.seqs == [1, 1 + MAX_OWED, 1 + 2 * MAX_OWED]
 
 
 async def test_what_is_owed_is_sent_before_a_close_and_only_then() -> None:

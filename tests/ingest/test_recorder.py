@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.store.test_positions import BEGIN, a_position, a_vehicle
 from tracking.ingest.acks import Acks
-from tracking.ingest.recorder import ENTRIES_AT_ONCE, MOST_ROWS, Entry, Recorder, _parts
+from tracking.ingest.recorder import ENTRIES_AT_ONCE, MAX_ROWS, Entry, Recorder, _parts
 from tracking.ingest.vehicles import Filed, Session
 from tracking.model import Position
 from tracking.protocol.driver import Rejected
@@ -77,7 +77,7 @@ async def test_a_group_takes_what_waits(store: Database) -> None:
 
     recorder = Counting(store, interval=0, rows=ROWS, limit=100_000, acks=Acks(0))
     sessions = await _sessions(store, 20)
-    count = MOST_ROWS + 5 * ROWS
+    count = MAX_ROWS + 5 * ROWS
     for number in range(count):
         vehicle, session = sessions[number % len(sessions)]
         seq = number // len(sessions) + 1

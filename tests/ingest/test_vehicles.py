@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tracking.ingest.vehicles import (
     GRACE_MS,
-    MOST_SPANS,
+    MAX_SPANS,
     TRIP_UNKNOWN,
     Filed,
     IngestVehicle,
@@ -61,7 +61,7 @@ STEP = 5_000
 
 
 @st.composite
-def some_spans(draw: st.DrawFn, most: int = MOST_SPANS + 3) -> list[Span]:
+def some_spans(draw: st.DrawFn, most: int = MAX_SPANS + 3) -> list[Span]:
     """A vehicle's spans, oldest first; a trip may have several, and may have been removed."""
     edges = sorted(draw(st.lists(st.integers(0, 60), max_size=2 * most)))
     spans = [

@@ -37,7 +37,7 @@ from tracking.store import fleets
 logger = logging.getLogger(__name__)
 
 LIMIT = 100
-MOST_SECONDS = 30
+MAX_SECONDS = 30
 """How long an answer may be held."""
 COMMENT_SECONDS = 15.0
 """How long a stream is silent at the most."""
@@ -64,7 +64,7 @@ async def follow(request: Request) -> Response:
     service = service_of(request)
     feed = service.change_feed
     await _check_fleet(service, fleet_id)
-    after, wait = whole_number(request, "after"), whole_number(request, "wait", 0, most=MOST_SECONDS)
+    after, wait = whole_number(request, "after"), whole_number(request, "wait", 0, most=MAX_SECONDS)
     limit = whole_number(request, "limit", LIMIT, least=1, most=MAX_LISTED)
     assert wait is not None and limit is not None
     streams = _wants_stream(request)

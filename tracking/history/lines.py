@@ -22,7 +22,7 @@ from tracking.store.positions import TrackRow
 
 KEPT_MS = 15_000
 """How long a line serves those who come."""
-MOST_KEPT = 32
+MAX_KEPT = 32
 """Lines that are kept at once, some 250 KB each."""
 READ_AT_ONCE = 2
 """Long lines that are read at the same time: the database has others to answer."""
@@ -103,7 +103,7 @@ class Lines:
                 stored = await asyncio.to_thread(_joined, pieces)
         line = Line(began, read_at, stored, unstored, last).without(erased)
         self._kept.pop(feed, None)
-        if len(self._kept) >= MOST_KEPT:
+        if len(self._kept) >= MAX_KEPT:
             self._drop(next(iter(self._kept)))
         self._kept[feed] = None
         feed.line = line

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tracking.ingest.vehicles import Session
 from tracking.protocol.driver import Rejected
 
-MOST_OWED = 100
+MAX_OWED = 100
 """Fixes of a session that may be handled and not acknowledged: a device need keep no more than these and what is under way."""
 STEP = 0.1
 """Seconds by which an ack may come late: those that are due within a step go out together."""
@@ -16,7 +16,7 @@ class Acks:
     """Passes acks on to the drivers' connections. Call `handled` after each COMMIT.
 
     An ack goes out at once if the one before is `interval` seconds old, if a fix was rejected, after a backlog, and where
-    `MOST_OWED` fixes wait for one. Any other is owed until the interval is over, and covers what is handled by then. A write
+    `MAX_OWED` fixes wait for one. Any other is owed until the interval is over, and covers what is handled by then. A write
     less is less work for the hub, and lets a phone's radio sleep. An interval of 0 acknowledges each group.
 
     A device that waits for each ack before it sends the next fix can't be told from one that was just parked. Both are owed
@@ -36,12 +36,12 @@ class Acks:
         if receiver is None:
             return
         if not rejected and session.prompt == 0:
-            if session.owed and session.handled - session.acknowledged < MOST_OWED:
+            if session.owed and session.handled - session.acknowledged < MAX_OWED:
                 return
             loop = asyncio.get_running_loop()
             now = loop.time()
             due = session.acknowledged_at + self._interval
-            if now < due and session.handled - session.acknowledged < MOST_OWED:
+            if now < due and session.handled - session.acknowledged < MAX_OWED:
                 session.owed = True
                 self._look_at(session, due, min(due, now + self._interval / 2))
                 if self._timer is None:

@@ -28,13 +28,13 @@ _FAULTS_OF_FIXES = (asyncpg.DataError, asyncpg.UniqueViolationError)
 """What may be wrong with a fix itself. Every other error is the database's, and is waited out."""
 
 
-MOST_ROWS = 20_000
+MAX_ROWS = 20_000
 """Fixes in one group at the most, however many wait: some 3 MB, and some tenths of a second of the database's time."""
 ENTRIES_AT_ONCE = 8_000
 SESSIONS_AT_ONCE = 500
 """What of a group is gone through before others have their turn: 2 to 4 ms of work. Not less: with each turn all drivers are
 heard who have something to say, and the recorder must get on by more fixes than come meanwhile."""
-MOST_REFUSED = 100
+MAX_REFUSED = 100
 """Fixes of a session that the database refused, and that are remembered as such: whoever waits for them is told."""
 
 
@@ -51,7 +51,7 @@ class Recorder:
     """Batched writer. `offer` takes what was accepted, in order; `run` commits and acknowledges until it is cancelled.
 
     `interval` (s) is how long a group may fill, `rows` how many fixes make it full, `limit` how many may wait in all; `acks`
-    is told of each session's share of a group. A group takes all that waits, up to `MOST_ROWS`: where commits are slow more
+    is told of each session's share of a group. A group takes all that waits, up to `MAX_ROWS`: where commits are slow more
     wait, and so the larger groups make up for it.
     After COMMIT `on_live` is told of each position that moved the marker, `on_late` of plausible ones that came too late to,
     and `on_stored` of the whole group.
@@ -72,7 +72,7 @@ class Recorder:
         self._database = database
         self._interval = interval
         self._rows = rows
-        self._most = max(rows, MOST_ROWS)
+        self._most = max(rows, MAX_ROWS)
         """Fixes in the next group at the most: after trouble few, and more with each group that is stored, because a group that
         takes longer than a statement may would be tried in vain for ever."""
         self._limit = limit
@@ -238,7 +238,7 @@ class Recorder:
                 self._full_group.clear()
             QUEUE.set(len(self._waiting) + len(self._group))
             await self._commit_until_done(self._group)
-            self._most = max(self._rows, min(2 * self._most, MOST_ROWS))
+            self._most = max(self._rows, min(2 * self._most, MAX_ROWS))
             self._let_go()
             self._stored.set()
             self._stored = asyncio.Event()
@@ -414,7 +414,7 @@ def _note_refused(session: Session, rejected: Rejected) -> None:
     if session.refused is None:
         session.refused = {}
     session.refused[rejected.seq] = rejected
-    if len(session.refused) > MOST_REFUSED:
+    if len(session.refused) > MAX_REFUSED:
         del session.refused[next(iter(session.refused))]
 
 

@@ -23,7 +23,7 @@ REMEMBERED_MS = 7 * 86_400_000
 """Older fixes are rejected, so older spans are not needed."""
 UNSETTLED_MS = 30_000
 """A change that is older than a vehicle's last fix by more than this was applied before that came."""
-MOST_SPANS = 8
+MAX_SPANS = 8
 """Newest spans of a vehicle that are held in memory. The store is asked whose a fix is that is older than these."""
 TRIP_UNKNOWN = -1
 """In place of the store's number of a trip: the fix is older than the spans in memory."""
@@ -181,7 +181,7 @@ async def read_states(
     connection: Connection, vehicles: Sequence[int], now: int, *, trip_ids: Sequence[str] = ()
 ) -> tuple[dict[str, Trip], dict[int, Trip], dict[int, list[Span]]]:
     """Trips by id; and by the vehicles' numbers their current trips, and the spans that `IngestVehicle.set_spans` wants."""
-    return await trips.states_of_vehicles(connection, vehicles, now - REMEMBERED_MS, MOST_SPANS + 1, trip_ids=trip_ids)
+    return await trips.states_of_vehicles(connection, vehicles, now - REMEMBERED_MS, MAX_SPANS + 1, trip_ids=trip_ids)
 
 
 class IngestVehicle:
@@ -250,10 +250,10 @@ class IngestVehicle:
         self.set_spans(spans)
 
     def set_spans(self, spans: Sequence[Span]) -> None:
-        """The newest spans of this vehicle, oldest first: all that matter, or more than `MOST_SPANS`. They do not overlap."""
+        """The newest spans of this vehicle, oldest first: all that matter, or more than `MAX_SPANS`. They do not overlap."""
         windows = windows_of(spans)
-        if len(windows) > MOST_SPANS:
-            windows[MOST_SPANS:] = (_OLDER,)
+        if len(windows) > MAX_SPANS:
+            windows[MAX_SPANS:] = (_OLDER,)
         self.windows = windows
 
     @property

@@ -28,7 +28,7 @@ from tracking.store.pool import Database
 
 logger = logging.getLogger(__name__)
 
-MOST_ROWS = 20_000
+MAX_ROWS = 20_000
 """Held in memory, of all fleets."""
 ENTRY_BYTES = 400
 """What a row takes besides its text."""
@@ -278,7 +278,7 @@ class ChangeFeed:
                 asyncio.get_running_loop().call_soon(self._wake_some)
 
     def _make_room(self) -> None:
-        while self._order and (self._bytes > self._most_bytes or len(self._order) > MOST_ROWS):
+        while self._order and (self._bytes > self._most_bytes or len(self._order) > MAX_ROWS):
             entry = self._order.popleft()
             self._bytes -= ENTRY_BYTES + len(entry.frame or b"")
             self._fleets[entry.fleet_id].drop_first()

@@ -18,17 +18,17 @@ from tracking.model import Fleet, Position, Trip, Vehicle, VehicleStatus
 from tracking.protocol.codec import encode, frame
 from tracking.protocol.dispatcher import Clusters, FleetRow, VehicleDescription, VehicleState
 
-MOST_SINGLE = 2_000
+MAX_SINGLE = 2_000
 """Vehicles that a viewport may hold before it gets clusters in their place."""
-MOST_NAMED_CELLS = 1_024
+MAX_NAMED_CELLS = 1_024
 """New cells that a snapshot names whether or not something is in them; beyond that it names those that hold vehicles."""
-MOST_SKIPPED = 50
+MAX_SKIPPED = 50
 """Areas that a screen came through unshown, past which all that it shows is sent anew."""
 PART = 300
 """Vehicles and cells that are shown before it is asked whether there is time for more: about a millisecond."""
 LOOK_COST = 10
 """What a look costs of an allowance besides the vehicles and clusters that are sent for it."""
-MOST_CLUSTERS = 400
+MAX_CLUSTERS = 400
 """Clusters in one viewport, about."""
 CLUSTER_STEPS = 1
 """Zoom levels by which a cluster's tile is smaller than a tile of the screen's zoom: half of 256 pixels."""
@@ -295,7 +295,7 @@ class FleetFeed:
         if viewport.wanted is not None:
             viewport.skipped.append(area_of(*viewport.wanted[0]))
             # While its reader is slow there may be many.
-            del viewport.skipped[: len(viewport.skipped) - MOST_SKIPPED - 1]
+            del viewport.skipped[: len(viewport.skipped) - MAX_SKIPPED - 1]
         viewport.wanted = bounds, zoom
         self._look(viewport)
 
@@ -316,7 +316,7 @@ class FleetFeed:
         passed, viewport.skipped = viewport.skipped, []
         if self._is_too_full(viewport.area):
             self._show_clusters(viewport)
-        elif before is None or viewport.clustered or len(passed) > MOST_SKIPPED:
+        elif before is None or viewport.clustered or len(passed) > MAX_SKIPPED:
             self._show_vehicles(viewport, ())
         else:
             self._show_vehicles(viewport, (before, *passed))
@@ -379,7 +379,7 @@ class FleetFeed:
         # Not those that are empty now: whoever went from there is still to be seen to go.
         self._unregister(viewport, {cell for cell in viewport.cells if not area.touches(cell.column, cell.row)})
         # Named although they are empty: a client may hold vehicles of them from an earlier look.
-        name_all = area.size <= MOST_NAMED_CELLS
+        name_all = area.size <= MAX_NAMED_CELLS
         names = [cell_name(*key) for key in area.places() if not is_known(*key)] if name_all else []
         vehicles: list[LiveVehicle] = []
         weight, sent = 0, False
@@ -416,10 +416,10 @@ class FleetFeed:
     # --- clusters -----------------------------------------------------------------------------------------------------
 
     def _is_too_full(self, area: Area) -> bool:
-        if len(self.vehicles) <= MOST_SINGLE:
+        if len(self.vehicles) <= MAX_SINGLE:
             return False
         # More than what its tiles hold it can't; most screens are done with that.
-        if sum(tile.count for tile in self._pyramid.tiles(area, _level_of(area, ZOOM))) <= MOST_SINGLE:
+        if sum(tile.count for tile in self._pyramid.tiles(area, _level_of(area, ZOOM))) <= MAX_SINGLE:
             return False
         held = 0
         for column, row, count in self._pyramid.counted(area):
@@ -429,7 +429,7 @@ class FleetFeed:
                 # A cell at the edge reaches beyond the screen: what counts is what the screen holds.
                 places = [vehicle.position for vehicle in self._cells[column, row].vehicles]
                 held += sum(area.shows(place.latitude, place.longitude) for place in places if place is not None)
-            if held > MOST_SINGLE:
+            if held > MAX_SINGLE:
                 return True
         return False
 
@@ -456,7 +456,7 @@ class FleetFeed:
     def _clusters(self, area: Area, zoom: float) -> list[tuple[float, float, int]]:
         """Vehicles counted by tiles of half the screen's, each shown about the middle of the vehicles in it.
 
-        No tile is smaller than a cell: more than `MOST_SINGLE` vehicles on a screen of one cell are one cluster.
+        No tile is smaller than a cell: more than `MAX_SINGLE` vehicles on a screen of one cell are one cluster.
         """
         return [
             (round(tile.latitudes / tile.count, 6), round(tile.longitudes / tile.count, 6), tile.count)
@@ -473,14 +473,14 @@ class FleetFeed:
 
         Between two steps others may have their turn.
         """
-        if len(self.vehicles) <= MOST_SINGLE and not any(viewport.clustered for viewport in self._viewports):
+        if len(self.vehicles) <= MAX_SINGLE and not any(viewport.clustered for viewport in self._viewports):
             return
         judged: dict[Area, bool] = {}
         clusters: dict[_Look, bytes] = {}
         for viewport in list(self._viewports):
             if viewport not in self._viewports or viewport.area is None or viewport.queue.blocked or viewport.coming:
                 continue
-            if not viewport.clustered and sum(len(cell.vehicles) for cell in viewport.cells) <= MOST_SINGLE:
+            if not viewport.clustered and sum(len(cell.vehicles) for cell in viewport.cells) <= MAX_SINGLE:
                 continue
             too_full = judged.get(viewport.area)
             if too_full is None:
@@ -566,8 +566,8 @@ _Look: TypeAlias = tuple[Area, float]
 
 
 def _level_of(area: Area, deepest: int) -> int:
-    """The deepest zoom at which an area has no more than about `MOST_CLUSTERS` tiles."""
+    """The deepest zoom at which an area has no more than about `MAX_CLUSTERS` tiles."""
     level = deepest
-    while level > 0 and area.size / 4 ** (ZOOM - level) > MOST_CLUSTERS:
+    while level > 0 and area.size / 4 ** (ZOOM - level) > MAX_CLUSTERS:
         level -= 1
     return level

@@ -36,7 +36,7 @@ LISTEN_AGAIN_SECONDS = 1.0
 HEARTBEAT_SECONDS = 60.0
 TRIED_ANEW = 5
 """So often a row is read by itself, where what it concerns came into memory meanwhile each time."""
-MOST_LOGGED = 100
+MAX_LOGGED = 100
 CLOCK_SECONDS = 10.0
 """Between two looks at the database's clock."""
 CLOCK_TOLERANCE_MS = 1_000
@@ -298,7 +298,7 @@ class Follower(Generic[State]):
         except NotUnderstood as error:
             CHANGES_FAILED.inc()
             # Once a kind: a newer hub beside this one may write thousands.
-            if row.kind not in self._logged and len(self._logged) < MOST_LOGGED:
+            if row.kind not in self._logged and len(self._logged) < MAX_LOGGED:
                 self._logged.add(row.kind)
                 logger.warning("change %d (%s) is not understood: %s", row.number, row.kind, error)
         except Exception as error:

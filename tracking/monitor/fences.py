@@ -13,7 +13,7 @@ from tracking.store import geofences
 
 logger = logging.getLogger(__name__)
 
-MOST_LISTINGS = 20
+MAX_LISTINGS = 20
 """Fleets whose geofences are kept as they are sent: at most some 20 MB each."""
 _NO_FENCES = Fences()
 
@@ -69,7 +69,7 @@ class FencesInForce:
             found = [by_id[geofence_id].geofence for geofence_id in sorted(by_id)]
             listing = asyncio.create_task(asyncio.to_thread(feature_collection, found))
         self._listings[fleet_id] = listing
-        if len(self._listings) > MOST_LISTINGS:
+        if len(self._listings) > MAX_LISTINGS:
             del self._listings[next(iter(self._listings))]
         return await asyncio.shield(listing)
 

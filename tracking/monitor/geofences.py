@@ -25,7 +25,7 @@ from tracking.model import Geofence
 
 DEFAULT_MARGIN = 10.0
 """Metres, where a position does not tell its accuracy."""
-LEAST_MARGIN, MOST_MARGIN = 1.0, 50.0
+MIN_MARGIN, MAX_MARGIN = 1.0, 50.0
 
 
 class Move(NamedTuple):
@@ -64,7 +64,7 @@ class Fence:
         for prepared in (self.shape, self._plane, self._edge):
             shapely.prepare(prepared)
         # A fence that is narrower than the receiver is accurate could never be entered else.
-        self._most_margin = min(MOST_MARGIN, max(map(_reach, shapely.get_parts(self._plane))) / 2)
+        self._most_margin = min(MAX_MARGIN, max(map(_reach, shapely.get_parts(self._plane))) / 2)
 
         self._ask_once()
 
@@ -83,7 +83,7 @@ class Fence:
     def margin(self, accuracy: float | None) -> float:
         """Metres by which a place must be clear of the edge."""
         wanted = accuracy if accuracy is not None and accuracy > 0 else DEFAULT_MARGIN
-        return max(min(wanted, self._most_margin), min(LEAST_MARGIN, self._most_margin))
+        return max(min(wanted, self._most_margin), min(MIN_MARGIN, self._most_margin))
 
     def beside(self, longitude: float) -> float:
         """A longitude from the side of the fence that it is nearer to."""

@@ -35,7 +35,7 @@ _TOLERANCES = 18
 """Each twice the one before it, from half a metre to 65 km."""
 _SIMPLIFY_SECONDS = 1.0
 """How long a geofence, or a route, is simplified ever more coarsely."""
-MOST_SIMPLIFIED = 250_000
+MAX_SIMPLIFIED = 250_000
 """Points of one vehicle that are simplified; of more every second one, or every third."""
 _WHOLE_POINT = 56
 """Bytes of `[longitude,latitude,fix_time],` at full precision, at the most."""
@@ -171,7 +171,7 @@ def thinned(lines: Mapping[str, Any], room: int) -> list[DrivenPoint]:
     kept = dict(lines)
     if sum(map(len, kept.values())) > most:
         # Every k-th of what is longer than any day: to simplify takes the square of the length at worst.
-        kept = {vehicle_id: line[:: len(line) // MOST_SIMPLIFIED + 1] for vehicle_id, line in kept.items()}
+        kept = {vehicle_id: line[:: len(line) // MAX_SIMPLIFIED + 1] for vehicle_id, line in kept.items()}
     tolerance = 0.5
     # A vehicle's two ends stay.
     while 2 * len(kept) < sum(map(len, kept.values())) > most:

@@ -47,7 +47,7 @@ HELD_SECONDS = 10.0
 connection: whoever waits for a pong would give it up as well."""
 TOLD_MS = 60_000
 """A driver is told at most once in this time that it is held back."""
-MOST_TOLD = 1_000
+MAX_TOLD = 1_000
 """Messages remembered as told on a connection, the newest: what is posted may be found among the unread ones as well."""
 SKEW_TOLD_MS = 60_000
 """A device whose clock is wrong is told so once a connection, and again where its skew changes, at most once in this time."""
@@ -426,8 +426,8 @@ class DriverConnection(Connection):
         if number in self._told:  # posted while the unread ones were being looked up
             return
         self._told.add(number)
-        if len(self._told) > MOST_TOLD:
-            self._told = set(sorted(self._told)[MOST_TOLD // 2 :])
+        if len(self._told) > MAX_TOLD:
+            self._told = set(sorted(self._told)[MAX_TOLD // 2 :])
         # Read, as far as we can know, once the app is heard from again.
         if self._unread is None:
             self._unread = []

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 ROWS = 2_000
 """In the first batch of a job."""
-MOST_ROWS = 20_000
+MAX_ROWS = 20_000
 SECONDS = 0.1
 """How long a batch should take, and so a turn."""
 REST = 1.0
@@ -46,7 +46,7 @@ class Batches:
     """Runs the batches of all jobs, one after the other."""
 
     def __init__(
-        self, database: Database, *, rows: int = ROWS, most: int = MOST_ROWS, seconds: float = SECONDS, rest: float = REST
+        self, database: Database, *, rows: int = ROWS, most: int = MAX_ROWS, seconds: float = SECONDS, rest: float = REST
     ) -> None:
         """`rows` are in a job's first batch, and `most` in any; `seconds` and `rest` as above."""
         self._database = database

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from tracking.model import Share
 from tracking.store.pool import Connection
 
-MOST_LISTED = 1_000
+MAX_LISTED = 1_000
 
 
 async def insert(connection: Connection, share: Share, trip: int) -> None:
@@ -19,7 +19,7 @@ async def insert(connection: Connection, share: Share, trip: int) -> None:
     )
 
 
-MOST_LISTED = 1_000
+MAX_LISTED = 1_000
 _SELECT = """
     SELECT s.share_id, t.trip_id, s.jti, s.expires_at, s.created_at, s.revoked_at FROM shares s JOIN trips t USING (trip)
 """
@@ -31,8 +31,8 @@ async def get(connection: Connection, share_id: str) -> Share | None:
 
 
 async def of_trip(connection: Connection, trip: int) -> list[Share]:
-    """In the order in which they were made, at most the last `MOST_LISTED`."""
-    rows = await connection.fetch(f"{_SELECT} WHERE s.trip = $1 ORDER BY s.created_at DESC LIMIT $2", trip, MOST_LISTED)
+    """In the order in which they were made, at most the last `MAX_LISTED`."""
+    rows = await connection.fetch(f"{_SELECT} WHERE s.trip = $1 ORDER BY s.created_at DESC LIMIT $2", trip, MAX_LISTED)
     return [Share(*row) for row in reversed(rows)]
 
 

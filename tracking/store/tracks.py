@@ -4,7 +4,7 @@ Between two pieces no connection and no snapshot is held, however slowly the rea
 ended, by the key (fix_time, session, seq): so each fix comes once, and in order. What is stored meanwhile comes along where it
 is newer than what was read, and no newer than the newest fix at the beginning: the track of a vehicle that reports has an end.
 
-A piece reads `MOST_DAYS` UTC days of one vehicle at the most, so none is a long question, whatever the filter leaves out.
+A piece reads `MAX_DAYS` UTC days of one vehicle at the most, so none is a long question, whatever the filter leaves out.
 """
 
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from tracking.store.positions import DAY_MS, TRACK_COLUMNS, TrackRow
 
 PIECE = 1_000
 """Rows of a piece: they are taken apart in one step of the event loop."""
-MOST_DAYS = 8
+MAX_DAYS = 8
 _FOREVER = 253_402_300_799_999
 """The end of a part that is under way: the year 9999."""
 
@@ -117,7 +117,7 @@ async def _of_part(database: Database, part: _Part, *, suspect: bool, trip: int 
             key, days = _Key(fix_time, session, seq), 1
         else:
             # Where there is little, more days fit into a question.
-            key, days = _Key(end), min(2 * days, MOST_DAYS)
+            key, days = _Key(end), min(2 * days, MAX_DAYS)
 
 
 async def _bounds(connection: Connection, part: _Part) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@ import { byId } from "../shared/dom.js";
 import { timeOfDay } from "../shared/format.js";
 import { sender } from "./labels.js";
 
-const MOST_MESSAGES = 3;
+const MAX_MESSAGES = 3;
 /** A break shorter than this mends before anyone has read about it. */
 const GRACE = 1_200;
 
@@ -53,6 +53,6 @@ export class Notices {
     close.addEventListener("click", () => card.remove());
     card.append(head, body, close);
     this.#messages.append(card);
-    while (this.#messages.children.length > MOST_MESSAGES) this.#messages.firstElementChild?.remove();
+    while (this.#messages.children.length > MAX_MESSAGES) this.#messages.firstElementChild?.remove();
   }
 }

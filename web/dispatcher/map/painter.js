@@ -8,8 +8,8 @@ const MANY = 400;
 const FAR_ZOOM = 11;
 const SMALL = 0.68;
 const NAMES_FROM_ZOOM = 14;
-const MOST_NAMES = 80;
-const MOST_LETTERS = 32;
+const MAX_NAMES = 80;
+const MAX_LETTERS = 32;
 const FONT = "600 12px system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', Arial, sans-serif";
 
 /** Draws vehicles and clusters where it is told to, in the colours that the page has now. */
@@ -43,7 +43,7 @@ export class Painter {
       else glyphs.draw(context, vehicle.status, vehicle.bearing, x, y);
     }
     context.globalAlpha = 1;
-    const named = zoom >= NAMES_FROM_ZOOM && placed.length <= MOST_NAMES && !faded;
+    const named = zoom >= NAMES_FROM_ZOOM && placed.length <= MAX_NAMES && !faded;
     for (const { vehicle, x, y } of named ? placed : []) this.#label(vehicle.name, x, y);
     for (const { vehicle, x, y } of distinct) {
       this.#halo(x, y, vehicle.id === selected);
@@ -92,7 +92,7 @@ export class Painter {
     context.lineJoin = "round";
     context.lineWidth = 4;
     context.strokeStyle = this.#colours.edge;
-    const short = shortened(name, MOST_LETTERS);
+    const short = shortened(name, MAX_LETTERS);
     context.strokeText(short, x, y + 17);
     context.fillStyle = this.#colours.ink;
     context.fillText(short, x, y + 17);

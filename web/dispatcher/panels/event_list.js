@@ -5,7 +5,7 @@ import { instantOf } from "../state/events.js";
 
 /** @typedef {import("../../shared/messages.js").FleetEvent} FleetEvent */
 
-const MOST_SHOWN = 200;
+const MAX_SHOWN = 200;
 
 /** What happened in the fleet, newest on top. */
 export class EventList {
@@ -29,7 +29,7 @@ export class EventList {
 
   /** All anew: another filter, or names that were not known before. */
   show() {
-    const wanted = this.#live.log.events.filter((event) => this.#wants(event)).slice(-MOST_SHOWN);
+    const wanted = this.#live.log.events.filter((event) => this.#wants(event)).slice(-MAX_SHOWN);
     this.#list.replaceChildren(...wanted.reverse().map((event) => this.#entry(event)));
     if (!wanted.length) this.#list.append(h("li", { class: "none" }, "Nothing has happened yet."));
   }

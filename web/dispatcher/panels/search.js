@@ -9,7 +9,7 @@ import { matches, roster, STATUSES } from "../state/roster.js";
 
 /** After the last letter; a word is not asked for letter by letter. */
 const REST = 250;
-const MOST_FOUND = 50;
+const MAX_FOUND = 50;
 
 /** What the dispatcher looks for: words, statuses, an order. What is in view is found here, the rest of the fleet by the hub. */
 export class Search {
@@ -91,7 +91,7 @@ export class Search {
     /** @type {import("../state/api.js").FoundVehicle[]} */
     let found;
     try {
-      found = await this.#api.search(text, MOST_FOUND);
+      found = await this.#api.search(text, MAX_FOUND);
     } catch {
       // What is in view is found all the same, and the line at the top says that the hub is away.
       found = [];

@@ -4,7 +4,7 @@ import { h } from "../../shared/dom.js";
 
 const HEIGHT = 108;
 /** More points than this can't be told apart, and only cost time. */
-const MOST_POINTS = 4_000;
+const MAX_POINTS = 4_000;
 
 /** Speed over time, with a line where the replay is; a click or a drag goes there. */
 export class SpeedChart {
@@ -89,7 +89,7 @@ function timesOf(_plot, splits) {
  * @returns {[number[], (number | null)[]]}
  */
 function seriesOf(recording) {
-  const step = Math.ceil(recording.samples.length / MOST_POINTS);
+  const step = Math.ceil(recording.samples.length / MAX_POINTS);
   /** @type {number[]} */
   const times = [];
   /** @type {(number | null)[]} */

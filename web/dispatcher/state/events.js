@@ -1,6 +1,6 @@
 /** @typedef {import("../../shared/messages.js").FleetEvent} FleetEvent */
 
-const MOST_KEPT = 500;
+const MAX_KEPT = 500;
 
 /** When an event happened: what a backlog told, by the clock of its vehicle. @param {FleetEvent} event */
 export function instantOf({ late, fix_time: fixTime, server_time: serverTime }) {
@@ -29,7 +29,7 @@ export class EventLog {
     this.events.push(...added);
     // What a backlog tells of last week goes where it belongs, and pushes no news out.
     if (this.#isOutOfOrder(added.length)) this.events.sort(byInstant);
-    this.events.splice(0, this.events.length - MOST_KEPT);
+    this.events.splice(0, this.events.length - MAX_KEPT);
     return added;
   }
 

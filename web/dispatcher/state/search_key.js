@@ -9,7 +9,7 @@ const LETTER = new RegExp(`[${Object.keys(LETTERS).join("")}]`, "gu");
 
 /** A screen's vehicles are searched again at every move. @type {Map<string, string>} */
 const known = new Map();
-const MOST_KNOWN = 10_000;
+const MAX_KNOWN = 10_000;
 
 /**
  * A text as it is searched in and searched for: without case, accents and marks.
@@ -19,7 +19,7 @@ export function searchKey(text) {
   let key = known.get(text);
   if (key === undefined) {
     key = text.normalize("NFKD").replace(MARKS, "").toLowerCase().replace(LETTER, (letter) => LETTERS[letter]);
-    if (known.size >= MOST_KNOWN) known.clear();
+    if (known.size >= MAX_KNOWN) known.clear();
     known.set(text, key);
   }
   return key;

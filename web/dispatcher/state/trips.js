@@ -4,7 +4,7 @@
 export const OPEN = /** @type {const} */ (["new", "enroute_to_pickup", "arrived_at_pickup", "enroute_to_dropoff", "arrived_at_stop"]);
 
 /** Of those that ended only the last ones may still be looked at. */
-const MOST_OVER = 100;
+const MAX_OVER = 100;
 
 /** @param {Pick<Trip, "status">} trip */
 export const isOver = ({ status }) => status === "complete" || status === "canceled";
@@ -52,7 +52,7 @@ export class Trips {
   /** A page that is open for weeks sees many trips end. */
   #forgetOldest() {
     const over = [...this.#byId.values()].filter(isOver);
-    for (const { trip_id: id } of over.slice(0, -MOST_OVER)) this.#byId.delete(id);
+    for (const { trip_id: id } of over.slice(0, -MAX_OVER)) this.#byId.delete(id);
   }
 
   /** @param {string} tripId */
