@@ -9,9 +9,9 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import prepared
-from tests.clients import Api
-from tests.hub_process import HubProcess
+from tests.support import prepared
+from tests.support.clients import Api
+from tests.support.hub_process import HubProcess
 from tracking.demo.postgres import Cluster
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import pytest
 from starlette.responses import Response
 from starlette.types import Message
 
-from tests.clients import Api, token
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, token
+from tests.support.hub_process import HubProcess
 from tracking.api.http import Large
 from tracking.auth import Principal, Role
 from tracking.budgets import SERVICE_SHARE, Budget, Held

@@ -11,10 +11,10 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.clients import Api, Message, now_ms, token
-from tests.faults.devices import until
-from tests.hub_process import SECRET
-from tests.sockets.serving import Served, serving
+from tests.support.clients import Api, Message, now_ms, token
+from tests.support.devices import until
+from tests.support.hub_process import SECRET
+from tests.support.serving import Served, serving
 from tracking.api import changes as http_changes
 from tracking.api import health
 from tracking.app import create_app

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import asyncpg
 import pytest
 
-from tests.clients import Api, Dispatcher, Driver, fix, token
-from tests.faults.devices import until
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Dispatcher, Driver, fix, token
+from tests.support.devices import until
+from tests.support.hub_process import HubProcess
 from tests.test_events import put_fence
 from tracking.store import changes, erasures
 from tracking.store.changes import Change, ChangeKind

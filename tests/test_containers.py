@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.hub_process import SECRET
+from tests.support.hub_process import SECRET
 from tracking.config import MIN_SECRET_BYTES
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,11 +7,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.clients import Api, Dispatcher, Driver, Message, Socket, fix, new_id, now_ms, token
-from tests.faults.devices import until
-from tests.hub_process import HubProcess
-from tests.monitor.geofence_truth import Seen
-from tests.monitor.monitoring import BEGIN, FLEET, Monitored
+from tests.support.clients import Api, Dispatcher, Driver, Message, Socket, fix, new_id, now_ms, token
+from tests.support.devices import until
+from tests.support.geofence_truth import Seen
+from tests.support.hub_process import HubProcess
+from tests.support.monitoring import BEGIN, FLEET, Monitored
 from tracking.model import Fleet, Geofence, Vehicle
 from tracking.store import erasures, fleets, geofences, vehicles
 from tracking.store.pool import Database

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from tests.clients import Api, Driver, Passenger, fix, now_ms, token
-from tests.faults.devices import until
-from tests.faults.proxy import ChaosProxy
-from tests.hub_process import ROOT, HubProcess
+from tests.support.clients import Api, Driver, Passenger, fix, now_ms, token
+from tests.support.devices import until
+from tests.support.hub_process import ROOT, HubProcess
+from tests.support.proxy import ChaosProxy
 
 EXAMPLES = ROOT / "examples"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -12,8 +12,8 @@ import shapely
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.clients import PLAIN, Api, new_id, token
-from tests.hub_process import HubProcess
+from tests.support.clients import PLAIN, Api, new_id, token
+from tests.support.hub_process import HubProcess
 from tracking.errors import Refusal
 from tracking.geojson import MAX_VERTICES, checked_geometry, read_geometry, shape_of
 from tracking.model import Geofence

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.clients import Api, Driver, Message, fix, now_ms, token
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Driver, Message, fix, now_ms, token
+from tests.support.hub_process import HubProcess
 
 DRIVE = ("arrived_at_pickup", "enroute_to_dropoff", "complete")
 

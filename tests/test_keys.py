@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jwt.algorithms import RSAAlgorithm
 
-from tests.provider import Provider, providing, public
+from tests.support.provider import Provider, providing, public
 from tracking import keys as keys_module
 from tracking.errors import ConfigError, ErrorCode, Refusal
 from tracking.keys import MAX_BYTES, MAX_MISSED, Keys, read_keys

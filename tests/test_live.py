@@ -9,9 +9,9 @@ import asyncpg
 import gpxpy
 import pytest
 
-from tests.clients import Api, Driver, Message, Passenger, fix, now_ms
-from tests.faults.devices import until
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Driver, Message, Passenger, fix, now_ms
+from tests.support.devices import until
+from tests.support.hub_process import HubProcess
 
 
 async def test_who_comes_back_gets_what_was_missed_and_nothing_twice(hub: HubProcess, api: Api) -> None:

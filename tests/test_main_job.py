@@ -1,7 +1,7 @@
 """The main job: a driver's position on the passenger's socket, and stored for good."""
 
-from tests.clients import Api, Driver, Passenger, fix, now_ms
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Driver, Passenger, fix, now_ms
+from tests.support.hub_process import HubProcess
 
 
 async def test_a_position_reaches_the_passenger_and_the_database(hub: HubProcess, api: Api) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.clients import Api, new_id
+from tests.support.clients import Api, new_id
 
-KEYS = json.loads((Path(__file__).parent / "search_keys.json").read_text(encoding="utf-8"))["keys"]
+KEYS = json.loads((Path(__file__).parent / "support/search_keys.json").read_text(encoding="utf-8"))["keys"]
 NAMES = {
     "mac": unicodedata.normalize("NFD", "Zürich Süd"),
     "pc": "Zürich Nord",

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.clients import Api, token
-from tests.hub_process import HubProcess
 from tests.sockets.test_http import WEBSOCKET, Plain
+from tests.support.clients import Api, token
+from tests.support.hub_process import HubProcess
 from tracking.config import load
 from tracking.errors import ConfigError
 from tracking.origins import origin_of, parse_address

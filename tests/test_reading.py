@@ -10,11 +10,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.clients import Api, Dispatcher, Message
-from tests.faults.devices import until
-from tests.hub_process import HubProcess
-from tests.monitor.geofence_truth import Seen
-from tests.monitor.monitoring import BEGIN, FLEET, Monitored, position_of
+from tests.support.clients import Api, Dispatcher, Message
+from tests.support.devices import until
+from tests.support.geofence_truth import Seen
+from tests.support.hub_process import HubProcess
+from tests.support.monitoring import BEGIN, FLEET, Monitored, position_of
 from tests.test_events import YARD, put_fence
 from tracking.model import Fleet, Geofence, Place, Vehicle
 from tracking.monitor import fences as module

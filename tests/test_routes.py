@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.clients import Api
+from tests.support.clients import Api
 from tracking.errors import ErrorCode, Refusal
 from tracking.geo import distance
 from tracking.model import Place

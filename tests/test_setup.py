@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub_process import wait_until
+from tests.support.hub_process import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-node.lock")

@@ -10,10 +10,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.clients import Api, Driver, Passenger, Socket, fix, new_id, now_ms, token
-from tests.faults.devices import until
-from tests.hub_process import SECRET
-from tests.sockets.serving import Served, serving
+from tests.support.clients import Api, Driver, Passenger, Socket, fix, new_id, now_ms, token
+from tests.support.devices import until
+from tests.support.hub_process import SECRET
+from tests.support.serving import Served, serving
 from tracking.app import _read_revoked, _until_stored, create_app, let_go
 from tracking.config import load
 from tracking.ingest.vehicles import MAX_SPANS, TRIP_UNKNOWN

@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.clients import Api, token
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, token
+from tests.support.hub_process import HubProcess
 from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 

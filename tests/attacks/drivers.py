@@ -11,7 +11,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.attacks.scene import Attack, Scene
-from tests.clients import Api, now_ms, token
+from tests.support.clients import Api, now_ms, token
 
 BATCH = 500
 SPREAD_MS = 6 * 86_400_000

@@ -9,7 +9,7 @@ import asyncpg
 import httpx
 
 from tests.attacks.scene import Scene
-from tests.clients import PLAIN, Api, now_ms, token
+from tests.support.clients import PLAIN, Api, now_ms, token
 from tracking.store.positions import DAY_MS
 
 SLOW_BYTES = 7_000

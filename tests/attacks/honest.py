@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field
 import httpx
 import websockets
 
-from tests.clients import PLAIN, Api, Dispatcher, Driver, Passenger, fix, token
-from tests.fork_server import talk
+from tests.support.clients import PLAIN, Api, Dispatcher, Driver, Passenger, fix, token
+from tests.support.fork_server import talk
 
 REPORT_SECONDS = 0.25
 ASK_SECONDS = 0.05

@@ -11,7 +11,7 @@ import websockets
 
 from tests.attacks.scene import Scene
 from tests.attacks.stock import FLEET, VEHICLES
-from tests.clients import Dispatcher, Driver, fix, token
+from tests.support.clients import Dispatcher, Driver, fix, token
 
 SOCKETS = 40
 DRIVERS = 30

@@ -9,7 +9,7 @@ import uuid
 import websockets
 
 from tests.attacks.scene import Scene
-from tests.clients import Api, Driver, Passenger, Socket, fix
+from tests.support.clients import Api, Driver, Passenger, Socket, fix
 
 SOCKETS = 20
 

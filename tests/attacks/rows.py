@@ -12,7 +12,7 @@ import httpx
 import websockets
 
 from tests.attacks.scene import Scene
-from tests.clients import Api, Driver, Message, token
+from tests.support.clients import Api, Driver, Message, token
 
 AT_ONCE = 8
 """Requests that the attacker has under way."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import psutil
 
 from tests.attacks.honest import Figures, honest_clients
-from tests.clients import Api, Driver, fix, now_ms
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Driver, fix, now_ms
+from tests.support.hub_process import HubProcess
 
 MEGABYTE = 2**20
 SAMPLE_SECONDS = 0.05

@@ -8,7 +8,7 @@ import httpx
 
 from tests.attacks.scene import Scene
 from tests.attacks.stock import FLEET
-from tests.clients import PLAIN, TIMEOUT, token
+from tests.support.clients import PLAIN, TIMEOUT, token
 
 AT_ONCE = 30
 QUERIES = (

@@ -10,7 +10,7 @@ import httpx
 
 from tests.attacks.scene import Scene
 from tests.attacks.stock import FLEET
-from tests.clients import PLAIN, TIMEOUT, token
+from tests.support.clients import PLAIN, TIMEOUT, token
 
 AT_ONCE = 6
 VERTICES = 19_999

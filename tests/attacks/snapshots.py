@@ -8,7 +8,7 @@ import websockets
 
 from tests.attacks.scene import Scene
 from tests.attacks.stock import LONG_FIXES, LONG_VEHICLE, TRIP
-from tests.clients import Driver, Passenger, fix, now_ms, token
+from tests.support.clients import Driver, Passenger, fix, now_ms, token
 
 TABS = 15
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import psutil
 
 from tests.attacks.scene import Scene
-from tests.clients import token
-from tests.hub_process import HubProcess
+from tests.support.clients import token
+from tests.support.hub_process import HubProcess
 
 PIPELINED = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 STUCK_SECONDS = 0.5

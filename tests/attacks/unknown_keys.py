@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.attacks.scene import Scene, stage
-from tests.clients import KEY_VARIABLE, Socket
-from tests.hub_process import HubProcess
-from tests.provider import Provider, providing, public
+from tests.support.clients import KEY_VARIABLE, Socket
+from tests.support.hub_process import HubProcess
+from tests.support.provider import Provider, providing, public
 
 STRANGERS = 20
 PAUSE_SECONDS = 0.05

@@ -22,8 +22,8 @@ from playwright.async_api import Page
 
 from driver_sim.bench.clients import DriverClient
 from tests.browser.browser import launch, open_page
-from tests.clients import token
-from tests.hub_process import HubProcess
+from tests.support.clients import token
+from tests.support.hub_process import HubProcess
 from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 

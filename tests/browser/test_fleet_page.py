@@ -8,8 +8,8 @@ import pytest
 from playwright.async_api import Browser
 
 from tests.browser.browser import Watched, open_page
-from tests.clients import Api, Driver, fix, now_ms, token
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Driver, fix, now_ms, token
+from tests.support.hub_process import HubProcess
 
 VADUZ = 47.141, 9.521
 SYDNEY = -33.87, 151.21

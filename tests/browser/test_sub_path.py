@@ -9,8 +9,8 @@ import httpx
 from playwright.async_api import Browser
 
 from tests.browser.browser import open_page
-from tests.clients import Api, Driver, Passenger, fix, token
-from tests.hub_process import HubProcess, free_port
+from tests.support.clients import Api, Driver, Passenger, fix, token
+from tests.support.hub_process import HubProcess, free_port
 
 PREFIX = "/town/track"
 

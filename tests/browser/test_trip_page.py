@@ -6,8 +6,8 @@ import pytest
 from playwright.async_api import Browser
 
 from tests.browser.browser import Watched, open_page
-from tests.clients import Api, Driver, Message, fix, now_ms, token
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Driver, Message, fix, now_ms, token
+from tests.support.hub_process import HubProcess
 
 
 def link(hub: HubProcess, trip_id: str, bearer: str | None = None) -> str:

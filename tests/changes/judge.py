@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.changes.stand_ins import Device, Heard, Sent
 from tests.changes.world import STUCK_SECONDS, WAIT_SECONDS, FuzzHub, World
-from tests.faults.devices import until
+from tests.support.devices import until
 from tracking.ingest.vehicles import read_states, span_at, windows_of
 from tracking.model import Trip, TripStatus
 from tracking.protocol.fit import live_view

@@ -14,7 +14,7 @@ from tests.changes.mutations import Mutation
 from tests.changes.stand_ins import StandInWire
 from tests.changes.turns import READ, Turns
 from tests.changes.world import PLACES, ROUTES, FuzzHub, Station
-from tests.faults.devices import until
+from tests.support.devices import until
 from tracking.auth import Principal, Role
 from tracking.demo.postgres import Cluster
 from tracking.ingest.vehicles import IngestVehicle

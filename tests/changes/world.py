@@ -23,7 +23,7 @@ import asyncpg
 import tracking.service
 from tests.changes.stand_ins import Device, Heard, Message, StandInWire
 from tests.changes.turns import ShakyDatabase, Turns, answer_lost
-from tests.hub_process import SECRET
+from tests.support.hub_process import SECRET
 from tracking.app import _read_revoked
 from tracking.auth import Auth, Issued, Principal, Role
 from tracking.config import Rate, load

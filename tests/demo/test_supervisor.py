@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.hub_process import free_port, wait_until
+from tests.support.hub_process import free_port, wait_until
 from tracking.demo import supervisor
 from tracking.demo.postgres import Cluster
 from tracking.demo.processes import processes_in

@@ -8,7 +8,7 @@ from typing import Any
 
 from driver_sim.bench import run as bench
 from driver_sim.bench.environment import Conditions
-from tests.hub_process import ROOT, launch
+from tests.support.hub_process import ROOT, launch
 
 TRIAL = Conditions(settle_seconds=0.0, launch=launch, database={"fsync": "off"})
 

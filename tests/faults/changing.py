@@ -14,9 +14,9 @@ import asyncpg
 import httpx
 import websockets
 
-from tests.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, now_ms, token
-from tests.faults.devices import until
-from tests.hub_process import SECRET, HubProcess
+from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, now_ms, token
+from tests.support.devices import until
+from tests.support.hub_process import SECRET, HubProcess
 from tracking.auth import Auth, Role
 from tracking.config import load
 

@@ -16,12 +16,12 @@ import httpx
 import psutil
 import pytest
 
-from tests import prepared
-from tests.clients import PLAIN, Api
-from tests.faults.devices import Device, until
-from tests.faults.ledger import stored_line, wrongs
-from tests.faults.watcher import Watcher
-from tests.hub_process import HubProcess
+from tests.support import prepared
+from tests.support.clients import PLAIN, Api
+from tests.support.devices import Device, until
+from tests.support.hub_process import HubProcess
+from tests.support.ledger import stored_line, wrongs
+from tests.support.watcher import Watcher
 from tracking.demo.postgres import PORT, Cluster
 
 SEED = int(os.environ.get("FAULTS_SEED", "20261123"))

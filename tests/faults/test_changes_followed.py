@@ -13,13 +13,13 @@ import asyncpg
 import psutil
 import pytest
 
-from tests.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, new_id, token
 from tests.faults.conftest import MakeHub, Mortal, ready
-from tests.faults.devices import until
-from tests.faults.proxy import ChaosProxy
 from tests.faults.test_wire import hub_over_wire
 from tests.faults.writer import Writer, change
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, new_id, token
+from tests.support.devices import until
+from tests.support.hub_process import HubProcess
+from tests.support.proxy import ChaosProxy
 from tests.test_events import YARD
 
 READS = b"FROM changes WHERE number >="

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.faults.changing import UNBOUND, Load
 from tests.faults.conftest import Mortal
-from tests.hub_process import HubProcess
+from tests.support.hub_process import HubProcess
 
 KILLS = 8
 """`python -m tests.soak changed-hubs` does it a hundred times."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
-from tests.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, token
 from tests.faults.conftest import MakeHub, Mortal
-from tests.faults.devices import until
 from tests.faults.test_changes_followed import metrics, watched
 from tests.faults.writer import CHANGE, change
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, token
+from tests.support.devices import until
+from tests.support.hub_process import HubProcess
 from tests.test_events import ELSEWHERE, put_fence
 
 if TYPE_CHECKING:

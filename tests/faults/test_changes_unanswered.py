@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.clients import Api, Dispatcher, Driver, Message, Passenger, new_id
 from tests.faults.conftest import MakeHub, Mortal
-from tests.faults.devices import until
-from tests.faults.proxy import ChaosProxy
 from tests.faults.test_wire import hub_over_wire
+from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, new_id
+from tests.support.devices import until
+from tests.support.proxy import ChaosProxy
 from tests.test_events import INSIDE, OUTSIDE, YARD, Drive, hour_ago, listed
 
 

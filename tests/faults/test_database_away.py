@@ -11,10 +11,10 @@ import asyncpg
 import pytest
 
 from tests.faults.conftest import MakeHub, Mortal, on_the_road, readiness, ready, settle, watching
-from tests.faults.devices import STEP_MS, Device, until
-from tests.faults.proxy import ChaosProxy
-from tests.faults.watcher import Watcher
-from tests.hub_process import HubProcess
+from tests.support.devices import STEP_MS, Device, until
+from tests.support.hub_process import HubProcess
+from tests.support.proxy import ChaosProxy
+from tests.support.watcher import Watcher
 
 
 async def _shown(device: Device, watcher: Watcher, count: int) -> None:

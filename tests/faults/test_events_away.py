@@ -1,8 +1,8 @@
 """Events while the database is away: they come when it is back, none twice, and the map goes on meanwhile."""
 
-from tests.clients import Api, Dispatcher, Driver, fix
 from tests.faults.conftest import MakeHub, Mortal, readiness, ready
-from tests.faults.devices import until
+from tests.support.clients import Api, Dispatcher, Driver, fix
+from tests.support.devices import until
 from tests.test_events import INSIDE, OUTSIDE, hour_ago, listed, put_fence, quiet_fleet
 
 

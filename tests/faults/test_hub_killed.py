@@ -10,9 +10,9 @@ import asyncpg
 from driver_sim.close_codes import GONE_WITHOUT_A_WORD
 from driver_sim.store import SqliteStore
 from tests.faults.conftest import MakeHub, Mortal, on_the_road, restart, settle, watching
-from tests.faults.devices import Device, until
-from tests.faults.ledger import wrongs
-from tests.faults.watcher import Watcher
+from tests.support.devices import Device, until
+from tests.support.ledger import wrongs
+from tests.support.watcher import Watcher
 
 KILLS = 3
 FIXES = 200

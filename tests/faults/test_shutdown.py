@@ -7,10 +7,10 @@ import time
 
 import asyncpg
 
-from tests.clients import Api, Driver, fix
 from tests.faults.conftest import MakeHub, Mortal
-from tests.faults.devices import until
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Driver, fix
+from tests.support.devices import until
+from tests.support.hub_process import HubProcess
 from tests.test_events import INSIDE, OUTSIDE, hour_ago, put_fence, quiet_fleet
 
 STEPS = {

@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import asyncpg
 
-from tests.clients import Api, Message
 from tests.faults.conftest import MakeHub, Mortal, on_the_road, ready, settle, watching
-from tests.faults.devices import PACE, Device, until
-from tests.faults.ledger import wrongs
-from tests.faults.watcher import Watcher
+from tests.support.clients import Api, Message
+from tests.support.devices import PACE, Device, until
+from tests.support.ledger import wrongs
+from tests.support.watcher import Watcher
 
 Answer = TypeVar("Answer")
 

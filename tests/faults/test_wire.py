@@ -6,13 +6,13 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from tests.clients import Driver, Socket, fix, now_ms, token
 from tests.faults.conftest import MakeHub, Mortal, on_the_road, ready, restart, settle, watching
-from tests.faults.devices import Device, until
-from tests.faults.ledger import Account, stored_line, wrongs
-from tests.faults.proxy import DOWN, UP, ChaosProxy
-from tests.faults.watcher import Watcher
-from tests.hub_process import HubProcess
+from tests.support.clients import Driver, Socket, fix, now_ms, token
+from tests.support.devices import Device, until
+from tests.support.hub_process import HubProcess
+from tests.support.ledger import Account, stored_line, wrongs
+from tests.support.proxy import DOWN, UP, ChaosProxy
+from tests.support.watcher import Watcher
 from tracking.demo.postgres import PORT
 
 

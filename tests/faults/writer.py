@@ -12,7 +12,7 @@ from typing import Self
 
 import asyncpg
 
-from tests.hub_process import ROOT
+from tests.support.hub_process import ROOT
 
 CHANGE = """
     WITH changed AS (UPDATE trips SET version = version + 1 WHERE trip_id = $1 RETURNING trip_id, fleet_id)

@@ -7,9 +7,9 @@ from typing import Any
 
 import asyncpg
 
-from tests.clients import fix, now_ms
-from tests.faults.devices import until
-from tests.hub_process import SECRET
+from tests.support.clients import fix, now_ms
+from tests.support.devices import until
+from tests.support.hub_process import SECRET
 from tracking.app import _Life
 from tracking.auth import Auth
 from tracking.config import load

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import pytest
 from websockets.exceptions import ConnectionClosedError
 
-from tests.clients import Api, Driver, fix
-from tests.hub_process import SECRET, HubProcess
-from tests.sockets.serving import serving
+from tests.support.clients import Api, Driver, fix
+from tests.support.hub_process import SECRET, HubProcess
+from tests.support.serving import serving
 from tracking.app import create_app
 from tracking.config import load
 from tracking.ingest.acks import MAX_OWED, STEP, Acks, settle

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, UnsetType
 
-from tests.ingest.messy import read_stream, score
+from tests.support.messy import read_stream, score
 from tracking.errors import ErrorCode
 from tracking.ingest import filters
 from tracking.ingest.filters import REJECTIONS, SUSPICIONS, Motion, judge, reject

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from tests.clients import Api, Driver, fix, now_ms
-from tests.hub_process import SECRET
 from tests.ingest.direct import VAN, MakeService, a_fix, asked, nothing_is_stored, opened, stored, take
-from tests.sockets.serving import serving
+from tests.support.clients import Api, Driver, fix, now_ms
+from tests.support.hub_process import SECRET
+from tests.support.serving import serving
 from tracking.app import create_app
 from tracking.config import load
 from tracking.errors import ErrorCode, Refusal, StoreUnavailable, StoreWentBack

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ingest.parked import HOME, Parked, Tunnel, off, place, seconds_until_shown, shown
 from tests.ingest.test_filters import NOW
+from tests.support.parked import HOME, Parked, Tunnel, off, place, seconds_until_shown, shown
 from tracking.ingest.filters import AGREEING, HOLD_MOST, ROOTED, STOOD, Motion, judge
 from tracking.model import Fix
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients import now_ms
+from tests.support.clients import now_ms
 from tracking.ingest.acks import Acks
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Entry, Recorder

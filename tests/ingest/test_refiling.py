@@ -12,10 +12,10 @@ import asyncpg
 import msgspec
 import pytest
 
-from tests.clients import now_ms
-from tests.faults.devices import until
 from tests.ingest.direct import VAN, MakeService, a_fix, asked, nothing_is_stored, opened, take
 from tests.live.test_trips import Reader
+from tests.support.clients import now_ms
+from tests.support.devices import until
 from tracking.ingest.vehicles import IngestVehicle, Session, earliest_difference, read_states
 from tracking.live.trips import TripFeed
 from tracking.model import Place, Trip, TripStatus, Vehicle

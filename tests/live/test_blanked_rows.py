@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.clients import now_ms
-from tests.hub_process import SECRET
+from tests.support.clients import now_ms
+from tests.support.hub_process import SECRET
 from tests.test_change_feed import Hub, a_hub
 from tests.test_change_feed import changes as changes_of
 from tracking.auth import Auth

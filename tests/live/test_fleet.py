@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.clients import cell_of
+from tests.support.clients import cell_of
 from tracking.live import fleet as module
 from tracking.live import viewport
 from tracking.live.fleet import FleetFeed, FleetSlices, FleetViewport, LiveVehicle

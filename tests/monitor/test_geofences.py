@@ -18,8 +18,8 @@ import shapely
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from tests.monitor.geofence_truth import METRES, Ground, Seen, truth
-from tests.monitor.monitoring import BEGIN, Monitored, crossings
+from tests.support.geofence_truth import METRES, Ground, Seen, truth
+from tests.support.monitoring import BEGIN, Monitored, crossings
 from tracking.geojson import MAX_VERTICES, checked_geometry, shape_of
 from tracking.model import Geofence
 from tracking.monitor import monitor as module

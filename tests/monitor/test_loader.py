@@ -12,12 +12,12 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.clients import PLAIN, Api, Dispatcher, Driver, Message, Socket, fix, new_id
-from tests.faults.devices import until
-from tests.hub_process import SECRET, HubProcess
-from tests.monitor.geofence_truth import Seen
-from tests.monitor.monitoring import BEGIN, FLEET, Monitored, position_of
-from tests.sockets.serving import serving
+from tests.support.clients import PLAIN, Api, Dispatcher, Driver, Message, Socket, fix, new_id
+from tests.support.devices import until
+from tests.support.geofence_truth import Seen
+from tests.support.hub_process import SECRET, HubProcess
+from tests.support.monitoring import BEGIN, FLEET, Monitored, position_of
+from tests.support.serving import serving
 from tests.test_events import INSIDE, OUTSIDE, listed, put_fence
 from tests.test_what_has_gone import Turned
 from tracking.app import create_app

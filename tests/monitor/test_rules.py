@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.ingest.parked import BEGIN as PARKED_SINCE
-from tests.ingest.parked import Parked, place, shown
-from tests.monitor.geofence_truth import METRES, Seen
-from tests.monitor.monitoring import BEGIN, FLEET, Monitored, position_of
+from tests.support.geofence_truth import METRES, Seen
+from tests.support.monitoring import BEGIN, FLEET, Monitored, position_of
+from tests.support.parked import BEGIN as PARKED_SINCE
+from tests.support.parked import Parked, place, shown
 from tracking.ingest.vehicles import _OLDER
 from tracking.live.fleet import FleetFeed, LiveVehicle
 from tracking.model import Event, EventKind, Fix, Geofence, Place, Position, Trip, TripStatus, Vehicle, VehicleStatus

@@ -25,7 +25,7 @@ from tests.attacks.snapshots import revisions, snapshots
 from tests.attacks.stock import MANY_VEHICLES, stock_trip, stock_vehicles
 from tests.attacks.strangers import idling, pipelining, without_end
 from tests.attacks.unknown_keys import unknown_keys
-from tests.hub_process import HubProcess
+from tests.support.hub_process import HubProcess
 from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 

@@ -16,7 +16,7 @@ import click
 from tqdm import tqdm
 
 from tests.faults.changing import UNBOUND, Load
-from tests.hub_process import HubProcess
+from tests.support.hub_process import HubProcess
 from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 

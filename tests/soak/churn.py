@@ -18,8 +18,8 @@ from pathlib import Path
 import click
 import psutil
 
-from tests.clients import Api, Driver, Passenger, fix, new_id, now_ms
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Driver, Passenger, fix, new_id, now_ms
+from tests.support.hub_process import HubProcess
 from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 

@@ -19,13 +19,13 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from tests.clients import Api
 from tests.faults.conftest import Mortal, on_the_road, ready, restart, watching
-from tests.faults.devices import Device, until
-from tests.faults.ledger import stored_line, wrongs
-from tests.faults.proxy import UP, ChaosProxy
-from tests.faults.watcher import Watcher
-from tests.hub_process import HubProcess
+from tests.support.clients import Api
+from tests.support.devices import Device, until
+from tests.support.hub_process import HubProcess
+from tests.support.ledger import stored_line, wrongs
+from tests.support.proxy import UP, ChaosProxy
+from tests.support.watcher import Watcher
 from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
 

@@ -24,11 +24,11 @@ import click
 import websockets
 from tqdm import tqdm
 
-from tests.clients import Api, Driver, Message, now_ms
-from tests.faults.ledger import Account, stored_line, wrongs
-from tests.faults.watcher import Point, Watcher
-from tests.hub_process import HubProcess
-from tests.ingest.messy import CLEAN, DATA, Arrival, Score, Truth, Verdict, read_stream
+from tests.support.clients import Api, Driver, Message, now_ms
+from tests.support.hub_process import HubProcess
+from tests.support.ledger import Account, stored_line, wrongs
+from tests.support.messy import CLEAN, DATA, Arrival, Score, Truth, Verdict, read_stream
+from tests.support.watcher import Point, Watcher
 from tracking.demo.postgres import Cluster
 from tracking.geo import distance
 from tracking.store.migrations import migrate

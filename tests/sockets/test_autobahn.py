@@ -5,7 +5,7 @@ from typing import Any
 import kosoku
 import pytest
 
-from tests.sockets.serving import Echo, Echoes, echo_by_asgi, serving
+from tests.support.serving import Echo, Echoes, echo_by_asgi, serving
 from tracking.sockets.server import SocketProtocol
 
 WITHOUT = ["9.*", "12.*", "13.*"]

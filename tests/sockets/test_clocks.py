@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.clients import Api, Dispatcher, Driver, Message, fix, now_ms
-from tests.hub_process import SECRET
-from tests.sockets.serving import serving
+from tests.support.clients import Api, Dispatcher, Driver, Message, fix, now_ms
+from tests.support.hub_process import SECRET
+from tests.support.serving import serving
 from tracking.app import create_app
 from tracking.config import load
 from tracking.demo.postgres import Cluster

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import websockets
 
-from tests.clients import Api, Driver, Message, Passenger, Socket, fix, now_ms, token
-from tests.hub_process import HubProcess, Process, run_module
-from tests.sockets.raw import TEXT, RawSocket, framed
+from tests.support.clients import Api, Driver, Message, Passenger, Socket, fix, now_ms, token
+from tests.support.hub_process import HubProcess, Process, run_module
+from tests.support.raw import TEXT, RawSocket, framed
 from tests.test_live import assert_contiguous
 from tracking.demo.postgres import Cluster
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import asyncpg
 
-from tests.clients import Api, Dispatcher, Driver, Passenger, Socket, fix, new_id, now_ms, token
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Dispatcher, Driver, Passenger, Socket, fix, new_id, now_ms, token
+from tests.support.hub_process import HubProcess
 
 VADUZ = (9.50, 47.12, 9.54, 47.16)
 

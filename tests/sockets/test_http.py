@@ -9,8 +9,8 @@ import httpx
 import pytest
 import uvicorn
 
-from tests.clients import TIMEOUT, Api, Driver, fix, now_ms, token
-from tests.hub_process import HubProcess
+from tests.support.clients import TIMEOUT, Api, Driver, fix, now_ms, token
+from tests.support.hub_process import HubProcess
 from tracking.sockets.http import listening_socket
 
 H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"

@@ -9,10 +9,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.clients import Api, Driver, Passenger, fix, now_ms, token
-from tests.hub_process import HubProcess
-from tests.sockets.raw import CLOSE, CONTINUED, PING, PONG, TEXT, RawSocket, framed
-from tests.sockets.serving import Echoes, Served, echo_by_asgi, serving
+from tests.support.clients import Api, Driver, Passenger, fix, now_ms, token
+from tests.support.hub_process import HubProcess
+from tests.support.raw import CLOSE, CONTINUED, PING, PONG, TEXT, RawSocket, framed
+from tests.support.serving import Echoes, Served, echo_by_asgi, serving
 from tests.test_live import assert_contiguous
 from tracking.sockets import server as protocols
 from tracking.sockets.server import MAX_FRAGMENTS, PINGS_AT_ONCE

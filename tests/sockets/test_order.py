@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from tests.sockets.raw import CONTINUED, PING, PONG, TEXT, framed, opening
-from tests.sockets.serving import Echo, Echoes
+from tests.support.raw import CONTINUED, PING, PONG, TEXT, framed, opening
+from tests.support.serving import Echo, Echoes
 from tracking.protocol.codec import MAX_FRAME_BYTES
 from tracking.sockets.http import HttpProtocol
 from tracking.sockets.server import PINGS_AT_ONCE, SocketProtocol

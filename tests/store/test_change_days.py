@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.faults.devices import until
+from tests.support.devices import until
 from tracking.change_upkeep import DAYS_AHEAD, ChangeUpkeep
 from tracking.config import load
 from tracking.demo.postgres import Cluster

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.clients import new_id
-from tests.faults.devices import until
-from tests.hub_process import SECRET
+from tests.support.clients import new_id
+from tests.support.devices import until
+from tests.support.hub_process import SECRET
 from tracking.auth import Auth, Principal, Role
 from tracking.budgets import Budget
 from tracking.config import Rate, load

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.ingest.parked import BEGIN as PARKED_SINCE
-from tests.ingest.parked import Parked, shown
+from tests.support.parked import BEGIN as PARKED_SINCE
+from tests.support.parked import Parked, shown
 from tracking.config import load
 from tracking.errors import ConfigError, StoreUnavailable
 from tracking.geo import distance, unpack_lines_m

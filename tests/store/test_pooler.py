@@ -9,9 +9,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.clients import Api
-from tests.hub_process import ROOT, HubProcess
-from tests.pooler import Pooler
+from tests.support.clients import Api
+from tests.support.hub_process import ROOT, HubProcess
+from tests.support.pooler import Pooler
 from tracking.demo.postgres import Cluster
 from tracking.errors import ConfigError, StoreUnavailable
 from tracking.store import migrations

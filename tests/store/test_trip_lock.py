@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import asyncpg
 import pytest
 
-from tests.faults.devices import until
+from tests.support.devices import until
 from tracking.model import Fleet, Place, Trip, Vehicle
 from tracking.store import fleets, trips, vehicles
 from tracking.store.pool import Connection, Database

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tests.clients import Api, Driver, Message, fix
+from tests.support.clients import Api, Driver, Message, fix
 
 
 @dataclass

@@ -2,8 +2,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.clients import Api, Driver
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Driver
+from tests.support.hub_process import HubProcess
 from tests.trust.bench import Bench
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.clients import Api, Message, token
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Message, token
+from tests.support.hub_process import HubProcess
 from tests.trust.test_matrix import STEPS, connect
 from tracking.model import TripStatus
 

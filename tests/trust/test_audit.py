@@ -11,10 +11,10 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.clients import Api, Dispatcher, Driver, Message, Passenger, fix, new_id, now_ms, token
-from tests.faults.devices import until
-from tests.hub_process import ROOT, SECRET, HubProcess, free_port
-from tests.sockets.serving import serving
+from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, fix, new_id, now_ms, token
+from tests.support.devices import until
+from tests.support.hub_process import ROOT, SECRET, HubProcess, free_port
+from tests.support.serving import serving
 from tests.test_what_has_gone import Turned
 from tests.trust.test_erasure import no_notice
 from tracking.app import create_app

@@ -12,9 +12,9 @@ import pytest
 
 from tests.attacks import rows
 from tests.attacks.scene import stage
-from tests.clients import Api, Driver, Message, Socket, fix, new_id, now_ms, token
-from tests.hub_process import SECRET, HubProcess
-from tests.sockets.serving import serving
+from tests.support.clients import Api, Driver, Message, Socket, fix, new_id, now_ms, token
+from tests.support.hub_process import SECRET, HubProcess
+from tests.support.serving import serving
 from tests.test_what_has_gone import DAY_MS, Turned
 from tracking.app import create_app
 from tracking.config import load

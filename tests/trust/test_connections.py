@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import httpx
 
-from tests.clients import PLAIN, Api, Passenger, token
-from tests.hub_process import HubProcess
+from tests.support.clients import PLAIN, Api, Passenger, token
+from tests.support.hub_process import HubProcess
 from tests.trust.test_who_may import close_code
 
 LIMIT = 3

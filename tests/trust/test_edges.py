@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from tests.clients import Api, Message, Passenger, Socket, fix, now_ms, token
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Message, Passenger, Socket, fix, now_ms, token
+from tests.support.hub_process import HubProcess
 from tests.trust.bench import Bench
 from tests.trust.test_http_contract import refused
 from tests.trust.test_who_may import close_code

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 import asyncpg
 import httpx
 
-from tests.clients import Api, Dispatcher, Driver, Passenger, Socket, fix, now_ms, token
-from tests.faults.devices import until
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Dispatcher, Driver, Passenger, Socket, fix, now_ms, token
+from tests.support.devices import until
+from tests.support.hub_process import HubProcess
 from tracking.model import Event, EventKind
 from tracking.store import events as event_store
 from tracking.store.pool import Database

@@ -14,9 +14,9 @@ from starlette.applications import Starlette
 from tests.attacks import exports
 from tests.attacks.exports import SlowReader, drive
 from tests.attacks.scene import Scene, stage
-from tests.clients import PLAIN, Api, now_ms, token
-from tests.hub_process import SECRET, HubProcess
-from tests.sockets.serving import serving
+from tests.support.clients import PLAIN, Api, now_ms, token
+from tests.support.hub_process import SECRET, HubProcess
+from tests.support.serving import serving
 from tracking import downloads
 from tracking.api import history
 from tracking.app import create_app

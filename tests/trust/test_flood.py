@@ -12,8 +12,8 @@ import websockets
 from tests.attacks.drivers import BATCH, flood
 from tests.attacks.messages import messages
 from tests.attacks.scene import stage
-from tests.clients import Api, Driver, Message, Passenger, Socket, fix, now_ms, token
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Driver, Message, Passenger, Socket, fix, now_ms, token
+from tests.support.hub_process import HubProcess
 
 SLACK = 3.0
 """The tests' machine is busy with other things."""

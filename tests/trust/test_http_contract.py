@@ -13,8 +13,8 @@ import httpx
 import jwt
 import pytest
 
-from tests.clients import Api, Driver, Message, fix, new_id, now_ms, token
-from tests.hub_process import SECRET, HubProcess
+from tests.support.clients import Api, Driver, Message, fix, new_id, now_ms, token
+from tests.support.hub_process import SECRET, HubProcess
 
 HOUR_MS = 3_600_000
 PLACE = {"latitude": 47.1, "longitude": 9.5}

@@ -10,8 +10,8 @@ import jwt
 import pytest
 from click.testing import CliRunner
 
-from tests.clients import Api, Driver, Socket, fix, new_id, token
-from tests.hub_process import SECRET, HubProcess
+from tests.support.clients import Api, Driver, Socket, fix, new_id, token
+from tests.support.hub_process import SECRET, HubProcess
 from tracking.api.tokens import MAX_EXPIRES_IN
 from tracking.auth import Auth
 from tracking.cli import main

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.attacks.scene import Scene
 from tests.attacks.unknown_keys import unknown_keys
-from tests.clients import PLAIN, Api, Driver, Socket, fix, new_id, token
-from tests.hub_process import HubProcess
-from tests.provider import Key, Provider, providing, public
+from tests.support.clients import PLAIN, Api, Driver, Socket, fix, new_id, token
+from tests.support.hub_process import HubProcess
+from tests.support.provider import Key, Provider, providing, public
 from tracking.demo.postgres import Cluster
 
 RSA = rsa.generate_private_key(65_537, 2_048)

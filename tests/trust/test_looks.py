@@ -14,8 +14,8 @@ from tests.attacks.searches import searches
 from tests.attacks.shapes import fences, routes
 from tests.attacks.snapshots import revisions, snapshots
 from tests.attacks.stock import FLEET, TRIP, VEHICLES, stock_trip, stock_vehicles
-from tests.clients import Api, Dispatcher, Passenger, Socket, token
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Dispatcher, Passenger, Socket, token
+from tests.support.hub_process import HubProcess
 from tracking.demo.postgres import Cluster
 
 SLACK = 5.0

@@ -15,9 +15,9 @@ import websockets
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
-from tests.clients import Api, Driver, Message, Socket, fix, new_id, token
-from tests.hub_process import SECRET
-from tests.sockets.serving import serving
+from tests.support.clients import Api, Driver, Message, Socket, fix, new_id, token
+from tests.support.hub_process import SECRET
+from tests.support.serving import serving
 from tests.trust.matrix import HEADING, PAGE, Cell, Door, read_table
 from tests.trust.test_who_may import OTHER_SECRET, signed
 from tracking.app import create_app

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import asyncpg
 
-from tests.clients import Api, Dispatcher, Driver, Message, fix, now_ms, token
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Dispatcher, Driver, Message, fix, now_ms, token
+from tests.support.hub_process import HubProcess
 
 VADUZ = (9.5, 47.1, 9.6, 47.2)
 

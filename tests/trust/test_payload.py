@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, now_ms, token
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, now_ms, token
+from tests.support.hub_process import HubProcess
 from tests.trust.bench import Bench, Raw, frame, is_error, position
 
 MAX_SEQ = 2**53 - 1

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable
 import asyncpg
 import pytest
 
-from tests.clients import Api, Dispatcher, Message, Passenger, Socket, now_ms, token
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Dispatcher, Message, Passenger, Socket, now_ms, token
+from tests.support.hub_process import HubProcess
 
 PHONES = 200
 BACKLOG = 500

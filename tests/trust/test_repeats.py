@@ -4,8 +4,8 @@ import asyncio
 import uuid
 from typing import Any
 
-from tests.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, now_ms, token
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, now_ms, token
+from tests.support.hub_process import HubProcess
 from tests.trust.bench import Bench
 
 

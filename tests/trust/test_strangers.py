@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tests.attacks.strangers import PIPELINED, Endless, Idle, endless, idle, line, pour, put, read
-from tests.clients import TIMEOUT, Api
-from tests.hub_process import HubProcess
-from tests.sockets.serving import Served, serving
 from tests.sockets.test_http import WEBSOCKET, Plain
 from tests.sockets.test_limits import MIB, growing_less_than, until
+from tests.support.clients import TIMEOUT, Api
+from tests.support.hub_process import HubProcess
+from tests.support.serving import Served, serving
 from tracking.sockets.http import FAREWELL_SECONDS, HEAD_SECONDS, SLOW_BYTES, SLOW_SECONDS, UNWANTED_SECONDS, HttpProtocol
 
 KEEP_ALIVE_SECONDS = 5.0

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.clients import Socket
-from tests.hub_process import SECRET as HUBS_SECRET
-from tests.hub_process import HubProcess
+from tests.support.clients import Socket
+from tests.support.hub_process import SECRET as HUBS_SECRET
+from tests.support.hub_process import HubProcess
 from tests.trust.bench import Bench
 from tracking.auth import AUDIENCE, Auth, Principal, Role
 from tracking.config import load

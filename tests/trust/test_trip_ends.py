@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import websockets
 
-from tests.clients import Api, Driver, Message, Passenger, Socket, fix, now_ms, token
-from tests.hub_process import HubProcess
+from tests.support.clients import Api, Driver, Message, Passenger, Socket, fix, now_ms, token
+from tests.support.hub_process import HubProcess
 
 DRIVE = ("enroute_to_pickup", "arrived_at_pickup", "enroute_to_dropoff")
 ENDS = {"complete": (*DRIVE, "complete"), "canceled": ("enroute_to_pickup", "canceled")}

@@ -15,8 +15,8 @@ import websockets
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
-from tests.clients import Api, Driver, Message, Passenger, Socket, fix, new_id, token
-from tests.hub_process import SECRET, HubProcess
+from tests.support.clients import Api, Driver, Message, Passenger, Socket, fix, new_id, token
+from tests.support.hub_process import SECRET, HubProcess
 from tests.trust.bench import Bench
 from tracking.demo.postgres import Cluster
 

@@ -10,7 +10,7 @@ from typing import Self
 
 from websockets.frames import Frame, Opcode
 
-from tests.clients import TIMEOUT
+from tests.support.clients import TIMEOUT
 
 TEXT, CONTINUED, PING, PONG, CLOSE = Opcode.TEXT, Opcode.CONT, Opcode.PING, Opcode.PONG, Opcode.CLOSE
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-from tests.monitor.geofence_truth import Seen, Told
+from tests.support.geofence_truth import Seen, Told
 from tracking.live.fleet import FleetFeed, LiveVehicle
 from tracking.live.fleets import Fleets
 from tracking.model import Event, EventKind, Fleet, Geofence, Position, Vehicle

@@ -18,7 +18,7 @@ import jwt
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.hub_process import SECRET
+from tests.support.hub_process import SECRET
 from tracking.auth import Auth, Role
 from tracking.config import load
 

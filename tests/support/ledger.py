@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from tests.faults.watcher import Point
+from tests.support.watcher import Point
 
 
 @dataclass

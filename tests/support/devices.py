@@ -9,8 +9,8 @@ from inspect import isawaitable
 
 from driver_sim.client import DriverClient, Rejection
 from driver_sim.outbox import MemoryOutbox, Outbox
-from tests.clients import now_ms, token
-from tests.faults.ledger import Account
+from tests.support.clients import now_ms, token
+from tests.support.ledger import Account
 
 STEP_MS = 40
 """Between two fixes by the device's clock: a fast replay that stays near the present."""

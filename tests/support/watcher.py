@@ -10,7 +10,7 @@ from collections.abc import Callable
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.clients import Message, token
+from tests.support.clients import Message, token
 
 Point = tuple[int, float, float]
 """`(fix_time, longitude, latitude)`"""

@@ -10,7 +10,7 @@ from typing import Self
 
 import pytest
 
-from tests.hub_process import free_port, wait_until
+from tests.support.hub_process import free_port, wait_until
 from tracking.demo.postgres import PORT, ROLE, Cluster
 
 

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests import fork_server
-from tests.fork_server import ForkedProcess
+from tests.support import fork_server
+from tests.support.fork_server import ForkedProcess
 
 ROOT = fork_server.ROOT
 SECRET = "a secret for tests only, of more than 32 bytes"
