@@ -15,6 +15,9 @@ from tests.support.proxy import DOWN, UP, ChaosProxy
 from tests.support.watcher import Watcher
 from tracking.demo.postgres import PORT
 
+POSITIONS = b"PGCOPY"
+"""What a hub says to the database before the COMMIT of a group of positions. Others commit as well: events, jobs of the hour."""
+
 
 async def test_everything_fails_by_turns(hubs: MakeHub, database: Mortal, rng: random.Random) -> None:
     hub = hubs(database_timeout="2")
@@ -129,7 +132,7 @@ async def test_a_commit_whose_answer_was_lost_is_not_made_twice(
             for _ in range(3):
                 await device.drive(10)
                 before = device.acknowledged
-                wire.deaf_at = b"COMMIT"
+                wire.deaf_after, wire.deaf_at = POSITIONS, b"COMMIT"
                 device.report(5)
                 # On a busy machine the five may come as two groups, and the second waits for the first one's answer.
                 await until(lambda b=before: _has_handled_more(database, device, b), "fixes are committed")  # type: ignore[misc]
@@ -152,7 +155,7 @@ async def test_a_late_fix_whose_commit_was_not_answered_is_told_to_the_passenger
             await watcher.connected.wait()
             device.hold()
             await device.drive(10)
-            wire.deaf_at = b"COMMIT"
+            wire.deaf_after, wire.deaf_at = POSITIONS, b"COMMIT"
             device.release()
             await until(lambda: _handled(database, device, 11), "the late fix is committed")
             wire.swallow()
