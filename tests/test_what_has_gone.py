@@ -193,9 +193,9 @@ async def test_a_fix_older_than_the_trips_in_memory_gets_the_trip_of_its_time(wo
             trips.append(await _quick_trip(api, world, vehicle_id, fleet_id))
         long_ago = trips[0][1] - 60_000
         async with Driver(world.url, vehicle_id) as driver:
-            source = world.service.ingest_vehicles.get(vehicle_id)
-            assert source is not None and len(source.windows) == MAX_SPANS + 1
-            assert source.windows[-1].span.trip == TRIP_UNKNOWN
+            vehicle = world.service.ingest_vehicles.get(vehicle_id)
+            assert vehicle is not None and len(vehicle.windows) == MAX_SPANS + 1
+            assert vehicle.windows[-1].span.trip == TRIP_UNKNOWN
             times = [long_ago, *(at for _, at in trips)]
             await driver.report(*(fix(seq, fix_time=at, latitude=47.1) for seq, at in enumerate(times, 1)))
             assert await driver.acknowledged(len(times)) == []

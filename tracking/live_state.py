@@ -85,7 +85,7 @@ class LiveState:
         self._auth = auth
         self._clock = clock
         self.on_erased: Callable[[set[int]], None] = lambda _: None
-        self.on_spans: Callable[[IngestVehicle, Sequence[Span]], None] = lambda source, spans: source.set_spans(spans)
+        self.on_spans: Callable[[IngestVehicle, Sequence[Span]], None] = lambda vehicle, spans: vehicle.set_spans(spans)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -143,10 +143,10 @@ class LiveState:
 
     def _stored(self, number: int) -> Stored | None:
         """A vehicle of which the row says that its trips are others: what it is called is as it is in memory."""
-        source = self._ingest_vehicles.by_number.get(number)
-        if source is None:
+        vehicle = self._ingest_vehicles.by_number.get(number)
+        if vehicle is None:
             return None
-        return Stored(number, source.vehicle, source.tokens_from, source.joined_at)
+        return Stored(number, vehicle.vehicle, vehicle.tokens_from, vehicle.joined_at)
 
     def _holds_vehicle(self, row: Row) -> bool:
         if row.vehicle in self._ingest_vehicles.by_number or row.vehicle in self._hub.fleets.by_number:
@@ -237,10 +237,10 @@ class LiveState:
 
     def _give_up_vehicle(self, row: Row, number: int) -> set[str]:
         """The ids that the vehicle is known by here, where it may be another than it is known to be."""
-        source, live = self._ingest_vehicles.by_number.get(number), self._hub.fleets.by_number.get(number)
-        vehicle_ids = {thing.vehicle.vehicle_id for thing in (source, live) if thing is not None}
-        if source is not None:
-            self._ingest_vehicles.forget(source.vehicle.vehicle_id)
+        vehicle, live = self._ingest_vehicles.by_number.get(number), self._hub.fleets.by_number.get(number)
+        vehicle_ids = {thing.vehicle.vehicle_id for thing in (vehicle, live) if thing is not None}
+        if vehicle is not None:
+            self._ingest_vehicles.forget(vehicle.vehicle_id)
         for vehicle_id in vehicle_ids:
             driver = self._hub.drivers.get(vehicle_id)
             if driver is not None and driver.number == number:
@@ -272,8 +272,8 @@ class LiveState:
     # --- vehicles -----------------------------------------------------------------------------------------------------
 
     def _apply_vehicle(self, row: Row, number: int, state: State, as_of: int) -> None:
-        source, live = self._ingest_vehicles.by_number.get(number), self._hub.fleets.by_number.get(number)
-        known_as_of = [thing.as_of for thing in (source, live) if thing is not None]
+        vehicle, live = self._ingest_vehicles.by_number.get(number), self._hub.fleets.by_number.get(number)
+        known_as_of = [thing.as_of for thing in (vehicle, live) if thing is not None]
         if number not in state.asked_vehicles:
             if (known_as_of and min(known_as_of) < row.number) or self._is_watched_since(row, state):
                 raise NotRead
@@ -281,7 +281,7 @@ class LiveState:
         found = state.vehicles.get(number)
         if found is None:
             # It is removed. The row that says so may have lost its subject by the time that it is read.
-            for vehicle_id in {thing.vehicle.vehicle_id for thing in (source, live) if thing is not None}:
+            for vehicle_id in {thing.vehicle.vehicle_id for thing in (vehicle, live) if thing is not None}:
                 self._vehicle_gone(number, vehicle_id)
             return
         vehicle_id = found.stored.vehicle.vehicle_id
@@ -289,11 +289,11 @@ class LiveState:
             self._forget_former(vehicle_id, number)
             if live is None and self._hub.fleets.holds(found.stored.vehicle.fleet_id):
                 live = self._hub.fleets.know(found.stored.vehicle, found.stored.joined_at, number)
-        if source is not None and source.as_of < as_of:
-            source.as_of = as_of
-            source.vehicle, source.joined_at, source.trip = found.stored.vehicle, found.stored.joined_at, found.current
-            source.posted += 1
-            self.on_spans(source, found.spans)
+        if vehicle is not None and vehicle.as_of < as_of:
+            vehicle.as_of = as_of
+            vehicle.vehicle, vehicle.joined_at, vehicle.trip = found.stored.vehicle, found.stored.joined_at, found.current
+            vehicle.posted += 1
+            self.on_spans(vehicle, found.spans)
         if live is not None and live.as_of < as_of:
             live = self._hub.fleets.know(found.stored.vehicle, found.stored.joined_at, number)
             live.as_of = as_of
@@ -311,15 +311,15 @@ class LiveState:
 
     def _forget_former(self, vehicle_id: str, number: int) -> None:
         """What was known by this id was another vehicle, and is removed: where it was is not this one's to show."""
-        source, live = self._ingest_vehicles.get(vehicle_id), self._hub.fleets.vehicles.get(vehicle_id)
-        for former in {thing.number for thing in (source, live) if thing is not None} - {number, 0}:
+        vehicle, live = self._ingest_vehicles.get(vehicle_id), self._hub.fleets.vehicles.get(vehicle_id)
+        for former in {thing.number for thing in (vehicle, live) if thing is not None} - {number, 0}:
             if former < number:
                 self._vehicle_gone(former, vehicle_id)
 
     def _vehicle_gone(self, number: int, vehicle_id: str) -> None:
         self.on_erased({number})
-        source, live = self._ingest_vehicles.by_number.get(number), self._hub.fleets.by_number.get(number)
-        if source is not None:
+        vehicle, live = self._ingest_vehicles.by_number.get(number), self._hub.fleets.by_number.get(number)
+        if vehicle is not None:
             self._ingest_vehicles.forget(vehicle_id)
         if live is not None:
             self._hub.fleets.forget(vehicle_id)
@@ -403,12 +403,12 @@ class LiveState:
         number = _number_in(row, "message")
         if number is None:
             raise ValueError("the row does not say which message it is about")
-        source = self._ingest_vehicles.by_number.get(row.vehicle) if row.vehicle is not None else None
+        vehicle = self._ingest_vehicles.by_number.get(row.vehicle) if row.vehicle is not None else None
         feed = self._hub.feeds.get(trip_id)
-        if source is not None:
-            source.posted += 1
+        if vehicle is not None:
+            vehicle.posted += 1
         if number not in state.asked_messages:
-            if feed is not None or source is not None:
+            if feed is not None or vehicle is not None:
                 raise NotRead
             return
         message = state.messages.get(number)
@@ -416,7 +416,7 @@ class LiveState:
             return  # it is erased
         if feed is not None:
             feed.publish_message(message.text, message.sender, message.server_time)
-        driver = self._hub.drivers.get(source.vehicle.vehicle_id) if source is not None else None
+        driver = self._hub.drivers.get(vehicle.vehicle_id) if vehicle is not None else None
         if driver is not None and message.sender != "driver":
             driver.tell_message(message.number, trip_id, message.text, message.sender, message.server_time)
 

@@ -49,7 +49,7 @@ class _Moved(NamedTuple):
 class _Due(NamedTuple):
     """Rows of a vehicle that are to be looked at; see `Refiling.refile`."""
 
-    source: IngestVehicle
+    vehicle: IngestVehicle
     since: int
 
 
@@ -87,68 +87,68 @@ class Refiling:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def set_spans(self, source: IngestVehicle, spans: Sequence[Span]) -> None:
+    def set_spans(self, vehicle: IngestVehicle, spans: Sequence[Span]) -> None:
         """Gives a vehicle its spans as they are now, oldest first, and files anew what raced the change."""
-        before = source.windows
-        source.set_spans(spans)
-        since = earliest_difference(before, source.windows)
+        before = vehicle.windows
+        vehicle.set_spans(spans)
+        since = earliest_difference(before, vehicle.windows)
         if since is None:
             return
-        self.refile(source, since)
+        self.refile(vehicle, since)
 
-    def refile(self, source: IngestVehicle, since: int) -> None:
+    def refile(self, vehicle: IngestVehicle, since: int) -> None:
         """To be called in the same step of the event loop in which the vehicle's spans became others.
 
         `since` is their `earliest_difference` from those before.
         """
         moved: list[tuple[Position, Filed]] = []
-        for position in self._held(source):
+        for position in self._held(vehicle):
             if position.fix_time >= since:
-                filed = filed_anew(source.windows, position.fix_time, position.server_time, position.trip, self._ahead())
+                filed = filed_anew(vehicle.windows, position.fix_time, position.server_time, position.trip, self._ahead())
                 if filed is not None:
                     moved.append((position, filed))
         if moved:
             before = {position.trip: position.trip_id for position, _ in moved}
             told = [_Moved(position.fix_time, bool(position.suspect), position.trip, filed) for position, filed in moved]
-            waiting = {id(position) for position in self._recorder.pending_of(source.number)}
+            waiting = {id(position) for position in self._recorder.pending_of(vehicle.number)}
             of_queue = [(position, filed) for position, filed in moved if id(position) in waiting]
             self._recorder.file_anew([position for position, _ in of_queue], [filed for _, filed in of_queue])
             for position, filed in moved:
                 position.trip, position.trip_id = filed
-            self._tell(source, told, before)
-        self._show_newest(source)
-        known = self._due.get(source.number)
+            self._tell(vehicle, told, before)
+        self._show_newest(vehicle)
+        known = self._due.get(vehicle.number)
         if known is not None:
             since = min(since, known.since)
-        self._due[source.number] = _Due(source, since)
+        self._due[vehicle.number] = _Due(vehicle, since)
         self._idle.clear()
         self._asked.set()
 
-    def _held(self, source: IngestVehicle) -> list[Position]:
+    def _held(self, vehicle: IngestVehicle) -> list[Position]:
         """The vehicle's positions in memory: those that wait, the one that is still to be its latest, and the newest."""
-        live = self._hub.fleets.vehicles.get(source.vehicle.vehicle_id)
-        others = (self._latest.noted(source.number), live.position if live is not None else None, source.newest)
-        held = {id(position): position for position in self._recorder.pending_of(source.number)}
-        held.update((id(other), other) for other in others if other is not None and other.vehicle == source.number)
+        live = self._hub.fleets.vehicles.get(vehicle.vehicle_id)
+        others = (self._latest.noted(vehicle.number), live.position if live is not None else None, vehicle.newest)
+        held = {id(position): position for position in self._recorder.pending_of(vehicle.number)}
+        held.update((id(other), other) for other in others if other is not None and other.vehicle == vehicle.number)
         return list(held.values())
 
     def begins_to_show(self, trip: Trip) -> None:
         """A watched trip shows its vehicle from now on: where it is, as far as that is of the trip, was not shown yet."""
-        source = self._ingest_vehicles.get(trip.vehicle.vehicle_id) if trip.vehicle is not None else None
-        if source is not None:
-            self._show_newest(source)
+        vehicle = self._ingest_vehicles.get(trip.vehicle.vehicle_id) if trip.vehicle is not None else None
+        if vehicle is not None:
+            self._show_newest(vehicle)
 
-    def _show_newest(self, source: IngestVehicle) -> None:
-        position = source.newest
+    def _show_newest(self, vehicle: IngestVehicle) -> None:
+        position = vehicle.newest
         feed = self._hub.feeds.get(position.trip_id) if position is not None and position.trip_id is not None else None
         if position is None or feed is None or not feed.showing or feed.vehicle_id != position.vehicle_id:
             return
         if position.fix_time > feed.newest:
             feed.publish_position(position)
 
-    def _tell(self, source: IngestVehicle, moved: Iterable[_Moved], ids: Mapping[int | None, str | None]) -> None:
+    def _tell(self, vehicle: IngestVehicle, moved: Iterable[_Moved], ids: Mapping[int | None, str | None]) -> None:
         """Tells the watchers of the trips that got or lost these. `ids` are those of the trips that lost some, by number."""
-        vehicle_id, newest = source.vehicle.vehicle_id, source.newest
+        vehicle_id, newest = vehicle.vehicle_id, vehicle.newest
         lost: dict[tuple[int, str], list[int]] = {}
         got: dict[tuple[int, str], list[int]] = {}
         for fix_time, suspect, before, (trip, trip_id) in moved:
@@ -248,20 +248,20 @@ class Refiling:
         return rows
 
     async def _correct(self, due: _Due, rows: Iterable[Accepted]) -> None:
-        source = due.source
-        spans: dict[int | None, str | None] = {window.span.trip: window.span.trip_id for window in source.windows}
+        vehicle = due.vehicle
+        spans: dict[int | None, str | None] = {window.span.trip: window.span.trip_id for window in vehicle.windows}
         moved: list[tuple[Accepted, int | None]] = []
         for row in rows:
-            filed = filed_anew(source.windows, row.fix_time, row.server_time, row.trip, self._ahead())
+            filed = filed_anew(vehicle.windows, row.fix_time, row.server_time, row.trip, self._ahead())
             if filed is not None:
                 moved.append((row, filed.trip))
         if not moved:
             return
         async with self._database.transaction() as connection:
             await connection.execute(f"SET LOCAL lock_timeout = {LOCK_MS}")
-            changed = await positions.file_anew(connection, source.number, moved)
+            changed = await positions.file_anew(connection, vehicle.number, moved)
         if not changed:
             return
         self._on_corrected({trip for row, after in changed for trip in (row.trip, after) if trip is not None})
         told = [_Moved(row.fix_time, row.suspect, row.trip, Filed(after, spans.get(after))) for row, after in changed]
-        self._tell(source, told, spans)
+        self._tell(vehicle, told, spans)

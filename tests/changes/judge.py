@@ -147,16 +147,16 @@ async def _judge_live_state(world: World, hub: FuzzHub, fresh: FuzzHub, truth: T
 
     ingest_vehicles = hub.service.ingest_vehicles
     for vehicle_id in world.vehicles:
-        source = ingest_vehicles.get(vehicle_id)
-        if source is None:
+        vehicle = ingest_vehicles.get(vehicle_id)
+        if vehicle is None:
             continue
         other = await fresh.service.ingest_vehicles.load(vehicle_id)
         if other is None:
             wrongs.append(f"{hub} knows {vehicle_id}, which was removed")
             continue
         for name in ("number", "vehicle", "joined_at", "tokens_from", "trip", "windows"):
-            compare(f"{name} of the source {vehicle_id}", getattr(source, name), getattr(other, name))
-        compare(f"the source {vehicle_id} by its number", ingest_vehicles.by_number.get(source.number), source)
+            compare(f"{name} of the ingest vehicle {vehicle_id}", getattr(vehicle, name), getattr(other, name))
+        compare(f"the ingest vehicle {vehicle_id} by its number", ingest_vehicles.by_number.get(vehicle.number), vehicle)
     for vehicle_id in world.vehicles:
         live = hub.service.hub.fleets.vehicles.get(vehicle_id)
         expected = fresh.service.hub.fleets.vehicles.get(vehicle_id)
@@ -207,7 +207,7 @@ async def _judge_live_state(world: World, hub: FuzzHub, fresh: FuzzHub, truth: T
         if driver is not None:
             compare(f"the number of the driver of {vehicle_id}", driver.number, stored.number if stored is not None else None)
             assert isinstance(driver, DriverConnection)
-            compare(f"the source of the driver of {vehicle_id}", driver.source, ingest_vehicles.get(vehicle_id))
+            compare(f"the ingest vehicle of the driver of {vehicle_id}", driver.vehicle, ingest_vehicles.get(vehicle_id))
     return wrongs
 
 

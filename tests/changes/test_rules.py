@@ -136,9 +136,9 @@ class Scene:
         return bool(hub.service.follower.applied >= number)
 
     async def load(self) -> IngestVehicle:
-        source = await self.here.service.ingest_vehicles.load(self.vehicle_id)
-        assert source is not None
-        return source
+        vehicle = await self.here.service.ingest_vehicles.load(self.vehicle_id)
+        assert vehicle is not None
+        return vehicle
 
     async def feed(self) -> TripFeed:
         """Begins the trip's feed as a passenger's connection does."""
@@ -185,12 +185,12 @@ async def what_is_loaded_while_rows_are_read_gets_them(scene: Scene) -> None:
 
 
 async def each_change_is_applied_whatever_was_known_before(scene: Scene) -> None:
-    source, feed = await scene.load(), await scene.feed()
+    vehicle, feed = await scene.load(), await scene.feed()
     for _ in range(3):
         scene.trip = await scene.change(status=_next(scene.trip))
         await scene.applied()
-        assert source.trip == feed.trip == scene.trip
-        assert len(source.windows) == 1
+        assert vehicle.trip == feed.trip == scene.trip
+        assert len(vehicle.windows) == 1
 
 
 async def nothing_goes_back_to_what_it_was(scene: Scene) -> None:
@@ -200,30 +200,30 @@ async def nothing_goes_back_to_what_it_was(scene: Scene) -> None:
         await holding.until_read(first.trip_id)
         second = await scene.change(status=_next(first))
         scene.here.service.ingest_vehicles.forget(scene.vehicle_id)
-        source = await scene.load()
-        assert source.trip == second
+        vehicle = await scene.load()
+        assert vehicle.trip == second
         holding.let_go()
         # The older state is applied; the newer one is read and held.
         await holding.until_read(second.trip_id)
-        assert source.trip == second
+        assert vehicle.trip == second
 
 
 async def the_log_is_asked_where_nobody_notifies(scene: Scene) -> None:
-    source = await scene.load()
+    vehicle = await scene.load()
     scene.here.following.deafen()
     try:
         await until(lambda: not scene.here.service.follower.listening, "nobody listens", SOON)
         await until_it_waits(scene.here)
         trip = await scene.change(status=_next(scene.trip))
-        await until(lambda: source.trip == trip, "the change is applied", SOON)
+        await until(lambda: vehicle.trip == trip, "the change is applied", SOON)
     finally:
         scene.here.catches_up()
 
 
 async def the_log_is_asked_after_listening_again(scene: Scene) -> None:
     async with another_hub(scene) as hub:
-        source = await hub.service.ingest_vehicles.load(scene.vehicle_id)
-        assert source is not None
+        vehicle = await hub.service.ingest_vehicles.load(scene.vehicle_id)
+        assert vehicle is not None
         await until(lambda: hub.service.follower.listening, "it listens", SOON)
         with mock.patch.object(follower, "POLL_SECONDS", 3_600.0):
             hub.following.deafen()
@@ -231,7 +231,7 @@ async def the_log_is_asked_after_listening_again(scene: Scene) -> None:
             await until_it_waits(hub)
             trip = await scene.change(status=_next(scene.trip))
             hub.following.deaf = False
-            await until(lambda: source.trip == trip, "the change is applied", SOON)
+            await until(lambda: vehicle.trip == trip, "the change is applied", SOON)
 
 
 async def a_log_that_went_back_is_noticed(scene: Scene) -> None:
@@ -264,12 +264,12 @@ async def another_hub(scene: Scene) -> AsyncIterator[FuzzHub]:
 
 
 async def what_does_not_show_is_not_shown(scene: Scene) -> None:
-    feed, source = await scene.feed(), await scene.load()
+    feed, vehicle = await scene.feed(), await scene.load()
 
     def publish(vehicle_id: str) -> None:
         """A position that was filed to the trip before this hub knew of its change."""
         position = Position(
-            source.number, vehicle_id, 0, 1, 0, 0, 47.0, 9.0, None, None, None, None, None, 1, scene.trip.trip_id, (), True
+            vehicle.number, vehicle_id, 0, 1, 0, 0, 47.0, 9.0, None, None, None, None, None, 1, scene.trip.trip_id, (), True
         )
         scene.here.service.hub.publish(position)
 
@@ -300,14 +300,14 @@ async def rows_are_read_in_the_order_of_their_commits(scene: Scene) -> None:
 
 
 async def whoever_changed_something_finds_it_applied(scene: Scene) -> None:
-    source, feed = await scene.load(), await scene.feed()
+    vehicle, feed = await scene.load(), await scene.feed()
     for _ in range(3):
         scene.trip = await scene.change(scene.here, status=_next(scene.trip))
-        assert source.trip == feed.trip == scene.trip
+        assert vehicle.trip == feed.trip == scene.trip
 
 
 async def a_change_is_applied_when_all_rows_of_it_are(scene: Scene) -> None:
-    source, feed = await scene.load(), await scene.feed()
+    vehicle, feed = await scene.load(), await scene.feed()
     here = scene.here.service.follower
     apply, unread, answered = here._live.apply, [True], list[bool]()
 
@@ -323,13 +323,13 @@ async def a_change_is_applied_when_all_rows_of_it_are(scene: Scene) -> None:
     with mock.patch.object(here._live, "apply", apply_apart):
         trip = await scene.change(scene.here, status=_next(scene.trip))
     assert answered and not any(answered)
-    assert source.trip == feed.trip == trip
+    assert vehicle.trip == feed.trip == trip
 
 
 async def a_row_that_cannot_be_applied_is_passed_over(scene: Scene) -> None:
     async with another_hub(scene) as hub:
         scene.here = hub
-        source, feed = await scene.load(), await scene.feed()
+        vehicle, feed = await scene.load(), await scene.feed()
         live = hub.service.follower._live
         apply = live.apply
 
@@ -347,7 +347,7 @@ async def a_row_that_cannot_be_applied_is_passed_over(scene: Scene) -> None:
         scene.trip = await scene.change(status=_next(trip))
         await scene.applied()
         assert (await scene.load()).trip == scene.trip
-        assert source.trip != scene.trip and feed.trip != scene.trip
+        assert vehicle.trip != scene.trip and feed.trip != scene.trip
 
 
 def _next(trip: Trip) -> TripStatus:
@@ -393,12 +393,15 @@ async def test_a_vehicle_that_left_and_came_back_at_once_is_of_its_fleet_since_t
     await scene.here.service.loader.load(scene.fleet_id)
     await scene.applied()
     other, vehicles = Fleet(f"{scene.fleet_id}-other", ""), scene.there.service.vehicles
-    await scene.there.service.fleets.put(other, may_create=True)
     async with Holding(scene.here) as holding:
-        scene.here.service.follower.wake()
+        await scene.there.service.fleets.put(other, may_create=True)
+        await holding.until_read(other.fleet_id)
+        # Nothing is read while this is held, so both are read together.
         await vehicles.put(Vehicle(scene.vehicle_id, other.fleet_id), own=None)
         await vehicles.put(Vehicle(scene.vehicle_id, scene.fleet_id), own=None)
+        holding.let_go()
         await holding.until_read(scene.vehicle_id)
+        assert [row.kind for row in holding.held].count(ChangeKind.VEHICLE_CHANGED) == 2
         holding.let_go()
     await scene.applied()
     stored = await scene.load()

@@ -58,19 +58,19 @@ async def nothing_is_stored(database_url: str) -> AsyncIterator[None]:
 
 
 async def opened(service: Service, name: str = "session") -> tuple[IngestVehicle, Session]:
-    source = await service.ingest_vehicles.load(VAN)
-    assert source is not None
-    session = await service.intake.open_session(source, name)
+    vehicle = await service.ingest_vehicles.load(VAN)
+    assert vehicle is not None
+    session = await service.intake.open_session(vehicle, name)
     assert session is not None
-    return source, session
+    return vehicle, session
 
 
 def a_fix(seq: int, **fields: Any) -> Fix:
     return Fix(**fix(seq, **fields))
 
 
-def take(service: Service, source: IngestVehicle, session: Session, *fixes: Fix | Unreadable, **options: Any) -> Taken:
-    return service.intake.take(source, session, fixes, now_ms(), **options)
+def take(service: Service, vehicle: IngestVehicle, session: Session, *fixes: Fix | Unreadable, **options: Any) -> Taken:
+    return service.intake.take(vehicle, session, fixes, now_ms(), **options)
 
 
 async def stored(database_url: str) -> list[int]:

@@ -146,8 +146,8 @@ async def test_nothing_is_acknowledged_that_was_committed_in_a_store_that_is_no_
             await driver.report(fix(1))
             assert (await driver.expect("ack"))["seq"] == 1
             await driver.report(fix(2))
-            source = app.state.service.ingest_vehicles.get(vehicle_id)
-            await until(lambda: source.sessions[driver.session].handled == 2)
+            vehicle = app.state.service.ingest_vehicles.get(vehicle_id)
+            await until(lambda: vehicle.sessions[driver.session].handled == 2)
             async with app.state.service.exports.connection() as connection:
                 await connection.execute("DELETE FROM hub_marks")
             with pytest.raises(ConnectionClosedError) as closed:

@@ -19,7 +19,7 @@ class _Reporter:
     """A driver's connection with so many fixes to take."""
 
     def __init__(self, backlogs: Backlogs, recorder: Recorder, number: int, fixes: int, order: list[int]) -> None:
-        self.source = IngestVehicle(number, Vehicle(f"van-{number}", "fleet"))
+        self.vehicle = IngestVehicle(number, Vehicle(f"van-{number}", "fleet"))
         self.session = Session(number, "", 0)
         self.left = fixes
         self._backlogs = backlogs
@@ -32,10 +32,10 @@ class _Reporter:
         for _ in range(count):
             self.session.seen += 1
             seq = self.session.seen
-            self._recorder.offer(Entry(self.session, seq, a_position(self.source.number, self.session.number, seq), None))
+            self._recorder.offer(Entry(self.session, seq, a_position(self.vehicle.number, self.session.number, seq), None))
         self.left -= count
-        self._backlogs.took(self.source, before)
-        self._order.append(self.source.number)
+        self._backlogs.took(self.vehicle, before)
+        self._order.append(self.vehicle.number)
         if self.left:
             self._backlogs.join(self)
         return count
@@ -73,8 +73,8 @@ async def test_vehicles_take_turns_and_leave_room_for_what_happens_now(recorder:
     assert order[5:] == [2, 3, 4, 1, 9, 2]
     assert recorder.offered == 2 * MOST
     _store(recorder, MOST)
-    assert late.source.waiting == 0
-    assert sum(flooder.source.waiting for flooder in flooders) == recorder.offered - recorder.done
+    assert late.vehicle.waiting == 0
+    assert sum(flooder.vehicle.waiting for flooder in flooders) == recorder.offered - recorder.done
 
 
 async def test_a_step_of_the_loop_takes_one_part_of_all(recorder: Recorder) -> None:
@@ -93,15 +93,15 @@ async def test_while_nothing_is_stored_backlogs_leave_the_queue_to_others(record
     first, second, third = (_Reporter(backlogs, recorder, number, 500, order) for number in (1, 2, 3))
     backlogs.join(first)
     await _settled()
-    assert not backlogs.full(first.source), "nothing is in trouble"
+    assert not backlogs.full(first.vehicle), "nothing is in trouble"
     backlogs.join(second)
     await _settled()
     assert second.left == 500, "it is held back while what waits may be stored soon"
     recorder._note_trouble(None)
     await _settled()
     assert second.left == 0
-    assert backlogs.full(third.source), "half of the queue is full of backlogs"
+    assert backlogs.full(third.vehicle), "half of the queue is full of backlogs"
     assert not recorder.full
-    assert backlogs.full(first.source)
+    assert backlogs.full(first.vehicle)
     _store(recorder, 1_000)
-    assert not backlogs.full(first.source)
+    assert not backlogs.full(first.vehicle)

@@ -23,9 +23,9 @@ def outcomes(results: list[Result]) -> list[tuple[int | None, str]]:
 
 async def test_a_receipt_comes_after_commit(make_service: MakeService, database_url: str) -> None:
     service = await make_service()
-    source, session = await opened(service)
+    vehicle, session = await opened(service)
     async with nothing_is_stored(database_url):
-        taken = take(service, source, session, a_fix(1), a_fix(2))
+        taken = take(service, vehicle, session, a_fix(1), a_fix(2))
         assert outcomes(taken.results()) == [(1, "accepted"), (2, "accepted")]
         receipt = asyncio.create_task(service.intake.committed(taken))
         await asked(service)
@@ -40,20 +40,20 @@ async def test_repeats_are_told_from_what_is_new_and_have_a_receipt_of_their_own
     make_service: MakeService, database_url: str
 ) -> None:
     service = await make_service()
-    source, session = await opened(service)
+    vehicle, session = await opened(service)
     async with nothing_is_stored(database_url):
-        take(service, source, session, a_fix(1), a_fix(2))
-        again = take(service, source, session, a_fix(2), a_fix(1), a_fix(3), a_fix(3))
+        take(service, vehicle, session, a_fix(1), a_fix(2))
+        again = take(service, vehicle, session, a_fix(2), a_fix(1), a_fix(3), a_fix(3))
         assert outcomes(again.results()) == [(2, "repeat"), (1, "repeat"), (3, "accepted"), (3, "repeat")]
         assert not again.repeated, "none of them is handled yet"
         receipts = [
-            asyncio.create_task(service.intake.committed(one)) for one in (again, take(service, source, session, a_fix(1)))
+            asyncio.create_task(service.intake.committed(one)) for one in (again, take(service, vehicle, session, a_fix(1)))
         ]
         await asked(service)
         assert not any(receipt.done() for receipt in receipts)
     await asyncio.gather(*receipts)
     assert await stored(database_url) == [1, 2, 3]
-    last = take(service, source, session, a_fix(3))
+    last = take(service, vehicle, session, a_fix(3))
     assert last.repeated
     assert outcomes(await service.intake.committed(last)) == [(3, "repeat")]
     assert await stored(database_url) == [1, 2, 3]
@@ -61,10 +61,10 @@ async def test_repeats_are_told_from_what_is_new_and_have_a_receipt_of_their_own
 
 async def test_each_fix_is_told_why_it_was_not_accepted(make_service: MakeService, database_url: str) -> None:
     service = await make_service()
-    source, session = await opened(service)
+    vehicle, session = await opened(service)
     bad = Unreadable(3, ErrorCode.BAD_FIELD, "`speed` is a text")
     nameless = Unreadable(None, ErrorCode.BAD_SEQ, "`seq` is missing")
-    taken = take(service, source, session, a_fix(1), a_fix(2, latitude=95.0), bad, nameless, a_fix(4))
+    taken = take(service, vehicle, session, a_fix(1), a_fix(2, latitude=95.0), bad, nameless, a_fix(4))
     assert taken.unreadable
     results = await service.intake.committed(taken)
     assert outcomes(results) == [(1, "accepted"), (2, "rejected"), (3, "rejected"), (None, "unreadable"), (4, "accepted")]
@@ -76,8 +76,8 @@ async def test_each_fix_is_told_why_it_was_not_accepted(make_service: MakeServic
 
 async def test_what_the_database_refuses_is_told_with_the_receipt(make_service: MakeService, database_url: str) -> None:
     service = await make_service()
-    source, session = await opened(service)
-    taken = take(service, source, session, a_fix(1))
+    vehicle, session = await opened(service)
+    taken = take(service, vehicle, session, a_fix(1))
     await service.intake.committed(taken)
     bad = a_fix(3)
     async with service.database.transaction() as connection:
@@ -86,11 +86,11 @@ async def test_what_the_database_refuses_is_told_with_the_receipt(make_service: 
             INSERT INTO positions (vehicle, session, seq, fix_time, server_time, point)
             VALUES ($1, $2, 3, $3, $3, ST_SetSRID(ST_MakePoint(9.5, 47.1), 4326))
             """,
-            source.number,
+            vehicle.number,
             session.number,
             bad.fix_time,
         )
-    taken = take(service, source, session, a_fix(2), bad, a_fix(4))
+    taken = take(service, vehicle, session, a_fix(2), bad, a_fix(4))
     results = await service.intake.committed(taken)
     assert outcomes(results) == [(2, "accepted"), (3, "rejected"), (4, "accepted")]
     assert "database refused" in (results[1].detail or "")
@@ -100,20 +100,20 @@ async def test_when_the_queue_is_full_the_rest_is_shown_and_to_be_sent_again(
     make_service: MakeService, database_url: str
 ) -> None:
     service = await make_service(queue_limit=3)
-    source, session = await opened(service)
+    vehicle, session = await opened(service)
     shown: list[int] = []
     service.intake._publish = lambda position: shown.append(position.seq)
     fixes = [a_fix(seq) for seq in range(1, 6)]
     async with nothing_is_stored(database_url):
-        taken = take(service, source, session, *fixes)
+        taken = take(service, vehicle, session, *fixes)
         expected = [(1, "accepted"), (2, "accepted"), (3, "accepted"), (4, "full"), (5, "full")]
         assert outcomes(taken.results()) == expected
         assert taken.refused_from is fixes[3]
-        assert outcomes(take(service, source, session, a_fix(2), a_fix(6)).results()) == [(2, "repeat"), (6, "full")]
+        assert outcomes(take(service, vehicle, session, a_fix(2), a_fix(6)).results()) == [(2, "repeat"), (6, "full")]
         assert shown == [1, 2, 3, 4, 5, 6]
     assert outcomes(await service.intake.committed(taken)) == expected
     assert await stored(database_url) == [1, 2, 3]
-    await service.intake.committed(take(service, source, session, *(a_fix(seq) for seq in (4, 5, 6))))
+    await service.intake.committed(take(service, vehicle, session, *(a_fix(seq) for seq in (4, 5, 6))))
     assert await stored(database_url) == [1, 2, 3, 4, 5, 6]
     assert shown == [1, 2, 3, 4, 5, 6], "what was shown is not shown again"
 
@@ -122,10 +122,10 @@ async def test_a_session_has_one_order_whichever_door_its_fixes_come_through(
     make_service: MakeService, database_url: str
 ) -> None:
     service = await make_service()
-    source, session = await opened(service)
+    vehicle, session = await opened(service)
     assert (await opened(service))[1] is session
     async with nothing_is_stored(database_url):
-        first, second, third = (take(service, source, session, a_fix(seq)) for seq in (2, 1, 5))
+        first, second, third = (take(service, vehicle, session, a_fix(seq)) for seq in (2, 1, 5))
         assert outcomes(second.results()) == [(1, "repeat")], "its seq is behind"
         receipts = [asyncio.create_task(service.intake.committed(taken)) for taken in (third, first, second)]
         await asked(service)
@@ -137,10 +137,10 @@ async def test_a_session_has_one_order_whichever_door_its_fixes_come_through(
 
 async def test_whoever_waits_is_told_when_the_hub_goes_down(make_service: MakeService, database_url: str) -> None:
     service = await make_service()
-    source, session = await opened(service)
+    vehicle, session = await opened(service)
     async with nothing_is_stored(database_url):
-        receipt = asyncio.create_task(service.intake.committed(take(service, source, session, a_fix(1))))
-        gone = asyncio.create_task(service.intake.committed(take(service, source, session, a_fix(2))))
+        receipt = asyncio.create_task(service.intake.committed(take(service, vehicle, session, a_fix(1))))
+        gone = asyncio.create_task(service.intake.committed(take(service, vehicle, session, a_fix(2))))
         await asked(service)
         gone.cancel()
         await asyncio.wait({gone})
@@ -148,21 +148,21 @@ async def test_whoever_waits_is_told_when_the_hub_goes_down(make_service: MakeSe
         with pytest.raises(StoreUnavailable, match="send it again"):
             await receipt
         with pytest.raises(StoreUnavailable, match="send it again"):
-            await service.intake.committed(take(service, source, session, a_fix(3)))
+            await service.intake.committed(take(service, vehicle, session, a_fix(3)))
     assert not service.recorder._awaited
 
 
 async def test_whoever_waits_is_told_when_the_store_went_back(make_service: MakeService, database_url: str) -> None:
     service = await make_service()
-    source, session = await opened(service)
-    await service.intake.committed(take(service, source, session, a_fix(1)))
+    vehicle, session = await opened(service)
+    await service.intake.committed(take(service, vehicle, session, a_fix(1)))
     async with service.recording._acquired() as connection:
         await connection.execute("DELETE FROM hub_marks")
     with pytest.raises(StoreWentBack):
-        await service.intake.committed(take(service, source, session, a_fix(2)))
+        await service.intake.committed(take(service, vehicle, session, a_fix(2)))
     with pytest.raises(StoreWentBack, match="send them again"):
         # Committed, in a store that is no more.
-        await service.intake.committed(take(service, source, session, a_fix(1)))
+        await service.intake.committed(take(service, vehicle, session, a_fix(1)))
 
 
 async def test_a_vehicle_has_one_budget_for_all_its_doors(database_url: str) -> None:
@@ -174,20 +174,20 @@ async def test_a_vehicle_has_one_budget_for_all_its_doors(database_url: str) -> 
         service: Service = app.state.service
         vehicle_id = await api.vehicle(await api.fleet())
         async with Driver(served.url, vehicle_id) as driver:
-            source = service.ingest_vehicles.get(vehicle_id)
-            assert source is not None
-            session = await service.intake.open_session(source, "phone")
+            vehicle = service.ingest_vehicles.get(vehicle_id)
+            assert vehicle is not None
+            session = await service.intake.open_session(vehicle, "phone")
             assert session is not None
             await driver.report(*(fix(seq) for seq in range(1, 5)))
             await driver.acknowledged(4)
-            assert not take(service, source, session, *(a_fix(seq) for seq in range(1, 5))).held
-            held = take(service, source, session, *(a_fix(seq) for seq in range(5, 9)))
+            assert not take(service, vehicle, session, *(a_fix(seq) for seq in range(1, 5))).held
+            held = take(service, vehicle, session, *(a_fix(seq) for seq in range(5, 9)))
             assert outcomes(held.results()) == [(seq, "held") for seq in range(5, 9)]
             assert held.last() == 0
-            part = service.intake.take_part(source, session, held.fixes, 4, now_ms())
+            part = service.intake.take_part(vehicle, session, held.fixes, 4, now_ms())
             assert isinstance(part, Taken), "of the budget of backlogs"
             assert outcomes(await service.intake.committed(part)) == [(seq, "accepted") for seq in range(5, 9)]
-            part = service.intake.take_part(source, session, [a_fix(9), a_fix(10), a_fix(11)], 3, now_ms())
+            part = service.intake.take_part(vehicle, session, [a_fix(9), a_fix(10), a_fix(11)], 3, now_ms())
             assert isinstance(part, Held)
             assert part.refusal.code is ErrorCode.RATE_LIMITED
             assert part.total == part.wait > 10
@@ -200,15 +200,15 @@ async def test_a_vehicle_has_one_budget_for_all_its_doors(database_url: str) -> 
 
 async def test_frames_and_sessions_of_all_doors_are_the_vehicles(make_service: MakeService) -> None:
     service = await make_service(driver_frames_at_once=20, driver_frames_per_second=0.001, budget_sessions="2/1000")
-    source, session = await opened(service)
-    door = service.intake.prepaid(source)
+    vehicle, session = await opened(service)
+    door = service.intake.prepaid(vehicle)
     assert door.take_frame(now_ms())
-    take(service, source, session, a_fix(1), prepaid=door)
+    take(service, vehicle, session, a_fix(1), prepaid=door)
     assert door.take_frame(now_ms())
     assert door.covered, "paid for beforehand"
-    assert [service.intake.take_frame(source) for _ in range(4)] == [True, True, True, False]
+    assert [service.intake.take_frame(vehicle) for _ in range(4)] == [True, True, True, False]
     door.give_back()
-    assert service.intake.take_frame(source), "what was paid beforehand, and not used"
+    assert service.intake.take_frame(vehicle), "what was paid beforehand, and not used"
     await opened(service, "second")
     with pytest.raises(Refusal, match="new sessions of its vehicle"):
         await opened(service, "third")
@@ -217,13 +217,13 @@ async def test_frames_and_sessions_of_all_doors_are_the_vehicles(make_service: M
 
 async def test_a_wrong_clock_is_found_and_told_to_whoever_must_know(make_service: MakeService) -> None:
     service = await make_service()
-    source, session = await opened(service)
-    service.hub.fleets.know(source.vehicle)
-    taken = take(service, source, session, a_fix(1, fix_time=now_ms() + 45_000))
+    vehicle, session = await opened(service)
+    service.hub.fleets.know(vehicle.vehicle)
+    taken = take(service, vehicle, session, a_fix(1, fix_time=now_ms() + 45_000))
     assert abs(taken.skew - 45_000) < 1_000
     assert service.hub.fleets.vehicles[VAN].clock_skew == taken.skew
     assert "45 s ahead" in clock_advice(taken.skew).detail
-    assert take(service, source, session, a_fix(2)).skew == 0
+    assert take(service, vehicle, session, a_fix(2)).skew == 0
     assert service.hub.fleets.vehicles[VAN].clock_skew == 0
 
 

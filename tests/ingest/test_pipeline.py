@@ -30,10 +30,10 @@ class Taken(Recorder):
 def test_a_fix_that_was_shown_and_comes_again_as_another_is_judged(other: dict[str, Any]) -> None:
     """Its time could be one that no table has: nothing would be stored any more, of anyone."""
     recorder = Taken()
-    pipeline, source, session, now = Pipeline(recorder), IngestVehicle(1, Vehicle("van", "fleet")), Session(1, "", 0), now_ms()
+    pipeline, vehicle, session, now = Pipeline(recorder), IngestVehicle(1, Vehicle("van", "fleet")), Session(1, "", 0), now_ms()
     good: dict[str, Any] = {"fix_time": now, "latitude": 47.1, "longitude": 9.5}
-    assert pipeline.preview(source, session, Fix(1, **good), now) is not None
-    assert pipeline.accept(source, session, Fix(1, **(good | other)), now) is None
+    assert pipeline.preview(vehicle, session, Fix(1, **good), now) is not None
+    assert pipeline.accept(vehicle, session, Fix(1, **(good | other)), now) is None
     [entry] = recorder.entries
     assert entry.position is None
     assert entry.rejected is not None
@@ -42,10 +42,10 @@ def test_a_fix_that_was_shown_and_comes_again_as_another_is_judged(other: dict[s
 
 def test_a_fix_that_was_shown_is_stored_as_it_was_judged_and_shown_no_more() -> None:
     recorder = Taken()
-    pipeline, source, session, now = Pipeline(recorder), IngestVehicle(1, Vehicle("van", "fleet")), Session(1, "", 0), now_ms()
+    pipeline, vehicle, session, now = Pipeline(recorder), IngestVehicle(1, Vehicle("van", "fleet")), Session(1, "", 0), now_ms()
     places = {1: 47.1, 2: 48.1, 3: 47.1001}
     fixes = [Fix(seq, now + seq * 1000, latitude, 9.5) for seq, latitude in places.items()]
-    shown = [pipeline.preview(source, session, fix, now) for fix in fixes]
-    assert [pipeline.accept(source, session, fix, now) for fix in fixes] == [None] * 3
+    shown = [pipeline.preview(vehicle, session, fix, now) for fix in fixes]
+    assert [pipeline.accept(vehicle, session, fix, now) for fix in fixes] == [None] * 3
     assert [entry.position for entry in recorder.entries] == shown
     assert [position.live for position in shown if position is not None] == [True, False, True]

@@ -25,13 +25,13 @@ from tracking.store import erasures, trips, vehicles
 PLACE = Place(47.1, 9.5)
 
 
-async def a_trip(service: Service, source: IngestVehicle, trip_id: str = "trip") -> Trip:
+async def a_trip(service: Service, vehicle: IngestVehicle, trip_id: str = "trip") -> Trip:
     async with service.database.transaction() as connection:
         return await trips.insert(
             connection,
             trip_id=trip_id,
             fleet_id="fleet",
-            vehicle=source.number,
+            vehicle=vehicle.number,
             pickup=PLACE,
             dropoff=PLACE,
             stops=(),
@@ -40,31 +40,31 @@ async def a_trip(service: Service, source: IngestVehicle, trip_id: str = "trip")
         )
 
 
-async def commit(service: Service, source: IngestVehicle, trip: Trip, status: TripStatus, at: int | None = None) -> Trip:
+async def commit(service: Service, vehicle: IngestVehicle, trip: Trip, status: TripStatus, at: int | None = None) -> Trip:
     """Somebody else commits that the trip is the vehicle's, with this status; the trip as it is then."""
     at = now_ms() if at is None else at
     async with service.housekeeping.transaction() as connection:
         await trips.close_span(connection, trip.number, at)
         if status.under_way:
-            await trips.open_span(connection, trip.number, source.number, at)
+            await trips.open_span(connection, trip.number, vehicle.number, at)
         started_at = at if status.under_way and trip.started_at is None else trip.started_at
         changed = msgspec.structs.replace(trip, status=status, version=trip.version + 1, started_at=started_at)
-        await trips.update(connection, changed, vehicle=source.number)
+        await trips.update(connection, changed, vehicle=vehicle.number)
         after = await trips.get(connection, trip.trip_id)
     assert after is not None
     return after
 
 
-async def apply(service: Service, source: IngestVehicle, trip: Trip | None = None) -> int | None:
+async def apply(service: Service, vehicle: IngestVehicle, trip: Trip | None = None) -> int | None:
     """What a follower does when it comes to the change; since when the vehicle's trips are others."""
     async with service.housekeeping.connection() as connection:
-        _, _, spans_of = await read_states(connection, [source.number], now_ms())
-        spans = spans_of.get(source.number, [])
-    before = source.windows
-    source.set_spans(spans)
-    since = earliest_difference(before, source.windows)
+        _, _, spans_of = await read_states(connection, [vehicle.number], now_ms())
+        spans = spans_of.get(vehicle.number, [])
+    before = vehicle.windows
+    vehicle.set_spans(spans)
+    since = earliest_difference(before, vehicle.windows)
     if since is not None:
-        service.refiling.refile(source, since)
+        service.refiling.refile(vehicle, since)
     if trip is not None:
         service.hub.trip_changed(trip)
     return since
@@ -156,28 +156,28 @@ async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
     make_service: MakeService, database_url: str, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     service = await make_service(latest_interval=3600)
-    source, session = await opened(service)
-    service.hub.fleets.know(source.vehicle)
-    trip = await a_trip(service, source)
-    before = take(service, source, session, a_fix(1))
+    vehicle, session = await opened(service)
+    service.hub.fleets.know(vehicle.vehicle)
+    trip = await a_trip(service, vehicle)
+    before = take(service, vehicle, session, a_fix(1))
     await service.intake.committed(before)
     came_at = now_ms()
     await until(lambda: now_ms() > came_at + 1, "the clock goes on")
-    trip = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP)
+    trip = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP)
     if stage.startswith("stored"):
-        await service.intake.committed(take(service, source, session, a_fix(2)))
+        await service.intake.committed(take(service, vehicle, session, a_fix(2)))
         if "latest" in stage:
             await service.latest.flush()
             assert await latest_trip(database_url) is None
-        assert not service.recorder.pending_of(source.number)
-        await apply(service, source, trip)
+        assert not service.recorder.pending_of(vehicle.number)
+        await apply(service, vehicle, trip)
     elif stage == "written":
         async with no_commit_ends(database_url):
-            take(service, source, session, a_fix(2))
+            take(service, vehicle, session, a_fix(2))
             await written(database_url)
             asked_for: list[object] = []
             monkeypatch.setattr(service.refiling, "_accepted", _noting(service.refiling._accepted, asked_for))
-            await apply(service, source, trip)
+            await apply(service, vehicle, trip)
             for _ in range(20):
                 await service.database.ping()
             assert not asked_for, "what is not committed yet can't be seen"
@@ -185,19 +185,19 @@ async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
     else:
         async with nothing_is_stored(database_url):
             if stage == "waiting":
-                take(service, source, session, a_fix(2, latitude=0.0, longitude=0.0))
+                take(service, vehicle, session, a_fix(2, latitude=0.0, longitude=0.0))
                 await asked(service)
-                take(service, source, session, a_fix(3))
+                take(service, vehicle, session, a_fix(3))
                 assert len(service.recorder._waiting) == 1
             else:
-                take(service, source, session, a_fix(2))
+                take(service, vehicle, session, a_fix(2))
                 await asked(service)
             # Looked at before, and then again.
             assert not service.recorder.pending("trip")
-            await apply(service, source, trip)
+            await apply(service, vehicle, trip)
             assert [position.seq for position in service.recorder.pending("trip")] == ([2, 3] if stage == "waiting" else [2])
-    assert source.newest is not None
-    assert source.newest.trip_id == "trip"
+    assert vehicle.newest is not None
+    assert vehicle.newest.trip_id == "trip"
     live = service.hub.fleets.vehicles[VAN].position
     assert live is not None
     assert live.trip == trip.number
@@ -210,15 +210,15 @@ async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
 async def test_what_was_accepted_before_a_change_keeps_its_trip(make_service: MakeService, database_url: str) -> None:
     """Also where its fix time is of the trip, because a tap comes late."""
     service = await make_service()
-    source, session = await opened(service)
-    trip = await a_trip(service, source)
+    vehicle, session = await opened(service)
+    trip = await a_trip(service, vehicle)
     now = now_ms()
-    old = service.intake.take(source, session, [a_fix(1, fix_time=now - 10_000)], now - 10_000)
+    old = service.intake.take(vehicle, session, [a_fix(1, fix_time=now - 10_000)], now - 10_000)
     await service.intake.committed(old)
-    trip = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP, now)
+    trip = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP, now)
     # By the spans alone: what came within some seconds before may have come after it, by the database's clock.
-    await service.intake.committed(take(service, source, session, a_fix(2, fix_time=now - 2_000)))
-    assert await apply(service, source, trip) == source.windows[0].start
+    await service.intake.committed(take(service, vehicle, session, a_fix(2, fix_time=now - 2_000)))
+    assert await apply(service, vehicle, trip) == vehicle.windows[0].start
     await settled(service)
     assert await stored_trips(database_url) == {1: None, 2: trip.number}
 
@@ -227,13 +227,13 @@ async def test_what_came_after_the_end_of_a_span_is_not_the_trips_any_more(
     make_service: MakeService, database_url: str
 ) -> None:
     service = await make_service()
-    source, session = await opened(service)
-    trip = await a_trip(service, source)
-    trip = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP, now_ms() - 60_000)
-    await apply(service, source, trip)
+    vehicle, session = await opened(service)
+    trip = await a_trip(service, vehicle)
+    trip = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP, now_ms() - 60_000)
+    await apply(service, vehicle, trip)
     feed, reader = watched(service, trip)
     first = a_fix(1)
-    await service.intake.committed(take(service, source, session, first))
+    await service.intake.committed(take(service, vehicle, session, first))
     async with service.housekeeping.transaction() as connection:
         other, _ = await vehicles.put(connection, Vehicle("other", "fleet"))
         end = now_ms() + 1
@@ -241,14 +241,14 @@ async def test_what_came_after_the_end_of_a_span_is_not_the_trips_any_more(
         await trips.open_span(connection, trip.number, other.number, end)
         await trips.update(connection, msgspec.structs.replace(trip, version=trip.version + 1), vehicle=other.number)
         moved_on = await trips.get(connection, trip.trip_id)
-    await service.intake.committed(take(service, source, session, a_fix(2, fix_time=end + 1_000)))
+    await service.intake.committed(take(service, vehicle, session, a_fix(2, fix_time=end + 1_000)))
     async with nothing_is_stored(database_url):
         strays = [a_fix(3, fix_time=end + 2_000), a_fix(4, fix_time=end + 3_000)]
-        take(service, source, session, *strays)
+        take(service, vehicle, session, *strays)
         await asked(service)
         assert [message["type"] for message in reader.read()] == ["position"] * 4
         assert len(snapshot(service, feed)["track"]) == 4
-        await apply(service, source, moved_on)
+        await apply(service, vehicle, moved_on)
         assert not service.recorder.pending(trip.trip_id)
         # What is stored already is corrected in a moment; what was shown of the others no snapshot has any more.
         assert {point[2] for point in snapshot(service, feed)["track"]}.isdisjoint(fix.fix_time for fix in strays)
@@ -275,14 +275,14 @@ async def test_the_newest_place_is_shown_when_its_trip_begins_to_show_and_the_ot
     make_service: MakeService, database_url: str
 ) -> None:
     service = await make_service()
-    source, session = await opened(service)
-    trip = await a_trip(service, source)
+    vehicle, session = await opened(service)
+    trip = await a_trip(service, vehicle)
     feed, reader = watched(service, trip)
-    changed = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP)
+    changed = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP)
     first, second = a_fix(1), a_fix(2, fix_time=now_ms() + 1_000)
-    await service.intake.committed(take(service, source, session, first, second))
+    await service.intake.committed(take(service, vehicle, session, first, second))
     assert not reader.read()
-    await apply(service, source)
+    await apply(service, vehicle)
     assert not reader.read(), "it does not show yet"
     service.hub.trip_changed(changed)
     assert feed.showing
@@ -308,38 +308,38 @@ async def test_a_place_that_was_filed_anew_is_shown_at_once_where_its_trip_shows
     make_service: MakeService,
 ) -> None:
     service = await make_service()
-    source, session = await opened(service)
-    trip = await a_trip(service, source)
-    changed = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP)
+    vehicle, session = await opened(service)
+    trip = await a_trip(service, vehicle)
+    changed = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP)
     # Somebody read from the store that it is under way, before that was applied here.
     _, reader = watched(service, changed)
-    take(service, source, session, a_fix(1))
+    take(service, vehicle, session, a_fix(1))
     assert not reader.read()
-    await apply(service, source)
+    await apply(service, vehicle)
     assert [message["type"] for message in reader.read()] == ["position"]
-    take(service, source, session, a_fix(2))
+    take(service, vehicle, session, a_fix(2))
     assert [message["type"] for message in reader.read()] == ["position"]
 
 
 async def test_a_trip_that_was_removed_meanwhile_does_not_come_back(make_service: MakeService, database_url: str) -> None:
     service = await make_service()
-    source, session = await opened(service)
-    trip = await a_trip(service, source)
-    trip = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP)
-    await service.intake.committed(take(service, source, session, a_fix(1)))
-    trip = await commit(service, source, trip, TripStatus.CANCELED, now_ms() + 60_000)
-    await apply(service, source)
+    vehicle, session = await opened(service)
+    trip = await a_trip(service, vehicle)
+    trip = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP)
+    await service.intake.committed(take(service, vehicle, session, a_fix(1)))
+    trip = await commit(service, vehicle, trip, TripStatus.CANCELED, now_ms() + 60_000)
+    await apply(service, vehicle)
     service.refiling._due.clear()  # as if it had not come to it
     async with service.housekeeping.transaction() as connection:
         await erasures.begin_trip(connection, trip, now_ms())
-    since = source.windows[-1].start
-    service.refiling.refile(source, since)
+    since = vehicle.windows[-1].start
+    service.refiling.refile(vehicle, since)
     await settled(service)
     assert await stored_trips(database_url) == {1: None}
     # What this hub filed to it while it did not know is taken off it when it does.
-    await service.intake.committed(take(service, source, session, a_fix(2)))
+    await service.intake.committed(take(service, vehicle, session, a_fix(2)))
     assert await stored_trips(database_url) == {1: None, 2: trip.number}
-    await apply(service, source)
+    await apply(service, vehicle)
     await settled(service)
     assert await stored_trips(database_url) == {1: None, 2: None}
     assert await latest_trip(database_url) is None
@@ -347,23 +347,23 @@ async def test_a_trip_that_was_removed_meanwhile_does_not_come_back(make_service
 
 async def test_a_vehicle_that_was_erased_meanwhile_does_not_come_back(make_service: MakeService, database_url: str) -> None:
     service = await make_service(latest_interval=3600)
-    source, session = await opened(service)
-    trip = await a_trip(service, source)
-    trip = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP)
-    await service.intake.committed(take(service, source, session, a_fix(1)))
+    vehicle, session = await opened(service)
+    trip = await a_trip(service, vehicle)
+    trip = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP)
+    await service.intake.committed(take(service, vehicle, session, a_fix(1)))
     async with service.housekeeping.connection() as connection:
-        _, _, spans_of = await read_states(connection, [source.number], now_ms())
-        spans = spans_of[source.number]
+        _, _, spans_of = await read_states(connection, [vehicle.number], now_ms())
+        spans = spans_of[vehicle.number]
     async with service.housekeeping.transaction() as connection:
         await vehicles.lock(connection, VAN)
-        await erasures.begin(connection, source.number)
-    source.set_spans(spans)
-    service.refiling.refile(source, source.windows[-1].start)
+        await erasures.begin(connection, vehicle.number)
+    vehicle.set_spans(spans)
+    service.refiling.refile(vehicle, vehicle.windows[-1].start)
     await service.refiling.flush()
     assert await stored_trips(database_url) in ({1: None}, {})
     # Told of it, nothing is looked for any more.
-    service.refiling.refile(source, source.windows[-1].start)
-    service.refiling.forget({source.number})
+    service.refiling.refile(vehicle, vehicle.windows[-1].start)
+    service.refiling.forget({vehicle.number})
     assert not service.refiling._due
 
 
@@ -371,14 +371,14 @@ async def test_what_is_locked_is_tried_again_and_keeps_no_other_vehicle_waiting(
     make_service: MakeService, database_url: str
 ) -> None:
     service = await make_service()
-    source, session = await opened(service)
+    vehicle, session = await opened(service)
     async with service.housekeeping.transaction() as connection:
         await vehicles.put(connection, Vehicle("other", "fleet"))
     other = await service.ingest_vehicles.load("other")
     assert other is not None
     other_session = await service.intake.open_session(other, "session")
     assert other_session is not None
-    pairs: list[tuple[IngestVehicle, Session, str]] = [(source, session, "trip"), (other, other_session, "other-trip")]
+    pairs: list[tuple[IngestVehicle, Session, str]] = [(vehicle, session, "trip"), (other, other_session, "other-trip")]
     made = {}
     for one, of, trip_id in pairs:
         made[trip_id] = await commit(service, one, await a_trip(service, one, trip_id), TripStatus.ENROUTE_TO_PICKUP)
@@ -389,13 +389,13 @@ async def test_what_is_locked_is_tried_again_and_keeps_no_other_vehicle_waiting(
     await blocker.execute("SELECT FROM trips WHERE trip_id = 'trip' FOR UPDATE")
     for one, _, _ in pairs:
         await apply(service, one)
-    await until(lambda: list(service.refiling._due) == [source.number], "the other one is done")
-    assert await stored_trips(database_url) == {source.number: None, other.number: made["other-trip"].number}
+    await until(lambda: list(service.refiling._due) == [vehicle.number], "the other one is done")
+    assert await stored_trips(database_url) == {vehicle.number: None, other.number: made["other-trip"].number}
     await transaction.rollback()
     await blocker.close()
     await settled(service)
     assert await stored_trips(database_url) == {
-        source.number: made["trip"].number,
+        vehicle.number: made["trip"].number,
         other.number: made["other-trip"].number,
     }
 
@@ -405,14 +405,14 @@ async def test_more_rows_than_are_looked_at_at_once_are_all_corrected(
 ) -> None:
     monkeypatch.setattr("tracking.refiling.ROWS_AT_ONCE", 3)
     service = await make_service()
-    source, session = await opened(service)
-    trip = await a_trip(service, source)
-    trip = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP, now_ms() - 20_000)
+    vehicle, session = await opened(service)
+    trip = await a_trip(service, vehicle)
+    trip = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP, now_ms() - 20_000)
     # Several of one millisecond, across the border of what is looked at at once.
     times = [now_ms() - 10_000 + second // 2 * 1000 for second in range(10)]
-    taken = take(service, source, session, *(a_fix(seq, fix_time=at) for seq, at in enumerate(times, 1)))
+    taken = take(service, vehicle, session, *(a_fix(seq, fix_time=at) for seq, at in enumerate(times, 1)))
     await service.intake.committed(taken)
-    await apply(service, source)
+    await apply(service, vehicle)
     await settled(service)
     assert await stored_trips(database_url) == dict.fromkeys(range(1, 11), trip.number)
 
@@ -421,13 +421,13 @@ async def test_what_a_hub_left_that_died_before_it_applied_the_change_is_filed_a
     make_service: MakeService, database_url: str
 ) -> None:
     service = await make_service()
-    source, session = await opened(service)
-    trip = await a_trip(service, source)
-    await service.intake.committed(take(service, source, session, a_fix(1)))
+    vehicle, session = await opened(service)
+    trip = await a_trip(service, vehicle)
+    await service.intake.committed(take(service, vehicle, session, a_fix(1)))
     came_at = now_ms()
     await until(lambda: now_ms() > came_at + 1, "the clock goes on")
-    trip = await commit(service, source, trip, TripStatus.ENROUTE_TO_PICKUP)
-    await service.intake.committed(take(service, source, session, a_fix(2)))
+    trip = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP)
+    await service.intake.committed(take(service, vehicle, session, a_fix(2)))
     assert await stored_trips(database_url) == {1: None, 2: None}
     following = await make_service()
     assert await following.ingest_vehicles.load(VAN) is not None

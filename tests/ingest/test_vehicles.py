@@ -41,15 +41,15 @@ SPANS = [
     ],
 )
 def test_a_fix_belongs_to_the_trip_under_way_at_its_time(instant: int, trip: str | None) -> None:
-    source = IngestVehicle(1, Vehicle("van-1", "fleet"), SPANS)
-    span = span_at(source.windows, instant)
+    vehicle = IngestVehicle(1, Vehicle("van-1", "fleet"), SPANS)
+    span = span_at(vehicle.windows, instant)
     assert (span.trip_id if span is not None else None) == trip
 
 
 def test_a_deleted_trip_still_bounds_the_next_one() -> None:
     spans = [SPANS[0]._replace(trip_id=None), SPANS[1]]
-    source = IngestVehicle(1, Vehicle("van-1", "fleet"), spans)
-    assert [span_at(source.windows, instant) for instant in (1_050_000, 1_100_000, 1_100_001)] == [None, None, SPANS[1]]
+    vehicle = IngestVehicle(1, Vehicle("van-1", "fleet"), spans)
+    assert [span_at(vehicle.windows, instant) for instant in (1_050_000, 1_100_000, 1_100_001)] == [None, None, SPANS[1]]
 
 
 def test_no_trip_no_span() -> None:

@@ -44,14 +44,14 @@ async def test_a_blank_row_has_its_vehicle_read_anew(hub: Hub) -> None:
     fleet_id = await hub.api.fleet()
     vehicle_id = await hub.api.vehicle(fleet_id)
     async with _a_hub_that_lags(hub.service.settings.database_url) as lagging:
-        source = await lagging.ingest_vehicles.load(vehicle_id)
-        assert source is not None
+        vehicle = await lagging.ingest_vehicles.load(vehicle_id)
+        assert vehicle is not None
         await hub.api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id, "name": "New name"})
-        assert await _blank(hub, source.number) >= 1
+        assert await _blank(hub, vehicle.number) >= 1
         while await lagging.follower._read_on():
             pass
         assert lagging.follower.applied == hub.service.follower.applied
-        assert source.vehicle.name == "New name"
+        assert vehicle.vehicle.name == "New name"
 
 
 async def test_trust_73_a_hub_that_lags_forgets_what_was_erased_and_never_shows_it(hub: Hub) -> None:
@@ -59,8 +59,8 @@ async def test_trust_73_a_hub_that_lags_forgets_what_was_erased_and_never_shows_
     begin = (await changes_of(hub, fleet_id))["last"]
     vehicle_id = await hub.api.vehicle(fleet_id, plate="FL 666")
     async with _a_hub_that_lags(hub.service.settings.database_url) as lagging:
-        source = await lagging.ingest_vehicles.load(vehicle_id)
-        assert source is not None
+        vehicle = await lagging.ingest_vehicles.load(vehicle_id)
+        assert vehicle is not None
         feed = lagging.change_feed
         await feed.begin()
         await hub.api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id, "name": "x", "plate": "FL 667"})
@@ -69,7 +69,7 @@ async def test_trust_73_a_hub_that_lags_forgets_what_was_erased_and_never_shows_
         assert b"FL 667" in held.change
         await hub.api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id, "name": "y", "plate": "FL 668"})
         assert (await hub.api.http.delete(f"/vehicles/{vehicle_id}")).status_code in (202, 204)
-        await _blank(hub, source.number)
+        await _blank(hub, vehicle.number)
         # It has not heard of the removal. What it reads from the store is gone already.
         page = await feed.page(fleet_id, begin, 10, "test")
         assert not [entry for entry in page.entries if b"FL 66" in entry.change]

@@ -514,9 +514,9 @@ async def test_a_driver_is_not_told_an_older_state_than_it_came_with(world: Worl
     service = world.service
     live = service.follower._live
     async with Driver(world.url, vehicle_id) as driver:
-        source = service.ingest_vehicles.get(vehicle_id)
-        assert source is not None
-        row = Row(1, 0, 0, 0, None, source.number, ChangeKind.VEHICLE_TRIPS, trip_id, None, None)
+        vehicle = service.ingest_vehicles.get(vehicle_id)
+        assert vehicle is not None
+        row = Row(1, 0, 0, 0, None, vehicle.number, ChangeKind.VEHICLE_TRIPS, trip_id, None, None)
         async with service.database.connection() as connection:
             state = await live.read(connection, [row])
         assert state.trips[trip_id].version == 2

@@ -177,12 +177,12 @@ async def test_a_storm_of_drivers_is_a_few_questions_and_a_return_none(database:
     database.uses = 0
 
     async def come(name: str) -> int:
-        source = await ingest_vehicles.load(name)
-        assert source is not None
-        assert source.vehicle.vehicle_id == name
-        if not messaging.none_unread(source):
-            assert await messaging.unread(source) == []
-        session = await ingest_vehicles.open_session(source, "session")
+        vehicle = await ingest_vehicles.load(name)
+        assert vehicle is not None
+        assert vehicle.vehicle_id == name
+        if not messaging.none_unread(vehicle):
+            assert await messaging.unread(vehicle) == []
+        session = await ingest_vehicles.open_session(vehicle, "session")
         assert session is not None
         return session.number
 
@@ -221,21 +221,21 @@ async def test_a_driver_who_returns_is_told_what_was_written_meanwhile(database:
     following = asyncio.create_task(follower.run())
     messaging = new_messages(database, follower)
     await follower.begin()
-    source = await ingest_vehicles.load("van")
-    assert source is not None
-    assert not messaging.none_unread(source)
-    assert await messaging.unread(source) == []
-    assert messaging.none_unread(source)
+    vehicle = await ingest_vehicles.load("van")
+    assert vehicle is not None
+    assert not messaging.none_unread(vehicle)
+    assert await messaging.unread(vehicle) == []
+    assert messaging.none_unread(vehicle)
     await messaging.from_passenger(Principal(Role.PASSENGER, "trip", "jti", 2**52), "trip", "1", "I am at the back door")
-    assert not messaging.none_unread(source)
-    assert [message.text for message in await messaging.unread(source)] == ["I am at the back door"]
-    assert not messaging.none_unread(source)
+    assert not messaging.none_unread(vehicle)
+    assert [message.text for message in await messaging.unread(vehicle)] == ["I am at the back door"]
+    assert not messaging.none_unread(vehicle)
     # Given to another vehicle, its messages are that one's driver's to read.
-    source.read = source.posted
+    vehicle.read = vehicle.posted
     async with database.connection() as connection:
         found = await messages.unread_by_drivers(connection, [(stored.number, 0), (-1, 0)], 10)
     assert list(found) == [(stored.number, 0)]
     await Trips(follower, system_clock, per_fleet=10, per_vehicle=10).change("trip", allowed=lambda _: True, vehicle_id="other")
-    assert not messaging.none_unread(source)
-    assert await messaging.unread(source) == []
+    assert not messaging.none_unread(vehicle)
+    assert await messaging.unread(vehicle) == []
     following.cancel()

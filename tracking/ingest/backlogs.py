@@ -30,7 +30,7 @@ class Reporter(Protocol):
 
 
 class _Taken(NamedTuple):
-    source: IngestVehicle
+    vehicle: IngestVehicle
     fixes: int
     until: int
     """What the recorder has done when they are stored."""
@@ -58,27 +58,27 @@ class Backlogs:
     def join_after(self, seconds: float, reporter: Reporter) -> None:
         asyncio.get_running_loop().call_later(seconds, self.join, reporter)
 
-    def full(self, source: IngestVehicle) -> bool:
+    def full(self, vehicle: IngestVehicle) -> bool:
         """Nothing can be stored, and of this vehicle's backlog, or of all, enough waits: see `Pipeline.full`."""
         if self._recorder.trouble is None:
             return False
-        return self._waiting >= self._most_while_away or source.waiting >= self._most_of_one
+        return self._waiting >= self._most_while_away or vehicle.waiting >= self._most_of_one
 
-    def took(self, source: IngestVehicle, before: int) -> None:
+    def took(self, vehicle: IngestVehicle, before: int) -> None:
         """Takes note of what was offered to the recorder of a backlog, since `Recorder.offered` was `before`."""
         until = self._recorder.offered
         if until > before:
-            self._taken.append(_Taken(source, until - before, until))
+            self._taken.append(_Taken(vehicle, until - before, until))
             self._waiting += until - before
-            source.waiting += until - before
+            vehicle.waiting += until - before
 
     def _progress(self) -> None:
         """The recorder has stored a group, or has come into trouble."""
         done, taken = self._recorder.done, self._taken
         while taken and taken[0].until <= done:
-            source, count, _ = taken.popleft()
+            vehicle, count, _ = taken.popleft()
             self._waiting -= count
-            source.waiting -= count
+            vehicle.waiting -= count
         self._go_on()
 
     def _go_on(self) -> None:

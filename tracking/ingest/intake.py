@@ -1,6 +1,6 @@
 """Taking in: what becomes of the fixes that a vehicle reports, whichever door they come through.
 
-    taken = intake.take(source, session, fixes, now)
+    taken = intake.take(vehicle, session, fixes, now)
     taken.results()                      # what became of each, as far as is known at once
     await intake.committed(taken)        # the same, after COMMIT
 
@@ -199,68 +199,68 @@ class Intake:
 
     # --- what a vehicle may ask -------------------------------------------------------------------------------------
 
-    def prepaid(self, source: IngestVehicle) -> Prepaid:
+    def prepaid(self, vehicle: IngestVehicle) -> Prepaid:
         """For a door that stays open, as a socket does."""
-        return Prepaid(*self._buckets(source))
+        return Prepaid(*self._buckets(vehicle))
 
-    def take_frame(self, source: IngestVehicle) -> bool:
+    def take_frame(self, vehicle: IngestVehicle) -> bool:
         """Whether the vehicle may send a frame, or a request, now. For a door that has nothing `prepaid`."""
-        frames, _ = self._buckets(source)
+        frames, _ = self._buckets(vehicle)
         return frames.take(self._clock())
 
-    def spend_unreadable(self, source: IngestVehicle, size: int) -> None:
+    def spend_unreadable(self, vehicle: IngestVehicle, size: int) -> None:
         """Pays for a report of so many bytes that can't be read."""
-        _, fixes = self._buckets(source)
+        _, fixes = self._buckets(vehicle)
         fixes.drain(self._clock(), 1 + size // BYTES_OF_FIX)
 
-    def _buckets(self, source: IngestVehicle) -> tuple[Bucket, Bucket]:
+    def _buckets(self, vehicle: IngestVehicle) -> tuple[Bucket, Bucket]:
         """The vehicle's, for all of its doors."""
         now, settings = self._clock(), self._settings
-        if source.frames is None:
-            source.frames = Bucket(settings.driver_frames_per_second, settings.driver_frames_at_once, now)
-        if source.fixes is None:
-            source.fixes = Bucket(settings.budget_fixes.per_second, settings.budget_fixes.at_once, now)
-        return source.frames, source.fixes
+        if vehicle.frames is None:
+            vehicle.frames = Bucket(settings.driver_frames_per_second, settings.driver_frames_at_once, now)
+        if vehicle.fixes is None:
+            vehicle.fixes = Bucket(settings.budget_fixes.per_second, settings.budget_fixes.at_once, now)
+        return vehicle.frames, vehicle.fixes
 
-    def spend_session(self, source: IngestVehicle) -> None:
+    def spend_session(self, vehicle: IngestVehicle) -> None:
         """To be called before a session is opened that is not in memory: it may be one more row of the vehicle.
 
         Raises `Refusal` (`rate_limited`) where the vehicle opened too many lately.
         """
-        self._budgets.sessions.spend(source.vehicle.vehicle_id)
+        self._budgets.sessions.spend(vehicle.vehicle_id)
 
-    async def open_session(self, source: IngestVehicle, name: str) -> Session | None:
+    async def open_session(self, vehicle: IngestVehicle, name: str) -> Session | None:
         """The vehicle's session of this name; None where the vehicle was removed.
 
         Raises `Refusal` as `spend_session` does, and `StoreUnavailable`.
         """
-        session = source.sessions.get(name)
+        session = vehicle.sessions.get(name)
         if session is not None:
             return session
-        self.spend_session(source)
-        return await self._ingest_vehicles.open_session(source, name)
+        self.spend_session(vehicle)
+        return await self._ingest_vehicles.open_session(vehicle, name)
 
     # --- fixes ------------------------------------------------------------------------------------------------------
 
-    def take_at_once(self, source: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> bool:
+    def take_at_once(self, vehicle: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> bool:
         """Takes one fix that came as it happened and was `prepaid`, where nothing is to be told of it. Else it takes nothing.
 
         What nearly all fixes are: as `take` does it, and cheaper.
         """
         if type(fix) is Unreadable or fix.seq <= session.handled or self._recorder.full:
             return False
-        if not -AHEAD <= now - fix.fix_time <= BEHIND or source.clock is not None:
+        if not -AHEAD <= now - fix.fix_time <= BEHIND or vehicle.clock is not None:
             return False
-        position = self._pipeline.accept(source, session, fix, now)
+        position = self._pipeline.accept(vehicle, session, fix, now)
         if position is not None:
             if position.live:
-                source.newest = position
+                vehicle.newest = position
             self._publish(position)
         return True
 
     def take(
         self,
-        source: IngestVehicle,
+        vehicle: IngestVehicle,
         session: Session,
         fixes: Sequence[Fix | Unreadable],
         now: int,
@@ -272,22 +272,22 @@ class Intake:
 
         `prepaid` is of a door that had its frame from it.
         """
-        taken = Taken(session, fixes, session.seen, now, skew=self.begin(source, session, fixes, now, backlog=backlog))
+        taken = Taken(session, fixes, session.seen, now, skew=self.begin(vehicle, session, fixes, now, backlog=backlog))
         count = len(fixes)
         if prepaid is None or not prepaid.covered or count != 1:
-            bucket = source.fixes
+            bucket = vehicle.fixes
             if bucket is None:
-                _, bucket = self._buckets(source)
+                _, bucket = self._buckets(vehicle)
             if not bucket.take(now, count or 1):
                 taken.held = True
                 return taken
             if prepaid is not None and not prepaid.covered:
                 prepaid.pay(now)
-        self._take(taken, source, False)
+        self._take(taken, vehicle, False)
         return taken
 
     def begin(
-        self, source: IngestVehicle, session: Session, fixes: Sequence[Fix | Unreadable], now: int, *, backlog: bool = False
+        self, vehicle: IngestVehicle, session: Session, fixes: Sequence[Fix | Unreadable], now: int, *, backlog: bool = False
     ) -> int:
         """What a whole report says before it is taken by parts: how far the device's clock is off, 0 where nothing shows that.
 
@@ -298,43 +298,43 @@ class Intake:
             session.prompt = max((fix.seq for fix in fixes if fix.seq is not None), default=0)
         if fixes and type(last := fixes[-1]) is not Unreadable:
             age = now - last.fix_time
-            if (age > BEHIND or age < -AHEAD or source.clock is not None) and last.seq > session.seen:
-                return self._judge_clock(source, fixes[0], age, now)
+            if (age > BEHIND or age < -AHEAD or vehicle.clock is not None) and last.seq > session.seen:
+                return self._judge_clock(vehicle, fixes[0], age, now)
         return 0
 
     def take_part(
-        self, source: IngestVehicle, session: Session, fixes: Sequence[Fix | Unreadable], most: int, now: int
+        self, vehicle: IngestVehicle, session: Session, fixes: Sequence[Fix | Unreadable], most: int, now: int
     ) -> Taken | Held:
         """Takes the first `most` of a report's fixes, in its vehicle's turn; fewer where its budget of backlogs is smaller.
 
         Call `begin` before the first part.
         """
         count = min(most, len(fixes), self._settings.budget_backlog.at_once)
-        held = self._afford(source, count, len(fixes), now)
+        held = self._afford(vehicle, count, len(fixes), now)
         if held is not None:
             return held
         taken = Taken(session, fixes[:count], session.seen, now)
         before = self._recorder.offered
         try:
-            self._take(taken, source, self._backlogs.full(source))
+            self._take(taken, vehicle, self._backlogs.full(vehicle))
         finally:
-            self._backlogs.took(source, before)
+            self._backlogs.took(vehicle, before)
         return taken
 
-    def _afford(self, source: IngestVehicle, count: int, left: int, now: int) -> Held | None:
+    def _afford(self, vehicle: IngestVehicle, count: int, left: int, now: int) -> Held | None:
         """Takes so many fixes off the vehicle's budgets. `left`: of the report, in all."""
-        _, bucket = self._buckets(source)
+        _, bucket = self._buckets(vehicle)
         if bucket.take(now, count):
             return None
         try:
-            self._budgets.backlogs.spend(source.vehicle.vehicle_id, amount=count)
+            self._budgets.backlogs.spend(vehicle.vehicle_id, amount=count)
         except Refusal as refusal:
             wait = min(bucket.wait(count), refusal.retry_after or 0.0)
             total = wait + (left - count) / self._settings.budget_backlog.per_second
             return Held(wait, total, Refusal(refusal.code, refusal.detail, retry_after=math.ceil(total)))
         return None
 
-    def _take(self, taken: Taken, source: IngestVehicle, full: bool) -> None:
+    def _take(self, taken: Taken, vehicle: IngestVehicle, full: bool) -> None:
         """`full`: they can't be stored, whatever the queue holds."""
         session, now = taken.session, taken.now
         pipeline, recorder = self._pipeline, self._recorder
@@ -353,24 +353,24 @@ class Intake:
             if not refused and recorder.full:
                 refused = True
                 taken.refused_from = fix
-            position = (pipeline.preview if refused else pipeline.accept)(source, session, fix, now)
+            position = (pipeline.preview if refused else pipeline.accept)(vehicle, session, fix, now)
             if position is not None:
                 if position.live:
-                    source.newest = position
+                    vehicle.newest = position
                 self._publish(position)
 
-    def _judge_clock(self, source: IngestVehicle, first: Fix | Unreadable, age: int, now: int) -> int:
+    def _judge_clock(self, vehicle: IngestVehicle, first: Fix | Unreadable, age: int, now: int) -> int:
         """Judges the device's clock by a report whose last fix is so old."""
-        clock = source.clock
+        clock = vehicle.clock
         skew = 0
         if is_right(age):
-            source.clock = None
+            vehicle.clock = None
         else:
             if clock is None:
-                queued = type(first) is not Unreadable and continues(first.fix_time, source.motion.time)
-                clock = source.clock = DeviceClock(queued=queued)
+                queued = type(first) is not Unreadable and continues(first.fix_time, vehicle.motion.time)
+                clock = vehicle.clock = DeviceClock(queued=queued)
             skew = clock.see(age, now)
-        self._on_skew(source.vehicle.vehicle_id, skew)
+        self._on_skew(vehicle.vehicle_id, skew)
         return skew
 
     # --- after COMMIT -----------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class Pipeline:
         """The recorder can take no more: use `preview`, and close the connection with 4014."""
         return self._recorder.full
 
-    def accept(self, source: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
+    def accept(self, vehicle: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
         """The position that the fix became, handed to the recorder, where it is to be shown; None for a repeat, for a rejected
         fix, and for one that was shown before.
         """
@@ -59,14 +59,14 @@ class Pipeline:
                 drop_untrue(fix)
                 if not verdict.speed_believed:
                     fix.speed = UNSET
-                position = _position(source, session, fix, now, verdict.suspect, verdict.live)
+                position = _position(vehicle, session, fix, now, verdict.suspect, verdict.live)
                 self._recorder.offer(Entry(session, seq, position, None))
                 return None
-        position = _judged(source, session, fix, now)
+        position = _judged(vehicle, session, fix, now)
         self._recorder.offer(Entry(session, seq, position, None))
         return position
 
-    def preview(self, source: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
+    def preview(self, vehicle: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
         """The same while the recorder is full: to be shown, not to be stored. The device sends the fix again."""
         seq = fix.seq
         if seq is None:
@@ -78,7 +78,7 @@ class Pipeline:
             session.previewed[seq] = None
             return None
         reported = fix.speed
-        position = _judged(source, session, fix, now)
+        position = _judged(vehicle, session, fix, now)
         verdict = Verdict(position.suspect, position.live, fix.speed is reported)
         if verdict != _PLAIN:
             session.previewed[seq] = verdict
@@ -91,11 +91,11 @@ def _rejected_for(seq: int, code: ErrorCode, detail: str) -> Rejected:
     return Rejected(seq, code.value, detail)
 
 
-def _judged(source: IngestVehicle, session: Session, fix: Fix, now: int) -> Position:
+def _judged(vehicle: IngestVehicle, session: Session, fix: Fix, now: int) -> Position:
     for field in drop_untrue(fix):
         UNKNOWN.labels(field).value += 1
     reported = fix.speed
-    suspect, live = judge(fix, source.motion, session.number, now)
+    suspect, live = judge(fix, vehicle.motion, session.number, now)
     if fix.speed is not reported:
         _contradicted.value += 1
     if suspect:
@@ -106,17 +106,17 @@ def _judged(source: IngestVehicle, session: Session, fix: Fix, now: int) -> Posi
         _accepted.value += 1
     else:
         _late.value += 1
-    return _position(source, session, fix, now, suspect, live)
+    return _position(vehicle, session, fix, now, suspect, live)
 
 
 def _position(
-    source: IngestVehicle, session: Session, fix: Fix, now: int, suspect: tuple[Suspicion, ...], live: bool
+    vehicle: IngestVehicle, session: Session, fix: Fix, now: int, suspect: tuple[Suspicion, ...], live: bool
 ) -> Position:
-    span = span_at(source.windows, fix.fix_time)
+    span = span_at(vehicle.windows, fix.fix_time)
     accuracy, altitude, speed, bearing, battery = fix.accuracy, fix.altitude, fix.speed, fix.bearing, fix.battery
     return Position(
-        source.number,
-        source.vehicle.vehicle_id,
+        vehicle.number,
+        vehicle.vehicle_id,
         session.number,
         fix.seq,
         fix.fix_time,

@@ -249,6 +249,10 @@ class IngestVehicle:
         """Newest first. Of what is older than they are, `TRIP_UNKNOWN` is the trip."""
         self.set_spans(spans)
 
+    @property
+    def vehicle_id(self) -> str:
+        return self.vehicle.vehicle_id
+
     def set_spans(self, spans: Sequence[Span]) -> None:
         """The newest spans of this vehicle, oldest first: all that matter, or more than `MAX_SPANS`. They do not overlap."""
         windows = windows_of(spans)
@@ -280,7 +284,7 @@ class IngestVehicles:
         self._by_id: dict[str, IngestVehicle] = {}
         self.by_number: dict[int, IngestVehicle] = {}
         self.loading: Loading[int | str] = Loading()
-        self.on_unsettled: Callable[[IngestVehicle, int], None] = lambda _source, _since: None
+        self.on_unsettled: Callable[[IngestVehicle, int], None] = lambda _vehicle, _since: None
         """Told of a vehicle that comes into memory, and of its `unsettled`."""
         self._stored = Gathered(self._read_all)
         self._opened = Gathered(self._open_all)
@@ -289,34 +293,34 @@ class IngestVehicles:
         return self._by_id.get(vehicle_id)
 
     async def load(self, vehicle_id: str) -> IngestVehicle | None:
-        """The vehicle's source, from memory or the store; None where there is no such vehicle. Raises `StoreUnavailable`."""
-        while (source := self._by_id.get(vehicle_id)) is None:
+        """The vehicle, from memory or the store; None where there is no such vehicle. Raises `StoreUnavailable`."""
+        while (vehicle := self._by_id.get(vehicle_id)) is None:
             await self._follow()
             with self.loading.reading():
-                source = await self._stored.get(vehicle_id)
-                if source is None:
+                vehicle = await self._stored.get(vehicle_id)
+                if vehicle is None:
                     return None
-                if all(self.loading.is_current(key, source.as_of) for key in (source.number, vehicle_id)):
-                    self._keep(source)
-        source.unused = False
-        return source
+                if all(self.loading.is_current(key, vehicle.as_of) for key in (vehicle.number, vehicle_id)):
+                    self._keep(vehicle)
+        vehicle.unused = False
+        return vehicle
 
-    def _keep(self, source: IngestVehicle) -> None:
+    def _keep(self, vehicle: IngestVehicle) -> None:
         # Of two that asked at once the first is kept: somebody is connected with it.
-        kept = self._by_id.setdefault(source.vehicle.vehicle_id, source)
+        kept = self._by_id.setdefault(vehicle.vehicle_id, vehicle)
         self.by_number[kept.number] = kept
-        if kept is source and source.unsettled is not None:
-            self.on_unsettled(source, source.unsettled)
+        if kept is vehicle and vehicle.unsettled is not None:
+            self.on_unsettled(vehicle, vehicle.unsettled)
 
     def let_go(self, connected: Container[str]) -> None:
         """To be called every hour: lets go of who has nothing waiting and was not `connected` the last time either."""
-        for vehicle_id, source in list(self._by_id.items()):
-            if vehicle_id in connected or source.waits:
-                source.unused = False
-            elif source.unused:
+        for vehicle_id, vehicle in list(self._by_id.items()):
+            if vehicle_id in connected or vehicle.waits:
+                vehicle.unused = False
+            elif vehicle.unused:
                 self.forget(vehicle_id)
             else:
-                source.unused = True
+                vehicle.unused = True
 
     async def _read_all(self, vehicle_ids: list[str]) -> Mapping[str, IngestVehicle]:
         async with self._database.connection() as connection:
@@ -329,18 +333,18 @@ class IngestVehicles:
             _, current, spans = await read_states(connection, numbers, self._clock())
             seen = await positions.newest_of_vehicles(connection, numbers)
         loaded = {}
-        for vehicle_id, (number, vehicle, tokens_from, joined_at) in stored.items():
-            source = IngestVehicle(number, vehicle, spans.get(number, ()), current.get(number), tokens_from)
-            source.joined_at = joined_at
-            source.as_of = newest.number if newest is not None else 0
-            loaded[vehicle_id] = source
+        for vehicle_id, (number, record, tokens_from, joined_at) in stored.items():
+            vehicle = IngestVehicle(number, record, spans.get(number, ()), current.get(number), tokens_from)
+            vehicle.joined_at = joined_at
+            vehicle.as_of = newest.number if newest is not None else 0
+            loaded[vehicle_id] = vehicle
             last = seen.get(number)
             if last is not None:
-                source.motion.seed(last.latitude, last.longitude, last.fix_time, last.speed)
-                source.unsettled = _unsettled(spans.get(number, ()), last.server_time)
+                vehicle.motion.seed(last.latitude, last.longitude, last.fix_time, last.speed)
+                vehicle.unsettled = _unsettled(spans.get(number, ()), last.server_time)
                 if not is_right(last.server_time - last.fix_time):
                     # Fixes that go on from this one are no sign that the clock was right.
-                    source.clock = DeviceClock(queued=False)
+                    vehicle.clock = DeviceClock(queued=False)
         return loaded
 
     async def _open_all(self, wanted: list[tuple[int, str]]) -> Mapping[tuple[int, str], tuple[int, int]]:
@@ -353,22 +357,22 @@ class IngestVehicles:
                 found |= await sessions.open_all(connection, missing)
         return found
 
-    async def open_session(self, source: IngestVehicle, name: str) -> Session | None:
+    async def open_session(self, vehicle: IngestVehicle, name: str) -> Session | None:
         """The session of this name, from memory or the store; None where the vehicle was removed. Raises `StoreUnavailable`."""
-        session = source.sessions.get(name)
+        session = vehicle.sessions.get(name)
         if session is None:
-            opened = await self._opened.get((source.number, name))
+            opened = await self._opened.get((vehicle.number, name))
             if opened is None:
                 return None
             number, handled = opened
-            session = source.sessions.setdefault(name, Session(number, name, handled))
-            for other in [s for s in source.sessions.values() if s is not session and s.receiver is None]:
+            session = vehicle.sessions.setdefault(name, Session(number, name, handled))
+            for other in [s for s in vehicle.sessions.values() if s is not session and s.receiver is None]:
                 if other.seen == other.handled:
-                    del source.sessions[other.name]
+                    del vehicle.sessions[other.name]
         return session
 
     def forget(self, vehicle_id: str) -> None:
         """The vehicle is gone, or must be read anew."""
-        source = self._by_id.pop(vehicle_id, None)
-        if source is not None:
-            self.by_number.pop(source.number, None)
+        vehicle = self._by_id.pop(vehicle_id, None)
+        if vehicle is not None:
+            self.by_number.pop(vehicle.number, None)

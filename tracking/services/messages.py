@@ -53,16 +53,16 @@ class Messages:
         """Raises `Refusal`: `not_found` where the trip is not this fleet's, the rest as for passengers."""
         await self._post(principal, trip_id, "dispatcher", client_id, text, fleet_id=fleet_id)
 
-    def none_unread(self, source: IngestVehicle) -> bool:
+    def none_unread(self, vehicle: IngestVehicle) -> bool:
         """Whether memory knows that the vehicle's driver has read everything, so that nobody need be asked."""
-        return source.read == source.posted
+        return vehicle.read == vehicle.posted
 
-    async def unread(self, source: IngestVehicle, after: int = 0) -> list[Message]:
+    async def unread(self, vehicle: IngestVehicle, after: int = 0) -> list[Message]:
         """A page of what the vehicle's driver has not read: the first `PAGE` after the message of that number."""
-        posted = source.posted
-        found = await self._unread.get((source.number, after)) or []
+        posted = vehicle.posted
+        found = await self._unread.get((vehicle.number, after)) or []
         if not found and after == 0:
-            source.read = posted
+            vehicle.read = posted
         return found
 
     async def _read_unread(self, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], list[Message]]:

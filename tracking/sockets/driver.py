@@ -88,15 +88,15 @@ class DriverConnection(Connection):
         "_unread_after",
         "as_of",
         "session",
-        "source",
         "ticket",
+        "vehicle",
     )
 
     def __init__(self, websocket: WebSocket, service: Service, principal: Principal) -> None:
         super().__init__(websocket, service, principal)
         self.ticket = next(_tickets)
         self.as_of = 0
-        self.source: IngestVehicle | None = None
+        self.vehicle: IngestVehicle | None = None
         self.session: Session | None = None
         self._interval = 0.0
         self._skew_told = 0
@@ -114,35 +114,35 @@ class DriverConnection(Connection):
         self._held_told_at = 0
 
     async def opened(self) -> None:
-        source = await self.service.ingest_vehicles.load(self.principal.subject)
-        if source is None:
+        vehicle = await self.service.ingest_vehicles.load(self.principal.subject)
+        if vehicle is None:
             raise not_yours()
-        if not is_of_incarnation(self.principal, source.tokens_from):
+        if not is_of_incarnation(self.principal, vehicle.tokens_from):
             raise SocketClosed(CloseCode.REVOKED)
-        self.source, self.as_of = source, source.as_of
-        self._prepaid = self._intake.prepaid(source)
+        self.vehicle, self.as_of = vehicle, vehicle.as_of
+        self._prepaid = self._intake.prepaid(vehicle)
         hub = self.service.hub
-        if source.vehicle.vehicle_id not in hub.fleets.vehicles:
+        if vehicle.vehicle_id not in hub.fleets.vehicles:
             # Its fleet is not loaded yet, or its change is not applied.
-            live = hub.fleets.know(source.vehicle, source.joined_at, source.number)
-            live.as_of = source.as_of
-            hub.fleets.set_trip(source.vehicle.vehicle_id, source.trip)
-        self.service.loader.want(source.vehicle.fleet_id)
-        hub.fleets.set_clock_skew(source.vehicle.vehicle_id, source.clock.skew if source.clock is not None else 0)
-        if not hub.claim(source.vehicle.vehicle_id, self):
+            live = hub.fleets.know(vehicle.vehicle, vehicle.joined_at, vehicle.number)
+            live.as_of = vehicle.as_of
+            hub.fleets.set_trip(vehicle.vehicle_id, vehicle.trip)
+        self.service.loader.want(vehicle.vehicle.fleet_id)
+        hub.fleets.set_clock_skew(vehicle.vehicle_id, vehicle.clock.skew if vehicle.clock is not None else 0)
+        if not hub.claim(vehicle.vehicle_id, self):
             raise SocketClosed(CloseCode.REPLACED)
-        self._interval = hub.interval_for(source.trip)
+        self._interval = hub.interval_for(vehicle.trip)
         welcome = Welcome(self.service.clock(), self._interval)
-        if source.trip is not None:
-            welcome.trip = live_view(source.trip)
-            self._trips = {source.trip.trip_id: source.trip}
+        if vehicle.trip is not None:
+            welcome.trip = live_view(vehicle.trip)
+            self._trips = {vehicle.trip.trip_id: vehicle.trip}
         self.send(frame(welcome))
-        if not self.service.messages.none_unread(source):
+        if not self.service.messages.none_unread(vehicle):
             self._tell_unread_after(0)
 
     def left(self) -> None:
-        if self.source is not None:
-            self.service.hub.release(self.source.vehicle.vehicle_id, self)
+        if self.vehicle is not None:
+            self.service.hub.release(self.vehicle.vehicle_id, self)
             self._prepaid.give_back()
         # Its turn may be a while from now.
         self._part = None
@@ -171,14 +171,14 @@ class DriverConnection(Connection):
             return
         message = self._decoded(data)
         if type(message) is Report:
-            source, session = self.source, self.session
-            if source is None or session is None:
+            vehicle, session = self.vehicle, self.session
+            if vehicle is None or session is None:
                 raise _no_hello()
             fixes = message.fixes
             plain = self._prepaid.covered and len(fixes) == 1 and not message.backlog
-            if plain and self._intake.take_at_once(source, session, fixes[0], now):
+            if plain and self._intake.take_at_once(vehicle, session, fixes[0], now):
                 return
-            taken = self._intake.take(source, session, fixes, now, backlog=message.backlog, prepaid=self._prepaid)
+            taken = self._intake.take(vehicle, session, fixes, now, backlog=message.backlog, prepaid=self._prepaid)
             if taken.skew:
                 self._tell_skew(taken.skew, now)
             if taken.held:
@@ -191,7 +191,7 @@ class DriverConnection(Connection):
     def _carry_out(self, message: DriverMessage) -> bool:
         """What is no report of fixes. Whether its session is looked for, and the wire held until it is found."""
         if isinstance(message, Hello):
-            known = self.source.sessions.get(message.session) if self.source is not None else None
+            known = self.vehicle.sessions.get(message.session) if self.vehicle is not None else None
             if known is not None:
                 self._leave_session()
                 self._enter(known)
@@ -210,18 +210,18 @@ class DriverConnection(Connection):
 
     def _spend_session(self) -> None:
         """Without a session the device could report nothing: it is sent away, and comes back."""
-        assert self.source is not None
+        assert self.vehicle is not None
         try:
-            self._intake.spend_session(self.source)
+            self._intake.spend_session(self.vehicle)
         except Refusal as refusal:
             self.tell_error(refusal)
             raise SocketClosed(CloseCode.TOO_MANY_REQUESTS) from None
 
     async def _begin(self, name: str) -> None:
-        assert self.source is not None
+        assert self.vehicle is not None
         self._leave_session()
         try:
-            session = await self.service.ingest_vehicles.open_session(self.source, name)
+            session = await self.service.ingest_vehicles.open_session(self.vehicle, name)
             if session is None:
                 self.close(CloseCode.NOT_FOUND)
             elif self._closing is None:
@@ -242,10 +242,10 @@ class DriverConnection(Connection):
 
     def _reporting(self) -> tuple[IngestVehicle, Session]:
         """Whose fixes these are."""
-        source, session = self.source, self.session
-        if source is None or session is None:
+        vehicle, session = self.vehicle, self.session
+        if vehicle is None or session is None:
             raise _no_hello()
-        return source, session
+        return vehicle, session
 
     def _tell_outcome(self, taken: Taken) -> None:
         """Tells what an ack will not tell."""
@@ -276,9 +276,9 @@ class DriverConnection(Connection):
             if isinstance(part, bytes):
                 message = self._decoded(part)
                 if type(message) is Report:
-                    source, session = self._reporting()
+                    vehicle, session = self._reporting()
                     part = message.fixes
-                    skew = self._intake.begin(source, session, part, now, backlog=message.backlog)
+                    skew = self._intake.begin(vehicle, session, part, now, backlog=message.backlog)
                     if skew:
                         self._tell_skew(skew, now)
                 else:
@@ -294,8 +294,8 @@ class DriverConnection(Connection):
 
     def _take_some(self, fixes: list[Fix | Unreadable], most: int, now: int) -> int:
         """Takes the first `most` of these fixes, where the budget allows it. How many it looked at; the rest is `_part`."""
-        source, session = self._reporting()
-        taken = self._intake.take_part(source, session, fixes, most, now)
+        vehicle, session = self._reporting()
+        taken = self._intake.take_part(vehicle, session, fixes, most, now)
         if type(taken) is Held:
             self._hold_back(taken, now)
             self._part = fixes
@@ -322,8 +322,8 @@ class DriverConnection(Connection):
         try:
             return decode_driver(frame)
         except Refusal:
-            if self.source is not None:
-                self._intake.spend_unreadable(self.source, len(frame))
+            if self.vehicle is not None:
+                self._intake.spend_unreadable(self.vehicle, len(frame))
             raise
 
     def _tell_skew(self, skew: int, now: int) -> None:
@@ -352,9 +352,9 @@ class DriverConnection(Connection):
 
     async def _tell_page(self, after: int) -> None:
         """Tells a page of what is unread, and then the next, for as long as the driver's socket takes them."""
-        source = self.source
-        assert source is not None
-        page = await self.service.messages.unread(source, after)
+        vehicle = self.vehicle
+        assert vehicle is not None
+        page = await self.service.messages.unread(vehicle, after)
         for message in page:
             if self._closing is not None:
                 return
@@ -418,7 +418,7 @@ class DriverConnection(Connection):
 
     @property
     def number(self) -> int:
-        return self.source.number if self.source is not None else 0
+        return self.vehicle.number if self.vehicle is not None else 0
 
     def tell_message(self, number: int, trip_id: str, text: str, sender: str, server_time: int) -> None:
         if self._told is None:
