@@ -1,7 +1,8 @@
 """One private PostgreSQL for the whole run, one hub that most tests share, and fresh ones for those that break things."""
 
+import functools
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import prepared
+from tests.support import machine, prepared
 from tests.support.clients import Api
 from tests.support.hub_process import HubProcess
 from tracking.demo.postgres import Cluster
@@ -56,6 +57,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         place = {f"tests/{name}": number for number, name in enumerate(LONGEST)}
         items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    with _machine(item.config).shared():
+        return (yield)
+
+
+@functools.cache
+def _machine(config: pytest.Config) -> machine.Machine:
+    return machine.share_with_workers(prepared.run_directory(config._tmp_path_factory))  # type: ignore[attr-defined]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

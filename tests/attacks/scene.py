@@ -11,6 +11,7 @@ import psutil
 from tests.attacks.honest import Figures, honest_clients
 from tests.support.clients import Api, Driver, fix, now_ms
 from tests.support.hub_process import HubProcess
+from tests.support.machine import alone
 
 MEGABYTE = 2**20
 SAMPLE_SECONDS = 0.05
@@ -87,8 +88,16 @@ async def _warm(url: str) -> None:
 
 
 async def stage(hub: HubProcess, attack: Attack, seconds: float, *, memory: bool = True) -> Outcome:
-    """Runs the attack with honest clients beside it. Without `memory` the hub's memory does not matter, before nor after."""
-    scene = Scene(hub, seconds)
+    """Runs the attack with honest clients beside it, and no other test.
+
+    Without `memory` the hub's memory does not matter, before nor after.
+    """
+    async with alone():
+        return await _measured(Scene(hub, seconds), attack, memory)
+
+
+async def _measured(scene: Scene, attack: Attack, memory: bool) -> Outcome:
+    hub = scene.hub
     if memory:
         await _warm(hub.url)
     async with honest_clients(hub.url) as figures:
