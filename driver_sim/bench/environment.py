@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,13 +64,17 @@ def launch(arguments: Sequence[str], environment: Mapping[str, str], log: Path) 
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a environment is made; the defaults are those of a measurement, and tests of the bench have others."""
+    """How an environment is made and asked. The defaults are those of a measurement; tests of the bench have others."""
 
     settle_seconds: float = SETTLE_SECONDS
     """How long each load goes on before it is measured."""
     launch: Launch = launch
-    database: Mapping[str, str] = field(default_factory=dict)
-    """Settings of PostgreSQL besides the cluster's own."""
+    questions: int = 300
+    """How often each question of the shapes that ask is asked."""
+    cluster: Cluster | None = None
+    """A PostgreSQL that runs. None: a new one is made for each shape, and removed after it."""
+    template: str | None = None
+    """The database of that cluster which is copied for each shape."""
 
 
 class EnvironmentFailed(Exception):
@@ -109,6 +113,7 @@ class Environment:
         conditions: Conditions,
     ) -> None:
         self.settle_seconds = conditions.settle_seconds
+        self.questions = conditions.questions
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.vehicles: list[str] = []
@@ -298,12 +303,12 @@ class Environment:
 async def environment(directory: Path, settings: Mapping[str, str], conditions: Conditions) -> AsyncIterator[Environment]:
     """A fresh database and a hub, both gone at the end. `settings` are the hub's, TRACKING_…. Raises `EnvironmentFailed`."""
     directory.mkdir(mode=0o711, parents=True, exist_ok=True)  # noqa: ASYNC240  nothing runs yet
-    cluster = Cluster(directory / "pg", settings=conditions.database, die_with_parent=True)
-    cluster.start()
+    cluster = conditions.cluster or Cluster(directory / "pg", die_with_parent=True)
+    if conditions.cluster is None:
+        cluster.start()
     try:
-        cluster.create_database("bench")
         cluster.drop_database("bench")
-        cluster.create_database("bench")
+        cluster.create_database("bench", conditions.template)
         made = Environment(cluster, "bench", directory / "hub.log", settings, conditions)
         try:
             await made.open()
@@ -311,7 +316,10 @@ async def environment(directory: Path, settings: Mapping[str, str], conditions: 
         finally:
             await made.close()
     finally:
-        cluster.remove()
+        if conditions.cluster is None:
+            cluster.remove()
+        else:
+            cluster.drop_database("bench")
 
 
 def _free_port() -> int:

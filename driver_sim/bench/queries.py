@@ -17,7 +17,8 @@ from tracking.store import nearest as latest
 from tracking.store.pool import Database
 from tracking.store.positions import DAY_MS
 
-ASKED = 300
+UNTIMED = 20
+"""First questions, which are not measured: they make connections, and prepare statements."""
 FLEETS = 100
 HISTORY_VEHICLES = 250
 HISTORY_DAYS = 20
@@ -42,7 +43,7 @@ async def nearest(environment: Environment, count: int, _seconds: float) -> Resu
         ANALYZE
         """
     )
-    result: Result = {"vehicles": count, "asked": ASKED}
+    result: Result = {"vehicles": count, "asked": environment.questions}
     async with _asking(environment) as (get, database):
         for name, fleets in (("one fleet", 1), (f"{FLEETS} fleets", FLEETS)):
             if fleets > 1:
@@ -68,9 +69,9 @@ async def nearest(environment: Environment, count: int, _seconds: float) -> Resu
                 async with database.connection() as connection:
                     return len(await latest.nearest(connection, fleet(), *_somewhere(), 10))
 
-            result |= await _timed(f"{name}: http", lambda: over_http("false"), 10)
-            result |= await _timed(f"{name}: available, http", lambda: over_http("true"), 10)
-            result |= await _timed(f"{name}: query", alone, 10)
+            result |= await _timed(environment, f"{name}: http", lambda: over_http("false"), 10)
+            result |= await _timed(environment, f"{name}: available, http", lambda: over_http("true"), 10)
+            result |= await _timed(environment, f"{name}: query", alone, 10)
     return result
 
 
@@ -117,7 +118,7 @@ async def history(environment: Environment, count: int, _seconds: float) -> Resu
         "stored_gb": size / 1e9,
         "stored_per_second": total / stored_seconds,
         "fixes_of_a_day": each,
-        "asked": ASKED,
+        "asked": environment.questions,
     }
     async with _asking(environment) as (get, database):
         # What there is as often as fixes, and how much oftener.
@@ -130,7 +131,7 @@ async def history(environment: Environment, count: int, _seconds: float) -> Resu
                 content: bytes = answer.content
                 return content.count(mark) - more
 
-            result |= await _timed(f"{format_}, http", over_http, each)
+            result |= await _timed(environment, f"{format_}, http", over_http, each)
         numbers = [
             row["vehicle"] for row in await environment.sql.fetch("SELECT vehicle FROM vehicles WHERE fleet_id = 'history'")
         ]
@@ -140,7 +141,7 @@ async def history(environment: Environment, count: int, _seconds: float) -> Resu
                 found = await stored_history.day_now(connection, random.choice(numbers), random.choice(days))
             return found.positions if found is not None else 0
 
-        result |= await _timed("summing up", sum_up, each)
+        result |= await _timed(environment, "summing up", sum_up, each)
     return result
 
 
@@ -173,18 +174,19 @@ async def _asking(environment: Environment) -> Any:
     await database.close()
 
 
-async def _timed(name: str, ask: Callable[[], Awaitable[int]], expected: int) -> Result:
+async def _timed(environment: Environment, name: str, ask: Callable[[], Awaitable[int]], expected: int) -> Result:
     """p50 and p95 of one question after another; `wrong` counts answers that had not as much in them as expected."""
     took: list[float] = []
     wrong = 0
-    for number in tqdm(range(ASKED + 20), desc=name, unit="", leave=False):
+    for number in tqdm(range(UNTIMED + environment.questions), desc=name, unit="", leave=False):
         begin = time.perf_counter()
         found = await ask()
-        if number >= 20:  # connections are made by the first ones, and statements prepared
+        if number >= UNTIMED:
             took.append(1000 * (time.perf_counter() - begin))
-            wrong += found != expected
+        wrong += found != expected
     took.sort()
-    return {f"{name} p50_ms": took[ASKED // 2], f"{name} p95_ms": took[ASKED * 95 // 100], f"{name} wrong": wrong}
+    p50, p95 = (took[len(took) * share // 100] for share in (50, 95))
+    return {f"{name} p50_ms": p50, f"{name} p95_ms": p95, f"{name} wrong": wrong}
 
 
 def _somewhere() -> tuple[float, float]:

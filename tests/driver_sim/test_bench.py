@@ -3,17 +3,35 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from driver_sim.bench import run as bench
 from driver_sim.bench.environment import Conditions
 from tests.support.hub_process import ROOT, launch
+from tracking.demo.postgres import Cluster
 
-TRIAL = Conditions(settle_seconds=0.0, launch=launch, database={"fsync": "off"})
+Run = Callable[..., dict[str, Any]]
 
 
-def test_a_small_run_of_every_kind_counts_right(tmp_path: Path) -> None:
+@pytest.fixture
+def run(tmp_path: Path, cluster: Cluster, template: str) -> Run:
+    """The figures of one small run of each shape, in this process, with hubs that are forked."""
+
+    def run(*counts: tuple[str, int]) -> dict[str, Any]:
+        path = tmp_path / "bench.json"
+        trial = Conditions(settle_seconds=0.0, launch=launch, questions=10, cluster=cluster, template=template)
+        bench.run([(shape, [count]) for shape, count in counts], 1.0, path, trial)
+        figures = json.loads(path.read_text())
+        return {shape: figures[shape][0] for shape, _ in counts}
+
+    return run
+
+
+def test_a_small_run_of_every_kind_counts_right(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "by command.json"
     small = ("--shape", "trips", "--seconds", "1", "--settle", "0", "--trips", "5", "--json", str(path))
     done = subprocess.run([sys.executable, "-m", "driver_sim", "bench", *small], cwd=ROOT, capture_output=True, timeout=100)
@@ -21,7 +39,7 @@ def test_a_small_run_of_every_kind_counts_right(tmp_path: Path) -> None:
     assert "== trips" in done.stdout.decode()
     (trips,) = json.loads(path.read_text())["trips"]
     assert trips["drivers"] == 5
-    result = run(tmp_path, ("popular", 4), ("return", 6))
+    result = run(("popular", 4), ("return", 6))
     for figures, expected in ((trips, 5), (result["popular"], 10)):
         assert {
             name: figures[name] for name in ("lost", "not_acknowledged", "not_delivered", "breaks", "closed")
@@ -31,16 +49,16 @@ def test_a_small_run_of_every_kind_counts_right(tmp_path: Path) -> None:
     assert result["return"]["clients"] == 6
 
 
-def test_a_small_run_of_those_that_ask_gets_what_it_asks_for(tmp_path: Path) -> None:
-    result = run(tmp_path, ("nearest", 30_000), ("history", 100_000))
+def test_a_small_run_of_those_that_ask_gets_what_it_asks_for(run: Run) -> None:
+    result = run(("nearest", 12_000), ("history", 10_000))
     for shape, questions in (("nearest", 6), ("history", 4)):
         wrong = {name: value for name, value in result[shape].items() if name.endswith("wrong")}
         assert (len(wrong), set(wrong.values())) == (questions, {0})
-    assert (result["history"]["positions"], result["history"]["fixes_of_a_day"]) == (100_000, 20)
+    assert (result["history"]["positions"], result["history"]["fixes_of_a_day"]) == (10_000, 2)
 
 
-def test_a_small_run_of_changes_sees_each_of_them(tmp_path: Path) -> None:
-    result = run(tmp_path, ("changes", 5))["changes"]
+def test_a_small_run_of_changes_sees_each_of_them(run: Run) -> None:
+    result = run(("changes", 5))["changes"]
     assert (result["patches"], result["patches_not_seen"]) == (20, 0)
     assert 0 < result["patch_to_passenger_p50_ms"] <= result["patch_to_passenger_p99_ms"]
     # Of 50 a second, each second one concerns a trip that is watched; on a slow machine it makes fewer.
@@ -54,8 +72,8 @@ def test_a_small_run_of_changes_sees_each_of_them(tmp_path: Path) -> None:
     assert result["sent"] == 2 + 5 + 2  # without, with and without changes
 
 
-def test_a_small_run_of_a_start_serves_all_three(tmp_path: Path) -> None:
-    result = run(tmp_path, ("start", 2_000))["start"]
+def test_a_small_run_of_a_start_serves_all_three(run: Run) -> None:
+    result = run(("start", 2_000))["start"]
     assert (result["vehicles"], result["fleets"], result["trips"], result["geofences"]) == (2000, 50, 100, 1000)
     served = [result[f"{name}_after_s"] for name in ("first_ack", "snapshot", "fleet_snapshot")]
     assert 0 < result["ready_after_s"] < min(served)
@@ -63,11 +81,3 @@ def test_a_small_run_of_a_start_serves_all_three(tmp_path: Path) -> None:
     assert result["vehicles_on_screen"] > 0
     assert 10 < result["hub_memory_mb (nobody)"] < 1000
     assert 10 < result["hub_memory_mb (three clients)"] < 1000
-
-
-def run(tmp_path: Path, *counts: tuple[str, int]) -> dict[str, Any]:
-    """The figures of one small run of each shape, in this process, with hubs that are forked."""
-    path = tmp_path / "bench.json"
-    bench.run([(shape, [count]) for shape, count in counts], 1.0, path, TRIAL)
-    figures = json.loads(path.read_text())
-    return {shape: figures[shape][0] for shape, _ in counts}
