@@ -1,7 +1,7 @@
 """Standing for hours beside a mast and between houses, and jumps that are real: what the filters keep of both."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.ingest.test_filters import NOW
@@ -36,6 +36,11 @@ def test_parked_for_eight_hours_it_is_never_shown_where_a_mast_stands(
     st.sampled_from([60.0, 120.0, 600.0]),
     st.booleans(),
 )
+# An excursion of half a minute, and a bounce soon after it.
+@example(17295, 5.0, 8.0, 60.0, True)
+@example(1319198490, 5.0, 17.406078893145114, 120.0, False)
+# An excursion that was shown, the way back from it, and a bounce.
+@example(3968901306, 5.0, 10.48005254226351, 60.0, True)
 @settings(max_examples=30)
 def test_whatever_the_seed_no_bounce_is_believed_of_who_stood_for_a_quarter_of_an_hour(
     seed: int, every: float, sigma: float, memory: float, reports: bool

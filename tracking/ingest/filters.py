@@ -83,7 +83,7 @@ ROOTED: Final = 20
 """Agreeing fixes after which more support counts no more. An anchor holds against its mirror image until it is outnumbered."""
 STRAY: Final = 250.0
 """What a receiver strays, in latitude or in longitude, from where its vehicle stands: past that it is somewhere else."""
-LEFT: Final = 30_000
+LEFT: Final = 40_000
 """After so many ms past that a vehicle has left its home; a receiver is back sooner."""
 STOOD: Final = 90_000
 """A vehicle that did not leave its home for so many ms stands; a queue moves on within it."""
@@ -304,7 +304,8 @@ class Motion:
         if rival is None:
             rival = self.rival = Rival(self.speed, fix.fix_time)
         rival.add(fix)
-        hold = self.hold
+        returned = self._returned(fix)
+        hold = 0 if returned else self.hold
         outweighs = (
             (rival.agreeing >= needed and fix.fix_time - rival.begin >= hold)
             or (rival.jumps >= max(GIVE_UP, needed) and fix.fix_time - rival.first >= hold)
@@ -315,11 +316,21 @@ class Motion:
         if self.support < AGREEING:
             # An anchor that hardly anything agreed with was wrong, and so is what led to it.
             self.recent.clear()
+        stood = self.support, self.home_time, self.home_latitude, self.home_longitude
         self.support = 0
         self.move(fix, claim)
         self.support = min(rival.agreeing, ROOTED)
         self.speed = rival.speed
+        if returned:
+            self.support, self.home_time, self.home_latitude, self.home_longitude = stood
         return True
+
+    def _returned(self, fix: Fix) -> bool:
+        """Whether the receiver of a vehicle that stands strayed, and gives its home again."""
+        if not self.hold:
+            return False
+        away = distance(self.home_latitude, self.home_longitude, fix.latitude, fix.longitude)
+        return away <= NOISE and away < distance(self.home_latitude, self.home_longitude, self.latitude, self.longitude)
 
 
 class Rival:
