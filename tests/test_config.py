@@ -1,8 +1,11 @@
-"""Settings that contradict each other are refused at the start, by an error that names both."""
+"""Settings that contradict each other are refused at the start; a variable that is no setting is warned of."""
+
+from collections.abc import Callable
 
 import pytest
 
-from tracking.config import load
+from tests.support.hub_process import HubProcess
+from tracking.config import load, unknown_variables
 from tracking.errors import ConfigError
 
 
@@ -25,3 +28,18 @@ def test_settings_that_contradict_each_other(settings: dict[str, float], named: 
 
 def test_settings_that_agree() -> None:
     assert load(outbox_high_water=2048, outbox_limit=2048, stale_after=2.0, interval_watched=1.0).outbox_limit == 2048
+
+
+def test_a_variable_that_is_no_setting_is_told_with_what_was_meant() -> None:
+    environment = ("TRACKING_COMIT_INTERVAL", "TRACKING_SERVICE_TOKEN", "TRACKING_COMMIT_INTERVAL", "TRACKING_X", "PATH")
+    assert unknown_variables(environment) == [
+        "TRACKING_COMIT_INTERVAL is no setting and has no effect: did you mean TRACKING_COMMIT_INTERVAL?",
+        "TRACKING_X is no setting and has no effect: docs/SETTINGS.md lists the settings",
+    ]
+
+
+def test_the_hub_warns_of_a_variable_that_is_no_setting(own_hub: Callable[..., HubProcess]) -> None:
+    hub = own_hub(retention_day="30")
+    assert (
+        "TRACKING_RETENTION_DAY is no setting and has no effect: did you mean TRACKING_RETENTION_DAYS?" in hub.log.read_text()
+    )

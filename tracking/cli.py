@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import re
 import resource
 import socket
@@ -15,7 +16,7 @@ import uvicorn
 from tracking.api.tokens import MAX_EXPIRES_IN
 from tracking.app import create_app
 from tracking.auth import CLAIM_OF_ROLE, Auth, Role
-from tracking.config import load, require_database, require_key
+from tracking.config import load, require_database, require_key, unknown_variables
 from tracking.errors import StoreUnavailable, TrackingError
 from tracking.protocol.codec import MAX_FRAME_BYTES
 from tracking.sockets.http import HttpProtocol, listening_socket
@@ -52,6 +53,8 @@ def serve(host: str, port: int) -> None:
     settings = load()
     app = create_app(settings)
     _set_up_logging()
+    for sentence in unknown_variables(os.environ):
+        logger.warning("%s", sentence)
     try:
         asyncio.run(migrations.check(settings.database_url))
     except StoreUnavailable as error:

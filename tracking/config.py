@@ -1,6 +1,8 @@
 """Frozen settings, read once from the environment (`TRACKING_…`). `docs/SETTINGS.md` lists them; a test keeps it whole."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -13,6 +15,10 @@ from tracking.origins import is_loopback, parse_address, parse_origin
 MIN_SECRET_BYTES = 32
 MIN_RETENTION_DAYS = 8
 """The seven days that a fix may be late, and a day to spare."""
+
+
+VARIABLES_OF_PROGRAMS = frozenset({"DRIVER_TOKEN", "SERVICE_TOKEN", "SETUP_LOCKED"})
+"""Variables, TRACKING_…, that the simulator, the examples and `setup.sh` read."""
 
 
 class Rate(NamedTuple):
@@ -297,6 +303,19 @@ def load(**overrides: Any) -> Settings:
             for e in error.errors()
         )
         raise ConfigError(wrong) from None
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """A sentence for each variable that is named like a setting and is none."""
+    prefix = "TRACKING_"
+    settings = [name.upper() for name in Settings.model_fields]
+    named = {name.removeprefix(prefix) for name in environment if name.startswith(prefix)}
+    sentences = []
+    for name in sorted(named - VARIABLES_OF_PROGRAMS - set(settings)):
+        near = get_close_matches(name, settings, 1)
+        hint = f"did you mean {prefix}{near[0]}?" if near else "docs/SETTINGS.md lists the settings"
+        sentences.append(f"{prefix}{name} is no setting and has no effect: {hint}")
+    return sentences
 
 
 def require_database(settings: Settings) -> str:
