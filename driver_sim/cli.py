@@ -14,7 +14,8 @@ import click
 import httpx
 
 from driver_sim.backend import Backend, BackendError
-from driver_sim.client import DriverClient, driver_url
+from driver_sim.client import DriverClient
+from driver_sim.connection import driver_url
 from driver_sim.drive import drive as drive_fleet
 from driver_sim.outbox import MemoryOutbox
 from driver_sim.replay import Interrupted, Recording, Summary, own_fleet, record

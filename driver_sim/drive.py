@@ -9,8 +9,10 @@ from pathlib import Path
 
 from driver_sim.areas import AREAS, THRESHOLDS
 from driver_sim.backend import Backend, BackendError, for_each
-from driver_sim.client import DriverClient, Ending
+from driver_sim.callbacks import Callbacks
+from driver_sim.client import DriverClient
 from driver_sim.close_codes import NORMAL
+from driver_sim.connection import Ending
 from driver_sim.driver_loop import DriverLoop
 from driver_sim.fleet import HOMES, VADUZ, vehicles
 from driver_sim.itineraries import Itineraries, Itinerary, ShowcaseItineraries
@@ -133,10 +135,12 @@ def _driver(
         hub,
         outbox,
         fetch_token=token,
-        on_trip=lambda trip: loop.taken(trip),
-        on_done=lambda request, code, detail: loop.answered(request, code, detail),
-        on_rejected=lambda rejection: logger.info("%s: fix rejected: %s", vehicle.vehicle_id, rejection),
-        on_lost=lambda code, reason: logger.info("%s: line lost: %d %s", vehicle.vehicle_id, code, reason),
+        callbacks=Callbacks(
+            on_trip=lambda trip: loop.taken(trip),
+            on_done=lambda request, code, detail: loop.answered(request, code, detail),
+            on_rejected=lambda rejection: logger.info("%s: fix rejected: %s", vehicle.vehicle_id, rejection),
+            on_lost=lambda code, reason: logger.info("%s: connection lost: %d %s", vehicle.vehicle_id, code, reason),
+        ),
     )
     loop = DriverLoop(vehicle.vehicle_id, client, itineraries, None if waits else make_trip, zones=zones, pace=pace)
     return client, loop

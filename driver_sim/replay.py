@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -143,7 +144,7 @@ async def replay(
     """
     rejected: Counter[str] = Counter()
     for client in clients.values():
-        client.on_rejected = lambda rejection: rejected.update((rejection.code,))
+        client.callbacks = replace(client.callbacks, on_rejected=lambda rejection: rejected.update((rejection.code,)))
     running = {vehicle_id: asyncio.ensure_future(client.run()) for vehicle_id, client in clients.items()}
     stop = asyncio.ensure_future(stopping.wait())
     ready = [asyncio.ensure_future(client.connected.wait()) for client in clients.values()]

@@ -7,8 +7,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from inspect import isawaitable
 
-from driver_sim.client import DriverClient, Rejection
+from driver_sim.callbacks import Callbacks, Rejection
+from driver_sim.client import DriverClient
 from driver_sim.outbox import MemoryOutbox, Outbox
+from driver_sim.settings import ConnectionSettings
 from tests.support.clients import now_ms, token
 from tests.support.ledger import Account
 
@@ -67,13 +69,11 @@ class Device:
             self._url,
             self.outbox,
             token("driver", self.account.vehicle_id),
-            on_rejected=self._on_rejected,
-            on_lost=lambda code, _: self.lost.append(code),
+            callbacks=Callbacks(on_rejected=self._on_rejected, on_lost=lambda code, _: self.lost.append(code)),
+            settings=ConnectionSettings(
+                ping_interval=self._ping, ping_timeout=self._ping, answer_timeout=10.0, close_timeout=0.1
+            ),
             backoff=lambda _: self._rng.uniform(0.0, 0.1),
-            ping_interval=self._ping,
-            ping_timeout=self._ping,
-            answer_timeout=10.0,
-            close_timeout=0.1,
         )
 
     def resurrect(self, outbox: Outbox) -> None:
