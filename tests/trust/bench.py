@@ -37,6 +37,11 @@ def position(**fields: Any) -> str:
     return frame("position", **fields)
 
 
+def fix_frame(**fields: Any) -> str:
+    """A `position` frame with a good fix of seq 1, apart from these fields."""
+    return position(**{**fix(1), **fields})
+
+
 def frame(kind: str, **fields: Any) -> str:
     message = {name: value if isinstance(value, Raw) else json.dumps(value) for name, value in fields.items()}
     return "{" + ",".join([f'"type":"{kind}"', *(f'"{name}":{value}' for name, value in message.items())]) + "}"

@@ -1,15 +1,16 @@
-"""What a principal may see of a trip, as `GET /v1/trips/{trip_id}/access` tells it: the same as the doors do."""
+"""What a principal may see of a trip, as `GET /v1/trips/{trip_id}/access` says: the other routes do the same."""
 
 import pytest
 
 from tests.support.clients import Api, Message, token
 from tests.support.hub_process import HubProcess
-from tests.trust.test_matrix import STEPS, connect
+from tests.trust.asking import connect
+from tests.trust.worlds import STEPS
 from tracking.model import TripStatus
 
 
 @pytest.mark.parametrize("status", TripStatus)
-async def test_it_tells_what_the_doors_do(hub: HubProcess, api: Api, status: TripStatus) -> None:
+async def test_it_says_what_the_other_routes_do(hub: HubProcess, api: Api, status: TripStatus) -> None:
     fleet_id = await api.fleet()
     vehicle_id = await api.vehicle(fleet_id)
     trip_id = (await api.trip(fleet_id, vehicle_id))["trip_id"]

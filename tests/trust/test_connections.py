@@ -9,7 +9,7 @@ import httpx
 
 from tests.support.clients import PLAIN, Api, Passenger, token
 from tests.support.hub_process import HubProcess
-from tests.trust.test_who_may import close_code
+from tests.trust.credentials import close_code
 
 LIMIT = 3
 

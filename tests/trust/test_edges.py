@@ -7,9 +7,9 @@ import pytest
 
 from tests.support.clients import Api, Message, Passenger, Socket, fix, now_ms, token
 from tests.support.hub_process import HubProcess
+from tests.trust.answers import refused
 from tests.trust.bench import Bench
-from tests.trust.test_http_contract import refused
-from tests.trust.test_who_may import close_code
+from tests.trust.credentials import close_code
 
 FRAME = 64 * 1024
 

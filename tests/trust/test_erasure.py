@@ -10,6 +10,7 @@ import httpx
 from tests.support.clients import Api, Dispatcher, Driver, Passenger, Socket, fix, now_ms, token
 from tests.support.devices import until
 from tests.support.hub_process import HubProcess
+from tests.trust.removals import is_no_notice
 from tracking.model import Event, EventKind
 from tracking.store import events as event_store
 from tracking.store.pool import Database
@@ -261,14 +262,6 @@ async def test_trust_40_a_download_ends_where_its_vehicle_is_erased(
 # --- trips --------------------------------------------------------------------------------------------------------------
 
 
-def no_notice(table: str) -> str:
-    """The condition for rows that are no notice of a removal; of the change log alone there are such."""
-    if table != "changes" and not table.startswith("changes_d") and not table.startswith("changes_2"):
-        return "true"
-    removals = "SELECT transaction FROM changes WHERE kind = 'trip.deleted'"
-    return f"kind NOT IN ('trip.deleted', 'vehicle.deleted') AND NOT (kind = 'vehicle.trips' AND transaction IN ({removals}))"
-
-
 async def _everything_of(database: "asyncpg.Connection[asyncpg.Record]", text: str) -> list[str]:
     """The tables in which any column holds this text. Of the change log the notices that something was removed do not count."""
     tables = await database.fetch(
@@ -278,7 +271,7 @@ async def _everything_of(database: "asyncpg.Connection[asyncpg.Record]", text: s
         name
         for (name,) in tables
         if await database.fetchval(
-            f"SELECT EXISTS (SELECT FROM {name} t WHERE position($1 IN t::text) > 0 AND {no_notice(name)})", text
+            f"SELECT EXISTS (SELECT FROM {name} t WHERE position($1 IN t::text) > 0 AND {is_no_notice(name)})", text
         )
     ]
 
