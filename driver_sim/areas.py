@@ -14,7 +14,7 @@ class Area(NamedTuple):
     ring: tuple[tuple[float, float], ...]
 
     def feature(self) -> dict[str, Any]:
-        """GeoJSON."""
+        """As GeoJSON."""
         geometry = {"type": "Polygon", "coordinates": [[list(place) for place in self.ring]]}
         return {"type": "Feature", "geometry": geometry, "properties": self.properties}
 

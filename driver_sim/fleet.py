@@ -1,4 +1,4 @@
-"""The demo's vehicles and where they are at home."""
+"""The demo's vehicles and their home villages."""
 
 import random
 
@@ -31,7 +31,7 @@ _COLOURS = ("white", "silver", "black", "blue", "red", "green", "grey")
 
 
 def vehicles(fleet_id: str, count: int, rng: random.Random) -> list[Vehicle]:
-    """`<fleet>-01`, `<fleet>-02`, …, each with a model, a kind and a plate of its own."""
+    """`<fleet>-01`, `<fleet>-02`, …, each with its own model, kind and plate."""
     plates = rng.sample(range(1_000, 47_000), count)
     chosen = []
     for number, plate in enumerate(plates, start=1):
