@@ -1,4 +1,4 @@
-"""The driver's connection against a scripted hub on a real socket."""
+"""The driver's client against a scripted hub on a real socket."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ TRIP: dict[str, Any] = {
 }
 
 
-# --- the ordinary course --------------------------------------------------------------------------------------------
+# --- normal operation -----------------------------------------------------------------------------------------------
 
 
 async def test_fixes_are_reported_and_leave_the_outbox_when_acknowledged(hub: ScriptedHub, outbox: Outbox) -> None:
@@ -55,7 +55,7 @@ async def test_a_backlog_goes_in_order_in_batches_that_fit(hub: ScriptedHub, out
     assert max(len(frame["positions"]) for frame in hub.frames) <= MAX_BATCH
 
 
-async def test_reporting_needs_no_connection_and_refuses_what_json_has_not() -> None:
+async def test_reporting_needs_no_connection_and_refuses_numbers_that_json_does_not_have() -> None:
     client = DriverClient("http://127.0.0.1:9", MemoryOutbox(), "good", clock=lambda: 42)
     assert client.report(47.1, 9.5) == 1
     assert client.outbox.unacknowledged(0, 1)[0].fix.fix_time == 42
@@ -66,7 +66,7 @@ async def test_reporting_needs_no_connection_and_refuses_what_json_has_not() -> 
     assert len(client.outbox) == 1
 
 
-async def test_no_more_than_the_bound_is_in_flight(hub: ScriptedHub) -> None:
+async def test_no_more_fixes_than_the_limit_are_in_flight(hub: ScriptedHub) -> None:
     hub.acknowledging = False
     client = client_of(hub, max_in_flight=10)
     report(client, 25)
@@ -97,7 +97,7 @@ async def test_what_was_sent_on_an_earlier_connection_may_be_acknowledged_on_thi
     assert 6 in stored(hub, client)
 
 
-async def test_what_the_hub_says_reaches_the_caller(hub: ScriptedHub) -> None:
+async def test_messages_of_the_hub_reach_the_caller(hub: ScriptedHub) -> None:
     trips: list[TripView] = []
     messages: list[DriverTextMessage] = []
     intervals: list[float] = []
@@ -191,7 +191,7 @@ async def test_a_status_change_is_kept_until_done_and_sent_again(hub: ScriptedHu
     assert outbox.requests() == []
 
 
-async def test_requests_go_one_after_the_other(hub: ScriptedHub) -> None:
+async def test_requests_are_sent_one_after_the_other(hub: ScriptedHub) -> None:
     hub.answering = False
     client = client_of(hub)
     async with running(client):
@@ -220,7 +220,7 @@ async def test_a_refused_request_is_reported_and_dropped(hub: ScriptedHub) -> No
     assert len(hub.frames) == 1
 
 
-async def test_a_request_refused_for_the_moment_goes_again(hub: ScriptedHub) -> None:
+async def test_a_request_refused_for_now_is_sent_again(hub: ScriptedHub) -> None:
     answers = iter(["unavailable", "rate_limited"])
     hub.refuse = lambda _frame: next(answers, None)
     client = client_of(hub, backoff=lambda _attempt: 0.1)
@@ -232,7 +232,7 @@ async def test_a_request_refused_for_the_moment_goes_again(hub: ScriptedHub) -> 
     assert time.monotonic() - began >= 0.2, "the hub was not given the time it asked for"
 
 
-async def test_an_answer_that_never_comes_is_asked_for_again(hub: ScriptedHub) -> None:
+async def test_a_request_without_an_answer_is_sent_again(hub: ScriptedHub) -> None:
     hub.answering = False
     client = client_of(hub, answer_timeout=0.05)
     async with running(client):
@@ -244,7 +244,7 @@ async def test_an_answer_that_never_comes_is_asked_for_again(hub: ScriptedHub) -
     assert client.connections == 1
 
 
-async def test_a_rate_limit_is_kept(hub: ScriptedHub) -> None:
+async def test_a_rate_limit_is_obeyed(hub: ScriptedHub) -> None:
     errors: list[Error] = []
     told = asyncio.Event()
 

@@ -91,7 +91,7 @@ async def test_a_dead_connection_is_noticed_and_replaced(hub: ScriptedHub) -> No
     client = client_of(
         hub, on_lost=lambda _code, reason: reasons.append(reason), ping_interval=0.02, ping_timeout=0.05, close_timeout=0.05
     )
-    # The hub's side never reads again; it has answered the handshake, and the hello never arrives.
+    # The hub has answered the handshake but reads nothing more. The hello never arrives.
     async with running(client):
         report(client, 3)
         await hub.until(lambda: hub.connections == 2)
@@ -110,7 +110,7 @@ async def test_a_connection_whose_hello_is_never_answered_is_replaced(hub: Scrip
     assert "did not answer hello" in reasons[0]
 
 
-async def test_numbers_that_the_hub_has_from_elsewhere_make_a_new_session(hub: ScriptedHub, outbox: Outbox) -> None:
+async def test_a_hub_with_unknown_numbers_causes_a_new_session(hub: ScriptedHub, outbox: Outbox) -> None:
     old = outbox.session
     hub.handled[old] = 1_000
     client = client_of(hub, outbox)
@@ -177,7 +177,7 @@ async def test_an_expired_token_is_replaced(hub: ScriptedHub, code: int) -> None
     assert hub.tokens == ["first", "second"]
 
 
-async def test_a_token_source_that_fails_is_asked_again(hub: ScriptedHub) -> None:
+async def test_a_failing_token_source_is_called_again(hub: ScriptedHub) -> None:
     asked = 0
 
     async def fetch() -> str:
