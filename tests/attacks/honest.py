@@ -2,8 +2,8 @@
 
     python -m tests.attacks.honest http://127.0.0.1:8000      measures until its standard input ends, then prints `Figures`
 
-A driver reports four times a second and waits for each ack; a passenger watches its trip; a dispatcher watches its fleet;
-a backend asks for the trip, and a probe for `/healthz`, twenty times a second each.
+A driver reports four times a second and waits for each ack. A passenger watches its trip, and a dispatcher its fleet. A backend
+asks for the trip, and a probe for `/healthz`, twenty times a second each.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ async def honest_clients(url: str) -> AsyncIterator[Callable[[], Awaitable[Figur
 
 
 class _Clients:
-    """The honest clients of one fleet, and what they meet with."""
+    """The honest clients of one fleet, and what they measure."""
 
     def __init__(self) -> None:
         self.figures = Figures()

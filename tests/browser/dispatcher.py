@@ -16,7 +16,7 @@ SYDNEY = -33.87, 151.21
 
 @asynccontextmanager
 async def dispatcher_page(browser: Browser, hub: HubProcess, fleet_id: str, **options: Any) -> AsyncIterator[Watched]:
-    """The fleet's page, live."""
+    """The fleet's page, connected."""
     url = f"{hub.url}/fleet/{fleet_id}#{token('dispatcher', fleet_id)}"
     async with open_page(browser, url, **{"phone": False, "calm": True, **options}) as page:
         await page.until("tracking.state.live")

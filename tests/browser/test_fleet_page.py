@@ -12,7 +12,7 @@ from tests.support.clients import Api, Driver, now_ms, token
 from tests.support.hub_process import HubProcess
 
 
-async def test_vehicles_move_and_the_list_is_in_step(hub: HubProcess, api: Api, browser: Browser) -> None:
+async def test_vehicles_move_and_the_list_follows(hub: HubProcess, api: Api, browser: Browser) -> None:
     fleet_id = await api.fleet()
     async with AsyncExitStack() as stack:
         drivers = []
@@ -77,7 +77,7 @@ async def test_a_vehicle_is_found_by_name_or_plate_wherever_it_is(hub: HubProces
             await page.until("tracking.list.length >= 2")
 
 
-async def test_the_page_is_worked_by_keyboard(hub: HubProcess, api: Api, browser: Browser) -> None:
+async def test_the_page_works_by_keyboard(hub: HubProcess, api: Api, browser: Browser) -> None:
     fleet_id = await api.fleet()
     async with AsyncExitStack() as stack:
         for number in range(3):
@@ -147,9 +147,7 @@ async def test_the_token_leaves_address_and_history_and_a_reload_still_works(
         await other.until("tracking.state.ending === 'incomplete'")
 
 
-async def test_a_hub_that_went_down_and_came_back_is_watched_again(
-    own_hub: Callable[..., HubProcess], browser: Browser
-) -> None:
+async def test_the_page_reconnects_to_a_restarted_hub(own_hub: Callable[..., HubProcess], browser: Browser) -> None:
     hub = own_hub()
     latitude, longitude = VADUZ
     square = [[9.52, 47.14], [9.53, 47.14], [9.53, 47.15], [9.52, 47.15], [9.52, 47.14]]
@@ -167,7 +165,7 @@ async def test_a_hub_that_went_down_and_came_back_is_watched_again(
         await page.page.wait_for_selector("#banner:has-text('Reconnecting')")
         hub.start()
         async with Driver(hub.url, vehicle_id) as driver:
-            # Perhaps before the page is back: then the event is one of those missed.
+            # If the page is not connected again yet, it reads this event as a missed one.
             await report_at(driver, 1, latitude + 0.001, longitude + 0.002, fix_time=now_ms() - 10_000)
             await page.until("tracking.state.live && tracking.events.some(({ kind }) => kind === 'enter')", 40)
             await report_at(driver, 2, latitude + 0.001, longitude + 0.003)

@@ -7,7 +7,7 @@ from tests.support.clients import Api, Driver, now_ms
 from tests.support.hub_process import HubProcess
 
 
-async def test_a_geofence_is_drawn_and_tells_who_goes_through(hub: HubProcess, api: Api, browser: Browser) -> None:
+async def test_a_geofence_is_drawn_and_causes_events(hub: HubProcess, api: Api, browser: Browser) -> None:
     fleet_id = await api.fleet()
     vehicle_id = await api.vehicle(fleet_id, name="Van 7")
     latitude, longitude = VADUZ
@@ -24,7 +24,7 @@ async def test_a_geofence_is_drawn_and_tells_who_goes_through(hub: HubProcess, a
         await page.page.fill(".fence-form [name=dwell]", "0.00001")
         await page.page.evaluate("document.querySelector('.fence-form').noValidate = true")
         await page.page.click(".fence-form button.main")
-        # The hub's own words, and what was drawn is still there to be saved.
+        # The page shows the hub's error, and the drawing can still be saved.
         await page.page.wait_for_selector(".fence-form .problem:not(:empty)")
         await page.page.fill(".fence-form [name=dwell]", "3")
         await page.page.click(".fence-form button.main")
@@ -62,12 +62,14 @@ async def test_a_geofence_is_drawn_and_tells_who_goes_through(hub: HubProcess, a
         assert [text for text in page.complaints if "422" not in text] == []
 
 
-async def test_a_backlog_is_filed_quietly_and_a_wrong_clock_is_shown(hub: HubProcess, api: Api, browser: Browser) -> None:
+async def test_events_of_a_backlog_raise_no_notice_and_a_wrong_clock_is_shown(
+    hub: HubProcess, api: Api, browser: Browser
+) -> None:
     fleet_id = await api.fleet()
     await api.call("PUT", f"/fleets/{fleet_id}", {"name": "Limited", "speed_limit": 20})
     vehicle_id = await api.vehicle(fleet_id, name="Van")
     async with dispatcher_page(browser, hub, fleet_id) as page, Driver(hub.url, vehicle_id) as driver:
-        # The first fix of all is believed up to 25 m/s.
+        # A first fix is believed up to 25 m/s.
         await report_at(driver, 1, *VADUZ, fix_time=now_ms() - 1_800_000, speed=24)
         await page.until("tracking.events.some(({ late }) => late)")
         assert await page.page.is_hidden("#tab-events .badge")
@@ -76,24 +78,24 @@ async def test_a_backlog_is_filed_quietly_and_a_wrong_clock_is_shown(hub: HubPro
         assert "reported late" in await page.page.inner_text("#event-list [data-kind=speeding].late")
         await page.page.click("#tab-vehicles")
         ahead = now_ms() + 45_000
-        # Elsewhere: of a vehicle that has not moved for half an hour no speed is believed.
+        # At another place, because no speed is believed of a vehicle that has not moved for half an hour.
         await report_at(driver, 2, VADUZ[0] + 0.0001, VADUZ[1], fix_time=ahead, speed=10)
         await page.until("tracking.vehicles.some(({ clockSkew }) => clockSkew === 45 || clockSkew === 44)")
         await page.page.wait_for_selector("#list .row-state:text-matches('Clock 4[45] s ahead')")
         await page.page.click("#list [role=option]")
         await page.page.wait_for_selector("#card .clock-wrong:text-matches('Clock 4[45] s ahead')")
-        # As fast as its places show, however long the page took.
+        # The speed fits the places, however long the page took.
         await report_at(driver, 3, VADUZ[0] + 0.0005, VADUZ[1], fix_time=ahead + 2_000, speed=22)
-        await page.until("tracking.events.report_at(-1).kind === 'speeding' && !tracking.events.report_at(-1).late")
+        await page.until("tracking.events.at(-1).kind === 'speeding' && !tracking.events.at(-1).late")
         assert await page.page.is_visible("#tab-events .badge")
-        # Set right: that is seen at once, though the marker waits for a newer fix.
+        # The corrected clock is seen at once. The marker waits for a newer fix.
         await report_at(driver, 4, *VADUZ, speed=10)
         await page.until("tracking.vehicles.every(({ clockSkew }) => clockSkew === 0)")
         await page.page.wait_for_selector("#card .clock-wrong", state="hidden")
         assert page.complaints == []
 
 
-async def test_what_other_dispatchers_do_with_geofences_is_seen(hub: HubProcess, api: Api, browser: Browser) -> None:
+async def test_changes_of_geofences_by_others_are_seen(hub: HubProcess, api: Api, browser: Browser) -> None:
     fleet_id = await api.fleet()
     square = [[9.52, 47.14], [9.53, 47.14], [9.53, 47.15], [9.52, 47.15], [9.52, 47.14]]
     feature = {

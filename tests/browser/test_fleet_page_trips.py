@@ -24,7 +24,7 @@ async def test_a_trip_is_made_by_two_clicks_followed_and_replayed(hub: HubProces
             await click_place(page, latitude + 0.001, longitude)
             await click_place(page, latitude + 0.004, longitude)
             await page.page.fill("[name=pickup]", "Städtle")
-            # Their places are stored every few seconds, and not always both at once; the page asks again.
+            # The places are stored every few seconds, and not always together. The page asks again.
             await page.page.wait_for_selector(".nearest-list li:nth-child(2) button")
             assert await page.page.locator(".nearest-list .row-name").all_inner_texts() == ["Near", "Far"]
             await page.page.click(f".nearest-list [data-vehicle='{near}']")

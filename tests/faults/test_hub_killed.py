@@ -74,7 +74,7 @@ async def test_the_app_dies_with_the_hub_and_both_come_back(
             await asyncio.to_thread(hub.kill)
         store.close()
         store = SqliteStore(tmp_path / "outbox.sqlite")
-        device.resurrect(store.outbox(vehicle_id))
+        device.restart(store.outbox(vehicle_id))
         await asyncio.to_thread(hub.start)
         async with device.running():
             await device.drive(30)

@@ -199,9 +199,7 @@ async def soak(cluster: Cluster, directory: Path, legs: list[Leg], watched: set[
 )
 @click.option("--as-recorded", is_flag=True, help="Keep the recorded times of the legs. By default they overlap.")
 @click.option("--watch", default=1.0, show_default=True, type=click.FloatRange(0, 1), help="Share of legs with a passenger.")
-@click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Also write the result here."
-)
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Also write the result here.")
 def messy(minutes: float, seed: int, speed: float, as_recorded: bool, watch: float, json_file: Path | None) -> None:
     """Play the messy stream to a real hub in real time, and check the result."""
     if not (DATA / "messy_stream_dev.csv.gz").exists():

@@ -1,4 +1,4 @@
-"""Refusals as the HTTP API words them, and what its tests share."""
+"""Refusals of the HTTP API, and constants that its tests share."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ NOT_FOUND = {"error": {"code": "not_found", "detail": "not yours, or no such thi
 
 
 async def refused(api: Api, method: str, path: str, body: Any = None, *, status: int, bearer: str | None = None) -> Message:
-    """The error, which has the protocol's shape and nothing beside it."""
+    """The error of a refused request. It must have the protocol's form, and nothing more."""
     headers = {"Authorization": f"Bearer {bearer}"} if bearer is not None else {}
     response = await api.http.request(method, path, json=body, headers=headers)
     assert response.status_code == status, f"{method} {path}: {response.status_code} {response.text}"

@@ -11,7 +11,7 @@ from tracking.service import Service
 
 
 class AuditHub:
-    """A hub in this process with a clock to turn, and its audit as a service reads it."""
+    """A hub in this process whose clock can be set. `of` and `watches` read its audit as a service."""
 
     def __init__(self, service: Service, url: str, clock: Turned, api: Api) -> None:
         self.service, self.url, self.clock, self.api = service, url, clock, api
@@ -21,7 +21,7 @@ class AuditHub:
         return [entry for entry in entries if not actions or entry["action"] in actions]
 
     async def watches(self, trip_id: str, count: int, *, ended: bool = False) -> list[Message]:
-        """The watches of a trip, as soon as so many are written, with their ends if they are to have them."""
+        """Wait until so many watches of a trip are written, with their ends if `ended`, and return them."""
         async with asyncio.timeout(10):
             while True:
                 await self.service.audit.write()
@@ -31,7 +31,7 @@ class AuditHub:
                 await asyncio.sleep(0.02)
 
     async def gone(self) -> None:
-        """Waits until nobody watches any more."""
+        """Wait until nobody watches any more."""
         await until(lambda: not any(span.connections for span in self.service.audit._spans.values()), "all have left")
 
     async def with_bearer(self, bearer: str, method: str, path: str) -> httpx.Response:

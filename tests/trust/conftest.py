@@ -19,14 +19,14 @@ from tracking.config import load
 
 @pytest.fixture(scope="session")
 async def api(hub: HubProcess) -> AsyncIterator[Api]:
-    """One client for all of these many small tests."""
+    """One client for all these small tests."""
     async with Api(hub.url) as api:
         yield api
 
 
 @pytest.fixture(scope="session")
 async def fleet_id(api: Api) -> str:
-    """A fleet for tests that are about a vehicle only."""
+    """A fleet for tests that only need a vehicle."""
     return await api.fleet()
 
 

@@ -16,7 +16,7 @@ OTHER_SECRET = "another secret, as long as the hub's own is"
 
 
 def claims(**changes: Any) -> Message:
-    """Good claims of a service's token, but for these; None leaves one out."""
+    """Valid claims of a service token, with these changes. None leaves a claim out."""
     good = {"aud": "tracking", "exp": int(time.time()) + 3600, "jti": new_id("jti"), "role": "service"}
     return {name: value for name, value in {**good, **changes}.items() if value is not None}
 
@@ -40,13 +40,13 @@ def unsigned(algorithm: Any, signature: str = "") -> str:
 
 
 async def close_code(url: str, bearer: str | None, **options: Any) -> int:
-    """How the hub ends a connection that it accepted."""
+    """The code with which the hub closes a connection that it accepted."""
     async with Socket(url, bearer, **options) as socket:
         return await socket.closed()
 
 
 async def status_of(hub: HubProcess, path: str, origin: str | None, bearer: str) -> int:
-    """The HTTP status of a handshake that fails, 101 where it does not."""
+    """The HTTP status of a handshake. 101 if it succeeds."""
     try:
         async with Socket(f"{hub.url}{path}", bearer, origin=origin):
             return 101

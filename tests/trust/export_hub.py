@@ -14,11 +14,11 @@ from tracking.config import Settings
 from tracking.service import Service
 
 ROWS = 20_000
-"""Some 2.5 MB of CSV: more than the system takes on the way."""
+"""Some 2.5 MB of CSV, more than the system buffers."""
 
 
 class Clock:
-    """The system's, which a test sets forward."""
+    """The system's clock, which a test can set forward."""
 
     def __init__(self) -> None:
         self.ahead = 0
@@ -28,7 +28,7 @@ class Clock:
 
 
 class ExportHub:
-    """A hub in this process, a vehicle of a fleet on a trip under way, and its long track."""
+    """A hub in this process, and a vehicle on a trip under way with a long track."""
 
     def __init__(self, app: Starlette, url: str, port: int, api: Api, clock: Clock, settings: Settings) -> None:
         self.app = app
@@ -68,7 +68,7 @@ async def until(holds: Callable[[], object]) -> None:
 
 
 async def count_of_csv(export_hub: ExportHub, bearer: str) -> int:
-    """Rows of the whole track."""
+    """Download the whole track, and count its rows."""
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {bearer}"}, verify=PLAIN) as http:
         answer = await http.get(f"{export_hub.url}/v1{export_hub.path}", timeout=10)
     assert answer.status_code == 200, answer.text

@@ -43,7 +43,7 @@ async def test_it_says_what_the_other_routes_do(hub: HubProcess, api: Api, statu
         assert all(sight["rule"] for sight in told["sees"].values())
 
 
-async def test_the_rule_says_when(api: Api) -> None:
+async def test_the_rule_is_given_as_a_sentence(api: Api) -> None:
     _, trip_id = await api.under_way()
     passenger = await api.call("GET", f"/trips/{trip_id}/access", role="passenger", subject=trip_id)
     assert passenger["rule"] == "a passenger knows the one trip that its token names"
@@ -59,7 +59,7 @@ async def test_the_rule_says_when(api: Api) -> None:
     }
 
 
-async def test_a_question_that_names_nobody_is_refused(api: Api) -> None:
+async def test_a_request_without_a_principal_is_refused(api: Api) -> None:
     _, trip_id = await api.under_way()
     questions: list[tuple[Message, str]] = [
         ({}, "role"),

@@ -1,4 +1,4 @@
-"""Who did what, and who watched: the audit has it, tells only a service, and knows no places and nothing that was erased."""
+"""The audit records who did what and who watched, and tells it only to a service."""
 
 import asyncpg
 import pytest
@@ -21,7 +21,7 @@ async def test_a_token_is_recorded_with_who_issued_and_who_revoked_it(audit_hub:
     assert made["principal"]["role"] == "service" and len(made["principal"]["jti"]) > 20
     assert before <= made["time"] <= now_ms()
     assert made["detail"] == {"jti": issued["jti"], "role": "driver", "expires_at": issued["expires_at"]}
-    # By its id both are found, and never the token itself.
+    # The id of the token finds both entries. The token itself is not in them.
     assert [entry["action"] for entry in await audit_hub.of(issued["jti"])] == ["token_issued", "token_revoked"]
     assert [entry["action"] for entry in await audit_hub.of(other["jti"])] == ["token_issued"]
     assert issued["token"] not in (await audit_hub.api.http.get("/audit")).text
@@ -85,7 +85,7 @@ async def test_who_watched_a_trip_from_when_to_when(audit_hub: AuditHub) -> None
         for watcher in (one, tab, other):
             await watcher.expect("snapshot")
         shared, looked = sorted(await audit_hub.watches(trip_id, 2), key=lambda watch: watch["principal"]["role"])
-        # Two tabs of one link are one watch; nobody's end is told before it has come.
+        # Two tabs of one link are one watch. It has no end while somebody watches.
         assert shared["principal"] == {
             "role": "passenger",
             "subject": trip_id,
@@ -96,7 +96,7 @@ async def test_who_watched_a_trip_from_when_to_when(audit_hub: AuditHub) -> None
         assert began <= shared["from"] <= audit_hub.clock() and "to" not in shared and "to" not in looked
     await audit_hub.gone()
     left = audit_hub.clock()
-    # Back within the gap, it was a watch all the while.
+    # Who comes back within the gap continues the same watch.
     audit_hub.clock.ahead += GAP_MS // 2
     async with Passenger(audit_hub.url, trip_id, share["token"]) as again:
         await again.expect("snapshot")
@@ -106,7 +106,7 @@ async def test_who_watched_a_trip_from_when_to_when(audit_hub: AuditHub) -> None
     shared, looked = sorted(await audit_hub.watches(trip_id, 2, ended=True), key=lambda watch: watch["principal"]["role"])
     assert looked["to"] <= left and left < shared["to"] <= back
     assert "uncertain" not in shared
-    # After the gap it is another one.
+    # After the gap a new watch begins.
     async with Passenger(audit_hub.url, trip_id, share["token"]) as later:
         await later.expect("snapshot")
         await audit_hub.watches(trip_id, 3)
@@ -126,7 +126,7 @@ async def test_a_fleets_map_is_a_watch_of_the_fleet(audit_hub: AuditHub) -> None
     ]
 
 
-async def test_only_a_service_reads_it(audit_hub: AuditHub) -> None:
+async def test_only_a_service_reads_the_audit(audit_hub: AuditHub) -> None:
     fleet_id = await audit_hub.api.fleet()
     trip_id = (await audit_hub.api.trip(fleet_id, None))["trip_id"]
     for bearer in (token("dispatcher", fleet_id), token("passenger", trip_id), token("operator"), token("driver", "van")):
@@ -138,7 +138,7 @@ async def test_only_a_service_reads_it(audit_hub: AuditHub) -> None:
         assert refusal["error"]["field"] == field
 
 
-async def test_pages_are_turned_by_after_and_narrowed_by_action(audit_hub: AuditHub) -> None:
+async def test_entries_are_paged_by_after_and_filtered_by_action(audit_hub: AuditHub) -> None:
     for _ in range(5):
         await audit_hub.api.call("POST", "/tokens", {"role": "operator"})
     jti = (await audit_hub.api.call("POST", "/tokens", {"role": "service"}))["jti"]
@@ -153,8 +153,8 @@ async def test_pages_are_turned_by_after_and_narrowed_by_action(audit_hub: Audit
     assert (revoked["subject"], revoked["entry"]) == (jti, read[-1])
 
 
-async def test_who_turns_pages_misses_no_entry_whose_commit_is_late(audit_hub: AuditHub, database_url: str) -> None:
-    """A number is given out when a row is written, and seen when its transaction ends: what follows it waits for it."""
+async def test_a_reader_of_pages_misses_no_entry_that_is_committed_late(audit_hub: AuditHub, database_url: str) -> None:
+    """An entry gets its number before its transaction commits. Later entries are held back until then."""
     await audit_hub.api.call("POST", "/tokens", {"role": "operator"})
     connection = await asyncpg.connect(database_url)
     try:
@@ -168,7 +168,7 @@ async def test_who_turns_pages_misses_no_entry_whose_commit_is_late(audit_hub: A
         await late.commit()
         rest = (await audit_hub.api.call("GET", "/audit", after=first[-1]["entry"]))["entries"]
         assert [entry["action"] for entry in rest] == ["late", "token_issued"]
-        # One that never comes holds nothing up for long.
+        # A number that is never committed delays the others for a minute only.
         never = connection.transaction()
         await never.start()
         await connection.execute(f"INSERT INTO audit (action, {copied}) SELECT 'never', {copied} FROM audit LIMIT 1")
@@ -192,6 +192,6 @@ async def test_who_turns_pages_misses_no_entry_whose_commit_is_late(audit_hub: A
         ("x" * 5_000, None),
     ],
 )
-def test_an_address_is_an_address_or_is_left_out(host: str, shown: str | None) -> None:
+def test_what_is_not_an_address_is_left_out(host: str, shown: str | None) -> None:
     audit = Audit(Database("postgresql:///none"), now_ms)
     assert audit.doer(Principal(Role.SERVICE, "", "j\0\ud800", 0), host) == ("service", "", "j?", None, shown)

@@ -10,7 +10,7 @@ from tracking.audit import GAP_MS
 
 
 async def everything(database_url: str) -> str:
-    """All rows of all tables, as text, but for the change log's notices that something was removed."""
+    """All rows of all tables as text, without the change log's notices of removals."""
     connection = await asyncpg.connect(database_url)
     try:
         tables = await connection.fetch(
@@ -27,7 +27,7 @@ async def everything(database_url: str) -> str:
 
 
 async def is_named_nowhere(id_: str, database_url: str) -> None:
-    """Waits for it: rows go in batches."""
+    """Wait until no row has this id. Rows are deleted in batches."""
 
     async def named_nowhere() -> bool:
         return id_ not in await everything(database_url)
@@ -35,7 +35,7 @@ async def is_named_nowhere(id_: str, database_url: str) -> None:
     await until(named_nowhere, f"{id_} is in no table")
 
 
-async def test_an_erased_vehicle_is_proved_to_be_erased_and_named_nowhere(audit_hub: AuditHub, database_url: str) -> None:
+async def test_the_erasure_of_a_vehicle_is_recorded_and_no_row_names_it(audit_hub: AuditHub, database_url: str) -> None:
     fleet_id = await audit_hub.api.fleet()
     vehicle_id = await audit_hub.api.vehicle(fleet_id)
     await audit_hub.api.call("POST", "/tokens", {"role": "driver", "vehicle_id": vehicle_id})
@@ -44,7 +44,7 @@ async def test_an_erased_vehicle_is_proved_to_be_erased_and_named_nowhere(audit_
         await dispatcher.call("DELETE", f"/vehicles/{vehicle_id}")
     await audit_hub.service.audit.write()
     await is_named_nowhere(vehicle_id, database_url)
-    # Who knows the id finds what was done to it still.
+    # A reader who knows the id still finds the entries.
     found = await audit_hub.of(vehicle_id)
     assert [entry["action"] for entry in found] == ["token_issued", "exported", "export_ended", "vehicle_erased"] or [
         entry["action"] for entry in found
@@ -55,10 +55,8 @@ async def test_an_erased_vehicle_is_proved_to_be_erased_and_named_nowhere(audit_
     assert await audit_hub.of(vehicle_id + "x") == []
 
 
-async def test_an_erased_trip_is_named_nowhere_though_it_was_watched_when_it_went(
-    audit_hub: AuditHub, database_url: str
-) -> None:
-    """Its watch had begun and was not written yet, and ends after the erasure."""
+async def test_no_row_names_an_erased_trip_that_was_watched_at_that_moment(audit_hub: AuditHub, database_url: str) -> None:
+    """The watch had begun but was not written yet. It ends after the erasure."""
     trip_id = (await audit_hub.api.trip(await audit_hub.api.fleet(), None))["trip_id"]
     async with Passenger(audit_hub.url, trip_id) as passenger:
         await passenger.expect("snapshot")
@@ -72,7 +70,7 @@ async def test_an_erased_trip_is_named_nowhere_though_it_was_watched_when_it_wen
     assert audit_hub.service.audit._erased == {}
 
 
-async def test_it_knows_no_places(audit_hub: AuditHub, database_url: str) -> None:
+async def test_the_audit_holds_no_places(audit_hub: AuditHub, database_url: str) -> None:
     connection = await asyncpg.connect(database_url)
     try:
         kinds = await connection.fetch(

@@ -23,7 +23,7 @@ from tracking.store.audit import Ending, Row
 from tracking.store.pool import Database
 
 
-async def test_a_hub_that_was_killed_leaves_watches_that_ended_nobody_knows_when(own_hub: Callable[..., HubProcess]) -> None:
+async def test_watches_of_a_killed_hub_end_uncertainly(own_hub: Callable[..., HubProcess]) -> None:
     hub = own_hub()
     async with Api(hub.url) as api:
         _, trip_id = await api.under_way()
@@ -42,7 +42,7 @@ async def test_a_hub_that_was_killed_leaves_watches_that_ended_nobody_knows_when
         hub.start()
         [cut] = await watches(lambda found: "to" in found[0])
         assert cut["uncertain"] is True and killed <= cut["to"] <= now_ms()
-        # One that goes down by itself knows when they ended.
+        # A hub that is stopped knows when they ended.
         async with Passenger(hub.url, trip_id, token("service")) as passenger:
             await passenger.expect("snapshot")
             await watches(lambda found: len(found) == 2)
@@ -53,10 +53,10 @@ async def test_a_hub_that_was_killed_leaves_watches_that_ended_nobody_knows_when
         assert "uncertain" not in ended and before <= ended["to"] <= now_ms()
 
 
-async def test_who_watches_already_is_not_ended_with_what_the_hub_before_left_open(
+async def test_a_new_watch_does_not_end_with_those_that_a_killed_hub_left_open(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody writes before that is ended, though the database was away when it was to be."""
+    """The hub first ends the old watches, even if the database is away at first. Only then it writes new ones."""
     end, tries = Audit._end_what_was_cut_off, 0
 
     async def away_at_first(audit: Audit) -> None:
@@ -76,13 +76,13 @@ async def test_who_watches_already_is_not_ended_with_what_the_hub_before_left_op
         await connection.close()
 
 
-async def test_what_waits_is_written_where_the_hub_goes_on_when_the_store_went_back(database_url: str) -> None:
+async def test_waiting_entries_are_written_if_the_hub_starts_anew_after_the_store_went_back(database_url: str) -> None:
     app = create_app(load(database_url=database_url, jwt_secret=SECRET))
     async with serving(app, lifespan="on"):
         former: Service = app.state.service
         former.audit.began(passenger(1), Kind.TRIP, "trip")
         former.marks.went_back.set()
-        await until(lambda: app.state.service is not former, "it begins anew")
+        await until(lambda: app.state.service is not former, "the hub starts anew")
         connection = await asyncpg.connect(database_url)
         query = "SELECT action FROM audit WHERE subject = 'trip' ORDER BY entry"
 
@@ -97,10 +97,10 @@ def passenger(number: int) -> Doer:
     return Doer("passenger", "t", f"jti-{number}", None, None)
 
 
-async def test_what_waits_for_the_database_is_bounded_and_counted(audit_hub: AuditHub) -> None:
+async def test_entries_that_wait_for_the_database_are_bounded_and_lost_ones_counted(audit_hub: AuditHub) -> None:
     audit = audit_hub.service.audit
     lost = AUDIT_LOST._value.get()
-    # In one step of the loop, so that nothing is written meanwhile.
+    # In one step of the event loop, so that nothing is written meanwhile.
     spans = [audit.began(passenger(number), Kind.TRIP, "t") for number in range(MAX_WAITING + 7)]
     for span in spans:
         audit.left(span)
@@ -113,7 +113,7 @@ async def test_what_waits_for_the_database_is_bounded_and_counted(audit_hub: Aud
         assert await reader.fetchval("SELECT count(*) FROM audit_open") == 0
 
 
-async def test_while_the_database_is_away_watches_begin_and_end_and_wait(audit_hub: AuditHub, database_url: str) -> None:
+async def test_watches_begin_end_and_wait_while_the_database_is_away(audit_hub: AuditHub, database_url: str) -> None:
     away = Database(f"postgresql://127.0.0.1:{free_port()}/none", timeout=0.5)
     await away.open()
     audit = Audit(away, audit_hub.clock)
@@ -123,13 +123,13 @@ async def test_while_the_database_is_away_watches_begin_and_end_and_wait(audit_h
         with pytest.raises(StoreUnavailable):
             await audit.write()
     await away.close()
-    # It is back.
+    # The database is back.
     audit._database = audit_hub.service.database
     await audit.write()
     assert [entry["action"] for entry in await audit_hub.of("t")] == ["watched", "watch_ended"]
 
 
-async def test_a_group_whose_commit_was_not_answered_is_written_once(audit_hub: AuditHub) -> None:
+async def test_a_group_whose_commit_is_repeated_is_written_once(audit_hub: AuditHub) -> None:
     begin = Row(audit_hub.clock(), "watched", *passenger(1), "trip", "t", uuid.uuid4(), None)
     assert begin.span is not None
     end = Ending(begin.span, audit_hub.clock(), "watch_ended", None)
@@ -141,8 +141,8 @@ async def test_a_group_whose_commit_was_not_answered_is_written_once(audit_hub: 
     assert [entry["action"] for entry in await audit_hub.of("t")] == ["watched", "watch_ended"]
 
 
-async def test_many_who_erase_and_the_writer_do_not_wait_for_each_other(database_url: str) -> None:
-    """They have all the connections, and wait for the writer; which has none yet."""
+async def test_erasures_and_the_writer_do_not_wait_for_each_other(database_url: str) -> None:
+    """Erasures hold all connections and wait for the writer, which has none yet."""
     database = Database(database_url, size=2)
     await database.open()
     audit = Audit(database, now_ms)

@@ -40,7 +40,7 @@ async def test_nobody_changes_what_was_recorded(audit_hub: AuditHub, database_ur
 
 
 async def test_a_hub_runs_as_the_role_that_the_security_model_makes(database_url: str, tmp_path: Path) -> None:
-    """So it can be run with one that could not even drop the guard."""
+    """Such a role can't even drop the trigger that protects the audit."""
     [made] = re.findall(r"(?:^    .*\n)+", (ROOT / "docs" / "SECURITY-MODEL.md").read_text(), re.MULTILINE)
     role = new_id("hub").replace("-", "_")
     connection = await asyncpg.connect(database_url)
@@ -51,12 +51,12 @@ async def test_a_hub_runs_as_the_role_that_the_security_model_makes(database_url
             async with Api(hub.url) as api:
                 vehicle_id, trip_id = await api.under_way()
                 async with Driver(hub.url, vehicle_id) as driver, Passenger(hub.url, trip_id):
-                    # A day without a partition yet.
+                    # A day that has no partition yet.
                     await driver.report(fix(1, fix_time=now_ms() - 5 * 86_400_000))
                     await driver.acknowledged(1)
                 await api.advance(trip_id, "canceled")
                 await api.call("DELETE", f"/vehicles/{vehicle_id}", expect=204)
-                # Who watched is written within a second.
+                # Watches are written within a second.
                 async with asyncio.timeout(10):
                     actions: set[str] = set()
                     while not {"watched", "vehicle_erased"} <= actions:
@@ -66,7 +66,7 @@ async def test_a_hub_runs_as_the_role_that_the_security_model_makes(database_url
             hub.kill()
         await connection.execute(f"SET ROLE {role}")
         assert await connection.fetchval("SELECT removed FROM purge_audit(0, now() + interval '1 day', 1)") == 1
-        # As positions go that are old enough.
+        # Old positions are dropped like this.
         await connection.execute("SELECT ensure_positions_partition('2001-01-01')")
         await connection.execute("ALTER TABLE positions DETACH PARTITION positions_20010101; DROP TABLE positions_20010101")
         for change in (
@@ -86,8 +86,8 @@ async def test_a_hub_runs_as_the_role_that_the_security_model_makes(database_url
         await connection.close()
 
 
-async def test_a_role_without_rights_neither_shortens_nor_changes_it(database_url: str) -> None:
-    """Though two functions do that as the owner of the table."""
+async def test_a_role_without_rights_neither_shortens_nor_changes_the_audit(database_url: str) -> None:
+    """Two functions do that as the owner of the table. The role may not call them."""
     connection = await asyncpg.connect(database_url)
     role = new_id("reader").replace("-", "_")
     try:
@@ -100,8 +100,8 @@ async def test_a_role_without_rights_neither_shortens_nor_changes_it(database_ur
         await connection.close()
 
 
-async def test_whose_role_may_call_the_two_functions_does_not_become_the_owner_by_them(database_url: str) -> None:
-    """By a temporary table in the audit's place, whose trigger they would run."""
+async def test_a_role_that_may_call_the_two_functions_gets_no_rights_of_the_owner(database_url: str) -> None:
+    """A temporary table named `audit` could have triggers, which a function would run as the owner."""
     connection = await asyncpg.connect(database_url)
     role = new_id("hub").replace("-", "_")
     try:
@@ -126,7 +126,7 @@ async def test_whose_role_may_call_the_two_functions_does_not_become_the_owner_b
         await connection.close()
 
 
-async def test_it_is_kept_as_long_as_the_setting_says(database_url: str) -> None:
+async def test_entries_are_kept_as_long_as_the_setting_says(database_url: str) -> None:
     clock = Turned()
     app = create_app(load(database_url=database_url, jwt_secret=SECRET, audit_days=19), clock=clock)
     async with serving(app, lifespan="on") as served, Api(served.url, token("service", expires_in=90 * 86_400)) as api:

@@ -49,7 +49,7 @@ REJECTED: dict[str, tuple[str, Message]] = {
 
 
 def bad_fix(seq: int, fields: Message) -> Message:
-    """`fix_time`, where it is a whole number, is counted from now."""
+    """A fix with these fields. A whole number as `fix_time` is relative to now."""
     bad = fix(seq, **fields)
     if type(fields.get("fix_time")) is int:
         bad["fix_time"] = now_ms() + fields["fix_time"]
@@ -57,8 +57,8 @@ def bad_fix(seq: int, fields: Message) -> Message:
 
 
 @pytest.mark.parametrize("code, fields", REJECTED.values(), ids=REJECTED.keys())
-async def test_rows_17_18_21_22_a_bad_fix_is_rejected_and_let_go(bench: Bench, code: str, fields: Message) -> None:
-    """Alone and amid good ones of a batch: handled, named in the ack, not stored, and the good ones are."""
+async def test_rows_17_18_21_22_a_bad_fix_is_rejected_and_acknowledged(bench: Bench, code: str, fields: Message) -> None:
+    """Alone, and in a batch with good fixes: the ack names it, and only the good ones are stored."""
     await bench.driver.report(bad_fix(1, fields))
     rejected = await bench.driver.acknowledged(1)
     assert [(r["seq"], r["code"]) for r in rejected] == [(1, code)]
@@ -70,7 +70,7 @@ async def test_rows_17_18_21_22_a_bad_fix_is_rejected_and_let_go(bench: Bench, c
     assert [(r["seq"], r["code"]) for r in rejected] == [(3, code)]
     assert await bench.stored() == [2, 4]
 
-    # The last of a batch must be let go too: the ack covers it.
+    # The ack must also cover a bad fix at the end of a batch.
     await bench.driver.report(fix(5), bad_fix(6, fields))
     assert [r["seq"] for r in await bench.driver.acknowledged(6)] == [6]
     await bench.goes_on(stored=[2, 4, 5], seq=7)
@@ -80,7 +80,7 @@ MISSING = ("fix_time", "latitude", "longitude")
 
 
 @pytest.mark.parametrize("missing", MISSING)
-async def test_row_18_a_fix_without_what_it_needs_is_rejected(bench: Bench, missing: str) -> None:
+async def test_row_18_a_fix_without_a_required_field_is_rejected(bench: Bench, missing: str) -> None:
     bad = fix(2)
     del bad[missing]
     await bench.driver.report(fix(1), bad, fix(3))
@@ -102,8 +102,8 @@ GOOD: dict[str, Message] = {
 
 
 @pytest.mark.parametrize("fields", GOOD.values(), ids=GOOD.keys())
-async def test_rows_17_21_22_the_last_value_that_is_good_is_stored(bench: Bench, fields: Message) -> None:
-    """Also where it is doubted: stored with a flag, never rejected."""
+async def test_rows_17_21_22_the_last_valid_value_is_stored(bench: Bench, fields: Message) -> None:
+    """A doubtful fix is stored with a flag, and not rejected."""
     sent = bad_fix(1, fields)
     await bench.driver.report(sent)
     assert await bench.driver.acknowledged(1) == []
@@ -121,8 +121,8 @@ UNTRUE: dict[str, list[float]] = {
 }
 
 
-async def test_an_optional_value_that_cannot_be_true_is_unknown_and_the_place_is_kept(hub: HubProcess, bench: Bench) -> None:
-    """As if it had been left out: in what is stored, on the maps, in what is told of the vehicle; and it is counted."""
+async def test_an_impossible_optional_value_is_dropped_and_the_place_is_kept(hub: HubProcess, bench: Bench) -> None:
+    """It counts as left out: in the store, on maps, and in answers about the vehicle. A metric counts it."""
     before = await _not_believed(hub)
     sent: list[Message] = []
     for field, values in UNTRUE.items():
@@ -159,14 +159,14 @@ async def _not_believed(hub: HubProcess) -> dict[str, float]:
     return {field: float(value) for field, value in found}
 
 
-async def test_an_absurd_accuracy_is_taken_at_its_word(bench: Bench) -> None:
+async def test_an_absurd_accuracy_makes_a_fix_suspect(bench: Bench) -> None:
     await bench.driver.report(fix(1), fix(2, accuracy=1e12), fix(3, accuracy=1e300))
     assert await bench.driver.acknowledged(3) == []
     rows = await bench.api.track(f"/vehicles/{bench.vehicle_id}/track", suspect="true")
     assert [row["suspect"] for row in rows] == ["", "inaccurate", "inaccurate"]
 
 
-async def test_row_18_elements_of_a_batch_that_are_no_objects_are_errors(bench: Bench) -> None:
+async def test_row_18_elements_of_a_batch_that_are_not_objects_are_errors(bench: Bench) -> None:
     junk: list[Any] = [None, 1, "fix", [], True, {}, {"seq": "2"}]
     await bench.driver.send({"type": "positions", "positions": [fix(1), *junk, fix(2)]})
     errors = [await bench.driver.expect("error", "ack") for _ in junk]
@@ -195,7 +195,7 @@ async def test_row_19_of_duplicate_keys_the_last_wins(bench: Bench, first: str) 
     assert (row["seq"], row["latitude"]) == ("1", "47.25")
 
 
-async def test_row_19_of_duplicate_keys_the_last_wins_also_where_it_is_bad(bench: Bench) -> None:
+async def test_row_19_of_duplicate_keys_the_last_wins_even_if_it_is_bad(bench: Bench) -> None:
     good = f'"fix_time":{now_ms()},"longitude":9.521'
     await bench.driver.send_text(f'{{"type":"position","seq":1,{good},"latitude":47.25,"latitude":"bad"}}')
     assert [r["code"] for r in await bench.driver.acknowledged(1)] == ["bad_type"]
@@ -231,7 +231,7 @@ async def test_row_23_a_batch_over_500_is_one_error(bench: Bench, elements: list
     await bench.goes_on()
 
 
-async def test_row_23_an_empty_batch_is_nothing(bench: Bench) -> None:
+async def test_row_23_an_empty_batch_is_ignored(bench: Bench) -> None:
     await bench.driver.send({"type": "positions", "positions": []})
     await bench.goes_on()
 
@@ -242,8 +242,8 @@ BAD_SEQ = ["0", "-1", "1.5", "-0", str(2**53), str(2**63), str(2**64), "9" * 400
 
 
 @pytest.mark.parametrize("seq", BAD_SEQ, ids=lambda seq: seq[:20])
-async def test_row_24_a_seq_that_is_none_is_an_error(bench: Bench, seq: str) -> None:
-    """Alone, and amid good fixes, which are stored and acknowledged; the ack never covers the bad number."""
+async def test_row_24_an_invalid_seq_is_an_error(bench: Bench, seq: str) -> None:
+    """Alone, and among good fixes, which are stored and acknowledged. The ack never covers the bad number."""
     error = await bench.error(fix_frame(seq=Raw(seq)))
     assert is_error(error, "bad_seq")
     bad = fix_frame(seq=Raw(seq)).replace('"type":"position",', "")
@@ -262,7 +262,7 @@ async def test_row_24_a_fix_without_seq_is_an_error(bench: Bench) -> None:
     await bench.goes_on()
 
 
-async def test_row_24_the_last_seq_is_taken_and_a_session_survives_it(bench: Bench) -> None:
+async def test_row_24_the_highest_seq_is_accepted_and_the_session_survives_it(bench: Bench) -> None:
     await bench.driver.report(fix(MAX_SEQ, latitude=47.2))
     assert await bench.driver.acknowledged(MAX_SEQ) == []
     assert await bench.stored() == [MAX_SEQ]
@@ -274,10 +274,10 @@ async def test_row_24_the_last_seq_is_taken_and_a_session_survives_it(bench: Ben
     assert await bench.stored() == [MAX_SEQ]
 
 
-async def test_row_24_numbers_left_out_are_passed_over(bench: Bench) -> None:
+async def test_row_24_missing_numbers_are_skipped(bench: Bench) -> None:
     await bench.driver.report(fix(3), fix(10, latitude=91), fix(20))
     assert [r["seq"] for r in await bench.driver.acknowledged(20)] == [10]
-    # What is not above the last one handled is a repeat, also where it was never seen.
+    # A number that is not above the last handled one counts as a repeat, even if it was never seen.
     await bench.driver.report(fix(19))
     assert await bench.driver.expect("ack") == {"type": "ack", "seq": 20}
     assert await bench.stored() == [3, 20]

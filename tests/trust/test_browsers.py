@@ -8,14 +8,14 @@ from tests.sockets.test_http import WEBSOCKET, Plain
 from tests.support.clients import Api
 from tests.support.hub_process import HubProcess
 
-# --- who may open a socket ------------------------------------------------------------------------------------------
+# --- which origins may open a socket ------------------------------------------------------------------------------------------
 
 PUBLIC = "https://track.example"
 
 
 @pytest.fixture(scope="module")
 def public_hub(hub: HubProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    """A hub that is told its public address."""
+    """A hub with a public address."""
     log = tmp_path_factory.mktemp("public") / "log"
     database = hub.environment["TRACKING_DATABASE_URL"]
     process = HubProcess(database, log, public_url=PUBLIC, allowed_origins="capacitor://localhost").start()
@@ -34,10 +34,10 @@ async def opening(hub: HubProcess, origin: str | None, host: str) -> int:
 @pytest.mark.parametrize(
     ("origin", "host", "status"),
     [
-        (None, "track.example", 101),  # no browser
+        (None, "track.example", 101),  # not a browser
         (None, "127.0.0.1:8000", 101),
         (PUBLIC, "track.example", 101),
-        (PUBLIC, "hub:8000", 101),  # a proxy that names the hub
+        (PUBLIC, "hub:8000", 101),  # a proxy sends the hub's own name
         ("https://TRACK.example:443", "track.example", 101),
         ("capacitor://localhost", "track.example", 101),
         ("null", "track.example", 403),
@@ -55,7 +55,7 @@ async def opening(hub: HubProcess, origin: str | None, host: str) -> int:
         (f"{PUBLIC} http://evil.example", "track.example", 403),
     ],
 )
-async def test_row_27_where_a_public_address_is_set_its_pages_alone_open_sockets(
+async def test_row_27_with_a_public_address_only_its_pages_open_sockets(
     public_hub: HubProcess, origin: str | None, host: str, status: int
 ) -> None:
     assert await opening(public_hub, origin, host) == status
@@ -71,26 +71,26 @@ async def test_row_27_where_a_public_address_is_set_its_pages_alone_open_sockets
         ("http://hub:8000", "hub:8000", 101),
         ("http://laptop.local:8000", "laptop.local:8000", 101),
         ("http://localhost:8000", "localhost:8001", 403),
-        ("http://evil.example:8000", "evil.example:8000", 403),  # whose name leads here, for a while
+        ("http://evil.example:8000", "evil.example:8000", 403),  # DNS rebinding
         ("http://127.0.0.1.evil.example", "127.0.0.1.evil.example", 403),
         ("http://evil.example", "localhost", 403),
         ("http://localhost.evil.example", "localhost.evil.example", 403),
         ("null", "localhost:8000", 403),
     ],
 )
-async def test_row_27_where_none_is_set_pages_of_names_that_nobody_else_can_have(
+async def test_row_27_without_a_public_address_pages_of_private_names_open_sockets(
     hub: HubProcess, origin: str, host: str, status: int
 ) -> None:
     assert await opening(hub, origin, host) == status
 
 
-# --- what every answer says -----------------------------------------------------------------------------------------
+# --- security headers -----------------------------------------------------------------------------------------
 
 HSTS = "strict-transport-security"
 
 
-async def test_api_answers_are_not_kept_and_not_guessed_at(hub: HubProcess, public_hub: HubProcess) -> None:
-    """Errors, faults of the request's form, and refusals before any application too."""
+async def test_api_answers_are_neither_cached_nor_sniffed(hub: HubProcess, public_hub: HubProcess) -> None:
+    """That includes errors, malformed requests, and refusals by the HTTP protocol itself."""
     for where in (hub, public_hub):
         async with Api(where.url) as api:
             fleet_id = await api.fleet()
@@ -123,7 +123,7 @@ async def test_api_answers_are_not_kept_and_not_guessed_at(hub: HubProcess, publ
             assert (refused.headers["cache-control"], refused.headers["x-content-type-options"]) == ("no-store", "nosniff")
 
 
-async def test_pages_say_what_they_may_do(hub: HubProcess, public_hub: HubProcess) -> None:
+async def test_pages_have_a_security_policy(hub: HubProcess, public_hub: HubProcess) -> None:
     for where in (hub, public_hub):
         async with Api(where.url) as api:
             for path in ("trip/x", "fleet/x"):
@@ -138,7 +138,7 @@ async def test_pages_say_what_they_may_do(hub: HubProcess, public_hub: HubProces
             assert (await api.http.get(f"{where.url}/web/passenger/page.js")).headers["cache-control"] == "no-cache"
 
 
-async def test_the_maps_own_hosts_are_in_the_policy(own_hub: Callable[..., HubProcess]) -> None:
+async def test_the_policy_has_the_hosts_of_the_map(own_hub: Callable[..., HubProcess]) -> None:
     hub = own_hub(basemap_url="https://tile{s}.maps.example:8443/{z}/{x}/{y}.png")
     async with Api(hub.url) as api:
         policy = (await api.http.get(f"{hub.url}/trip/x")).headers["content-security-policy"]

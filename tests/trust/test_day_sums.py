@@ -35,14 +35,14 @@ async def test_row_83_a_day_is_summed_up_once_for_all_who_ask(make_export_hub: M
     answers = await asyncio.gather(*(export_hub.api.call("GET", path) for _ in range(12)))
     assert answers == [first] * 12
     assert len(made) == len(set(made))
-    # And kept for a minute.
+    # The sum is kept for a minute.
     await drive(export_hub.settings.database_url, vehicle_id, None, 1, begin=now_ms() // DAY_MS * DAY_MS + 100_000)
     assert await export_hub.api.call("GET", path) == first
     export_hub.clock.ahead += sums.KEPT_MS
     assert (await export_hub.api.call("GET", path))["days"][-1]["positions"] == 50_001
 
 
-async def test_row_83_who_asks_for_many_days_takes_turns_with_others(make_export_hub: MakeExportHub) -> None:
+async def test_row_83_requests_for_many_days_take_turns_with_others(make_export_hub: MakeExportHub) -> None:
     export_hub = await make_export_hub(rows=1)
     day = now_ms() // DAY_MS
     order: list[str] = []
@@ -80,5 +80,5 @@ async def test_row_83_a_token_has_a_budget_of_sums(make_export_hub: MakeExportHu
         refused = await dispatcher.http.get(f"/vehicles/{vehicles[2]}/days")
         assert refused.status_code == 429
         assert int(refused.headers["Retry-After"]) >= 1
-        # What is stored costs nothing.
+        # Stored sums cost nothing.
         await dispatcher.call("GET", f"/vehicles/{vehicles[2]}/days", to="2026-01-01")

@@ -1,4 +1,4 @@
-"""Rows 81, 83 and 89: downloads that are read slowly, sums of days, and who may go on reading."""
+"""Rows 81, 83 and 89: slow downloads, and downloads that end when the right to them ends."""
 
 import asyncio
 import contextlib
@@ -18,10 +18,10 @@ from tests.trust.export_hub import ROWS, ExportHub, MakeExportHub, count_of_csv,
 from tracking import downloads
 from tracking.api import history
 
-# --- readers who dawdle -------------------------------------------------------------------------------------------------
+# --- slow readers -------------------------------------------------------------------------------------------------------
 
 
-async def test_row_81_a_token_has_so_many_downloads_and_no_connection_is_held(
+async def test_row_81_a_token_has_a_limit_of_downloads_and_no_connection_is_held(
     make_export_hub: MakeExportHub, database_url: str
 ) -> None:
     export_hub = await make_export_hub()
@@ -32,7 +32,7 @@ async def test_row_81_a_token_has_so_many_downloads_and_no_connection_is_held(
             assert await three.begun() == 429
             assert b"\r\nretry-after: 1" in three.head.lower()
             assert b"rate_limited" in three.tail
-        # Both are as far ahead of their readers as they get.
+        # Both downloads wait for their readers.
         await until(
             lambda: export_hub.service.exports._pool is not None and export_hub.service.exports._pool.get_idle_size() >= 1
         )
@@ -42,7 +42,7 @@ async def test_row_81_a_token_has_so_many_downloads_and_no_connection_is_held(
         await connection.close()
         assert await count_of_csv(export_hub, token("passenger", export_hub.trip_id)) == ROWS
         assert await count_of_csv(export_hub, token("service")) == ROWS
-        # Nothing is asked of the store for it, and it takes no place.
+        # HEAD reads nothing from the store, and does not count.
         async with export_hub.reader(shared, method="HEAD") as head:
             assert await head.begun() == 200
             assert b"text/csv" in head.head
@@ -52,7 +52,7 @@ async def test_row_81_a_token_has_so_many_downloads_and_no_connection_is_held(
         assert await count_of_csv(export_hub, shared) == ROWS
 
 
-async def test_row_81_in_all_there_are_so_many_and_a_backend_has_half_of_them(make_export_hub: MakeExportHub) -> None:
+async def test_row_81_there_is_a_limit_of_all_downloads_and_a_backend_has_half_of_it(make_export_hub: MakeExportHub) -> None:
     export_hub = await make_export_hub(downloads_at_once=4)
     service = token("service")
     async with contextlib.AsyncExitStack() as open_:
@@ -67,12 +67,12 @@ async def test_row_81_in_all_there_are_so_many_and_a_backend_has_half_of_them(ma
             reader = await open_.enter_async_context(export_hub.reader(bearer))
             assert await reader.begun() == status
         assert b"retry-after" in reader.head.lower()
-    # Their clients are gone, and nothing of them is left.
+    # The clients have left, and the hub keeps nothing of them.
     await until(lambda: not export_hub.service.downloads._held)
     assert not export_hub.service.downloads._waiting
 
 
-async def test_row_81_who_waits_is_let_in_when_another_ends(
+async def test_row_81_a_waiting_download_begins_when_another_ends(
     make_export_hub: MakeExportHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export_hub = await make_export_hub(downloads_per_token=1)
@@ -87,7 +87,9 @@ async def test_row_81_who_waits_is_let_in_when_another_ends(
     assert await asyncio.gather(*waiting) == [ROWS] * len(waiting)
 
 
-async def test_row_81_who_reads_too_slowly_is_cut_off(make_export_hub: MakeExportHub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_row_81_a_reader_that_is_too_slow_is_cut_off(
+    make_export_hub: MakeExportHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(downloads, "PATIENCE_SECONDS", 0.2)
     export_hub = await make_export_hub(download_least_rate=1e6)
     async with export_hub.reader(token("passenger", export_hub.trip_id)) as reader:
@@ -96,11 +98,11 @@ async def test_row_81_who_reads_too_slowly_is_cut_off(make_export_hub: MakeExpor
         while await reader.read():
             pass
         assert not reader.whole
-    # And who reads fast is not, however short the patience.
+    # A fast reader is not, however short the patience.
     assert await count_of_csv(export_hub, token("passenger", export_hub.trip_id)) == ROWS
 
 
-async def test_row_81_a_download_has_a_time(make_export_hub: MakeExportHub) -> None:
+async def test_row_81_a_download_has_a_time_limit(make_export_hub: MakeExportHub) -> None:
     export_hub = await make_export_hub(download_seconds=0.2)
     for version in ("1.1", "1.0"):
         async with SlowReader(
@@ -124,7 +126,7 @@ async def test_row_81_each_token_has_a_budget_of_downloads(make_export_hub: Make
     await export_hub.api.track(f"/trips/{export_hub.trip_id}/track")
 
 
-# --- who may go on ------------------------------------------------------------------------------------------------------
+# --- lost rights --------------------------------------------------------------------------------------------------------
 
 
 async def _revoke_token(export_hub: ExportHub, bearer: str) -> None:
@@ -186,7 +188,7 @@ async def test_row_89_a_download_ends_with_the_right_to_it(
 
 
 async def test_row_89_a_share_link_that_is_revoked_gives_no_more(make_export_hub: MakeExportHub) -> None:
-    """While it is read as fast as it comes."""
+    """Even for a fast reader."""
     export_hub = await make_export_hub(rows=100_000)
     share = await export_hub.share()
     async with export_hub.reader(share["token"]) as reader:
@@ -210,7 +212,7 @@ async def test_row_89_a_share_link_that_is_revoked_gives_no_more(make_export_hub
         ("dispatcher", "vehicle", _erase_vehicle, 404),
     ],
 )
-async def test_row_89_who_waits_for_a_place_is_asked_again_before_the_first_piece(
+async def test_row_89_a_waiting_download_is_checked_again_before_the_first_piece(
     make_export_hub: MakeExportHub,
     monkeypatch: pytest.MonkeyPatch,
     role: str,
@@ -218,10 +220,10 @@ async def test_row_89_who_waits_for_a_place_is_asked_again_before_the_first_piec
     change: Callable[[ExportHub, str], Awaitable[None]],
     status: int,
 ) -> None:
-    """Another download of its token goes on meanwhile. An erased vehicle's id does not come into the audit by it either."""
+    """It waits for another download of its token. The audit does not get the id of an erased vehicle by it either."""
     export_hub = await make_export_hub(downloads_per_token=1)
     monkeypatch.setattr(downloads, "WAIT_SECONDS", 10.0)
-    # Only what is asked before the first piece counts.
+    # Only the check before the first piece counts here.
     monkeypatch.setattr(downloads, "CHECK_SECONDS", 10.0)
     subjects = {"passenger": export_hub.trip_id, "dispatcher": export_hub.fleet_id}
     bearer = token(role, subjects[role])
@@ -237,7 +239,7 @@ async def test_row_89_who_waits_for_a_place_is_asked_again_before_the_first_piec
     assert (entry["subject"] in (export_hub.trip_id, export_hub.vehicle_id)) is (change is not _erase_vehicle)
 
 
-# --- other answers that are as long as what was stored ------------------------------------------------------------------
+# --- other long answers -------------------------------------------------------------------------------------------------
 
 
 async def test_the_summary_of_a_long_trip_is_a_download(
@@ -260,7 +262,7 @@ async def test_the_summary_of_a_long_trip_is_a_download(
         assert head.tail == b""
 
 
-async def test_the_summary_of_a_trip_is_cut_off_where_its_vehicle_is_erased(
+async def test_the_summary_of_a_trip_is_cut_off_when_its_vehicle_is_erased(
     make_export_hub: MakeExportHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export_hub = await make_export_hub(rows=100_000, summary_delay=0.5)
@@ -284,7 +286,7 @@ async def test_the_summary_of_a_trip_is_cut_off_where_its_vehicle_is_erased(
 async def test_rows_81_83_89_honest_clients_notice_nothing(own_hub: Callable[..., HubProcess]) -> None:
     async def attack(scene: Scene) -> None:
         await exports.days(scene, rows=20_000)
-        # Two of them: a third waits for five seconds until it is refused.
+        # Only two, because a third waits five seconds until it is refused.
         await exports.dawdlers(scene, rows=20_000, readers=2)
         await exports.outlived(scene, rows=60_000)
 

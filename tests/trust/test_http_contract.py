@@ -1,4 +1,4 @@
-"""The HTTP contract: what an integrator's backend may count on, and what it is told when it is wrong."""
+"""The HTTP contract: bodies, methods, paths, and the routes for operators."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -28,7 +28,7 @@ NO_BODIES = {
 
 
 @pytest.mark.parametrize("body", NO_BODIES.values(), ids=NO_BODIES.keys())
-async def test_a_body_that_is_no_json(api: Api, body: bytes) -> None:
+async def test_a_body_that_is_not_json(api: Api, body: bytes) -> None:
     fleet_id = new_id("fleet")
     response = await api.http.put(f"/fleets/{fleet_id}", content=body)
     assert (response.status_code, error_of(response)["code"]) == (400, "bad_json")
@@ -36,12 +36,12 @@ async def test_a_body_that_is_no_json(api: Api, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'"x"', b"true"])
-async def test_a_body_that_is_no_object(api: Api, body: bytes) -> None:
+async def test_a_body_that_is_not_an_object(api: Api, body: bytes) -> None:
     response = await api.http.put(f"/fleets/{new_id('fleet')}", content=body)
     assert (response.status_code, error_of(response)["code"]) == (422, "bad_type")
 
 
-async def test_no_body_lacks_its_fields(api: Api) -> None:
+async def test_an_empty_body_lacks_its_fields(api: Api) -> None:
     response = await api.http.put(f"/fleets/{new_id('fleet')}", content=b"")
     error = error_of(response)
     assert (response.status_code, error["code"], error["field"]) == (422, "bad_field", "name")
@@ -54,7 +54,7 @@ async def test_unknown_fields_of_a_body_are_ignored(api: Api) -> None:
 
 
 async def test_a_huge_body_is_refused(api: Api) -> None:
-    """With its length declared, and without."""
+    """With a declared length, and without."""
 
     async def chunks() -> AsyncIterator[bytes]:
         yield b'{"name":"'
@@ -73,7 +73,7 @@ async def test_a_huge_body_is_refused(api: Api) -> None:
     assert (await api.http.get(f"/fleets/{fleet_id}")).json() == NOT_FOUND
 
 
-async def test_a_method_that_there_is_not(api: Api, fleet_id: str) -> None:
+async def test_an_unknown_method(api: Api, fleet_id: str) -> None:
     for method, path in (
         ("POST", f"/fleets/{fleet_id}"),
         ("DELETE", f"/fleets/{fleet_id}"),
@@ -90,7 +90,7 @@ async def test_a_method_that_there_is_not(api: Api, fleet_id: str) -> None:
         error_of(response)
 
 
-async def test_a_path_that_there_is_not_is_not_found(api: Api, hub: HubProcess) -> None:
+async def test_an_unknown_path_is_not_found(api: Api, hub: HubProcess) -> None:
     for path in ("/nothing", "/fleets", "/trips/x/y/z", "/v2/fleets/x", "/%00", "/fleets/x/vehicles/y"):
         response = await api.http.get(path)
         assert (response.status_code, response.json()) == (404, NOT_FOUND), path
@@ -99,8 +99,8 @@ async def test_a_path_that_there_is_not_is_not_found(api: Api, hub: HubProcess) 
         assert (response.status_code, response.json()) == (404, NOT_FOUND), path
 
 
-async def test_every_401_is_the_same_whatever_is_asked_for(api: Api, fleet_id: str) -> None:
-    """Without a token nobody learns whether there is such a thing."""
+async def test_every_401_is_the_same(api: Api, fleet_id: str) -> None:
+    """Without a token nobody learns whether a thing exists."""
     vehicle_id, trip_id = await api.under_way()
     seen = set()
     for path in (
@@ -121,7 +121,7 @@ async def test_every_401_is_the_same_whatever_is_asked_for(api: Api, fleet_id: s
     assert error["code"] == "unauthorized"
 
 
-# --- for those who run the hub --------------------------------------------------------------------------------------
+# --- for operators --------------------------------------------------------------------------------------------------
 
 
 async def test_healthz_and_readyz_need_no_token(hub: HubProcess, api: Api) -> None:
@@ -133,19 +133,19 @@ async def test_healthz_and_readyz_need_no_token(hub: HubProcess, api: Api) -> No
 
 @pytest.fixture
 def lost_hub(tmp_path: Path) -> Iterator[HubProcess]:
-    """A hub whose database there is not."""
+    """A hub whose database does not exist."""
     process = HubProcess("postgresql://nobody@127.0.0.1:1/none", tmp_path / "log").start()
     yield process
     process.kill()
 
 
-async def test_readyz_tells_why_it_is_not(lost_hub: HubProcess, api: Api) -> None:
+async def test_readyz_gives_the_reasons(lost_hub: HubProcess, api: Api) -> None:
     hub = lost_hub
     assert (await api.http.get(f"{hub.url}/healthz")).status_code == 200
     response = await api.http.get(f"{hub.url}/readyz")
     assert response.status_code == 503
     assert response.json()["reasons"]
-    # And what needs the database says so, in the protocol's shape, without what only we should know.
+    # Routes that need the database answer with an error of the protocol, without internal details.
     response = await api.http.get(f"{hub.url}/v1/fleets/none")
     assert (response.status_code, error_of(response)["code"]) == (503, "unavailable")
     assert "nobody" not in response.text

@@ -30,7 +30,7 @@ async def test_a_share_is_a_link_at_the_public_address(api: Api, hub: HubProcess
     assert response.status_code == 200
 
 
-async def test_shares_are_listed_without_what_opens_them(api: Api) -> None:
+async def test_shares_are_listed_without_their_tokens(api: Api) -> None:
     _, trip_id = await api.under_way()
     shares = [await api.call("POST", f"/trips/{trip_id}/shares", {"expires_in": 60 + n}) for n in range(3)]
     response = await api.http.get(f"/trips/{trip_id}/shares")
@@ -41,19 +41,19 @@ async def test_shares_are_listed_without_what_opens_them(api: Api) -> None:
 
 
 @pytest.mark.parametrize("expires_in", [0, -1, 1e300, "60", None, True])
-async def test_a_share_that_is_asked_for_wrongly(api: Api, fleet_id: str, expires_in: Any) -> None:
+async def test_a_wrong_request_for_a_share(api: Api, fleet_id: str, expires_in: Any) -> None:
     trip = await api.trip(fleet_id, None)
     error = await refused(api, "POST", f"/trips/{trip['trip_id']}/shares", {"expires_in": expires_in}, status=422)
     assert error["field"] == "expires_in"
 
 
-async def test_a_trip_that_is_over_has_nothing_to_share(api: Api, fleet_id: str) -> None:
+async def test_a_trip_that_is_over_cannot_be_shared(api: Api, fleet_id: str) -> None:
     trip = await api.trip(fleet_id, None)
     await api.advance(trip["trip_id"], "canceled")
     await refused(api, "POST", f"/trips/{trip['trip_id']}/shares", {}, status=409)
 
 
-async def test_a_share_that_there_is_not(api: Api) -> None:
+async def test_an_unknown_share(api: Api) -> None:
     for method, path in (("DELETE", "/shares/none"), ("DELETE", "/shares/a%00b"), ("GET", "/trips/none/shares")):
         assert (await api.http.request(method, path)).json() == NOT_FOUND
     assert (await api.http.post("/trips/none/shares", json={})).json() == NOT_FOUND

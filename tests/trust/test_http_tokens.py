@@ -53,7 +53,7 @@ async def test_a_token_of_every_role(api: Api, role: str, claim: str | None) -> 
     ],
     ids=str,
 )
-async def test_a_token_that_is_asked_for_wrongly(api: Api, body: Message, code: str, field: str) -> None:
+async def test_a_wrong_request_for_a_token(api: Api, body: Message, code: str, field: str) -> None:
     error = await refused(api, "POST", "/tokens", body, status=422)
     assert (error["code"], error["field"]) == (code, field)
 
@@ -65,13 +65,13 @@ async def test_a_token_works_until_it_is_revoked(api: Api) -> None:
     assert (await api.http.get(f"/fleets/{fleet_id}", headers=bearer)).status_code == 200
     await api.call("DELETE", f"/tokens/{issued['jti']}", expect=204)
     assert (await api.http.get(f"/fleets/{fleet_id}", headers=bearer)).status_code == 401
-    # Again, and one that nobody knows: revoked is what both are afterwards.
+    # Revoking again, or revoking an unknown token, succeeds as well.
     await api.call("DELETE", f"/tokens/{issued['jti']}", expect=204)
     await api.call("DELETE", f"/tokens/{new_id('jti')}", expect=204)
 
 
 @pytest.mark.parametrize("jti", ["%00", "a%00b", "x" * 300])
-async def test_a_jti_that_none_can_be(api: Api, jti: str) -> None:
+async def test_an_impossible_jti(api: Api, jti: str) -> None:
     await refused(api, "DELETE", f"/tokens/{jti}", status=422)
 
 

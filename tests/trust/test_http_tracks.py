@@ -14,7 +14,7 @@ COLUMNS = "vehicle_id,session,seq,fix_time,server_time,latitude,longitude,accura
 
 
 class Driven:
-    """A vehicle on a trip with three fixes, one of them suspect, and one fix from long before the trip."""
+    """A vehicle on a trip with three fixes, one of them suspect, and with one fix from long before the trip."""
 
     def __init__(self, vehicle_id: str, trip_id: str, session: str, fixes: list[Message]) -> None:
         self.vehicle_id, self.trip_id, self.session, self.fixes = vehicle_id, trip_id, session, fixes
@@ -60,7 +60,7 @@ async def test_a_csv_track_has_these_columns_and_values(api: Api, driven: Driven
     assert await csv_of(api, f"/trips/{driven.trip_id}/track") == rows[1:]
 
 
-async def test_suspects_are_in_a_track_where_they_are_asked_for(api: Api, driven: Driven) -> None:
+async def test_suspects_are_in_a_track_on_request(api: Api, driven: Driven) -> None:
     for path, others in ((f"/vehicles/{driven.vehicle_id}/track", 3), (f"/trips/{driven.trip_id}/track", 2)):
         rows = await csv_of(api, path, suspect="true")
         assert len(rows) == others + 1
@@ -102,13 +102,13 @@ async def test_a_gpx_track_is_gpx(api: Api, driven: Driven) -> None:
         points = [point for segment in track.segments for point in segment.points]
         assert [(point.latitude, point.longitude) for point in points] == [(f["latitude"], f["longitude"]) for f in fixes]
         assert [round(point.time.timestamp() * 1000) for point in points if point.time] == [f["fix_time"] for f in fixes]
-        # An hour lies between the first fix and the others.
+        # The first fix is an hour before the others.
         assert len(track.segments) == len(fixes) - 1
         assert points[-2].elevation == second["altitude"]
 
 
 async def test_a_geojson_track_of_one_position_and_of_none(api: Api, driven: Driven) -> None:
-    """A LineString of fewer than two positions would be none (RFC 7946, 3.1.4)."""
+    """A LineString needs two positions (RFC 7946, 3.1.4)."""
     first = driven.fixes[0]
     path = f"/vehicles/{driven.vehicle_id}/track"
     (feature,) = (await api.call("GET", path, to=first["fix_time"] + 1))["features"]
@@ -116,7 +116,7 @@ async def test_a_geojson_track_of_one_position_and_of_none(api: Api, driven: Dri
     assert (await api.call("GET", path, to=first["fix_time"] - HOUR_MS))["features"] == []
 
 
-async def test_a_track_over_many_chunks_is_whole(api: Api, hub: HubProcess, fleet_id: str) -> None:
+async def test_a_track_over_many_chunks_is_complete(api: Api, hub: HubProcess, fleet_id: str) -> None:
     vehicle_id = await api.vehicle(fleet_id)
     begin = now_ms() - 2_000_000
     fixes = [fix(seq, fix_time=begin + seq * 1_000, latitude=47 + seq * 0.00005) for seq in range(1, 1_203)]
@@ -131,7 +131,7 @@ async def test_a_track_over_many_chunks_is_whole(api: Api, hub: HubProcess, flee
 
 
 async def test_a_span_of_a_track(api: Api, driven: Driven) -> None:
-    """Any span; a fix at `from` is in it."""
+    """The span may be any length. It includes a fix at `from`."""
     first, second, _, fourth = driven.fixes
     path = f"/vehicles/{driven.vehicle_id}/track"
 
@@ -165,7 +165,7 @@ async def test_a_span_of_a_track(api: Api, driven: Driven) -> None:
         ("from=1700000000001&to=1700000000000", "from"),
     ],
 )
-async def test_a_track_that_is_asked_for_wrongly(api: Api, driven: Driven, query: str, field: str) -> None:
+async def test_a_wrong_request_for_a_track(api: Api, driven: Driven, query: str, field: str) -> None:
     error = await refused(api, "GET", f"/vehicles/{driven.vehicle_id}/track?{query}", status=422)
     assert (error["code"], error["field"]) == ("bad_field", field)
 

@@ -9,7 +9,7 @@ import pytest
 from tests.support.clients import Api, Message, now_ms, token
 from tests.trust.answers import NOT_FOUND, PLACE, error_of, refused
 
-# As PROTOCOL has it, not as the code has it.
+# From the protocol, not from the code.
 ROAD = ["new", "enroute_to_pickup", "arrived_at_pickup", "enroute_to_dropoff", "complete"]
 STATUSES = [*ROAD, "arrived_at_stop", "canceled"]
 STEPS = {
@@ -27,7 +27,7 @@ WAYS = {
 
 @pytest.mark.parametrize("before, after", list(product(STATUSES, STATUSES)), ids=lambda status: status)
 async def test_every_step_of_a_trip(api: Api, fleet_id: str, before: str, after: str) -> None:
-    """Allowed, refused, or a repeat: 49 of them."""
+    """49 pairs: allowed, refused, or a repeat."""
     trip = await api.trip(fleet_id, await api.vehicle(fleet_id))
     assert (trip["status"], trip["version"]) == ("new", 1)
     trip = await api.advance(trip["trip_id"], *WAYS[before])
@@ -70,7 +70,7 @@ async def test_a_trip_without_a_vehicle_gets_one_later(api: Api) -> None:
     trip = await api.trip(fleet_id, None)
     assert "vehicle" not in trip
     path = f"/trips/{trip['trip_id']}"
-    # Nobody can drive it yet.
+    # Without a vehicle it can't be driven.
     await refused(api, "PATCH", path, {"status": "enroute_to_pickup", "version": 1}, status=409)
     vehicle_id = await api.vehicle(fleet_id)
     trip = await api.call("PATCH", path, {"vehicle_id": vehicle_id, "version": 1})
@@ -108,14 +108,14 @@ async def test_another_version_is_a_conflict(api: Api, fleet_id: str, version: i
     ],
     ids=str,
 )
-async def test_a_patch_that_is_wrong(api: Api, fleet_id: str, body: Message, code: str, field: str) -> None:
+async def test_a_wrong_patch(api: Api, fleet_id: str, body: Message, code: str, field: str) -> None:
     trip = await api.trip(fleet_id, None)
     error = await refused(api, "PATCH", f"/trips/{trip['trip_id']}", body, status=422)
     assert (error["code"], error["field"]) == (code, field)
     assert await api.call("GET", f"/trips/{trip['trip_id']}") == trip
 
 
-async def test_of_many_changes_at_once_one_wins(api: Api, fleet_id: str) -> None:
+async def test_one_of_many_concurrent_changes_wins(api: Api, fleet_id: str) -> None:
     trip = await api.trip(fleet_id, await api.vehicle(fleet_id))
     body = {"status": "enroute_to_pickup", "version": 1}
     answers = await asyncio.gather(*(api.http.patch(f"/trips/{trip['trip_id']}", json=body) for _ in range(12)))
@@ -135,20 +135,20 @@ async def test_one_trip_under_way_for_a_vehicle_at_a_time(api: Api) -> None:
     assert [t["trip_id"] for t in (await api.call("GET", f"/fleets/{fleet_id}/trips?status=enroute_to_pickup"))["trips"]] == [
         won["trip_id"]
     ]
-    # Nor by giving a trip under way to a vehicle that is under way.
+    # A trip under way can't be given to a vehicle that is under way either.
     other_vehicle = await api.vehicle(fleet_id)
     other = await api.trip(fleet_id, other_vehicle)
     other = await api.advance(other["trip_id"], "enroute_to_pickup")
     change = {"vehicle_id": vehicle_id, "version": other["version"]}
     await refused(api, "PATCH", f"/trips/{other['trip_id']}", change, status=409)
     assert await api.call("GET", f"/trips/{other['trip_id']}") == other
-    # With the first one over, the next may begin.
+    # When the first trip is over, the next may begin.
     await api.advance(won["trip_id"], "canceled")
     waiting = next(trip for trip in trips if trip["trip_id"] != won["trip_id"])
     await api.advance(waiting["trip_id"], "enroute_to_pickup")
 
 
-# Google's own example of the format.
+# Google's example of the format.
 POLYLINE = "_p~iF~ps|U_ulLnnqC_mqNvxq`@"
 LINE = {"type": "LineString", "coordinates": [[-120.2, 38.5], [-120.95, 40.7], [-126.453, 43.252]]}
 
@@ -165,7 +165,7 @@ async def test_a_route_in_both_forms(api: Api, fleet_id: str, route: Any) -> Non
     other = {"type": "LineString", "coordinates": [[-120.2, 38.5], [-126.5, 43.2]]}
     trip = await api.call("PATCH", path, {"route": other, "version": 1})
     assert (trip["route"], trip["version"]) == (other, 2)
-    # A status alone leaves the route as it is; null takes it away.
+    # A change of status keeps the route. null removes it.
     assert (await api.advance(trip["trip_id"], "canceled"))["route"] == other
     assert "route" not in await api.call("PATCH", path, {"route": None, "version": 3})
 
@@ -188,7 +188,7 @@ BAD_ROUTES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("route", BAD_ROUTES.values(), ids=BAD_ROUTES.keys())
-async def test_a_route_that_is_none(api: Api, fleet_id: str, route: Any) -> None:
+async def test_an_invalid_route(api: Api, fleet_id: str, route: Any) -> None:
     body = {"fleet_id": fleet_id, "pickup": PLACE, "dropoff": PLACE, "route": route}
     error = await refused(api, "POST", "/trips", body, status=422)
     assert error["field"].startswith("route")
@@ -212,7 +212,7 @@ async def test_a_route_that_is_none(api: Api, fleet_id: str, route: Any) -> None
     ],
     ids=lambda value: str(value)[:50],
 )
-async def test_a_trip_that_is_asked_for_wrongly(
+async def test_a_wrong_request_for_a_trip(
     api: Api, fleet_id: str, changes: Message, status: int, code: str, field: str
 ) -> None:
     body = {"fleet_id": fleet_id, "pickup": PLACE, "dropoff": PLACE, **changes}

@@ -27,7 +27,7 @@ async def test_a_fleet_is_made_renamed_and_read(api: Api) -> None:
     assert await api.call("GET", f"/fleets/{fleet_id}/trips") == {"trips": []}
 
 
-async def test_a_fleets_thresholds_are_set_and_default_again(api: Api) -> None:
+async def test_thresholds_of_a_fleet_are_set_and_reset(api: Api) -> None:
     fleet_id = await api.fleet()
     given = {"name": "x", "speed_limit": 22.2, "idle_after": 60, "off_route_distance": 50, "signal_lost_after": 20}
     await api.call("PUT", f"/fleets/{fleet_id}", given)
@@ -39,11 +39,11 @@ async def test_a_fleets_thresholds_are_set_and_default_again(api: Api) -> None:
         assert (error["code"], error["field"]) == (code, "speed_limit")
 
 
-NAMES_THAT_ARE_NONE = ["a%20b", "x" * 65, "a%00b", "%C3%BC", "a+b", "a~", "%2e%2e%00"]
+INVALID_IDS = ["a%20b", "x" * 65, "a%00b", "%C3%BC", "a+b", "a~", "%2e%2e%00"]
 
 
-@pytest.mark.parametrize("name", NAMES_THAT_ARE_NONE)
-async def test_a_name_in_a_path_that_none_can_be(api: Api, fleet_id: str, name: str) -> None:
+@pytest.mark.parametrize("name", INVALID_IDS)
+async def test_an_invalid_id_in_a_path(api: Api, fleet_id: str, name: str) -> None:
     for method, path, body in (
         ("PUT", f"/fleets/{name}", {"name": "x"}),
         ("GET", f"/fleets/{name}", None),
@@ -67,7 +67,7 @@ async def test_a_name_in_a_path_that_none_can_be(api: Api, fleet_id: str, name: 
     ],
     ids=["NUL within", "NUL", "number", "null", "array"],
 )
-async def test_a_label_that_none_can_be(api: Api, fleet_id: str, field: str, text: Any, code: str) -> None:
+async def test_an_invalid_label(api: Api, fleet_id: str, field: str, text: Any, code: str) -> None:
     vehicle_id = new_id("van")
     error = await refused(api, "PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id, field: text}, status=422)
     assert (error["code"], error["field"]) == (code, field)
@@ -93,7 +93,7 @@ async def test_a_vehicle_is_made_changed_read_and_removed(api: Api) -> None:
     assert (await api.http.delete(f"/vehicles/{vehicle_id}")).json() == NOT_FOUND
 
 
-async def test_a_vehicle_needs_a_fleet_that_there_is(api: Api) -> None:
+async def test_a_vehicle_needs_an_existing_fleet(api: Api) -> None:
     error = await refused(api, "PUT", f"/vehicles/{new_id('van')}", {"fleet_id": new_id("fleet")}, status=404)
     assert (error["code"], error["field"]) == ("not_found", "fleet_id")
     error = await refused(api, "PUT", f"/vehicles/{new_id('van')}", {"name": "x"}, status=422)
@@ -150,7 +150,7 @@ async def test_the_nearest_vehicles_and_the_pages_of_a_fleet(hub: HubProcess, ap
     assert first == {"vehicle_id": near, "name": "Near", "latitude": 47.15, **described, **seen}
     assert second == {"vehicle_id": far, "name": "Far", "latitude": 47.3, "speed": 8.5, "battery": 0.5, **described, **seen}
     assert (await api.call("GET", path, near="47.4,9.5", limit=1))["vehicles"][0]["vehicle_id"] == far
-    # As programs write floats: an exponent next to zero, a point at either end.
+    # Programs write floats in these ways: with an exponent near zero, or with a point at either end.
     for near_zero in (f"51.4779,{-0.00004}", "51.4779,2e-07", "+51.,-.5", "0,1E+2"):
         assert len((await api.call("GET", path, near=near_zero))["vehicles"]) == 2
     trip = await api.trip(fleet_id, near)
@@ -201,8 +201,8 @@ async def test_the_nearest_vehicles_and_the_pages_of_a_fleet(hub: HubProcess, ap
         ("search=" + "x" * 201, "bad_field", "search"),
     ],
 )
-async def test_vehicles_that_are_asked_for_wrongly(api: Api, fleet_id: str, query: str, code: str, field: str) -> None:
+async def test_a_wrong_request_for_vehicles(api: Api, fleet_id: str, query: str, code: str, field: str) -> None:
     error = await refused(api, "GET", f"/fleets/{fleet_id}/vehicles?{query}", status=422)
     assert (error["code"], error["field"]) == (code, field)
     if code == "out_of_range":
-        assert query.removeprefix("near=") in error["detail"], "rounded it would look right"
+        assert query.removeprefix("near=") in error["detail"], "a rounded value would look valid"

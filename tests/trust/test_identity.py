@@ -6,7 +6,7 @@ from tests.trust.bench import Bench
 from tests.trust.credentials import close_code
 
 
-async def test_row_33_a_driver_reports_its_own_vehicle_whatever_it_says(bench: Bench) -> None:
+async def test_row_33_a_driver_reports_only_its_own_vehicle(bench: Bench) -> None:
     victim_id, victim_trip = await bench.api.under_way()
     async with Passenger(bench.url, victim_trip) as passenger:
         await passenger.expect("snapshot")
@@ -23,8 +23,8 @@ async def test_row_33_a_driver_reports_its_own_vehicle_whatever_it_says(bench: B
     assert len(await bench.api.track(f"/trips/{victim_trip}/track")) == 1
 
 
-async def test_row_33_a_session_is_the_vehicles_own(bench: Bench) -> None:
-    """Another vehicle that names the same session neither sees nor moves its numbers."""
+async def test_row_33_a_session_belongs_to_its_vehicle(bench: Bench) -> None:
+    """Another vehicle with the same session neither sees nor changes its numbers."""
     await bench.driver.report(fix(5))
     await bench.driver.acknowledged(5)
     other_id = await bench.api.vehicle(bench.fleet_id)
@@ -36,7 +36,7 @@ async def test_row_33_a_session_is_the_vehicles_own(bench: Bench) -> None:
 
 
 async def test_row_33_a_trip_that_is_not_its_own_is_forbidden(bench: Bench) -> None:
-    """The same answer for another's trip, for one of no vehicle and for none at all; none of them changes."""
+    """The answer is the same for the trip of another vehicle, of none, and for an unknown trip. No trip changes."""
     _, others = await bench.api.under_way()
     nobodys = (await bench.api.trip(bench.fleet_id, None))["trip_id"]
     before = [await bench.api.call("GET", f"/trips/{trip_id}") for trip_id in (others, nobodys)]
@@ -68,5 +68,5 @@ async def test_row_33_other_roles_have_no_driver_socket(hub: HubProcess, api: Ap
     trip_id = (await api.trip(fleet_id, None))["trip_id"]
     for bearer in (token("passenger", trip_id), token("dispatcher", fleet_id), token("operator"), token("service")):
         assert await close_code(f"{hub.url}/v1/driver", bearer) == 4502
-    # A vehicle that there is not is no different.
+    # The answer for an unknown vehicle is the same.
     assert await close_code(f"{hub.url}/v1/driver", token("driver", new_id("van"))) == 4502

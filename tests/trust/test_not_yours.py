@@ -12,7 +12,7 @@ from tracking.demo.postgres import Cluster
 
 
 class Other:
-    """Another fleet with everything in it, and the tokens of strangers to it."""
+    """Another fleet with a vehicle, a trip and a share."""
 
     def __init__(self, fleet_id: str, vehicle_id: str, trip_id: str, share_id: str) -> None:
         self.fleet_id, self.vehicle_id, self.trip_id, self.share_id = fleet_id, vehicle_id, trip_id, share_id
@@ -69,11 +69,11 @@ REQUESTS: list[tuple[str, str, Message | None]] = [
 async def test_rows_34_38_39_missing_and_forbidden_are_the_same_bytes(
     api: Api, fleet_id: str, other: Other, method: str, path: str, body: Message | None
 ) -> None:
-    """Whoever asks: status, bytes and headers of another's thing are those of a thing that does not exist."""
+    """For every role, status, bytes and headers for a foreign thing are those for a missing thing."""
     own_trip = (await api.trip(fleet_id, None))["trip_id"]
     own_vehicle = await api.vehicle(fleet_id)
     before = await api.call("GET", f"/trips/{other.trip_id}")
-    # As long as the real names, so that nothing in the answers may come from their length.
+    # As long as the real ids, so that their length makes no difference.
     names = {"fleet_id": new_id("fleet"), "vehicle_id": new_id("van"), "trip_id": "x" * 22, "share_id": "x" * 22}
     asked = []
     for of in (vars(other), names):
@@ -93,19 +93,19 @@ async def test_rows_34_38_39_missing_and_forbidden_are_the_same_bytes(
         assert answers[0].content == answers[1].content, role
         assert answers[0].status_code == answers[1].status_code
         assert {**answers[0].headers, "date": ""} == {**answers[1].headers, "date": ""}
-        # A role that may do such a thing at all is told 404, one that never may 403.
+        # A role that may do this to its own things gets 404. A role that never may gets 403.
         if "own_fleet" not in path or role != "dispatcher":
             assert answers[0].status_code in ((404,) if role == "dispatcher" else (403, 404))
             assert "error" in answers[0].json()
     assert await api.call("GET", f"/trips/{other.trip_id}") == before
     assert (await api.call("GET", f"/vehicles/{other.vehicle_id}"))["fleet_id"] == other.fleet_id
-    assert (await api.http.get(f"/vehicles/{names['vehicle_id']}")).status_code == 404, "a dispatcher makes no new ids"
+    assert (await api.http.get(f"/vehicles/{names['vehicle_id']}")).status_code == 404, "a dispatcher creates no new ids"
 
 
-async def test_row_34_a_dispatcher_waits_for_no_other_fleets_vehicle(
+async def test_row_34_a_dispatcher_does_not_wait_for_a_vehicle_of_another_fleet(
     hub: HubProcess, api: Api, fleet_id: str, other: Other, cluster: Cluster
 ) -> None:
-    """How long an answer takes would tell that there is such a vehicle, and hold up whoever changes it."""
+    """Waiting would reveal that the vehicle exists, and delay those who change it."""
     headers = {"Authorization": f"Bearer {token('dispatcher', fleet_id)}"}
     connection = await asyncpg.connect(cluster.url("shared"))
     async with asyncio.timeout(5), connection.transaction():
@@ -120,7 +120,7 @@ async def test_row_34_a_dispatcher_waits_for_no_other_fleets_vehicle(
     await connection.close()
 
 
-async def test_a_dispatcher_changes_the_vehicles_that_are_there_and_a_backend_makes_new_ones(api: Api, fleet_id: str) -> None:
+async def test_a_dispatcher_changes_vehicles_and_only_a_backend_creates_them(api: Api, fleet_id: str) -> None:
     headers = {"Authorization": f"Bearer {token('dispatcher', fleet_id)}"}
     vehicle_id = new_id("van")
     body = {"fleet_id": fleet_id, "name": "Van 7", "kind": "van", "plate": "FL 7"}
@@ -130,8 +130,8 @@ async def test_a_dispatcher_changes_the_vehicles_that_are_there_and_a_backend_ma
     assert (changed.status_code, changed.json()["name"]) == (200, "Van 8")
 
 
-async def test_row_39_a_dispatcher_cannot_take_anothers_vehicle(api: Api, fleet_id: str, other: Other) -> None:
-    """Neither by moving it, nor by sending it on a trip; a vehicle that there is not looks the same."""
+async def test_row_39_a_dispatcher_cannot_take_a_vehicle_of_another_fleet(api: Api, fleet_id: str, other: Other) -> None:
+    """Neither by moving it nor by giving it a trip. A missing vehicle looks the same."""
     headers = {"Authorization": f"Bearer {token('dispatcher', fleet_id)}"}
     body = {"fleet_id": fleet_id, "name": "mine now"}
     assert (await api.http.put(f"/vehicles/{other.vehicle_id}", json=body, headers=headers)).status_code == 404
@@ -178,7 +178,7 @@ async def test_row_34_on_sockets_missing_and_forbidden_are_the_same_close(
 
 
 async def test_row_34_ids_from_the_hub_are_unguessable(api: Api, fleet_id: str) -> None:
-    """At least 128 random bits: 22 characters of 6 bits, none of which stays the same."""
+    """At least 128 random bits: 22 characters of 6 bits, each of which changes."""
     trips = [(await api.trip(fleet_id, None))["trip_id"] for _ in range(8)]
     shares = [(await api.call("POST", f"/trips/{trips[0]}/shares", {}))["share_id"] for _ in range(8)]
     tokens = [(await api.call("POST", "/tokens", {"role": "operator"}))["jti"] for _ in range(8)]
@@ -189,7 +189,7 @@ async def test_row_34_ids_from_the_hub_are_unguessable(api: Api, fleet_id: str) 
 
 
 async def test_row_38_a_passenger_gets_nothing_of_a_fleet(hub: HubProcess, api: Api, fleet_id: str) -> None:
-    """Not even of the fleet, the vehicle and the trip that are its own."""
+    """Not even of its own fleet, vehicle and trip."""
     vehicle_id = await api.vehicle(fleet_id)
     trip_id = (await api.trip(fleet_id, vehicle_id))["trip_id"]
     headers = {"Authorization": f"Bearer {token('passenger', trip_id)}"}

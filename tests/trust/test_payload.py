@@ -31,7 +31,7 @@ async def test_row_10_a_passengers_binary_frame_ends_the_connection(hub: HubProc
         assert await passenger.closed() == 1003
 
 
-# --- rows 13 to 16: what is no JSON ---------------------------------------------------------------------------------
+# --- rows 13 to 16: invalid JSON ------------------------------------------------------------------------------------
 
 NESTED = "[" * 30_000 + "]" * 30_000
 
@@ -71,7 +71,7 @@ NO_JSON = {
 
 
 @pytest.mark.parametrize("text", NO_JSON.values(), ids=NO_JSON.keys())
-async def test_rows_13_to_16_what_is_no_json_is_an_error(bench: Bench, text: str) -> None:
+async def test_rows_13_to_16_a_frame_that_is_not_json_is_an_error(bench: Bench, text: str) -> None:
     assert is_error(await bench.error(text), "bad_json")
     await bench.goes_on()
 
@@ -95,7 +95,7 @@ NO_MESSAGE = {
 
 
 @pytest.mark.parametrize("text", NO_MESSAGE.values(), ids=NO_MESSAGE.keys())
-async def test_row_18_what_is_no_message_is_an_error(bench: Bench, text: str) -> None:
+async def test_row_18_json_that_is_not_a_message_is_an_error(bench: Bench, text: str) -> None:
     assert is_error(await bench.error(text), "bad_type")
     await bench.goes_on()
 
@@ -152,7 +152,7 @@ GOOD_TEXT = {
 
 
 @pytest.mark.parametrize("text, expected", GOOD_TEXT.values(), ids=GOOD_TEXT.keys())
-async def test_row_20_good_text_arrives_as_it_is(hub: HubProcess, api: Api, text: str, expected: str) -> None:
+async def test_row_20_good_text_arrives_unchanged(hub: HubProcess, api: Api, text: str, expected: str) -> None:
     vehicle_id, trip_id = await api.under_way()
     async with Driver(hub.url, vehicle_id) as driver, Passenger(hub.url, trip_id) as passenger:
         await passenger.expect("snapshot")
@@ -160,7 +160,7 @@ async def test_row_20_good_text_arrives_as_it_is(hub: HubProcess, api: Api, text
         assert (await driver.expect("message"))["text"] == expected
         await driver.send_text(f'{{"type":"message","trip_id":"{trip_id}","client_id":"c","text":{text}}}')
         assert await driver.expect("done") == {"type": "done", "client_id": "c"}
-        # Its own message comes back first.
+        # The passenger first gets its own message.
         assert [(await passenger.expect("message"))["text"] for _ in range(2)] == [expected, expected]
 
 
@@ -175,7 +175,7 @@ async def test_row_25_fifty_errors_in_a_minute_end_the_connection(bench: Bench) 
     assert await bench.driver.closed() == 4501
 
 
-async def test_row_25_it_is_the_same_for_a_passenger(hub: HubProcess, api: Api) -> None:
+async def test_row_25_the_same_holds_for_a_passenger(hub: HubProcess, api: Api) -> None:
     _, trip_id = await api.under_way()
     async with Passenger(hub.url, trip_id) as passenger:
         for _ in range(50):
@@ -183,7 +183,7 @@ async def test_row_25_it_is_the_same_for_a_passenger(hub: HubProcess, api: Api) 
         assert await passenger.closed() == 4501
 
 
-async def test_row_25_rejected_fixes_and_repeats_are_no_errors(bench: Bench) -> None:
+async def test_row_25_rejected_fixes_and_repeats_are_not_errors(bench: Bench) -> None:
     await bench.driver.report(*(fix(seq, latitude=91) for seq in range(1, 101)))
     assert len(await bench.driver.acknowledged(100)) == 100
     for _ in range(60):
@@ -191,7 +191,7 @@ async def test_row_25_rejected_fixes_and_repeats_are_no_errors(bench: Bench) -> 
     await bench.goes_on(seq=101)
 
 
-async def test_row_25_the_hub_counts_each_connection_by_itself(bench: Bench) -> None:
+async def test_row_25_the_hub_counts_each_connection_separately(bench: Bench) -> None:
     other_id = await bench.api.vehicle(bench.fleet_id)
     async with Driver(bench.url, other_id) as other:
         for _ in range(30):

@@ -1,4 +1,4 @@
-"""Rows 27 to 34, 38 and 39: who may come in, and what is not theirs."""
+"""Rows 27 to 32: origins and tokens that are accepted or refused."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ async def test_row_27_a_foreign_origin_is_refused_before_accepting(
     assert await status_of(hub, "/v1/trips/none/live", origin, token("service")) == 403
 
 
-async def test_row_27_our_own_origin_and_none_are_let_in(hub: HubProcess, api: Api, fleet_id: str) -> None:
+async def test_row_27_the_hubs_own_origin_and_none_are_accepted(hub: HubProcess, api: Api, fleet_id: str) -> None:
     bearer = token("driver", await api.vehicle(fleet_id))
     assert await status_of(hub, "/v1/driver", hub.url, bearer) == 101
     assert await status_of(hub, "/v1/driver", None, bearer) == 101
@@ -59,7 +59,7 @@ NO_CREDENTIAL: dict[str, dict[str, str]] = {
 
 
 @pytest.mark.parametrize("headers", NO_CREDENTIAL.values(), ids=NO_CREDENTIAL.keys())
-async def test_row_28_without_a_credential_nobody_comes_in(hub: HubProcess, api: Api, headers: dict[str, str]) -> None:
+async def test_row_28_a_client_without_a_credential_is_refused(hub: HubProcess, api: Api, headers: dict[str, str]) -> None:
     for path in SOCKETS:
         assert await close_code(f"{hub.url}{path}", None, headers=headers) == 4401
     for method, path in PATHS:
@@ -70,7 +70,7 @@ async def test_row_28_without_a_credential_nobody_comes_in(hub: HubProcess, api:
 
 
 @pytest.mark.parametrize("offered", [["tracking.v1"], ["tracking.v1", "bearer."], ["chat"]], ids=str)
-async def test_row_28_nor_with_subprotocols_that_hold_none(hub: HubProcess, offered: list[str]) -> None:
+async def test_row_28_subprotocols_without_a_credential_are_refused(hub: HubProcess, offered: list[str]) -> None:
     for path in SOCKETS:
         url = f"{hub.url}{path}".replace("http", "ws", 1)
         async with connect(url, subprotocols=[Subprotocol(name) for name in offered], proxy=None) as connection:
@@ -87,7 +87,7 @@ async def test_row_28_a_browser_gives_its_token_as_a_subprotocol(hub: HubProcess
             subprotocols=[Subprotocol(name) for name in order],
             proxy=None,
         ) as connection:
-            # The token is never said back.
+            # The token is never sent back.
             assert connection.subprotocol == "tracking.v1"
             assert json.loads(await connection.recv())["type"] == "snapshot"
 
@@ -95,8 +95,8 @@ async def test_row_28_a_browser_gives_its_token_as_a_subprotocol(hub: HubProcess
 QUERIES = ["token={}", "access_token={}", "bearer={}", "authorization=Bearer%20{}", "jwt={}", "bearer.{}", "{}"]
 
 
-async def test_row_29_a_token_in_a_query_is_refused_and_no_log_holds_any(hub: HubProcess, api: Api, fleet_id: str) -> None:
-    """Good ones, bad ones, and ones in places where they should not be: nothing of them is written anywhere."""
+async def test_row_29_a_token_in_a_query_is_refused_and_no_log_has_one(hub: HubProcess, api: Api, fleet_id: str) -> None:
+    """No token is logged: neither a good one, nor a bad one, nor one in a wrong place."""
     vehicle_id = await api.vehicle(fleet_id)
     driver, service = token("driver", vehicle_id), token("service")
     share = (await api.call("POST", f"/trips/{(await api.trip(fleet_id, None))['trip_id']}/shares", {}))["token"]
@@ -123,20 +123,20 @@ async def test_row_29_a_token_in_a_query_is_refused_and_no_log_holds_any(hub: Hu
                         await socket.send({"type": bearer})
                 except (websockets.InvalidStatus, websockets.ConnectionClosed):
                     continue
-    # A request that is none at all.
+    # A malformed request.
     reader, writer = await asyncio.open_connection("127.0.0.1", hub.port)
     writer.write(f"GET /v1/driver?token={driver} HTTP/1.1\r\nAuthorization Bearer {driver}\r\n\x00\r\n\r\n".encode())
     await reader.read()
     writer.close()
     await api.call("GET", f"/fleets/{fleet_id}")
     log = hub.log.read_text()
-    assert log, "nothing is logged at all: this test would find nothing"
+    assert log, "the log is empty, so this test proves nothing"
     for bearer in (driver, service, share, forged):
         for piece in bearer.split("."):
             assert piece[-20:] not in log
 
 
-# --- row 30: tokens that are not good -------------------------------------------------------------------------------
+# --- row 30: bad tokens ---------------------------------------------------------------------------------------------
 
 BAD_TOKENS: dict[str, str] = {
     "alg none": unsigned("none"),
@@ -190,13 +190,13 @@ async def test_row_30_a_bad_token_is_refused_for_good(hub: HubProcess, api: Api,
     assert (response.status_code, response.json()["error"]["code"]) == (401, "unauthorized")
 
 
-async def test_row_30_a_token_longer_than_any_is_refused(api: Api) -> None:
+async def test_row_30_a_token_that_is_too_long_is_refused(api: Api) -> None:
     for length in (8_193, 50_000):
         response = await api.http.get("/fleets/none", headers={"Authorization": f"Bearer {'x' * length}"})
         assert response.status_code in (401, 431)
 
 
-async def test_row_30_the_good_token_that_the_bad_ones_differ_from_is_taken(hub: HubProcess, api: Api, fleet_id: str) -> None:
+async def test_row_30_the_good_token_behind_the_bad_ones_is_accepted(hub: HubProcess, api: Api, fleet_id: str) -> None:
     for bearer in (signed(), signed(aud=["tracking", "metrics"])):
         response = await api.http.get(f"/fleets/{fleet_id}", headers={"Authorization": f"Bearer {bearer}"})
         assert response.status_code == 200
@@ -221,7 +221,7 @@ async def test_row_31_a_token_that_expires_closes_its_socket_at_that_second(hub:
     async with Passenger(hub.url, trip_id) as lasting:
         for ended in await asyncio.gather(watch(f"{hub.url}/v1/driver", driver), watch(live, passenger)):
             assert expires_at - 0.05 <= ended < expires_at + 2
-        # Whoever comes back with it is told the same, and the others notice nothing.
+        # Reconnecting with it gives the same code. Others notice nothing.
         assert await close_code(f"{hub.url}/v1/driver", driver) == 4405
         assert await close_code(live, passenger) == 4405
         async with Driver(hub.url, vehicle_id) as again:
@@ -256,13 +256,13 @@ async def test_row_32_revocation_closes_every_socket_of_the_token(hub: HubProces
         assert await close_code(f"{hub.url}/v1/driver", drivers["token"]) == 4503
         response = await api.http.get(f"/trips/{trip_id}", headers={"Authorization": f"Bearer {issued['token']}"})
         assert response.status_code == 401
-        # Another token of the same trip lives on.
+        # Another token of the same trip stays valid.
         await other.send({"type": "message", "client_id": "c", "text": "still here"})
         assert (await other.expect("done"))["client_id"] == "c"
 
 
-async def test_row_32_nobody_comes_in_before_the_hub_knows_who_must_stay_out(own_hub: Any, database_url: str) -> None:
-    """A restart, and the list of revoked tokens can't be read yet: a revoked link shows nothing, then or later."""
+async def test_row_32_nobody_is_accepted_before_the_hub_knows_the_revoked_tokens(own_hub: Any, database_url: str) -> None:
+    """After a restart the list of revoked tokens can't be read yet. A revoked link shows nothing, then or later."""
     hub: HubProcess = own_hub()
     async with Api(hub.url) as api:
         _, trip_id = await api.under_way()
