@@ -113,7 +113,7 @@ async def test_rows_17_21_22_the_last_valid_value_is_stored(bench: Bench, fields
         assert float(row[field]) == sent[field]
 
 
-UNTRUE: dict[str, list[float]] = {
+IMPOSSIBLE: dict[str, list[float]] = {
     "speed": [-1, 18_000, 1e300],
     "bearing": [-1, -0.1, 360.1, 400],
     "altitude": [1e9, -1e9, 1e300],
@@ -125,7 +125,7 @@ async def test_an_impossible_optional_value_is_dropped_and_the_place_is_kept(hub
     """It counts as left out: in the store, on maps, and in answers about the vehicle. A metric counts it."""
     before = await _not_believed(hub)
     sent: list[Message] = []
-    for field, values in UNTRUE.items():
+    for field, values in IMPOSSIBLE.items():
         sent += [fix(len(sent) + n, accuracy=5.0, **{field: value}) for n, value in enumerate(values, 1)]
     last = fix(len(sent) + 1, speed=-1, bearing=-1, battery=-1, altitude=1e9)
     sent.append(last)
@@ -149,7 +149,9 @@ async def test_an_impossible_optional_value_is_dropped_and_the_place_is_kept(hub
     told = await bench.api.call("GET", f"/vehicles/{bench.vehicle_id}")
     assert not {"speed", "bearing", "battery"} & set(told["position"])
     after = await _not_believed(hub)
-    assert {field: after[field] - before[field] for field in UNTRUE} == {f: len(values) + 1 for f, values in UNTRUE.items()}
+    assert {field: after[field] - before[field] for field in IMPOSSIBLE} == {
+        f: len(values) + 1 for f, values in IMPOSSIBLE.items()
+    }
 
 
 async def _not_believed(hub: HubProcess) -> dict[str, float]:

@@ -61,7 +61,7 @@ async def at_once(api: Api, *requests: tuple[str, str, Any]) -> list[httpx.Respo
     return list(await asyncio.gather(*(api.http.request(method, path, json=body) for method, path, body in requests)))
 
 
-def held(responses: list[httpx.Response], good: int, setting: str) -> list[httpx.Response]:
+def check_cap(responses: list[httpx.Response], good: int, setting: str) -> list[httpx.Response]:
     """Check that `good` requests succeeded, and that the others were told the setting. Returns the answers of the good ones."""
     through = [response for response in responses if response.is_success]
     assert len(through) == good, [response.text for response in responses]
@@ -74,7 +74,7 @@ def held(responses: list[httpx.Response], good: int, setting: str) -> list[httpx
     return through
 
 
-def spent(response: httpx.Response) -> None:
+def check_budget_spent(response: httpx.Response) -> None:
     assert response.status_code == 429, response.text
     assert response.json()["error"]["code"] == "rate_limited"
     assert int(response.headers["Retry-After"]) >= 1
@@ -83,7 +83,7 @@ def spent(response: httpx.Response) -> None:
 async def test_vehicles_of_a_fleet(api: Api) -> None:
     fleet_id, other = await api.fleet(), await api.fleet()
     names = [new_id("van") for _ in range(8)]
-    made = held(
+    made = check_cap(
         await at_once(api, *(("PUT", f"/vehicles/{name}", {"fleet_id": fleet_id}) for name in names)), 3, "VEHICLES_PER_FLEET"
     )
     [one, *_] = [response.json()["vehicle_id"] for response in made]
@@ -92,26 +92,26 @@ async def test_vehicles_of_a_fleet(api: Api) -> None:
     await api.call("PUT", f"/vehicles/{one}", {"fleet_id": other}, expect=200)
     await api.vehicle(fleet_id)
     # Moving one in counts like creating it.
-    held([await api.http.put(f"/vehicles/{one}", json={"fleet_id": fleet_id})], 0, "VEHICLES_PER_FLEET")
+    check_cap([await api.http.put(f"/vehicles/{one}", json={"fleet_id": fleet_id})], 0, "VEHICLES_PER_FLEET")
 
 
 async def test_open_trips_of_a_fleet(api: Api) -> None:
     fleet_id = await api.fleet()
     body = {"fleet_id": fleet_id, "pickup": PLACE, "dropoff": PLACE}
-    made = held(await at_once(api, *[("POST", "/trips", body)] * 10), 5, "OPEN_TRIPS_PER_FLEET")
+    made = check_cap(await at_once(api, *[("POST", "/trips", body)] * 10), 5, "OPEN_TRIPS_PER_FLEET")
     await api.advance(made[0].json()["trip_id"], "canceled")
     await api.call("DELETE", f"/trips/{made[1].json()['trip_id']}")
-    held(await at_once(api, *[("POST", "/trips", body)] * 4), 2, "OPEN_TRIPS_PER_FLEET")
+    check_cap(await at_once(api, *[("POST", "/trips", body)] * 4), 2, "OPEN_TRIPS_PER_FLEET")
 
 
 async def test_open_trips_of_a_vehicle(api: Api) -> None:
     fleet_id = await api.fleet()
     vehicle_id = await api.vehicle(fleet_id)
     body = {"fleet_id": fleet_id, "pickup": PLACE, "dropoff": PLACE, "vehicle_id": vehicle_id}
-    made = held(await at_once(api, *[("POST", "/trips", body)] * 6), 2, "OPEN_TRIPS_PER_VEHICLE")
+    made = check_cap(await at_once(api, *[("POST", "/trips", body)] * 6), 2, "OPEN_TRIPS_PER_VEHICLE")
     free = await api.trip(fleet_id, None)
     change = {"version": free["version"], "vehicle_id": vehicle_id}
-    held([await api.http.patch(f"/trips/{free['trip_id']}", json=change)], 0, "OPEN_TRIPS_PER_VEHICLE")
+    check_cap([await api.http.patch(f"/trips/{free['trip_id']}", json=change)], 0, "OPEN_TRIPS_PER_VEHICLE")
     await api.advance(made[0].json()["trip_id"], "canceled")
     await api.call("PATCH", f"/trips/{free['trip_id']}", change)
 
@@ -119,15 +119,15 @@ async def test_open_trips_of_a_vehicle(api: Api) -> None:
 async def test_geofences_of_a_fleet(api: Api) -> None:
     path = f"/fleets/{await api.fleet()}/geofences"
     feature = {"type": "Feature", "geometry": SQUARE, "properties": {}}
-    held(await at_once(api, *(("PUT", f"{path}/{n}", feature) for n in range(8))), 3, "GEOFENCES_PER_FLEET")
+    check_cap(await at_once(api, *(("PUT", f"{path}/{n}", feature) for n in range(8))), 3, "GEOFENCES_PER_FLEET")
     await api.call("PUT", f"{path}/{(await api.call('GET', path))['features'][0]['id']}", feature, expect=200)
 
 
 async def test_valid_shares_of_a_trip(api: Api) -> None:
     path = f"/trips/{(await api.trip(await api.fleet(), None))['trip_id']}/shares"
-    made = held(await at_once(api, *[("POST", path, {})] * 8), 3, "SHARES_PER_TRIP")
+    made = check_cap(await at_once(api, *[("POST", path, {})] * 8), 3, "SHARES_PER_TRIP")
     await api.call("DELETE", f"/shares/{made[0].json()['share_id']}")
-    held(await at_once(api, *[("POST", path, {})] * 2), 1, "SHARES_PER_TRIP")
+    check_cap(await at_once(api, *[("POST", path, {})] * 2), 1, "SHARES_PER_TRIP")
 
 
 async def test_a_dispatcher_has_a_budget_of_shares(small: HubProcess, api: Api) -> None:
@@ -137,14 +137,14 @@ async def test_a_dispatcher_has_a_budget_of_shares(small: HubProcess, api: Api) 
         for _ in range(4):
             share = await one.call("POST", path, {})
             await one.call("DELETE", f"/shares/{share['share_id']}")
-        spent(await one.http.post(path, json={}))
+        check_budget_spent(await one.http.post(path, json={}))
     await api.call("POST", path, {})
 
 
 async def test_fleets(own_hub: Callable[..., HubProcess]) -> None:
     async with Api(own_hub(fleets_limit="3", revoked_limit="2").url) as api:
         body = {"name": "Fleet"}
-        made = held(await at_once(api, *(("PUT", f"/fleets/{n}", body) for n in range(8))), 3, "FLEETS_LIMIT")
+        made = check_cap(await at_once(api, *(("PUT", f"/fleets/{n}", body) for n in range(8))), 3, "FLEETS_LIMIT")
         fleet_id = made[0].json()["fleet_id"]
         await api.call("PUT", f"/fleets/{fleet_id}", {"name": "Another name"}, expect=200)
 
@@ -153,7 +153,7 @@ async def test_fleets(own_hub: Callable[..., HubProcess]) -> None:
         share = await api.call("POST", path, {})
         for jti in ("one", "two", "one"):
             await api.call("DELETE", f"/tokens/{jti}", expect=204)
-        held([await api.http.delete("/tokens/three"), await api.http.post(path, json={})], 0, "REVOKED_LIMIT")
+        check_cap([await api.http.delete("/tokens/three"), await api.http.post(path, json={})], 0, "REVOKED_LIMIT")
         # Tokens can still be revoked.
         await api.call("DELETE", f"/shares/{share['share_id']}", expect=204)
 
@@ -164,14 +164,14 @@ async def test_bytes_of_bodies_and_of_the_routes_stored_from_them(small: HubProc
     async with Api(small.url, token("dispatcher", fleet_id)) as one:
         refused = await one.http.put(f"/fleets/{fleet_id}", json={"name": "Fleet", "more": "x" * 15_000})
         assert refused.status_code == 200
-        spent(await one.http.put(f"/fleets/{fleet_id}", json={"name": "Fleet", "more": "x" * 15_000}))
+        check_budget_spent(await one.http.put(f"/fleets/{fleet_id}", json={"name": "Fleet", "more": "x" * 15_000}))
     # 2 kB of text become 16 kB in the table.
     points = [(47.141, 9.521), *[(47.145, 9.518)] * 900, (47.151, 9.515)]
     async with Api(small.url, token("dispatcher", fleet_id)) as other:
         change = {"version": trip["version"], "route": polyline.encode(points)}
         assert len(change["route"]) < 2_000
         trip = await other.call("PATCH", f"/trips/{trip['trip_id']}", change)
-        spent(await other.http.patch(f"/trips/{trip['trip_id']}", json={**change, "version": trip["version"]}))
+        check_budget_spent(await other.http.patch(f"/trips/{trip['trip_id']}", json={**change, "version": trip["version"]}))
 
 
 async def test_bodies_that_never_end(small: HubProcess, api: Api) -> None:

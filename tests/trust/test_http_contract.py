@@ -13,7 +13,7 @@ from tests.trust.answers import NOT_FOUND, error_of
 
 # --- bodies, methods, paths -----------------------------------------------------------------------------------------
 
-NO_BODIES = {
+INVALID_BODIES = {
     "half an object": b'{"name":',
     "NaN": b'{"name":NaN}',
     "no JSON": b"name=x",
@@ -27,7 +27,7 @@ NO_BODIES = {
 }
 
 
-@pytest.mark.parametrize("body", NO_BODIES.values(), ids=NO_BODIES.keys())
+@pytest.mark.parametrize("body", INVALID_BODIES.values(), ids=INVALID_BODIES.keys())
 async def test_a_body_that_is_not_json(api: Api, body: bytes) -> None:
     fleet_id = new_id("fleet")
     response = await api.http.put(f"/fleets/{fleet_id}", content=body)

@@ -22,13 +22,13 @@ from tracking.store import erasures, fleets, vehicles
 from tracking.store.retention import ERASED_SECONDS
 
 
-def integrators(vehicle_id: str, **claims: Any) -> str:
+def foreign_token(vehicle_id: str, **claims: Any) -> str:
     """A driver's token that another library signs with the hub's secret."""
     good = {"aud": "tracking", "exp": int(time.time()) + 3_600, "jti": str(uuid.uuid4()), "role": "driver"}
     return jwt.encode({**good, "vehicle_id": vehicle_id, **claims}, SECRET, algorithm="HS256")
 
 
-async def let_in(hub: HubProcess, bearer: str) -> int | None:
+async def refused_with(hub: HubProcess, bearer: str) -> int | None:
     """None if the driver gets a welcome, otherwise the close code."""
     async with Socket(f"{hub.url}/v1/driver", bearer) as socket:
         try:
@@ -38,7 +38,7 @@ async def let_in(hub: HubProcess, bearer: str) -> int | None:
     return None
 
 
-async def made_anew(api: Api, vehicle_id: str) -> str:
+async def recreate(api: Api, vehicle_id: str) -> str:
     """Remove the vehicle, and make one with the same id in another fleet. Returns that fleet."""
     await api.call("DELETE", f"/vehicles/{vehicle_id}", expect=204)
     fleet_id = await api.fleet()
@@ -52,9 +52,9 @@ async def test_row_86_the_old_driver_reports_nothing_to_the_new_fleet(hub: HubPr
     async with Driver(hub.url, vehicle_id, bearer=old) as driver:
         await driver.report(fix(1))
         await driver.acknowledged(1)
-        fleet_id = await made_anew(api, vehicle_id)
+        fleet_id = await recreate(api, vehicle_id)
         assert await driver.closed() == 4502
-    assert await let_in(hub, old) == 4503
+    assert await refused_with(hub, old) == 4503
     trip_id = (await api.trip(fleet_id, vehicle_id))["trip_id"]
     new = token("driver", vehicle_id)
     headers = {name: {"Authorization": f"Bearer {bearer}"} for name, bearer in (("old", old), ("new", new))}
@@ -67,7 +67,7 @@ async def test_row_86_the_old_driver_reports_nothing_to_the_new_fleet(hub: HubPr
     async with Driver(hub.url, vehicle_id, bearer=new) as driver:
         await driver.report(fix(1))
         await driver.acknowledged(1)
-        assert await let_in(hub, old) == 4503
+        assert await refused_with(hub, old) == 4503
         # The refused driver does not replace the new one.
         await driver.report(fix(2))
         await driver.acknowledged(2)
@@ -89,7 +89,7 @@ async def test_row_86_it_holds_in_the_same_fleet_after_a_restart_and_for_later_v
         await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id, "name": "Van 2"}, expect=200)
         await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": await api.fleet()}, expect=200)
         for _ in range(2):
-            assert [await let_in(hub, bearer) for bearer in olds] == [4503, 4503, None]
+            assert [await refused_with(hub, bearer) for bearer in olds] == [4503, 4503, None]
             hub.stop()
             hub.start()
 
@@ -97,17 +97,17 @@ async def test_row_86_it_holds_in_the_same_fleet_after_a_restart_and_for_later_v
 async def test_row_86_foreign_tokens_need_an_iat_only_if_the_id_was_used_before(hub: HubProcess, api: Api) -> None:
     vehicle_id = new_id("van")
     # From before the vehicle existed, from an hour ago, and without `iat`.
-    early = [integrators(vehicle_id), integrators(vehicle_id, iat=int(time.time()) - 3_600), token("driver", vehicle_id)]
+    early = [foreign_token(vehicle_id), foreign_token(vehicle_id, iat=int(time.time()) - 3_600), token("driver", vehicle_id)]
     await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": await api.fleet()}, expect=201)
-    assert [await let_in(hub, bearer) for bearer in early] == [None, None, None]
-    await made_anew(api, vehicle_id)
+    assert [await refused_with(hub, bearer) for bearer in early] == [None, None, None]
+    await recreate(api, vehicle_id)
     made = time.time()
-    assert [await let_in(hub, bearer) for bearer in early] == [4503, 4503, 4503]
-    assert await let_in(hub, integrators(vehicle_id)) == 4503
+    assert [await refused_with(hub, bearer) for bearer in early] == [4503, 4503, 4503]
+    assert await refused_with(hub, foreign_token(vehicle_id)) == 4503
     # Whole seconds, of a clock that is a few seconds slow.
-    assert await let_in(hub, integrators(vehicle_id, iat=int(made))) is None
-    assert await let_in(hub, integrators(vehicle_id, iat=int(made) - 3)) is None
-    assert await let_in(hub, integrators(vehicle_id, iat=int(made) - 8)) == 4503
+    assert await refused_with(hub, foreign_token(vehicle_id, iat=int(made))) is None
+    assert await refused_with(hub, foreign_token(vehicle_id, iat=int(made) - 3)) is None
+    assert await refused_with(hub, foreign_token(vehicle_id, iat=int(made) - 8)) == 4503
 
 
 @pytest.fixture

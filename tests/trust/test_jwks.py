@@ -111,7 +111,7 @@ BAD: dict[str, Callable[[], str]] = {
     "ES256 of a stranger": lambda: signed(STRANGER_EC, "ES256", "ec"),
     "RS256 of a stranger, no kid": lambda: signed(STRANGER_RSA, "RS256", None),
     "ES256 of a stranger, no kid": lambda: signed(STRANGER_EC, "ES256", None),
-    "a kid that there is not": lambda: signed(RSA, "RS256", "other"),
+    "an unknown kid": lambda: signed(RSA, "RS256", "other"),
     "a kid of the other key": lambda: signed(RSA, "RS256", "ec"),
     "the other kid of the other key": lambda: signed(EC, "ES256", "rsa"),
     "an empty kid": lambda: signed(RSA, "RS256", ""),
@@ -124,7 +124,7 @@ BAD: dict[str, Callable[[], str]] = {
     "no jti": lambda: signed(RSA, "RS256", "rsa", jti=None),
     "alg none": lambda: ".".join([part(b'{"alg":"none","kid":"rsa"}'), signed(RSA, "RS256", "rsa").split(".")[1], ""]),
     "alg none, signed": lambda: ".".join([part(b'{"alg":"none","kid":"rsa"}'), *signed(RSA, "RS256", "rsa").split(".")[1:]]),
-    "a signature of nothing": lambda: signed(EC, "ES256", "ec").rpartition(".")[0] + "." + part(b"\0" * 64),
+    "a signature of zeros": lambda: signed(EC, "ES256", "ec").rpartition(".")[0] + "." + part(b"\0" * 64),
 }
 
 

@@ -35,7 +35,7 @@ async def test_row_10_a_passengers_binary_frame_ends_the_connection(hub: HubProc
 
 NESTED = "[" * 30_000 + "]" * 30_000
 
-NO_JSON = {
+INVALID_JSON = {
     "row 13 NaN": fix_frame(latitude=Raw("NaN")),
     "row 13 NaN in a field that is not known": fix_frame(other=Raw("NaN")),
     "row 13 Infinity": fix_frame(longitude=Raw("Infinity")),
@@ -70,13 +70,13 @@ NO_JSON = {
 }
 
 
-@pytest.mark.parametrize("text", NO_JSON.values(), ids=NO_JSON.keys())
+@pytest.mark.parametrize("text", INVALID_JSON.values(), ids=INVALID_JSON.keys())
 async def test_rows_13_to_16_a_frame_that_is_not_json_is_an_error(bench: Bench, text: str) -> None:
     assert is_error(await bench.error(text), "bad_json")
     await bench.goes_on()
 
 
-NO_MESSAGE = {
+INVALID_MESSAGES = {
     "array": "[]",
     "null": "null",
     "number": "1",
@@ -94,7 +94,7 @@ NO_MESSAGE = {
 }
 
 
-@pytest.mark.parametrize("text", NO_MESSAGE.values(), ids=NO_MESSAGE.keys())
+@pytest.mark.parametrize("text", INVALID_MESSAGES.values(), ids=INVALID_MESSAGES.keys())
 async def test_row_18_json_that_is_not_a_message_is_an_error(bench: Bench, text: str) -> None:
     assert is_error(await bench.error(text), "bad_type")
     await bench.goes_on()

@@ -155,7 +155,7 @@ BAD_TOKENS: dict[str, str] = {
     "no exp": signed(exp=None),
     "no jti": signed(jti=None),
     "no role": signed(role=None),
-    "a role that is none": signed(role="admin"),
+    "an unknown role": signed(role="admin"),
     "a role that is empty": signed(role=""),
     "a driver of nothing": signed(role="driver"),
     "a driver with a trip": signed(role="driver", trip_id="t"),
@@ -166,8 +166,8 @@ BAD_TOKENS: dict[str, str] = {
     "a dispatcher of all": signed(role="dispatcher", fleet_id=True),
     "a role that is a list": signed(role=["service"]),
     "a number as jti": signed(jti=7),
-    "a jti of the hub's that tells another expiry": signed(jti=f"{'A' * 22}.{int(time.time())}"),
-    "claims exchanged": ".".join(
+    "a jti with another expiry": signed(jti=f"{'A' * 22}.{int(time.time())}"),
+    "parts of several tokens": ".".join(
         [*token("passenger", "t").split(".")[:1], *token("service").split(".")[1:2], token("driver", "v").split(".")[2]]
     ),
     "claims of an array": part(b'{"alg":"HS256"}') + "." + part(b"[]") + "." + part(b"x"),
@@ -177,7 +177,7 @@ BAD_TOKENS: dict[str, str] = {
     "four parts": signed() + ".AAAA",
     "no token": "x",
     "dots": "...",
-    "a header without end": part(b"[" * 4_000) + "." + part(b"{}") + ".AAAA",
+    "an endless header": part(b"[" * 4_000) + "." + part(b"{}") + ".AAAA",
     "as long as a header may be": "x" * 8_100,
 }
 
