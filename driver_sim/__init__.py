@@ -1,1 +1,1 @@
-"""A driver's app, and a fleet of them driving through Liechtenstein: the other end of the wire protocol's driver socket."""
+"""A driver's app, and a simulated fleet of such apps that drives through Liechtenstein."""

@@ -14,13 +14,13 @@ class Area(NamedTuple):
     ring: tuple[tuple[float, float], ...]
 
     def feature(self) -> dict[str, Any]:
-        """GeoJSON."""
+        """As GeoJSON."""
         geometry = {"type": "Polygon", "coordinates": [[list(place) for place in self.ring]]}
         return {"type": "Feature", "geometry": geometry, "properties": self.properties}
 
 
-#: What the demo's dispatchers want to be told of; m/s, seconds, metres.
 THRESHOLDS = {"speed_limit": round(100 * KM_H, 2), "idle_after": 120, "signal_lost_after": 40, "dwell_after": 180}
+"""Thresholds of the demo's fleet for events; m/s, seconds, metres."""
 
 AREAS = (
     Area(

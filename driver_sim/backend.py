@@ -1,4 +1,4 @@
-"""An integrator's own backend: what it asks of the hub over HTTP with a service token."""
+"""An integrator's backend: its requests to the hub over HTTP, with a service token."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ _UNAVAILABLE = frozenset({429, 500, 502, 503, 504})
 
 
 class BackendError(Exception):
-    """The hub refused a request. `status` is HTTP's, `code` the protocol's (empty where the answer had none)."""
+    """The hub refused a request. `status` is that of HTTP, `code` that of the protocol (empty if the answer had none)."""
 
     def __init__(self, what: str, status: int, code: str, detail: str) -> None:
         super().__init__(f"{what}: {status} {code}: {detail}")
@@ -30,9 +30,9 @@ class BackendError(Exception):
 
 
 class Backend:
-    """Fleets, vehicles, trips and tokens. A request goes again while the hub is away (no connection, 429, 5xx).
+    """Fleets, vehicles, trips and tokens. A request is repeated while the hub is away (no connection, 429, 5xx).
 
-    `attempts`: how often before giving up with the failure itself; None for ever. Raises `BackendError` for a refusal.
+    After `attempts` failures the last one is raised. None: never. Raises `BackendError` for a refusal.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Backend:
             base_url=hub.rstrip("/") + "/v1",
             headers={"Authorization": f"Bearer {service_token}"},
             timeout=timeout,
-            # The hub is an address of our own; a proxy set for the outside world has no business here.
+            # A proxy of the environment is meant for the internet, not for the hub.
             trust_env=False,
         )
 
@@ -72,7 +72,7 @@ class Backend:
         await self._ask("PUT", f"/vehicles/{vehicle.vehicle_id}", body)
 
     async def driver_token(self, vehicle_id: str, expires_in: int = 12 * 3600) -> str:
-        """A token for this vehicle's driver, good for `expires_in` seconds."""
+        """A token for this vehicle's driver, valid for `expires_in` seconds."""
         body = {"role": "driver", "vehicle_id": vehicle_id, "expires_in": expires_in}
         return str((await self._ask("POST", "/tokens", body))["token"])
 
@@ -85,7 +85,7 @@ class Backend:
         stops: Sequence[Place] = (),
         route: Sequence[Point] = (),
     ) -> TripView:
-        """`route`: the way the vehicle means to take, `(latitude, longitude)`."""
+        """`route`: the planned way, as `(latitude, longitude)`."""
         body: dict[str, Any] = {
             "fleet_id": fleet_id,
             "vehicle_id": vehicle_id,
@@ -107,7 +107,7 @@ class Backend:
         return msgspec.convert(await self._ask("GET", f"/trips/{trip_id}"), TripView)
 
     async def change(self, trip: TripView, status: TripStatus) -> bool:
-        """False where the trip has been changed, or ended, by another since `trip` was read."""
+        """False if somebody else has changed or ended the trip since `trip` was read."""
         try:
             await self._ask("PATCH", f"/trips/{trip.trip_id}", {"status": status.value, "version": trip.version})
         except BackendError as error:
@@ -117,7 +117,7 @@ class Backend:
         return True
 
     async def cancel_left_over(self, fleet_id: str, mine: Callable[[str], bool]) -> int:
-        """Cancel every trip not yet over whose vehicle's id is `mine`; returns how many there were."""
+        """Cancel every trip that is not over and whose vehicle is `mine`. Returns how many."""
         canceled = 0
         for status in TripStatus:
             if status.over:
@@ -152,7 +152,7 @@ class Backend:
 
 
 async def for_each(things: Iterable[Thing], act: Callable[[Thing], Awaitable[None]], at_once: int = 8) -> None:
-    """`act` on all of `things`, some at once. The first failure is raised, and the others are given up."""
+    """Call `act` on all `things`, `at_once` at a time. The first failure is raised, and the rest is cancelled."""
     gate = asyncio.Semaphore(at_once)
 
     async def one(thing: Thing) -> None:
@@ -168,7 +168,7 @@ async def for_each(things: Iterable[Thing], act: Callable[[Thing], Awaitable[Non
 
 
 def line_string(points: Sequence[Point]) -> dict[str, Any]:
-    """A GeoJSON LineString to a decimetre, without repeated points."""
+    """A GeoJSON LineString, precise to a decimetre, without repeated points."""
     coordinates: list[list[float]] = []
     for latitude, longitude in points:
         place = [round(longitude, 6), round(latitude, 6)]

@@ -1,4 +1,4 @@
-"""How long to stay away before the next attempt."""
+"""How long to wait before the next attempt."""
 
 import random
 from collections.abc import Callable
@@ -8,10 +8,10 @@ Backoff = Callable[[int], float]
 
 
 def full_jitter(first: float = 0.5, longest: float = 30.0, rng: random.Random | None = None) -> Backoff:
-    """Exponential backoff with full jitter: uniform between 0 and `first * 2**attempt`, that bound at most `longest` seconds.
+    """Exponential backoff with full jitter: uniform between 0 and `first * 2**attempt` seconds, at most `longest`.
 
-    Spread over the whole span, so that the drivers a hub lost together do not come back together. Source: M. Brooker,
-    "Exponential Backoff And Jitter", AWS Architecture Blog (2015).
+    The wait is spread over the whole span. Otherwise all drivers that a hub lost at once would return at once. Source:
+    M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog (2015).
     """
     uniform = (rng or random.Random()).uniform
 

@@ -1,4 +1,4 @@
-"""`python -m driver_sim`: the demo's fleet, and replays of recorded drives."""
+"""`python -m driver_sim`: the demo's fleet, replays of recorded drives, and the benchmarks."""
 
 import asyncio
 import logging
@@ -14,7 +14,8 @@ import click
 import httpx
 
 from driver_sim.backend import Backend, BackendError
-from driver_sim.client import DriverClient, driver_url
+from driver_sim.client import DriverClient
+from driver_sim.connection import driver_url
 from driver_sim.drive import drive as drive_fleet
 from driver_sim.outbox import MemoryOutbox
 from driver_sim.replay import Interrupted, Recording, Summary, own_fleet, record
@@ -56,15 +57,15 @@ _hub = click.option("--hub", default=DEFAULT_HUB, show_default=True, callback=_c
 
 
 @click.group()
-@click.option("--verbose", is_flag=True, help="Say on stderr what happens to each driver.")
+@click.option("--verbose", is_flag=True, help="Log to stderr what happens to each driver.")
 def main(verbose: bool) -> None:
-    """Drivers' apps for a tracking hub.
+    """Simulated drivers for a tracking hub.
 
-    A service token is taken from the environment variable TRACKING_SERVICE_TOKEN.
+    `drive`, and `replay` without --vehicle, need a service token in the environment variable TRACKING_SERVICE_TOKEN.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     logging.getLogger("driver_sim").setLevel(logging.INFO if verbose else logging.WARNING)
-    # A lost line is ordinary here, and told by on_lost; websockets logs it with a traceback.
+    # Lost connections are normal here, and on_lost logs them. websockets would log a traceback.
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
 
 
@@ -76,24 +77,24 @@ def main(verbose: bool) -> None:
     type=click.IntRange(0, 100),
     default=0,
     show_default=True,
-    help="Vehicles more that wait for a dispatcher's trips.",
+    help="More vehicles, which wait for trips of a dispatcher.",
 )
-@click.option("--fleet", default="demo", show_default=True, help="The fleet to make and drive; its vehicles are FLEET-01, …")
-@click.option("--seed", type=int, default=None, help="The same seed, the same drives.")
+@click.option("--fleet", default="demo", show_default=True, help="The fleet to create and drive. Its vehicles are FLEET-01, …")
+@click.option("--seed", type=int, default=None, help="The same seed gives the same drives.")
 @click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(".data/driver_sim"),
     show_default=True,
-    help="Directory of the outboxes: unacknowledged fixes survive in it.",
+    help="Directory of the outboxes. It keeps unacknowledged fixes across restarts.",
 )
-@click.option("--duration", type=click.FloatRange(min=0, min_open=True), default=None, help="Seconds; without end by default.")
+@click.option("--duration", type=click.FloatRange(min=0, min_open=True), default=None, help="Seconds. Unlimited by default.")
 @click.option(
     "--speed-factor",
     type=click.FloatRange(0.1, 10.0),
     default=1.0,
     show_default=True,
-    help="Simulated seconds a second. The speeds reported grow with it.",
+    help="Simulated seconds a second. The reported speeds grow with it.",
 )
 def drive(
     hub: str,
@@ -105,7 +106,7 @@ def drive(
     duration: float | None,
     speed_factor: float,
 ) -> None:
-    """Let a fleet drive through Liechtenstein until interrupted."""
+    """Drive a fleet through Liechtenstein until interrupted."""
 
     async def work(stopping: asyncio.Event) -> None:
         await drive_fleet(
@@ -130,15 +131,15 @@ def drive(
 @click.option("--vehicle", default=None, help="Play the file as this vehicle; needs --token.")
 @click.option("--token", envvar="TRACKING_DRIVER_TOKEN", help="A driver's token for --vehicle.")
 @click.option(
-    "--fleet", default="replay", show_default=True, help="Without --vehicle: the fleet to make, with vehicles and trips."
+    "--fleet", default="replay", show_default=True, help="Without --vehicle: the fleet to create, with vehicles and trips."
 )
-@click.option("--speed", default="1.0", show_default=True, help="A factor, or `max`: all at once, the last fix being now.")
+@click.option("--speed", default="1.0", show_default=True, help="A factor, or `max`: all at once, with the last fix now.")
 @click.option(
     "--longest-gap",
     type=click.FloatRange(min=0),
     default=600.0,
     show_default=True,
-    help="Seconds; a longer silence of all vehicles together is shortened to this.",
+    help="Seconds. A longer gap in which no vehicle reports is cut to this.",
 )
 def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: str, speed: str, longest_gap: float) -> None:
     """Play a recorded drive (.csv, .csv.gz or .gpx) as if it happened now."""
@@ -168,31 +169,33 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
 
 
 @main.command()
-@click.option("--shape", "shapes", multiple=True, type=click.Choice(BENCH_SHAPES), help="Which to run; all by default.")
+@click.option("--shape", "shapes", multiple=True, type=click.Choice(BENCH_SHAPES), help="Which to run. All by default.")
 @click.option(
     "--trips",
     default="1000,2000,4000",
     show_default=True,
-    help="In `trips`, comma-separated: a run each; the most in `steps` and `changes`.",
+    help="Trips in `trips`, comma-separated, one run each. `steps` and `changes` use the largest.",
 )
-@click.option("--idle", type=click.IntRange(100), default=4000, show_default=True, help="Drivers, and passengers, in `idle`.")
-@click.option("--passengers", type=click.IntRange(1), default=1000, show_default=True, help="In `popular` and `slow`.")
-@click.option("--clients", type=click.IntRange(2), default=2000, show_default=True, help="In `return`.")
-@click.option("--fleet", default="500,10000", show_default=True, help="Vehicles in `fleet`, comma-separated: a run each.")
-@click.option("--vehicles", type=click.IntRange(1000), default=100_000, show_default=True, help="In `nearest` and `start`.")
+@click.option("--idle", type=click.IntRange(100), default=4000, show_default=True, help="Drivers and passengers in `idle`.")
+@click.option("--passengers", type=click.IntRange(1), default=1000, show_default=True, help="Those of `popular` and `slow`.")
+@click.option("--clients", type=click.IntRange(2), default=2000, show_default=True, help="Clients in `return`.")
+@click.option("--fleet", default="500,10000", show_default=True, help="Vehicles in `fleet`, comma-separated, one run each.")
+@click.option(
+    "--vehicles", type=click.IntRange(1000), default=100_000, show_default=True, help="Those of `nearest` and `start`."
+)
 @click.option(
     "--positions",
     type=click.IntRange(5000),
     default=20_000_000,
     show_default=True,
-    help="In `history`: 20 million take 5 GB and some minutes.",
+    help="Positions in `history`. 20 million take 5 GB and some minutes.",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(1),
     default=None,
     show_default="15, and 60 in `changes`",
-    help="How long each run is measured.",
+    help="Seconds that each run is measured.",
 )
 @click.option(
     "--settle",
@@ -200,7 +203,7 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
     type=click.FloatRange(0),
     default=3.0,
     show_default=True,
-    help="Seconds that each load goes on before it is measured; 0 for a trial.",
+    help="Seconds of load before each measurement. 0 for a trial.",
 )
 @click.option(
     "--json",
@@ -208,7 +211,7 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path(".data/bench.json"),
     show_default=True,
-    help="Where the figures go.",
+    help="The file for the results.",
 )
 def bench(
     shapes: tuple[str, ...],
@@ -223,7 +226,7 @@ def bench(
     settle_seconds: float,
     path: Path,
 ) -> None:
-    """Measure a hub of its own on a database of its own, on this machine, over real sockets."""
+    """Measure a hub on this machine over real sockets. It starts its own hub and database."""
     counts = {
         "idle": [idle],
         "trips": [int(count) for count in trips.split(",")],
@@ -239,7 +242,7 @@ def bench(
         "nearest": [vehicles],
         "history": [positions],
     }
-    # Imported here: it brings what the drivers' apps have no use for.
+    # Imported here, because the drivers' apps do not need it.
     chosen = [(shape, counts[shape]) for shape in shapes or BENCH_SHAPES]
     conditions = import_module("driver_sim.bench.environment").Conditions(settle_seconds)
     import_module("driver_sim.bench.run").run(chosen, seconds, path, conditions)
@@ -273,7 +276,7 @@ def _service_token() -> str:
 
 
 def _run(work: Callable[[asyncio.Event], Coroutine[Any, Any, Result]], duration: float | None) -> Result:
-    """Run `work(stopping)`; SIGINT, SIGTERM and the end of `duration` set the event. Known failures become one line."""
+    """Run `work(stopping)`. SIGINT, SIGTERM and the end of `duration` set the event. Known failures become one line."""
 
     async def run() -> Result:
         stopping = asyncio.Event()

@@ -1,31 +1,32 @@
-"""What a close code asks of a driver's app: come back, come back with another token, or stay away."""
+"""What a close code asks of a driver's app: reconnect, reconnect with another token, or stop."""
 
 from enum import Enum
 
 NORMAL = 1000
-GONE_WITHOUT_A_WORD = 1006
+ABNORMAL_CLOSURE = 1006
+"""The connection ended without a close frame."""
 TOKEN_EXPIRED = 4405
 NO_TOKEN = 4401
 REPLACED = 4409
 
-#: What was sent is at fault, and would be again.
-SAME_AGAIN = frozenset({1002, 1003, 1007, 1009})
+CLIENT_FAULTS = frozenset({1002, 1003, 1007, 1009})
+"""The client's own message is at fault. It would send the same message again."""
 
 
 class Verdict(Enum):
-    COME_BACK = "come back, with jitter"
-    RENEW = "come back with another token"
-    STAY_AWAY = "do not come back by yourself"
+    RECONNECT = "connect again, after a random pause"
+    RENEW_TOKEN = "connect again with another token"  # noqa: S105  no token
+    STOP = "do not connect again unasked"
 
 
 def verdict(code: int) -> Verdict:
-    """What to do after the socket closed with `code`; 1006 where no close frame came.
+    """What to do after the socket closed with `code`; `ABNORMAL_CLOSURE` stands for no close frame.
 
-    4000-4499 come back and 4500-4999 do not, whatever the number means; of these 4409 (replaced by a newer connection) waits
-    for the user, or two devices of one vehicle would throw each other out for ever.
+    A client reconnects after 4000-4499 and stops after 4500-4999, whatever the number means. The exception is 4409, replaced
+    by a newer connection: it waits for the user. Otherwise two devices of one vehicle would replace each other for ever.
     """
     if code in (TOKEN_EXPIRED, NO_TOKEN):
-        return Verdict.RENEW
-    if code == REPLACED or code in SAME_AGAIN or 4500 <= code <= 4999:
-        return Verdict.STAY_AWAY
-    return Verdict.COME_BACK
+        return Verdict.RENEW_TOKEN
+    if code == REPLACED or code in CLIENT_FAULTS or 4500 <= code <= 4999:
+        return Verdict.STOP
+    return Verdict.RECONNECT

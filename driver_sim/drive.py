@@ -9,8 +9,10 @@ from pathlib import Path
 
 from driver_sim.areas import AREAS, THRESHOLDS
 from driver_sim.backend import Backend, BackendError, for_each
-from driver_sim.client import DriverClient, Ending
+from driver_sim.callbacks import Callbacks
+from driver_sim.client import DriverClient
 from driver_sim.close_codes import NORMAL
+from driver_sim.connection import Ending
 from driver_sim.driver_loop import DriverLoop
 from driver_sim.fleet import HOMES, VADUZ, vehicles
 from driver_sim.itineraries import Itineraries, Itinerary, ShowcaseItineraries
@@ -39,9 +41,9 @@ async def drive(
 ) -> None:
     """Provision `fleet`, connect `drivers` vehicles, and drive until `stopping` is set.
 
-    So many more stand by: they make no trips of their own, and wait for a dispatcher's.
-    `state` is the directory of the outboxes. Raises `BackendError` where the hub refuses, `StoreError` where the state
-    directory can't be used; a hub that is away is waited for.
+    `standby` more vehicles make no trips of their own. They wait for trips of a dispatcher. `state` is the directory of the
+    outboxes. A hub that is away is waited for. Raises `BackendError` if the hub refuses, and `StoreError` if the state
+    directory can't be used.
     """
     rng = random.Random(seed)
     roads = RoadGraph.load()
@@ -74,7 +76,7 @@ async def drive(
                     client.stop()
                 for task in tasks[1::2]:
                     task.cancel()
-                # The sockets first: they close themselves, and what arrives meanwhile still counts.
+                # The sockets close themselves first. What arrives meanwhile still counts.
                 await asyncio.wait(tasks, timeout=0.8)
                 for task in tasks:
                     task.cancel()
@@ -89,7 +91,7 @@ async def _provision(backend: Backend, fleet: str, chosen: list[Vehicle]) -> Non
     for area in AREAS:
         await backend.put_geofence(fleet, area.geofence_id, area.feature())
     await for_each(chosen, backend.put_vehicle)
-    # An earlier run's trips: nobody drives them any more.
+    # Nobody drives the trips of an earlier run any more.
     numbered = re.compile(re.escape(fleet) + r"-\d+")
     await backend.cancel_left_over(fleet, lambda vehicle_id: numbered.fullmatch(vehicle_id) is not None)
 
@@ -133,10 +135,12 @@ def _driver(
         hub,
         outbox,
         fetch_token=token,
-        on_trip=lambda trip: loop.taken(trip),
-        on_done=lambda request, code, detail: loop.answered(request, code, detail),
-        on_rejected=lambda rejection: logger.info("%s: fix rejected: %s", vehicle.vehicle_id, rejection),
-        on_lost=lambda code, reason: logger.info("%s: line lost: %d %s", vehicle.vehicle_id, code, reason),
+        callbacks=Callbacks(
+            on_trip=lambda trip: loop.taken(trip),
+            on_done=lambda request, code, detail: loop.answered(request, code, detail),
+            on_rejected=lambda rejection: logger.info("%s: fix rejected: %s", vehicle.vehicle_id, rejection),
+            on_lost=lambda code, reason: logger.info("%s: connection lost: %d %s", vehicle.vehicle_id, code, reason),
+        ),
     )
     loop = DriverLoop(vehicle.vehicle_id, client, itineraries, None if waits else make_trip, zones=zones, pace=pace)
     return client, loop
@@ -162,7 +166,7 @@ async def _first(task: asyncio.Future[None], stopping: asyncio.Event) -> None:
 
 
 async def _watch(tasks: list[asyncio.Task[object]], stopping: asyncio.Event) -> None:
-    """Until asked to stop; a task that fails takes the others with it, for it is a fault and not the hub's absence."""
+    """Wait until asked to stop. A task that fails ends all: tasks wait for an absent hub, so a failure is a bug."""
     stop: asyncio.Task[object] = asyncio.ensure_future(stopping.wait())
     running = {*tasks, stop}
     try:

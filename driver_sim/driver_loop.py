@@ -1,4 +1,4 @@
-"""A driver at work: one trip after the other, reporting at the pace that the hub asks for."""
+"""A simulated driver: it drives one trip after the other, and reports at the interval that the hub asks for."""
 
 import asyncio
 import logging
@@ -19,21 +19,21 @@ from tracking.protocol.http import TripView
 logger = logging.getLogger(__name__)
 
 TripMaker = Callable[[Itinerary, bool], Awaitable[TripView]]
-"""Asks the backend for a trip along an itinerary; True where the trip before it went wrong and may still be in the way."""
+"""Asks the backend for a trip along an itinerary. True: the trip before it failed and may still block the vehicle."""
 
 _decode_change = msgspec.json.Decoder(TripStatusChange).decode
 
 
 class _TripTaken(Exception):
-    """The trip is canceled, or another vehicle's; the driver gives it up and goes on from the next junction."""
+    """The trip is canceled, or assigned to another vehicle. The driver leaves it at the next junction."""
 
 
 class DriverLoop:
-    """One vehicle's work.
+    """Drives one vehicle.
 
-    Without `make_trip` it stands and waits for the trips that a dispatcher gives it. `pace` is simulated seconds a second: 2.0
-    drives twice as fast, and reports twice the speed, for that is what is seen. `clock` gives the instants of the fixes and,
-    with `pace`, the vehicle's own time. Hook `taken` up to the client's `on_trip` and `answered` to its `on_done`.
+    Without `make_trip` it stands and waits for trips that a dispatcher assigns. `pace` is simulated seconds a second: at 2.0
+    the vehicle drives twice as fast, and reports twice the speed. `clock` gives the instants of the fixes and, with `pace`,
+    the vehicle's own time. The client's `on_trip` must call `taken`, and its `on_done` must call `answered`.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class DriverLoop:
         self._due: float | None = None
 
     async def run(self) -> None:
-        """For ever; ends by being cancelled."""
-        # Drivers that started together would otherwise report together for ever.
+        """Drive until cancelled."""
+        # Otherwise drivers that started together would always report together.
         await asyncio.sleep(self._rng.uniform(0.0, min(self._client.interval, 2.0)) / self._pace)
         while True:
             try:
@@ -84,10 +84,10 @@ class DriverLoop:
             self._trip_id = None
             await self._stand(self._rng.uniform(6.0, 20.0))
 
-    # --- what the hub says -------------------------------------------------------------------------------------------
+    # --- what the hub sends ------------------------------------------------------------------------------------------
 
     def taken(self, trip: TripView) -> None:
-        """A trip that the hub tells of: ours to drive next, or no longer ours."""
+        """The hub sent a trip: it is ours to drive next, or no longer ours."""
         ours = not isinstance(trip.vehicle, msgspec.UnsetType) and trip.vehicle.vehicle_id == self.vehicle_id
         if not ours or trip.status.over:
             self._assigned.pop(trip.trip_id, None)
@@ -97,7 +97,7 @@ class DriverLoop:
             self._assigned[trip.trip_id] = trip
 
     def answered(self, request: Request, code: str | None, detail: str | None) -> None:
-        """A status change that was refused means that the trip is not what this driver thinks."""
+        """A refused status change means that the trip has changed without this driver knowing."""
         if code is None:
             return
         logger.info("%s: %s was refused, %s: %s", self.vehicle_id, request.frame.decode(), code, detail)
@@ -127,7 +127,7 @@ class DriverLoop:
         advance(trip_id, TripStatus.COMPLETE)
 
     async def _next(self) -> tuple[Itinerary, str]:
-        """A trip that a dispatcher gave this vehicle, or one of its own making."""
+        """A trip that a dispatcher assigned to this vehicle, or one that it makes itself."""
         while True:
             for trip_id in list(self._assigned):
                 trip = self._assigned.pop(trip_id)
@@ -139,7 +139,7 @@ class DriverLoop:
         itinerary = self._itineraries.next(self._here)
         making = asyncio.ensure_future(self._make_trip(itinerary, self._trouble))
         try:
-            # A vehicle that waits for its backend still says where it stands.
+            # A vehicle that waits for its backend still reports its position.
             while not making.done():
                 await self._stand(self._client.interval, until=making)
             trip = making.result()
@@ -182,7 +182,7 @@ class DriverLoop:
 
     def _report(self, moment: Moment) -> None:
         now = self._clock()
-        # The end of one leg is the start of the next: the same place is not told twice.
+        # One leg ends where the next begins. The same place is not reported twice.
         if self._read_at is not None and now - self._read_at < 200:
             return
         since = 0.0 if self._read_at is None else (now - self._read_at) / 1000.0
@@ -204,11 +204,11 @@ class DriverLoop:
         )
 
     async def _next_report(self, left: float, until: asyncio.Future[TripView] | None = None) -> None:
-        """Until the next report is due, or `left` seconds from now, or `until` is done."""
+        """Wait until the next report is due, `left` seconds have passed, or `until` is done."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         if self._due is None or self._due <= now:
-            # In rhythm, but what was missed is not made up for.
+            # Keep the rhythm, but skip the reports that were missed.
             following = (self._due or now) + self._client.interval
             self._due = following if following > now else now + self._client.interval
         pause = max(0.0, min(self._due - now, left))

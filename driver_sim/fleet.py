@@ -1,4 +1,4 @@
-"""The demo's vehicles and where they are at home."""
+"""The demo's vehicles and their home villages."""
 
 import random
 
@@ -7,7 +7,6 @@ from tracking.model import Vehicle
 
 VADUZ: Point = (47.141, 9.521)
 
-#: Villages the vehicles are spread over, and how far around each they look for passengers (metres).
 HOMES: tuple[tuple[str, Point, float], ...] = (
     ("Vaduz", VADUZ, 1500.0),
     ("Schaan", (47.165, 9.509), 1500.0),
@@ -21,6 +20,7 @@ HOMES: tuple[tuple[str, Point, float], ...] = (
     ("Nendeln", (47.197, 9.543), 1500.0),
     ("Schellenberg", (47.231, 9.546), 1500.0),
 )
+"""The villages that the vehicles are spread over. The last number is the radius in metres in which they look for passengers."""
 
 _KINDS = (
     ("car", ("VW Passat", "Skoda Octavia", "Tesla Model 3", "Toyota Prius", "Mercedes E 200", "Volvo V60")),
@@ -31,7 +31,7 @@ _COLOURS = ("white", "silver", "black", "blue", "red", "green", "grey")
 
 
 def vehicles(fleet_id: str, count: int, rng: random.Random) -> list[Vehicle]:
-    """`<fleet>-01`, `<fleet>-02`, …, each with a model, a kind and a plate of its own."""
+    """`<fleet>-01`, `<fleet>-02`, …, each with its own model, kind and plate."""
     plates = rng.sample(range(1_000, 47_000), count)
     chosen = []
     for number, plate in enumerate(plates, start=1):

@@ -1,4 +1,4 @@
-"""Where the next trip leads: pickup, stops and drop-off, and the whole way there from where the vehicle stands."""
+"""Where the next trip leads: pickup, stops and drop-off, and the route there from where the vehicle stands."""
 
 import random
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from tracking.protocol.http import TripView
 
 
 class Leg(NamedTuple):
-    """A part of the way that ends with standing still; no edges where the vehicle is there already."""
+    """A part of the way that ends at a stop. It has no edges if the vehicle is there already."""
 
     edges: list[Edge]
     to: int
@@ -26,12 +26,12 @@ class Itinerary(NamedTuple):
 
     @property
     def line(self) -> list[Point]:
-        """The whole way, approach included, so that a vehicle on it is never off its route."""
+        """The whole way from where the vehicle stands, so that the vehicle is never off its route."""
         return [point for leg in self.legs for edge in leg.edges for point in edge.points]
 
 
 class Itineraries:
-    """Finds one vehicle's itineraries. `home` is a place and how far around it passengers stand (metres)."""
+    """Finds one vehicle's itineraries. Its passengers stand within `radius` metres of `home`."""
 
     def __init__(self, roads: RoadGraph, rng: random.Random, home: Point, radius: float) -> None:
         self.roads = roads
@@ -39,11 +39,11 @@ class Itineraries:
         self._around = roads.near(*home, radius) or [roads.nearest(*home)]
 
     def start(self) -> int:
-        """Where the vehicle stands when its day begins."""
+        """The junction where the vehicle begins."""
         return self.rng.choice(self._around)
 
     def next(self, here: int) -> Itinerary:
-        """From the neighbourhood to a place 1 to 8 km away, or back into the neighbourhood after such a trip."""
+        """From the home area to a place 1 to 8 km away, or back after such a trip."""
         roads, rng = self.roads, self.rng
         pickups = [node for node in roads.nodes if 200.0 < metres(roads.nodes[node], roads.nodes[here]) < 1_500.0]
         pickup = rng.choice(sorted(pickups) or self._around)
@@ -62,7 +62,7 @@ class Itineraries:
 
 
 class ShowcaseItineraries(Itineraries):
-    """Long tours that begin in Vaduz, cross it, and end there, so that whoever opens the link sees a car in the town."""
+    """Long tours that begin and end in Vaduz, so that the demo's link shows a car in the town."""
 
     _TOURS: tuple[tuple[Point, ...], ...] = (
         ((47.1650, 9.5090), (47.1070, 9.5280)),
@@ -77,7 +77,7 @@ class ShowcaseItineraries(Itineraries):
         self._tour = 0
 
     def start(self) -> int:
-        """A minute south of the pickup: arriving and setting off are seen soon."""
+        """A minute south of the pickup, so that a viewer soon sees the car arrive and leave."""
         return self.roads.nearest(47.1370, 9.5205)
 
     def next(self, here: int) -> Itinerary:
@@ -87,7 +87,7 @@ class ShowcaseItineraries(Itineraries):
 
 
 def itinerary(roads: RoadGraph, here: int, pickup: int, stops: list[int], dropoff: int) -> Itinerary:
-    """The fastest way from `here` over these junctions, each with the name of its street."""
+    """The fastest way from `here` over these junctions. Each place has the name of its street."""
     legs = []
     for node in [pickup, *stops, dropoff]:
         legs.append(Leg(roads.route(here, node), node))
@@ -96,7 +96,7 @@ def itinerary(roads: RoadGraph, here: int, pickup: int, stops: list[int], dropof
 
 
 def itinerary_of(trip: TripView, roads: RoadGraph, here: int) -> Itinerary:
-    """The way for a trip that somebody else made: to the junctions nearest to its places."""
+    """The way for a trip that somebody else made, by the junctions nearest to its places."""
     pickup, *stops, dropoff = (
         roads.nearest(place.latitude, place.longitude) for place in [trip.pickup, *trip.stops, trip.dropoff]
     )

@@ -1,6 +1,6 @@
 """How a vehicle moves along a route: as fast as limits, bends and junctions allow, with bounded acceleration.
 
-The whole motion is worked out when the route is known, so that a place at a time is a look-up, exact at any interval.
+The whole motion is computed once. A position at any time is then a look-up.
 """
 
 import itertools
@@ -12,16 +12,16 @@ from typing import NamedTuple
 from driver_sim.roads import Edge, Point, metres
 
 ACCELERATION = 1.5
-"""m/s², an unhurried driver's."""
+"""m/s²"""
 BRAKING = 2.0
 """m/s²"""
 SIDEWAYS = 2.2
-"""m/s², what passengers bear in a bend."""
+"""m/s², the comfortable limit in a bend."""
 ROUNDABOUT = 25 / 3.6
 GIVE_WAY = 15 / 3.6
 _STEP = 8.0
 _LOOK = 2
-"""Points before and after that a bend is measured over: a corner of the drawn line is rounder in the street."""
+"""Points before and after over which a bend is measured. A street is rounder than a corner of the drawn line."""
 _CRAWL = 2.0
 
 _CLASSES = ("living_street", "service", "residential", "unclassified", "tertiary", "secondary", "primary", "trunk", "motorway")
@@ -39,9 +39,9 @@ class Moment(NamedTuple):
 
 
 class Motion:
-    """From standing at the start of `edges` to standing at their end. `haste` scales the limits, 1.0 keeps them exactly.
+    """From a standstill at the start of `edges` to one at their end. `haste` scales the speed limits.
 
-    Raises `ValueError` without edges, or where an edge does not begin where the one before it ends.
+    Raises `ValueError` without edges, or if an edge does not begin where the one before it ends.
     """
 
     def __init__(self, edges: Sequence[Edge], *, haste: float = 1.0) -> None:
@@ -69,7 +69,7 @@ class Motion:
         if len(points) < 2:
             raise ValueError("a motion needs a way of some length; got a single point")
         if len(points) == 2:
-            # From standing to standing it must get going somewhere in between.
+            # Both ends are standstills. The vehicle needs a point between them at which it moves.
             points.insert(1, ((points[0][0] + points[1][0]) / 2, (points[0][1] + points[1][1]) / 2))
             on.insert(1, on[0])
             ceilings.insert(1, ceilings[0])
@@ -87,7 +87,7 @@ class Motion:
         """Metres."""
 
     def at(self, seconds: float) -> Moment:
-        """Where the vehicle is so long after it set off; at its start before, at its end after."""
+        """Where the vehicle is `seconds` after its departure. Before it stands at the start, afterwards at the end."""
         seconds = min(max(seconds, 0.0), self.duration)
         index = min(bisect_right(self._times, seconds), len(self._times) - 1) - 1
         lasts = self._times[index + 1] - self._times[index]
@@ -114,7 +114,7 @@ def bearing(one: Point, other: Point) -> float:
 
 
 def _gives_way(before: Edge, after: Edge) -> bool:
-    """A driver slows on turning into a bigger road, and on entering a roundabout."""
+    """A driver slows when turning into a bigger road, and when entering a roundabout."""
     if after.roundabout:
         return not before.roundabout
     return not before.roundabout and _rank(after) > _rank(before) and before.name != after.name
@@ -126,7 +126,7 @@ def _rank(edge: Edge) -> int:
 
 
 def _densified(points: Sequence[Point]) -> list[Point]:
-    """With no two neighbours further apart than a step, so that a vehicle can speed up and brake on a long straight."""
+    """Points at most a step apart, so that a vehicle can accelerate and brake on a long straight."""
     dense = [points[0]]
     for one, other in itertools.pairwise(points):
         gap = metres(one, other)
@@ -148,10 +148,10 @@ def _distances(points: Sequence[Point]) -> list[float]:
 
 
 def _speeds(points: Sequence[Point], at: Sequence[float], ceilings: Sequence[float]) -> list[float]:
-    """Two passes: nobody can be faster than what braking, and what accelerating, makes of the ceilings."""
+    """Lower the ceilings in two passes: backwards to what braking allows, forwards to what acceleration allows."""
     speeds = list(ceilings)
     for index in range(1, len(points) - 1):
-        # A limit holds from its sign on: the lower of both sides.
+        # At a sign the lower of both limits holds.
         before, after = points[max(0, index - _LOOK)], points[min(index + _LOOK, len(points) - 1)]
         speeds[index] = min(ceilings[index], ceilings[index + 1], _bend(before, points[index], after))
     speeds[0] = speeds[-1] = 0.0
@@ -163,7 +163,7 @@ def _speeds(points: Sequence[Point], at: Sequence[float], ceilings: Sequence[flo
 
 
 def _bend(before: Point, here: Point, after: Point) -> float:
-    """What a bend allows: the circle that touches both sides at half of the shorter one."""
+    """The speed that a bend allows. Its radius is that of the circle touching both sides at half of the shorter one."""
     turn = abs((bearing(here, after) - bearing(before, here) + 180.0) % 360.0 - 180.0)
     if turn < 1.0:
         return float("inf")

@@ -1,9 +1,9 @@
-"""The outbox: every fix is in it until the hub has acknowledged it, and every request until it is done.
+"""The outbox holds every fix until the hub has acknowledged it, and every request until it is done.
 
-Two kinds with one interface: `MemoryOutbox` here, and `store.SqliteOutbox`, which survives the process.
+Two classes implement it: `MemoryOutbox` here, and `store.SqliteOutbox`, which survives the process.
 
-A fix may be sent only once it is *kept*. Were it sent before, a crash in between would give its number to another fix after
-the restart, and the hub would take that one for a repeat and drop it.
+A fix may be sent only once it is *kept*. Otherwise a crash after sending could give its number to another fix after the
+restart. The hub would take that fix for a repeat and drop it.
 """
 
 import uuid
@@ -43,56 +43,56 @@ class Request(NamedTuple):
 class Outbox(Protocol):
     """One driver's unacknowledged fixes and unfinished requests.
 
-    Numbers (`seq`) rise by one. What is unacknowledged is always the run `acknowledged_seq + 1 .. last_seq`, without gaps.
-    No method blocks on a disk for longer than a look-up.
+    Numbers (`seq`) rise by one. The unacknowledged fixes are always `acknowledged_seq + 1 .. last_seq`, without gaps. No method
+    waits for a disk longer than a look-up takes.
     """
 
     @property
     def session(self) -> str:
-        """The uuid of this run of numbers; the same after a restart, unless `renew` was called."""
+        """The uuid of this run of numbers. It survives a restart, and changes with `renew`."""
 
     @property
     def last_seq(self) -> int:
-        """The highest number given out; 0 before the first."""
+        """The highest number in use. 0 before the first."""
 
     @property
     def acknowledged_seq(self) -> int:
-        """Every fix up to here is handled and gone from the outbox."""
+        """Every fix up to here is handled and has left the outbox."""
 
     @property
     def kept_seq(self) -> int:
         """Every fix up to here is kept and may be sent."""
 
     def put(self, fix: Fix) -> int:
-        """Take a fix; its `seq` is overwritten by the next number, which is returned. Returns at once: see `kept_seq`."""
+        """Take a fix, give it the next number, and return that. Does not wait until the fix is kept: see `kept_seq`."""
 
     def unacknowledged(self, after: int, limit: int) -> list[KeptFix]:
         """Kept fixes with numbers above `after`, in order, at most `limit`."""
 
     def acknowledge(self, seq: int) -> None:
-        """Forget every fix up to `seq`. Raises `ValueError` for a number that can't have been sent, being above `kept_seq`."""
+        """Drop every fix up to `seq`. Raises `ValueError` above `kept_seq`: such a number was never sent."""
 
     def renew(self) -> None:
-        """Begin another session with the same fixes: the hub has numbers of this one that were never given out here."""
+        """Begin another session with the same fixes. Needed when the hub has numbers that were never sent from here."""
 
     def put_request(self, request: Request) -> None:
-        """Take a request, to be sent after those already there."""
+        """Take a request. It is sent after those that are already here."""
 
     def requests(self) -> list[Request]:
         """Unfinished requests, oldest first."""
 
     def finish(self, client_id: str) -> Request | None:
-        """Forget this request and return it; None where there is none."""
+        """Drop this request and return it. None if there is none."""
 
     def notify(self, callback: Callable[[], None] | None) -> None:
-        """Call `callback`, perhaps in another thread, whenever `kept_seq` has risen."""
+        """Call `callback` whenever `kept_seq` has risen, perhaps in another thread."""
 
     def __len__(self) -> int:
-        """Unacknowledged fixes."""
+        """The number of unacknowledged fixes."""
 
 
 class MemoryOutbox:
-    """An outbox that dies with the process: for benches, replays and tests."""
+    """An outbox that is lost with the process, for benchmarks, replays and tests."""
 
     def __init__(self, session: str | None = None) -> None:
         self.session = session or str(uuid.uuid4())
@@ -153,9 +153,9 @@ def check_sendable(seq: int, kept_seq: int) -> None:
 
 
 def frame_of(kept: list[KeptFix], max_batch: int = MAX_BATCH, max_bytes: int = MAX_FRAME_BYTES) -> tuple[bytes, int]:
-    """One frame with as many of the first of `kept` as may go into it, and how many those are.
+    """One frame with the first of `kept`, as many as fit, and how many those are.
 
-    A single fix goes as `position`, several as `positions`. `kept` must not be empty.
+    A single fix is sent as `position`, several as `positions`. `kept` must not be empty.
     """
     size = len(_BATCH_HEAD) + len(_BATCH_TAIL) - 1
     count = 0

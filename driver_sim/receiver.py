@@ -1,4 +1,4 @@
-"""A phone's satellite receiver and what else it knows of itself: noise, accuracy, altitude, battery, dead zones."""
+"""A phone's satellite receiver and battery: noise, accuracy, altitude, charge, dead zones."""
 
 import random
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from typing import NamedTuple
 from driver_sim.motion import Moment
 from driver_sim.roads import METRES_PER_DEGREE, Point, metres
 
-#: Places and their height in metres: enough of Liechtenstein's relief for a believable altitude.
 _HEIGHTS: tuple[tuple[Point, float], ...] = (
     ((47.2380, 9.5270), 433.0),  # Ruggell
     ((47.2310, 9.5460), 626.0),  # Schellenberg
@@ -25,13 +24,14 @@ _HEIGHTS: tuple[tuple[Point, float], ...] = (
     ((47.1030, 9.6080), 1602.0),  # Malbun
     ((47.0660, 9.5020), 472.0),  # Balzers
 )
+"""Places and their height in metres: enough of Liechtenstein's relief for a believable altitude."""
 
 _WANDERS_FOR = 40.0
-"""Seconds after which the position error has forgotten most of itself: reflections change as the vehicle moves on."""
+"""Time constant of the position error, in seconds. Reflections change as the vehicle moves on."""
 
 
 class Reading(NamedTuple):
-    """What the receiver says; degrees, metres, m/s, `battery` 0..1. No bearing while standing: a receiver has none then."""
+    """Degrees, metres, m/s, `battery` 0..1. There is no bearing while the vehicle stands."""
 
     latitude: float
     longitude: float
@@ -43,7 +43,7 @@ class Reading(NamedTuple):
 
 
 class DeadZone(NamedTuple):
-    """A circle without a mobile network; fixes taken in it arrive late."""
+    """A circle without a mobile network. Fixes taken in it arrive late."""
 
     centre: Point
     radius: float
@@ -53,7 +53,7 @@ class DeadZone(NamedTuple):
 
 
 class Receiver:
-    """Turns true moments into readings with an error that wanders, rather than jumps, from one to the next.
+    """Turns true moments into readings. The error drifts from one to the next, and does not jump.
 
     The error east and north is a first-order Gauss-Markov process with `sigma` metres. Source: R. G. Brown, P. Y. C. Hwang,
     "Introduction to Random Signals and Applied Kalman Filtering" (2012), section 4.2.
@@ -69,7 +69,7 @@ class Receiver:
         self._charging = rng.random() < 0.5
 
     def read(self, moment: Moment, since: float) -> Reading:
-        """What is seen at a true moment, `since` seconds after the reading before it."""
+        """The reading at a true moment, `since` seconds after the reading before it."""
         kept = exp(-max(since, 0.0) / _WANDERS_FOR)
         fresh = sqrt(1.0 - kept * kept)
         self._east = kept * self._east + fresh * self._rng.gauss(0.0, self._sigma)
@@ -78,7 +78,7 @@ class Receiver:
         speed = max(0.0, moment.speed + self._rng.gauss(0.0, 0.15)) if moment.speed > 0.3 else 0.0
         bearing = None
         if speed > 1.0:
-            # The slower, the vaguer: the error of a velocity's direction is its sideways error over its size.
+            # The bearing is worse at low speed: its error is the sideways error over the speed.
             bearing = round((moment.bearing + self._rng.gauss(0.0, 20.0 / (speed + 2.0))) % 360.0, 1) % 360.0
         return Reading(
             latitude=round(moment.latitude + self._north / METRES_PER_DEGREE, 7),
@@ -102,12 +102,12 @@ class Receiver:
 
 
 def height(point: Point) -> float:
-    """Metres above the sea, from the heights of villages weighted by the inverse square of their distance."""
+    """Metres above sea level, interpolated from villages by the inverse square of the distance."""
     weights = [1.0 / (metres(place, point) ** 2 + 10_000.0) for place, _ in _HEIGHTS]
     return sum(weight * above for weight, (_, above) in zip(weights, _HEIGHTS, strict=True)) / sum(weights)
 
 
 def dead_zones(rng: random.Random, places: Sequence[Point], count: int = 3, spare: Sequence[Point] = ()) -> list[DeadZone]:
-    """Some circles of 150 to 300 m around some of `places`, none within 2 km of a place to be spared."""
+    """`count` circles of 150 to 300 m around some of `places`, none within 2 km of a place in `spare`."""
     open_to = [place for place in places if all(metres(place, kept) > 2_000.0 for kept in spare)]
     return [DeadZone(centre, rng.uniform(150.0, 300.0)) for centre in rng.sample(open_to, min(count, len(open_to)))]

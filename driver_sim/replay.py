@@ -1,9 +1,10 @@
-"""Playing a recorded drive to a hub as if it happened now."""
+"""Play a recorded drive to a hub as if it happened now."""
 
 import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +19,11 @@ from tracking.model import Clock, Place, TripStatus, Vehicle, system_clock
 
 
 class Interrupted(Exception):
-    """Asked to stop before anything was replayed."""
+    """The replay was stopped before its first row."""
 
 
 class Recording(NamedTuple):
-    """Good rows in the order of the file, and bad ones."""
+    """The good rows in the order of the file, and the bad ones."""
 
     rows: list[Row]
     bad: list[BadRow]
@@ -32,7 +33,7 @@ class Recording(NamedTuple):
         return list(dict.fromkeys(row.vehicle_id for row in self.rows))
 
     def of(self, vehicle_id: str) -> "Recording":
-        """For one vehicle: its rows, or the only vehicle's there is. Raises `TrackError` where that is not clear."""
+        """The rows of one vehicle. A file with a single vehicle counts as this one. Raises `TrackError` if neither fits."""
         theirs = self.vehicle_ids
         if vehicle_id in theirs:
             return self._replace(rows=[row for row in self.rows if row.vehicle_id == vehicle_id])
@@ -44,7 +45,7 @@ class Recording(NamedTuple):
         )
 
     def shortened(self, longest: float) -> "Recording":
-        """With no silence of all vehicles together longer than `longest` seconds: nobody waits for a night to pass."""
+        """Gaps in which no vehicle reports are cut to `longest` seconds, so that nobody waits for a night to pass."""
         rows: list[Row] = []
         taken = 0
         latest = self.rows[0].due
@@ -60,10 +61,10 @@ class Recording(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What became of the rows.
+    """What happened to the rows.
 
-    `rejected` counts fixes by code; `lost` has the endings of clients that left for good, by vehicle; `left` counts the rows
-    never reported, because the replay was stopped or every client had left.
+    `rejected` counts fixes by code. `lost` says by vehicle why clients left for good. `left` counts the rows that were never
+    reported, because the replay was stopped or every client had left.
     """
 
     sent: int
@@ -93,8 +94,8 @@ class Summary(NamedTuple):
 class Timing:
     """When a row is reported, and with which `fix_time`.
 
-    `speed` 1.0: the first fix is now, the others follow as they were recorded; 2.0: in half of the time, their fix times as
-    well. None: all at once, as a backlog whose last fix is now; shifted any later, the hub would have to reject the future.
+    `speed` 1.0: the first fix is now, and the others follow as they were recorded. 2.0: all in half of the time, fix times
+    included. None: all at once, as a backlog whose last fix is now. A later one would lie in the future, and be rejected.
     """
 
     def __init__(self, rows: Sequence[Row], speed: float | None, now: int) -> None:
@@ -103,19 +104,19 @@ class Timing:
         self._from = rows[0].due if speed is not None else max(row.due for row in rows)
 
     def due(self, row: Row) -> int:
-        """The instant at which a row is to be reported."""
+        """The instant at which to report a row."""
         return self._now if self._speed is None else self._now + round((row.due - self._from) / self._speed)
 
     def fix_time(self, row: Row) -> int:
         return self._now + round((row.time - self._from) / (self._speed or 1.0))
 
     def velocity(self, row: Row) -> float | None:
-        """A row's speed as it is seen at this pace."""
+        """A row's speed at this pace."""
         return row.speed if row.speed is None or self._speed is None else row.speed * self._speed
 
 
 def record(path: Path, say: Callable[[str], None]) -> Recording:
-    """Read a whole file, naming its bad rows to `say`. Raises `TrackError`, also for a file without a good row."""
+    """Read a whole file, and pass a line for each bad row to `say`. Raises `TrackError`, also if no row is good."""
     recording = Recording([], [])
     for row in read(path):
         if isinstance(row, BadRow):
@@ -137,13 +138,13 @@ async def replay(
     clock: Clock = system_clock,
     progress: bool = True,
 ) -> Summary:
-    """Report every row through its vehicle's client (not yet running), wait for all acknowledgements, and sum up.
+    """Report every row through its vehicle's client, wait for all acknowledgements, and sum up.
 
-    `stopping` ends it early: what was reported is in the summary.
+    The clients must not run yet. `stopping` ends the replay early. The summary then has what was reported.
     """
     rejected: Counter[str] = Counter()
     for client in clients.values():
-        client.on_rejected = lambda rejection: rejected.update((rejection.code,))
+        client.callbacks = replace(client.callbacks, on_rejected=lambda rejection: rejected.update((rejection.code,)))
     running = {vehicle_id: asyncio.ensure_future(client.run()) for vehicle_id, client in clients.items()}
     stop = asyncio.ensure_future(stopping.wait())
     ready = [asyncio.ensure_future(client.connected.wait()) for client in clients.values()]
@@ -192,10 +193,10 @@ async def replay(
 async def own_fleet(
     backend: Backend, hub: str, fleet: str, recording: Recording, say: Callable[[str], None], stopping: asyncio.Event
 ) -> AsyncIterator[dict[str, DriverClient]]:
-    """A fleet, a vehicle and a trip for each of the recording's vehicles, and their clients; afterwards the trips are over.
+    """Make a fleet, and a vehicle, a trip and a client for each vehicle of the recording. End the trips afterwards.
 
-    A trip leads from the vehicle's first place to its last and is under way from the start, so that every fix is its. Raises
-    `Interrupted` where `stopping` is set before all are made.
+    A trip leads from the vehicle's first place to its last. It is under way from the start, so that every fix belongs to it.
+    Raises `Interrupted` if `stopping` is set before all are made.
     """
     await backend.put_fleet(fleet, f"Replay {fleet}")
     theirs = frozenset(recording.vehicle_ids)
@@ -209,7 +210,7 @@ async def own_fleet(
     trips: dict[str, str] = {}
 
     async def make(vehicle_id: str) -> None:
-        # Not by an exception: what is half made would be cancelled, and its trip forgotten.
+        # An exception would cancel what is half made, and its trip would never be ended.
         if stopping.is_set():
             return
         await backend.put_vehicle(Vehicle(vehicle_id, fleet, vehicle_id, "car", ""))

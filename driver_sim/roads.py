@@ -1,4 +1,4 @@
-"""The road network: junctions, one-way edges between them, and the fastest way from one to another.
+"""The road network: junctions, one-way edges between them, and the fastest way between two junctions.
 
 The data are OpenStreetMap's (© OpenStreetMap contributors, ODbL), cut at junctions.
 """
@@ -16,7 +16,6 @@ ROADS_FILE = Path(__file__).with_name("liechtenstein_roads.geojson.gz")
 
 METRES_PER_DEGREE = 111_195.0
 
-#: Speed limits, km/h, where the map has none: Liechtenstein's general limit in built-up areas is 50, outside 80.
 _LIMIT_OF_CLASS = {
     "motorway": 120.0,
     "trunk": 80.0,
@@ -28,6 +27,10 @@ _LIMIT_OF_CLASS = {
     "living_street": 20.0,
     "service": 20.0,
 }
+"""Speed limits in km/h for roads whose limit the map does not have.
+
+Liechtenstein's general limit is 50 in built-up areas and 80 outside.
+"""
 _JUNCTION_SECONDS = 2.0
 
 Point = tuple[float, float]
@@ -39,7 +42,7 @@ class NoRoute(Exception):
 
 
 class Edge(NamedTuple):
-    """A piece of road in the direction it is driven in. `points` from start to end; `length` metres; `limit` m/s."""
+    """A piece of road in one direction. `points` run from start to end. `length` is in metres, `limit` in m/s."""
 
     start: int
     end: int
@@ -53,12 +56,12 @@ class Edge(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Travel time at the limit, and what a junction costs."""
+        """Travel time at the limit, plus the delay at a junction."""
         return self.length / self.limit + _JUNCTION_SECONDS
 
 
 class RoadGraph:
-    """Junctions by number and the edges that leave them."""
+    """Junctions by number, and the edges that leave them."""
 
     def __init__(self, edges: Sequence[Edge]) -> None:
         self.leaving: dict[int, list[Edge]] = {}
@@ -86,7 +89,7 @@ class RoadGraph:
         return sorted(node for node, point in self.nodes.items() if metres(point, (latitude, longitude)) <= radius)
 
     def route(self, start: int, end: int) -> list[Edge]:
-        """The fastest way by travel time (A*); empty where start is end. Raises `NoRoute`."""
+        """The fastest way by travel time (A*). It is empty if start is end. Raises `NoRoute`."""
         goal = self.nodes[end]
         best = {start: 0.0}
         came: dict[int, Edge] = {}
@@ -114,12 +117,12 @@ class RoadGraph:
         return way[::-1]
 
     def name_at(self, node: int) -> str:
-        """The street at a junction, or an empty text where none of its streets has a name."""
+        """The street at a junction, or an empty text if none of its streets has a name."""
         return min((edge.name for edge in self.leaving[node] if edge.name), default="")
 
 
 def metres(one: Point, other: Point) -> float:
-    """Distance over the small part of the earth that a country of 25 km is: within 0.2 % of the great circle's."""
+    """Distance on a flat map. Within a country of 25 km it is within 0.2 % of the great circle."""
     east = (other[1] - one[1]) * cos(radians((one[0] + other[0]) / 2))
     return hypot(other[0] - one[0], east) * METRES_PER_DEGREE
 

@@ -1,4 +1,4 @@
-"""Outboxes on disk: one SQLite file for as many drivers as the process plays."""
+"""Outboxes on disk: one SQLite file for all drivers of the process."""
 
 import contextlib
 import fcntl
@@ -41,15 +41,15 @@ _Statement = tuple[str, tuple[Any, ...]]
 
 
 class StoreError(Exception):
-    """The file can't be used: it is another process's, or the disk refuses to write."""
+    """The file can't be used: another process holds it, or the disk refuses to write."""
 
 
 class SqliteStore:
-    """The file and its one writer, a thread that commits what came together in one transaction, with one fsync.
+    """The file and its writer: a thread that commits all waiting changes in one transaction, with one fsync.
 
-    `group_delay`: seconds that a commit waits for company; acknowledged fixes are deleted with the next commit that has to
-    be, or after `idle_delay` seconds: a deletion lost in a crash only means that a fix is sent once more.
-    Raises `StoreError` where another process holds the file: two would give the same numbers to different fixes.
+    A commit waits `group_delay` seconds for more changes. Acknowledged fixes are deleted with the next commit, or after
+    `idle_delay` seconds. If a crash loses a deletion, the fix is only sent once more. Raises `StoreError` if another process
+    holds the file: two writers would give the same numbers to different fixes.
     """
 
     def __init__(self, path: Path, *, group_delay: float = 0.05, idle_delay: float = 1.0, retry_delay: float = 1.0) -> None:
@@ -79,7 +79,7 @@ class SqliteStore:
         self._thread.start()
 
     def outbox(self, name: str) -> "SqliteOutbox":
-        """The outbox of the driver with this name, with whatever an earlier run left in it; the same object each time."""
+        """The outbox of the driver with this name, with what an earlier run left in it. Always the same object."""
         if name not in self._outboxes:
             query = "SELECT driver, session, last_seq FROM drivers WHERE name = ?"
             rows = self.read(query, (name,))
@@ -90,7 +90,7 @@ class SqliteStore:
         return self._outboxes[name]
 
     def close(self) -> None:
-        """Write what is left and close the file. Raises `StoreError` where that fails."""
+        """Write what is left and close the file. Raises `StoreError` if that fails."""
         with self._changed:
             self._closing.set()
             self._changed.notify()
@@ -106,7 +106,7 @@ class SqliteStore:
         return self._reader.execute(sql, parameters).fetchall()
 
     def write(self, statements: list[_Statement], *, kept: "tuple[SqliteOutbox, int] | None" = None, urgent: bool) -> None:
-        """Queue statements for the next commit; tell the outbox in `kept` when they are on disk."""
+        """Queue statements for the next commit. The outbox in `kept` is notified when they are on disk."""
         with self._changed:
             self._statements += statements
             if kept is not None:
@@ -150,7 +150,7 @@ class SqliteStore:
             with contextlib.suppress(sqlite3.Error):
                 self._writer.execute("ROLLBACK")
             if self._failure is None:
-                logger.error("%s can't be written, so nothing new is sent: %s; trying again", self.path, error)
+                logger.error("%s can't be written, so no new fix is sent: %s; trying again", self.path, error)
             self._failure = str(error)
             return False
         self._failure = None
@@ -158,7 +158,7 @@ class SqliteStore:
 
 
 class SqliteOutbox:
-    """One driver's part of the file; see `outbox.Outbox`. Made by `SqliteStore.outbox`."""
+    """One driver's part of the file. `SqliteStore.outbox` makes it. See `outbox.Outbox`."""
 
     def __init__(self, store: SqliteStore, driver: int, session: str, last_seq: int) -> None:
         self.session = session
@@ -190,7 +190,7 @@ class SqliteOutbox:
         return fix.seq
 
     def unacknowledged(self, after: int, limit: int) -> list[KeptFix]:
-        # Also not above kept_seq: a commit is visible to the reader a moment before the writer has said so.
+        # Not above kept_seq: the reader sees a commit a moment before the writer reports it.
         rows = self._store.read(
             "SELECT seq, body FROM fixes WHERE driver = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
             (self._driver, max(after, self.acknowledged_seq), self._kept_seq, limit),
@@ -226,7 +226,7 @@ class SqliteOutbox:
         self._notify = callback
 
     def rise(self, seq: int) -> None:
-        """The writer's word that every fix up to `seq` is on disk."""
+        """The writer reports that every fix up to `seq` is on disk."""
         self._kept_seq = seq
         notify = self._notify
         if notify is not None:
@@ -237,10 +237,10 @@ class SqliteOutbox:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    # Autocommit mode, because the writer says BEGIN and COMMIT itself; used by one thread at a time each.
+    # Autocommit mode, because the writer sends BEGIN and COMMIT itself. One thread at a time uses each connection.
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
-    # FULL: in WAL mode a commit is only then on disk when it returns; with NORMAL a power cut would take back numbers in use.
+    # In WAL mode a commit is on disk when it returns only with FULL. With NORMAL a power cut could undo numbers in use.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA busy_timeout = 5000")
     return connection

@@ -1,4 +1,4 @@
-"""Recorded drives: fixes from CSV and GPX files, with every bad row named."""
+"""Read recorded drives: fixes from CSV and GPX files, with a reason for every bad row."""
 
 import csv
 import gzip
@@ -16,13 +16,13 @@ import gpxpy.gpx
 
 
 class TrackError(Exception):
-    """A file can't be read as a recorded drive at all."""
+    """A file can't be read as a recorded drive."""
 
 
 class Row(NamedTuple):
     """One recorded fix: `line` in the file, instants, degrees, m/s, metres.
 
-    `due` is when it is to be reported: its own `time`, or when it was received, where the file has that (`recv_ts`).
+    `due` is when to report it: when it was received, if the file says so (`recv_ts`), otherwise its own `time`.
     """
 
     line: int
@@ -42,7 +42,6 @@ class BadRow(NamedTuple):
     reason: str
 
 
-#: What a row holds -> the names that columns have for it.
 _COLUMNS = {
     "vehicle_id": ("vehicle_id", "track_id"),
     "time": ("ts", "fix_time"),
@@ -54,13 +53,14 @@ _COLUMNS = {
     "accuracy": ("accuracy",),
     "altitude": ("altitude",),
 }
+"""The field of a row -> the column names that are accepted for it."""
 _REQUIRED = ("time", "latitude", "longitude")
 _OPTIONAL_NUMBERS = ("speed", "bearing", "accuracy", "altitude")
 _MAX_INSTANT = 2**53
 
 
 def read(path: Path) -> Iterator[Row | BadRow]:
-    """The rows of a `.csv`, `.csv.gz` or `.gpx` file, as they come. Raises `TrackError`."""
+    """The rows of a `.csv`, `.csv.gz` or `.gpx` file, in order. Raises `TrackError`."""
     name = path.name.lower()
     try:
         if name.endswith(".gpx"):
@@ -76,10 +76,10 @@ def read(path: Path) -> Iterator[Row | BadRow]:
 
 
 def read_csv(file: TextIO, vehicle_id: str = "vehicle") -> Iterator[Row | BadRow]:
-    """Rows of a CSV whose header decides; `vehicle_id` names the vehicle where no column does.
+    """The rows of a CSV file with a header. `vehicle_id` names the vehicle if no column does.
 
-    Columns: `ts` (ISO 8601, UTC where it names no zone) or `fix_time` (an instant), `lon`, `lat`; `vehicle_id`, `recv_ts`,
-    `speed`, `bearing`, `accuracy`, `altitude` where there are such. Raises `TrackError` for a header without the first three.
+    Required columns: `ts` (ISO 8601, in UTC if it names no zone) or `fix_time` (an instant), `lon`, `lat`. Optional columns:
+    `vehicle_id`, `recv_ts`, `speed`, `bearing`, `accuracy`, `altitude`. Raises `TrackError` if a required one is missing.
     """
     lines = csv.reader(file)
     try:
@@ -110,7 +110,7 @@ def read_csv(file: TextIO, vehicle_id: str = "vehicle") -> Iterator[Row | BadRow
 
 
 def read_gpx(text: str, vehicle_id: str = "vehicle") -> Iterator[Row | BadRow]:
-    """Points of a GPX's tracks, a vehicle for each, named by the track; `line` counts the points. Raises `TrackError`."""
+    """The points of a GPX file. Each track is a vehicle with the track's name. `line` counts points. Raises `TrackError`."""
     try:
         gpx = gpxpy.parse(text)
     except (gpxpy.gpx.GPXException, ValueError) as error:
@@ -136,7 +136,7 @@ def read_gpx(text: str, vehicle_id: str = "vehicle") -> Iterator[Row | BadRow]:
 
 
 def vehicle_name(text: str) -> str:
-    """`text` as an id that the hub takes: `[A-Za-z0-9._-]{1,64}`."""
+    """`text` as an id that the hub accepts: `[A-Za-z0-9._-]{1,64}`."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text.strip())[:64] or "vehicle"
 
 
@@ -185,6 +185,6 @@ def _time(text: str) -> int:
 
 
 def _instant(time: datetime) -> int:
-    # gpxpy's zone is its own class, and a zone-less time is UTC in both formats.
+    # gpxpy has its own class for zones. A time without a zone is UTC in both formats.
     aware = time.replace(tzinfo=UTC) if time.tzinfo is None else time
     return round(aware.timestamp() * 1000)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from driver_sim.bench.clients import DriverClient, WatcherClient
+from driver_sim.bench.clients import DispatcherClient, DriverClient, WatcherClient
 from driver_sim.bench.environment import Cost, Environment, EnvironmentFailed
 from driver_sim.bench.http import connect_http
 from driver_sim.bench.load import Result, busy, close, connected, drained, latencies, report
@@ -104,13 +104,9 @@ async def _beside_positions(
         await writer.kill()
     without += await _phase(environment, drivers, watchers, seconds / 2, "without changes")
     await drained(drivers)
-    ids = set(environment.trips)
-    watched = [made for made in done.made if made.trip_id in ids]
     if done.failed:
         raise EnvironmentFailed(f"changes failed: {done.failed}")
     by_trip = {trip.trip_id: watcher for trip, watcher in zip(trips, watchers, strict=True)}
-    to_passenger = [_after(made, by_trip[made.trip_id].trip_seen) for made in watched]
-    to_dispatcher = [_after(made, screen.trips_seen.get(made.trip_id, {})) for made in watched]
     memory = environment.memory()
     clients = [*drivers, *watchers, screen]
     closed = sum(client.closed is not None for client in clients)
@@ -123,12 +119,7 @@ async def _beside_positions(
         "changes_by": done.by,
         "changes_wanted_per_second": rate,
         "changes_per_second": len(done.made) / during.spent.at,
-        "changes_watched": len(watched),
-        **latencies("commit" if done.by == "database" else "patch", [change.answered - change.sent for change in done.made]),
-        **latencies("change_to_passenger", [took for took in to_passenger if took is not None]),
-        **latencies("change_to_dispatcher", [took for took in to_dispatcher if took is not None]),
-        "changes_not_seen_by_passengers": to_passenger.count(None),
-        "changes_not_seen_by_dispatcher": to_dispatcher.count(None),
+        **_delays(done, by_trip, screen),
         **without.figures("without"),
         **during.figures("with"),
         "hub_us_per_change": 1e6 * (during.spent.hub - share * without.spent.hub) / made,
@@ -141,6 +132,21 @@ async def _beside_positions(
         "skipped": sum(watcher.skipped for watcher in watchers),
         "breaks": sum(watcher.breaks for watcher in watchers),
         "closed": closed,
+    }
+
+
+def _delays(done: Done, passengers: Mapping[str, WatcherClient], dispatcher: DispatcherClient) -> Result:
+    """How long changes took: to be answered, and to be seen by the passengers of watched trips and by the dispatcher."""
+    watched = [made for made in done.made if made.trip_id in passengers]
+    to_passenger = [_after(made, passengers[made.trip_id].trip_seen) for made in watched]
+    to_dispatcher = [_after(made, dispatcher.trips_seen.get(made.trip_id, {})) for made in watched]
+    return {
+        "changes_watched": len(watched),
+        **latencies("commit" if done.by == "database" else "patch", [change.answered - change.sent for change in done.made]),
+        **latencies("change_to_passenger", [took for took in to_passenger if took is not None]),
+        **latencies("change_to_dispatcher", [took for took in to_dispatcher if took is not None]),
+        "changes_not_seen_by_passengers": to_passenger.count(None),
+        "changes_not_seen_by_dispatcher": to_dispatcher.count(None),
     }
 
 

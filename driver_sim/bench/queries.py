@@ -80,37 +80,7 @@ async def history(environment: Environment, count: int, _seconds: float) -> Resu
     each = max(1, count // HISTORY_VEHICLES // HISTORY_DAYS)
     today = system_clock() // DAY_MS
     days = range(today - HISTORY_DAYS, today)
-    await environment.sql.execute(
-        f"""
-        INSERT INTO fleets (fleet_id, name) VALUES ('history', '');
-        INSERT INTO vehicles (vehicle_id, fleet_id)
-        SELECT 'history-' || n, 'history' FROM generate_series(1, {HISTORY_VEHICLES}) n;
-        INSERT INTO sessions (vehicle, name) SELECT vehicle, 'session-' || vehicle FROM vehicles WHERE fleet_id = 'history';
-        """
-    )
-    begin = time.perf_counter()
-    for day in tqdm(days, desc="history: storing", unit=" days", leave=False):
-        # Hours of driving, a fix every few seconds, north and back again; every twentieth minute stands.
-        await environment.sql.execute("SELECT ensure_positions_partition($1)", stored_history.date_of(day))
-        await environment.sql.execute(
-            """
-            INSERT INTO positions (
-                vehicle, session, seq, fix_time, server_time, accuracy, altitude, speed, bearing, battery, point
-            )
-            SELECT s.vehicle, s.session, n + ($1::int % 100) * 100000, fix_time, fix_time + interval '200 ms',
-                4.5, 460.25, 10, 12.5, 0.83,
-                ST_SetSRID(
-                    ST_MakePoint(9.5 + s.vehicle * 1e-4, 47 + 0.2 * abs(2.0 * ((n * 1e-3) % 1) - 1) + random() * 5e-5), 4326
-                )
-            FROM generate_series(1, $2::int) n,
-                LATERAL (SELECT to_timestamp(($1::float8 + 0.25 + 0.5 * n / $2) * 86400) AS fix_time) t,
-                (SELECT s.* FROM sessions s JOIN vehicles v USING (vehicle) WHERE v.fleet_id = 'history' OFFSET 0) s
-            """,
-            day,
-            each,
-            timeout=600,
-        )
-    stored_seconds = time.perf_counter() - begin
+    stored_seconds = await _store_history(environment, days, each)
     await environment.sql.execute("VACUUM ANALYZE positions", timeout=600)
     total, size = await environment.stored()
     result: Result = {
@@ -157,6 +127,41 @@ acknowledge each commit, so that the ack says how long that took; and to take as
 
 
 # --- the parts ----------------------------------------------------------------------------------------------------------
+
+
+async def _store_history(environment: Environment, days: range, each: int) -> float:
+    """Store `each` positions a day of every vehicle. Returns the seconds that it took."""
+    await environment.sql.execute(
+        f"""
+        INSERT INTO fleets (fleet_id, name) VALUES ('history', '');
+        INSERT INTO vehicles (vehicle_id, fleet_id)
+        SELECT 'history-' || n, 'history' FROM generate_series(1, {HISTORY_VEHICLES}) n;
+        INSERT INTO sessions (vehicle, name) SELECT vehicle, 'session-' || vehicle FROM vehicles WHERE fleet_id = 'history';
+        """
+    )
+    begin = time.perf_counter()
+    for day in tqdm(days, desc="history: storing", unit=" days", leave=False):
+        # Hours of driving, a fix every few seconds, north and back again; every twentieth minute stands.
+        await environment.sql.execute("SELECT ensure_positions_partition($1)", stored_history.date_of(day))
+        await environment.sql.execute(
+            """
+            INSERT INTO positions (
+                vehicle, session, seq, fix_time, server_time, accuracy, altitude, speed, bearing, battery, point
+            )
+            SELECT s.vehicle, s.session, n + ($1::int % 100) * 100000, fix_time, fix_time + interval '200 ms',
+                4.5, 460.25, 10, 12.5, 0.83,
+                ST_SetSRID(
+                    ST_MakePoint(9.5 + s.vehicle * 1e-4, 47 + 0.2 * abs(2.0 * ((n * 1e-3) % 1) - 1) + random() * 5e-5), 4326
+                )
+            FROM generate_series(1, $2::int) n,
+                LATERAL (SELECT to_timestamp(($1::float8 + 0.25 + 0.5 * n / $2) * 86400) AS fix_time) t,
+                (SELECT s.* FROM sessions s JOIN vehicles v USING (vehicle) WHERE v.fleet_id = 'history' OFFSET 0) s
+            """,
+            day,
+            each,
+            timeout=600,
+        )
+    return time.perf_counter() - begin
 
 
 @asynccontextmanager

@@ -1,8 +1,8 @@
-"""1,000 readers of the changes of 50 fleets, half of them held answers and half streams: how long until all have a change.
+"""1,000 readers of the changes of 50 fleets, half by long polling and half by a stream: how soon all have a change.
 
     python -m tests.attacks.change_readers [--readers 1000] [--fleets 50] [--rounds 20]
 
-It brings a database and a hub of its own, on the loopback.
+It starts its own database and hub on the loopback.
 """
 
 import argparse
@@ -21,19 +21,30 @@ from tracking.store.migrations import migrate
 
 
 class Crowd:
-    """Readers by raw sockets, so that what is measured is the hub and not the clients."""
+    """Readers with raw sockets, which cost less than HTTP clients."""
 
     def __init__(self, hub: HubProcess) -> None:
         self.hub = hub
         self.told: dict[int, float] = {}
-        self.wanted: dict[str, int] = {}
         self.all_told = asyncio.Event()
         self.expected = 0
         self.connected = 0
         self.lines: list[asyncio.StreamWriter] = []
 
-    def heard(self, reader: int, change: dict[str, str]) -> None:
-        """Notes how long ago it was committed, by the clock that all share here."""
+    def expect(self, readers: int) -> None:
+        """Forget who was told, and wait for so many."""
+        self.told.clear()
+        self.all_told.clear()
+        self.expected = readers
+
+    async def last_told(self) -> float:
+        """Wait until all are told. Returns the seconds from COMMIT to the last of them."""
+        async with asyncio.timeout(30):
+            await self.all_told.wait()
+        return max(self.told.values())
+
+    def receive(self, reader: int, change: dict[str, str]) -> None:
+        """Note how long ago it was committed. All processes here share one clock."""
         if reader not in self.told:
             self.told[reader] = time.time() - datetime.fromisoformat(change["timestamp"]).timestamp()
             if len(self.told) >= self.expected:
@@ -51,7 +62,7 @@ class Crowd:
             if line.startswith(b"retry:"):
                 self.connected += 1
             elif line.startswith(b"data:"):
-                self.heard(reader, json.loads(line[5:]))
+                self.receive(reader, json.loads(line[5:]))
             elif line.startswith(b"event: end"):
                 raise ConnectionError("ended")
 
@@ -64,7 +75,7 @@ class Crowd:
             try:
                 head = await incoming.readuntil(b"\r\n\r\n")
             except (asyncio.IncompleteReadError, ConnectionError):
-                # This process was so slow that the connection was closed as idle.
+                # This process was too slow, and the hub closed the connection as idle.
                 incoming, outgoing = await asyncio.open_connection("127.0.0.1", self.hub.port)
                 self.lines.append(outgoing)
                 continue
@@ -73,7 +84,7 @@ class Crowd:
             answer = json.loads(await incoming.readexactly(length))
             after = answer["last"]
             if answer["changes"]:
-                self.heard(reader, answer["changes"][-1])
+                self.receive(reader, answer["changes"][-1])
 
     def _head(self, fleet_id: str, query: str, accept: str) -> bytes:
         bearer = token("dispatcher", fleet_id)
@@ -91,7 +102,7 @@ def memory_of(hub: HubProcess) -> float:
 
 
 def of(values: list[float], share: float) -> str:
-    """So many of the values, in ms, are at most this."""
+    """The quantile of the values, in ms."""
     found = sorted(values)[min(len(values) - 1, math.ceil(len(values) * share) - 1)]
     return f"p{share * 100:.0f} {found * 1000:.1f}"
 
@@ -102,61 +113,71 @@ async def measure(hub: HubProcess, readers: int, fleets: int, rounds: int) -> No
         begin = (await api.call("GET", f"/fleets/{fleet_ids[0]}/changes"))["last"]
         print(f"memory before: {memory_of(hub):.1f} MB")
         crowd = Crowd(hub)
-        tasks = []
-        for reader in range(readers):
-            fleet_id = fleet_ids[reader // 2 % fleets]
-            work = crowd.stream(reader, fleet_id) if reader % 2 else crowd.poll(reader, fleet_id, begin)
-            tasks.append(asyncio.create_task(work))
-            # Some at a time: on a busy machine a connection would be closed before its request has come.
-            async with asyncio.timeout(60):
-                while crowd.connected < reader - 20:
-                    await asyncio.sleep(0.01)
-                    failed = [task.exception() for task in tasks if task.done()]
-                    assert not failed, failed[:3]
+        tasks = await _connect(crowd, fleet_ids, readers, begin)
         await asyncio.sleep(2)
         print(f"memory with {readers} readers: {memory_of(hub):.1f} MB")
-        each: list[float] = []
-        until_all: list[float] = []
-        for _ in range(rounds):
-            crowd.told.clear()
-            crowd.all_told.clear()
-            crowd.expected = readers
-            await asyncio.gather(*(api.vehicle(fleet_id) for fleet_id in fleet_ids))
-            async with asyncio.timeout(30):
-                await crowd.all_told.wait()
-            until_all.append(max(crowd.told.values()))
-            each += crowd.told.values()
-            await asyncio.sleep(0.3)
-        print(f"{fleets} changes at once, from each one's COMMIT to each of its readers, in ms:", of(each, 0.5), of(each, 0.99))
-        print(f"… to the last of the {readers} readers:", of(until_all, 0.5), of(until_all, 0.99))
-        each, until_all = [], []
-        for number in range(rounds):
-            fleet_id = fleet_ids[number % fleets]
-            crowd.told.clear()
-            crowd.all_told.clear()
-            crowd.expected = sum(reader // 2 % fleets == number % fleets for reader in range(readers))
-            await api.vehicle(fleet_id)
-            async with asyncio.timeout(30):
-                await crowd.all_told.wait()
-            until_all.append(max(crowd.told.values()))
-            each += crowd.told.values()
-        print(f"one change, from COMMIT to each of {crowd.expected} readers, in ms:", of(each, 0.5), of(each, 0.99))
-        print("… to the last of them:", of(until_all, 0.5), of(until_all, 0.99))
+        await _change_all(crowd, api, fleet_ids, readers, rounds)
+        await _change_one(crowd, api, fleet_ids, readers, rounds)
         print(f"memory after {rounds} rounds: {memory_of(hub):.1f} MB")
-        failed = [task.exception() for task in tasks if task.done()]
-        assert not failed, failed[:3]
+        _check(tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for line in crowd.lines:
             line.close()
+        headers = {"Authorization": f"Bearer {token('service')}"}
         async with asyncio.timeout(30):
-            while (
-                "tracking_change_readers 0.0"
-                not in (await api.http.get(f"{hub.url}/metrics", headers={"Authorization": f"Bearer {token('service')}"})).text
-            ):
+            while "tracking_change_readers 0.0" not in (await api.http.get(f"{hub.url}/metrics", headers=headers)).text:
                 await asyncio.sleep(0.1)
-        print(f"memory when they have gone: {memory_of(hub):.1f} MB")
+        print(f"memory when they have left: {memory_of(hub):.1f} MB")
+
+
+async def _connect(crowd: Crowd, fleet_ids: list[str], readers: int, begin: int) -> list[asyncio.Task[None]]:
+    """Half of the readers ask with `wait`, half read a stream."""
+    tasks: list[asyncio.Task[None]] = []
+    for reader in range(readers):
+        fleet_id = fleet_ids[reader // 2 % len(fleet_ids)]
+        work = crowd.stream(reader, fleet_id) if reader % 2 else crowd.poll(reader, fleet_id, begin)
+        tasks.append(asyncio.create_task(work))
+        # Only some connect at a time. On a busy machine the hub would close a connection before its request arrives.
+        async with asyncio.timeout(60):
+            while crowd.connected < reader - 20:
+                await asyncio.sleep(0.01)
+                _check(tasks)
+    return tasks
+
+
+async def _change_all(crowd: Crowd, api: Api, fleet_ids: list[str], readers: int, rounds: int) -> None:
+    """A change in every fleet at once."""
+    each: list[float] = []
+    until_all: list[float] = []
+    for _ in range(rounds):
+        crowd.expect(readers)
+        await asyncio.gather(*(api.vehicle(fleet_id) for fleet_id in fleet_ids))
+        until_all.append(await crowd.last_told())
+        each += crowd.told.values()
+        await asyncio.sleep(0.3)
+    print(f"{len(fleet_ids)} changes at once, from COMMIT to each of its readers, in ms:", of(each, 0.5), of(each, 0.99))
+    print(f"… to the last of the {readers} readers:", of(until_all, 0.5), of(until_all, 0.99))
+
+
+async def _change_one(crowd: Crowd, api: Api, fleet_ids: list[str], readers: int, rounds: int) -> None:
+    """A change in one fleet after the other."""
+    fleets = len(fleet_ids)
+    each: list[float] = []
+    until_all: list[float] = []
+    for number in range(rounds):
+        crowd.expect(sum(reader // 2 % fleets == number % fleets for reader in range(readers)))
+        await api.vehicle(fleet_ids[number % fleets])
+        until_all.append(await crowd.last_told())
+        each += crowd.told.values()
+    print(f"one change, from COMMIT to each of {crowd.expected} readers, in ms:", of(each, 0.5), of(each, 0.99))
+    print("… to the last of them:", of(until_all, 0.5), of(until_all, 0.99))
+
+
+def _check(tasks: list[asyncio.Task[None]]) -> None:
+    failed = [task.exception() for task in tasks if task.done()]
+    assert not failed, failed[:3]
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ COME_BACK_SECONDS = 0.1
 
 
 class Flooder:
-    """Sends batches of 500 without a pause, reads nothing but the goodbye, and is back at once when it was closed."""
+    """Sends batches of 500 without a pause. When it is closed it soon reconnects."""
 
     def __init__(self, url: str, vehicle_id: str) -> None:
         self._url = url.replace("http", "ws", 1) + "/v1/driver"
@@ -29,9 +29,9 @@ class Flooder:
         self.sent = 0
         self.acknowledged = 0
         self.closed: list[int] = []
-        """The codes with which the hub closed it."""
+        """The close codes of its connections."""
         self.told: list[str] = []
-        """Codes of errors it was told."""
+        """The codes of the errors that it received."""
 
     async def run(self) -> None:
         while True:
@@ -54,7 +54,7 @@ class Flooder:
                 for seq in itertools.count(self.acknowledged + 1, BATCH):
                     await line.send(_batch(seq), text=True)
                     self.sent += BATCH
-                    # `send` waits only where the socket is full: the other flooders are to have their turn.
+                    # `send` waits only if the socket is full. The other flooders need a turn.
                     await asyncio.sleep(0)
             except websockets.ConnectionClosed as closed:
                 self.closed.append(closed.rcvd.code if closed.rcvd is not None else 1006)
@@ -89,7 +89,7 @@ def _batch(seq: int) -> bytes:
 
 
 def flood(vehicles: int) -> Attack:
-    """Batches without a pause, with the tokens of so many vehicles."""
+    """Batches without a pause, with the tokens of several vehicles."""
 
     async def attack(scene: Scene) -> None:
         async with Api(scene.url) as api:
@@ -105,6 +105,6 @@ def flood(vehicles: int) -> Attack:
         rate = sum(taken) / (time.monotonic() - began)
         closed = sorted({code for flooder in flooders for code in flooder.closed})
         print(f"{vehicles} flooders: {sum(taken)} taken, {rate:.0f}/s, from {min(taken)} to {max(taken)} each; closed {closed}")
-        assert min(taken) > 0, f"some of those who flood were starved by others: {taken}"
+        assert min(taken) > 0, f"some flooders got nothing because of the others: {taken}"
 
     return attack

@@ -1,4 +1,4 @@
-"""Attacks by downloads that are read slowly, by sums of days, and by a download that outlives its token."""
+"""Attacks by slow downloads, by sums of days, and by a download that continues after its token was revoked."""
 
 import asyncio
 import contextlib
@@ -13,16 +13,16 @@ from tests.support.clients import PLAIN, Api, now_ms, token
 from tracking.store.positions import DAY_MS
 
 SLOW_BYTES = 7_000
-"""Bytes a second of a reader who dawdles."""
+"""Bytes a second of a slow reader."""
 
 
 async def drive(database_url: str, vehicle_id: str, trip_id: str | None, rows: int, *, begin: int, step: int = 1_000) -> None:
-    """Writes so many positions of a vehicle straight into the table, `step` ms from one to the next; the trip begins there."""
+    """Write positions of a vehicle straight into the table, `step` ms apart. The trip begins with the first."""
     connection = await asyncpg.connect(database_url)
     try:
         for day in range(begin // DAY_MS, (begin + rows * step) // DAY_MS + 1):
             await connection.execute("SELECT ensure_positions_partition('1970-01-01'::date + $1::int)", day)
-        # A trip under way since then.
+        # The trip is under way since then.
         await connection.execute(
             "UPDATE trip_spans SET started_at = to_timestamp($2::bigint / 1000.0) WHERE trip = "
             "(SELECT trip FROM trips WHERE trip_id = $1)",
@@ -54,15 +54,15 @@ async def drive(database_url: str, vehicle_id: str, trip_id: str | None, rows: i
 
 
 class SlowReader:
-    """A download by hand, over a connection that takes little ahead."""
+    """A download over a raw connection with a small receive buffer."""
 
     def __init__(self, port: int, path: str, bearer: str, method: str = "GET", version: str = "1.1") -> None:
         self.head = b""
         self.got = 0
-        """bytes of the body, with the chunks' lengths"""
+        """Bytes of the body, including the chunks' lengths."""
         self.tail = b""
         self.reset = False
-        """the connection was cut off, and not closed"""
+        """The connection was reset, not closed."""
         self._port = port
         self._request = f"{method} /v1{path} HTTP/{version}\r\nHost: hub\r\nAuthorization: Bearer {bearer}\r\n\r\n".encode()
         self._line: socket.socket
@@ -70,7 +70,7 @@ class SlowReader:
     async def __aenter__(self) -> Self:
         self._line = socket.socket()
         self._line.setblocking(False)
-        # Or the system would take megabytes before anything is noticed.
+        # Otherwise the system would buffer megabytes.
         self._line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_192)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(self._line, ("127.0.0.1", self._port))
@@ -86,11 +86,11 @@ class SlowReader:
 
     @property
     def whole(self) -> bool:
-        """Whether the body came to its end."""
+        """Whether the body is complete."""
         return self.tail.endswith(b"0\r\n\r\n")
 
     async def begun(self) -> int:
-        """Reads the headers; the status."""
+        """Read the headers. Returns the status."""
         while b"\r\n\r\n" not in self.head:
             data = await asyncio.get_running_loop().sock_recv(self._line, 512)
             assert data, "closed without an answer"
@@ -100,7 +100,7 @@ class SlowReader:
         return self.status
 
     async def read(self, most: int = 65_536) -> bool:
-        """Reads some; False where the connection has ended."""
+        """Read some bytes. Returns False if the connection has ended."""
         try:
             data = await asyncio.get_running_loop().sock_recv(self._line, most)
         except ConnectionError:
@@ -111,7 +111,7 @@ class SlowReader:
         return bool(data)
 
     async def dawdle(self, seconds: float) -> bool:
-        """Reads `SLOW_BYTES` a second; False where the connection ended."""
+        """Read `SLOW_BYTES` a second. Returns False if the connection has ended."""
         deadline = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < deadline:
             if not await self.read(SLOW_BYTES // 10):
@@ -121,7 +121,7 @@ class SlowReader:
 
 
 async def dawdlers(scene: Scene, rows: int = 70_000, readers: int = 4) -> None:
-    """One share link reads four tracks of some 9 MB at 7 KB a second; others download meanwhile, and all of theirs comes."""
+    """One share link reads four tracks of some 9 MB at 7 KB a second. Other downloads meanwhile are complete."""
     async with Api(scene.url) as api, contextlib.AsyncExitStack() as open_:
         vehicle_id, trip_id = await api.under_way()
         await drive(scene.database_url, vehicle_id, trip_id, rows, begin=now_ms() - (rows + 60) * 1_000)
@@ -142,7 +142,7 @@ async def dawdlers(scene: Scene, rows: int = 70_000, readers: int = 4) -> None:
 
 
 async def _download(scene: Scene, path: str, bearers: list[str], rows: int) -> None:
-    """As honest clients do, by turns."""
+    """Downloads of honest clients, one after the other."""
     deadline = asyncio.get_running_loop().time() + scene.seconds
     while asyncio.get_running_loop().time() < deadline:
         for bearer in bearers:
@@ -162,7 +162,7 @@ async def _dawdle(reader: SlowReader, seconds: float) -> int:
 
 
 async def _longest_transaction(database_url: str) -> None:
-    """Fails where a transaction of the hub's is open for long."""
+    """Fail if a transaction of the hub is open for long."""
     connection = await asyncpg.connect(database_url)
     try:
         while True:
@@ -176,7 +176,7 @@ async def _longest_transaction(database_url: str) -> None:
 
 
 async def days(scene: Scene, rows: int = 1_000_000, requests: int = 12) -> None:
-    """Twelve at once ask for the days of a vehicle with a million fixes today, again and again."""
+    """Twelve clients at once keep asking for the days of a vehicle with a million fixes today."""
     begin = now_ms() // DAY_MS * DAY_MS
     async with Api(scene.url) as api:
         fleet_id = await api.fleet()
@@ -199,7 +199,7 @@ async def days(scene: Scene, rows: int = 1_000_000, requests: int = 12) -> None:
 
 
 async def outlived(scene: Scene, rows: int = 300_000) -> None:
-    """A token is revoked while a long track is downloaded with it."""
+    """A token is revoked during the download of a long track."""
     async with Api(scene.url) as api:
         vehicle_id, trip_id = await api.under_way()
         await drive(scene.database_url, vehicle_id, trip_id, rows, begin=now_ms() - (rows + 60) * 1_000)

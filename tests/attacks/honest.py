@@ -1,9 +1,9 @@
-"""Honest clients beside an attack, in a process of their own, so that the attacker's work does not count as the hub's.
+"""Honest clients beside an attack. They run in their own process, so that the attacker's work does not slow them.
 
     python -m tests.attacks.honest http://127.0.0.1:8000      measures until its standard input ends, then prints `Figures`
 
-A driver reports four times a second and waits for each ack; a passenger watches its trip; a dispatcher watches its fleet;
-a backend asks for the trip, and a probe for `/healthz`, twenty times a second each.
+A driver reports four times a second and waits for each ack. A passenger watches its trip, and a dispatcher its fleet. A backend
+asks for the trip, and a probe for `/healthz`, twenty times a second each.
 """
 
 import asyncio
@@ -24,23 +24,23 @@ from tests.support.fork_server import talk
 REPORT_SECONDS = 0.25
 ASK_SECONDS = 0.05
 WARM_SECONDS = 0.5
-"""What the first requests take is connections being made, and is left out."""
+"""The first requests include making connections. They are not measured."""
 LIMIT_SECONDS = 15.0
-"""How long one honest client waits for an answer before it counts as closed."""
+"""An honest client that waits longer for an answer counts as closed."""
 
 
 @dataclass
 class Figures:
-    """What honest clients met with. Times in ms; empty lists where nothing was measured."""
+    """What honest clients measured, in ms. A list is empty if nothing was measured."""
 
     get: list[float] = field(default_factory=list)
-    """answers to GET of the trip and of `/healthz`"""
+    """Answers to GET of the trip and of `/healthz`."""
     ack: list[float] = field(default_factory=list)
-    """from a fix to its ack"""
+    """From a fix to its ack."""
     live: list[float] = field(default_factory=list)
-    """from a fix to the passenger"""
+    """From a fix to the passenger."""
     closed: list[str] = field(default_factory=list)
-    """honest clients that were closed or refused, and why"""
+    """Honest clients that were closed or refused, and why."""
 
     def p95(self, name: str) -> float:
         """The 95th percentile of `get`, `ack` or `live` (ms)."""
@@ -55,7 +55,7 @@ class Figures:
 
 @contextlib.asynccontextmanager
 async def honest_clients(url: str) -> AsyncIterator[Callable[[], Awaitable[Figures]]]:
-    """Starts them; they are at work when this is entered. What it gives ends them, and gives what they met with."""
+    """Start them and wait until they work. The function that this yields stops them and returns their figures."""
     process, connection = await asyncio.to_thread(talk, "tests.attacks.honest", [url])
     reader, writer = await asyncio.open_connection(sock=connection, limit=2**24)
 
@@ -64,7 +64,7 @@ async def honest_clients(url: str) -> AsyncIterator[Callable[[], Awaitable[Figur
         return Figures(**json.loads(await reader.read()))
 
     try:
-        assert await reader.readline() == b"at work\n", "the honest clients did not get in"
+        assert await reader.readline() == b"at work\n", "the honest clients could not connect"
         yield figures
     finally:
         writer.close()
@@ -72,88 +72,93 @@ async def honest_clients(url: str) -> AsyncIterator[Callable[[], Awaitable[Figur
         await asyncio.to_thread(process.wait, 10.0)
 
 
-async def _measure(url: str) -> Figures:
-    figures = Figures()
-    began = time.monotonic()
-    sent: dict[int, float] = {}
+class _Clients:
+    """The honest clients of one fleet, and what they measure."""
 
-    def note(times: list[float], since: float) -> None:
-        if time.monotonic() - began > WARM_SECONDS:
+    def __init__(self) -> None:
+        self.figures = Figures()
+        self._began = time.monotonic()
+        self._sent: dict[int, float] = {}
+
+    def _note(self, times: list[float], since: float) -> None:
+        if time.monotonic() - self._began > WARM_SECONDS:
             times.append((time.monotonic() - since) * 1000)
 
-    async def ask(http: httpx.AsyncClient, path: str) -> None:
+    async def _ask(self, http: httpx.AsyncClient, path: str) -> None:
         while True:
             asked = time.monotonic()
             response = await http.get(path)
-            note(figures.get, asked)
+            self._note(self.figures.get, asked)
             if response.status_code != 200:
-                figures.closed.append(f"GET {path}: {response.status_code}")
+                self.figures.closed.append(f"GET {path}: {response.status_code}")
             await asyncio.sleep(max(0.0, ASK_SECONDS - (time.monotonic() - asked)))
 
-    async def report(driver: Driver) -> None:
+    async def _report(self, driver: Driver) -> None:
         seq = driver.handled
         while True:
             seq += 1
-            sent[seq] = time.monotonic()
+            self._sent[seq] = time.monotonic()
             await driver.report(fix(seq, latitude=47.141 + seq * 0.00001))
             await driver.acknowledged(seq)
-            note(figures.ack, sent[seq])
-            await asyncio.sleep(max(0.0, REPORT_SECONDS - (time.monotonic() - sent[seq])))
+            self._note(self.figures.ack, self._sent[seq])
+            await asyncio.sleep(max(0.0, REPORT_SECONDS - (time.monotonic() - self._sent[seq])))
 
-    async def watch(passenger: Passenger) -> None:
+    async def _watch(self, passenger: Passenger) -> None:
         while True:
             message = await passenger.receive()
             if message["type"] == "position":
                 seq = round((message["latitude"] - 47.141) / 0.00001)
-                if seq in sent:
-                    note(figures.live, sent[seq])
+                if seq in self._sent:
+                    self._note(self.figures.live, self._sent[seq])
 
-    async def look(dispatcher: Dispatcher) -> None:
+    async def _look(self, dispatcher: Dispatcher) -> None:
         await dispatcher.look(9.4, 47.0, 9.6, 47.3)
         while True:
             await dispatcher.receive()
 
-    async def whole(name: str, work: Awaitable[None]) -> None:
-        """What ends is a client that was closed."""
+    async def _until_closed(self, name: str, work: Awaitable[None]) -> None:
+        """Honest work never ends by itself. If it does, the hub closed the client."""
         try:
             await work
         except (websockets.ConnectionClosed, httpx.HTTPError, TimeoutError, OSError) as error:
-            figures.closed.append(f"{name}: {error!r}")
+            self.figures.closed.append(f"{name}: {error!r}")
 
-    async with Api(url) as api, contextlib.AsyncExitStack() as open_:
-        api.http.timeout = httpx.Timeout(LIMIT_SECONDS)
-        fleet_id = await api.fleet()
-        vehicle_id = await api.vehicle(fleet_id)
-        trip_id = (await api.trip(fleet_id, vehicle_id))["trip_id"]
-        await api.advance(trip_id, "enroute_to_pickup")
-        driver = await open_.enter_async_context(Driver(url, vehicle_id))
-        passenger = await open_.enter_async_context(Passenger(url, trip_id))
-        dispatcher = await open_.enter_async_context(Dispatcher(url, fleet_id))
-        backend = await open_.enter_async_context(
-            httpx.AsyncClient(
-                base_url=url,
-                headers={"Authorization": f"Bearer {token('dispatcher', fleet_id)}"},
-                timeout=LIMIT_SECONDS,
-                verify=PLAIN,
-            )
-        )
-        began = time.monotonic()
-        clients = [
-            asyncio.create_task(whole(name, work))
-            for name, work in (
-                ("driver", report(driver)),
-                ("passenger", watch(passenger)),
-                ("dispatcher", look(dispatcher)),
-                ("backend", ask(backend, f"/v1/trips/{trip_id}")),
-                ("probe", ask(backend, "/healthz")),
-            )
-        ]
-        print("at work", flush=True)
-        await asyncio.to_thread(sys.stdin.read)
-        for client in clients:
-            client.cancel()
-        await asyncio.gather(*clients, return_exceptions=True)
-    return figures
+    async def work(self, url: str) -> None:
+        """Connect to the hub, and work until the standard input ends."""
+        async with Api(url) as api, contextlib.AsyncExitStack() as open_:
+            api.http.timeout = httpx.Timeout(LIMIT_SECONDS)
+            fleet_id = await api.fleet()
+            vehicle_id = await api.vehicle(fleet_id)
+            trip_id = (await api.trip(fleet_id, vehicle_id))["trip_id"]
+            await api.advance(trip_id, "enroute_to_pickup")
+            driver = await open_.enter_async_context(Driver(url, vehicle_id))
+            passenger = await open_.enter_async_context(Passenger(url, trip_id))
+            dispatcher = await open_.enter_async_context(Dispatcher(url, fleet_id))
+            headers = {"Authorization": f"Bearer {token('dispatcher', fleet_id)}"}
+            http = httpx.AsyncClient(base_url=url, headers=headers, timeout=LIMIT_SECONDS, verify=PLAIN)
+            backend = await open_.enter_async_context(http)
+            self._began = time.monotonic()
+            tasks = [
+                asyncio.create_task(self._until_closed(name, work))
+                for name, work in (
+                    ("driver", self._report(driver)),
+                    ("passenger", self._watch(passenger)),
+                    ("dispatcher", self._look(dispatcher)),
+                    ("backend", self._ask(backend, f"/v1/trips/{trip_id}")),
+                    ("probe", self._ask(backend, "/healthz")),
+                )
+            ]
+            print("at work", flush=True)
+            await asyncio.to_thread(sys.stdin.read)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _measure(url: str) -> Figures:
+    clients = _Clients()
+    await clients.work(url)
+    return clients.figures
 
 
 def main(arguments: list[str]) -> None:

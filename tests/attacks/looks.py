@@ -1,4 +1,4 @@
-"""Dispatchers' sockets of one token that look at a fleet of 1,900 moving vehicles, away, and at it again, without a pause."""
+"""Sockets of one dispatcher's token move their viewport to 1,900 moving vehicles, away, and back, without a pause."""
 
 import asyncio
 import contextlib
@@ -16,14 +16,14 @@ from tests.support.clients import Dispatcher, Driver, fix, token
 SOCKETS = 40
 DRIVERS = 30
 PAUSE_SECONDS = 0.03
-"""Between two looks of a socket: as a mouse moves."""
+"""Seconds between two viewports of a socket, as a mouse moves."""
 EVERYTHING = 9.3, 47.0, 9.7, 47.3
 ELSEWHERE = 12.0, 50.0, 12.4, 50.3
 GOOD_CODES = {4013, 4015}
 
 
 async def looks(scene: Scene) -> None:
-    """The last look of each socket is answered, when the budget allows."""
+    """The last viewport of each socket is answered, as soon as the budget allows."""
     until = time.monotonic() + scene.seconds
     bearer = token("dispatcher", FLEET)
     answered: list[int] = []
@@ -44,7 +44,7 @@ async def looks(scene: Scene) -> None:
                 finally:
                     reader.cancel()
                     await asyncio.gather(reader, return_exceptions=True)
-                # Something that nobody looked at before, so that its answer is told from those before.
+                # A viewport that was not asked for before, so that its answer can be recognised.
                 await dispatcher.look(20.0, 50.0, 20.01, 50.01)
                 while True:
                     message = json.loads(await dispatcher.connection.recv())
@@ -57,11 +57,11 @@ async def looks(scene: Scene) -> None:
         for _ in range(SOCKETS):
             group.create_task(socket())
         await driving
-    assert answered, "no look was answered"
+    assert answered, "no viewport was answered"
 
 
 async def reconnects(scene: Scene) -> None:
-    """Sockets of one dispatcher's token that are opened, look at all of the fleet, and are closed again."""
+    """Sockets of one dispatcher's token open, ask for the whole fleet, and close again."""
     until = time.monotonic() + scene.seconds
     bearer = token("dispatcher", FLEET)
 
@@ -76,7 +76,7 @@ async def reconnects(scene: Scene) -> None:
 
 
 async def drive(scene: Scene, until: float) -> None:
-    """Some of the vehicles report as fast as they may."""
+    """Some vehicles report as fast as the budget allows."""
 
     async def one(number: int) -> None:
         async with Driver(scene.url, f"van-{number}") as driver:
@@ -91,7 +91,7 @@ async def drive(scene: Scene, until: float) -> None:
 
 @contextlib.contextmanager
 def _turned_away() -> Iterator[None]:
-    """It may be closed for asking too much, and for nothing else."""
+    """Too many requests are the only reason to close it."""
     try:
         yield
     except websockets.ConnectionClosed as closed:

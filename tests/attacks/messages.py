@@ -1,4 +1,4 @@
-"""An attack by holders of a share link: messages for a driver who is away, over many sockets."""
+"""An attack by holders of a share link: messages for an absent driver, over many sockets."""
 
 import asyncio
 import contextlib
@@ -15,13 +15,13 @@ SOCKETS = 20
 
 
 async def messages(scene: Scene) -> None:
-    """Longest texts without a pause; the driver comes then, reads all, and is not closed."""
+    """Send the longest texts without a pause. Then the driver connects, reads all, and is not closed."""
     posted = 0
 
     async def write(trip_id: str, bearer: str) -> None:
         nonlocal posted
         while True:
-            # Past two a second it is told so, and after 50 times closed.
+            # Beyond two a second it gets an error, and after 50 errors it is closed.
             with contextlib.suppress(websockets.ConnectionClosed):
                 async with Passenger(scene.url, trip_id, bearer) as passenger:
                     for number in itertools.count():

@@ -1,4 +1,4 @@
-"""No attack: what honest clients meet with by themselves."""
+"""No attack: what honest clients measure without one."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Rows without number: the holder of one token makes as many as it can, of all kinds."""
+"""Too many rows: the holder of one token creates as many as it can, of all kinds."""
 
 import asyncio
 import itertools
@@ -15,13 +15,13 @@ from tests.attacks.scene import Scene
 from tests.support.clients import Api, Driver, Message, token
 
 AT_ONCE = 8
-"""Requests that the attacker has under way."""
+"""Requests that the attacker has in flight."""
 PATIENCE = 20.0
 PLACE = {"latitude": 47.141, "longitude": 9.521}
 
 
 async def shares(scene: Scene) -> None:
-    """A dispatcher makes a link and revokes it, again and again."""
+    """A dispatcher keeps making and revoking links."""
     async with Api(scene.url) as service:
         fleet_id = await service.fleet()
         trip_id = (await service.trip(fleet_id, None))["trip_id"]
@@ -33,12 +33,12 @@ async def shares(scene: Scene) -> None:
     before = await _rows(scene, "shares", "revoked_tokens")
     work = await _hammer(scene, token("dispatcher", fleet_id), share)
     made = await _rows(scene, "shares", "revoked_tokens") - before
-    # Two rows each.
+    # Each takes two rows.
     _bounded(made, 2 * _budget(scene, "shares", "60/60").within(work.took))
 
 
 async def trips(scene: Scene) -> None:
-    """A dispatcher books trips with long routes, and draws geofences besides. Vehicles it can't make."""
+    """A dispatcher creates trips with long routes, and geofences. It can't create vehicles."""
     async with Api(scene.url) as service:
         fleet_id = await service.fleet()
     number = itertools.count()
@@ -59,7 +59,7 @@ async def trips(scene: Scene) -> None:
 
 
 async def sessions(scene: Scene) -> None:
-    """A driver says hello with a new session again and again."""
+    """A driver keeps sending hello with a new session."""
     async with Api(scene.url) as service:
         vehicle_id = await service.vehicle(await service.fleet())
     before = await _rows(scene, "sessions")
@@ -73,13 +73,13 @@ async def sessions(scene: Scene) -> None:
         except websockets.ConnectionClosed as error:
             assert error.rcvd is not None and error.rcvd.code == 4013
             work.refused += 1
-            await asyncio.sleep(0.05)  # as a client that comes back at once
+            await asyncio.sleep(0.05)  # as a client that reconnects at once
     made = await _rows(scene, "sessions") - before
     _bounded(made, _budget(scene, "sessions", "300/600").within(work.took))
 
 
 class _Work:
-    """Goes on for the scene's time, and until something was refused: on a busy machine that takes longer."""
+    """Continue for the given time, and until something was refused. On a busy machine that takes longer."""
 
     def __init__(self, scene: Scene) -> None:
         self._began = time.monotonic()
@@ -96,7 +96,7 @@ class _Work:
 
 
 async def _hammer(scene: Scene, bearer: str, ask: Callable[[httpx.AsyncClient], Coroutine[Any, Any, httpx.Response]]) -> _Work:
-    """It does not wait as it is told to."""
+    """The attacker ignores how long it is told to wait."""
     work = _Work(scene)
 
     async def one(http: httpx.AsyncClient) -> None:
@@ -126,15 +126,15 @@ class _Budget(NamedTuple):
     seconds: float
 
     def within(self, took: float) -> float:
-        """How many there may be at the most after so many seconds."""
+        """The most rows that may exist after so many seconds."""
         return self.at_once * (1 + (took + 1) / self.seconds)
 
 
 def _budget(scene: Scene, name: str, default: str) -> _Budget:
-    """As the hub has it."""
+    """The budget of the hub."""
     count, _, seconds = scene.hub.environment.get(f"TRACKING_BUDGET_{name.upper()}", default).partition("/")
     return _Budget(int(count), float(seconds))
 
 
 def _bounded(made: int, most: float) -> None:
-    assert made <= most, f"{made} rows, at most {most:.0f} were to be"
+    assert made <= most, f"{made} rows, and at most {most:.0f} are allowed"

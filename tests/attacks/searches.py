@@ -1,4 +1,4 @@
-"""Thirty searches at once, again and again, of one dispatcher in a fleet of many vehicles; and all other long lists."""
+"""One dispatcher keeps running thirty searches at once in a large fleet, and asks for all other long lists."""
 
 import asyncio
 import itertools
@@ -23,7 +23,7 @@ QUERIES = (
 
 
 async def searches(scene: Scene) -> None:
-    """What is past the budget is told so."""
+    """Requests beyond the budget are refused with an error that says so."""
     until = time.monotonic() + scene.seconds
     headers = {"Authorization": f"Bearer {token('dispatcher', FLEET)}"}
     queries = itertools.cycle(QUERIES)

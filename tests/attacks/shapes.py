@@ -1,4 +1,4 @@
-"""Geofences of 20,000 vertices, six at once, whole ones and broken ones, read back too; and trips with the longest routes."""
+"""Geofences of 20,000 vertices, valid and invalid, six at once; and trips with the longest routes. Both are read back."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ POINTS = 20_000
 
 
 async def fences(scene: Scene) -> None:
-    """The fleet's vehicles lie in them, so that each is held against all of them."""
+    """The fleet's vehicles are inside, so that each position is tested against all of them."""
     until = time.monotonic() + scene.seconds
     good = _feature([[9.5 + _x(n), 47.15 + _y(n)] for n in range(VERTICES)])
     broken = _feature([[9.5 + _x(n), 47.15 + _y(n)] for n in range(VERTICES - 1)] + [["no", "number"]])
@@ -38,7 +38,7 @@ async def fences(scene: Scene) -> None:
                 break
 
     async def remove(http: httpx.AsyncClient, number: int) -> None:
-        # What is kept of good ones is the fleet's, and no leak.
+        # The memory of valid geofences belongs to the fleet. It is no leak.
         await http.delete(f"/v1/fleets/{FLEET}/geofences/{number}")
 
     await _beset(scene, put)
@@ -48,7 +48,7 @@ async def fences(scene: Scene) -> None:
 
 
 async def routes(scene: Scene) -> None:
-    """One that is near the trip's places, and one that is not, which is read again in every other way."""
+    """One route near the trip's places, and one far from them. That one is also read in every other format."""
     until = time.monotonic() + scene.seconds
     statuses: set[int] = set()
     place = {"latitude": 47.15, "longitude": 9.5}

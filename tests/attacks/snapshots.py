@@ -1,4 +1,4 @@
-"""Tabs of one share link that open a trip of a hundred thousand fixes, again and again."""
+"""Tabs of one share link keep opening a trip of a hundred thousand fixes."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ TABS = 15
 
 
 async def snapshots(scene: Scene) -> None:
-    """Each tab waits for its snapshot, closes, and comes again."""
+    """Each tab waits for its snapshot, closes, and opens again."""
     link = token("passenger", TRIP)
     until = time.monotonic() + scene.seconds
     seen = 0
@@ -35,11 +35,11 @@ async def snapshots(scene: Scene) -> None:
                 await asyncio.sleep(0.1)
 
     await asyncio.gather(*(tab() for _ in range(TABS)))
-    assert seen, "nobody was shown the trip"
+    assert seen, "no tab got the trip"
 
 
 async def revisions(scene: Scene) -> None:
-    """Its driver has a backlog from all along the trip, while tabs watch and more come: the whole line is told anew."""
+    """The driver sends a backlog of the whole trip, so that the whole line changes. Tabs watch, and more open."""
     async with Passenger(scene.url, TRIP) as passenger, Driver(scene.url, LONG_VEHICLE, str(uuid.uuid4())) as driver:
         await passenger.expect("snapshot")
         step = LONG_FIXES // 500 * 1000

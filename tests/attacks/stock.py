@@ -1,4 +1,4 @@
-"""What an attack needs to be there beforehand, written into the database before the hub starts: thousands of things at once."""
+"""Thousands of rows that an attack needs, written into the database before the hub starts."""
 
 import asyncpg
 
@@ -11,7 +11,7 @@ MANY_VEHICLES = 20_000
 
 
 async def stock_vehicles(database_url: str, count: int = VEHICLES) -> None:
-    """A fleet with so many vehicles around Vaduz, heard of just now."""
+    """A fleet with vehicles around Vaduz that have just reported."""
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute("INSERT INTO fleets (fleet_id, name) VALUES ($1, 'Attacked') ON CONFLICT DO NOTHING", FLEET)
@@ -38,7 +38,7 @@ async def stock_vehicles(database_url: str, count: int = VEHICLES) -> None:
 
 
 async def stock_trip(database_url: str, fixes: int = LONG_FIXES) -> None:
-    """A trip under way with so many fixes, one a second, of a vehicle that winds its way."""
+    """A trip under way with one fix a second, of a vehicle on a winding road."""
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute("INSERT INTO fleets (fleet_id, name) VALUES ($1, 'Attacked') ON CONFLICT DO NOTHING", FLEET)

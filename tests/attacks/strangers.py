@@ -1,4 +1,4 @@
-"""Strangers: who has no token, or none that matters, and asks over HTTP for memory, for time, or for connections."""
+"""Attacks over HTTP without a useful token: on memory, on time, and on connections."""
 
 import asyncio
 import contextlib
@@ -14,11 +14,11 @@ from tests.support.hub_process import HubProcess
 
 PIPELINED = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 STUCK_SECONDS = 0.5
-"""Who takes nothing for so long has stopped reading."""
+"""Seconds after which a peer that takes no data counts as no longer reading."""
 CLOSED_SECONDS = 30.0
-"""Within which a connection is closed on which nothing goes on."""
+"""Seconds within which the hub must close an idle connection."""
 SLOW_ANSWERS = "/web/data/liechtenstein_basemap.pmtiles"
-"""A file that no buffer of the system's holds."""
+"""A file larger than the system's buffers."""
 
 _GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 _UPGRADE = (
@@ -34,12 +34,12 @@ def put(*headers: str, bearer: str | None = None) -> bytes:
 
 
 class Endless(NamedTuple):
-    """What has no end: how it begins, and how it goes on."""
+    """An endless request: how it begins, and how it continues."""
 
     begin: bytes
     more: bytes
     status: int
-    """the answer"""
+    """The status of the answer."""
 
 
 def endless() -> dict[str, Endless]:
@@ -68,13 +68,13 @@ def endless() -> dict[str, Endless]:
 
 
 class Idle(NamedTuple):
-    """Who asks for nothing more: what is said at first, and then once a second."""
+    """A client that stops: what it sends first, and then once a second."""
 
     begin: bytes
     drip: bytes = b""
     reads: bool = True
     within: float = CLOSED_SECONDS
-    """seconds until it is closed"""
+    """Seconds until it is closed."""
 
 
 def idle() -> dict[str, Idle]:
@@ -102,7 +102,7 @@ def idle() -> dict[str, Idle]:
 
 @contextlib.asynccontextmanager
 async def line(port: int, room: int | None = None) -> AsyncIterator[socket.socket]:
-    """An open connection; `room`: bytes that the system may hold for who does not read."""
+    """An open connection. `room` is its receive buffer in bytes."""
     with socket.socket() as opened:
         if room is not None:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
@@ -113,7 +113,7 @@ async def line(port: int, room: int | None = None) -> AsyncIterator[socket.socke
 
 
 async def pour(opened: socket.socket, begin: bytes, more: bytes, most: int, cut: int = 2**20) -> int:
-    """Says so much, in segments of `cut` bytes, or until the other end has stopped reading, or is gone. How much it said."""
+    """Send data in segments of `cut` bytes, until the other end stops reading or closes. Returns how much was sent."""
     loop = asyncio.get_running_loop()
     said, waiting = 0, begin
     with contextlib.suppress(OSError, TimeoutError):
@@ -127,7 +127,7 @@ async def pour(opened: socket.socket, begin: bytes, more: bytes, most: int, cut:
 
 
 async def read(opened: socket.socket) -> bytes:
-    """All that comes until the line is closed."""
+    """Everything that arrives until the connection is closed."""
     heard = b""
     with contextlib.suppress(OSError):
         while data := await asyncio.get_running_loop().sock_recv(opened, 65_536):
@@ -136,7 +136,7 @@ async def read(opened: socket.socket) -> bytes:
 
 
 def open_lines(hub: HubProcess, ports: set[int]) -> int:
-    """How many of the connections from these ports the hub holds open."""
+    """How many of the connections from these ports are open in the hub."""
     assert hub.process is not None
     lines = psutil.Process(hub.process.pid).net_connections("tcp")
     return sum(1 for found in lines if found.raddr and found.raddr[1] in ports)
@@ -146,7 +146,7 @@ def open_lines(hub: HubProcess, ports: set[int]) -> int:
 
 
 async def pipelining(scene: Scene) -> None:
-    """Row 74: requests one behind the other on four sockets, and nobody reads the answers."""
+    """Row 74: pipelined requests on four sockets, whose answers nobody reads."""
     before = scene.memory()
     async with contextlib.AsyncExitStack() as stack:
         lines = [await stack.enter_async_context(line(scene.hub.port)) for _ in range(4)]
@@ -157,7 +157,7 @@ async def pipelining(scene: Scene) -> None:
 
 
 async def without_end(scene: Scene) -> None:
-    """Row 75: heads, extensions and trailers without end, one kind after the other, until the time is over."""
+    """Row 75: endless heads, extensions and trailers, one kind after the other, until the time is over."""
     loop = asyncio.get_running_loop()
     before, deadline = scene.memory(), loop.time() + scene.seconds
     kinds = endless()
@@ -173,7 +173,7 @@ async def without_end(scene: Scene) -> None:
 
 
 async def idling(scene: Scene, lines: int = 1_000) -> None:
-    """Row 76: connections on which nothing goes on, of every kind; all of them are closed within 30 s."""
+    """Row 76: idle connections of every kind. All are closed within 30 s."""
     loop = asyncio.get_running_loop()
     kinds = list(idle().values())
     ports: set[int] = set()

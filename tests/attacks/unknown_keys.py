@@ -1,4 +1,4 @@
-"""Tokens that name keys which nobody has, against a hub whose identity provider does not answer (row 77)."""
+"""Tokens that name unknown keys, against a hub whose identity provider does not answer (row 77)."""
 
 import asyncio
 import os
@@ -20,18 +20,18 @@ from tests.support.provider import Provider, providing, public
 
 STRANGERS = 20
 PAUSE_SECONDS = 0.05
-"""Between two tokens of one stranger: it is the provider that this is about, and not how many handshakes a hub bears."""
+"""Seconds between two tokens of one client. The attack is on the provider, not on the number of handshakes."""
 
 
 async def unknown_keys(scene: Scene) -> None:
-    """On the scene's database another hub, which has a provider's keys, with honest clients of its own."""
+    """Another hub on the same database, which has a provider's keys, with its own honest clients."""
     async with hub_with_a_provider(scene) as (hub, provider):
 
         async def attack(inner: Scene) -> None:
             provider.answers.clear()
             ends = time.monotonic() + inner.seconds
             codes = await asyncio.gather(*(_stranger(hub, ends) for _ in range(STRANGERS)))
-            # Told to come back, as nobody can say whose they are; or refused, where the provider still said so.
+            # Asked to come back, because nobody can check the token. Or refused, if the provider had answered before.
             assert set().union(*codes) <= {4014, 4500}
 
         outcome = await stage(hub, attack, scene.seconds)
@@ -41,7 +41,7 @@ async def unknown_keys(scene: Scene) -> None:
 
 @asynccontextmanager
 async def hub_with_a_provider(scene: Scene) -> AsyncIterator[tuple[HubProcess, Provider]]:
-    """While this is open, `clients.token` signs with the provider's key, here and in processes begun from here."""
+    """Inside, `clients.token` signs with the provider's key, here and in processes started from here."""
     key = ec.generate_private_key(ec.SECP256R1())
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 @pytest.fixture(params=["memory", "sqlite"])
 def outbox(request: pytest.FixtureRequest) -> Outbox:
-    """Every kind of outbox: what is tested with it holds for all."""
+    """Each kind of outbox in turn. All must pass the same tests."""
     if request.param == "memory":
         return MemoryOutbox()
     store: SqliteStore = request.getfixturevalue("store")

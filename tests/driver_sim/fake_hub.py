@@ -1,4 +1,4 @@
-"""A hub in memory, HTTP and driver socket at one address, that is as strict about trips as PROTOCOL is."""
+"""A hub in memory with HTTP and driver socket at one address. It is as strict about trips as the protocol."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""The hub's side of the driver socket, scripted: it stores, acknowledges, cuts the line and closes as a test asks."""
+"""A scripted hub for the driver socket: it stores, acknowledges, cuts the connection or closes as a test asks."""
 
 import asyncio
 from collections import deque
@@ -18,7 +18,7 @@ _encode = msgspec.json.encode
 
 
 class ScriptedHub:
-    """Behaves well unless told otherwise; what it is told holds until it is told something else."""
+    """Behaves well until a test sets one of the attributes below. A setting holds until it is changed."""
 
     def __init__(self) -> None:
         self.stored: dict[str, list[Fix]] = {}
@@ -33,13 +33,13 @@ class ScriptedHub:
         self.statuses: deque[int] = deque()
         """HTTP statuses that refuse the next handshakes."""
         self.closes: deque[int | None] = deque()
-        """Close codes for the next connections, right after accepting; None cuts the line without one."""
+        """Close codes for the next connections, sent right after accepting. None cuts the connection without one."""
         self.acknowledging = True
         self.answering = True
         self.reading = True
-        self.before_store: Callable[[ServerConnection, list[Fix]], bool] = lambda _line, _fixes: True
-        self.before_ack: Callable[[ServerConnection, list[Fix]], bool] = lambda _line, _fixes: True
-        """False: cut the line there."""
+        self.before_store: Callable[[ServerConnection, list[Fix]], bool] = lambda _connection, _fixes: True
+        self.before_ack: Callable[[ServerConnection, list[Fix]], bool] = lambda _connection, _fixes: True
+        """If one of these returns False, the connection is cut there."""
         self.reject: Callable[[Fix], str | None] = lambda _fix: None
         self.refuse: Callable[[dict[str, Any]], str | None] = lambda _request: None
         self._changed = asyncio.Condition()
@@ -58,7 +58,7 @@ class ScriptedHub:
         await self.down()
 
     async def start(self) -> None:
-        """Listen; after `down` at the same address as before."""
+        """Listen. After `down` the address is the same as before."""
         self._server = await serve(
             self._serve, "127.0.0.1", self._port, process_request=self._greet, ping_interval=None, close_timeout=0.2
         )
@@ -66,8 +66,8 @@ class ScriptedHub:
 
     async def down(self) -> None:
         assert self._server is not None
-        for line in self.live:
-            line.transport.abort()
+        for connection in self.live:
+            connection.transport.abort()
         self._server.close()
         await self._server.wait_closed()
 
@@ -81,61 +81,61 @@ class ScriptedHub:
     async def acknowledge(self, seq: int) -> None:
         await self.say(type="ack", seq=seq)
 
-    async def _greet(self, _line: ServerConnection, request: Request) -> Response | None:
+    async def _greet(self, _connection: ServerConnection, request: Request) -> Response | None:
         self.tokens.append(request.headers["Authorization"].removeprefix("Bearer "))
         if self.statuses:
-            return _line.respond(HTTPStatus(self.statuses.popleft()), "scripted\n")
+            return _connection.respond(HTTPStatus(self.statuses.popleft()), "scripted\n")
         return None
 
-    async def _serve(self, line: ServerConnection) -> None:
+    async def _serve(self, connection: ServerConnection) -> None:
         self.connections += 1
         await self._tell()
         try:
             if self.closes:
                 code = self.closes.popleft()
                 if code is None:
-                    line.transport.abort()
+                    connection.transport.abort()
                 else:
-                    await line.close(code, "scripted")
+                    await connection.close(code, "scripted")
                 return
             if not self.reading:
-                line.transport.pause_reading()
-            await self._talk(line)
+                connection.transport.pause_reading()
+            await self._talk(connection)
         except ConnectionClosed:
             pass
         finally:
-            if line in self.live:
-                self.live.remove(line)
+            if connection in self.live:
+                self.live.remove(connection)
             await self._tell()
 
-    async def _talk(self, line: ServerConnection) -> None:
+    async def _talk(self, connection: ServerConnection) -> None:
         greeting = {"type": "welcome", "server_time": 1, "interval": 2.0} | self.greeting
-        await line.send(_encode(greeting).decode())
-        hello = _decode(await line.recv())
+        await connection.send(_encode(greeting).decode())
+        hello = _decode(await connection.recv())
         assert hello["type"] == "hello", f"the driver must answer welcome with hello; got {hello}"
         session = hello["session"]
         self.hellos.append(session)
-        await line.send(_encode({"type": "ack", "seq": self.handled.get(session, 0)}).decode())
-        self.live.append(line)
+        await connection.send(_encode({"type": "ack", "seq": self.handled.get(session, 0)}).decode())
+        self.live.append(connection)
         await self._tell()
         while True:
-            raw = await line.recv(decode=False)
+            raw = await connection.recv(decode=False)
             frame = _decode(raw)
             self.raw.append(raw)
             self.frames.append(frame)
             if frame["type"] in ("position", "positions"):
                 elements = frame["positions"] if frame["type"] == "positions" else [frame]
-                if not await self._take(line, session, msgspec.convert(elements, list[Fix])):
+                if not await self._take(connection, session, msgspec.convert(elements, list[Fix])):
                     return
             elif self.answering:
                 code = self.refuse(frame)
                 refusal = {} if code is None else {"code": code, "detail": "scripted"}
-                await line.send(_encode({"type": "done", "client_id": frame["client_id"]} | refusal).decode())
+                await connection.send(_encode({"type": "done", "client_id": frame["client_id"]} | refusal).decode())
             await self._tell()
 
-    async def _take(self, line: ServerConnection, session: str, fixes: list[Fix]) -> bool:
-        if not self.before_store(line, fixes):
-            line.transport.abort()
+    async def _take(self, connection: ServerConnection, session: str, fixes: list[Fix]) -> bool:
+        if not self.before_store(connection, fixes):
+            connection.transport.abort()
             return False
         rejected = []
         for fix in fixes:
@@ -147,12 +147,12 @@ class ScriptedHub:
                 else:
                     rejected.append({"seq": fix.seq, "code": code, "detail": "scripted"})
         await self._tell()
-        if not self.before_ack(line, fixes):
-            line.transport.abort()
+        if not self.before_ack(connection, fixes):
+            connection.transport.abort()
             return False
         if self.acknowledging:
             ack: dict[str, Any] = {"type": "ack", "seq": self.handled[session]}
-            await line.send(_encode(ack | ({"rejected": rejected} if rejected else {})).decode())
+            await connection.send(_encode(ack | ({"rejected": rejected} if rejected else {})).decode())
         return True
 
     async def _tell(self) -> None:

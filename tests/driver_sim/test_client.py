@@ -1,22 +1,16 @@
-"""The driver's connection against a scripted hub on a real socket."""
+"""The driver's client against a scripted hub on a real socket."""
 
 import asyncio
-import contextlib
-import random
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from driver_sim.backoff import full_jitter
-from driver_sim.client import DriverClient, DriverStopped, Ending, Rejection, driver_url
+from driver_sim.callbacks import Rejection
+from driver_sim.client import DriverClient
+from driver_sim.connection import driver_url
 from driver_sim.outbox import MemoryOutbox, Outbox, Request
-from driver_sim.store import SqliteStore
-from tests.driver_sim.conftest import no_backoff
+from tests.driver_sim.clients import client_of, drained, report, running, stored, turns
 from tests.driver_sim.hub import ScriptedHub
 from tracking.model import TripStatus
 from tracking.protocol.codec import MAX_FRAME_BYTES
@@ -36,44 +30,7 @@ TRIP: dict[str, Any] = {
 }
 
 
-def client_of(hub: ScriptedHub, outbox: Outbox | None = None, **options: Any) -> DriverClient:
-    options.setdefault("token", "good")
-    options.setdefault("backoff", no_backoff)
-    return DriverClient(hub.url, outbox if outbox is not None else MemoryOutbox(), **options)
-
-
-@contextlib.asynccontextmanager
-async def running(client: DriverClient) -> AsyncIterator["asyncio.Task[Ending]"]:
-    task = asyncio.create_task(client.run())
-    try:
-        yield task
-    finally:
-        client.stop()
-        async with asyncio.timeout(5):
-            await task
-
-
-async def drained(client: DriverClient) -> None:
-    async with asyncio.timeout(10):
-        await client.drained()
-
-
-def report(client: DriverClient, count: int) -> None:
-    for _ in range(count):
-        client.report(47.1, 9.5)
-
-
-def stored(hub: ScriptedHub, client: DriverClient) -> list[int]:
-    return [fix.seq for fix in hub.stored.get(client.outbox.session, [])]
-
-
-async def turns(count: int = 50) -> None:
-    """Let everything that is ready to run, run."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-# --- the ordinary course --------------------------------------------------------------------------------------------
+# --- normal operation -----------------------------------------------------------------------------------------------
 
 
 async def test_fixes_are_reported_and_leave_the_outbox_when_acknowledged(hub: ScriptedHub, outbox: Outbox) -> None:
@@ -98,7 +55,7 @@ async def test_a_backlog_goes_in_order_in_batches_that_fit(hub: ScriptedHub, out
     assert max(len(frame["positions"]) for frame in hub.frames) <= MAX_BATCH
 
 
-async def test_reporting_needs_no_connection_and_refuses_what_json_has_not() -> None:
+async def test_reporting_needs_no_connection_and_refuses_numbers_that_json_does_not_have() -> None:
     client = DriverClient("http://127.0.0.1:9", MemoryOutbox(), "good", clock=lambda: 42)
     assert client.report(47.1, 9.5) == 1
     assert client.outbox.unacknowledged(0, 1)[0].fix.fix_time == 42
@@ -109,7 +66,7 @@ async def test_reporting_needs_no_connection_and_refuses_what_json_has_not() -> 
     assert len(client.outbox) == 1
 
 
-async def test_no_more_than_the_bound_is_in_flight(hub: ScriptedHub) -> None:
+async def test_no_more_fixes_than_the_limit_are_in_flight(hub: ScriptedHub) -> None:
     hub.acknowledging = False
     client = client_of(hub, max_in_flight=10)
     report(client, 25)
@@ -125,8 +82,8 @@ async def test_no_more_than_the_bound_is_in_flight(hub: ScriptedHub) -> None:
     assert stored(hub, client) == list(range(1, 26))
 
 
-async def test_what_was_sent_on_a_line_before_may_be_acknowledged_on_this_one(hub: ScriptedHub) -> None:
-    """The hub takes up a session in memory at once, and commits what it had of it a moment later."""
+async def test_what_was_sent_on_an_earlier_connection_may_be_acknowledged_on_this_one(hub: ScriptedHub) -> None:
+    """The hub resumes a session at once, and commits what it had of that session a moment later."""
     hub.acknowledging = False
     client = client_of(hub, max_in_flight=3)
     report(client, 5)
@@ -140,7 +97,7 @@ async def test_what_was_sent_on_a_line_before_may_be_acknowledged_on_this_one(hu
     assert 6 in stored(hub, client)
 
 
-async def test_what_the_hub_says_reaches_the_caller(hub: ScriptedHub) -> None:
+async def test_messages_of_the_hub_reach_the_caller(hub: ScriptedHub) -> None:
     trips: list[TripView] = []
     messages: list[DriverTextMessage] = []
     intervals: list[float] = []
@@ -154,18 +111,18 @@ async def test_what_the_hub_says_reaches_the_caller(hub: ScriptedHub) -> None:
         await hub.say(type="of_a_later_version", what={"ever": None})
         await hub.say(type="interval", interval=7.5, added_later=True)
         await hub.say(type="trip", trip=TRIP | {"status": "canceled", "version": 2})
-        await hub.say(type="message", trip_id="t1", text="I am at the door", server_time=1, **{"from": "passenger"})
+        await hub.say(type="message", trip_id="t1", text="I am at the gate", server_time=1, **{"from": "passenger"})
         await hub.say(type="error", code="bad_field", detail="scripted")
         client.report(47.1, 9.5)
         await drained(client)
     assert intervals == [3.0, 7.5]
     assert client.interval == 7.5
     assert [(trip.trip_id, trip.status, trip.version) for trip in trips] == [("t1", "new", 1), ("t1", "canceled", 2)]
-    assert [(message.from_, message.text) for message in messages] == [("passenger", "I am at the door")]
+    assert [(message.from_, message.text) for message in messages] == [("passenger", "I am at the gate")]
     assert [error.code for error in errors] == ["bad_field"]
 
 
-async def test_a_message_that_cannot_be_read_does_not_end_the_line(hub: ScriptedHub) -> None:
+async def test_a_message_that_cannot_be_read_does_not_end_the_connection(hub: ScriptedHub) -> None:
     client = client_of(hub)
     async with running(client):
         await hub.until(lambda: len(hub.live) == 1)
@@ -177,7 +134,7 @@ async def test_a_message_that_cannot_be_read_does_not_end_the_line(hub: Scripted
     assert client.interval == 2.0
 
 
-async def test_rejected_fixes_are_told_and_gone(hub: ScriptedHub, outbox: Outbox) -> None:
+async def test_rejected_fixes_are_reported_and_leave_the_outbox(hub: ScriptedHub, outbox: Outbox) -> None:
     told: list[Rejection] = []
     hub.reject = lambda fix: "out_of_range" if fix.latitude > 90 else None
     client = client_of(hub, outbox, on_rejected=told.append)
@@ -203,266 +160,6 @@ async def test_in_a_dead_zone_fixes_wait(hub: ScriptedHub) -> None:
         client.set_signal(True)
         await drained(client)
     assert stored(hub, client) == [1, 2, 3]
-
-
-# --- lost lines -----------------------------------------------------------------------------------------------------
-
-
-async def test_a_line_cut_before_the_fixes_were_stored_has_them_sent_again(hub: ScriptedHub, outbox: Outbox) -> None:
-    cuts = iter([False, False])
-    hub.before_store = lambda _line, _fixes: next(cuts, True)
-    client = client_of(hub, outbox)
-    report(client, 40)
-    async with running(client):
-        await drained(client)
-    assert client.connections == 3
-    assert stored(hub, client) == list(range(1, 41))
-    assert set(hub.hellos) == {outbox.session}
-
-
-async def test_a_lost_ack_is_made_good_by_the_answer_to_hello(hub: ScriptedHub, outbox: Outbox) -> None:
-    cuts = iter([False])
-    hub.before_ack = lambda _line, _fixes: next(cuts, True)
-    client = client_of(hub, outbox)
-    report(client, 40)
-    async with running(client):
-        await drained(client)
-        assert client.fixes_sent == 40, "what the hub has was sent again"
-        client.report(47.1, 9.5)
-        await drained(client)
-    assert stored(hub, client) == list(range(1, 42))
-
-
-async def test_fixes_reported_while_the_hub_is_down_arrive_when_it_is_back(hub: ScriptedHub, outbox: Outbox) -> None:
-    lost: list[tuple[int, str]] = []
-    tried_in_vain = asyncio.Event()
-
-    def on_lost(code: int, reason: str) -> None:
-        lost.append((code, reason))
-        if reason.startswith("no connection"):
-            tried_in_vain.set()
-
-    client = client_of(hub, outbox, on_lost=on_lost, backoff=lambda _attempt: 0.01)
-    async with running(client):
-        report(client, 5)
-        await drained(client)
-        await hub.down()
-        report(client, 700)
-        async with asyncio.timeout(10):
-            await tried_in_vain.wait()
-        await hub.start()
-        await drained(client)
-    assert stored(hub, client) == list(range(1, 706))
-
-
-async def test_a_restarted_app_sends_what_its_file_holds_under_the_same_session(hub: ScriptedHub, tmp_path: Path) -> None:
-    hub.acknowledging = False
-    store = SqliteStore(tmp_path / "o.sqlite")
-    client = client_of(hub, store.outbox("car-1"))
-    session = client.outbox.session
-    async with running(client):
-        report(client, 30)
-        await hub.until(lambda: hub.handled.get(session, 0) > 0)
-    store.close()
-
-    hub.acknowledging = True
-    store = SqliteStore(tmp_path / "o.sqlite")
-    client = client_of(hub, store.outbox("car-1"))
-    async with running(client):
-        assert client.report(47.1, 9.5) == 31
-        await drained(client)
-    store.close()
-    assert set(hub.hellos) == {session}
-    assert stored(hub, client) == list(range(1, 32))
-
-
-async def test_a_dead_line_is_noticed_and_left(hub: ScriptedHub) -> None:
-    hub.reading = False
-    reasons: list[str] = []
-    client = client_of(
-        hub, on_lost=lambda _code, reason: reasons.append(reason), ping_interval=0.02, ping_timeout=0.05, close_timeout=0.05
-    )
-    # The hub's side never reads again; it has answered the handshake, and the hello never arrives.
-    async with running(client):
-        report(client, 3)
-        await hub.until(lambda: hub.connections == 2)
-        hub.reading = True
-        await drained(client)
-    assert "keepalive ping timeout" in reasons
-    assert stored(hub, client) == [1, 2, 3]
-
-
-async def test_a_hub_that_never_answers_hello_is_left(hub: ScriptedHub) -> None:
-    hub.reading = False
-    reasons: list[str] = []
-    client = client_of(hub, on_lost=lambda _code, reason: reasons.append(reason), answer_timeout=0.05, close_timeout=0.01)
-    async with running(client):
-        await hub.until(lambda: hub.connections == 2)
-    assert "did not answer hello" in reasons[0]
-
-
-async def test_numbers_that_the_hub_has_from_elsewhere_make_a_new_session(hub: ScriptedHub, outbox: Outbox) -> None:
-    old = outbox.session
-    hub.handled[old] = 1_000
-    client = client_of(hub, outbox)
-    async with running(client):
-        report(client, 3)
-        await drained(client)
-    assert outbox.session != old
-    assert stored(hub, client) == [1, 2, 3]
-
-
-# --- closing --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("code", [None, 1000, 1001, 1011, 1012, 4000, 4008, 4012, 4013, 4014, 4015, 4408, 4499])
-async def test_codes_that_ask_the_driver_back(hub: ScriptedHub, code: int | None) -> None:
-    hub.closes.append(code)
-    client = client_of(hub)
-    report(client, 2)
-    async with running(client):
-        await drained(client)
-    assert hub.connections == 2
-    assert stored(hub, client) == [1, 2]
-
-
-@pytest.mark.parametrize("code", [1002, 1003, 1007, 1009, 4409, 4500, 4501, 4502, 4503, 4506, 4999])
-async def test_codes_that_keep_the_driver_away(hub: ScriptedHub, code: int) -> None:
-    hub.closes.append(code)
-    client = client_of(hub)
-    report(client, 2)
-    async with asyncio.timeout(5):
-        ending = await client.run()
-    assert ending == Ending(code, "scripted")
-    assert hub.connections == 1
-    assert len(client.outbox) == 2, "the fixes stay"
-    with pytest.raises(DriverStopped, match=f"{code}.*2 fixes"):
-        await client.drained()
-
-
-async def test_a_replaced_driver_comes_back_when_the_user_asks(hub: ScriptedHub) -> None:
-    client = client_of(hub)
-    async with asyncio.timeout(5):
-        task = asyncio.create_task(client.run())
-        await hub.until(lambda: len(hub.live) == 1)
-        await hub.live[0].close(4409, "replaced")
-        assert (await task).code == 4409
-    report(client, 1)
-    async with running(client):
-        await drained(client)
-    assert hub.connections == 2
-
-
-@pytest.mark.parametrize("code", [4405, 4401])
-async def test_an_expired_token_is_replaced(hub: ScriptedHub, code: int) -> None:
-    tokens = iter(["first", "second"])
-
-    async def fetch() -> str:
-        return next(tokens)
-
-    hub.closes.append(code)
-    client = client_of(hub, token=None, fetch_token=fetch)
-    async with running(client):
-        report(client, 1)
-        await drained(client)
-    assert hub.tokens == ["first", "second"]
-
-
-async def test_a_token_source_that_fails_is_asked_again(hub: ScriptedHub) -> None:
-    asked = 0
-
-    async def fetch() -> str:
-        nonlocal asked
-        asked += 1
-        if asked < 3:
-            raise ConnectionError("the backend is away")
-        return "good"
-
-    client = client_of(hub, token=None, fetch_token=fetch)
-    async with running(client):
-        report(client, 1)
-        await drained(client)
-    assert asked == 3
-
-
-async def test_an_expired_token_without_another_ends_the_client(hub: ScriptedHub) -> None:
-    hub.closes.append(4405)
-    async with asyncio.timeout(5):
-        ending = await client_of(hub).run()
-    assert ending.code == 4405
-    assert "fetch_token" in ending.reason
-
-
-@pytest.mark.parametrize("status", [401, 404, 500, 503])
-async def test_a_refused_handshake_is_tried_again(hub: ScriptedHub, status: int) -> None:
-    hub.statuses.append(status)
-    client = client_of(hub)
-    async with running(client):
-        report(client, 1)
-        await drained(client)
-    assert len(hub.tokens) == 2
-
-
-async def test_the_backoff_grows_until_a_connection_was_steady(hub: ScriptedHub) -> None:
-    attempts: list[int] = []
-
-    def backoff(attempt: int) -> float:
-        attempts.append(attempt)
-        return 0.0
-
-    hub.closes.extend([4014, 1012, None])
-    client = client_of(hub, backoff=backoff, steady_after=3600.0)
-    async with running(client):
-        await hub.until(lambda: len(hub.live) == 1)
-        assert attempts == [0, 1, 2]
-        client._steady_after = 0.0
-        await hub.live[0].close(1012, "restart")
-        await hub.until(lambda: hub.connections == 5)
-    assert attempts == [0, 1, 2, 0]
-
-
-@given(st.integers(0, 10_000), st.integers())
-def test_full_jitter_is_bounded_by_a_doubling_span(attempt: int, seed: int) -> None:
-    delay = full_jitter(first=0.5, longest=30.0, rng=random.Random(seed))(attempt)
-    assert 0.0 <= delay <= min(30.0, 0.5 * 2.0 ** min(attempt, 40))
-
-
-def test_full_jitter_spreads_over_the_whole_span() -> None:
-    delay = full_jitter(first=1.0, longest=30.0, rng=random.Random(1))
-    delays = [delay(3) for _ in range(1_000)]
-    assert min(delays) < 0.5
-    assert max(delays) > 7.5
-
-
-@pytest.mark.parametrize("connected", [True, False])
-async def test_stopping_is_quick(hub: ScriptedHub, connected: bool) -> None:
-    client = client_of(hub, backoff=lambda _attempt: 3600.0)
-    if not connected:
-        hub.closes.append(4014)
-    lost = asyncio.Event()
-    client.on_lost = lambda _code, _reason: lost.set()
-    task = asyncio.create_task(client.run())
-    async with asyncio.timeout(5):
-        await (client.connected.wait() if connected else lost.wait())
-        began = time.monotonic()
-        client.stop()
-        assert (await task).code == 1000
-    assert time.monotonic() - began < 1.0
-
-
-async def test_a_stopped_client_can_run_again_and_a_stop_ahead_of_run_counts(hub: ScriptedHub) -> None:
-    client = client_of(hub)
-    async with running(client):
-        async with asyncio.timeout(5):
-            await client.connected.wait()
-    client.stop()
-    async with asyncio.timeout(5):
-        assert await client.run() == Ending(1000, "stopped")
-    assert hub.connections == 1
-    async with running(client):
-        report(client, 1)
-        await drained(client)
-    assert hub.connections == 2
 
 
 async def test_a_failing_callback_is_not_swallowed(hub: ScriptedHub) -> None:
@@ -494,7 +191,7 @@ async def test_a_status_change_is_kept_until_done_and_sent_again(hub: ScriptedHu
     assert outbox.requests() == []
 
 
-async def test_requests_go_one_after_the_other(hub: ScriptedHub) -> None:
+async def test_requests_are_sent_one_after_the_other(hub: ScriptedHub) -> None:
     hub.answering = False
     client = client_of(hub)
     async with running(client):
@@ -512,7 +209,7 @@ async def test_requests_go_one_after_the_other(hub: ScriptedHub) -> None:
     assert hub.frames[2]["text"] == "On my way"
 
 
-async def test_a_refused_request_is_told_and_dropped(hub: ScriptedHub) -> None:
+async def test_a_refused_request_is_reported_and_dropped(hub: ScriptedHub) -> None:
     done: list[tuple[str, str | None, str | None]] = []
     hub.refuse = lambda frame: "conflict"
     client = client_of(hub, on_done=lambda request, code, detail: done.append((request.client_id, code, detail)))
@@ -523,7 +220,7 @@ async def test_a_refused_request_is_told_and_dropped(hub: ScriptedHub) -> None:
     assert len(hub.frames) == 1
 
 
-async def test_a_request_refused_for_the_moment_goes_again(hub: ScriptedHub) -> None:
+async def test_a_request_refused_for_now_is_sent_again(hub: ScriptedHub) -> None:
     answers = iter(["unavailable", "rate_limited"])
     hub.refuse = lambda _frame: next(answers, None)
     client = client_of(hub, backoff=lambda _attempt: 0.1)
@@ -535,7 +232,7 @@ async def test_a_request_refused_for_the_moment_goes_again(hub: ScriptedHub) -> 
     assert time.monotonic() - began >= 0.2, "the hub was not given the time it asked for"
 
 
-async def test_an_answer_that_never_comes_is_asked_for_again(hub: ScriptedHub) -> None:
+async def test_a_request_without_an_answer_is_sent_again(hub: ScriptedHub) -> None:
     hub.answering = False
     client = client_of(hub, answer_timeout=0.05)
     async with running(client):
@@ -547,7 +244,7 @@ async def test_an_answer_that_never_comes_is_asked_for_again(hub: ScriptedHub) -
     assert client.connections == 1
 
 
-async def test_a_rate_limit_is_kept(hub: ScriptedHub) -> None:
+async def test_a_rate_limit_is_obeyed(hub: ScriptedHub) -> None:
     errors: list[Error] = []
     told = asyncio.Event()
 
@@ -584,6 +281,6 @@ def test_the_address_of_the_driver_socket(hub_address: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8000", "ftp://h", "http://"])
-def test_an_address_that_is_none(address: str) -> None:
+def test_an_invalid_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="looks like http"):
         driver_url(address)

@@ -95,10 +95,10 @@ async def test_a_fleet_is_made_connected_and_driven_through_whole_trips(fake: Fa
         assert all(0 <= fix["battery"] <= 1 and fix["accuracy"] > 0 for fix in fixes)
         for one, other in itertools.pairwise(fixes):
             gone = metres((one["latitude"], one["longitude"]), (other["latitude"], other["longitude"]))
-            assert gone <= 400.0 * 23.0 * (other["fix_time"] - one["fix_time"]) / 1000 + 100.0, "the vehicle leapt"
+            assert gone <= 400.0 * 23.0 * (other["fix_time"] - one["fix_time"]) / 1000 + 100.0, "the vehicle jumped"
 
 
-async def test_who_stands_by_makes_no_trips_and_drives_a_dispatchers(fake: FakeHub, tmp_path: Path) -> None:
+async def test_a_standby_vehicle_makes_no_trips_and_drives_those_of_a_dispatcher(fake: FakeHub, tmp_path: Path) -> None:
     async with driving(fake, tmp_path, drivers=1, pace=400.0, standby=1) as said:
         await fake.until(lambda: len(fake.fixes.get("demo-02", ())) >= 3 and len(fake.trips) >= 2)
         assert {trip["vehicle"]["vehicle_id"] for trip in fake.trips.values()} == {"demo-01"}
@@ -124,7 +124,7 @@ async def test_the_showcase_is_in_vaduz_at_once_and_for_long(roads: RoadGraph) -
         here = itinerary.legs[-1].to
 
 
-async def test_a_canceled_trip_is_given_up_and_another_begun(fake: FakeHub, tmp_path: Path) -> None:
+async def test_a_canceled_trip_is_abandoned_and_another_begun(fake: FakeHub, tmp_path: Path) -> None:
     async with driving(fake, tmp_path, drivers=1, pace=10.0):
         await fake.until(lambda: any(trip["status"] == "enroute_to_pickup" for trip in fake.trips.values()))
         (first,) = fake.trips.values()
@@ -134,7 +134,7 @@ async def test_a_canceled_trip_is_given_up_and_another_begun(fake: FakeHub, tmp_
     assert fake.refusals == []
 
 
-async def test_a_trip_of_the_dispatchers_is_driven_next(fake: FakeHub, tmp_path: Path, roads: RoadGraph) -> None:
+async def test_a_trip_of_a_dispatcher_is_driven_next(fake: FakeHub, tmp_path: Path, roads: RoadGraph) -> None:
     async with driving(fake, tmp_path, drivers=1, pace=400.0):
         await fake.until(lambda: any(trip["status"] == "enroute_to_pickup" for trip in fake.trips.values()))
         place = {"latitude": 47.145, "longitude": 9.515}
@@ -147,7 +147,7 @@ async def test_a_trip_of_the_dispatchers_is_driven_next(fake: FakeHub, tmp_path:
     assert [trip["status"] for trip in list(fake.trips.values())[:2]] == ["complete", "complete"]
 
 
-async def test_an_earlier_runs_trips_are_canceled_and_its_numbers_go_on(fake: FakeHub, tmp_path: Path) -> None:
+async def test_the_trips_of_an_earlier_run_are_canceled_and_its_numbers_continue(fake: FakeHub, tmp_path: Path) -> None:
     async with driving(fake, tmp_path, drivers=2):
         await fake.until(lambda: all(len(fake.fixes.get(one, [])) > 3 for one in ("demo-01", "demo-02")))
     left_over = list(fake.trips)
@@ -163,7 +163,7 @@ async def test_an_earlier_runs_trips_are_canceled_and_its_numbers_go_on(fake: Fa
         assert seqs == list(range(1, len(seqs) + 1))
 
 
-async def test_a_wrong_service_token_is_an_error_and_no_endless_trial(fake: FakeHub) -> None:
+async def test_a_wrong_service_token_is_an_error_and_is_not_retried(fake: FakeHub) -> None:
     async with Backend(fake.url, "wrong") as backend:
         with pytest.raises(BackendError, match="401 unauthorized") as caught:
             await backend.driver_token("demo-01")
@@ -188,7 +188,7 @@ async def test_the_command_obeys_a_signal_quickly_and_quietly(fake: FakeHub, tmp
     assert (process.returncode, out, err) == (0, b"", b"")
 
 
-async def test_a_driver_that_may_not_return_is_named(fake: FakeHub, tmp_path: Path) -> None:
+async def test_a_driver_that_must_not_reconnect_is_named(fake: FakeHub, tmp_path: Path) -> None:
     async with driving(fake, tmp_path, drivers=1) as said:
         await fake.until(lambda: "demo-01" in fake.sockets)
         await fake.sockets["demo-01"].close(4409, "replaced")
@@ -199,7 +199,7 @@ async def test_a_driver_that_may_not_return_is_named(fake: FakeHub, tmp_path: Pa
     assert said[-1] == "demo-01 left for good, 4409: replaced"
 
 
-def test_every_vehicle_has_a_plate_of_its_own() -> None:
+def test_every_vehicle_has_its_own_plate() -> None:
     chosen = vehicles("demo", 200, random.Random(1))
     assert len({vehicle.plate for vehicle in chosen}) == len({vehicle.vehicle_id for vehicle in chosen}) == 200
     assert vehicles("demo", 5, random.Random(2)) == vehicles("demo", 5, random.Random(2))
@@ -312,7 +312,7 @@ async def test_the_command_without_a_token_says_what_to_do() -> None:
     assert "Traceback" not in run.stderr
 
 
-def test_a_foreign_trip_leads_to_the_nearest_junctions(roads: RoadGraph) -> None:
+def test_a_trip_of_a_dispatcher_leads_to_the_nearest_junctions(roads: RoadGraph) -> None:
     here = roads.nearest(*VADUZ)
     trip = TripView("t", "demo", TripStatus.NEW, 1, Place(47.165, 9.509), Place(47.107, 9.528), [Place(47.141, 9.521)], 1)
     itinerary = itinerary_of(trip, roads, here)

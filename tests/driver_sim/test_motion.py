@@ -42,7 +42,7 @@ def test_speed_and_acceleration_stay_within_bounds(way: list[Edge], haste: float
 
 @settings(deadline=None, max_examples=20)
 @given(ways())
-def test_a_motion_leads_from_standing_at_the_start_to_standing_at_the_end(way: list[Edge]) -> None:
+def test_a_motion_begins_and_ends_with_a_standstill(way: list[Edge]) -> None:
     motion = Motion(way)
     first, last = motion.at(0.0), motion.at(motion.duration)
     assert first.speed == 0.0
@@ -54,8 +54,8 @@ def test_a_motion_leads_from_standing_at_the_start_to_standing_at_the_end(way: l
     assert motion.at(motion.duration + 5.0) == last
 
 
-def test_a_straight_is_driven_by_the_book() -> None:
-    """Up to 10 m/s at 1.5 m/s² takes 6.67 s and 33.3 m, down at 2 m/s² 5 s and 25 m; the rest at 10 m/s."""
+def test_a_straight_is_driven_with_the_given_acceleration() -> None:
+    """Accelerating to 10 m/s at 1.5 m/s² takes 6.67 s and 33.3 m. Braking at 2 m/s² takes 5 s and 25 m."""
     motion = Motion([straight(1_000.0, 10.0)])
     assert motion.duration == pytest.approx(10 / 1.5 + 5 + (1_000 - 33.33 - 25) / 10, rel=0.02)
     assert motion.at(motion.duration / 2).speed == pytest.approx(10.0)
@@ -79,7 +79,7 @@ def test_the_shortest_edge_can_be_driven() -> None:
     assert motion.at(motion.duration / 2).speed > 0.5
 
 
-def test_what_is_no_way_is_refused() -> None:
+def test_edges_that_are_not_connected_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one edge"):
         Motion([])
     with pytest.raises(ValueError, match="connected"):
@@ -100,7 +100,7 @@ def moment(speed: float = 10.0) -> Moment:
     return Moment(47.14, 9.52, speed, 90.0, 0.0, straight(100.0, 10.0))
 
 
-def test_the_error_wanders_and_keeps_its_size() -> None:
+def test_the_error_drifts_and_keeps_its_size() -> None:
     receiver = Receiver(random.Random(3), sigma=3.0)
     errors = []
     for _ in range(20_000):
@@ -125,7 +125,7 @@ def test_a_standing_vehicle_has_no_bearing_and_a_moving_one_has() -> None:
 
 
 @given(st.integers(), st.floats(0, 1e5), st.floats(0, 40))
-def test_a_reading_is_one_that_the_hub_takes(seed: int, since: float, speed: float) -> None:
+def test_the_hub_accepts_every_reading(seed: int, since: float, speed: float) -> None:
     reading = Receiver(random.Random(seed)).read(moment(speed), since)
     assert 0.0 <= reading.battery <= 1.0
     assert 2.0 <= reading.accuracy < 60.0
@@ -138,7 +138,7 @@ def test_the_valley_is_low_and_malbun_is_high() -> None:
     assert 1_500 < height((47.103, 9.608)) < 1_650
 
 
-def test_dead_zones_spare_the_town() -> None:
+def test_no_dead_zone_is_in_the_town() -> None:
     zones = dead_zones(random.Random(1), list(GRAPH.nodes.values()), 5, spare=[(47.141, 9.521)])
     assert len(zones) == 5
     assert not any(zone.covers((47.141, 9.521)) for zone in zones)

@@ -1,4 +1,4 @@
-"""The contract of every outbox, and what only the one on disk can promise."""
+"""The contract of every outbox, and what the one on disk adds."""
 
 import shutil
 import signal
@@ -46,7 +46,7 @@ def test_unacknowledged_is_in_order_after_a_number_and_bounded(outbox: Outbox) -
     assert seqs(outbox.unacknowledged(7, 100)) == [8, 9, 10]
 
 
-def test_acknowledged_fixes_are_gone_at_once(outbox: Outbox) -> None:
+def test_acknowledged_fixes_leave_at_once(outbox: Outbox) -> None:
     for number in range(5):
         outbox.put(fix(number))
     settle(outbox)
@@ -104,14 +104,14 @@ def kept(count: int, padding: int = 0) -> list[KeptFix]:
     return [KeptFix(one.seq, one.body[:-1] + b" " * padding + b"}") for one in fixes]
 
 
-def test_one_fix_goes_as_position() -> None:
+def test_one_fix_is_sent_as_position() -> None:
     frame, count = frame_of(kept(1))
     assert count == 1
     assert msgspec.json.decode(frame)["type"] == "position"
 
 
 @pytest.mark.parametrize("padding", [0, 100, 1_000, 70_000])
-def test_a_frame_holds_as_many_fixes_as_may_go(padding: int) -> None:
+def test_a_frame_holds_as_many_fixes_as_fit(padding: int) -> None:
     fixes = kept(700, padding)
     frame, count = frame_of(fixes)
     assert count <= MAX_BATCH
@@ -126,7 +126,7 @@ def test_a_frame_holds_as_many_fixes_as_may_go(padding: int) -> None:
 # --- on disk --------------------------------------------------------------------------------------------------------
 
 
-def test_everything_survives_a_reopening(tmp_path: Path) -> None:
+def test_everything_survives_reopening(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "o.sqlite")
     box = store.outbox("car-1")
     other = store.outbox("car-2")
@@ -149,7 +149,7 @@ def test_everything_survives_a_reopening(tmp_path: Path) -> None:
     store.close()
 
 
-def test_numbers_go_on_after_everything_was_acknowledged(tmp_path: Path) -> None:
+def test_numbers_continue_after_everything_was_acknowledged(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "o.sqlite")
     box = store.outbox("car-1")
     box.put(fix())
@@ -181,7 +181,7 @@ def test_two_processes_cannot_have_one_file(tmp_path: Path) -> None:
     SqliteStore(tmp_path / "o.sqlite").close()
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "o.sqlite").write_bytes(b"not a database, but long enough to be looked at" * 100)
     with pytest.raises(StoreError, match="move it away"):
         SqliteStore(tmp_path / "o.sqlite")
@@ -220,7 +220,7 @@ def test_a_killed_process_loses_no_kept_fix_and_uses_no_number_twice(tmp_path: P
 
 
 class OutboxMachine(RuleBasedStateMachine):
-    """Whatever happens, a fix is in the outbox until it is acknowledged, in order, under a number never used before."""
+    """A fix stays in the outbox, in order, until it is acknowledged. Its number was never used before."""
 
     @initialize(on_disk=st.booleans())
     def begin(self, on_disk: bool) -> None:
@@ -280,10 +280,10 @@ class OutboxMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.store is not None)
     @rule()
     def crash(self) -> None:
-        """The files as they are on disk, without the closing."""
+        """The files as a crash leaves them."""
         assert self.store is not None
-        # Changes reach the disk in their order: with this fix, everything before it. What a crash may take back
-        # otherwise, a deletion or a request just made, depends on the writer's timing, and Hypothesis on none.
+        # Changes reach the disk in their order, so this fix brings everything before it. Otherwise the writer's timing would
+        # decide what a crash undoes, and Hypothesis needs runs that can be repeated.
         self.put(1)
         settle(self.box)
         self.copies += 1

@@ -18,7 +18,7 @@ def edge(start: int, end: int, length: float = 100.0, limit: float = 10.0, name:
 
 
 def cheapest(start: int, end: int) -> float:
-    """Bellman and Ford's way, which knows nothing of heuristics."""
+    """The algorithm of Bellman and Ford, which uses no heuristic."""
     best = {start: 0.0}
     changed = True
     while changed:
@@ -91,12 +91,12 @@ def test_the_nearest_junction_is_the_nearest(latitude: float, longitude: float) 
 
 
 def test_lengths_agree_with_the_data() -> None:
-    """351.9 km in both senses by the data's own `length_m`, one-way streets once."""
+    """The data's own `length_m` add up to 351.9 km in both directions, with one-way streets once."""
     total = sum(one.length for edges in GRAPH.leaving.values() for one in edges) / 1000
     assert total == pytest.approx(2 * 351.9, rel=0.03)
 
 
-def test_limits_come_from_the_sign_or_the_class() -> None:
+def test_limits_come_from_the_map_or_the_class_of_the_road() -> None:
     limits = {round(one.limit * 3.6) for edges in GRAPH.leaving.values() for one in edges}
     assert limits <= {20, 30, 40, 50, 60, 80}
 

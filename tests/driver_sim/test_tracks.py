@@ -26,7 +26,7 @@ def rows(text: str) -> list[Row | BadRow]:
     return list(read_csv(io.StringIO(text), "file"))
 
 
-def test_the_header_decides() -> None:
+def test_the_header_says_which_columns_there_are() -> None:
     assert rows("lat,ts,speed,vehicle_id,lon,note\n47.1,2013-07-01T00:00:53Z,3.5,a,9.5,x\n") == [
         Row(2, "a", 1372636853000, 1372636853000, 47.1, 9.5, speed=3.5)
     ]
@@ -40,7 +40,7 @@ def test_an_exported_track_can_be_replayed() -> None:
     assert rows(text) == [Row(2, "a", 1372636853000, 1372636853000, 47.1, 9.5, 3.0, 90.0, 4.5)]
 
 
-def test_times_received_decide_when_a_row_is_due() -> None:
+def test_a_row_is_due_when_it_was_received() -> None:
     (row,) = rows("recv_ts,vehicle_id,ts,lon,lat\n2013-07-01T00:00:54.391Z,a,2013-07-01T00:00:53Z,9.5,47.1\n")
     assert isinstance(row, Row)
     assert (row.due - row.time, row.time) == (1391, 1372636853000)
@@ -79,7 +79,7 @@ def test_a_bad_row_is_named_and_the_next_one_read(line: str, reason: str) -> Non
 @pytest.mark.parametrize(
     ("text", "said"), [("", "empty"), ("a,b\n", "no column ts or fix_time, lat or latitude, lon or longitude")]
 )
-def test_a_file_that_is_no_drive(text: str, said: str) -> None:
+def test_a_file_that_is_not_a_recorded_drive(text: str, said: str) -> None:
     with pytest.raises(TrackError, match=said):
         rows(text)
 
@@ -102,7 +102,7 @@ good_rows = st.lists(
 
 @settings(max_examples=50, deadline=None)
 @given(good_rows, st.permutations(["vehicle_id", "ts", "lon", "lat", "speed", "bearing"]))
-def test_every_good_row_comes_through_as_written(written: list[tuple[object, ...]], order: list[str]) -> None:
+def test_every_good_row_is_read_as_it_was_written(written: list[tuple[object, ...]], order: list[str]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, order)
     writer.writeheader()
@@ -121,19 +121,19 @@ def test_every_good_row_comes_through_as_written(written: list[tuple[object, ...
 
 
 @given(st.text(st.characters(codec="utf-8")))
-def test_no_text_makes_the_reader_fail_in_another_way(text: str) -> None:
+def test_no_text_makes_the_reader_raise_another_error(text: str) -> None:
     for row in rows("vehicle_id,ts,lon,lat\n" + text):
         assert row.line >= 2
 
 
 @given(st.text(st.sampled_from('ab,"\n\r0123456789.-:TZ')))
-def test_no_header_makes_the_reader_fail_in_another_way(text: str) -> None:
+def test_no_header_makes_the_reader_raise_another_error(text: str) -> None:
     with contextlib.suppress(TrackError):
         rows(text)
 
 
 @given(st.text())
-def test_a_vehicle_name_is_one_that_the_hub_takes(text: str) -> None:
+def test_the_hub_accepts_every_vehicle_name(text: str) -> None:
     name = vehicle_name(text)
     assert 1 <= len(name) <= 64
     assert name.isascii()
@@ -149,7 +149,7 @@ def test_gpx_points_with_a_time_are_rows() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "<gpx", "<gpx></gpx>", "not xml"])
-def test_a_gpx_that_is_none(text: str) -> None:
+def test_text_that_is_not_gpx(text: str) -> None:
     with pytest.raises(TrackError):
         list(read_gpx(text))
 

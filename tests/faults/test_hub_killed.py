@@ -7,7 +7,7 @@ from pathlib import Path
 
 import asyncpg
 
-from driver_sim.close_codes import GONE_WITHOUT_A_WORD
+from driver_sim.close_codes import ABNORMAL_CLOSURE
 from driver_sim.store import SqliteStore
 from tests.faults.conftest import MakeHub, Mortal, on_the_road, restart, settle, watching
 from tests.support.devices import Device, until
@@ -42,7 +42,7 @@ async def test_a_hub_killed_at_any_moment_and_at_last_stopped_loses_nothing(
                 await restart(hub)
                 continue
             await asyncio.to_thread(hub.stop)
-            assert all(device.lost[-1] in (1012, GONE_WITHOUT_A_WORD) for device in devices)
+            assert all(device.lost[-1] in (1012, ABNORMAL_CLOSURE) for device in devices)
             assert any(1012 in device.lost for device in devices)
             assert await wrongs(database.url, [device.account for device in devices], settled=False) == []
             await asyncio.to_thread(hub.start)
@@ -74,7 +74,7 @@ async def test_the_app_dies_with_the_hub_and_both_come_back(
             await asyncio.to_thread(hub.kill)
         store.close()
         store = SqliteStore(tmp_path / "outbox.sqlite")
-        device.resurrect(store.outbox(vehicle_id))
+        device.restart(store.outbox(vehicle_id))
         await asyncio.to_thread(hub.start)
         async with device.running():
             await device.drive(30)

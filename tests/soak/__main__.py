@@ -1,4 +1,4 @@
-"""The long tests. Those with a seed repeat a run as far as the machine allows."""
+"""The long tests. The same seed gives the same run, as far as the machine allows."""
 
 import click
 
@@ -12,7 +12,7 @@ from tests.soak.messy import messy
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Long tests of a real hub on a real database, each started for the test and removed at its end."""
+    """Long tests of a real hub on a real database. Each starts its own, and removes it at the end."""
 
 
 main.add_command(attacks)

@@ -1,8 +1,8 @@
-"""Every attack, one after the other, each with honest clients measured beside it.
+"""Run every attack, one after the other, and measure honest clients beside it.
 
     python -m tests.soak attacks --seconds 20 --only flood
 
-Exits with 1 where an honest client was closed, waited longer than it may, or the hub kept more memory than it may.
+Exits with 1 if an honest client was closed or waited too long, or if the hub kept too much memory.
 """
 
 import asyncio
@@ -62,24 +62,24 @@ STOCKS: dict[str, Callable[[str], Awaitable[None]]] = {
     "fences": stock_vehicles,
     "routes": stock_vehicles,
 }
-"""What is put into the database before the hub starts."""
+"""What is written into the database before the hub starts."""
 
 
 @click.command()
-@click.option("--seconds", default=20.0, show_default=True, help="How long each attack goes on.")
-@click.option("--only", "names", multiple=True, type=click.Choice(list(ATTACKS)), help="Only these; may be given again.")
+@click.option("--seconds", default=20.0, show_default=True, help="How long each attack lasts.")
+@click.option("--only", "names", multiple=True, type=click.Choice(list(ATTACKS)), help="Only this attack. May be repeated.")
 def attacks(seconds: float, names: tuple[str, ...]) -> None:
-    """Attack a hub in every way known, and measure what honest clients meet with."""
+    """Attack a hub in every known way, and measure honest clients meanwhile."""
     failed = asyncio.run(_run(seconds, names or tuple(ATTACKS)))
     sys.exit(1 if failed else 0)
 
 
 async def _run(seconds: float, names: tuple[str, ...]) -> int:
-    """How many did not hold."""
+    """Returns how many attacks had an effect."""
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        place.chmod(0o711)  # PostgreSQL's own user passes through it, where root runs this
+        place.chmod(0o711)  # if root runs this, PostgreSQL's own user must pass
         cluster = Cluster(place / "pg", die_with_parent=True)
         cluster.start()
         try:
@@ -89,7 +89,7 @@ async def _run(seconds: float, names: tuple[str, ...]) -> int:
                 await migrate(cluster.url(database))
                 if name in STOCKS:
                     await STOCKS[name](cluster.url(database))
-                # Each has a hub of its own: what one leaves behind is not to be the next one's.
+                # Each attack has its own hub, so that it does not inherit the state of the one before.
                 hub = HubProcess(cluster.url(database), place / f"{name}.log").start()
                 try:
                     outcome = await stage(hub, ATTACKS[name], seconds)

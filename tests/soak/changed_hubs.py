@@ -1,8 +1,8 @@
-"""SIGKILLs of the hub at random instants of a mixed load of changes: what is committed is told, once.
+"""SIGKILLs of the hub at random moments of a mixed load of changes. Each committed change must be told exactly once.
 
     python -m tests.soak changed-hubs --kills 100 --seed 1
 
-Exits with 1 where somebody was told what is not so, or the change log lacks something, or has it twice.
+Exits with 1 if a client was told something wrong, or if the change log misses or repeats a change.
 """
 
 import asyncio
@@ -53,9 +53,9 @@ async def soak(cluster: Cluster, directory: Path, rng: random.Random, kills: int
 @click.option("--kills", default=100, show_default=True, type=click.IntRange(1), help="SIGKILLs of the hub.")
 @click.option("--seed", default=1, show_default=True, help="Decides what changes, and the moments of the kills.")
 def changed_hubs(kills: int, seed: int) -> None:
-    """Kill the hub under a mixed load of changes, and hold what everybody is told against PostgreSQL."""
+    """Kill the hub under a mixed load of changes, and compare what clients are told with PostgreSQL."""
     with tempfile.TemporaryDirectory(prefix="soak-") as temporary:
-        Path(temporary).chmod(0o711)  # PostgreSQL's own user passes through it, where root runs this
+        Path(temporary).chmod(0o711)  # if root runs this, PostgreSQL's own user must pass
         cluster = Cluster(Path(temporary) / "pg", die_with_parent=True)
         try:
             cluster.start()

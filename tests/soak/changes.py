@@ -1,9 +1,9 @@
-"""Random sequences of changes, fixes, loads, kills and cuts on hubs in one process, against what a hub that begins then reads.
+"""Random sequences of changes, fixes, loads, kills and cuts on hubs in one process, compared with what a new hub reads.
 
     python -m tests.soak changes --sequences 2000
-    python -m tests.soak changes --broken         # each rule of the change log broken on purpose, until it is noticed
+    python -m tests.soak changes --broken         # break each rule of the change log on purpose, and see that it is noticed
 
-Exits with 1 where a sequence showed something wrong; or, with `--broken`, where none did.
+Exits with 1 if a sequence found an error, or, with `--broken`, if none did.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ TEMPLATE = "template_tracking"
 async def _run(
     cluster: Cluster, seed: int, sequences: int, steps: int, mutation: Mutation | None, *, most: int
 ) -> list[Outcome]:
-    """The outcomes of sequences that showed something wrong, at most so many."""
+    """The outcomes of sequences that found an error, at most so many."""
     wrong: list[Outcome] = []
     with tqdm(total=sequences, desc=getattr(mutation, "__name__", "sequences"), unit="", mininterval=5.0) as bar:
         for first in range(0, sequences, PER_STATION):
@@ -64,12 +64,12 @@ def _cluster() -> Iterator[Cluster]:
 
 @click.command()
 @click.option("--sequences", default=2_000, show_default=True, type=click.IntRange(min=1))
-@click.option("--steps", default=STEPS, show_default=True, type=click.IntRange(min=1), help="Of a sequence.")
+@click.option("--steps", default=STEPS, show_default=True, type=click.IntRange(min=1), help="Steps of a sequence.")
 @click.option("--seed", default=1, show_default=True)
-@click.option("--broken", is_flag=True, help="Break each rule on purpose: the sequences must notice.")
-@click.option("--rule", "rules", multiple=True, type=click.Choice(list(MUTATIONS)), help="With --broken, of all these.")
+@click.option("--broken", is_flag=True, help="Break each rule on purpose. The sequences must notice.")
+@click.option("--rule", "rules", multiple=True, type=click.Choice(list(MUTATIONS)), help="With --broken: only this rule.")
 def changes(sequences: int, steps: int, seed: int, broken: bool, rules: tuple[str, ...]) -> None:
-    """Play random sequences of changes against a model, or show that they notice what is broken."""
+    """Play random sequences of changes against a model, or check that they notice broken rules."""
     began = time.monotonic()
     unnoticed = []
     with _cluster() as cluster:

@@ -1,11 +1,11 @@
-"""Trips, links, tokens, sessions and connections that come and go: the hub's memory must not grow with what has gone.
+"""Trips, links, tokens, sessions and connections come and go. The hub must not keep memory of those that are gone.
 
     python -m tests.soak churn --minutes 20 --vehicles 24 --trips 9.4
 
-Each trip is made, shared and driven by a device that connects for it, watched by a passenger, and ended; some links are
-revoked, some trips canceled and removed, some vehicles removed and made anew. During the warm-up they come as fast as they can,
-so that pools and caches grow to what they will be. Exits with 1 where the hub's resident memory has grown by more than
-`--allowed` megabytes since then.
+Each trip is made, shared, driven by a device that connects for it, watched by a passenger, and ended. Some links are revoked,
+some trips are canceled and removed, and some vehicles are removed and made again. During the warm-up they come as fast as they
+can, so that pools and caches reach their size. Exits with 1 if the hub's resident memory grows by more than `--allowed`
+megabytes after that.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ CANCELED_EVERY, REVOKED_EVERY, REMOVED_EVERY = 7, 5, 25
 
 
 class Churn:
-    """Counts what came and went. `run` goes on until it is cancelled: as fast as it can until `warm` is set."""
+    """Counts what came and went. `run` continues until it is cancelled, as fast as it can until `warm` is set."""
 
     def __init__(self, url: str, trips_per_second: float) -> None:
         self.warm = False
@@ -94,7 +94,7 @@ class Churn:
 
 
 async def soak(hub: HubProcess, minutes: float, warm_up: float, vehicles: int, trips: float) -> float:
-    """Megabytes by which the hub has grown since the warm-up, the mean of the last quarter minute against that of then."""
+    """Growth since the warm-up in megabytes, between the means of two quarters of a minute."""
     assert hub.process is not None
     process = psutil.Process(hub.process.pid)
     churn = Churn(hub.url, trips)
@@ -104,7 +104,7 @@ async def soak(hub: HubProcess, minutes: float, warm_up: float, vehicles: int, t
     shown = 0.0
 
     def mean(until: float) -> tuple[int, float]:
-        """Trips and megabytes in the quarter of a minute before."""
+        """Trips and megabytes in the last quarter of a minute."""
         found = [(count, size) for at, count, size in samples if until - 15 < at <= until]
         return round(sum(count for count, _ in found) / len(found)), sum(size for _, size in found) / len(found)
 
@@ -133,15 +133,15 @@ async def soak(hub: HubProcess, minutes: float, warm_up: float, vehicles: int, t
 
 
 @click.command()
-@click.option("--minutes", default=20.0, show_default=True, type=click.FloatRange(0), help="How long trips come and go.")
-@click.option("--warm-up", default=2.0, show_default=True, help="Minutes before the memory is taken down.")
+@click.option("--minutes", default=20.0, show_default=True, type=click.FloatRange(0), help="How long the run lasts.")
+@click.option("--warm-up", default=2.0, show_default=True, help="Minutes before the memory is first measured.")
 @click.option("--vehicles", default=24, show_default=True, type=click.IntRange(1), help="Vehicles, one trip at a time each.")
 @click.option("--trips", default=9.4, show_default=True, help="Trips a second, over all vehicles.")
-@click.option("--allowed", default=2.0, show_default=True, help="Megabytes that the hub may have grown by.")
+@click.option("--allowed", default=2.0, show_default=True, help="Megabytes by which the hub may grow.")
 def churn(minutes: float, warm_up: float, vehicles: int, trips: float, allowed: float) -> None:
-    """Let trips come and go, and see whether the hub's memory stays where it was."""
+    """Let trips come and go, and check that the hub's memory does not grow."""
     with tempfile.TemporaryDirectory(prefix="soak-") as temporary:
-        Path(temporary).chmod(0o711)  # PostgreSQL's own user passes through it, where root runs this
+        Path(temporary).chmod(0o711)  # if root runs this, PostgreSQL's own user must pass
         cluster = Cluster(Path(temporary) / "pg", die_with_parent=True)
         try:
             cluster.start()

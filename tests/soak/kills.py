@@ -1,9 +1,9 @@
-"""SIGKILLs of the hub and of PostgreSQL at random moments, over a wire that cuts, delays and half-closes.
+"""SIGKILLs of the hub and of PostgreSQL at random moments, over a proxy that cuts, delays and half-closes.
 
     python -m tests.soak kills --hub-kills 100 --database-kills 10 --drivers 200 --seed 1
 
-Exits with 1 where the invariant was broken: something acknowledged is missing or stored twice, a passenger's numbering broke,
-or a line on a passenger's map is not the stored one.
+Exits with 1 if an invariant was broken: an acknowledged fix is missing or stored twice, a passenger's numbering has a gap, or
+the line on a passenger's map differs from the stored one.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ PATIENCE = 120.0
 
 
 class Kills:
-    """One run: `events` are "hub", "database", "stall", "cut" and "half_close", in the order in which they come."""
+    """One run. `events` are "hub", "database", "stall", "cut" and "half_close", in the order of the faults."""
 
     def __init__(self, database: Mortal, hub: HubProcess, rng: random.Random, events: list[str], stall: float) -> None:
         self._database = database
@@ -46,7 +46,7 @@ class Kills:
         self.devices: list[Device] = []
         self.watchers: dict[str, Watcher] = {}
         self.recovered: dict[str, list[float]] = {"hub": [], "database": [], "stall": []}
-        """Seconds from a fault to the next acknowledgement of anything, by fault."""
+        """Seconds from a fault to the next acknowledgement, by fault."""
         self.reconnected: list[float] = []
         """Seconds from a hub's restart until every device is connected again."""
 
@@ -74,11 +74,11 @@ class Kills:
             for device in self.devices:
                 await device.drained(PATIENCE)
             for trip_id, watcher in self.watchers.items():
-                with contextlib.suppress(AssertionError):  # told by `broken`
+                with contextlib.suppress(AssertionError):  # `broken` reports it
                     await until(lambda w=watcher, t=trip_id: self._shows(w, t), "the line is the stored one", 10)  # type: ignore[misc]
 
     async def _drive(self) -> None:
-        """Every device once in `EVERY` seconds, all spread evenly."""
+        """Each device reports every `EVERY` seconds. All are spread evenly."""
         begin, count = time.monotonic(), 0
         while True:
             due = int((time.monotonic() - begin) / EVERY * len(self.devices))
@@ -91,7 +91,7 @@ class Kills:
         return sum(device.acknowledged for device in self.devices)
 
     async def _let_flow(self) -> None:
-        """A random number of fixes more, so that the next fault comes at any moment of a commit."""
+        """Report a random number of fixes, so that the next fault hits any moment of a commit."""
         wanted = self._acknowledged() + self._rng.randint(1, len(self.devices))
         await until(lambda: self._acknowledged() >= wanted, f"{wanted} fixes acknowledged", PATIENCE)
 
@@ -179,16 +179,16 @@ def _spread(took: list[float]) -> str:
 @click.option("--hub-kills", default=100, show_default=True, type=click.IntRange(0), help="SIGKILLs of the hub.")
 @click.option("--database-kills", default=10, show_default=True, type=click.IntRange(0), help="SIGKILLs of PostgreSQL.")
 @click.option(
-    "--cuts", default=20, show_default=True, type=click.IntRange(0), help="Cuts, and as many half-closes, of some lines."
+    "--cuts", default=20, show_default=True, type=click.IntRange(0), help="Cuts, and as many half-closes, of some connections."
 )
 @click.option(
-    "--stall", default=30.0, show_default=True, type=click.FloatRange(0), help="Seconds of SIGSTOP for PostgreSQL, once."
+    "--stall", default=30.0, show_default=True, type=click.FloatRange(0), help="Seconds for which PostgreSQL is stopped once."
 )
 @click.option("--drivers", default=200, show_default=True, type=click.IntRange(1), help="Devices, each with a fix a second.")
 @click.option("--watched", default=20, show_default=True, type=click.IntRange(1), help="How many of them have a passenger.")
 @click.option("--seed", default=1, show_default=True, help="Decides the order of the faults, and their moments.")
 def kills(hub_kills: int, database_kills: int, cuts: int, stall: float, drivers: int, watched: int, seed: int) -> None:
-    """Kill the hub and PostgreSQL at random moments, and hold the books against PostGIS."""
+    """Kill the hub and PostgreSQL at random moments, and compare what was sent with PostGIS."""
     rng = random.Random(seed)
     events = [*["hub"] * hub_kills, *["database"] * database_kills, *["cut"] * cuts, *["half_close"] * cuts]
     rng.shuffle(events)
@@ -197,7 +197,7 @@ def kills(hub_kills: int, database_kills: int, cuts: int, stall: float, drivers:
     click.echo(f"seed {seed}: {len(events)} faults")
     broken: list[Any]
     with tempfile.TemporaryDirectory(prefix="soak-") as temporary:
-        Path(temporary).chmod(0o711)  # PostgreSQL's own user passes through it, where root runs this
+        Path(temporary).chmod(0o711)  # if root runs this, PostgreSQL's own user must pass
         cluster = Cluster(Path(temporary) / "pg", die_with_parent=True)
         try:
             cluster.start()

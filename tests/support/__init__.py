@@ -1,1 +1,1 @@
-"""What tests of several folders use: clients, hubs as processes, stand-ins, judges. No test module imports another."""
+"""What tests of several folders use: clients, hubs as processes, simulators, checks. No test module imports another."""

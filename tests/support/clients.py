@@ -1,4 +1,4 @@
-"""Thin clients for tests: raw messages over real sockets, so that a test reads like the protocol."""
+"""Thin clients for tests. They send raw messages over real sockets, so that a test reads like the protocol."""
 
 import asyncio
 import json
@@ -25,9 +25,9 @@ from tracking.config import load
 Message = dict[str, Any]
 TIMEOUT = 10.0
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For `verify` of HTTP clients. Hubs of tests speak plain HTTP, and reading all authorities takes longer than most tests."""
+"""For `verify` of HTTP clients. Tests use plain HTTP, and loading all certificate authorities takes longer than most tests."""
 KEY_VARIABLE = "TESTS_SIGNING_KEY"
-"""Names the file of a private key on P-256, `tests` in its hub's JWKS; see `attacks.unknown_keys`."""
+"""The variable that names the file of a P-256 private key. The hub's JWKS calls it `tests`. See `attacks.unknown_keys`."""
 
 
 def now_ms() -> int:
@@ -35,7 +35,7 @@ def now_ms() -> int:
 
 
 def token(role: str, subject: str | None = None, expires_in: float = 3600, secret: str = SECRET) -> str:
-    """A token as the hub's own secret signs it, or a provider's key, where `KEY_VARIABLE` names one."""
+    """A token signed with the hub's secret, or with a provider's key if `KEY_VARIABLE` names one."""
     made = _auth(secret).issue(Role(role), subject, expires_in).token
     key = os.environ.get(KEY_VARIABLE)
     if key is None:
@@ -55,7 +55,7 @@ def new_id(prefix: str) -> str:
 
 
 def fix(seq: int, **fields: Any) -> Message:
-    """A plausible fix in Vaduz; each seq a second and a few metres after the one before."""
+    """A plausible fix in Vaduz. Each seq is a second and a few metres after the one before."""
     return {
         "seq": seq,
         "fix_time": now_ms(),
@@ -66,7 +66,7 @@ def fix(seq: int, **fields: Any) -> Message:
 
 
 class Api:
-    """HTTP as an integrator's backend speaks it."""
+    """The HTTP API, as an integrator's backend uses it."""
 
     def __init__(self, url: str, bearer: str | None = None) -> None:
         self.url = url
@@ -76,7 +76,7 @@ class Api:
             headers={"Authorization": f"Bearer {bearer}"},
             timeout=TIMEOUT,
             verify=PLAIN,
-            # Before the hub closes them, after 5 s: no request is to meet a connection that is just going.
+            # The hub closes idle connections after 5 s. A request must not use one that is about to be closed.
             limits=httpx.Limits(keepalive_expiry=2.0),
         )
 
@@ -87,7 +87,7 @@ class Api:
         await self.http.aclose()
 
     async def call(self, method: str, path: str, body: Any = None, *, expect: int | None = None, **params: Any) -> Any:
-        """The JSON answered; fails unless the status is `expect`, or any success."""
+        """The JSON of the answer. Fails unless the status is `expect`, or a success if that is None."""
         response = await self.http.request(method, path, json=body, params=params or None)
         good = response.status_code == expect if expect is not None else response.is_success
         assert good, f"{method} {path}: {response.status_code} {response.text}"
@@ -117,14 +117,14 @@ class Api:
         return trip
 
     async def advance(self, trip_id: str, *statuses: str) -> Message:
-        """Takes the trip through these statuses, one after the other."""
+        """Move the trip through these statuses, one after the other."""
         trip: Message = await self.call("GET", f"/trips/{trip_id}")
         for status in statuses:
             trip = await self.call("PATCH", f"/trips/{trip_id}", {"status": status, "version": trip["version"]})
         return trip
 
     async def under_way(self, **fields: Any) -> tuple[str, str]:
-        """`(vehicle_id, trip_id)` of a new vehicle on a new trip that is under way."""
+        """Make a vehicle and a trip that is under way. Returns `(vehicle_id, trip_id)`."""
         fleet_id = await self.fleet()
         vehicle_id = await self.vehicle(fleet_id)
         trip = await self.trip(fleet_id, vehicle_id, **fields)
@@ -132,7 +132,7 @@ class Api:
         return vehicle_id, trip["trip_id"]
 
     async def track(self, path: str, **params: Any) -> list[Message]:
-        """The rows of a CSV track, each as a dictionary of texts."""
+        """The rows of a CSV track, each as a dictionary of strings."""
         response = await self.http.get(path, params={"format": "csv", **params})
         assert response.status_code == 200, response.text
         header, *rows = response.text.splitlines()
@@ -140,7 +140,7 @@ class Api:
 
 
 class Socket:
-    """A WebSocket that speaks JSON. `url` starts with http."""
+    """A WebSocket with JSON messages. `url` starts with http."""
 
     def __init__(self, url: str, bearer: str | None, **options: Any) -> None:
         headers = {"Authorization": f"Bearer {bearer}"} if bearer is not None else {}
@@ -171,14 +171,14 @@ class Socket:
         return message
 
     async def expect(self, *kinds: str) -> Message:
-        """The next message of one of these types; others are passed over."""
+        """The next message of one of these types. Others are skipped."""
         while True:
             message = await self.receive()
             if message["type"] in kinds:
                 return message
 
     async def closed(self) -> int:
-        """Reads until the hub closes the connection; the close code."""
+        """Read until the hub closes the connection. Returns the close code."""
         try:
             while True:
                 await self.receive()
@@ -189,7 +189,7 @@ class Socket:
 
 
 class Driver(Socket):
-    """A driver's connection that has said hello, ready to report."""
+    """A driver's connection. After hello it is ready to report."""
 
     def __init__(
         self, url: str, vehicle_id: str, session: str | None = None, bearer: str | None = None, **options: Any
@@ -208,14 +208,14 @@ class Driver(Socket):
         return self
 
     async def report(self, *fixes: Message) -> None:
-        """One fix as `position`, several as `positions`."""
+        """Send one fix as `position`, several as `positions`."""
         if len(fixes) == 1:
             await self.send({"type": "position", **fixes[0]})
         else:
             await self.send({"type": "positions", "positions": list(fixes)})
 
     async def acknowledged(self, seq: int) -> list[Message]:
-        """Waits until everything up to `seq` is acknowledged; what was rejected on the way."""
+        """Wait until everything up to `seq` is acknowledged. Returns what was rejected meanwhile."""
         rejected: list[Message] = []
         while self.handled < seq:
             ack = await self.expect("ack")
@@ -235,7 +235,7 @@ class Passenger(Socket):
 class Dispatcher(Socket):
     """A dispatcher's connection, which keeps what its screen would show.
 
-    `vehicles` are the newest states by vehicle, `clusters` the last ones; `messages` all that came, in order.
+    `vehicles` has the newest state of each vehicle, `clusters` the last clusters, and `messages` all messages in order.
     """
 
     def __init__(self, url: str, fleet_id: str, bearer: str | None = None, **options: Any) -> None:
@@ -279,12 +279,12 @@ class Dispatcher(Socket):
                     self.vehicles.pop(vehicle_id, None)
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Reads until the condition holds."""
+        """Read until the condition holds."""
         while not condition():
             await self.receive()
 
     async def events(self, count: int) -> list[Message]:
-        """The first so many events."""
+        """The first `count` events."""
         await self.until(lambda: len(self.news()) >= count)
         return self.news()
 
@@ -293,7 +293,7 @@ class Dispatcher(Socket):
 
 
 def cell_of(place: Message) -> str:
-    """The web mercator tile at zoom 14 that a place lies in, as OpenStreetMap's wiki has it ("Slippy map tilenames")."""
+    """The web mercator tile at zoom 14 that contains a place. Source: OpenStreetMap's wiki, "Slippy map tilenames"."""
     latitude = math.radians(place["latitude"])
     x = math.floor((place["longitude"] + 180) / 360 * 2**14)
     y = math.floor((1 - math.log(math.tan(latitude) + 1 / math.cos(latitude)) / math.pi) / 2 * 2**14)

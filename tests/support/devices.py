@@ -1,4 +1,4 @@
-"""Real drivers for the faults: `driver_sim`'s client with its outbox, on a road of its own, and the books of what it did."""
+"""Drivers for fault tests: `driver_sim`'s client with its outbox, and a record of what it sent."""
 
 import asyncio
 import contextlib
@@ -7,20 +7,22 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from inspect import isawaitable
 
-from driver_sim.client import DriverClient, Rejection
+from driver_sim.callbacks import Callbacks, Rejection
+from driver_sim.client import DriverClient
 from driver_sim.outbox import MemoryOutbox, Outbox
+from driver_sim.settings import ConnectionSettings
 from tests.support.clients import now_ms, token
 from tests.support.ledger import Account
 
 STEP_MS = 40
-"""Between two fixes by the device's clock: a fast replay that stays near the present."""
+"""Time between two fixes by the device's clock. It is short, so that many fixes stay near the present."""
 PACE = 6.0
 """m/s"""
 _METRES_PER_DEGREE = 111_195.0
 
 
 async def until(condition: Callable[[], bool | Awaitable[object]], failure: str, seconds: float = 20.0) -> None:
-    """Asks again and again until the condition holds."""
+    """Check the condition until it holds."""
     deadline = time.monotonic() + seconds
     while True:
         answer = condition()
@@ -31,8 +33,10 @@ async def until(condition: Callable[[], bool | Awaitable[object]], failure: str,
 
 
 class Device:
-    """One vehicle's app, driving north. `late` is the share of fixes that are reported after the next few, `bad` that of fixes
-    with a latitude that none is."""
+    """One vehicle's app, driving north.
+
+    `late` is the share of fixes that are reported after the next few. `bad` is the share with an impossible latitude.
+    """
 
     def __init__(
         self,
@@ -49,7 +53,7 @@ class Device:
         self.account = Account(vehicle_id, self.outbox.session)
         self.rejected: dict[int, str] = {}
         self.lost: list[int] = []
-        """The close codes of the lines it lost."""
+        """The close codes of its lost connections."""
         self._url = url
         self._rng = rng
         self._late = late
@@ -67,20 +71,18 @@ class Device:
             self._url,
             self.outbox,
             token("driver", self.account.vehicle_id),
-            on_rejected=self._on_rejected,
-            on_lost=lambda code, _: self.lost.append(code),
+            callbacks=Callbacks(on_rejected=self._on_rejected, on_lost=lambda code, _: self.lost.append(code)),
+            settings=ConnectionSettings(
+                ping_interval=self._ping, ping_timeout=self._ping, answer_timeout=10.0, close_timeout=0.1
+            ),
             backoff=lambda _: self._rng.uniform(0.0, 0.1),
-            ping_interval=self._ping,
-            ping_timeout=self._ping,
-            answer_timeout=10.0,
-            close_timeout=0.1,
         )
 
-    def resurrect(self, outbox: Outbox) -> None:
-        """The app died, and begins again with the outbox that it finds on its disk."""
+    def restart(self, outbox: Outbox) -> None:
+        """Start the app again after a crash, with the outbox that it finds on its disk."""
         assert outbox.session == self.account.session
         self.outbox = outbox
-        # What was not on the disk yet was never sent, and its numbers are given to other fixes.
+        # A fix that was not on the disk was never sent. Its number goes to another fix.
         self.account.sent = {seq for seq in self.account.sent if seq <= outbox.last_seq}
         self.client = self._app()
 
@@ -94,14 +96,14 @@ class Device:
         return self.account.acknowledged
 
     def report(self, count: int = 1) -> int:
-        """Reports the next fixes of the drive; the last seq."""
+        """Report the next fixes of the drive. Returns the last seq."""
         seq = 0
         for _ in range(count):
             seq = self._report_next()
         return seq
 
     def hold(self) -> None:
-        """Keeps the next fix back until `release`."""
+        """Hold the next fix back until `release`."""
         self._ticks += 1
         self._held.append(self._at(self._ticks))
 
@@ -111,13 +113,13 @@ class Device:
         self._held.clear()
 
     def jump(self) -> int:
-        """A fix that is 50 km off."""
+        """Report a fix that is 50 km off."""
         self._ticks += 1
         fix_time, latitude = self._at(self._ticks)
         return self._send(fix_time, latitude + 0.5)
 
     def _at(self, ticks: int) -> tuple[int, float]:
-        """Fix time and latitude of the drive."""
+        """The fix time and the latitude after so many ticks."""
         passed = ticks * STEP_MS
         return self._begin + passed, self._latitude + passed / 1000 * PACE / _METRES_PER_DEGREE
 
@@ -152,7 +154,7 @@ class Device:
             _ = self.acknowledged
 
     async def drive(self, fixes: int, window: int = 30) -> None:
-        """Reports as fast as acks come, with at most `window` fixes on the way, and returns when all are acknowledged."""
+        """Report as fast as acks come, with at most `window` fixes in flight, until all are acknowledged."""
         for _ in range(fixes):
             await until(lambda: self._ended() or len(self.outbox) < window, f"no acks: {self}", 40)
             self.report()

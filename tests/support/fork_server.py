@@ -1,6 +1,6 @@
-"""Starts hubs and other programs in a fraction of a second: forks a process that has imported what they need.
+"""Starts hubs and other programs quickly, by forking a process that has already imported what they need.
 
-Each fork is a process of its own, which tests kill and measure. `fork_server()` is the server of this process.
+Each fork is a real process, which tests can kill and measure. `fork_server()` is the server of this process.
 """
 
 import atexit
@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 ENDS_IN = 20.0
 AVAILABLE = hasattr(os, "pidfd_open")
-"""Linux alone reports the end of a process that is no child of the caller."""
+"""Only Linux reports the end of a process that is not a child of the caller."""
 LOADED_LATE = (
     "asyncpg.pgproto.pgproto",
     "tracking.app",
@@ -43,7 +43,7 @@ class ForkedProcess:
         self.pid = pid
         self.returncode: int | None = None
         self._server = server
-        # The server waits for the process only when it is asked for the exit code, so the pid is not used again before.
+        # The server reaps the process only when asked for the exit code. Until then the pid is not reused.
         self._file = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
@@ -67,7 +67,7 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """The process that is forked. It ends with the process that made it, and kills its forks then."""
+    """The process that is forked. It ends with the process that made it, and then kills its forks."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -80,11 +80,11 @@ class ForkServer:
         )
 
     def fork(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> ForkedProcess:
-        """Runs `tracking` with these arguments; `log` takes what it writes."""
+        """Run `tracking` with these arguments. Its output goes to `log`."""
         return self._fork("tracking.cli", arguments, environment, log=str(log))
 
     def talk(self, module: str, arguments: Sequence[str]) -> tuple[ForkedProcess, socket.socket]:
-        """Runs `main` of a module with these arguments. The socket is its standard input and output."""
+        """Run `main` of a module with these arguments. The socket is its standard input and output."""
         with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
             address = str(Path(folder) / "talk")
             listener.bind(address)
@@ -99,7 +99,7 @@ class ForkServer:
         return ForkedProcess(self, self._ask(order))
 
     def exit_code(self, pid: int) -> int:
-        """The exit code of a fork that has ended; the negative number of the signal that ended it."""
+        """The exit code of a fork that has ended. If a signal ended it, the negative number of the signal."""
         return self._ask({"ended": pid})
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class ForkServer:
 
 
 def talk(module: str, arguments: Sequence[str]) -> tuple[ForkedProcess | subprocess.Popen[bytes], socket.socket]:
-    """Runs `main` of a module with these arguments, by a fork where possible. The socket is its standard input and output."""
+    """Run `main` of a module with these arguments, by a fork if possible. The socket is its standard input and output."""
     if AVAILABLE:
         return fork_server().talk(module, arguments)
     ours, theirs = socket.socketpair()
@@ -129,7 +129,7 @@ def talk(module: str, arguments: Sequence[str]) -> tuple[ForkedProcess | subproc
 
 @cache
 def fork_server() -> ForkServer:
-    """The server of this process, made at the first call."""
+    """The server of this process. The first call makes it."""
     made = ForkServer()
     atexit.register(made.close)
     return made
@@ -160,9 +160,9 @@ def _run(order: dict[str, Any]) -> None:
 
 def _serve() -> None:
     for name in ("tracking.cli", *LOADED_LATE):
-        with contextlib.suppress(ImportError):  # uvloop is not everywhere
+        with contextlib.suppress(ImportError):  # uvloop is not available everywhere
             importlib.import_module(name)
-    # The collector then leaves these objects alone in the forks, and their memory stays shared.
+    # The collector then ignores these objects in the forks, so their memory stays shared.
     gc.collect()
     gc.freeze()
     alive: set[int] = set()
@@ -173,7 +173,7 @@ def _serve() -> None:
             alive.discard(order["ended"])
             print(os.waitstatus_to_exitcode(status), flush=True)
             continue
-        importlib.import_module(order["module"])  # here, so that the next fork has it too
+        importlib.import_module(order["module"])  # imported here, so that the next fork has it too
         pid = os.fork()
         if pid == 0:
             try:

@@ -1,4 +1,4 @@
-"""What a vehicle enters and leaves, worked out slowly from the definition alone: every edge asked, by hand, for every move."""
+"""What a vehicle enters and leaves, computed slowly from the definition: every move is tested against every edge."""
 
 from itertools import pairwise
 from math import cos, hypot, radians
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import shapely
 
 METRES = 111_195.080
-"""Of a degree of latitude, on a sphere of 6,371,008.8 m."""
+"""Metres in a degree of latitude, on a sphere with a radius of 6,371,008.8 m."""
 LONGEST_GAP_MS = 300_000
 
 
 class Seen(NamedTuple):
-    """A position as it came; `accuracy` in metres, None where the receiver tells none."""
+    """A received position. `accuracy` is in metres, and None if the receiver gives none."""
 
     vehicle_id: str
     fix_time: int
@@ -22,7 +22,7 @@ class Seen(NamedTuple):
 
 
 class Ground:
-    """A fence drawn on a plane in metres, true to scale at its middle latitude."""
+    """A fence on a plane in metres, true to scale at its middle latitude."""
 
     def __init__(self, geometry: dict[str, Any]) -> None:
         polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
@@ -45,7 +45,7 @@ class Ground:
         return longitude * self.scale, latitude * METRES
 
     def holds(self, x: float, y: float) -> bool:
-        """By a ray to the east: inside where it crosses an odd number of edges."""
+        """A point is inside if a ray to the east crosses an odd number of edges."""
         odd = False
         for x1, y1, x2, y2 in self.edges:
             if (y1 > y) is not (y2 > y) and x < x1 + (y - y1) * (x2 - x1) / (y2 - y1):
@@ -56,12 +56,12 @@ class Ground:
         return min(_to_segment(x, y, *edge) for edge in self.edges)
 
     def margin(self, accuracy: float | None) -> float:
-        """The accuracy; 10 m where there is none; 1 m to 50 m, and never more than half the reach."""
+        """The accuracy, or 10 m if there is none. It is limited to 1..50 m and to half of the reach."""
         wanted = accuracy if accuracy else 10.0
         return min(max(1.0, min(50.0, wanted)), self.reach / 2)
 
     def stretches(self, start: tuple[float, float], end: tuple[float, float]) -> list[tuple[float, bool]]:
-        """The way from one to the other, cut at every edge: length, and whether that piece is inside."""
+        """The way between two points, cut at every edge. Each piece is its length, and whether it is inside."""
         (x1, y1), (x2, y2) = start, end
         cuts = sorted([0.0, 1.0, *(cut for edge in self.edges if (cut := _meets(x1, y1, x2, y2, *edge)) is not None)])
         whole = hypot(x2 - x1, y2 - y1)
@@ -78,13 +78,13 @@ class Ground:
         return pieces or [(0.0, self.holds(x2, y2))]
 
     def is_far(self, *places: tuple[float, float]) -> bool:
-        """The whole way lies beside the fence, so that none of it is inside."""
+        """No part of the way is inside, because all of it lies beside the fence."""
         west, south, east, north = self.box
         xs, ys = [x for x, _ in places], [y for _, y in places]
         return max(xs) < west or min(xs) > east or max(ys) < south or min(ys) > north
 
     def changes(self, before: Seen | None, now: Seen, inside: bool) -> list[bool]:
-        """True for each time it enters, False for each exit, in their order."""
+        """True for each entry and False for each exit, in order."""
         end = self.place(now.longitude, now.latitude)
         if before is not None and now.fix_time - before.fix_time > LONGEST_GAP_MS:
             before = None
@@ -104,7 +104,7 @@ class Ground:
 
 
 def _meets(x1: float, y1: float, x2: float, y2: float, x3: float, y3: float, x4: float, y4: float) -> float | None:
-    """The share of the way from 1 to 2 at which it meets the segment from 3 to 4."""
+    """The share of the way from 1 to 2 at which it crosses the segment from 3 to 4."""
     across = (x2 - x1) * (y4 - y3) - (y2 - y1) * (x4 - x3)
     if across == 0:
         return None
@@ -122,11 +122,11 @@ def _to_segment(x: float, y: float, x1: float, y1: float, x2: float, y2: float) 
 
 
 Told = tuple[str, str, int, bool]
-"""Vehicle, fence, the fix time that showed it, and whether it entered."""
+"""Vehicle, fence, fix time, and whether it entered."""
 
 
 def truth(fences: dict[str, dict[str, Any]], seen: list[Seen]) -> set[tuple[int, *Told]]:
-    """Each event with its number among those of its vehicle and fence."""
+    """Each event with its number among the events of its vehicle and fence."""
     events: set[tuple[int, *Told]] = set()
     for geofence_id, geometry in fences.items():
         ground = Ground(geometry)

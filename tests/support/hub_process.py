@@ -1,4 +1,4 @@
-"""A real hub in a process of its own, that tests start, kill and start again."""
+"""A real hub in its own process, which tests start, kill and start again."""
 
 import errno
 import os
@@ -21,12 +21,14 @@ SECRET = "a secret for tests only, of more than 32 bytes"
 
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
 PORTS = range(20_000 + 3_000 * _WORKER, 23_000 + 3_000 * _WORKER)
-"""Below those that the system gives to outgoing connections, and for each worker its own: a port that one has found free is
-taken some moments later, and another worker's hub might take it first."""
+"""Ports below those that the system gives to outgoing connections. Each worker has its own range.
+
+A hub takes a port some moments after it was found free. Another worker's hub could take it first.
+"""
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on, seldom the same twice: other tests run beside this one."""
+    """A free port of the loopback. It is rarely the same twice, because other tests run at the same time."""
     while True:
         port = random.choice(PORTS)
         with socket.socket() as listener:
@@ -43,7 +45,7 @@ Process = ForkedProcess | subprocess.Popen[bytes]
 
 
 def launch(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Process:
-    """Runs `tracking`, by a fork where possible; `log` takes what it writes."""
+    """Run `tracking`, by a fork if possible. Its output goes to `log`."""
     if fork_server.AVAILABLE:
         return fork_server.fork_server().fork(arguments, environment, log)
     return run_module("tracking.cli", arguments, environment, log)
@@ -62,7 +64,7 @@ def run_module(module: str, arguments: Sequence[str], environment: Mapping[str, 
 
 
 class HubProcess:
-    """`tracking serve` on a fixed port, so that clients find it again after a restart. `settings` are TRACKING_… variables."""
+    """`tracking serve` on a fixed port, so that clients find it after a restart. `settings` are TRACKING_… variables."""
 
     def __init__(self, database_url: str, log: Path, port: int | None = None, **settings: str) -> None:
         self.port = port or free_port()
@@ -73,7 +75,7 @@ class HubProcess:
             "TRACKING_DATABASE_URL": database_url,
             "TRACKING_JWT_SECRET": SECRET,
             "TRACKING_PUBLIC_URL": self.url,
-            # Tests wait for the ack of one fix before they send the next; the pace of acks has tests of its own.
+            # Tests wait for each ack before they send the next fix. Other tests cover the pace of acks.
             "TRACKING_ACK_INTERVAL": "0",
             **{f"TRACKING_{name.upper()}": value for name, value in settings.items()},
         }
@@ -113,7 +115,7 @@ class HubProcess:
 
 
 def wait_until(condition: Callable[[], bool], failure: str, seconds: float = 30.0) -> None:
-    """Asks again and again until the condition holds."""
+    """Check the condition until it holds."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while not condition():

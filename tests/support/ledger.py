@@ -1,4 +1,4 @@
-"""The books of a run: what devices sent and were told, held against what PostGIS has."""
+"""Compares what devices sent and were told in a run with what PostGIS has stored."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from tests.support.watcher import Point
 class Account:
     """One session as its device knows it.
 
-    `refused`: seqs that the hub may have handled by rejecting them: those it said so of, and those known to be bad.
+    `refused`: seqs that the hub rejected, and seqs that are known to be bad.
     """
 
     vehicle_id: str
@@ -23,9 +23,9 @@ class Account:
 
 
 async def wrongs(database_url: str, accounts: Iterable[Account], *, settled: bool = True) -> list[str]:
-    """Every breach of the invariant, in words; none is as it should be.
+    """A sentence for every broken invariant. There should be none.
 
-    `settled`: every device has been told of all that was handled, so the store's count must be the same as the device's.
+    `settled`: every device has been told of everything that was handled. Its count must then equal that of the store.
     """
     found: list[str] = []
     connection = await asyncpg.connect(database_url, timeout=10)
@@ -72,7 +72,7 @@ async def _wrongs_of(connection: "asyncpg.Connection[asyncpg.Record]", account: 
 
 
 async def stored_line(database_url: str, trip_id: str) -> list[Point]:
-    """The trip's clean track, as a passenger's map should show it at the end."""
+    """The trip's track without suspect fixes, as a passenger's map must show it at the end."""
     connection = await asyncpg.connect(database_url, timeout=10)
     try:
         rows = await connection.fetch(

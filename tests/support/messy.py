@@ -1,7 +1,7 @@
-"""The messy stream: real tracks as a hub would receive them over a bad link, with the truth beside each message.
+"""The messy stream: real tracks as a hub would receive them over a bad link, with the truth for each message.
 
-Reading (`read_stream`), driving (`play`) and scoring (`Score`) know nothing of each other's insides, so that a run over real
-sockets can keep the first and the last. What the files hold: `README.md` beside them.
+Reading (`read_stream`), filtering (`play`) and scoring (`Score`) are independent. A run over real sockets uses the first and
+the last. `README.md` beside the files describes them.
 """
 
 import csv
@@ -28,12 +28,12 @@ TAKEN_FOR = (
     *Suspicion,
     "clean",
 )
-"""The columns of the table; a fix with several flags counts under each."""
+"""The columns of the table. A fix with several flags counts under each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What a message's label says. `raw_speed` m/s from the source's fix before it: above 50 the source itself is wrong."""
+    """The label of a message. `raw_speed` is in m/s since the source's fix before it. Above 50 the source itself is wrong."""
 
     fault: str
     delivery: str
@@ -46,10 +46,10 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One message: when it came, whose it is, and the fix. One vehicle, trip and session for each leg.
+    """One message: when it arrived, its leg, and the fix. Each leg is one vehicle, trip and session.
 
-    `seq` counts the session's arrivals from 1; a resend carries the number of the first. `latitude` and `longitude` are None
-    where the message leaves them out.
+    `seq` counts the session's arrivals from 1. A resend has the number of the first. `latitude` and `longitude` are None if the
+    message leaves them out.
     """
 
     message: int
@@ -64,14 +64,14 @@ class Arrival:
     truth: Truth
 
     def fix(self) -> Fix | None:
-        """None where the message is malformed: the decoder refuses it, no filter sees it."""
+        """None if the message is malformed. The decoder refuses it before any filter."""
         if self.latitude is None or self.longitude is None:
             return None
         return Fix(self.seq, self.fix_time, self.latitude, self.longitude)
 
 
 def data(name: str) -> Path:
-    """A file of the shared data; skips the test, saying why, where it is absent."""
+    """A file of the shared data. Skips the test with a reason if it is absent."""
     path = DATA / name
     if not path.exists():
         pytest.skip(f"the shared test data is not here: {path}")
@@ -92,7 +92,7 @@ def _degrees(text: str) -> float | None:
 
 
 def read_stream(start: int, name: str = "messy_stream_dev") -> Iterator[Arrival]:
-    """The arrivals in their order, joined with their labels, all clocks shifted so that the first arrives at `start`."""
+    """The arrivals in order, with their labels. All times are shifted so that the first arrives at `start`."""
     stream, labels = data(f"{name}.csv.gz"), data(f"{name}_labels.csv.gz")
     shift: int | None = None
     sessions: dict[str, int] = {}
@@ -129,7 +129,7 @@ def read_stream(start: int, name: str = "messy_stream_dev") -> Iterator[Arrival]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a message: the words it was taken for (`clean` where none), and whether it moved the marker."""
+    """What a message was taken for (`clean` if nothing), and whether it moved the marker."""
 
     taken_for: tuple[str, ...]
     live: bool
@@ -139,7 +139,7 @@ CLEAN = ("clean",)
 
 
 def play(arrivals: Iterable[Arrival]) -> Iterator[tuple[Arrival, Verdict]]:
-    """Every message but the repeats through the filters, as the hub would."""
+    """Run every message except repeats through the filters, as the hub does."""
     motions: dict[str, Motion] = {}
     for arrival in arrivals:
         if arrival.repeat:
@@ -158,10 +158,10 @@ def play(arrivals: Iterable[Arrival]) -> Iterator[tuple[Arrival, Verdict]]:
 
 
 class Score:
-    """Tallies what each fault was taken for, and how far the positions shown were from the truth.
+    """Counts what each fault was taken for, and how far the shown positions were from the truth.
 
-    Feed it each message that was not a repeat once, with `add`; over sockets, `show` what a passenger received instead of
-    trusting `Verdict.live`.
+    Call `add` once for each message that is not a repeat. In a run over sockets call `show` for what a passenger received,
+    because `Verdict.live` is then unknown.
     """
 
     def __init__(self) -> None:
@@ -169,7 +169,7 @@ class Score:
         self.caught: Counter[str] = Counter()
         self.taken: dict[str, Counter[str]] = defaultdict(Counter)
         self.off: list[float] = []
-        """Metres from the truth, of each position shown."""
+        """Metres from the truth, for each shown position."""
 
     def add(self, arrival: Arrival, verdict: Verdict) -> None:
         fault = arrival.truth.fault
@@ -183,23 +183,23 @@ class Score:
             self.show(arrival.latitude, arrival.longitude, arrival.truth)
 
     def show(self, latitude: float, longitude: float, truth: Truth) -> None:
-        """A position that a passenger saw, and the truth of its message."""
+        """Count a position that a passenger saw. `truth` is that of its message."""
         self.off.append(distance(latitude, longitude, truth.latitude, truth.longitude))
 
     def missed(self, fault: str) -> int:
         return self.messages[fault] - self.caught[fault]
 
     def share_caught(self, fault: str) -> float:
-        """1 where there was nothing to catch."""
+        """1 if there was nothing to catch."""
         return self.caught[fault] / self.messages[fault] if self.messages[fault] else 1.0
 
     @property
     def share_doubted(self) -> float:
-        """Of the messages without fault, those not taken for clean."""
+        """The share of faultless messages that were not taken for clean."""
         return self.caught["ok"] / self.messages["ok"] if self.messages["ok"] else 0.0
 
     def share_near(self, metres: float = 200.0) -> float:
-        """Of the positions shown, those within `metres` of the truth."""
+        """The share of shown positions within `metres` of the truth."""
         return sum(off <= metres for off in self.off) / len(self.off) if self.off else 1.0
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""A real monitor over real fleets, with no database behind it: what it would store waits, and is read there."""
+"""A real monitor over real fleets without a database. What it would store waits, and tests read it there."""
 
 import contextlib
 from collections.abc import Iterable
@@ -19,12 +19,12 @@ BEGIN = 1_700_000_000_000
 
 
 class Monitored:
-    """`clock` is the hub's, turned by the test."""
+    """`clock` is the hub's clock. The test sets it."""
 
     def __init__(self, database: Database | None = None, **thresholds: Any) -> None:
         self.clock = BEGIN
         self.numbers: dict[str, int] = {}
-        """the store's of the vehicles, where there is one"""
+        """The store's numbers of the vehicles, if there is a store."""
         self.fleets = Fleets()
         database = database or Database("postgresql://nowhere")
         self.events = Events(database, self.fleets)
@@ -32,14 +32,14 @@ class Monitored:
         self.change_fleet(**thresholds)
 
     def change_fleet(self, fleet_id: str = FLEET, **thresholds: Any) -> FleetFeed:
-        """The fleet has these thresholds, and is loaded."""
+        """Give the fleet these thresholds, and load it."""
         self.monitor.fleet_changed(Fleet(fleet_id, "Fleet", **thresholds))
         return self.fleets.loaded(fleet_id)
 
     def put(self, geofence_id: str, geometry: dict[str, Any], fleet_id: str = FLEET, **properties: Any) -> None:
         geofence = Geofence(fleet_id, geofence_id, geometry, properties)
         change = self.monitor.change_geofence(Fence(geofence), geofence_news(geofence))
-        # It only lets others have their turn, and there are none.
+        # It only lets other tasks run, and there are none.
         with contextlib.suppress(StopIteration):
             while True:
                 change.send(None)
@@ -48,13 +48,13 @@ class Monitored:
         return self.fleets.know(Vehicle(vehicle_id, fleet_id))
 
     def publish(self, seen: Seen, speed: float | None = None) -> None:
-        """The position, received now."""
+        """Let the monitor see the position, received now."""
         if seen.vehicle_id not in self.fleets.vehicles:
             self.vehicle(seen.vehicle_id)
         self.fleets.publish(position_of(seen, self.clock, speed, self.numbers.get(seen.vehicle_id, 0)))
 
     def drive(self, *seen: Seen, speed: float | None = None) -> list[Event]:
-        """Each received at its fix time and looked at by itself; what was told of them."""
+        """Let the monitor see each position at its fix time. Returns the events."""
         for one in seen:
             self.clock = max(self.clock, one.fix_time)
             self.publish(one, speed)
@@ -62,14 +62,14 @@ class Monitored:
         return self.told()
 
     def pass_time(self, seconds: float) -> list[Event]:
-        """The hub's clock goes on, a second at a time, and looks; what was told meanwhile."""
+        """Advance the clock second by second, and let the monitor look each time. Returns the events."""
         for _ in range(int(seconds)):
             self.clock += 1000
             self.monitor.look()
         return self.told()
 
     def told(self) -> list[Event]:
-        """What was told since the last time."""
+        """The events since the last call."""
         news = [news.event for news in self.events._waiting]
         self.events._waiting.clear()
         return news
@@ -98,7 +98,7 @@ def position_of(seen: Seen, server_time: int, speed: float | None = None, vehicl
 
 
 def crossings(events: Iterable[Event]) -> set[tuple[int, *Told]]:
-    """The enters and exits, each with its number among those of its vehicle and fence."""
+    """The entries and exits, each with its number among those of its vehicle and fence."""
     counts: dict[tuple[str, str], int] = {}
     found: set[tuple[int, *Told]] = set()
     for event in events:

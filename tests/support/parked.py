@@ -1,7 +1,7 @@
-"""Vehicles that stand for hours, as bad receivers see them, and vehicles that come out of tunnels and off ferries.
+"""Vehicles that stand for hours, as bad receivers see them, and vehicles that leave tunnels and ferries.
 
-A parked receiver *wanders* around its place, strays from it by *excursions* (reflections, up to 300 m) and *bounces* to a mast
-some kilometres off for a few fixes; it begins with five minutes of calm, and has one between them. All of it comes from a seed.
+A parked receiver *wanders* around its place. Reflections cause *excursions* of up to 300 m. For a few fixes it *bounces* to a
+mast some kilometres away. It begins with five calm minutes, and is calm between these errors. A seed decides all of it.
 """
 
 import math
@@ -25,14 +25,16 @@ def place(north: float, east: float) -> tuple[float, float]:
 
 
 def off(fix: Fix) -> float:
-    """Metres from home."""
+    """Metres from the place where it stands."""
     return distance(*HOME, fix.latitude, fix.longitude)
 
 
 @dataclass
 class Parked:
-    """`every` s between fixes, `sigma` m of wander either way; it lasts `memory` s, 0: each fix wanders anew. `reports`:
-    speeds and accuracies, which a bad receiver has as good in a bounce as elsewhere."""
+    """A fix every `every` s. Its error has `sigma` m in each direction, and a time constant of `memory` s (0: none).
+
+    `reports`: it reports speeds and accuracies. Those of a bad receiver look as good in a bounce as elsewhere.
+    """
 
     seed: int
     every: float = 5.0
@@ -42,7 +44,7 @@ class Parked:
     hours: float = 8.0
     excursions: float = 6.0
     bounces: float = 5.0
-    """both an hour"""
+    """Both are per hour."""
 
     def fixes(self, begin: float = 0.0) -> Iterator[Fix]:
         chance = random.Random(self.seed)
@@ -91,20 +93,20 @@ def _somewhere(chance: random.Random, least: float, most: float) -> tuple[float,
 
 @dataclass
 class Shown:
-    """What the filters made of fixes: those that moved the marker, and how many were doubted."""
+    """What the filters decided: which fixes moved the marker, and how many were doubted."""
 
     live: list[Fix] = field(default_factory=list)
     doubted: int = 0
 
     @property
     def distance(self) -> float:
-        """Metres from one shown to the next."""
+        """Metres along all shown fixes."""
         return sum(
             distance(a.latitude, a.longitude, b.latitude, b.longitude) for a, b in zip(self.live, self.live[1:], strict=False)
         )
 
     def beyond(self, metres: float) -> int:
-        """How many of those shown lie farther from home."""
+        """How many of the shown fixes are farther than this from where it stands."""
         return sum(off(each) > metres for each in self.live)
 
 
@@ -122,8 +124,10 @@ def shown(fixes: Iterator[Fix], motion: Motion | None = None) -> Shown:
 
 @dataclass
 class Tunnel:
-    """It drives at `speed` m/s, for `seconds` nothing is received (or, where it is `held`, the last place again and again),
-    and then it drives on from where it would be by then."""
+    """A vehicle drives at `speed` m/s. For `seconds` nothing is received, or, if `held`, the last place again and again.
+
+    Then it drives on from where it is by then.
+    """
 
     seconds: float
     speed: float = 15.0
@@ -134,7 +138,7 @@ class Tunnel:
     after: float = 300.0
 
     def fixes(self) -> tuple[list[Fix], list[Fix]]:
-        """Up to the end of the tunnel, and after it."""
+        """The fixes up to the end of the tunnel, and those after it."""
         return list(self._between(0, self.before + self.seconds)), list(
             self._between(self.before + self.seconds, self.before + self.seconds + self.after)
         )
@@ -159,7 +163,7 @@ class Tunnel:
 
 
 def seconds_until_shown(tunnel: Tunnel) -> float:
-    """From the end of the tunnel to the first place after it that is shown; all later ones must be."""
+    """From the end of the tunnel to the first shown place after it. All later ones must be shown."""
     before, after = tunnel.fixes()
     motion = Motion()
     shown(iter(before), motion)

@@ -1,4 +1,4 @@
-"""A real PgBouncer before a test's database."""
+"""A real PgBouncer in front of a test's database."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ class Pooler:
         program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
         if program is None:
             pytest.skip("no pgbouncer on this machine: ./setup.sh dev installs it where it can")
-        # It refuses to be root, and the cluster's owner gets to its socket.
+        # PgBouncer refuses to run as root. The cluster's owner may use its socket.
         account = ["-u", "postgres"] if os.geteuid() == 0 else []
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""An identity provider of the tests' own: it serves a JWKS over HTTP, well or badly, and counts who asks."""
+"""An identity provider for tests. It serves a JWKS over HTTP, well or badly, and counts requests."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
 def public(key: Key, kid: str | None, **changes: Any) -> dict[str, Any]:
-    """A key as a JWKS has it; a change to None leaves that member out."""
+    """A key of a JWKS. A change to None leaves that member out."""
     maker: Any = jwt.algorithms.RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else jwt.algorithms.ECAlgorithm
     member = {**maker.to_jwk(key.public_key(), as_dict=True), "kid": kid, **changes}
     member.pop("key_ops", None)
@@ -21,7 +21,7 @@ def public(key: Key, kid: str | None, **changes: Any) -> dict[str, Any]:
 
 
 class Provider:
-    """`keys` are served as JSON, or else `body`, with `status`. While `answers` is not set nobody is answered."""
+    """Serves `keys` as JSON, or `body` if that is set, with `status`. It answers nothing while `answers` is not set."""
 
     def __init__(self) -> None:
         self.keys: list[Any] = []

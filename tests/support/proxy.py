@@ -1,12 +1,12 @@
-"""A wire that can be cut, slowed and stalled: it stands between clients and a server on the loopback or on a Unix socket.
+"""A proxy that cuts, delays and stalls connections. It stands between clients and a server on TCP or a Unix socket.
 
     async with ChaosProxy(("127.0.0.1", hub.port), rng=rng) as wire:
         ...clients connect to wire.url...
-        wire.swallow(DOWN)      # what the server says is lost
+        wire.swallow(DOWN)      # what the server sends is lost
         wire.cut()              # every connection is reset
 
-Directions are seen from the client: `UP` is what it sends, `DOWN` what it is sent. Settings hold for connections made later as
-well, but for `cut` and `stall`, which are about those of the moment.
+Directions are seen from the client: `UP` is what it sends, `DOWN` what it receives. Settings also hold for later connections.
+Only `cut` and `stall` concern just the present ones.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ DOWN: Final = "down"
 BOTH: Final[tuple[Direction, ...]] = ("up", "down")
 
 Address = tuple[str, int] | Path
-"""Host and port, or a Unix socket's path."""
+"""Host and port, or the path of a Unix socket."""
 
 _CHUNK = 64 * 1024
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER on, 0 seconds: closing sends RST."""
+"""SO_LINGER with 0 seconds: closing sends RST."""
 
 
 class Wire:
@@ -42,7 +42,7 @@ class Wire:
         self._flowing: dict[Direction, asyncio.Event] = {direction: asyncio.Event() for direction in BOTH}
         self._ended: set[Direction] = set()
         self._warned = False
-        """Its client said `deaf_after`."""
+        """Its client has sent `deaf_after`."""
         for event in self._flowing.values():
             event.set()
 
@@ -51,7 +51,7 @@ class Wire:
             self._flowing[direction].clear()
 
     def half_close(self, direction: Direction) -> None:
-        """FIN that way; the other way goes on."""
+        """Send FIN in this direction. The other one stays open."""
         self._ended.add(direction)
         sink = self._server if direction == UP else self._client
         if sink.can_write_eof() and not sink.is_closing():
@@ -62,7 +62,7 @@ class Wire:
             event.set()
 
     def cut(self, *, reset: bool = True) -> None:
-        """RST to both ends at once, whatever is under way; or FIN after what is written already."""
+        """Send RST to both ends at once, and lose what is in flight. Or send FIN after what is already written."""
         for writer in (self._client, self._server):
             if reset:
                 _abort(writer)
@@ -91,7 +91,7 @@ class Wire:
             sink.write_eof()
 
     def _is_last_heard(self, said: bytes) -> bool:
-        """Whether the client is told nothing from this on."""
+        """Whether the client receives nothing from now on."""
         proxy = self._proxy
         if proxy.deaf_after is not None and proxy.deaf_after in said:
             self._warned = True
@@ -99,25 +99,25 @@ class Wire:
 
 
 class ChaosProxy:
-    """Listens at `listen` (by default a free port of the loopback) and forwards to `target`. What is random, `rng` decides."""
+    """Listens at `listen`, by default a free port of the loopback, and forwards to `target`. `rng` decides what is random."""
 
     def __init__(self, target: Address, *, rng: random.Random, listen: Path | None = None) -> None:
         self.rng = rng
         self.wires: list[Wire] = []
         self.accepted = 0
         self.chunks = 0
-        """How often something was read from either side of any connection: a measure of how far a conversation got."""
+        """How often something was read from any connection. It shows how far a conversation got."""
         self.refusing = False
         """New connections are reset at once."""
         self.delay = (0.0, 0.0)
-        """Seconds, from and to, that each chunk waits."""
+        """The least and the most seconds that each chunk waits."""
         self.swallowed: set[Direction] = set()
         self.deaf_at: bytes | None = None
-        """When a client says this, everything that the server says from then on is swallowed, and this is None again."""
+        """When a client sends this, all later data of the server is lost. This is then None again."""
         self.deaf_after: bytes | None = None
-        """That holds for connections alone whose client said this before."""
+        """If set, that holds only for connections whose client has sent this before."""
         self.stalled_at: tuple[bytes, ...] = ()
-        """A connection whose client says one of these carries nothing from there on, these words included, until `flow`."""
+        """A connection whose client sends one of these carries nothing until `flow`, not even these bytes."""
         self._target = target
         self._listen = listen
         self._server: asyncio.Server | None = None
@@ -153,19 +153,19 @@ class ChaosProxy:
         return f"http://127.0.0.1:{self.port}"
 
     def cut(self, share: float = 1.0, *, reset: bool = True) -> None:
-        """Ends the connections of the moment, or a random share of them."""
+        """End the present connections, or a random share of them."""
         for wire in list(self.wires):
             if share >= 1.0 or self.rng.random() < share:
                 wire.cut(reset=reset)
 
     def half_close(self, direction: Direction, share: float = 1.0) -> None:
-        """Ends one direction of the connections of the moment, or of a random share of them."""
+        """End one direction of the present connections, or of a random share of them."""
         for wire in list(self.wires):
             if share >= 1.0 or self.rng.random() < share:
                 wire.half_close(direction)
 
     def stall(self, *directions: Direction) -> None:
-        """The connections of the moment stay up and carry nothing; both ways, where none is named."""
+        """The present connections stay open and carry nothing. Without an argument this holds in both directions."""
         for wire in self.wires:
             wire.stall(*directions)
 
@@ -174,7 +174,7 @@ class ChaosProxy:
             wire.flow()
 
     def swallow(self, *directions: Direction) -> None:
-        """What is sent that way is read, and lost. Nothing named: nothing is lost any more (cut those that lost something)."""
+        """Read and lose what is sent in these directions. Without any, stop that, and cut what lost data afterwards."""
         self.swallowed = set(directions)
 
     async def _accept(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
@@ -194,7 +194,7 @@ class ChaosProxy:
         wire = Wire(self, client, server)
         self.wires.append(wire)
         try:
-            # One side's end is passed on; the other may still have something to say.
+            # The end of one side is passed on. The other side may still send.
             await _all_or_first_error(
                 wire.pump(UP, client_reader, server),
                 wire.pump(DOWN, server_reader, client),
@@ -202,7 +202,7 @@ class ChaosProxy:
         except OSError:
             wire.cut()
         except asyncio.CancelledError:
-            # The proxy goes. Not raised again: asyncio's callback on this task takes a cancelled one for a failure.
+            # The proxy is closing. Not raised again, because asyncio's callback would take a cancelled task for a failure.
             pass
         finally:
             self.wires.remove(wire)

@@ -1,4 +1,4 @@
-"""A client that says whatever bytes it is told to, well formed or not."""
+"""A WebSocket client that sends any bytes, well formed or not."""
 
 import asyncio
 import base64
@@ -16,12 +16,12 @@ TEXT, CONTINUED, PING, PONG, CLOSE = Opcode.TEXT, Opcode.CONT, Opcode.PING, Opco
 
 
 def framed(kind: Opcode, data: bytes | str = b"", *, fin: bool = True) -> bytes:
-    """A frame as a client sends it."""
+    """A masked frame, as clients send them."""
     return Frame(kind, data.encode() if isinstance(data, str) else data, fin).serialize(mask=True)
 
 
 def opening(path: str, bearer: str | None = None) -> bytes:
-    """A handshake's request."""
+    """The request of a handshake."""
     lines = [
         f"GET {path} HTTP/1.1",
         "Host: localhost",
@@ -35,10 +35,10 @@ def opening(path: str, bearer: str | None = None) -> bytes:
 
 
 class RawSocket:
-    """Open from the handshake's 101 on. It reads only what it is told to read, and answers nothing."""
+    """Entered when the handshake is answered with 101. It reads only on demand, and answers nothing."""
 
     def __init__(self, port: int, path: str = "/", bearer: str | None = None, *, room: int | None = None) -> None:
-        """`room`: bytes that the system may hold for it; a little, so that what is not read stays with the hub."""
+        """`room`: the receive buffer in bytes. If it is small, data that is not read stays in the hub."""
         self._port = port
         self._room = room
         self._request = opening(path, bearer)
@@ -64,12 +64,12 @@ class RawSocket:
         self.line.close()
 
     async def send(self, *pieces: bytes) -> None:
-        """All of them in one segment, where they fit one."""
+        """Send all of them in one segment, if they fit."""
         async with asyncio.timeout(TIMEOUT):
             await asyncio.get_running_loop().sock_sendall(self.line, b"".join(pieces))
 
     async def frame(self) -> tuple[int, bytes] | None:
-        """Kind and payload of the next frame; None at the end of the line."""
+        """Kind and payload of the next frame. None if the connection is closed."""
         while True:
             size = self._size()
             if size is not None and len(self._got) >= size:
@@ -79,7 +79,7 @@ class RawSocket:
                 return None
 
     def _size(self) -> int | None:
-        """Bytes of the frame that comes next, as soon as its head is here."""
+        """The size of the next frame in bytes. Waits for its head."""
         if len(self._got) < 2:
             return None
         head = {126: 4, 127: 10}.get(self._got[1], 2)
@@ -88,16 +88,16 @@ class RawSocket:
         return head + int.from_bytes(self._got[2:head], "big") if len(self._got) >= head else None
 
     async def text(self) -> str:
-        """The next text message, others passed over."""
+        """The next text message. Other frames are skipped."""
         while True:
             frame = await self.frame()
-            assert frame is not None, "the line was closed"
+            assert frame is not None, "the connection was closed"
             assert frame[0] != CLOSE, f"closed with {frame[1]!r}"
             if frame[0] == TEXT:
                 return frame[1].decode()
 
     async def closed(self) -> int:
-        """The code of the close frame, whatever comes before it."""
+        """The code of the close frame. Frames before it are skipped."""
         while (frame := await self.frame()) is not None:
             if frame[0] == CLOSE:
                 code: int = struct.unpack_from("!H", frame[1])[0]
@@ -105,13 +105,13 @@ class RawSocket:
         raise AssertionError("the line was closed without a close frame")
 
     async def cut(self) -> None:
-        """Waits until the line is closed."""
+        """Wait until the connection is closed."""
         with contextlib.suppress(ConnectionError):
             while await self._more():
                 self._got = b""
 
     def reset(self) -> None:
-        """Ends the line with a TCP reset."""
+        """End the connection with a TCP reset."""
         self.line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.line.close()
 

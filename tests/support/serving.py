@@ -1,4 +1,4 @@
-"""Our protocols in a server of this process, for an application of the test's own."""
+"""The hub's HTTP and WebSocket protocols in a server of this process, for the test's application."""
 
 import contextlib
 import socket
@@ -53,7 +53,7 @@ async def serving(app: Any, ws: type[SocketProtocol] = SocketProtocol, **options
 
 
 class Echo:
-    """A listener that says everything again, and remembers what it was told."""
+    """A listener that echoes every message, and remembers what it received."""
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
@@ -80,7 +80,7 @@ class Echo:
 
 
 class Echoes:
-    """An ASGI application that echoes by the wire, and the listeners that it made."""
+    """An ASGI application that echoes, and the listeners that it made."""
 
     def __init__(self) -> None:
         self.made: list[Echo] = []

@@ -1,4 +1,4 @@
-"""An honest passenger: comes back by epoch and offset, draws the line, and notes every break in the numbering."""
+"""A passenger that resumes by epoch and offset, draws the line, and notes every gap in the numbering."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ Point = tuple[int, float, float]
 
 
 class Line:
-    """What a passenger's map draws: points by fix time, as snapshots, positions and revisions left them."""
+    """What a passenger's map draws: points by fix time, from snapshots, positions and revisions."""
 
     def __init__(self) -> None:
         self.points: list[Point] = []
@@ -35,10 +35,10 @@ class Line:
 
 
 class Watcher:
-    """`run` until it is cancelled, or until the hub says not to come back (`ended` is then the close code).
+    """`run` lasts until it is cancelled, or until a close code forbids to reconnect. `ended` is then that code.
 
-    `breaks` lists whatever a passenger may rely on and did not get: it must stay empty through every fault. `on_position` gets
-    each position shown, with the monotonic time it came.
+    `breaks` lists what a passenger may rely on and did not get. It must stay empty in every fault. `on_position` is called with
+    each shown position and the monotonic time of its arrival.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Watcher:
         self.breaks: list[str] = []
         self.ended: int | None = None
         self.connected = asyncio.Event()
-        """Set from the answer (`snapshot` or `resumed`) until the line is lost."""
+        """Set from the answer (`snapshot` or `resumed`) until the connection is lost."""
 
     async def run(self) -> None:
         while self.ended is None:

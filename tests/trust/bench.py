@@ -1,4 +1,4 @@
-"""A driver on the bench: a vehicle of the test's own, connected, and what the hub stored of it."""
+"""A connected driver with its own vehicle, and what the hub stored of it."""
 
 import json
 from dataclasses import dataclass
@@ -16,25 +16,30 @@ class Bench:
     vehicle_id: str
 
     async def stored(self) -> list[int]:
-        """The seqs of everything stored of the vehicle, suspects too."""
+        """The seqs of all stored fixes of the vehicle, suspect ones included."""
         rows = await self.api.track(f"/vehicles/{self.vehicle_id}/track", suspect="true")
         return sorted(int(row["seq"]) for row in rows)
 
     async def error(self, frame: str) -> Message:
-        """The error that answers this frame."""
+        """Send this frame, and return the error that answers it."""
         await self.driver.send_text(frame)
         return await self.driver.expect("error", "ack")
 
     async def goes_on(self, *, stored: list[int] | None = None, seq: int = 1) -> None:
-        """The connection is as good as before, and nothing is stored but this next fix (and what is said to be)."""
+        """The connection still works. Only the next fix, `seq`, and the fixes in `stored` are stored."""
         await self.driver.report(fix(seq))
         assert await self.driver.acknowledged(seq) == []
         assert await self.stored() == sorted([*(stored or []), seq])
 
 
 def position(**fields: Any) -> str:
-    """A `position` frame whose fields may be raw JSON text, for what `json.dumps` would not write."""
+    """A `position` frame. Its fields may be raw JSON text, which `json.dumps` would not write."""
     return frame("position", **fields)
+
+
+def fix_frame(**fields: Any) -> str:
+    """A `position` frame with a good fix of seq 1, apart from these fields."""
+    return position(**{**fix(1), **fields})
 
 
 def frame(kind: str, **fields: Any) -> str:
@@ -43,11 +48,11 @@ def frame(kind: str, **fields: Any) -> str:
 
 
 class Raw(str):
-    """JSON as it is to be sent."""
+    """JSON text that is sent as it is."""
 
     __slots__ = ()
 
 
 def is_error(message: Message, code: str) -> bool:
-    """An `error` of this code that says something to a person."""
+    """Whether this is an `error` with this code and a detail."""
     return message["type"] == "error" and message["code"] == code and bool(message["detail"])

@@ -1,15 +1,16 @@
-"""What a principal may see of a trip, as `GET /v1/trips/{trip_id}/access` tells it: the same as the doors do."""
+"""What a principal may see of a trip, as `GET /v1/trips/{trip_id}/access` says: the other routes do the same."""
 
 import pytest
 
 from tests.support.clients import Api, Message, token
 from tests.support.hub_process import HubProcess
-from tests.trust.test_matrix import STEPS, connect
+from tests.trust.asking import connect
+from tests.trust.worlds import STEPS
 from tracking.model import TripStatus
 
 
 @pytest.mark.parametrize("status", TripStatus)
-async def test_it_tells_what_the_doors_do(hub: HubProcess, api: Api, status: TripStatus) -> None:
+async def test_it_says_what_the_other_routes_do(hub: HubProcess, api: Api, status: TripStatus) -> None:
     fleet_id = await api.fleet()
     vehicle_id = await api.vehicle(fleet_id)
     trip_id = (await api.trip(fleet_id, vehicle_id))["trip_id"]
@@ -42,7 +43,7 @@ async def test_it_tells_what_the_doors_do(hub: HubProcess, api: Api, status: Tri
         assert all(sight["rule"] for sight in told["sees"].values())
 
 
-async def test_the_rule_says_when(api: Api) -> None:
+async def test_the_rule_is_given_as_a_sentence(api: Api) -> None:
     _, trip_id = await api.under_way()
     passenger = await api.call("GET", f"/trips/{trip_id}/access", role="passenger", subject=trip_id)
     assert passenger["rule"] == "a passenger knows the one trip that its token names"
@@ -58,7 +59,7 @@ async def test_the_rule_says_when(api: Api) -> None:
     }
 
 
-async def test_a_question_that_names_nobody_is_refused(api: Api) -> None:
+async def test_a_request_without_a_principal_is_refused(api: Api) -> None:
     _, trip_id = await api.under_way()
     questions: list[tuple[Message, str]] = [
         ({}, "role"),

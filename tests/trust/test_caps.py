@@ -1,4 +1,4 @@
-"""Row 85: nobody makes rows without number. Budgets for each token on what writes, and caps that hold for many at once too."""
+"""Row 85: nobody creates rows without limit. Each token has budgets for writes. Caps also hold for concurrent requests."""
 
 import asyncio
 import uuid
@@ -52,7 +52,7 @@ def small(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
 
 
 @pytest.fixture
-async def api(small: HubProcess) -> AsyncIterator[Api]:  # not the one of the shared hub
+async def api(small: HubProcess) -> AsyncIterator[Api]:  # this one is not for the shared hub
     async with Api(small.url) as api:
         yield api
 
@@ -61,8 +61,8 @@ async def at_once(api: Api, *requests: tuple[str, str, Any]) -> list[httpx.Respo
     return list(await asyncio.gather(*(api.http.request(method, path, json=body) for method, path, body in requests)))
 
 
-def held(responses: list[httpx.Response], good: int, setting: str) -> list[httpx.Response]:
-    """That so many got through and the others were told why not, and what to do; the first."""
+def check_cap(responses: list[httpx.Response], good: int, setting: str) -> list[httpx.Response]:
+    """Check that `good` requests succeeded, and that the others were told the setting. Returns the answers of the good ones."""
     through = [response for response in responses if response.is_success]
     assert len(through) == good, [response.text for response in responses]
     for response in responses:
@@ -74,7 +74,7 @@ def held(responses: list[httpx.Response], good: int, setting: str) -> list[httpx
     return through
 
 
-def spent(response: httpx.Response) -> None:
+def check_budget_spent(response: httpx.Response) -> None:
     assert response.status_code == 429, response.text
     assert response.json()["error"]["code"] == "rate_limited"
     assert int(response.headers["Retry-After"]) >= 1
@@ -83,35 +83,35 @@ def spent(response: httpx.Response) -> None:
 async def test_vehicles_of_a_fleet(api: Api) -> None:
     fleet_id, other = await api.fleet(), await api.fleet()
     names = [new_id("van") for _ in range(8)]
-    made = held(
+    made = check_cap(
         await at_once(api, *(("PUT", f"/vehicles/{name}", {"fleet_id": fleet_id}) for name in names)), 3, "VEHICLES_PER_FLEET"
     )
     [one, *_] = [response.json()["vehicle_id"] for response in made]
-    # To change one is no matter; nor is it to move one away, and then there is room.
+    # Changing a vehicle costs nothing. Moving one away makes room.
     await api.call("PUT", f"/vehicles/{one}", {"fleet_id": fleet_id, "name": "Van 1"}, expect=200)
     await api.call("PUT", f"/vehicles/{one}", {"fleet_id": other}, expect=200)
     await api.vehicle(fleet_id)
-    # To move one in is like making it.
-    held([await api.http.put(f"/vehicles/{one}", json={"fleet_id": fleet_id})], 0, "VEHICLES_PER_FLEET")
+    # Moving one in counts like creating it.
+    check_cap([await api.http.put(f"/vehicles/{one}", json={"fleet_id": fleet_id})], 0, "VEHICLES_PER_FLEET")
 
 
 async def test_open_trips_of_a_fleet(api: Api) -> None:
     fleet_id = await api.fleet()
     body = {"fleet_id": fleet_id, "pickup": PLACE, "dropoff": PLACE}
-    made = held(await at_once(api, *[("POST", "/trips", body)] * 10), 5, "OPEN_TRIPS_PER_FLEET")
+    made = check_cap(await at_once(api, *[("POST", "/trips", body)] * 10), 5, "OPEN_TRIPS_PER_FLEET")
     await api.advance(made[0].json()["trip_id"], "canceled")
     await api.call("DELETE", f"/trips/{made[1].json()['trip_id']}")
-    held(await at_once(api, *[("POST", "/trips", body)] * 4), 2, "OPEN_TRIPS_PER_FLEET")
+    check_cap(await at_once(api, *[("POST", "/trips", body)] * 4), 2, "OPEN_TRIPS_PER_FLEET")
 
 
 async def test_open_trips_of_a_vehicle(api: Api) -> None:
     fleet_id = await api.fleet()
     vehicle_id = await api.vehicle(fleet_id)
     body = {"fleet_id": fleet_id, "pickup": PLACE, "dropoff": PLACE, "vehicle_id": vehicle_id}
-    made = held(await at_once(api, *[("POST", "/trips", body)] * 6), 2, "OPEN_TRIPS_PER_VEHICLE")
+    made = check_cap(await at_once(api, *[("POST", "/trips", body)] * 6), 2, "OPEN_TRIPS_PER_VEHICLE")
     free = await api.trip(fleet_id, None)
     change = {"version": free["version"], "vehicle_id": vehicle_id}
-    held([await api.http.patch(f"/trips/{free['trip_id']}", json=change)], 0, "OPEN_TRIPS_PER_VEHICLE")
+    check_cap([await api.http.patch(f"/trips/{free['trip_id']}", json=change)], 0, "OPEN_TRIPS_PER_VEHICLE")
     await api.advance(made[0].json()["trip_id"], "canceled")
     await api.call("PATCH", f"/trips/{free['trip_id']}", change)
 
@@ -119,42 +119,42 @@ async def test_open_trips_of_a_vehicle(api: Api) -> None:
 async def test_geofences_of_a_fleet(api: Api) -> None:
     path = f"/fleets/{await api.fleet()}/geofences"
     feature = {"type": "Feature", "geometry": SQUARE, "properties": {}}
-    held(await at_once(api, *(("PUT", f"{path}/{n}", feature) for n in range(8))), 3, "GEOFENCES_PER_FLEET")
+    check_cap(await at_once(api, *(("PUT", f"{path}/{n}", feature) for n in range(8))), 3, "GEOFENCES_PER_FLEET")
     await api.call("PUT", f"{path}/{(await api.call('GET', path))['features'][0]['id']}", feature, expect=200)
 
 
 async def test_valid_shares_of_a_trip(api: Api) -> None:
     path = f"/trips/{(await api.trip(await api.fleet(), None))['trip_id']}/shares"
-    made = held(await at_once(api, *[("POST", path, {})] * 8), 3, "SHARES_PER_TRIP")
+    made = check_cap(await at_once(api, *[("POST", path, {})] * 8), 3, "SHARES_PER_TRIP")
     await api.call("DELETE", f"/shares/{made[0].json()['share_id']}")
-    held(await at_once(api, *[("POST", path, {})] * 2), 1, "SHARES_PER_TRIP")
+    check_cap(await at_once(api, *[("POST", path, {})] * 2), 1, "SHARES_PER_TRIP")
 
 
-async def test_a_dispatcher_shares_so_often(small: HubProcess, api: Api) -> None:
+async def test_a_dispatcher_has_a_budget_of_shares(small: HubProcess, api: Api) -> None:
     fleet_id = await api.fleet()
     path = f"/trips/{(await api.trip(fleet_id, None))['trip_id']}/shares"
     async with Api(small.url, token("dispatcher", fleet_id)) as one:
         for _ in range(4):
             share = await one.call("POST", path, {})
             await one.call("DELETE", f"/shares/{share['share_id']}")
-        spent(await one.http.post(path, json={}))
+        check_budget_spent(await one.http.post(path, json={}))
     await api.call("POST", path, {})
 
 
 async def test_fleets(own_hub: Callable[..., HubProcess]) -> None:
     async with Api(own_hub(fleets_limit="3", revoked_limit="2").url) as api:
         body = {"name": "Fleet"}
-        made = held(await at_once(api, *(("PUT", f"/fleets/{n}", body) for n in range(8))), 3, "FLEETS_LIMIT")
+        made = check_cap(await at_once(api, *(("PUT", f"/fleets/{n}", body) for n in range(8))), 3, "FLEETS_LIMIT")
         fleet_id = made[0].json()["fleet_id"]
         await api.call("PUT", f"/fleets/{fleet_id}", {"name": "Another name"}, expect=200)
 
-        # The same hub: revoked tokens that are remembered.
+        # The same holds for revoked tokens.
         path = f"/trips/{(await api.trip(fleet_id, None))['trip_id']}/shares"
         share = await api.call("POST", path, {})
         for jti in ("one", "two", "one"):
             await api.call("DELETE", f"/tokens/{jti}", expect=204)
-        held([await api.http.delete("/tokens/three"), await api.http.post(path, json={})], 0, "REVOKED_LIMIT")
-        # What was given out can be taken back.
+        check_cap([await api.http.delete("/tokens/three"), await api.http.post(path, json={})], 0, "REVOKED_LIMIT")
+        # Tokens can still be revoked.
         await api.call("DELETE", f"/shares/{share['share_id']}", expect=204)
 
 
@@ -164,18 +164,18 @@ async def test_bytes_of_bodies_and_of_the_routes_stored_from_them(small: HubProc
     async with Api(small.url, token("dispatcher", fleet_id)) as one:
         refused = await one.http.put(f"/fleets/{fleet_id}", json={"name": "Fleet", "more": "x" * 15_000})
         assert refused.status_code == 200
-        spent(await one.http.put(f"/fleets/{fleet_id}", json={"name": "Fleet", "more": "x" * 15_000}))
-    # 2 kB of text that become 16 kB in the table.
+        check_budget_spent(await one.http.put(f"/fleets/{fleet_id}", json={"name": "Fleet", "more": "x" * 15_000}))
+    # 2 kB of text become 16 kB in the table.
     points = [(47.141, 9.521), *[(47.145, 9.518)] * 900, (47.151, 9.515)]
     async with Api(small.url, token("dispatcher", fleet_id)) as other:
         change = {"version": trip["version"], "route": polyline.encode(points)}
         assert len(change["route"]) < 2_000
         trip = await other.call("PATCH", f"/trips/{trip['trip_id']}", change)
-        spent(await other.http.patch(f"/trips/{trip['trip_id']}", json={**change, "version": trip["version"]}))
+        check_budget_spent(await other.http.patch(f"/trips/{trip['trip_id']}", json={**change, "version": trip["version"]}))
 
 
-async def test_bodies_that_do_not_come_to_their_end(small: HubProcess, api: Api) -> None:
-    """What is held of them is bounded for each token, and given back."""
+async def test_bodies_that_never_end(small: HubProcess, api: Api) -> None:
+    """Their memory is bounded for each token, and freed afterwards."""
     fleet_id = await api.fleet()
     bearer = token("dispatcher", fleet_id)
     head = f"PUT /v1/fleets/{fleet_id} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bearer}\r\nContent-Length: 9000\r\n\r\n"
@@ -205,7 +205,7 @@ async def test_new_sessions_of_a_vehicle(small: HubProcess, api: Api, database: 
         for _ in range(2):
             await driver.send({"type": "hello", "session": str(uuid.uuid4())})
             await driver.expect("ack")
-        # The one that it is in costs nothing, however often it says so.
+        # Repeating hello with the present session costs nothing.
         session = str(uuid.uuid4())
         for _ in range(2):
             await driver.connection.send(f'{{"type":"position","seq":1,"fix_time":{now_ms()},"latitude":47,"longitude":9}}')
@@ -214,7 +214,7 @@ async def test_new_sessions_of_a_vehicle(small: HubProcess, api: Api, database: 
         error = await driver.expect("error")
         assert (error["code"], error["retry_after"] > 0) == ("rate_limited", True)
         assert await driver.closed() == 4013
-    # With another token it is the same vehicle; another vehicle is another.
+    # The budget is the vehicle's, not the token's. Another vehicle has its own.
     async with Socket(f"{small.url}/v1/driver", token("driver", vehicle_id)) as again:
         await again.send({"type": "hello", "session": session})
         assert await again.closed() == 4013
@@ -230,7 +230,7 @@ async def test_steps_of_a_trip_over_the_socket(small: HubProcess, api: Api) -> N
         for number in range(30):
             await driver.send({**step, "client_id": str(number)})
             assert "code" not in await driver.expect("done")
-        # However slow the machine is, so that some more are given meanwhile.
+        # A slow machine is given some more meanwhile.
         for number in range(90):
             await driver.send({**step, "client_id": f"more-{number}"})
         done = await driver.expect("done")
@@ -239,9 +239,7 @@ async def test_steps_of_a_trip_over_the_socket(small: HubProcess, api: Api) -> N
         assert (done["code"], done["client_id"][:5], done["retry_after"] > 0) == ("rate_limited", "more-", True)
 
 
-async def test_a_session_that_was_removed_as_unused_takes_its_fixes_all_the_same(
-    small: HubProcess, api: Api, database: str
-) -> None:
+async def test_a_session_that_was_removed_as_unused_still_accepts_its_fixes(small: HubProcess, api: Api, database: str) -> None:
     vehicle_id, _ = await api.under_way()
     connection = await asyncpg.connect(database)
     async with Driver(small.url, vehicle_id) as driver:
@@ -254,7 +252,7 @@ async def test_a_session_that_was_removed_as_unused_takes_its_fixes_all_the_same
     await connection.close()
 
 
-async def test_a_fix_that_comes_again_when_its_session_is_gone_is_not_stored_twice(database_url: str) -> None:
+async def test_a_fix_that_is_repeated_after_its_session_was_removed_is_not_stored_twice(database_url: str) -> None:
     clock = Turned()
     app = create_app(load(database_url=database_url, jwt_secret=SECRET, ack_interval=0, session_retention_days=8), clock=clock)
     bearer = token("service", expires_in=60 * 86_400)
@@ -274,7 +272,7 @@ async def test_a_fix_that_comes_again_when_its_session_is_gone_is_not_stored_twi
         session, *first = await again(None)
         assert first == [0, []]
         service.ingest_vehicles.forget(vehicle_id)
-        # As long as they would be taken, the session is there; when it is gone they are too old.
+        # The session exists as long as its fixes would be accepted. When it is removed they are too old.
         clock.ahead = 7 * DAY_MS
         await service.retention.work()
         assert await again(session) == (session, 2, [])
@@ -288,7 +286,7 @@ async def test_a_fix_that_comes_again_when_its_session_is_gone_is_not_stored_twi
 
 
 @pytest.mark.parametrize("attack", [rows.shares, rows.sessions, rows.trips], ids=lambda attack: attack.__name__)
-async def test_row_85_rows_are_not_made_without_number(own_hub: Callable[..., HubProcess], attack: Any) -> None:
+async def test_row_85_rows_are_not_created_without_limit(own_hub: Callable[..., HubProcess], attack: Any) -> None:
     hub = own_hub(budget_writes="100/60", budget_shares="10/60", budget_sessions="10/600")
     outcome = await stage(hub, attack, 1.5)
     outcome.check(slack=10.0)

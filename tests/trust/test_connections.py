@@ -9,12 +9,12 @@ import httpx
 
 from tests.support.clients import PLAIN, Api, Passenger, token
 from tests.support.hub_process import HubProcess
-from tests.trust.test_who_may import close_code
+from tests.trust.credentials import close_code
 
 LIMIT = 3
 
 
-async def test_row_43_an_address_holds_so_many_sockets_and_no_more(own_hub: Callable[..., HubProcess]) -> None:
+async def test_row_43_an_address_has_a_limit_of_sockets(own_hub: Callable[..., HubProcess]) -> None:
     hub = own_hub(connections_per_address=str(LIMIT))
     async with Api(hub.url) as api, contextlib.AsyncExitStack() as stack:
         _, trip_id = await api.under_way()
@@ -45,7 +45,7 @@ async def test_row_43_behind_a_proxy_the_real_address_counts(own_hub: Callable[.
             await another.expect("snapshot")
 
 
-async def test_row_43_nobody_gets_another_address_by_saying_so(own_hub: Callable[..., HubProcess]) -> None:
+async def test_row_43_a_client_cannot_claim_another_address(own_hub: Callable[..., HubProcess]) -> None:
     hub = own_hub(connections_per_address=str(LIMIT))
     async with Api(hub.url) as api, contextlib.AsyncExitStack() as stack:
         _, trip_id = await api.under_way()
@@ -56,7 +56,7 @@ async def test_row_43_nobody_gets_another_address_by_saying_so(own_hub: Callable
             assert await one_more.closed() == 4015
 
 
-async def test_row_43_a_token_holds_so_many_sockets_and_no_more(own_hub: Callable[..., HubProcess]) -> None:
+async def test_row_43_a_token_has_a_limit_of_sockets(own_hub: Callable[..., HubProcess]) -> None:
     hub = own_hub(connections_per_token=str(LIMIT))
     async with Api(hub.url) as api, contextlib.AsyncExitStack() as stack:
         _, trip_id = await api.under_way()
@@ -69,8 +69,8 @@ async def test_row_43_a_token_holds_so_many_sockets_and_no_more(own_hub: Callabl
             await another.expect("snapshot")
 
 
-async def test_row_43_who_is_turned_away_is_not_counted(own_hub: Callable[..., HubProcess]) -> None:
-    """Refused connections leave no trace: neither in the address's count nor in the token's."""
+async def test_row_43_refused_connections_are_not_counted(own_hub: Callable[..., HubProcess]) -> None:
+    """Neither for the address nor for the token."""
     hub = own_hub(connections_per_address=str(LIMIT))
     async with Api(hub.url) as api:
         _, trip_id = await api.under_way()

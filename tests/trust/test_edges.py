@@ -1,4 +1,4 @@
-"""Corners that an attack on the hub found open, and that must stay closed."""
+"""Edge cases that an attack on the hub once found."""
 
 import asyncio
 import json
@@ -7,9 +7,9 @@ import pytest
 
 from tests.support.clients import Api, Message, Passenger, Socket, fix, now_ms, token
 from tests.support.hub_process import HubProcess
+from tests.trust.answers import refused
 from tests.trust.bench import Bench
-from tests.trust.test_http_contract import refused
-from tests.trust.test_who_may import close_code
+from tests.trust.credentials import close_code
 
 FRAME = 64 * 1024
 
@@ -30,7 +30,7 @@ async def test_row_20_a_trip_id_with_a_nul_is_refused_and_later_requests_are_ans
 
 
 async def test_no_ack_is_longer_than_64_kib(bench: Bench) -> None:
-    """500 fixes of a device whose clock is an hour ahead: all rejected, all named, in frames that a client may limit."""
+    """500 fixes from a clock that is an hour ahead. All are rejected and named, in frames below a client's limit."""
     ahead = now_ms() + 3_600_000
     await bench.driver.report(*(fix(seq, fix_time=ahead + seq) for seq in range(1, 501)))
     rejected: list[int] = []
@@ -48,7 +48,7 @@ async def test_no_ack_is_longer_than_64_kib(bench: Bench) -> None:
 
 
 async def test_no_frame_about_a_trip_is_longer_than_64_kib(hub: HubProcess, api: Api) -> None:
-    """A long route, many stops with long names: the driver's welcome and the passenger's snapshot and update fit a frame."""
+    """With a long route and many long names, the driver's and the passenger's messages still fit a frame."""
     line = {"type": "LineString", "coordinates": [[9.52 + n / 10_000_019, 47.14 + n / 10_000_019] for n in range(5_000)]}
     stop = {"latitude": 47.1234567, "longitude": 9.5234567, "name": "\U0001f68f" * 20}
     vehicle_id, trip_id = await api.under_way(route=line, stops=[stop] * 100)
@@ -71,13 +71,13 @@ async def test_places_that_would_fill_a_frame_are_refused(api: Api, fleet_id: st
     assert (error["code"], error["field"]) == ("bad_field", "stops")
 
 
-async def test_row_33_a_driver_does_not_watch_trips_not_even_its_own(hub: HubProcess, api: Api) -> None:
-    """The role's socket is the driver's; the passenger's is as if it were not there."""
+async def test_row_33_a_driver_does_not_watch_trips(hub: HubProcess, api: Api) -> None:
+    """Not even its own. The passenger's socket looks to it as if the trip did not exist."""
     vehicle_id, trip_id = await api.under_way()
     assert await close_code(f"{hub.url}/v1/trips/{trip_id}/live", token("driver", vehicle_id)) == 4502
 
 
-async def test_row_34_a_nul_in_an_id_is_an_id_of_nothing(hub: HubProcess, api: Api) -> None:
+async def test_row_34_an_id_with_a_nul_does_not_exist(hub: HubProcess, api: Api) -> None:
     body = {"version": 1, "status": "canceled"}
     for method, path in (
         ("GET", "/trips/a%00b"),
@@ -100,7 +100,7 @@ async def test_a_polyline_of_endless_numbers_is_refused(api: Api, fleet_id: str)
             assert (await refused(api, "POST", "/trips", body, status=422))["field"] == "route"
 
 
-async def test_a_line_string_says_that_it_is_one(api: Api, fleet_id: str) -> None:
+async def test_a_line_string_must_have_its_type(api: Api, fleet_id: str) -> None:
     place = {"latitude": 47, "longitude": 9}
     body = {"fleet_id": fleet_id, "pickup": place, "dropoff": place, "route": {"coordinates": [[9, 47], [9, 48]]}}
     assert (await refused(api, "POST", "/trips", body, status=422))["field"] == "route"
@@ -127,7 +127,7 @@ async def test_a_405_names_every_method_that_there_is(api: Api, fleet_id: str) -
     assert {"GET", "PUT"} <= set(response.headers["allow"].replace(" ", "").split(","))
 
 
-async def test_rate_limited_says_when_to_come_again(hub: HubProcess, api: Api) -> None:
+async def test_rate_limited_says_when_to_retry(hub: HubProcess, api: Api) -> None:
     _, trip_id = await api.under_way()
     async with Passenger(hub.url, trip_id, max_queue=None) as passenger:
         for n in range(40):
@@ -154,8 +154,8 @@ async def test_row_9_half_a_handshake_is_closed_within_10_seconds(hub: HubProces
     writer.close()
 
 
-async def test_a_fix_that_is_taken_is_no_error(bench: Bench) -> None:
-    """A device whose clock is 45 s ahead is told so, but the fix is stored: no `error` may name its seq."""
+async def test_an_accepted_fix_causes_no_error(bench: Bench) -> None:
+    """A device with a clock 45 s ahead gets a warning, but the fix is stored. No `error` may name its seq."""
     await bench.driver.report(fix(1, fix_time=now_ms() + 45_000))
     messages: list[Message] = []
     while not messages or messages[-1]["type"] != "ack":

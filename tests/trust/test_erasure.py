@@ -1,4 +1,4 @@
-"""Erased is erased: rows 40, 73 and 87 of the trust list, over HTTP and sockets against a real hub."""
+"""Erasure, over HTTP and sockets against a real hub: rows 40, 73 and 87."""
 
 import asyncio
 import contextlib
@@ -10,17 +10,18 @@ import httpx
 from tests.support.clients import Api, Dispatcher, Driver, Passenger, Socket, fix, now_ms, token
 from tests.support.devices import until
 from tests.support.hub_process import HubProcess
+from tests.trust.removals import is_no_notice
 from tracking.model import Event, EventKind
 from tracking.store import events as event_store
 from tracking.store.pool import Database
 
 VADUZ = (9.5, 47.1, 9.6, 47.2)
 MANY, SOME = 200_000, 3_000
-"""Rows of a vehicle: more than fit between the hub and who reads them slowly, and a few for each day."""
+"""Rows of a vehicle: more than is buffered between the hub and a slow reader, and a few for each day."""
 
 
 async def _handed_over(api: Api, hub: HubProcess) -> tuple[str, str, str]:
-    """`(first, second, trip)`: a trip that was driven by one vehicle and then by another, each with a fix in it."""
+    """`(first, second, trip)`: two vehicles drove the trip, one after the other, each with a fix."""
     first, trip_id = await api.under_way()
     fleet_id = (await api.call("GET", f"/vehicles/{first}"))["fleet_id"]
     second = await api.vehicle(fleet_id)
@@ -39,9 +40,9 @@ def _latitudes(track: list[list[float]]) -> list[float]:
     return [latitude for _, latitude, _ in track]
 
 
-async def test_trust_87_a_trips_watchers_are_told_that_a_vehicle_of_it_was_erased(hub: HubProcess, api: Api) -> None:
+async def test_trust_87_watchers_of_a_trip_are_told_that_one_of_its_vehicles_was_erased(hub: HubProcess, api: Api) -> None:
     first, second, trip_id = await _handed_over(api, hub)
-    # A feed that began after the hand-over knows the first vehicle from the store alone.
+    # A feed that began after the hand-over knows the first vehicle only from the store.
     async with Passenger(hub.url, trip_id) as watcher, Driver(hub.url, second) as driver:
         before = await watcher.expect("snapshot")
         assert _latitudes(before["track"]) == [47.11, 47.12]
@@ -53,7 +54,7 @@ async def test_trust_87_a_trips_watchers_are_told_that_a_vehicle_of_it_was_erase
         revised = await watcher.expect("track_revised")
         assert revised["offset"] == snapshot["offset"] + 1
         assert _latitudes(revised["track"]) == [47.12]
-        # It goes on as one feed, and nobody can go on with what it was before.
+        # The feed continues, and nobody can resume the old epoch.
         await driver.report(fix(2, latitude=47.12001))
         assert (await watcher.expect("position"))["offset"] == revised["offset"] + 1
         for query in ("", f"?epoch={before['epoch']}&offset={before['offset']}"):
@@ -77,7 +78,7 @@ async def test_trust_87_a_vehicle_that_never_drove_the_trip_changes_nothing_in_i
         assert (await watcher.receive())["type"] == "position"
 
 
-async def test_trust_40_its_fleets_screens_are_told_and_its_driver_is_sent_away(hub: HubProcess, api: Api) -> None:
+async def test_trust_40_screens_of_its_fleet_are_told_and_its_driver_is_closed(hub: HubProcess, api: Api) -> None:
     fleet_id = await api.fleet()
     vehicle_id = await api.vehicle(fleet_id)
     async with Dispatcher(hub.url, fleet_id) as screen, Driver(hub.url, vehicle_id) as driver:
@@ -94,14 +95,14 @@ async def test_trust_40_its_fleets_screens_are_told_and_its_driver_is_sent_away(
     assert (await api.call("GET", f"/fleets/{fleet_id}/vehicles", near="47.14,9.52"))["vehicles"] == []
 
 
-async def test_trust_40_no_resend_brings_it_back(hub: HubProcess, api: Api) -> None:
+async def test_trust_40_no_resend_restores_it(hub: HubProcess, api: Api) -> None:
     vehicle_id = await api.vehicle(await api.fleet())
     database = await asyncpg.connect(hub.environment["TRACKING_DATABASE_URL"])
     number = await database.fetchval("SELECT vehicle FROM vehicles WHERE vehicle_id = $1", vehicle_id)
     async with Driver(hub.url, vehicle_id) as driver:
         await driver.report(fix(1))
         await driver.acknowledged(1)
-        # Locked, so that what comes now waits for the database while the vehicle is erased.
+        # Locked, so that these fixes wait for the database while the vehicle is erased.
         async with database.transaction():
             await database.execute("SELECT FROM sessions WHERE vehicle = $1 FOR UPDATE", number)
             await driver.report(fix(2))
@@ -116,7 +117,7 @@ async def test_trust_40_no_resend_brings_it_back(hub: HubProcess, api: Api) -> N
 
 
 async def _waiting(hub: HubProcess, many: int) -> bool:
-    """Whether so many of the hub's questions wait for a lock."""
+    """Whether so many queries of the hub wait for a lock."""
     witness = await asyncpg.connect(hub.environment["TRACKING_DATABASE_URL"])
     found = await witness.fetchval(
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'tracking'"
@@ -126,7 +127,7 @@ async def _waiting(hub: HubProcess, many: int) -> bool:
 
 
 async def _with_many(database: "asyncpg.Connection[asyncpg.Record]", vehicle_id: str, rows: int) -> int:
-    """Gives a vehicle so many positions, over three days, and events; its number."""
+    """Store positions over three days, and events, for a vehicle. Returns its number."""
     number: int = await database.fetchval("SELECT vehicle FROM vehicles WHERE vehicle_id = $1", vehicle_id)
     session = await database.fetchval("INSERT INTO sessions (vehicle, name) VALUES ($1, 'many') RETURNING session", number)
     for days in range(4):
@@ -157,7 +158,7 @@ async def _left(database: "asyncpg.Connection[asyncpg.Record]", number: int) -> 
 
 @contextlib.asynccontextmanager
 async def _held_up(database_url: str) -> AsyncIterator[None]:
-    """Yesterday's positions can't be deleted: an erasure comes as far as that day."""
+    """Yesterday's positions can't be deleted, so an erasure stops at that day."""
     holder = await asyncpg.connect(database_url)
     yesterday = await holder.fetchval("SELECT to_char(current_date - 1, 'YYYYMMDD')")
     async with holder.transaction():
@@ -166,7 +167,7 @@ async def _held_up(database_url: str) -> AsyncIterator[None]:
     await holder.close()
 
 
-async def test_trust_40_a_long_erasure_is_told_of_and_goes_on_after_a_kill(
+async def test_trust_40_a_long_erasure_is_reported_and_continues_after_a_kill(
     own_hub: Callable[..., HubProcess], database_url: str
 ) -> None:
     hub = own_hub()
@@ -185,13 +186,13 @@ async def test_trust_40_a_long_erasure_is_told_of_and_goes_on_after_a_kill(
                 return bool(told["removed"] > 0 and told["days_left"] == 2)
 
             await until(has_begun, "the days before yesterday are gone")
-            # Nobody sees anything of it, and its id is free.
+            # Nobody sees the vehicle any more, and its id is free.
             for path in ("", "/track", "/days"):
                 await api.call("GET", f"/vehicles/{vehicle_id}{path}", expect=404)
             assert (await api.call("GET", f"/fleets/{fleet_id}/events"))["events"] == []
             async with Api(hub.url, token("dispatcher", "another")) as stranger:
                 await stranger.call("GET", f"/vehicles/{vehicle_id}/erasure", expect=404)
-            # Who repeats it, as the answer was lost, is told the same.
+            # A repeated request, after a lost answer, gets the same answer.
             assert (await api.call("DELETE", f"/vehicles/{vehicle_id}", expect=202))["asked_at"] == told["asked_at"]
             await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id}, expect=201)
             async with Driver(hub.url, vehicle_id) as driver:
@@ -203,7 +204,7 @@ async def test_trust_40_a_long_erasure_is_told_of_and_goes_on_after_a_kill(
         await until(lambda: _is_erased(api, vehicle_id), "the erasure ends after the kill")
         assert await _left(database, number) == 0
         assert await database.fetchval("SELECT count(*) FROM events WHERE vehicle = $1", number) == 0
-        # The one that has its id is another one.
+        # The vehicle with this id is now another one.
         assert len(await api.track(f"/vehicles/{vehicle_id}/track")) == 1
     await database.close()
 
@@ -215,7 +216,7 @@ async def _is_erased(api: Api, vehicle_id: str) -> bool:
         return False
 
 
-async def test_trust_40_an_erasure_goes_on_when_the_database_comes_back(
+async def test_trust_40_an_erasure_continues_when_the_database_comes_back(
     own_hub: Callable[..., HubProcess], database_url: str
 ) -> None:
     hub = own_hub()
@@ -235,7 +236,7 @@ async def test_trust_40_an_erasure_goes_on_when_the_database_comes_back(
     await database.close()
 
 
-async def test_trust_40_a_download_ends_where_its_vehicle_is_erased(
+async def test_trust_40_a_download_ends_when_its_vehicle_is_erased(
     own_hub: Callable[..., HubProcess], database_url: str
 ) -> None:
     hub = own_hub()
@@ -252,8 +253,8 @@ async def test_trust_40_a_download_ends_where_its_vehicle_is_erased(
                 async for piece in pieces:
                     rows += piece.count(b"\n")
             except httpx.TransportError:
-                pass  # broken off will do as well
-        # What was on its way already, and no more.
+                pass  # a reset connection is fine as well
+        # Only what was in flight arrives.
         assert rows < MANY
     await database.close()
 
@@ -261,16 +262,8 @@ async def test_trust_40_a_download_ends_where_its_vehicle_is_erased(
 # --- trips --------------------------------------------------------------------------------------------------------------
 
 
-def no_notice(table: str) -> str:
-    """The condition for rows that are no notice of a removal; of the change log alone there are such."""
-    if table != "changes" and not table.startswith("changes_d") and not table.startswith("changes_2"):
-        return "true"
-    removals = "SELECT transaction FROM changes WHERE kind = 'trip.deleted'"
-    return f"kind NOT IN ('trip.deleted', 'vehicle.deleted') AND NOT (kind = 'vehicle.trips' AND transaction IN ({removals}))"
-
-
 async def _everything_of(database: "asyncpg.Connection[asyncpg.Record]", text: str) -> list[str]:
-    """The tables in which any column holds this text. Of the change log the notices that something was removed do not count."""
+    """The tables with this text in any column. Notices of removals in the change log do not count."""
     tables = await database.fetch(
         "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace"
     )
@@ -278,12 +271,12 @@ async def _everything_of(database: "asyncpg.Connection[asyncpg.Record]", text: s
         name
         for (name,) in tables
         if await database.fetchval(
-            f"SELECT EXISTS (SELECT FROM {name} t WHERE position($1 IN t::text) > 0 AND {no_notice(name)})", text
+            f"SELECT EXISTS (SELECT FROM {name} t WHERE position($1 IN t::text) > 0 AND {is_no_notice(name)})", text
         )
     ]
 
 
-async def test_trust_73_of_a_removed_trip_no_table_has_its_id_and_no_position_its_number(
+async def test_trust_73_no_table_has_the_id_of_a_removed_trip_and_no_position_its_number(
     own_hub: Callable[..., HubProcess], database_url: str
 ) -> None:
     hub = own_hub()
@@ -321,7 +314,7 @@ async def test_trust_73_of_a_removed_trip_no_table_has_its_id_and_no_position_it
         await until(gone, "the id of the trip is in no table")
         assert await database.fetchval("SELECT count(*) FROM positions WHERE trip = $1", number) == 0
         assert await database.fetchval("SELECT count(*) FROM latest_positions WHERE trip = $1", number) == 0
-        # What comes of that time, by whichever of its vehicles, is of no trip.
+        # Later fixes of that time, from either vehicle, belong to no trip.
         for vehicle_id, latitude in ((first, 47.11001), (second, 47.12001)):
             async with Driver(hub.url, vehicle_id) as driver:
                 await driver.report(fix(1, fix_time=seen, latitude=latitude))
@@ -330,7 +323,7 @@ async def test_trust_73_of_a_removed_trip_no_table_has_its_id_and_no_position_it
     await database.close()
 
 
-async def test_trust_73_spans_of_a_removed_trip_go_when_they_bound_nothing_any_more(
+async def test_trust_73_spans_of_a_removed_trip_are_deleted_when_they_bound_nothing(
     own_hub: Callable[..., HubProcess], database_url: str
 ) -> None:
     hub = own_hub()

@@ -1,4 +1,4 @@
-"""Rows 78 and 79: who floods is limited, and nobody else notices."""
+"""Rows 78 and 79: floods are limited, and nobody else notices."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from tests.support.clients import Api, Driver, Message, Passenger, Socket, fix, 
 from tests.support.hub_process import HubProcess
 
 SLACK = 3.0
-"""The tests' machine is busy with other things."""
+"""The machine is busy with other tests."""
 
 MakeHub = Callable[..., HubProcess]
 
@@ -28,12 +28,12 @@ def batch(first: int, count: int = BATCH) -> list[Message]:
 # --- row 78: fixes without a pause --------------------------------------------------------------------------------------
 
 
-async def test_row_78_honest_drivers_notice_nothing_of_those_who_flood(own_hub: MakeHub) -> None:
+async def test_row_78_honest_drivers_do_not_notice_a_flood(own_hub: MakeHub) -> None:
     hub = own_hub()
     (await stage(hub, flood(4), 3.0)).check(SLACK)
 
 
-async def test_row_78_who_floods_is_limited_over_all_connections_and_nobody_else(own_hub: MakeHub) -> None:
+async def test_row_78_only_the_flooder_is_limited_over_all_its_connections(own_hub: MakeHub) -> None:
     hub = own_hub(budget_fixes="100/100", budget_backlog="900/3600")
     async with Api(hub.url) as api:
         fleet_id = await api.fleet()
@@ -53,7 +53,7 @@ async def test_row_78_who_floods_is_limited_over_all_connections_and_nobody_else
                 await other.report(fix(other.handled + 1))
                 await other.acknowledged(other.handled + 1)
         async with Driver(hub.url, vehicle_id, session) as again:
-            # What was at once, and what a slow machine's seconds gave since.
+            # The burst, and what the budget gave since, which is more on a slow machine.
             assert 1_000 <= again.handled <= 1_200
         rows = await api.track(f"/vehicles/{vehicle_id}/track", suspect="true")
         assert len(rows) == again.handled
@@ -70,17 +70,17 @@ async def test_row_78_repeats_cost_as_much(own_hub: MakeHub) -> None:
         assert await driver.closed() == 4013
 
 
-async def test_row_78_a_little_too_much_is_held_back_and_none_is_lost(own_hub: MakeHub) -> None:
+async def test_row_78_a_small_excess_is_delayed_and_not_lost(own_hub: MakeHub) -> None:
     hub = own_hub(budget_fixes="20/1", budget_backlog="20/1")
     async with Api(hub.url) as api, Driver(hub.url, await api.vehicle(await api.fleet())) as driver:
         began = asyncio.get_running_loop().time()
         for seq in range(1, 101):
             await driver.report(fix(seq))
         assert await driver.acknowledged(100) == []
-        assert asyncio.get_running_loop().time() - began > 1.0, "40 at once and 40 a second, and yet it waited for nothing"
+        assert asyncio.get_running_loop().time() - began > 1.0, "40 at once and 40 a second, but it did not wait"
 
 
-async def test_row_78_a_depot_of_phones_that_come_back_is_served(own_hub: MakeHub) -> None:
+async def test_row_78_a_depot_of_returning_phones_is_served(own_hub: MakeHub) -> None:
     hub = own_hub()
     async with Api(hub.url) as api:
         fleet_id = await api.fleet()
@@ -94,13 +94,13 @@ async def test_row_78_a_depot_of_phones_that_come_back_is_served(own_hub: MakeHu
         await asyncio.gather(*(come_back(phone) for phone in phones))
 
 
-async def test_row_78_what_comes_behind_a_backlog_waits_for_it(own_hub: MakeHub) -> None:
+async def test_row_78_messages_behind_a_backlog_wait_for_it(own_hub: MakeHub) -> None:
     hub = own_hub()
     async with Api(hub.url) as api:
         vehicle_id, trip_id = await api.under_way()
         async with Driver(hub.url, vehicle_id) as driver:
             await driver.report(*batch(1))
-            # A large frame that is none of fixes, and a session that is not known yet.
+            # A large frame without fixes, and a session that is not known yet.
             await driver.send({"type": "hello", "session": str(uuid.uuid4()), "padding": "x" * 10_000})
             await driver.report(*batch(1))
             await driver.send({"type": "trip_status", "trip_id": trip_id, "status": "arrived_at_pickup", "client_id": "1"})
@@ -118,7 +118,7 @@ async def test_row_78_what_comes_behind_a_backlog_waits_for_it(own_hub: MakeHub)
 
 
 class _Reading(Driver):
-    """A driver that passes over nothing that follows the welcome."""
+    """A driver that skips no message after the welcome."""
 
     async def __aenter__(self) -> Self:
         await Socket.__aenter__(self)
@@ -135,11 +135,11 @@ async def _write(passenger: Passenger, number: int) -> Message:
     return await passenger.expect("done", "error")
 
 
-async def test_row_79_nobody_notices_that_messages_pile_up_and_the_driver_gets_in(own_hub: MakeHub) -> None:
+async def test_row_79_nobody_notices_that_messages_pile_up_and_the_driver_connects(own_hub: MakeHub) -> None:
     (await stage(own_hub(), messages, 1.0)).check(SLACK)
 
 
-async def test_row_79_messages_that_nobody_reads_are_capped_for_each_sender(own_hub: MakeHub) -> None:
+async def test_row_79_unread_messages_are_capped_for_each_sender(own_hub: MakeHub) -> None:
     hub = own_hub(unread_messages="3")
     async with Api(hub.url) as api:
         vehicle_id, trip_id = await api.under_way()
@@ -162,7 +162,7 @@ async def test_row_79_messages_that_nobody_reads_are_capped_for_each_sender(own_
                 assert (await driver.expect("message"))["text"] == "Message 5"
 
 
-async def test_row_79_each_token_has_a_budget_of_messages_whatever_its_sockets(own_hub: MakeHub) -> None:
+async def test_row_79_each_token_has_a_budget_of_messages_over_all_sockets(own_hub: MakeHub) -> None:
     hub = own_hub(budget_messages="3/3600")
     async with Api(hub.url) as api:
         vehicle_id, trip_id = await api.under_way()
@@ -206,4 +206,4 @@ async def test_row_79_a_driver_with_thousands_of_unread_messages_reads_them_in_p
         await store.close()
         async with _Reading(hub.url, vehicle_id, driver.session) as driver:
             await driver.send({"type": "message", "trip_id": trip_id, "text": "Here", "client_id": "1"})
-            assert (await driver.expect("message", "done"))["type"] == "done", "it was told again what it had read"
+            assert (await driver.expect("message", "done"))["type"] == "done", "it got messages again that it had read"

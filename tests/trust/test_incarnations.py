@@ -1,4 +1,4 @@
-"""Row 86: a token is of one vehicle, and not of the next one of its id, which may be another fleet's."""
+"""Row 86: a token belongs to one vehicle, and not to a later one with the same id, perhaps in another fleet."""
 
 import time
 import uuid
@@ -22,14 +22,14 @@ from tracking.store import erasures, fleets, vehicles
 from tracking.store.retention import ERASED_SECONDS
 
 
-def integrators(vehicle_id: str, **claims: Any) -> str:
-    """A driver's token as somebody else's library signs it with the hub's secret."""
+def foreign_token(vehicle_id: str, **claims: Any) -> str:
+    """A driver's token that another library signs with the hub's secret."""
     good = {"aud": "tracking", "exp": int(time.time()) + 3_600, "jti": str(uuid.uuid4()), "role": "driver"}
     return jwt.encode({**good, "vehicle_id": vehicle_id, **claims}, SECRET, algorithm="HS256")
 
 
-async def let_in(hub: HubProcess, bearer: str) -> int | None:
-    """None where the driver is welcome, or else how the socket is closed."""
+async def refused_with(hub: HubProcess, bearer: str) -> int | None:
+    """None if the driver gets a welcome, otherwise the close code."""
     async with Socket(f"{hub.url}/v1/driver", bearer) as socket:
         try:
             await socket.expect("welcome")
@@ -38,8 +38,8 @@ async def let_in(hub: HubProcess, bearer: str) -> int | None:
     return None
 
 
-async def made_anew(api: Api, vehicle_id: str) -> str:
-    """Removes the vehicle, and makes another one of its id in another fleet; the fleet."""
+async def recreate(api: Api, vehicle_id: str) -> str:
+    """Remove the vehicle, and make one with the same id in another fleet. Returns that fleet."""
     await api.call("DELETE", f"/vehicles/{vehicle_id}", expect=204)
     fleet_id = await api.fleet()
     await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id}, expect=201)
@@ -52,13 +52,13 @@ async def test_row_86_the_old_driver_reports_nothing_to_the_new_fleet(hub: HubPr
     async with Driver(hub.url, vehicle_id, bearer=old) as driver:
         await driver.report(fix(1))
         await driver.acknowledged(1)
-        fleet_id = await made_anew(api, vehicle_id)
+        fleet_id = await recreate(api, vehicle_id)
         assert await driver.closed() == 4502
-    assert await let_in(hub, old) == 4503
+    assert await refused_with(hub, old) == 4503
     trip_id = (await api.trip(fleet_id, vehicle_id))["trip_id"]
     new = token("driver", vehicle_id)
     headers = {name: {"Authorization": f"Bearer {bearer}"} for name, bearer in (("old", old), ("new", new))}
-    # Nor does it see what the new fleet's vehicle is to do: that looks as if it were not there.
+    # Trips of the new fleet's vehicle look to it as if they did not exist.
     for path in (f"/trips/{trip_id}", f"/trips/{trip_id}/track", f"/trips/{trip_id}/summary"):
         answers = [await api.http.get(asked, headers=headers["old"]) for asked in (path, path.replace(trip_id, "x" * 24))]
         assert answers[0].status_code == answers[1].status_code == 404
@@ -67,13 +67,13 @@ async def test_row_86_the_old_driver_reports_nothing_to_the_new_fleet(hub: HubPr
     async with Driver(hub.url, vehicle_id, bearer=new) as driver:
         await driver.report(fix(1))
         await driver.acknowledged(1)
-        assert await let_in(hub, old) == 4503
-        # And the new one's driver is not sent away by who is refused.
+        assert await refused_with(hub, old) == 4503
+        # The refused driver does not replace the new one.
         await driver.report(fix(2))
         await driver.acknowledged(2)
 
 
-async def test_row_86_it_holds_for_the_same_fleet_after_a_restart_and_for_each_next_one(
+async def test_row_86_it_holds_in_the_same_fleet_after_a_restart_and_for_later_vehicles(
     own_hub: Callable[..., HubProcess],
 ) -> None:
     hub = own_hub()
@@ -85,31 +85,29 @@ async def test_row_86_it_holds_for_the_same_fleet_after_a_restart_and_for_each_n
             await api.call("DELETE", f"/vehicles/{vehicle_id}", expect=204)
             await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id}, expect=201)
             olds.append(token("driver", vehicle_id))
-        # To change it is not to make it anew.
+        # Changing a vehicle does not create it anew.
         await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": fleet_id, "name": "Van 2"}, expect=200)
         await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": await api.fleet()}, expect=200)
         for _ in range(2):
-            assert [await let_in(hub, bearer) for bearer in olds] == [4503, 4503, None]
+            assert [await refused_with(hub, bearer) for bearer in olds] == [4503, 4503, None]
             hub.stop()
             hub.start()
 
 
-async def test_row_86_tokens_of_others_need_to_say_when_they_were_issued_only_where_there_was_another(
-    hub: HubProcess, api: Api
-) -> None:
+async def test_row_86_foreign_tokens_need_an_iat_only_if_the_id_was_used_before(hub: HubProcess, api: Api) -> None:
     vehicle_id = new_id("van")
-    # Before there is such a vehicle, an hour ago, and without a word of when.
-    early = [integrators(vehicle_id), integrators(vehicle_id, iat=int(time.time()) - 3_600), token("driver", vehicle_id)]
+    # From before the vehicle existed, from an hour ago, and without `iat`.
+    early = [foreign_token(vehicle_id), foreign_token(vehicle_id, iat=int(time.time()) - 3_600), token("driver", vehicle_id)]
     await api.call("PUT", f"/vehicles/{vehicle_id}", {"fleet_id": await api.fleet()}, expect=201)
-    assert [await let_in(hub, bearer) for bearer in early] == [None, None, None]
-    await made_anew(api, vehicle_id)
+    assert [await refused_with(hub, bearer) for bearer in early] == [None, None, None]
+    await recreate(api, vehicle_id)
     made = time.time()
-    assert [await let_in(hub, bearer) for bearer in early] == [4503, 4503, 4503]
-    assert await let_in(hub, integrators(vehicle_id)) == 4503
-    # Whole seconds, of a clock that is some of them behind ours.
-    assert await let_in(hub, integrators(vehicle_id, iat=int(made))) is None
-    assert await let_in(hub, integrators(vehicle_id, iat=int(made) - 3)) is None
-    assert await let_in(hub, integrators(vehicle_id, iat=int(made) - 8)) == 4503
+    assert [await refused_with(hub, bearer) for bearer in early] == [4503, 4503, 4503]
+    assert await refused_with(hub, foreign_token(vehicle_id)) == 4503
+    # Whole seconds, of a clock that is a few seconds slow.
+    assert await refused_with(hub, foreign_token(vehicle_id, iat=int(made))) is None
+    assert await refused_with(hub, foreign_token(vehicle_id, iat=int(made) - 3)) is None
+    assert await refused_with(hub, foreign_token(vehicle_id, iat=int(made) - 8)) == 4503
 
 
 @pytest.fixture
@@ -128,10 +126,10 @@ async def service(database_url: str) -> AsyncIterator[Service]:
 
 
 ahead = [0]
-"""Milliseconds by which the hub's clock is turned."""
+"""Milliseconds by which the hub's clock is set forward."""
 
 
-async def test_what_is_kept_of_an_erased_id_is_no_id_and_goes_when_no_token_of_it_can_live(
+async def test_the_trace_of_an_erased_id_is_no_id_and_is_deleted_when_all_its_tokens_are_expired(
     service: Service, database_url: str
 ) -> None:
     async def make(name: str) -> vehicles.Stored:
@@ -159,7 +157,7 @@ async def test_what_is_kept_of_an_erased_id_is_no_id_and_goes_when_no_token_of_i
     ahead[0] = int(ERASED_SECONDS * 1000) + 60_000
     await service.retention.work()
     assert await connection.fetchval("SELECT count(*) FROM erased_vehicles") == 0
-    # Whoever frees an id by hand leaves the same behind.
+    # Freeing an id by SQL leaves the same trace.
     await connection.execute("UPDATE vehicles SET vehicle_id = 'renamed' WHERE vehicle_id = 'another'")
     await connection.execute("DELETE FROM vehicles WHERE vehicle_id = 'renamed'")
     await connection.close()
@@ -167,7 +165,7 @@ async def test_what_is_kept_of_an_erased_id_is_no_id_and_goes_when_no_token_of_i
         assert (await make(name)).tokens_from is not None
 
 
-def test_no_command_makes_a_token_that_outlives_what_is_kept_of_an_erased_id(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_command_makes_a_token_that_outlives_the_trace_of_an_erased_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKING_JWT_SECRET", SECRET)
 
     def make(seconds: int) -> int:

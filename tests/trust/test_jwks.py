@@ -1,4 +1,4 @@
-"""Rows 30, 77 and 90: a hub that has an identity provider's keys, from a file or an address, and no secret."""
+"""Rows 30, 77 and 90: a hub with an identity provider's keys, from a file or a URL, and without a secret."""
 
 import asyncio
 import base64
@@ -44,7 +44,7 @@ def part(content: bytes) -> str:
 
 
 def hmac_signed(secret: bytes, kid: str | None, algorithm: str = "HS256") -> str:
-    """Signed by hand: the library will not take a public key for a secret."""
+    """Signed by hand, because the library refuses a public key as a secret."""
     header = {"alg": algorithm, "typ": "JWT", **({"kid": kid} if kid is not None else {})}
     claims = {"aud": "tracking", "exp": int(time.time()) + 3600, "jti": new_id("jti"), "role": "service"}
     text = f"{part(json.dumps(header).encode())}.{part(json.dumps(claims).encode())}"
@@ -52,7 +52,7 @@ def hmac_signed(secret: bytes, kid: str | None, algorithm: str = "HS256") -> str
 
 
 def forms_of(key: Key) -> Iterator[bytes]:
-    """A public key in every form that somebody may take for a secret."""
+    """A public key in every form that could be used as a secret."""
     public_key = key.public_key()
     for encoding in (Encoding.PEM, Encoding.DER):
         yield public_key.public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)
@@ -80,7 +80,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def status(http: httpx.AsyncClient, hub: HubProcess, bearer: str) -> int:
-    """404 where the hub knows who asks, 401 where it does not."""
+    """404 if the hub accepts the token, 401 if not."""
     return (await http.get(f"{hub.url}/v1/fleets/none", headers={"Authorization": f"Bearer {bearer}"})).status_code
 
 
@@ -96,12 +96,12 @@ GOOD: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD.keys())
-async def test_row_30_a_providers_token_is_taken(
+async def test_row_30_a_token_of_the_provider_is_accepted(
     jwks_hub: HubProcess, http: httpx.AsyncClient, make: Callable[[], str]
 ) -> None:
     bearer = make()
     assert await status(http, jwks_hub, bearer) == 404
-    # Known, and of a role that has no such socket.
+    # The token is accepted, but the role has no such socket.
     assert await close_code(jwks_hub, bearer) == 4502
 
 
@@ -111,7 +111,7 @@ BAD: dict[str, Callable[[], str]] = {
     "ES256 of a stranger": lambda: signed(STRANGER_EC, "ES256", "ec"),
     "RS256 of a stranger, no kid": lambda: signed(STRANGER_RSA, "RS256", None),
     "ES256 of a stranger, no kid": lambda: signed(STRANGER_EC, "ES256", None),
-    "a kid that there is not": lambda: signed(RSA, "RS256", "other"),
+    "an unknown kid": lambda: signed(RSA, "RS256", "other"),
     "a kid of the other key": lambda: signed(RSA, "RS256", "ec"),
     "the other kid of the other key": lambda: signed(EC, "ES256", "rsa"),
     "an empty kid": lambda: signed(RSA, "RS256", ""),
@@ -124,12 +124,14 @@ BAD: dict[str, Callable[[], str]] = {
     "no jti": lambda: signed(RSA, "RS256", "rsa", jti=None),
     "alg none": lambda: ".".join([part(b'{"alg":"none","kid":"rsa"}'), signed(RSA, "RS256", "rsa").split(".")[1], ""]),
     "alg none, signed": lambda: ".".join([part(b'{"alg":"none","kid":"rsa"}'), *signed(RSA, "RS256", "rsa").split(".")[1:]]),
-    "a signature of nothing": lambda: signed(EC, "ES256", "ec").rpartition(".")[0] + "." + part(b"\0" * 64),
+    "a signature of zeros": lambda: signed(EC, "ES256", "ec").rpartition(".")[0] + "." + part(b"\0" * 64),
 }
 
 
 @pytest.mark.parametrize("make", BAD.values(), ids=BAD.keys())
-async def test_row_30_any_other_token_is_not(jwks_hub: HubProcess, http: httpx.AsyncClient, make: Callable[[], str]) -> None:
+async def test_row_30_any_other_token_is_refused(
+    jwks_hub: HubProcess, http: httpx.AsyncClient, make: Callable[[], str]
+) -> None:
     assert await close_code(jwks_hub, make()) == 4500
     assert await status(http, jwks_hub, make()) == 401
 
@@ -146,7 +148,7 @@ async def test_row_30_hs256_signed_with_a_public_key_is_refused(
         assert await close_code(jwks_hub, hmac_signed(secret, kid)) == 4500
 
 
-async def test_row_30_a_hub_with_a_secret_takes_no_providers_token(hub: HubProcess, http: httpx.AsyncClient) -> None:
+async def test_row_30_a_hub_with_a_secret_refuses_tokens_of_a_provider(hub: HubProcess, http: httpx.AsyncClient) -> None:
     for make in GOOD.values():
         assert await close_code(hub, make()) == 4500
         assert await status(http, hub, make()) == 401
@@ -190,7 +192,7 @@ async def url_hub(provider: Provider, database_url: str, tmp_path: Path) -> Asyn
     process.kill()
 
 
-async def test_row_77_good_tokens_wait_for_nothing_beside_unknown_keys_and_a_provider_that_hangs(
+async def test_row_77_good_tokens_do_not_wait_for_unknown_keys_or_a_hanging_provider(
     url_hub: HubProcess, http: httpx.AsyncClient, provider: Provider
 ) -> None:
     bearer = signed(RSA, "RS256", "rsa")
@@ -213,12 +215,12 @@ async def test_row_77_good_tokens_wait_for_nothing_beside_unknown_keys_and_a_pro
     assert provider.most_at_once == 1
 
 
-async def test_row_77_honest_clients_notice_nothing_of_unknown_keys(database_url: str, tmp_path: Path) -> None:
-    # The scene's own hub has a secret, and need not run.
+async def test_row_77_honest_clients_do_not_notice_unknown_keys(database_url: str, tmp_path: Path) -> None:
+    # The scene's own hub has a secret. It is not needed.
     await unknown_keys(Scene(HubProcess(database_url, tmp_path / "none"), 1.5))
 
 
-async def test_row_90_a_key_that_was_taken_out_is_refused_and_its_open_sockets_end(
+async def test_row_90_a_removed_key_is_refused_and_its_open_sockets_end(
     url_hub: HubProcess, http: httpx.AsyncClient, provider: Provider
 ) -> None:
     async with Api(url_hub.url, signed(RSA, "RS256", "rsa")) as api:
@@ -236,7 +238,7 @@ async def test_row_90_a_key_that_was_taken_out_is_refused_and_its_open_sockets_e
         await staying.report(fix(1))
         await staying.acknowledged(1)
     assert (await http.get(f"{url_hub.url}/readyz")).status_code == 200
-    # With no key at all nobody can be told from another: they are to come back.
+    # Without any key the hub can't check tokens. It asks clients to come back.
     provider.keys.clear()
     async with asyncio.timeout(10):
         while (ready := await http.get(f"{url_hub.url}/readyz")).status_code == 200:

@@ -1,4 +1,4 @@
-"""TRUST.md rows 80, 82 and 84: looks, snapshots and shapes without number starve nobody, and honest people are not refused."""
+"""Rows 80, 82 and 84: many viewports, snapshots and shapes starve nobody, and honest users are not refused."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from tests.support.hub_process import HubProcess
 from tracking.demo.postgres import Cluster
 
 SLACK = 5.0
-"""How much longer than in the soak honest clients may wait: the machine is a test's."""
+"""Honest clients may wait this much longer than in the soak, because other tests run."""
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,13 @@ async def _stock(url: str) -> None:
 
 @pytest.mark.parametrize("attack", [looks, reconnects, snapshots, revisions, searches, fences, routes])
 async def test_rows_80_82_84_nobody_is_starved(attacked: HubProcess, attack: Attack) -> None:
-    # Memory is the soak's: what is made once, by the first who asks, looks like a leak in a second.
+    # The soak checks memory. In one second, what is made once looks like a leak.
     outcome = await stage(attacked, attack, 1.0, memory=False)
     outcome.check(SLACK, memory=False)
 
 
 async def test_a_dispatcher_with_four_screens_and_a_passenger_with_six_tabs_are_not_refused(attacked: HubProcess) -> None:
-    """Of one token each, all at once, as after a restart of the hub."""
+    """Each group has one token. All connect at once, as after a restart of the hub."""
     dispatchers, link = token("dispatcher", FLEET), token("passenger", TRIP)
 
     async def screen() -> int:
@@ -68,7 +68,7 @@ async def test_a_dispatcher_with_four_screens_and_a_passenger_with_six_tabs_are_
 
 @pytest.fixture
 def mean_hub(own_hub: Any) -> HubProcess:
-    """One whose budgets are soon spent."""
+    """A hub with small budgets."""
     hub: HubProcess = own_hub(
         connections_per_dispatcher="3",
         budget_frames="20/60",
@@ -84,12 +84,12 @@ async def close_code(url: str, bearer: str) -> int:
         return await socket.closed()
 
 
-async def test_what_is_past_a_budget_is_refused_and_said_to_be(mean_hub: HubProcess) -> None:
+async def test_requests_beyond_a_budget_are_refused_with_a_reason(mean_hub: HubProcess) -> None:
     async with Api(mean_hub.url) as api:
         fleet_id = await api.fleet()
         _, trip_id = await api.under_way()
         live = f"{mean_hub.url}/v1/fleets/{fleet_id}/live"
-        # Sockets of one dispatcher's token; another token is another's.
+        # Sockets of one dispatcher's token. Another token has its own budget.
         bearer = token("dispatcher", fleet_id)
         async with Dispatcher(mean_hub.url, fleet_id, bearer) as one, Dispatcher(mean_hub.url, fleet_id, bearer) as two:
             async with Dispatcher(mean_hub.url, fleet_id, bearer):
@@ -97,18 +97,18 @@ async def test_what_is_past_a_budget_is_refused_and_said_to_be(mean_hub: HubProc
             async with Dispatcher(mean_hub.url, fleet_id) as other:
                 await other.look(9, 47, 10, 48)
                 await other.expect("fleet_snapshot")
-            # Frames of all its screens together.
+            # The frames of all its screens together.
             for _ in range(11):
                 await one.look(9, 47, 10, 48)
                 await two.look(9, 47, 10, 48)
             assert 4013 in await asyncio.wait_for(_first_closed(one, two), 5)
-        # A share link that comes again and again.
+        # A share link that keeps connecting.
         link = token("passenger", trip_id)
         for _ in range(4):
             async with Passenger(mean_hub.url, trip_id, link) as passenger:
                 await passenger.expect("snapshot")
         assert await close_code(f"{mean_hub.url}/v1/trips/{trip_id}/live", link) == 4013
-        # Searches by text and by place; a list is none.
+        # Searches by text and by place. A list is no search.
         headers = {"Authorization": f"Bearer {token('dispatcher', fleet_id)}"}
         asked = ("search=x", "near=47,9", "limit=1", "search=x", "near=47,9", "limit=1")
         answers = [await api.http.get(f"/fleets/{fleet_id}/vehicles?{query}", headers=headers) for query in asked]

@@ -1,4 +1,4 @@
-"""A vehicle that moves to another fleet carries nothing over: row 88 of the trust list."""
+"""Row 88: a vehicle that moves to another fleet takes no data with it."""
 
 from collections.abc import Callable
 
@@ -36,7 +36,7 @@ class _Moved:
         await api.call("PUT", f"/vehicles/{self.vehicle_id}", body)
 
 
-async def test_trust_88_the_old_fleets_trips_show_what_it_was_called_there(hub: HubProcess, api: Api) -> None:
+async def test_trust_88_trips_of_the_old_fleet_show_its_old_name(hub: HubProcess, api: Api) -> None:
     moved = await _Moved.make(hub, api)
     async with Api(hub.url, token("dispatcher", moved.old)) as before:
         assert (await before.call("GET", f"/trips/{moved.trip_id}"))["vehicle"] == moved.shown
@@ -45,14 +45,14 @@ async def test_trust_88_the_old_fleets_trips_show_what_it_was_called_there(hub: 
         response = await before.http.get(f"/trips/{moved.trip_id}/track", params={"format": "gpx"})
         assert "Secret" not in response.text and "SECRET" not in response.text
         await before.call("GET", f"/vehicles/{moved.vehicle_id}", expect=404)
-    # Also after it was called otherwise there, came back and was called otherwise again.
+    # Also after it was renamed there, came back, and was renamed again.
     await moved.go(api, moved.new, "Another")
     await moved.go(api, moved.old, "Van 2")
     await moved.go(api, moved.old, "Van 3")
     assert (await api.call("GET", f"/trips/{moved.trip_id}"))["vehicle"] == moved.shown
 
 
-async def test_trust_88_an_open_trip_shows_what_its_vehicle_is_called_now_and_one_that_is_over_what_it_was(
+async def test_trust_88_an_open_trip_shows_the_present_name_of_its_vehicle_and_one_that_is_over_the_old_one(
     hub: HubProcess, api: Api
 ) -> None:
     vehicle_id, trip_id = await api.under_way()
@@ -88,7 +88,7 @@ async def test_trust_88_a_fleet_sees_where_a_vehicle_was_only_since_it_joined(hu
         assert (await now.call("GET", f"/fleets/{moved.new}/vehicles", near="47.14,9.52"))["vehicles"] == []
         assert (await now.call("GET", f"/fleets/{moved.new}/events"))["events"] == []
         async with Driver(hub.url, moved.vehicle_id) as driver:
-            # Its backlog is of the time before; then it is where it is.
+            # It sends a backlog from before the move, and then its present place.
             await driver.report(fix(1, fix_time=now_ms() - 600_000, latitude=47.12), fix(2, latitude=47.14101))
             await driver.acknowledged(2)
         [row] = await now.track(f"{vehicle}/track")
@@ -96,16 +96,16 @@ async def test_trust_88_a_fleet_sees_where_a_vehicle_was_only_since_it_joined(hu
         days = (await now.call("GET", f"{vehicle}/days"))["days"]
         assert sum(day["positions"] for day in days) == 1
         assert (await now.call("GET", vehicle))["position"]["latitude"] == 47.14101
-    # The service sees all of it.
+    # A service sees everything.
     rows = await api.track(f"{vehicle}/track")
     assert [row["trip_id"] for row in rows if row["trip_id"]] == [moved.trip_id]
     assert len(rows) == 3
     days = (await api.call("GET", f"{vehicle}/days"))["days"]
-    # Of two days, soon after midnight.
+    # Soon after midnight there are two days.
     assert sum(day["positions"] for day in days) == 3
 
 
-async def test_trust_88_a_backlog_from_before_moves_no_marker_and_tells_no_event_in_the_new_fleet(
+async def test_trust_88_a_backlog_from_before_moves_no_marker_and_causes_no_event_in_the_new_fleet(
     hub: HubProcess, api: Api
 ) -> None:
     old, new = await api.fleet(), await api.fleet()
@@ -129,7 +129,7 @@ async def test_trust_88_a_backlog_from_before_moves_no_marker_and_tells_no_event
     assert event["latitude"] == 47.15001
 
 
-async def test_trust_88_a_fix_of_a_fast_clock_that_came_before_the_move_is_the_old_fleets(hub: HubProcess, api: Api) -> None:
+async def test_trust_88_a_fix_of_a_fast_clock_from_before_the_move_belongs_to_the_old_fleet(hub: HubProcess, api: Api) -> None:
     vehicle_id, trip_id = await api.under_way()
     new = await api.fleet()
     async with Driver(hub.url, vehicle_id) as driver:
@@ -147,11 +147,11 @@ async def test_trust_88_a_fix_of_a_fast_clock_that_came_before_the_move_is_the_o
     assert len(await api.track(f"/vehicles/{vehicle_id}/track", suspect="true")) == 2
 
 
-async def test_trust_88_its_driver_knows_the_old_fleets_trips_no_more(hub: HubProcess, api: Api) -> None:
+async def test_trust_88_its_driver_no_longer_knows_the_trips_of_the_old_fleet(hub: HubProcess, api: Api) -> None:
     moved = await _Moved.make(hub, api)
     async with Api(hub.url, token("driver", moved.vehicle_id)) as driver:
         await driver.call("GET", f"/trips/{moved.trip_id}", expect=404)
-    # Nor is it told when the old fleet changes something of them.
+    # It is not told of changes to them either.
     async with Driver(hub.url, moved.vehicle_id) as connected:
         trip = await api.call("GET", f"/trips/{moved.trip_id}")
         await api.call("PATCH", f"/trips/{moved.trip_id}", {"route": None, "version": trip["version"]})
@@ -159,10 +159,10 @@ async def test_trust_88_its_driver_knows_the_old_fleets_trips_no_more(hub: HubPr
         assert (await connected.receive())["type"] == "error"
 
 
-async def test_trust_88_a_move_that_was_committed_and_not_told_yet_shows_nothing_from_before(
+async def test_trust_88_a_committed_move_that_is_not_told_yet_shows_nothing_from_before(
     own_hub: Callable[..., HubProcess], database_url: str
 ) -> None:
-    """As where the answer to its COMMIT was lost."""
+    """This happens when the answer to its COMMIT was lost."""
     hub = own_hub()
     async with Api(hub.url) as api:
         old, new = await api.fleet(), await api.fleet()

@@ -1,5 +1,6 @@
-"""A real fleet lives with the defaults: a depot of 200 phones behind one address that come back at once, a passenger with six
-open tabs, a dispatcher with four screens. None of them is refused anything.
+"""The default limits refuse nothing to a real fleet.
+
+200 phones of a depot come back at once behind one address. A passenger has six open tabs, and a dispatcher four screens.
 """
 
 import asyncio
@@ -22,13 +23,13 @@ TABS, RECONNECTS = 6, 3
 SCREENS, LOOKS, LOOKS_PER_SECOND = 4, 40, 20
 FLEET = "depot"
 DRIVEN = 250
-"""Fixes of each phone that were acknowledged before the line broke."""
+"""Fixes of each phone that were acknowledged before the connection broke."""
 LIMIT_SECONDS = 30.0
 
 
 @pytest.fixture
 async def depot(own_hub: Callable[..., HubProcess], database_url: str) -> AsyncIterator[tuple[HubProcess, list[str]]]:
-    """A hub as it comes, but for the pace of acks, which tests' hubs do without; its phones have their sessions already."""
+    """A hub with default settings, also for the pace of acks. Its phones already have their sessions."""
     sessions = [str(uuid.uuid4()) for _ in range(PHONES)]
     connection = await asyncpg.connect(database_url)
     await connection.execute("INSERT INTO fleets (fleet_id, name) VALUES ($1, 'Depot')", FLEET)
@@ -69,7 +70,7 @@ async def depot(own_hub: Callable[..., HubProcess], database_url: str) -> AsyncI
 
 
 def backlog(phone: int, first: int) -> str:
-    """A `positions` frame of what was driven while the line was away, a fix a second."""
+    """A `positions` frame with a fix for each second that the connection was lost."""
     begin = now_ms() - BACKLOG * 1000
     fixes = [
         {
@@ -81,12 +82,12 @@ def backlog(phone: int, first: int) -> str:
         }
         for n in range(BACKLOG)
     ]
-    # 64 KiB are the most that a frame may have.
+    # A frame may have at most 64 KiB.
     return json.dumps({"type": "positions", "positions": fixes}, separators=(",", ":"))
 
 
 class Refused:
-    """What anybody was told that is no for an answer."""
+    """All refusals that any client got."""
 
     def __init__(self) -> None:
         self.of: list[str] = []
@@ -97,7 +98,7 @@ class Refused:
 
 
 async def phone(url: str, number: int, session: str, refused: Refused) -> None:
-    """Comes back with its session, sends what it has, reads what was written to it, and answers."""
+    """Reconnects with its session, sends its backlog, reads its messages, and answers."""
     frame = backlog(number, DRIVEN + 1)
     async with Socket(f"{url}/v1/driver", token("driver", f"van-{number}"), open_timeout=LIMIT_SECONDS) as driver:
         await driver.send({"type": "hello", "session": session})
@@ -119,7 +120,7 @@ async def phone(url: str, number: int, session: str, refused: Refused) -> None:
 
 
 async def tab(url: str, bearer: str, refused: Refused) -> None:
-    """Opens, and is opened anew three times, as pages are that come out of the background."""
+    """Opens, and reopens three times, as pages do that return from the background."""
     for _ in range(1 + RECONNECTS):
         async with Passenger(url, "trip-1", bearer) as passenger:
             message = await passenger.receive()
@@ -136,7 +137,7 @@ async def screen(url: str, bearer: str, refused: Refused) -> None:
         for look in range(LOOKS):
             shift = look * 0.002
             await dispatcher.look(9.4 + shift, 47.0, 9.6 + shift, 47.3)
-            # The pace of a hand, which is what is tried here.
+            # The test needs the pace of a user's hand.
             await asyncio.sleep(max(0.0, began + (look + 1) / LOOKS_PER_SECOND - time.monotonic()))
         await download
         reading.cancel()
@@ -152,7 +153,7 @@ async def _read(dispatcher: Dispatcher) -> None:
         await dispatcher.receive()
 
 
-async def test_none_of_a_real_fleet_is_refused(depot: tuple[HubProcess, list[str]]) -> None:
+async def test_nobody_in_a_real_fleet_is_refused(depot: tuple[HubProcess, list[str]]) -> None:
     hub, sessions = depot
     refused = Refused()
     async with Api(hub.url) as api:

@@ -1,4 +1,4 @@
-"""Rows 41, 42 and 53: what is sent again is acknowledged again and stored once; of two connections the newer wins."""
+"""Rows 41, 42 and 53: repeats are acknowledged and stored once, and the newer of two connections wins."""
 
 import asyncio
 import uuid
@@ -10,7 +10,7 @@ from tests.trust.bench import Bench
 
 
 async def rows(api: Api, vehicle_id: str) -> list[tuple[int, float]]:
-    """`(seq, latitude)` of everything stored of the vehicle."""
+    """`(seq, latitude)` of all stored fixes of the vehicle."""
     track = await api.track(f"/vehicles/{vehicle_id}/track", suspect="true")
     return sorted((int(row["seq"]), float(row["latitude"])) for row in track)
 
@@ -37,8 +37,8 @@ async def test_row_41_a_fix_twice_in_one_batch_is_stored_once(bench: Bench) -> N
     assert await rows(bench.api, bench.vehicle_id) == expected(*fixes)
 
 
-async def test_row_41_again_before_the_ack_is_stored_once(bench: Bench) -> None:
-    """Sent over and over without waiting, so that repeats meet fixes that are not yet committed."""
+async def test_row_41_a_repeat_before_the_ack_is_stored_once(bench: Bench) -> None:
+    """Repeats are sent without waiting, so that the first fix is not yet committed."""
     begin = now_ms() - 100_000
     fixes = [fix(seq, fix_time=begin + seq * 1_000) for seq in range(1, 51)]
     for _ in range(4):
@@ -51,7 +51,7 @@ async def test_row_41_again_before_the_ack_is_stored_once(bench: Bench) -> None:
     assert [seq for seq, _ in await rows(bench.api, bench.vehicle_id)] == list(range(1, 52))
 
 
-async def test_row_41_again_after_a_reconnect_is_stored_once(bench: Bench) -> None:
+async def test_row_41_a_repeat_after_a_reconnect_is_stored_once(bench: Bench) -> None:
     begin = now_ms() - 10_000
     fixes = [fix(seq, fix_time=begin + seq * 1_000) for seq in range(1, 6)]
     await bench.driver.report(*fixes[:3])
@@ -69,7 +69,7 @@ async def test_row_41_again_after_a_reconnect_is_stored_once(bench: Bench) -> No
 async def test_row_41_a_connection_cut_before_the_ack_loses_and_doubles_nothing(
     hub: HubProcess, api: Api, fleet_id: str
 ) -> None:
-    """The device cannot know what arrived, so it sends all of it again."""
+    """The device cannot know what arrived, so it sends everything again."""
     vehicle_id = await api.vehicle(fleet_id)
     begin = now_ms() - 600_000
     fixes = [fix(seq, fix_time=begin + seq * 1_000) for seq in range(1, 301)]
@@ -85,18 +85,18 @@ async def test_row_41_a_connection_cut_before_the_ack_loses_and_doubles_nothing(
     assert await rows(api, vehicle_id) == expected(*fixes)
 
 
-async def test_row_41_a_rejected_fix_again_is_acknowledged_again(bench: Bench) -> None:
+async def test_row_41_a_repeat_of_a_rejected_fix_is_acknowledged_again(bench: Bench) -> None:
     bad = fix(1, latitude=91)
     await bench.driver.report(bad)
     assert [r["seq"] for r in await bench.driver.acknowledged(1)] == [1]
-    # Also where it would be good now: it is a repeat, whatever it carries.
+    # Also with a valid value now: it is a repeat, whatever it contains.
     for again in (bad, fix(1)):
         await bench.driver.report(again)
         assert (await bench.driver.expect("ack"))["seq"] == 1
     assert await rows(bench.api, bench.vehicle_id) == []
 
 
-async def test_row_41_another_session_has_numbers_of_its_own(bench: Bench) -> None:
+async def test_row_41_another_session_has_its_own_numbers(bench: Bench) -> None:
     first, second = fix(1), fix(1, latitude=47.2, fix_time=now_ms() + 20_000)
     await bench.driver.report(first)
     await bench.driver.acknowledged(1)
@@ -109,7 +109,7 @@ async def test_row_41_another_session_has_numbers_of_its_own(bench: Bench) -> No
     assert await rows(bench.api, bench.vehicle_id) == expected(first, second)
 
 
-async def test_row_42_the_same_seq_with_other_content_leaves_the_first(bench: Bench) -> None:
+async def test_row_42_the_same_seq_with_other_content_keeps_the_first(bench: Bench) -> None:
     first = fix(1)
     await bench.driver.report(first)
     await bench.driver.acknowledged(1)
@@ -148,7 +148,7 @@ async def test_row_42_a_repeat_does_not_move_the_marker(hub: HubProcess, api: Ap
 
 
 async def test_rows_41_and_42_hold_over_a_restart_of_the_hub(own_hub: Any) -> None:
-    """Killed without notice: the device sends all of it again, one fix changed; each is stored once, as it first came."""
+    """The hub is killed. The device sends everything again, with one fix changed. Each is stored once, as it was first."""
     hub: HubProcess = own_hub()
     async with Api(hub.url) as api:
         vehicle_id = await api.vehicle(await api.fleet())
@@ -170,7 +170,7 @@ async def test_rows_41_and_42_hold_over_a_restart_of_the_hub(own_hub: Any) -> No
 
 
 async def test_a_message_or_status_sent_again_is_done_once(hub: HubProcess, api: Api) -> None:
-    """Rows 41 and 42 for what carries a `client_id`."""
+    """Rows 41 and 42 for messages with a `client_id`."""
     vehicle_id, trip_id = await api.under_way()
     async with Driver(hub.url, vehicle_id) as driver, Passenger(hub.url, trip_id) as passenger:
         await passenger.expect("snapshot")
@@ -189,8 +189,8 @@ async def test_a_message_or_status_sent_again_is_done_once(hub: HubProcess, api:
     assert [m["offset"] for m in seen] == [1, 2, 3]
 
 
-async def test_two_who_count_alike_are_both_heard(hub: HubProcess, api: Api) -> None:
-    """A `client_id` is of one token or share: passengers by links, by tokens, and dispatchers, each of whom begins with 1."""
+async def test_two_senders_may_use_the_same_client_id(hub: HubProcess, api: Api) -> None:
+    """A `client_id` belongs to one token or share. Passengers and dispatchers may each begin with 1."""
     vehicle_id, trip_id = await api.under_way()
     fleet_id = (await api.call("GET", f"/trips/{trip_id}"))["fleet_id"]
     links = [(await api.call("POST", f"/trips/{trip_id}/shares", {}, expect=201))["token"] for _ in range(2)]
@@ -208,7 +208,7 @@ async def test_two_who_count_alike_are_both_heard(hub: HubProcess, api: Api) -> 
         for _ in range(2):
             async with Dispatcher(hub.url, fleet_id) as dispatcher:
                 await say(dispatcher, f"dispatcher {len(said)}")
-        # The first one's app was started anew, and counts from 1 again.
+        # The first one's app was restarted, and counts from 1 again.
         async with Passenger(hub.url, trip_id, links[0]) as passenger:
             await passenger.send({"type": "message", "text": said[0], "client_id": "1"})
             assert await passenger.expect("done") == {"type": "done", "client_id": "1"}
@@ -219,7 +219,7 @@ async def test_two_who_count_alike_are_both_heard(hub: HubProcess, api: Api) -> 
         assert [(await driver.expect("message"))["text"] for _ in range(len(said) + 1)] == [*said, "marker"]
 
 
-async def test_two_drivers_of_one_vehicle_who_count_alike_are_both_heard(hub: HubProcess, api: Api) -> None:
+async def test_two_drivers_of_one_vehicle_may_use_the_same_client_id(hub: HubProcess, api: Api) -> None:
     vehicle_id, trip_id = await api.under_way()
     async with Passenger(hub.url, trip_id) as passenger:
         for text in ("early shift", "late shift"):
@@ -230,7 +230,7 @@ async def test_two_drivers_of_one_vehicle_who_count_alike_are_both_heard(hub: Hu
 
 
 async def test_a_message_is_posted_once_though_the_token_was_renewed(hub: HubProcess, api: Api) -> None:
-    """Where its `client_id` is a UUID: what was not answered is sent again with the next token."""
+    """If its `client_id` is a UUID. An unanswered message is sent again with the next token."""
     vehicle_id, trip_id = await api.under_way()
     message = {"type": "message", "trip_id": trip_id, "text": "at the door", "client_id": str(uuid.uuid4())}
     async with Passenger(hub.url, trip_id) as passenger:
@@ -274,7 +274,7 @@ async def test_row_53_the_newer_connection_of_a_vehicle_wins(hub: HubProcess, ap
             await newer.report(fix(1))
             assert await newer.acknowledged(1) == []
             assert (await passenger.expect("position"))["offset"] == 1
-            # The going of the older one takes nothing from the newer one: it is still told what concerns the driver.
+            # When the older one closes, the newer one still gets the driver's messages.
             await api.advance(trip_id, "arrived_at_pickup")
             assert (await newer.expect("trip"))["trip"]["status"] == "arrived_at_pickup"
             await newer.report(fix(2))
@@ -284,8 +284,8 @@ async def test_row_53_the_newer_connection_of_a_vehicle_wins(hub: HubProcess, ap
     assert [seq for seq, _ in await rows(api, vehicle_id)] == [1, 2]
 
 
-async def test_row_53_what_the_older_connection_brought_is_kept(hub: HubProcess, api: Api, fleet_id: str) -> None:
-    """Also what was not yet acknowledged when the newer one came; and nothing of it twice."""
+async def test_row_53_fixes_of_the_older_connection_are_kept(hub: HubProcess, api: Api, fleet_id: str) -> None:
+    """Also those that were not acknowledged when the newer one came. None is stored twice."""
     vehicle_id = await api.vehicle(fleet_id)
     begin = now_ms() - 600_000
     fixes = [fix(seq, fix_time=begin + seq * 1_000) for seq in range(1, 401)]
@@ -299,7 +299,7 @@ async def test_row_53_what_the_older_connection_brought_is_kept(hub: HubProcess,
 
 
 async def test_row_53_the_last_of_many_at_once_stays(hub: HubProcess, api: Api, fleet_id: str) -> None:
-    """Twenty connections of one vehicle at the same time: all but one get 4409, and that one works."""
+    """Of twenty connections of one vehicle at once, all but one get 4409. That one works."""
     vehicle_id = await api.vehicle(fleet_id)
     bearer = token("driver", vehicle_id)
     sockets = [Socket(f"{hub.url}/v1/driver", bearer) for _ in range(20)]
@@ -325,6 +325,6 @@ async def test_row_53_the_last_of_many_at_once_stays(hub: HubProcess, api: Api, 
         await asyncio.gather(*(socket.__aexit__(None, None, None) for socket in sockets))
 
 
-async def test_row_53_another_vehicle_is_another_matter(bench: Bench) -> None:
+async def test_row_53_another_vehicle_is_not_affected(bench: Bench) -> None:
     async with Driver(bench.url, await bench.api.vehicle(bench.fleet_id), bench.driver.session):
         await bench.goes_on()

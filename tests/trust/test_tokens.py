@@ -1,4 +1,4 @@
-"""Ordinary tokens are judged at once, all others by PyJWT, with the hub's secret or with a key: all come to the same end."""
+"""The fast check of ordinary tokens and that of PyJWT agree, with the hub's secret and with a key."""
 
 import json
 from pathlib import Path
@@ -76,7 +76,7 @@ def providers(tmp_path_factory: pytest.TempPathFactory) -> Auth:
 
 
 async def judged(auth: Auth, token: str) -> Principal | str:
-    """Anything but a principal or a refusal is a fault."""
+    """The principal, or the refusal. Any other exception is a bug."""
     try:
         return await auth.authenticate(token)
     except Refusal as refused:
@@ -85,7 +85,7 @@ async def judged(auth: Auth, token: str) -> Principal | str:
 
 
 async def warm() -> Auth:
-    """One that has seen a good token of each header."""
+    """An `Auth` that has seen a good token with each header."""
     made = auth()
     for header in ({}, {"typ": "at+jwt"}, {"kid": "x"}):
         await made.authenticate(jwt.encode(GOOD, SECRET, "HS256", headers=header))
@@ -95,10 +95,10 @@ async def warm() -> Auth:
 @given(claims, headers, st.sampled_from([SECRET, SECRET[::-1]]), st.sampled_from(["HS256", "HS512"]))
 @example({**GOOD, "exp": float("nan")}, {}, SECRET, "HS256")
 @example({**GOOD, "exp": 10**400}, {}, SECRET, "HS256")
-async def test_a_token_is_judged_alike_at_once_and_at_length(
+async def test_the_fast_and_the_full_check_agree(
     providers: Auth, claims: dict[str, Any], header: dict[str, Any], secret: str, algorithm: str
 ) -> None:
-    # Not by `jwt.encode`, which signs nothing that is odd.
+    # `jwt.encode` refuses to sign odd claims.
     payload = json.dumps(claims).encode()
     token = jwt.PyJWS().encode(payload, secret, algorithm, header)
     found = await judged(await warm(), token)
@@ -109,20 +109,20 @@ async def test_a_token_is_judged_alike_at_once_and_at_length(
 
 
 @given(st.binary(max_size=60), st.booleans())
-async def test_what_is_no_claims_at_all_is_refused(payload: bytes, known_header: bool) -> None:
+async def test_a_payload_without_claims_is_refused(payload: bytes, known_header: bool) -> None:
     token = jwt.PyJWS().encode(payload, SECRET, "HS256")
     assert isinstance(await judged(await warm() if known_header else auth(), token), str)
 
 
 @given(st.dictionaries(st.sampled_from(["alg", "kid", "typ", "crit", "b64", "x"]), ODD), st.binary(max_size=40))
-async def test_a_header_of_a_strangers_making_is_refused(providers: Auth, header: dict[str, Any], signature: bytes) -> None:
+async def test_a_forged_header_is_refused(providers: Auth, header: dict[str, Any], signature: bytes) -> None:
     parts = (json.dumps(header).encode(), json.dumps(GOOD).encode(), signature)
     token = ".".join(jwt.utils.base64url_encode(part).decode() for part in parts)
     for made in (auth(), providers):
         assert isinstance(await judged(made, token), str)
 
 
-async def test_nested_ever_so_deep_it_is_refused(providers: Auth) -> None:
+async def test_deep_nesting_is_refused(providers: Auth) -> None:
     deep = b'{"x":' + b"[" * 2_500 + b"]" * 2_500 + b"}"
     for made in (await warm(), auth(), providers):
         token = ".".join(jwt.utils.base64url_encode(part).decode() for part in (deep, b"{}", b"x"))
@@ -138,11 +138,11 @@ async def test_a_token_that_was_tampered_with_is_refused(place: int, letter: str
     tampered = token[:place] + letter + token[place + 1 :]
     found = await judged(await warm(), tampered)
     assert found == await judged(auth(), tampered)
-    # The last letter of a signature has bits that say nothing.
+    # The last character of a signature has unused bits.
     assert isinstance(found, str) or tampered == token or place == len(token) - 1
 
 
-async def test_an_ordinary_token_is_judged_at_once_and_revoked_all_the_same() -> None:
+async def test_an_ordinary_token_uses_the_fast_check_and_can_be_revoked() -> None:
     made = await warm()
     token = made.issue(Role.DRIVER, "van", 60).token
     assert made._signed_at_once(token) is not None
@@ -155,13 +155,13 @@ async def test_an_ordinary_token_is_judged_at_once_and_revoked_all_the_same() ->
 
 
 @pytest.mark.parametrize("seconds, good", [(-60, True), (0, True), (5, True), (5.1, False), (3_600, False)])
-async def test_a_token_is_good_from_its_nbf_on_and_a_clock_may_be_five_seconds_off(seconds: float, good: bool) -> None:
+async def test_a_token_is_valid_from_its_nbf_on_with_a_tolerance_of_five_seconds(seconds: float, good: bool) -> None:
     token = jwt.PyJWS().encode(json.dumps({**GOOD, "nbf": SECONDS + seconds}).encode(), SECRET, "HS256")
     for made in (await warm(), auth()):
         assert isinstance(await judged(made, token), Principal) is good
 
 
-# --- row 20, on the wire: no fault of ours, whatever is signed ------------------------------------------------------
+# --- row 20, over sockets: odd claims are never a server error -------------------------------------------------------
 
 SIGNED: dict[str, dict[str, Any]] = {
     "exp NaN": {"exp": float("nan")},
@@ -190,7 +190,7 @@ SIGNED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("odd", SIGNED.values(), ids=SIGNED.keys())
-async def test_odd_claims_that_are_signed_are_an_invalid_token(hub: HubProcess, bench: Bench, odd: dict[str, Any]) -> None:
+async def test_odd_signed_claims_are_an_invalid_token(hub: HubProcess, bench: Bench, odd: dict[str, Any]) -> None:
     good = {**GOOD, "exp": 4_000_000_000, "vehicle_id": bench.vehicle_id, **odd}
     began = hub.log.stat().st_size
     for role, subject, path in (

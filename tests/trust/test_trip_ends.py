@@ -1,4 +1,4 @@
-"""Rows 35 to 37: what a passenger may see ends with the link, with the trip, and with the vehicle's part in it."""
+"""Rows 35 to 37: a passenger sees nothing after the end of the link, of the trip, or of the vehicle's part in it."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ ENDS = {"complete": (*DRIVE, "complete"), "canceled": ("enroute_to_pickup", "can
 
 
 async def until_closed(socket: Socket) -> tuple[int | None, list[Message]]:
-    """The close code, and everything that came before it."""
+    """The close code, and all messages before it."""
     messages: list[Message] = []
     try:
         while True:
@@ -24,7 +24,7 @@ async def until_closed(socket: Socket) -> tuple[int | None, list[Message]]:
 
 
 async def refused(url: str, trip_id: str, bearer: str | None = None, query: str = "") -> int:
-    """How a passenger is sent away that must see nothing at all."""
+    """Check that the passenger sees nothing. Returns the close code."""
     async with Passenger(url, trip_id, bearer, query) as passenger:
         code, messages = await until_closed(passenger)
     assert messages == []
@@ -33,7 +33,7 @@ async def refused(url: str, trip_id: str, bearer: str | None = None, query: str 
 
 
 def places(*fixes: Message) -> list[list[float]]:
-    """A track as these fixes make it."""
+    """The track of these fixes."""
     return [[f["longitude"], f["latitude"], f["fix_time"]] for f in fixes]
 
 
@@ -56,7 +56,7 @@ async def test_row_35_a_share_that_expires_while_open_is_closed(hub: HubProcess,
         for path in (f"/trips/{trip_id}", f"/trips/{trip_id}/track"):
             response = await api.http.get(path, headers={"Authorization": f"Bearer {share['token']}"})
             assert response.status_code == 401
-        # Nobody else is sent away with it.
+        # Nobody else is closed.
         await driver.report(fix(2))
         assert (await lasting.expect("position"))["offset"] == 1
         assert (await lasting.expect("position"))["offset"] == 2
@@ -88,7 +88,7 @@ async def test_row_35_a_share_revoked_while_open_is_closed(hub: HubProcess, api:
         revoked["share_id"]: True,
         kept["share_id"]: False,
     }
-    # To revoke again is no error.
+    # Revoking again is no error.
     await api.call("DELETE", f"/shares/{revoked['share_id']}", expect=204)
 
 
@@ -96,8 +96,8 @@ async def test_row_35_a_share_revoked_while_open_is_closed(hub: HubProcess, api:
 
 
 @pytest.mark.parametrize("steps", ENDS.values(), ids=ENDS.keys())
-async def test_row_36_the_end_of_a_trip_is_the_last_thing_seen_of_it(hub: HubProcess, api: Api, steps: tuple[str, ...]) -> None:
-    """The trip's message, then 4506; the driver goes on, and nobody sees it: not live, not later, not over HTTP."""
+async def test_row_36_the_end_is_the_last_message_of_a_trip(hub: HubProcess, api: Api, steps: tuple[str, ...]) -> None:
+    """The `trip` message comes, then 4506. The driver continues, but nobody sees it: neither live, nor later, nor over HTTP."""
     fleet_id = await api.fleet()
     vehicle_id = await api.vehicle(fleet_id)
     trip_id = (await api.trip(fleet_id, vehicle_id))["trip_id"]
@@ -137,7 +137,7 @@ async def test_row_36_the_end_of_a_trip_is_the_last_thing_seen_of_it(hub: HubPro
                 response = await api.http.get(f"/trips/{trip_id}/track", params={"format": format_}, headers=headers)
                 assert response.status_code == 403
                 assert str(during["latitude"]) not in response.text
-            # That it is over may be known; which vehicle it was no longer.
+            # The status may still be seen. The vehicle may not.
             response = await api.http.get(f"/trips/{trip_id}", headers=headers)
             assert response.json()["status"] == steps[-1]
             assert "vehicle" not in response.json()
@@ -148,8 +148,8 @@ async def test_row_36_the_end_of_a_trip_is_the_last_thing_seen_of_it(hub: HubPro
     assert [(row["seq"], row["trip_id"]) for row in rows] == [("1", trip_id), ("2", ""), ("3", "")]
 
 
-async def test_row_36_the_driver_ends_the_trip_and_goes_on(hub: HubProcess, api: Api) -> None:
-    """All of it sent in one go by the driver: status, and fixes behind it. None of them is seen."""
+async def test_row_36_the_driver_ends_the_trip_and_continues(hub: HubProcess, api: Api) -> None:
+    """The driver sends the status and fixes after it at once. Nobody sees those fixes."""
     vehicle_id, trip_id = await api.under_way()
     async with Driver(hub.url, vehicle_id) as driver, Passenger(hub.url, trip_id) as passenger:
         await passenger.expect("snapshot")
@@ -173,14 +173,14 @@ async def test_row_36_a_message_to_a_trip_that_is_over_is_refused(hub: HubProces
 
 
 async def test_row_36_before_the_start_nothing_is_seen(hub: HubProcess, api: Api) -> None:
-    """A passenger may wait for a trip that is `new`, and sees where the vehicle is only once it is under way."""
+    """A passenger may wait for a `new` trip. It sees the vehicle's place only when the trip is under way."""
     fleet_id = await api.fleet()
     vehicle_id = await api.vehicle(fleet_id)
     trip_id = (await api.trip(fleet_id, vehicle_id))["trip_id"]
     headers = {"Authorization": f"Bearer {token('passenger', trip_id)}"}
     async with Driver(hub.url, vehicle_id) as driver, Passenger(hub.url, trip_id) as passenger:
         snapshot = await passenger.expect("snapshot")
-        # Long before the trip begins, so that no grace makes them part of it.
+        # Long before the start, so that the grace time does not include them.
         await driver.report(fix(1, fix_time=now_ms() - 60_000), fix(2, fix_time=now_ms() - 40_000))
         await driver.acknowledged(2)
         async with Passenger(hub.url, trip_id) as second:
@@ -201,8 +201,10 @@ async def test_row_36_before_the_start_nothing_is_seen(hub: HubProcess, api: Api
     assert [row["seq"] for row in await api.track(f"/trips/{trip_id}/track")] == ["3"]
 
 
-async def test_row_36_fixes_from_before_the_start_and_after_the_end_are_not_the_trips(hub: HubProcess, api: Api) -> None:
-    """A backlog that comes while the trip is under way, and one that comes when it is over: 30 s of grace, and no more."""
+async def test_row_36_fixes_from_before_the_start_and_after_the_end_do_not_belong_to_the_trip(
+    hub: HubProcess, api: Api
+) -> None:
+    """One backlog comes during the trip, and one after its end. There are 30 s of grace."""
     vehicle_id, trip_id = await api.under_way()
     started = now_ms()
     before, grace = fix(1, fix_time=started - 45_000), fix(2, fix_time=started - 20_000)
@@ -225,7 +227,7 @@ async def test_row_36_fixes_from_before_the_start_and_after_the_end_are_not_the_
 
 
 async def test_row_36_a_clock_ahead_puts_nothing_past_the_end(hub: HubProcess, api: Api) -> None:
-    """Fixes dated after the end, but sent before it, are not shown in the trip's track when it is over."""
+    """Fixes that were sent before the end but dated after it are not in the track of the finished trip."""
     vehicle_id, trip_id = await api.under_way()
     async with Driver(hub.url, vehicle_id) as driver:
         await driver.report(fix(1), fix(2, fix_time=now_ms() + 50_000))
@@ -238,7 +240,7 @@ async def test_row_36_a_clock_ahead_puts_nothing_past_the_end(hub: HubProcess, a
 
 
 async def next_trip(api: Api, old_id: str, vehicle_id: str) -> str:
-    """Ends the old trip; the id of a new one of the same vehicle, under way."""
+    """End the old trip, and start a new one with the same vehicle. Returns its id."""
     old = await api.advance(old_id, "canceled")
     new = await api.trip(old["fleet_id"], vehicle_id)
     await api.advance(new["trip_id"], "enroute_to_pickup")
@@ -267,12 +269,12 @@ async def test_row_37_an_old_link_shows_nothing_of_the_new_trip(hub: HubProcess,
         assert (await api.http.get(f"/trips/{new_id}", headers=headers)).status_code == 404
         assert (await api.http.get(f"/trips/{new_id}/track", headers=headers)).status_code == 404
         assert (await api.http.get(f"/trips/{old_id}/track", headers=headers)).status_code == 403
-        # Nor may it write into the new one.
+        # It can't write to the new trip either.
         await driver.acknowledged(2)
 
 
 async def test_row_37_a_late_backlog_of_the_old_trip_goes_to_the_old_trip_only(hub: HubProcess, api: Api) -> None:
-    """Fixes of the old trip that come when the new one is under way: in the old one's track, never on the new one's map."""
+    """Late fixes of the old trip are in its track, and never on the map of the new one."""
     vehicle_id, old_id = await api.under_way()
     begin = now_ms()
     old = [fix(seq, fix_time=begin - 10_000 + seq * 100) for seq in range(1, 51)]
@@ -283,7 +285,7 @@ async def test_row_37_a_late_backlog_of_the_old_trip_goes_to_the_old_trip_only(h
         await passenger.expect("snapshot")
         await driver.report(*old)
         await driver.acknowledged(50)
-        # The marker: the first of the new trip's own.
+        # The marker is the first fix of the new trip.
         own = fix(51)
         await driver.report(own)
         update = await passenger.receive()
@@ -297,8 +299,8 @@ async def test_row_37_a_late_backlog_of_the_old_trip_goes_to_the_old_trip_only(h
     assert [int(row["seq"]) for row in await api.track(f"/trips/{new_id}/track", suspect="true")] == [51]
 
 
-async def test_row_37_a_late_backlog_after_a_restart_is_judged_the_same(own_hub: Any) -> None:
-    """The same, when the hub knows of the old trip from the database alone."""
+async def test_row_37_a_late_backlog_after_a_restart_is_treated_the_same(own_hub: Any) -> None:
+    """The hub then knows the old trip only from the database."""
     hub: HubProcess = own_hub()
     async with Api(hub.url) as api:
         vehicle_id, old_id = await api.under_way()
@@ -319,7 +321,7 @@ async def test_row_37_a_late_backlog_after_a_restart_is_judged_the_same(own_hub:
 
 
 async def test_row_37_the_old_driver_of_a_trip_is_no_longer_seen(hub: HubProcess, api: Api) -> None:
-    """A trip that another vehicle takes over shows the new one; the old one drives on unseen."""
+    """When another vehicle takes over a trip, its watchers see the new one. The old one is no longer seen."""
     old_vehicle, trip_id = await api.under_way()
     trip = await api.call("GET", f"/trips/{trip_id}")
     new_vehicle = await api.vehicle(trip["fleet_id"], plate="FL 2")
@@ -344,7 +346,7 @@ async def test_row_37_the_old_driver_of_a_trip_is_no_longer_seen(hub: HubProcess
     assert [(row["vehicle_id"], row["seq"]) for row in rows] == [(old_vehicle, "1"), (new_vehicle, "1")]
 
 
-async def test_row_37_a_trip_that_is_deleted_is_gone_for_its_watchers(hub: HubProcess, api: Api) -> None:
+async def test_row_37_a_deleted_trip_is_gone_for_its_watchers(hub: HubProcess, api: Api) -> None:
     fleet_id = await api.fleet()
     trip_id = (await api.trip(fleet_id, None))["trip_id"]
     async with Passenger(hub.url, trip_id) as passenger:
