@@ -13,7 +13,7 @@ from tracking.errors import StoreUnavailable
 from tracking.metrics import CHANGES_CUT
 from tracking.model import Clock
 from tracking.store import change_days
-from tracking.store.batches import Batches
+from tracking.store.jobs import Jobs
 from tracking.store.pool import Database
 from tracking.store.positions import DAY_MS
 
@@ -27,8 +27,8 @@ LOOK_SECONDS = 300.0
 class ChangeUpkeep:
     """`run` works until it is cancelled."""
 
-    def __init__(self, batches: Batches, database: Database, settings: Settings, clock: Clock) -> None:
-        self._batches = batches
+    def __init__(self, jobs: Jobs, database: Database, settings: Settings, clock: Clock) -> None:
+        self._jobs = jobs
         self._database = database
         self._settings = settings
         self._clock = clock
@@ -77,4 +77,4 @@ class ChangeUpkeep:
             found = await change_days.parts(connection)
         for part in found:
             if not await change_days.drop_day(self._database, part, ahead) and part.attached:
-                await self._batches.run("cut the change log", change_days.Rows(part))
+                await self._jobs.run("cut the change log", change_days.Rows(part))

@@ -14,8 +14,8 @@ from tracking.errors import StoreUnavailable
 from tracking.metrics import ERASED, ERASURES
 from tracking.model import Clock
 from tracking.store import erasures
-from tracking.store.batches import Batch, Batches
 from tracking.store.erasures import Erasure, TripErasure
+from tracking.store.jobs import Batch, Jobs
 from tracking.store.pool import Connection, Database
 
 logger = logging.getLogger(__name__)
@@ -30,9 +30,9 @@ RETRY_SECONDS = 2.0
 class Erasures:
     """`run` works until it is cancelled. `settled` waits until all fixes that were taken by now are stored."""
 
-    def __init__(self, database: Database, batches: Batches, clock: Clock, *, settled: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, database: Database, jobs: Jobs, clock: Clock, *, settled: Callable[[], Awaitable[None]]) -> None:
         self._database = database
-        self._batches = batches
+        self._jobs = jobs
         self._clock = clock
         self._settled = settled
         self._asked = asyncio.Event()
@@ -143,4 +143,4 @@ class Erasures:
             ERASED.inc(count or 0)
             return count
 
-        await self._batches.run(what, counted)
+        await self._jobs.run(what, counted)

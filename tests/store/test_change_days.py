@@ -14,9 +14,9 @@ from tracking.config import load
 from tracking.demo.postgres import Cluster
 from tracking.model import Fleet
 from tracking.store import change_days, changes, fleets
-from tracking.store.batches import Batches
 from tracking.store.changes import Change, ChangeKind
 from tracking.store.history import date_of
+from tracking.store.jobs import Jobs
 from tracking.store.migrations import DIRECTORY, migrate
 from tracking.store.pool import Database
 from tracking.store.positions import DAY_MS
@@ -71,7 +71,7 @@ async def _names(store: Database) -> list[str]:
 
 def _upkeep(store: Database, now: int, *, days: int = 7, most_bytes: int = 10**12) -> ChangeUpkeep:
     settings = SETTINGS.model_copy(update={"changes_days": days, "changes_bytes": most_bytes})
-    return ChangeUpkeep(Batches(store, rows=7, rest=0), store, settings, lambda: now)
+    return ChangeUpkeep(Jobs(store, rows=7, rest=0), store, settings, lambda: now)
 
 
 async def test_days_are_made_ahead_but_for_one_that_has_rows_in_default(store: Database) -> None:

@@ -10,7 +10,7 @@ from tracking.erasure import Erasures
 from tracking.history.summaries import Summaries
 from tracking.model import Event, EventKind, Fleet, Vehicle
 from tracking.store import erasures, events, fleets, history, positions, trips, vehicles
-from tracking.store.batches import Batch, Batches
+from tracking.store.jobs import Batch, Jobs
 from tracking.store.pool import Connection, Database
 from tracking.store.positions import DAY_MS
 
@@ -122,9 +122,9 @@ def _says_more(table: str) -> str:
     return f"NOT ({blank}) AND NOT (kind = 'vehicle.deleted' AND internal IS NULL)"
 
 
-async def _erase(store: Database, batches: Batches, number: int) -> None:
+async def _erase(store: Database, jobs: Jobs, number: int) -> None:
     """As a hub does it, until nothing is left of the vehicle."""
-    keeper = Erasures(store, batches, Turned((DAY + 2) * DAY_MS), settled=_settled)
+    keeper = Erasures(store, jobs, Turned((DAY + 2) * DAY_MS), settled=_settled)
     running = asyncio.create_task(keeper.run())
     assert await keeper.wait(number, 30)
     running.cancel()
@@ -166,8 +166,8 @@ async def test_trust_40_no_table_has_anything_of_an_erased_vehicle(store: Databa
     await keeper.work()
     assert await history.trip_summary(connection, numbers["alone"]) is None
 
-    batches = Batches(store, rows=7, most=7, rest=0)
-    await _erase(store, batches, van.number)
+    jobs = Jobs(store, rows=7, most=7, rest=0)
+    await _erase(store, jobs, van.number)
     assert await _tables_with(connection, van.number) == set()
     assert await connection.fetchval("SELECT count(*) FROM erasures") == 0
     await keeper.work()
@@ -186,7 +186,7 @@ async def test_an_erasure_that_was_broken_off_goes_on(store: Database, connectio
         await trips.unassign(eraser, van.number)
         await erasures.begin(eraser, van.number, BEGIN)
 
-    class BrokenOff(Batches):
+    class BrokenOff(Jobs):
         left = after
 
         async def run(self, what: str, batch: Batch) -> int:
@@ -207,7 +207,7 @@ async def test_an_erasure_that_was_broken_off_goes_on(store: Database, connectio
     assert await _tables_with(connection, van.number) - KEEPS_NUMBERS
     [under_way] = await erasures.under_way(connection, 10)
     assert under_way.removed > 0 or after == 1
-    await _erase(store, Batches(store, rows=7, most=7, rest=0), van.number)
+    await _erase(store, Jobs(store, rows=7, most=7, rest=0), van.number)
     assert await _tables_with(connection, van.number) == set()
 
 
@@ -232,7 +232,7 @@ async def test_a_kept_line_loses_the_part_of_an_erased_vehicle_and_keeps_the_oth
     kept = [row async for rows in history.kept_track(store, trip, horizon) for row in rows]
     assert {row.vehicle_id for row in kept} == {"second"}
     assert await history.trip_summary(connection, trip) is None
-    await _erase(store, Batches(store, rest=0), first.number)
+    await _erase(store, Jobs(store, rest=0), first.number)
     assert [vertex[2] for vertex in await line_of(connection, trip)] == [position.fix_time for position in driven]
     summary = await history.trip_summary(connection, trip)
     assert summary is not None and summary.distance == pytest.approx(500, abs=1) and summary.top_speed is None
@@ -257,7 +257,7 @@ async def test_a_line_from_before_parts_were_noted_goes_whole(store: Database, c
         await erasures.begin(eraser, first.number, BEGIN)
     assert [rows async for rows in history.kept_track(store, trip, horizon)] == []
     assert await history.trip_summary(connection, trip) is None
-    await _erase(store, Batches(store, rest=0), first.number)
+    await _erase(store, Jobs(store, rest=0), first.number)
     assert await connection.fetchval("SELECT count(*) FROM trip_summaries") == 0
 
 
@@ -271,7 +271,7 @@ async def test_a_trips_number_leaves_a_long_track_in_small_batches(store: Databa
         trip = await trips.lock(eraser, trip_id)
         assert trip is not None
         await erasures.begin_trip(eraser, trip, BEGIN)
-    keeper = Erasures(store, Batches(store, rows=9, most=9, rest=0), Turned(ENDED), settled=_settled)
+    keeper = Erasures(store, Jobs(store, rows=9, most=9, rest=0), Turned(ENDED), settled=_settled)
     [under_way] = await erasures.trips_under_way(connection, ENDED, 10)
     await keeper._erase_trip(under_way)
     assert await connection.fetchval("SELECT count(*) FROM positions WHERE trip IS NULL") == 402
@@ -280,7 +280,7 @@ async def test_a_trips_number_leaves_a_long_track_in_small_batches(store: Databa
     assert await erasures.trips_under_way(connection, ENDED, 10) == []
     [old] = await erasures.trips_under_way(connection, ENDED + erasures.SPANS_KEPT_MS + 1, 10)
     assert old == erasures.TripErasure(number, None)
-    late = Erasures(store, Batches(store), Turned(ENDED + erasures.SPANS_KEPT_MS + 1), settled=_settled)
+    late = Erasures(store, Jobs(store), Turned(ENDED + erasures.SPANS_KEPT_MS + 1), settled=_settled)
     await late._erase_trip(old)
     assert await connection.fetchval("SELECT count(*) FROM trip_spans") == 0
     assert await connection.fetchval("SELECT count(*) FROM trip_erasures") == 0

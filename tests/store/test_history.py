@@ -23,8 +23,8 @@ from tracking.ingest.recorder import Entry
 from tracking.ingest.vehicles import Session
 from tracking.model import Fleet, Place, Position, Suspicion, Vehicle
 from tracking.store import erasures, fleets, history, positions, sessions, trips, vehicles
-from tracking.store.batches import Batches
 from tracking.store.history import VehicleDay
+from tracking.store.jobs import Jobs
 from tracking.store.pool import Connection, Database
 from tracking.store.positions import DAY_MS
 
@@ -852,7 +852,7 @@ async def test_an_erased_vehicle_leaves_no_day_and_no_line(store: Database, conn
         await erasures.begin(eraser, van.number)
     assert await history.trip_summary(connection, trip) is None
     assert await history.trip_summary(connection, shared) is None
-    await Batches(store).run("erase trips", erasures.Trips(van.number, (DAY + 2) * DAY_MS))
+    await Jobs(store).run("erase trips", erasures.Trips(van.number, (DAY + 2) * DAY_MS))
     assert await connection.fetchval("SELECT count(*) FROM trip_summaries") == 0
     assert await connection.fetchval("SELECT count(*) FROM vehicle_days WHERE vehicle = $1", van.number) == 0
     await keeper.work()

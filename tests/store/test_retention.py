@@ -14,7 +14,7 @@ from tracking.config import load
 from tracking.errors import ConfigError
 from tracking.history import retention as keeper
 from tracking.history.retention import EVERY_MS, Retention
-from tracking.store.batches import Batches
+from tracking.store.jobs import Jobs
 from tracking.store.pool import Connection, Database
 from tracking.store.positions import DAY_MS
 from tracking.store.retention import KINDS, remove_next
@@ -65,7 +65,7 @@ def retention(
     **settings: Any,
 ) -> Retention:
     kept = load(**dict.fromkeys(EVERYTHING, 0) | settings)
-    return Retention(Batches(store, rows=100, rest=0), store, kept, clock or Turned(NOW), let_go=let_go)
+    return Retention(Jobs(store, rows=100, rest=0), store, kept, clock or Turned(NOW), let_go=let_go)
 
 
 async def column(sql: Connection, query: str) -> list[Any]:
@@ -355,7 +355,7 @@ async def test_each_batch_reads_a_range_of_an_index(store: Database, sql: Connec
     # And in one that has something to remove they come to an end.
     await gone_until(sql, 0)
     settings = EVERYTHING | {"revoked_retention_days": 10}
-    await Retention(Batches(store, rest=0), store, load(**settings), Turned(NOW)).work()
+    await Retention(Jobs(store, rest=0), store, load(**settings), Turned(NOW)).work()
 
 
 def _with_values(statement: str) -> str:

@@ -16,7 +16,7 @@ from tracking.errors import StoreUnavailable
 from tracking.metrics import RETENTION_REMOVED, RETENTION_SWEPT
 from tracking.model import Clock
 from tracking.store import retention
-from tracking.store.batches import Batches
+from tracking.store.jobs import Jobs
 from tracking.store.pool import Connection, Database
 from tracking.store.positions import DAY_MS
 from tracking.store.retention import KINDS, Kind
@@ -35,14 +35,14 @@ class Retention:
 
     def __init__(
         self,
-        batches: Batches,
+        jobs: Jobs,
         database: Database,
         settings: Settings,
         clock: Clock,
         *,
         let_go: Mapping[str, Callable[[set[str]], None]] | None = None,
     ) -> None:
-        self._batches = batches
+        self._jobs = jobs
         self._database = database
         self._settings = settings
         self._clock = clock
@@ -98,7 +98,7 @@ class Retention:
             return done.rows if done.more else None
 
         try:
-            await self._batches.run(f"remove {kind.what}", batch)
+            await self._jobs.run(f"remove {kind.what}", batch)
         finally:
             RETENTION_REMOVED.labels(kind.name).inc(removed)
             if names and kind.name in self._let_go:

@@ -1,7 +1,7 @@
 """What is left of a vehicle or a trip that was removed, and the batches by which it goes.
 
 `begin` and `begin_trip` belong into the transaction that removes it: from then on nobody is shown anything of it, as what is
-read by a vehicle's number is joined with `vehicles`. The rest may take hours. Each batch is for `batches.Batches.run`; what it
+read by a vehicle's number is joined with `vehicles`. The rest may take hours. Each batch is for `jobs.Jobs.run`; what it
 has done is seen from the tables alone, so that a hub which was killed goes on where it was.
 """
 
@@ -12,8 +12,8 @@ import asyncpg
 
 from tracking.model import Trip
 from tracking.store import changes, history
-from tracking.store.batches import Batch
 from tracking.store.changes import Change, ChangeKind
+from tracking.store.jobs import Batch
 from tracking.store.pool import Connection
 
 TRIPS_OF_ROWS = 50

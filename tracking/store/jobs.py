@@ -7,9 +7,9 @@ can just go:
     async def old_events(connection: Connection, rows: int) -> int | None:
         return await delete_some(connection, "events", "server_time < $1::timestamptz", before, rows=rows)
 
-    removed = await service.batches.run("remove old events", old_events)
+    removed = await service.jobs.run("remove old events", old_events)
 
-All jobs of a hub share one `Batches`: however many have work, one transaction of them is open at a time, and they take turns.
+All jobs of a hub share one `Jobs`: however many have work, one transaction of them is open at a time, and they take turns.
 How many rows a batch has follows from how long the last one took. The condition needs an index: a batch that reads a whole
 table to find its rows is no short transaction.
 """
@@ -42,7 +42,7 @@ Batch = Callable[[Connection, int], Awaitable[int | None]]
 """Does at most so many rows, and returns how many it did; None where none were left to do."""
 
 
-class Batches:
+class Jobs:
     """Runs the batches of all jobs, one after the other."""
 
     def __init__(
