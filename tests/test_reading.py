@@ -22,7 +22,7 @@ from tracking.monitor import loader
 from tracking.monitor.fences import built
 from tracking.monitor.geofences import Fences
 from tracking.monitor.loader import Loader
-from tracking.store import changes, erasures, fleets, geofences, positions, trips, vehicles
+from tracking.store import changes, erasures, fleets, geofences, latest_positions, trips, vehicles
 from tracking.store.pool import Connection, Database
 from tracking.store.vehicles import Stored
 
@@ -77,7 +77,7 @@ async def test_what_is_applied_meanwhile_is_newer_than_what_was_read(
                 now=BEGIN,
             )
             seen = position_of(Seen(vehicle_id, BEGIN, 9.5, 47.0), BEGIN, vehicle=stored.number)
-            await positions.move_latest(connection, [seen])
+            await latest_positions.move(connection, [seen])
             assert stored.number == number
     read = Loader._read
     readings: list[list[int]] = []

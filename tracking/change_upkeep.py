@@ -13,9 +13,9 @@ from tracking.errors import StoreUnavailable
 from tracking.metrics import CHANGES_CUT
 from tracking.model import Clock
 from tracking.store import change_days
+from tracking.store.days import DAY_MS
 from tracking.store.jobs import Jobs
 from tracking.store.pool import Database
-from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,11 @@ import asyncpg
 from tracking.errors import StoreUnavailable
 from tracking.metrics import ERASED, ERASURES
 from tracking.model import Clock
-from tracking.store import erasures
-from tracking.store.erasures import Erasure, TripErasure
+from tracking.store import erasures, trip_erasures
+from tracking.store.erasures import Erasure
 from tracking.store.jobs import Batch, Jobs
 from tracking.store.pool import Connection, Database
+from tracking.store.trip_erasures import TripErasure
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Erasures:
         try:
             async with self._database.connection() as connection:
                 vehicles = await erasures.under_way(connection, AT_ONCE)
-                trips = await erasures.trips_under_way(connection, self._clock(), AT_ONCE)
+                trips = await trip_erasures.under_way(connection, self._clock(), AT_ONCE)
                 count = await erasures.count(connection)
         except (StoreUnavailable, asyncpg.PostgresError) as error:
             logger.warning("which erasures are under way can't be read now, trying again: %s", error)
@@ -124,18 +125,18 @@ class Erasures:
     async def _erase_trip(self, erasure: TripErasure) -> None:
         trip, trip_id = erasure
         if trip_id is not None:
-            await self._run("take a trip out of the change log", erasures.ChangesOfTrip(trip_id))
+            await self._run("take a trip out of the change log", trip_erasures.Changes(trip_id))
             # What was taken as this trip's is stored with its number.
             await self._settled()
             async with self._database.connection() as connection:
-                vehicles = await erasures.vehicles_of_trip(connection, trip)
+                vehicles = await trip_erasures.vehicles_of(connection, trip)
             for vehicle in vehicles:
-                await self._run("take a trip off its positions", erasures.PositionsOfTrip(trip, vehicle))
-                await self._run("take a trip off its events", erasures.EventsOfTrip(trip_id, vehicle))
+                await self._run("take a trip off its positions", trip_erasures.Positions(trip, vehicle))
+                await self._run("take a trip off its events", trip_erasures.Events(trip_id, vehicle))
             async with self._database.transaction() as connection:
-                await erasures.end_names(connection, trip, vehicles)
+                await trip_erasures.end_names(connection, trip, vehicles)
         async with self._database.transaction() as connection:
-            await erasures.end_trip(connection, trip, self._clock())
+            await trip_erasures.end(connection, trip, self._clock())
 
     async def _run(self, what: str, batch: Batch) -> None:
         async def counted(connection: Connection, rows: int) -> int | None:

@@ -39,7 +39,7 @@ from tracking.services.messages import Messages
 from tracking.services.trips import Trips
 from tracking.services.vehicles import Vehicles
 from tracking.sockets.limits import ConnectionLimits
-from tracking.store import changes, positions, trips
+from tracking.store import changes, trip_lines, trips
 from tracking.store.gathered import Gathered
 from tracking.store.jobs import Jobs
 from tracking.store.marks import Marks
@@ -310,4 +310,4 @@ async def _trips(database: Database, trip_ids: list[str]) -> dict[str, tuple[Tri
 
 async def _tracks(database: Database, numbers: list[int]) -> dict[int, list[TrackRow]]:
     async with database.connection() as connection:
-        return await positions.short_tracks(connection, numbers)
+        return await trip_lines.short_tracks(connection, numbers)

@@ -18,7 +18,7 @@ from tracking.live.trips import KeptBytes, TripFeed
 from tracking.model import Position
 from tracking.protocol import fit
 from tracking.protocol.fit import DrivenPoint
-from tracking.store import positions, trips
+from tracking.store import tracks, trip_lines, trips
 from tracking.store.gathered import Gathered
 from tracking.store.pool import Database
 from tracking.store.positions import TrackRow
@@ -54,7 +54,7 @@ class Reading:
 
     async def _tracks(self, numbers: list[int]) -> dict[int, list[TrackRow]]:
         async with self.store.connection() as connection:
-            return await positions.short_tracks(connection, numbers)
+            return await trip_lines.short_tracks(connection, numbers)
 
     def _pending(self, _: str) -> list[Position]:
         self.asked += 1
@@ -78,11 +78,8 @@ async def reading(store: Database) -> Reading:
 
 
 async def whole_track(store: Database, feed: TripFeed) -> list[DrivenPoint]:
-    async with store.reading() as connection:
-        return [
-            (row.fix_time, row.longitude, row.latitude, row.vehicle_id)
-            async for row in positions.track_of_trip(connection, feed.trip.number, suspect=False)
-        ]
+    pieces = tracks.of_trip(store, feed.trip.number, suspect=False)
+    return [(row.fix_time, row.longitude, row.latitude, row.vehicle_id) async for rows in pieces for row in rows]
 
 
 async def test_a_long_line_is_the_track_as_far_as_a_map_shows_it(store: Database, reading: Reading) -> None:

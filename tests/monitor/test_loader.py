@@ -39,7 +39,7 @@ from tracking.monitor.fences import built
 from tracking.monitor.geofences import Fences
 from tracking.monitor.monitor import Monitor
 from tracking.service import Service, assemble
-from tracking.store import positions, vehicles
+from tracking.store import latest_positions, vehicles
 from tracking.store.changes import ChangeKind, Row
 
 SETTINGS: Message = {"jwt_secret": SECRET, "ack_interval": 0}
@@ -251,7 +251,7 @@ async def test_a_move_that_waited_goes_on_from_where_the_vehicle_was_stored(worl
         stored = await vehicles.get(connection, vehicle_id)
         assert stored is not None
         seen = position_of(Seen(vehicle_id, before, west, INSIDE["latitude"], 5.0), before, vehicle=stored.number)
-        await positions.move_latest(connection, [seen])
+        await latest_positions.move(connection, [seen])
     live = world.service.hub.fleets.know(stored.vehicle, stored.joined_at, stored.number)
     # Held up, so that it comes before the fleet is loaded.
     async with world.service.monitor.fences.turn(fleet_id):
@@ -811,7 +811,7 @@ class Parked:
         async with self.world.service.database.transaction() as connection:
             stored = await vehicles.get(connection, vehicle_id)
             assert stored is not None
-            await positions.move_latest(
+            await latest_positions.move(
                 connection, [position_of(Seen(vehicle_id, heard, 9.5, 47.1), heard, vehicle=stored.number)]
             )
         return vehicle_id

@@ -15,11 +15,10 @@ from tracking.demo.postgres import Cluster
 from tracking.model import Fleet
 from tracking.store import change_days, changes, fleets
 from tracking.store.changes import Change, ChangeKind
-from tracking.store.history import date_of
+from tracking.store.days import DAY_MS, date_of
 from tracking.store.jobs import Jobs
 from tracking.store.migrations import DIRECTORY, migrate
 from tracking.store.pool import Database
-from tracking.store.positions import DAY_MS
 
 SETTINGS = load()
 

@@ -9,10 +9,23 @@ from tests.store.test_history import BEGIN, DAY, Turned, Van, a_trip, ended, lin
 from tracking.erasure import Erasures
 from tracking.history.summaries import Summaries
 from tracking.model import Event, EventKind, Fleet, Vehicle
-from tracking.store import erasures, events, fleets, history, positions, trips, vehicles
+from tracking.store import (
+    erasures,
+    event_lists,
+    events,
+    fleets,
+    latest_positions,
+    position_days,
+    tracks,
+    trip_erasures,
+    trip_summaries,
+    trips,
+    vehicle_days,
+    vehicles,
+)
+from tracking.store.days import DAY_MS, date_of
 from tracking.store.jobs import Batch, Jobs
 from tracking.store.pool import Connection, Database
-from tracking.store.positions import DAY_MS
 
 ENDED = BEGIN + 600_000
 KEEPS_NUMBERS = {"erasures"}
@@ -60,7 +73,7 @@ async def _everywhere(store: Database, connection: Connection) -> Van:
         """,
         van.number,
     )
-    await positions.move_latest(connection, [made[-1]])
+    await latest_positions.move(connection, [made[-1]])
     await Summaries(store, Turned((DAY + 2) * DAY_MS), delay=600).work()
     kinds = (EventKind.SIGNAL_LOST, *[EventKind.IDLE] * 30)
     async with store.transaction() as writer:
@@ -135,12 +148,12 @@ async def test_trust_40_no_table_has_anything_of_an_erased_vehicle(store: Databa
     van = await _everywhere(store, connection)
     # A day that was detached, and by accident not dropped.
     await van.drove(north(0, 500, 10), begin=BEGIN - 3 * DAY_MS)
-    await connection.execute(f"ALTER TABLE positions DETACH PARTITION positions_{history.date_of(DAY - 3):%Y%m%d}")
+    await connection.execute(f"ALTER TABLE positions DETACH PARTITION positions_{date_of(DAY - 3):%Y%m%d}")
     had = await _tables_with(connection, van.number)
     assert had >= {
         *("vehicles", "sessions", "latest_positions", "events", "silences", "geofence_stays", "vehicle_descriptions"),
         *("vehicle_days", "trips", "trip_spans", "trip_summaries", "changes_default"),
-        *(f"positions_{history.date_of(day):%Y%m%d}" for day in (DAY, DAY - 3)),
+        *(f"positions_{date_of(day):%Y%m%d}" for day in (DAY, DAY - 3)),
     }
     without = {table for table in await _tables_for(connection) if not any(f"{name}_".startswith(f"{table}_") for name in had)}
     assert without == {*KEEPS_NUMBERS, "pending_changes"}, "this test needs a row in each table: add it to `_everywhere`"
@@ -153,18 +166,17 @@ async def test_trust_40_no_table_has_anything_of_an_erased_vehicle(store: Databa
     assert (await trips.get(connection, "alone")).vehicle is None  # type: ignore[union-attr]
     numbers = {row["trip_id"]: row["trip"] for row in await connection.fetch("SELECT trip_id, trip FROM trips")}
     for trip_id in ("alone", "shared"):
-        assert await history.trip_summary(connection, numbers[trip_id]) is None
-        async with store.reading() as reader:
-            rows = [row async for row in positions.track_of_trip(reader, numbers[trip_id], suspect=False)]
-        assert {row.vehicle_id for row in rows} == ({"other"} if trip_id == "shared" else set())
-    assert not await events.of_fleet(
+        assert await trip_summaries.of_trip(connection, numbers[trip_id]) is None
+        pieces = tracks.of_trip(store, numbers[trip_id], suspect=False)
+        assert {row.vehicle_id async for rows in pieces for row in rows} == ({"other"} if trip_id == "shared" else set())
+    assert not await event_lists.of_fleet(
         connection, "fleet", since=0, until=None, after=None, kind=None, vehicle_id=None, geofence_id=None, limit=100
     )
     # Nor is it made again from what is still there.
     keeper = Summaries(store, Turned((DAY + 2) * DAY_MS), delay=600)
-    await history.uncompact(connection, list(numbers.values()))
+    await trip_summaries.uncompact(connection, list(numbers.values()))
     await keeper.work()
-    assert await history.trip_summary(connection, numbers["alone"]) is None
+    assert await trip_summaries.of_trip(connection, numbers["alone"]) is None
 
     jobs = Jobs(store, rows=7, most=7, rest=0)
     await _erase(store, jobs, van.number)
@@ -173,9 +185,9 @@ async def test_trust_40_no_table_has_anything_of_an_erased_vehicle(store: Databa
     await keeper.work()
     # What the other one drove is there, and its line with it.
     assert len(await line_of(connection, numbers["shared"])) == 101
-    assert (await history.trip_summary(connection, numbers["alone"])) is None
+    assert (await trip_summaries.of_trip(connection, numbers["alone"])) is None
     other = await vehicles.get(connection, "other")
-    assert other is not None and len(await history.days(connection, other.number, DAY, DAY)) == 1
+    assert other is not None and len(await vehicle_days.stored(connection, other.number, DAY, DAY)) == 1
 
 
 @pytest.mark.parametrize("after", [1, 20, 60, 80])
@@ -224,20 +236,20 @@ async def test_a_kept_line_loses_the_part_of_an_erased_vehicle_and_keeps_the_oth
     # The positions go, and the line stays.
     keeper = Summaries(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8)
     await keeper.work()
-    horizon = await history.horizon(connection)
+    horizon = await position_days.horizon(connection)
     assert horizon is not None
     async with store.transaction() as eraser:
         await vehicles.lock(eraser, "first")
         await erasures.begin(eraser, first.number, BEGIN)
-    kept = [row async for rows in history.kept_track(store, trip, horizon) for row in rows]
+    kept = [row async for rows in trip_summaries.kept_track(store, trip, horizon) for row in rows]
     assert {row.vehicle_id for row in kept} == {"second"}
-    assert await history.trip_summary(connection, trip) is None
+    assert await trip_summaries.of_trip(connection, trip) is None
     await _erase(store, Jobs(store, rest=0), first.number)
     assert [vertex[2] for vertex in await line_of(connection, trip)] == [position.fix_time for position in driven]
-    summary = await history.trip_summary(connection, trip)
+    summary = await trip_summaries.of_trip(connection, trip)
     assert summary is not None and summary.distance == pytest.approx(500, abs=1) and summary.top_speed is None
     await keeper.work()
-    assert await history.trip_summary(connection, trip) == summary
+    assert await trip_summaries.of_trip(connection, trip) == summary
 
 
 async def test_a_line_from_before_parts_were_noted_goes_whole(store: Database, connection: Connection) -> None:
@@ -250,13 +262,13 @@ async def test_a_line_from_before_parts_were_noted_goes_whole(store: Database, c
     await connection.execute("UPDATE trips SET vehicle = $1", second.number)
     await Summaries(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8).work()
     await connection.execute("UPDATE trip_summaries SET vehicles = NULL")
-    horizon = await history.horizon(connection)
+    horizon = await position_days.horizon(connection)
     assert horizon is not None
     async with store.transaction() as eraser:
         await vehicles.lock(eraser, "first")
         await erasures.begin(eraser, first.number, BEGIN)
-    assert [rows async for rows in history.kept_track(store, trip, horizon)] == []
-    assert await history.trip_summary(connection, trip) is None
+    assert [rows async for rows in trip_summaries.kept_track(store, trip, horizon)] == []
+    assert await trip_summaries.of_trip(connection, trip) is None
     await _erase(store, Jobs(store, rest=0), first.number)
     assert await connection.fetchval("SELECT count(*) FROM trip_summaries") == 0
 
@@ -270,17 +282,17 @@ async def test_a_trips_number_leaves_a_long_track_in_small_batches(store: Databa
     async with store.transaction() as eraser:
         trip = await trips.lock(eraser, trip_id)
         assert trip is not None
-        await erasures.begin_trip(eraser, trip, BEGIN)
+        await trip_erasures.begin(eraser, trip, BEGIN)
     keeper = Erasures(store, Jobs(store, rows=9, most=9, rest=0), Turned(ENDED), settled=_settled)
-    [under_way] = await erasures.trips_under_way(connection, ENDED, 10)
+    [under_way] = await trip_erasures.under_way(connection, ENDED, 10)
     await keeper._erase_trip(under_way)
     assert await connection.fetchval("SELECT count(*) FROM positions WHERE trip IS NULL") == 402
     # Its spans are there for some days more, to bound what the next passenger sees.
     assert await connection.fetchval("SELECT count(*) FROM trip_spans WHERE trip = $1", number) == 1
-    assert await erasures.trips_under_way(connection, ENDED, 10) == []
-    [old] = await erasures.trips_under_way(connection, ENDED + erasures.SPANS_KEPT_MS + 1, 10)
-    assert old == erasures.TripErasure(number, None)
-    late = Erasures(store, Jobs(store), Turned(ENDED + erasures.SPANS_KEPT_MS + 1), settled=_settled)
+    assert await trip_erasures.under_way(connection, ENDED, 10) == []
+    [old] = await trip_erasures.under_way(connection, ENDED + trip_erasures.SPANS_KEPT_MS + 1, 10)
+    assert old == trip_erasures.TripErasure(number, None)
+    late = Erasures(store, Jobs(store), Turned(ENDED + trip_erasures.SPANS_KEPT_MS + 1), settled=_settled)
     await late._erase_trip(old)
     assert await connection.fetchval("SELECT count(*) FROM trip_spans") == 0
     assert await connection.fetchval("SELECT count(*) FROM trip_erasures") == 0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tracking.demo.postgres import Cluster
 from tracking.model import EventKind
-from tracking.store import events
+from tracking.store import event_lists
 from tracking.store.pool import Connection, Database
 
 BEGIN = 1_762_500_000_000
@@ -91,7 +91,7 @@ async def test_those_are_found_that_were_asked_for(
     )
     expected = [row["event"] for row in rows]
     newest = asked["since"] is None and asked["after"] is None
-    found = await events.of_fleet(connection, fleet_id, **asked, limit=limit)
+    found = await event_lists.of_fleet(connection, fleet_id, **asked, limit=limit)
     assert [event.event_id for event in found] == (expected[-limit:] if newest else expected[:limit])
 
 
@@ -127,7 +127,7 @@ MIDDLE = BEGIN + EVENTS // 2 * SECOND
 async def test_little_is_read_besides_what_is_found(connection: Connection, asked: dict[str, Any], limit: int) -> None:
     asked = {"fleet_id": "even", **NOTHING, **asked}
     before = await rows_read(connection)
-    found = await events.of_fleet(connection, **asked, limit=limit)
+    found = await event_lists.of_fleet(connection, **asked, limit=limit)
     read = await rows_read(connection) - before
     assert read <= 2 * len(found) + 300, f"{read} rows read for {len(found)}"
 

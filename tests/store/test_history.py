@@ -22,11 +22,22 @@ from tracking.history.summaries import GIVE_UP_AFTER, Summaries
 from tracking.ingest.recorder import Entry
 from tracking.ingest.vehicles import Session
 from tracking.model import Fleet, Place, Position, Suspicion, Vehicle
-from tracking.store import erasures, fleets, history, positions, sessions, trips, vehicles
-from tracking.store.history import VehicleDay
+from tracking.store import (
+    erasures,
+    fleets,
+    position_days,
+    positions,
+    sessions,
+    tracks,
+    trip_summaries,
+    trips,
+    vehicle_days,
+    vehicles,
+)
+from tracking.store.days import DAY_MS, date_of
 from tracking.store.jobs import Jobs
 from tracking.store.pool import Connection, Database
-from tracking.store.positions import DAY_MS
+from tracking.store.vehicle_days import VehicleDay
 
 DAY = 20_400
 BEGIN = DAY * DAY_MS + 43_200_000
@@ -98,7 +109,7 @@ class Van:
         return made
 
     async def summed(self) -> VehicleDay:
-        found = await history.day_now(self.connection, self.number, DAY)
+        found = await vehicle_days.day_now(self.connection, self.number, DAY)
         assert found is not None
         return found
 
@@ -334,12 +345,12 @@ async def test_a_trip_is_compacted_when_its_late_fixes_are_in_and_anew_when_more
     clock = Turned(end + 599_999)
     keeper = Summaries(store, clock, delay=600)
     await keeper.work()
-    assert await history.trip_summary(connection, trip) is None
+    assert await trip_summaries.of_trip(connection, trip) is None
     clock.now += 1
     await keeper.work()
     assert await line_of(connection, trip) == [(p.longitude, p.latitude, p.fix_time) for p in made]
     assert await connection.fetchval("SELECT ST_IsValidTrajectory(line) FROM trip_summaries")
-    summary = await history.trip_summary(connection, trip)
+    summary = await trip_summaries.of_trip(connection, trip)
     assert summary is not None
     assert (round(summary.distance), summary.stops, summary.top_speed) == (1_000, 0, 10)
 
@@ -350,7 +361,7 @@ async def test_a_trip_is_compacted_when_its_late_fixes_are_in_and_anew_when_more
     keeper.stored(entries(late))
     await keeper.work()
     assert len(await line_of(connection, trip)) == len(made) + len(late)
-    assert round((await history.trip_summary(connection, trip) or summary).distance) == 2_000
+    assert round((await trip_summaries.of_trip(connection, trip) or summary).distance) == 2_000
 
 
 async def test_a_long_line_keeps_the_loop_from_nothing(store: Database, connection: Connection) -> None:
@@ -372,13 +383,13 @@ async def test_a_long_line_keeps_the_loop_from_nothing(store: Database, connecti
             await asyncio.sleep(0)
 
     task = asyncio.create_task(others())
-    async for rows in history.kept_track(store, trip, BEGIN + 50_000):
+    async for rows in trip_summaries.kept_track(store, trip, BEGIN + 50_000):
         sizes.append((len(rows), turns))
     task.cancel()
     assert sum(size for size, _ in sizes) == 50_000
     assert all(size <= 1_000 and later > before for (size, before), (_, later) in pairwise(sizes))
 
-    summary = await history.trip_summary(connection, trip)
+    summary = await trip_summaries.of_trip(connection, trip)
     assert summary is not None and summary.track is not None
     assert msgspec.json.decode(summary.track) == {
         "type": "LineString",
@@ -395,7 +406,7 @@ async def test_two_vehicles_on_one_trip_are_not_joined_by_a_way(store: Database,
     await second.drove(north(110, 1_000, 10, start=50_000), trip=trip)
     await ended(connection, trip, BEGIN + 300_000)
     await Summaries(store, Turned(BEGIN + DAY_MS), delay=1).work()
-    summary = await history.trip_summary(connection, trip)
+    summary = await trip_summaries.of_trip(connection, trip)
     assert summary is not None
     assert (round(summary.distance), len(await line_of(connection, trip))) == (2_000, 202)
 
@@ -416,7 +427,7 @@ async def test_vehicles_whose_fixes_stand_by_turns_are_each_a_line(store: Databa
     keeper = Summaries(store, clock, delay=1, retention_days=8)
 
     async def drawn() -> tuple[int, list[int]]:
-        summary = await history.trip_summary(connection, trip)
+        summary = await trip_summaries.of_trip(connection, trip)
         assert summary is not None and summary.track is not None
         track = msgspec.json.decode(summary.track)
         assert track["type"] == "MultiLineString"
@@ -430,9 +441,9 @@ async def test_vehicles_whose_fixes_stand_by_turns_are_each_a_line(store: Databa
         clock.now += HOUR_MS
         await keeper.work()
     assert await partitions_of(connection) == []
-    kept_from = await history.horizon(connection)
+    kept_from = await position_days.horizon(connection)
     assert kept_from is not None
-    kept = [row async for rows in history.kept_track(store, trip, kept_from) for row in rows]
+    kept = [row async for rows in trip_summaries.kept_track(store, trip, kept_from) for row in rows]
     assert [(name, len(list(rows))) for name, rows in groupby(kept, lambda row: row.vehicle_id)] == [
         ("first", 101),
         ("second", 51),
@@ -440,7 +451,7 @@ async def test_vehicles_whose_fixes_stand_by_turns_are_each_a_line(store: Databa
         ("first", 101),
     ]
     async with connection.transaction():
-        await history.compact_trip(connection, trip, clock.now)
+        await trip_summaries.compact_trip(connection, trip, clock.now)
     assert await drawn() == (2_500, [101, 51, 2, 101])
 
 
@@ -464,7 +475,7 @@ async def test_a_line_across_the_antimeridian_is_cut_there(store: Database, conn
     )
     await ended(connection, trip, BEGIN + 300_000)
     await Summaries(store, Turned(BEGIN + DAY_MS), delay=1).work()
-    summary = await history.trip_summary(connection, trip)
+    summary = await trip_summaries.of_trip(connection, trip)
     assert summary is not None and summary.track is not None
     track = msgspec.json.decode(summary.track)
     assert track["type"] == "MultiLineString"
@@ -479,8 +490,8 @@ async def test_a_trip_without_fixes_and_one_that_never_began(store: Database, co
     van = await Van.new(connection)
     trip = await a_trip(connection, van.number, BEGIN, BEGIN + 1_000)
     await Summaries(store, Turned(BEGIN + DAY_MS), delay=1).work()
-    assert await history.trip_summary(connection, trip) == (0.0, 0, None, None)
-    assert await history.trips_to_compact(connection, BEGIN + DAY_MS, [], 10) == []
+    assert await trip_summaries.of_trip(connection, trip) == (0.0, 0, None, None)
+    assert await trip_summaries.trips_to_compact(connection, BEGIN + DAY_MS, [], 10) == []
 
 
 async def test_one_trip_that_fails_keeps_no_other_from_its_summary(store: Database, connection: Connection) -> None:
@@ -489,8 +500,8 @@ async def test_one_trip_that_fails_keeps_no_other_from_its_summary(store: Databa
     good = await a_trip(connection, van.number, BEGIN + 2_000, BEGIN + 3_000, "good")
     await connection.execute(f"ALTER TABLE trip_summaries ADD CHECK (trip <> {bad})")
     await Summaries(store, Turned(BEGIN + DAY_MS), delay=1).work()
-    assert await history.trip_summary(connection, bad) is None
-    assert await history.trip_summary(connection, good) is not None
+    assert await trip_summaries.of_trip(connection, bad) is None
+    assert await trip_summaries.of_trip(connection, good) is not None
 
 
 async def test_a_trip_that_takes_too_long_keeps_no_other_from_its_summary(store: Database, connection: Connection) -> None:
@@ -506,13 +517,13 @@ async def test_a_trip_that_takes_too_long_keeps_no_other_from_its_summary(store:
         for number in range(GIVE_UP_AFTER):
             good = await a_trip(connection, quick.number, BEGIN + 2_000, BEGIN + 3_000, f"good-{number}")
             await keeper.work()
-            assert await history.trip_summary(connection, good) is not None
+            assert await trip_summaries.of_trip(connection, good) is not None
             clock.now += HOUR_MS
     # It was given up, until the next start.
     await keeper.work()
-    assert await history.trip_summary(connection, bad) is None
+    assert await trip_summaries.of_trip(connection, bad) is None
     await Summaries(impatient, clock, delay=1).work()
-    assert await history.trip_summary(connection, bad) is not None
+    assert await trip_summaries.of_trip(connection, bad) is not None
     await impatient.close()
 
 
@@ -528,10 +539,10 @@ async def test_a_database_that_is_slow_altogether_ends_the_round(store: Database
         await vehicles.lock(other, "slow")
         with pytest.raises(StoreUnavailable):
             await keeper.work()
-        assert await history.trip_summary(connection, good) is None
+        assert await trip_summaries.of_trip(connection, good) is None
         # And the next one begins with what was not tried yet.
         await keeper.work()
-        assert await history.trip_summary(connection, good) is not None
+        assert await trip_summaries.of_trip(connection, good) is not None
     await impatient.close()
 
 
@@ -544,10 +555,10 @@ async def test_a_trip_that_was_refused_once_is_compacted_an_hour_later(store: Da
     await keeper.work()
     await connection.execute("ALTER TABLE trip_summaries DROP CONSTRAINT bad")
     await keeper.work()
-    assert await history.trip_summary(connection, trip) is None
+    assert await trip_summaries.of_trip(connection, trip) is None
     clock.now += HOUR_MS
     await keeper.work()
-    assert await history.trip_summary(connection, trip) is not None
+    assert await trip_summaries.of_trip(connection, trip) is not None
 
 
 async def test_the_work_waits_for_a_database_that_is_away() -> None:
@@ -569,19 +580,19 @@ async def test_a_day_is_summed_up_when_it_is_over_and_anew_when_more_comes(store
     clock = Turned((DAY + 1) * DAY_MS + 599_999)
     keeper = Summaries(store, clock, delay=600)
     await keeper.work()
-    assert await history.days(connection, van.number, DAY, DAY) == []
+    assert await vehicle_days.stored(connection, van.number, DAY, DAY) == []
     clock.now += 1
     await keeper.work()
-    (day,) = await history.days(connection, van.number, DAY - 1, DAY + 1)
+    (day,) = await vehicle_days.stored(connection, van.number, DAY - 1, DAY + 1)
     assert day == await van.summed()
     assert await connection.fetchval("SELECT count(*) FROM vehicle_days") == 1
 
     late = await van.drove(north(200, 1_000, 10, start=1_000))
     await keeper.work()
-    assert await history.days(connection, van.number, DAY, DAY) == [day]
+    assert await vehicle_days.stored(connection, van.number, DAY, DAY) == [day]
     keeper.stored(entries(late))
     await keeper.work()
-    (later,) = await history.days(connection, van.number, DAY, DAY)
+    (later,) = await vehicle_days.stored(connection, van.number, DAY, DAY)
     assert (later.positions, later) == (202, await van.summed())
 
 
@@ -600,7 +611,7 @@ async def test_what_a_hub_forgot_when_it_died_is_found_when_nothing_can_come_any
     clock.now += 1
     await Summaries(store, clock, delay=600).work()
     assert len(await line_of(connection, trip)) == 202
-    (day,) = await history.days(connection, van.number, DAY, DAY)
+    (day,) = await vehicle_days.stored(connection, van.number, DAY, DAY)
     assert day.positions == 202
 
 
@@ -620,9 +631,9 @@ async def test_a_day_is_looked_through_a_few_vehicles_at_a_time_and_gone_on_with
     found = []
     for _ in vans:
         await Summaries(store, clock, delay=600).work()
-        found.append([(await history.days(connection, van.number, DAY, DAY))[0].positions for van in vans])
+        found.append([(await vehicle_days.stored(connection, van.number, DAY, DAY))[0].positions for van in vans])
     assert found == [[202, 101, 101], [202, 202, 101], [202, 202, 202]]
-    assert [day.settled for day in await history.position_days(connection)] == [True]
+    assert [day.settled for day in await position_days.partitions(connection)] == [True]
 
 
 async def test_who_looks_through_a_day_reads_one_vehicle_alone(connection: Connection) -> None:
@@ -632,8 +643,8 @@ async def test_who_looks_through_a_day_reads_one_vehicle_alone(connection: Conne
     await connection.execute("ANALYZE positions")
     await connection.execute("SET plan_cache_mode = force_generic_plan")
     before = await rows_read(connection)
-    assert await history.vehicles_of_day(connection, DAY) == [van.number for van in vans]
-    assert await history.came_later(connection, vans[5].number, DAY) == (True, [])
+    assert await vehicle_days.vehicles_of_day(connection, DAY) == [van.number for van in vans]
+    assert await vehicle_days.came_later(connection, vans[5].number, DAY) == (True, [])
     assert await rows_read(connection) - before <= 501 + len(vans)
     await connection.execute("RESET plan_cache_mode")
 
@@ -643,7 +654,7 @@ async def rows_read(connection: Connection) -> int:
     await connection.execute("SELECT pg_stat_force_next_flush()")
     count: int = await connection.fetchval(
         "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = $1",
-        f"positions_{history.date_of(DAY):%Y%m%d}",
+        f"positions_{date_of(DAY):%Y%m%d}",
     )
     return count
 
@@ -652,18 +663,12 @@ async def rows_read(connection: Connection) -> int:
 
 
 async def partitions_of(connection: Connection) -> list[int]:
-    return [found.day for found in await history.position_days(connection)]
+    return [found.day for found in await position_days.partitions(connection)]
 
 
-async def track_of(store: Database, connection: Connection, trip: int) -> list[int]:
-    """As `/v1/trips/{trip_id}/track` puts it together."""
-    kept_from = await history.horizon(connection)
-    kept = []
-    if kept_from is not None:
-        kept = [row.fix_time async for rows in history.kept_track(store, trip, kept_from) for row in rows]
-    async with connection.transaction():
-        rows = [row async for row in positions.track_of_trip(connection, trip, suspect=False, from_=kept_from)]
-    return kept + [row.fix_time for row in rows]
+async def track_of(store: Database, trip: int) -> list[int]:
+    """The fix times of a trip's track, as `/v1/trips/{trip_id}/track` sends it."""
+    return [row.fix_time async for rows in tracks.of_trip(store, trip, suspect=False) for row in rows]
 
 
 async def test_old_positions_go_and_what_they_said_stays(store: Database, connection: Connection) -> None:
@@ -679,26 +684,26 @@ async def test_old_positions_go_and_what_they_said_stays(store: Database, connec
     keeper = Summaries(store, clock, delay=600, retention_days=8)
     await keeper.work()
     assert await partitions_of(connection) == [DAY, DAY + 1]
-    before = await history.days(connection, van.number, DAY, DAY)
+    before = await vehicle_days.stored(connection, van.number, DAY, DAY)
     clock.now += HOUR_MS
     await keeper.work()
     assert await partitions_of(connection) == [DAY + 1]
-    assert await history.days(connection, van.number, DAY, DAY) == before
-    assert await track_of(store, connection, over) == [p.fix_time for p in made]
-    assert await track_of(store, connection, long) == [p.fix_time for p in (*evening, *morning)]
+    assert await vehicle_days.stored(connection, van.number, DAY, DAY) == before
+    assert await track_of(store, over) == [p.fix_time for p in made]
+    assert await track_of(store, long) == [p.fix_time for p in (*evening, *morning)]
 
     # It ends: the line is whole, and so is the rest.
     await ended(connection, long, clock.now)
     clock.now += 700_000
     await keeper.work()
     assert [vertex[2] for vertex in await line_of(connection, long)] == [p.fix_time for p in (*evening, *morning)]
-    summary = await history.trip_summary(connection, long)
+    summary = await trip_summaries.of_trip(connection, long)
     assert summary is not None
     assert (round(summary.distance, -1), summary.top_speed) == (3_500, 30)
     clock.now += DAY_MS
     await keeper.work()
     assert await partitions_of(connection) == []
-    assert await track_of(store, connection, long) == [p.fix_time for p in (*evening, *morning)]
+    assert await track_of(store, long) == [p.fix_time for p in (*evening, *morning)]
 
 
 async def test_a_fix_of_a_dropped_day_changes_nothing_and_goes_too(store: Database, connection: Connection) -> None:
@@ -709,13 +714,13 @@ async def test_a_fix_of_a_dropped_day_changes_nothing_and_goes_too(store: Databa
     keeper = Summaries(store, clock, delay=600, retention_days=8)
     await keeper.work()
     assert await partitions_of(connection) == []
-    days = await history.days(connection, van.number, DAY, DAY)
+    days = await vehicle_days.stored(connection, van.number, DAY, DAY)
     # The partition comes back, as the recorder would have it.
     keeper.stored(entries(await van.drove([(300, 0, 0, None)], trip=trip)))
     clock.now += HOUR_MS
     await keeper.work()
     assert await partitions_of(connection) == []
-    assert await history.days(connection, van.number, DAY, DAY) == days
+    assert await vehicle_days.stored(connection, van.number, DAY, DAY) == days
     assert len(await line_of(connection, trip)) == 201
 
 
@@ -724,9 +729,9 @@ async def test_a_partition_that_was_left_half_dropped_is_dropped(store: Database
     await van.drove(north(0, 100, 10))
     keeper = Summaries(store, Turned((DAY + 10) * DAY_MS), delay=600, retention_days=8)
     await keeper._sum_up_days()
-    await history.note_day(connection, DAY, "dropped", BEGIN)
-    (partition,) = await history.position_days(connection)
-    await connection.execute(f"ALTER TABLE positions DETACH PARTITION positions_{history.date_of(DAY):%Y%m%d}")
+    await position_days.note(connection, DAY, "dropped", BEGIN)
+    (partition,) = await position_days.partitions(connection)
+    await connection.execute(f"ALTER TABLE positions DETACH PARTITION positions_{date_of(DAY):%Y%m%d}")
     await keeper.work()
     assert partition.attached
     assert await partitions_of(connection) == []
@@ -753,7 +758,7 @@ async def test_old_positions_go_though_another_day_can_not_be_looked_through(
     await Summaries(store, clock, delay=600).work()
     await van.drove(north(0, 100, 10), begin=BEGIN + DAY_MS)
     clock.now += DAY_MS
-    monkeypatch.setattr(history, "came_later", away)
+    monkeypatch.setattr(vehicle_days, "came_later", away)
     with pytest.raises(StoreUnavailable):
         await Summaries(store, clock, delay=600, retention_days=8).work()
     assert await partitions_of(connection) == [DAY + 1]
@@ -768,7 +773,7 @@ async def test_no_day_goes_before_one_that_may_not(store: Database, connection: 
     await Summaries(store, Turned((DAY + 12) * DAY_MS), delay=600, retention_days=8).work()
     assert await partitions_of(connection) == [DAY, DAY + 1]
     # Or what is kept would count as gone.
-    assert await history.horizon(connection) is None
+    assert await position_days.horizon(connection) is None
 
 
 async def test_dropping_waits_for_who_reads_and_nobody_waits_for_the_dropping(store: Database, connection: Connection) -> None:
@@ -805,7 +810,7 @@ async def test_dropping_that_was_given_up_half_way_is_taken_up_again(store: Data
         await reader.fetch("SELECT count(*) FROM positions")
         with pytest.raises((StoreUnavailable, asyncpg.PostgresError)):
             await keeper.work()
-    (partition, _) = await history.position_days(connection)
+    (partition, _) = await position_days.partitions(connection)
     assert partition.detaching
     await keeper.work()
     assert await partitions_of(connection) == [DAY + 10]
@@ -850,12 +855,12 @@ async def test_an_erased_vehicle_leaves_no_day_and_no_line(store: Database, conn
     async with store.transaction() as eraser:
         await vehicles.lock(eraser, "van")
         await erasures.begin(eraser, van.number)
-    assert await history.trip_summary(connection, trip) is None
-    assert await history.trip_summary(connection, shared) is None
+    assert await trip_summaries.of_trip(connection, trip) is None
+    assert await trip_summaries.of_trip(connection, shared) is None
     await Jobs(store).run("erase trips", erasures.Trips(van.number, (DAY + 2) * DAY_MS))
     assert await connection.fetchval("SELECT count(*) FROM trip_summaries") == 0
     assert await connection.fetchval("SELECT count(*) FROM vehicle_days WHERE vehicle = $1", van.number) == 0
     await keeper.work()
-    assert await history.trip_summary(connection, trip) is None
+    assert await trip_summaries.of_trip(connection, trip) is None
     assert [vertex[2] for vertex in await line_of(connection, shared)] == [p.fix_time for p in own]
-    assert len(await history.days(connection, other.number, DAY, DAY)) == 1
+    assert len(await vehicle_days.stored(connection, other.number, DAY, DAY)) == 1

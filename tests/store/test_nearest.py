@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tracking.demo.postgres import Cluster
 from tracking.geo import distance
 from tracking.model import Fleet, Place, Vehicle
-from tracking.store import fleets, nearest, positions, trips, vehicles
+from tracking.store import fleets, latest_positions, nearest, trips, vehicles
 from tracking.store.pool import Connection, Database
 
 from .test_positions import BEGIN, a_position
@@ -42,7 +42,7 @@ async def seen(connection: Connection, places: Sequence[tuple[float, float]], fl
         for number in range(len(places)):
             stored, _ = await vehicles.put(connection, Vehicle(f"{fleet_id}-{number:04}", fleet_id))
             numbers.append(stored.number)
-        await positions.move_latest(
+        await latest_positions.move(
             connection,
             [
                 a_position(number, 1, 1, latitude=latitude, longitude=longitude, fix_time=BEGIN)
@@ -206,7 +206,7 @@ async def test_a_vehicle_is_found_in_the_fleet_it_was_moved_to(connection: Conne
 
     async def is_at(fix_time: int, server_time: int) -> None:
         place = a_position(number, 1, 1, latitude=HOME[0], longitude=HOME[1], fix_time=fix_time, server_time=server_time)
-        await positions.move_latest(connection, [place])
+        await latest_positions.move(connection, [place])
 
     assert await found("first") == []
     await is_at(BEGIN, BEGIN + 1)

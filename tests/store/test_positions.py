@@ -12,9 +12,9 @@ from tracking.demo.postgres import Cluster
 from tracking.errors import StoreUnavailable
 from tracking.ingest.latest import Latest
 from tracking.model import Fleet, Place, Position, Suspicion, Vehicle
-from tracking.store import erasures, fleets, positions, sessions, trips, vehicles
+from tracking.store import erasures, fleets, latest_positions, positions, sessions, tracks, trip_lines, trips, vehicles
+from tracking.store.days import DAY_MS
 from tracking.store.pool import Database
-from tracking.store.positions import DAY_MS
 
 DAY = 20_400
 BEGIN = DAY * DAY_MS + 43_200_000
@@ -108,18 +108,18 @@ async def test_the_newest_is_found_before_it_is_noted_and_after(store: Database)
     vehicle, session = await a_vehicle(store, "newest")
     latest = Latest(store, interval=1.0)
     async with store.connection() as connection:
-        assert await positions.newest(connection, vehicle) is None
+        assert (await latest_positions.newest(connection, [vehicle])).get(vehicle) is None
         first, second = (a_position(vehicle, session, seq) for seq in (1, 2))
         await positions.insert(connection, [first])
         latest.note(first)
         await latest.flush()
         await positions.insert(connection, [second, a_position(vehicle, session, 3, suspect=(Suspicion.JUMP,))])
-        found = await positions.newest(connection, vehicle)
+        found = (await latest_positions.newest(connection, [vehicle])).get(vehicle)
         assert found is not None
         assert (found.fix_time, found.speed) == (second.fix_time, 7.5)
         # Where its partition is gone, what was noted of it is left.
         await connection.execute("DELETE FROM positions WHERE vehicle = $1", vehicle)
-        found = await positions.newest(connection, vehicle)
+        found = (await latest_positions.newest(connection, [vehicle])).get(vehicle)
         assert found is not None
         assert found.fix_time == first.fix_time
 
@@ -223,15 +223,15 @@ async def test_short_tracks_together_are_the_tracks_one_by_one(store: Database) 
             *(a_position(*cars[0], seq, trip=both) for seq in (30, 10, 20)),
             a_position(*cars[0], 40, trip=both, suspect=(Suspicion.JUMP,)),
             *(a_position(*cars[1], seq, trip=both) for seq in (90_000, 110)),
-            *(a_position(*cars[0], seq, trip=long) for seq in range(1_001, 1_002 + positions.SHORT)),
-            *(a_position(*cars[0], seq, trip=other) for seq in range(3_001, 3_001 + positions.SHORT)),
+            *(a_position(*cars[0], seq, trip=long) for seq in range(1_001, 1_002 + trip_lines.SHORT)),
+            *(a_position(*cars[0], seq, trip=other) for seq in range(3_001, 3_001 + trip_lines.SHORT)),
             a_position(*cars[0], 5_000, trip=other),
         ]
         await positions.insert(connection, [position for position in driven if position.seq != 3_200])
-        found = await positions.short_tracks(connection, numbers)
-        for number in numbers:
-            alone = [row async for row in positions.track_of_trip(connection, number, suspect=False)]
-            assert found.get(number, alone) == alone
+        found = await trip_lines.short_tracks(connection, numbers)
+    for number in numbers:
+        alone = [row async for rows in tracks.of_trip(store, number, suspect=False) for row in rows]
+        assert found.get(number, alone) == alone
     assert sorted(found) == sorted({*numbers} - {long})
     assert [row.seq for row in found[both]] == [10, 20, 30, 110, 90_000]
     assert len(found[other]) == 100

@@ -14,9 +14,9 @@ from tracking.config import load
 from tracking.errors import ConfigError
 from tracking.history import retention as keeper
 from tracking.history.retention import EVERY_MS, Retention
+from tracking.store.days import DAY_MS
 from tracking.store.jobs import Jobs
 from tracking.store.pool import Connection, Database
-from tracking.store.positions import DAY_MS
 from tracking.store.retention import KINDS, remove_next
 
 DAY = 20_400

@@ -9,9 +9,10 @@ import pytest
 from tests.store.test_history import BEGIN, Van, a_trip, north
 from tracking.ingest.vehicles import FOREVER
 from tracking.model import Fleet
-from tracking.store import fleets, history, positions, tracks, trips
+from tracking.store import fleets, position_days, positions, tracks, trip_lines, trip_summaries, trips
+from tracking.store.days import DAY_MS
 from tracking.store.pool import Connection, Database
-from tracking.store.positions import DAY_MS, TrackRow
+from tracking.store.positions import TRACK_COLUMNS, TrackRow
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ async def connection(store: Database) -> AsyncIterator[Connection]:
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracks, "PIECE", 10)
-    monkeypatch.setattr(history, "KEPT_AT_ONCE", 7)
+    monkeypatch.setattr(trip_summaries, "VERTICES_AT_ONCE", 7)
 
 
 async def all_of(pieces: AsyncIterator[list[TrackRow]]) -> list[TrackRow]:
@@ -59,14 +60,26 @@ async def test_fixes_stay_though_their_session_is_kept_no_longer(store: Database
         tracks.of_vehicle(store, van.number, 0, FOREVER, suspect=False),
     ):
         assert await all_of(pieces) == [row._replace(session=None) for row in before]
-    assert len((await positions.short_tracks(connection, [trip]))[trip]) == len(before) == 26
-    assert len(await positions.last_of_trip(connection, trip)) == 1
+    assert len((await trip_lines.short_tracks(connection, [trip]))[trip]) == len(before) == 26
+    assert len(await trip_lines.last_of_trip(connection, trip)) == 1
 
 
 async def straight(connection: Connection, vehicle: int, from_: int = 0, to: int = FOREVER, *, suspect: bool = False) -> Any:
-    """The same by one question."""
-    condition = "p.vehicle = $1 AND p.fix_time >= $2::timestamptz AND p.fix_time < $3::timestamptz"
-    rows = await connection.fetch(positions._track_query(condition, suspect), vehicle, from_, to)
+    """The same by one query."""
+    rows = await connection.fetch(
+        f"""
+        SELECT {TRACK_COLUMNS}
+        FROM positions p JOIN vehicles v USING (vehicle) LEFT JOIN sessions s USING (session)
+            LEFT JOIN trips t ON t.trip = p.trip
+        WHERE p.vehicle = $1 AND p.fix_time >= $2::timestamptz AND p.fix_time < $3::timestamptz
+            AND ($4 OR p.suspect IS NULL)
+        ORDER BY p.fix_time, p.session, p.seq
+        """,
+        vehicle,
+        from_,
+        to,
+        suspect,
+    )
     return [TrackRow(*row) for row in rows]
 
 
@@ -160,12 +173,12 @@ async def test_a_trip_keeps_every_fix_while_its_days_are_dropped(
     # Of another trip, meanwhile.
     await first.drove(north(0, 250, 10), begin=midnight + 300_000)
     async with connection.transaction():
-        await history.compact_trip(connection, trip, midnight + 2 * DAY_MS)
+        await trip_summaries.compact_trip(connection, trip, midnight + 2 * DAY_MS)
 
     async def drop() -> None:
-        for found in (await history.position_days(connection))[:2]:
-            await history.note_day(connection, found.day, "dropped", midnight + 10 * DAY_MS)
-            await history.drop_partition(connection, found)
+        for found in (await position_days.partitions(connection))[:2]:
+            await position_days.note(connection, found.day, "dropped", midnight + 10 * DAY_MS)
+            await position_days.drop(connection, found)
 
     numbers = {"first": first.number, "second": second.number}
     found: list[tuple[int, int]] = []

@@ -23,7 +23,7 @@ from tracking.app import create_app
 from tracking.config import Settings, load
 from tracking.history import sums
 from tracking.service import Service
-from tracking.store.positions import DAY_MS
+from tracking.store.days import DAY_MS
 
 ROWS = 20_000
 """Some 2.5 MB of CSV: more than the system takes on the way."""

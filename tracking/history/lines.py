@@ -15,7 +15,7 @@ from tracking.live.trips import Line, TripFeed
 from tracking.model import Clock, Position
 from tracking.protocol.fit import TRACK_ROOM, DrivenPoint, thinned
 from tracking.protocol.passenger import SnapshotPosition
-from tracking.store import positions
+from tracking.store import trip_lines
 from tracking.store.gathered import Gathered
 from tracking.store.pool import Connection, Database
 from tracking.store.positions import TrackRow
@@ -99,7 +99,7 @@ class Lines:
             async with self._turns:
                 async with self._database.reading() as connection:
                     pieces = await _pieces(connection, feed.trip.number)
-                    last = _last(await positions.last_of_trip(connection, feed.trip.number))
+                    last = _last(await trip_lines.last_of_trip(connection, feed.trip.number))
                 stored = await asyncio.to_thread(_joined, pieces)
         line = Line(began, read_at, stored, unstored, last).without(erased)
         self._kept.pop(feed, None)
@@ -125,7 +125,7 @@ _Pieces = dict[str, list[bytes]]
 
 async def _pieces(connection: Connection, trip: int, from_: int | None = None, to: int | None = None) -> _Pieces:
     pieces: _Pieces = {}
-    async for vehicle_id, piece in positions.line_of_trip(connection, trip, from_=from_, to=to):
+    async for vehicle_id, piece in trip_lines.line_of_trip(connection, trip, from_=from_, to=to):
         pieces.setdefault(vehicle_id, []).append(piece)
     return pieces
 

@@ -16,9 +16,9 @@ from tracking.errors import StoreUnavailable
 from tracking.metrics import RETENTION_REMOVED, RETENTION_SWEPT
 from tracking.model import Clock
 from tracking.store import retention
+from tracking.store.days import DAY_MS
 from tracking.store.jobs import Jobs
 from tracking.store.pool import Connection, Database
-from tracking.store.positions import DAY_MS
 from tracking.store.retention import KINDS, Kind
 
 logger = logging.getLogger(__name__)

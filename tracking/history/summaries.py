@@ -20,9 +20,9 @@ import asyncpg
 from tracking.errors import StoreUnavailable
 from tracking.ingest.recorder import Entry
 from tracking.model import Clock
-from tracking.store import history
+from tracking.store import position_days, trip_summaries, vehicle_days
+from tracking.store.days import DAY_MS, date_of
 from tracking.store.pool import Connection, Database, timed_out
-from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
 
@@ -157,12 +157,12 @@ class Summaries:
         late = list(self._late_trips)
         if late:
             async with self._database.transaction() as connection:
-                await history.uncompact(connection, late)
+                await trip_summaries.uncompact(connection, late)
             self._late_trips.difference_update(late)
         while True:
             left_out = [key for key in self._troubles if isinstance(key, int) and self._waits(key)]
             async with self._database.connection() as connection:
-                due = await history.trips_to_compact(connection, self._clock() - self._delay_ms, left_out, TRIPS_AT_ONCE)
+                due = await trip_summaries.trips_to_compact(connection, self._clock() - self._delay_ms, left_out, TRIPS_AT_ONCE)
             if not due:
                 return
             for trip in due:
@@ -170,7 +170,7 @@ class Summaries:
 
     async def _compact(self, trip: int) -> bool:
         return await self._try(
-            trip, f"compact trip {trip}", lambda connection: history.compact_trip(connection, trip, self._clock())
+            trip, f"compact trip {trip}", lambda connection: trip_summaries.compact_trip(connection, trip, self._clock())
         )
 
     async def _sum_up(self, vehicle: int, day: int) -> None:
@@ -179,8 +179,8 @@ class Summaries:
         try:
             await self._try(
                 (vehicle, day),
-                f"sum up {history.date_of(day)} of vehicle {vehicle}",
-                lambda connection: history.sum_up_day(connection, vehicle, day, self._clock()),
+                f"sum up {date_of(day)} of vehicle {vehicle}",
+                lambda connection: vehicle_days.sum_up_day(connection, vehicle, day, self._clock()),
             )
         except StoreUnavailable:
             self._late_days.add((vehicle, day))
@@ -195,7 +195,7 @@ class Summaries:
         for partition in partitions:
             if partition.day < over and not partition.summed:
                 async with self._database.connection() as connection:
-                    vehicles = await history.vehicles_of_day(connection, partition.day, unsummed=True)
+                    vehicles = await vehicle_days.vehicles_of_day(connection, partition.day, unsummed=True)
                 for number, vehicle in enumerate(vehicles):
                     if number % VEHICLES_AT_ONCE == VEHICLES_AT_ONCE - 1:
                         # A large fleet's day takes long, and trips go on ending.
@@ -203,7 +203,7 @@ class Summaries:
                     if not self._waits((vehicle, partition.day)):
                         await self._sum_up(vehicle, partition.day)
                 async with self._database.transaction() as connection:
-                    await history.note_day(connection, partition.day, "summed", now)
+                    await position_days.note(connection, partition.day, "summed", now)
         held = {partition.day for partition in partitions}
         for vehicle, day in sorted(self._late_days):
             # Of a day that is not over there is nothing stored yet, and of one that was dropped nothing to make it from.
@@ -212,9 +212,9 @@ class Summaries:
             elif not self._waits((vehicle, day)):
                 await self._sum_up(vehicle, day)
 
-    async def _held(self) -> list[history.PositionDay]:
+    async def _held(self) -> list[position_days.PositionDay]:
         async with self._database.connection() as connection:
-            return [found for found in await history.position_days(connection) if found.attached and not found.dropped]
+            return [found for found in await position_days.partitions(connection) if found.attached and not found.dropped]
 
     # --- looking through once more ------------------------------------------------------------------------------------------
 
@@ -230,23 +230,23 @@ class Summaries:
                     # Those of which it found that more had come.
                     await self._compact_trips()
 
-    async def _settle(self, partition: history.PositionDay, until: float) -> bool:
+    async def _settle(self, partition: position_days.PositionDay, until: float) -> bool:
         """Goes on with a day where it was, vehicle by vehicle; whether it is through."""
         day, settled_to = partition.day, partition.settled_to
         while True:
             async with self._database.connection() as connection:
-                vehicles = await history.vehicles_of_day(connection, day, after=settled_to, limit=VEHICLES_AT_ONCE)
+                vehicles = await vehicle_days.vehicles_of_day(connection, day, after=settled_to, limit=VEHICLES_AT_ONCE)
             if not vehicles:
                 break
             for vehicle in vehicles:
                 out_of_time = settled_to != partition.settled_to and time.monotonic() >= until
                 if out_of_time or not await self._look_through(vehicle, day):
                     async with self._database.transaction() as connection:
-                        await history.note_settled_to(connection, day, settled_to)
+                        await position_days.note_settled_to(connection, day, settled_to)
                     return False
                 settled_to = vehicle
         async with self._database.transaction() as connection:
-            await history.note_day(connection, day, "settled", self._clock())
+            await position_days.note(connection, day, "settled", self._clock())
         return True
 
     async def _look_through(self, vehicle: int, day: int) -> bool:
@@ -255,16 +255,16 @@ class Summaries:
 
         async def look(connection: Connection) -> None:
             nonlocal trips
-            day_is_old, trips = await history.came_later(connection, vehicle, day)
+            day_is_old, trips = await vehicle_days.came_later(connection, vehicle, day)
             if day_is_old:
-                await history.sum_up_day(connection, vehicle, day, self._clock())
+                await vehicle_days.sum_up_day(connection, vehicle, day, self._clock())
 
         key = vehicle, day
         if not self._waits(key):
-            await self._try(key, f"look through {history.date_of(day)} of vehicle {vehicle}", look)
+            await self._try(key, f"look through {date_of(day)} of vehicle {vehicle}", look)
             if trips:
                 async with self._database.transaction() as connection:
-                    await history.uncompact(connection, trips)
+                    await trip_summaries.uncompact(connection, trips)
         trouble = self._troubles.get(key)
         return trouble is None or trouble.until == _FOR_EVER
 
@@ -281,27 +281,27 @@ class Summaries:
         now = self._clock()
         first_kept = now // DAY_MS - self._retention_days
         async with self._database.connection() as connection:
-            partitions = await history.position_days(connection)
+            partitions = await position_days.partitions(connection)
         for partition in partitions:
             # The oldest first, up to the first that may not go: positions count as gone from the last dropped day on backwards.
             if partition.day >= first_kept or not (partition.dropped or await self._may_go(partition)):
                 break
             if not partition.dropped:
                 async with self._database.transaction() as connection:
-                    await history.note_day(connection, partition.day, "dropped", now)
+                    await position_days.note(connection, partition.day, "dropped", now)
             async with self._database.connection() as connection:
-                await history.drop_partition(connection, partition)
-            logger.info("dropped the positions of %s", history.date_of(partition.day))
+                await position_days.drop(connection, partition)
+            logger.info("dropped the positions of %s", date_of(partition.day))
 
-    async def _may_go(self, partition: history.PositionDay) -> bool:
+    async def _may_go(self, partition: position_days.PositionDay) -> bool:
         """Whether nothing can come any more, and all trips of that day are compacted."""
         if not partition.settled:
             return False
         async with self._database.connection() as connection:
-            trips = await history.trips_of_day(connection, partition.day)
+            trips = await trip_summaries.trips_of_day(connection, partition.day)
         # Those that are still under way too: what they had until now is kept in their lines.
         for trip in trips:
             if self._waits(trip) or not await self._compact(trip):
-                logger.warning("positions are kept from %s on: trip %d is not compacted", history.date_of(partition.day), trip)
+                logger.warning("positions are kept from %s on: trip %d is not compacted", date_of(partition.day), trip)
                 return False
         return True

@@ -13,10 +13,10 @@ import asyncpg
 
 from tracking.errors import ErrorCode, Refusal, StoreUnavailable
 from tracking.model import Clock
-from tracking.store import history
-from tracking.store.history import VehicleDay
+from tracking.store import vehicle_days
+from tracking.store.days import DAY_MS, date_of
 from tracking.store.pool import Database, timed_out
-from tracking.store.positions import DAY_MS
+from tracking.store.vehicle_days import VehicleDay
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Sums:
             await asyncio.wait({made}, timeout=WAIT_SECONDS)
             kept = made.result() if made.done() else None
         if kept is None or kept.failed:
-            detail = f"the day {history.date_of(day)} is not summed up yet: try again in a while"
+            detail = f"the day {date_of(day)} is not summed up yet: try again in a while"
             raise Refusal(ErrorCode.UNAVAILABLE, detail, retry_after=WAIT_SECONDS)
         return kept.found
 
@@ -111,9 +111,9 @@ class Sums:
         began = self._clock()
         try:
             async with self._database.connection() as connection:
-                return _Kept(await history.day_now(connection, vehicle, day, since), began)
+                return _Kept(await vehicle_days.day_now(connection, vehicle, day, since), began)
         except (StoreUnavailable, asyncpg.PostgresError) as error:
-            logger.warning("can't sum up %s of vehicle %d: %s", history.date_of(day), vehicle, error)
+            logger.warning("can't sum up %s of vehicle %d: %s", date_of(day), vehicle, error)
             away = isinstance(error, StoreUnavailable) and not timed_out(error)
             return None if away else _Kept(None, self._clock(), failed=True)
 

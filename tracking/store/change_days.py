@@ -13,9 +13,8 @@ from typing import NamedTuple
 import asyncpg
 
 from tracking.errors import StoreUnavailable
-from tracking.store.history import date_of
+from tracking.store.days import DAY_MS, date_of
 from tracking.store.pool import Connection, Database, timed_out
-from tracking.store.positions import DAY_MS
 
 LOCK_MS = 100
 """How long a partition waits for its lock. Everybody who writes a change waits behind it meanwhile."""

@@ -10,9 +10,10 @@ A piece reads `MAX_DAYS` UTC days of one vehicle at the most, so none is a long 
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from tracking.store import history
+from tracking.store import position_days, trip_summaries
+from tracking.store.days import DAY_MS
 from tracking.store.pool import Connection, Database
-from tracking.store.positions import DAY_MS, TRACK_COLUMNS, TrackRow
+from tracking.store.positions import TRACK_COLUMNS, TrackRow
 
 PIECE = 1_000
 """Rows of a piece: they are taken apart in one step of the event loop."""
@@ -52,9 +53,9 @@ async def of_trip(database: Database, trip: int, *, suspect: bool) -> Pieces:
     """
     async with database.connection() as connection:
         parts = await _segments(connection, trip)
-        kept_from = await history.horizon(connection)
+        kept_from = await position_days.horizon(connection)
     if kept_from is not None and any(part.since < kept_from for part in parts):
-        async for rows in history.kept_track(database, trip, kept_from):
+        async for rows in trip_summaries.kept_track(database, trip, kept_from):
             yield rows
     for part in parts:
         here = part if kept_from is None else part._replace(since=max(part.since, kept_from))
@@ -137,7 +138,7 @@ async def _bounds(connection: Connection, part: _Part) -> tuple[int, int] | None
 
 async def _gone_to(connection: Connection, trip: int | None) -> int:
     """A trip's positions before this instant are gone. What is gone of a vehicle's alone is kept nowhere."""
-    return 0 if trip is None else await history.horizon(connection) or 0
+    return 0 if trip is None else await position_days.horizon(connection) or 0
 
 
 def _query(*, suspect: bool, of_trip: bool, joined: bool = False) -> str:
@@ -162,7 +163,7 @@ def _query(*, suspect: bool, of_trip: bool, joined: bool = False) -> str:
 
 async def _kept_of_part(database: Database, trip: int, before: int, part: _Part, key: _Key) -> Pieces:
     """What the trip's line has kept of this part, past the key and before an instant."""
-    async for kept in history.kept_track(database, trip, before):
+    async for kept in trip_summaries.kept_track(database, trip, before):
         found = [
             row
             for row in kept
