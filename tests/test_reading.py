@@ -12,10 +12,10 @@ import pytest
 
 from tests.support.clients import Api, Dispatcher, Message
 from tests.support.devices import until
+from tests.support.geofence_drives import YARD, put_fence
 from tests.support.geofence_truth import Seen
 from tests.support.hub_process import HubProcess
 from tests.support.monitoring import BEGIN, FLEET, Monitored, position_of
-from tests.test_events import YARD, put_fence
 from tracking.model import Fleet, Geofence, Place, Vehicle
 from tracking.monitor import fences as module
 from tracking.monitor import loader

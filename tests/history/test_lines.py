@@ -1,4 +1,4 @@
-"""A watched trip's line, on real PostGIS: what is thinned there is the track, and one reading serves all who come."""
+"""The line of a watched trip, on real PostGIS: the thinned line is the track, and one reading serves all who come."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ async def store(cluster: Cluster, template: str) -> AsyncIterator[Database]:
 
 @dataclass
 class Reading:
-    """Lines of one trip, with a clock that the test turns; `asked` counts the readings."""
+    """Lines of one trip, with a clock that the test sets. `asked` counts the readings."""
 
     store: Database
     feed: TripFeed
@@ -62,7 +62,7 @@ class Reading:
 
     @contextlib.contextmanager
     def _erased(self) -> Iterator[set[str]]:
-        """As the hub's: those that are erased meanwhile."""
+        """Like `Hub.erased`: the vehicles that are erased meanwhile."""
         erased: set[str] = set()
         yield erased
         if self.erase:
@@ -109,7 +109,7 @@ async def test_one_reading_serves_all_who_come(reading: Reading) -> None:
     reading.now += module.KEPT_MS - 1
     assert await reading.lines.of(reading.feed) is found[0]
     assert reading.asked == asked
-    # Not for ever, nor where the feed has let go of what came since.
+    # It is not kept for ever, nor if the feed has dropped what came since.
     reading.now += 1
     second = await reading.lines.of(reading.feed)
     assert second is not found[0]

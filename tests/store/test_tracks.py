@@ -1,4 +1,4 @@
-"""Tracks by pieces on real PostGIS: each fix once and in order, whatever happens between two pieces."""
+"""Tracks in pieces on real PostGIS: each fix comes once and in order, whatever happens between two pieces."""
 
 import random
 from collections.abc import AsyncIterator
@@ -6,29 +6,13 @@ from typing import Any
 
 import pytest
 
-from tests.store.test_history import BEGIN, Van, a_trip, north
+from tests.support.drives import Van, a_trip, north
+from tests.support.positions import BEGIN
 from tracking.ingest.vehicles import FOREVER
-from tracking.model import Fleet
-from tracking.store import fleets, position_days, positions, tracks, trip_lines, trip_summaries, trips
+from tracking.store import position_days, positions, tracks, trip_lines, trip_summaries, trips
 from tracking.store.days import DAY_MS
 from tracking.store.pool import Connection, Database
 from tracking.store.positions import TRACK_COLUMNS, TrackRow
-
-
-@pytest.fixture
-async def store(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url)
-    await database.open()
-    async with database.connection() as connection:
-        await fleets.put(connection, Fleet("fleet", "Fleet"))
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def connection(store: Database) -> AsyncIterator[Connection]:
-    async with store.connection() as connection:
-        yield connection
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +99,7 @@ async def test_what_comes_late_while_it_is_read_comes_once_or_not(store: Databas
     found: list[TrackRow] = []
     async for rows in tracks.of_vehicle(store, van.number, 0, FOREVER, suspect=False):
         found += rows
-        # Behind what was read, just past it, and newer than all.
+        # One fix is behind what was read, one just after it, and one newer than all.
         here = (rows[-1].fix_time - BEGIN) / 1000
         await van.drove([(here - 4.5, 0, 0, 5.0), (here + 0.5, 0, 0, 5.0), (1_000 + here, 0, 0, 5.0)])
     assert keys(found) == sorted(set(keys(found)), key=lambda key: key[0])
@@ -156,7 +140,7 @@ async def test_a_trip_keeps_every_fix_while_its_days_are_dropped(
     connection: Connection,
     gone_after: int | None,
 ) -> None:
-    """Two vehicles, by turns, over three days. The first two days go after so many pieces, which the line was made before."""
+    """Two vehicles drive by turns for three days. The line is made. Then the first two days are dropped after some pieces."""
     first, second = await Van.new(connection, "first"), await Van.new(connection, "second")
     trip = await a_trip(connection, first.number, BEGIN, None)
     midnight = (BEGIN // DAY_MS + 1) * DAY_MS
@@ -170,7 +154,7 @@ async def test_a_trip_keeps_every_fix_while_its_days_are_dropped(
     driven += [
         (second.number, row.fix_time) for row in await second.drove(north(0, 250, 10), begin=midnight + DAY_MS, trip=trip)
     ]
-    # Of another trip, meanwhile.
+    # These fixes belong to no trip.
     await first.drove(north(0, 250, 10), begin=midnight + 300_000)
     async with connection.transaction():
         await trip_summaries.compact_trip(connection, trip, midnight + 2 * DAY_MS)
@@ -198,7 +182,7 @@ async def test_a_trip_keeps_every_fix_while_its_days_are_dropped(
 async def test_a_piece_reads_a_few_rows_however_many_there_are(
     store: Database, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of trips, sessions and vehicles those that it names; of the days its own."""
+    """It reads the trips, sessions and vehicles of its rows, and the partition of its day."""
     monkeypatch.setattr(tracks, "PIECE", 1_000)
     van = await Van.new(connection)
     await van.drove(north(0, 20_000, 10))

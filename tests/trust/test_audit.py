@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, fix, new_id, now_ms, token
+from tests.support.clocks import ShiftedClock
 from tests.support.devices import until
 from tests.support.hub_process import ROOT, SECRET, HubProcess, free_port
 from tests.support.serving import serving
-from tests.test_what_has_gone import Turned
 from tests.trust.test_erasure import no_notice
 from tracking.app import create_app
 from tracking.audit import GAP_MS, MAX_WAITING, Audit, Doer, Kind
@@ -33,7 +33,7 @@ from tracking.store.pool import Database
 class Books:
     """A hub in this process with a clock to turn, and its audit as a service reads it."""
 
-    def __init__(self, service: Service, url: str, clock: Turned, api: Api) -> None:
+    def __init__(self, service: Service, url: str, clock: ShiftedClock, api: Api) -> None:
         self.service, self.url, self.clock, self.api = service, url, clock, api
 
     async def of(self, subject: str, *actions: str) -> list[Message]:
@@ -60,7 +60,7 @@ class Books:
 
 @pytest.fixture
 async def books(database_url: str) -> Any:
-    clock = Turned()
+    clock = ShiftedClock()
     app = create_app(load(database_url=database_url, jwt_secret=SECRET, ack_interval=0), clock=clock)
     async with serving(app, lifespan="on") as served, Api(served.url, token("service", expires_in=90 * 86_400)) as api:
         yield Books(app.state.service, served.url, clock, api)
@@ -434,7 +434,7 @@ async def test_whose_role_may_call_the_two_functions_does_not_become_the_owner_b
 
 
 async def test_it_is_kept_as_long_as_the_setting_says(database_url: str) -> None:
-    clock = Turned()
+    clock = ShiftedClock()
     app = create_app(load(database_url=database_url, jwt_secret=SECRET, audit_days=19), clock=clock)
     async with serving(app, lifespan="on") as served, Api(served.url, token("service", expires_in=90 * 86_400)) as api:
         books = Books(app.state.service, served.url, clock, api)

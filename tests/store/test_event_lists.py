@@ -1,4 +1,4 @@
-"""Events of a fleet as they are asked for, on real PostGIS: which are found, and how much is read for it."""
+"""Lists of a fleet's events on real PostGIS: which events are found, and how many rows are read for them."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,13 +15,13 @@ from tracking.store.pool import Connection, Database
 BEGIN = 1_762_500_000_000
 EVENTS = 40_000
 SECOND = 1_000
-"""Of time, from one event to the next."""
+"""Milliseconds from one event to the next."""
 NOTHING = {**dict.fromkeys(("since", "until", "after", "kind", "vehicle_id", "geofence_id")), "with_late": True}
 
 
 @pytest.fixture(scope="module")
 async def store(cluster: Cluster, template: str) -> AsyncIterator[Database]:
-    """Two large fleets whose events alternate, and a small one; `v-0` and `f-0` are rare, `idle` is the large ones' alone.
+    """Two large fleets whose events alternate, and a small one. `v-0` and `f-0` are rare. Only large fleets have `idle`.
 
     The clock was set back by five seconds now and then.
     """
@@ -53,7 +53,7 @@ async def store(cluster: Cluster, template: str) -> AsyncIterator[Database]:
 @pytest.fixture
 async def connection(store: Database) -> AsyncIterator[Connection]:
     async with store.connection() as connection:
-        # One plan for all values, as the server may take at any time.
+        # One plan for all values. The server may choose this at any time.
         await connection.execute("SET plan_cache_mode = force_generic_plan")
         yield connection
 
@@ -133,7 +133,7 @@ async def test_little_is_read_besides_what_is_found(connection: Connection, aske
 
 
 async def rows_read(connection: Connection) -> int:
-    """Rows of `events` that this session's statements were given by the table or its indices."""
+    """Rows of `events` that this session's statements read from the table or its indices."""
     await connection.execute("SELECT pg_stat_force_next_flush()")
     count: int = await connection.fetchval(
         "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname = 'events'"
