@@ -1,24 +1,23 @@
-"""Work on many rows in batches: each a short transaction of its own, one at a time, with a rest after it.
+"""Jobs: work on many rows, done in batches. Each batch is a short transaction, and a pause follows it.
 
-How to use it. Write the work as a `Batch`: a function that does the next few rows in the transaction that it is given. What it
-has done must be seen from the tables, so that the work goes on after a restart where it was. `delete_some` is one for rows that
-can just go:
+A job is a `Batch`, a function that processes the next few rows in the transaction that it is given. The tables must show what
+is done, so that the job can continue after a restart:
 
     async def old_events(connection: Connection, rows: int) -> int | None:
-        return await delete_some(connection, "events", "server_time < $1::timestamptz", before, rows=rows)
+        status = await connection.execute("DELETE FROM events WHERE event IN (SELECT ... LIMIT $1)", rows)
+        return int(status.rpartition(" ")[2]) or None
 
     removed = await service.jobs.run("remove old events", old_events)
 
-All jobs of a hub share one `Jobs`: however many have work, one transaction of them is open at a time, and they take turns.
-How many rows a batch has follows from how long the last one took. The condition needs an index: a batch that reads a whole
-table to find its rows is no short transaction.
+All jobs of a hub share one `Jobs`. They take turns, and have one open transaction together. The duration of the last batch
+decides how many rows the next one has. A batch must find its rows by an index. If it reads a whole table, it is no short
+transaction.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import asyncpg
 
@@ -28,18 +27,18 @@ from tracking.store.pool import Connection, Database, timed_out
 logger = logging.getLogger(__name__)
 
 ROWS = 2_000
-"""In the first batch of a job."""
+"""Rows in the first batch of a job."""
 MAX_ROWS = 20_000
 SECONDS = 0.1
-"""How long a batch should take, and so a turn."""
+"""How long a batch should take, and a turn."""
 REST = 1.0
-"""How long nothing is done after a turn, as a share of what it took: half of the time is everybody else's."""
+"""The pause after a turn, as a share of the turn. With 1.0, jobs use half of the time."""
 DEADLOCKS = 5
 LOCK_MS = 500
-"""How long a batch waits for a lock of somebody else's: meanwhile all the others wait for their turn."""
+"""How long a batch waits for a lock. Meanwhile all other jobs wait for their turn."""
 
 Batch = Callable[[Connection, int], Awaitable[int | None]]
-"""Does at most so many rows, and returns how many it did; None where none were left to do."""
+"""Processes at most so many rows, and returns how many; None if no rows were left."""
 
 
 class Jobs:
@@ -48,7 +47,7 @@ class Jobs:
     def __init__(
         self, database: Database, *, rows: int = ROWS, most: int = MAX_ROWS, seconds: float = SECONDS, rest: float = REST
     ) -> None:
-        """`rows` are in a job's first batch, and `most` in any; `seconds` and `rest` as above."""
+        """`rows` is the size of a job's first batch, and `most` the largest size. `seconds` and `rest` are as above."""
         self._database = database
         self._rows = rows
         self._most = most
@@ -56,21 +55,21 @@ class Jobs:
         self._rest = rest
         self._turn = asyncio.Lock()
         self.longest = 0.0
-        """Seconds that the longest transaction took until now."""
+        """The seconds of the longest transaction so far."""
 
     async def run(self, what: str, batch: Batch) -> int:
-        """Calls `batch` until nothing is left; how many rows were done in all.
+        """Calls `batch` until nothing is left. Returns how many rows were processed.
 
-        Raises `StoreUnavailable`, and what else the database says to a batch: also asyncpg's `LockNotAvailableError`, where
-        somebody holds a lock for long. What was done until then is done; call it again later.
+        Raises `StoreUnavailable`, and every other error of the database. One of them is `LockNotAvailableError` of asyncpg, if
+        somebody holds a lock for long. Finished batches are committed. Call it again later.
         """
         done = deadlocks = 0
         rows = self._rows
         while True:
-            # Whoever waits is served in the order of coming, so that a short job does not wait for the end of a long one.
+            # The lock is first come, first served. So a short job does not wait for the end of a long one.
             async with self._turn:
                 turn_began = began = time.monotonic()
-                # Several small ones in a turn.
+                # A turn may have several small batches.
                 while began - turn_began <= self._seconds / 2:
                     try:
                         count = await self._transact(batch, rows)
@@ -83,7 +82,7 @@ class Jobs:
                         if not timed_out(error) or rows == 1:
                             raise
                         await self._database.ping()
-                        logger.warning("it takes too long to %s, %d rows at a time: trying fewer", what, rows)
+                        logger.warning("it takes too long to %s %d rows at a time: trying fewer rows", what, rows)
                         count = 0
                         rows //= 2
                     else:
@@ -100,18 +99,3 @@ class Jobs:
         async with self._database.transaction() as connection:
             await connection.execute(f"SET LOCAL lock_timeout = {LOCK_MS}")
             return await batch(connection, rows)
-
-
-async def delete_some(connection: Connection, table: str, condition: str, *values: Any, rows: int) -> int | None:
-    """Deletes at most `rows` rows of the table for which the condition on `values` (`$1`, `$2`, …) holds; None where there are
-    none. Rows that somebody else has locked are left for the next time.
-    """
-    status = await connection.execute(
-        f"""
-        DELETE FROM {table} WHERE ctid = ANY(
-            ARRAY(SELECT ctid FROM {table} WHERE {condition} LIMIT {int(rows)} FOR UPDATE SKIP LOCKED)
-        )
-        """,
-        *values,
-    )
-    return int(status.rpartition(" ")[2]) or None
