@@ -5,8 +5,8 @@ summed up again within seconds. These are noted in memory, and the note is lost 
 more when no fix can come any more (`LATE_MS`), vehicle by vehicle. Only then may its positions be dropped. A large fleet's day
 is hundreds of millions of rows, so the search uses a tenth of the time.
 
-Each trip, and each day of a vehicle, is a transaction of its own. If the database refuses one, or takes too long, it is put
-off, and at last given up. The others are summed up.
+Each trip, and each day of a vehicle, is a transaction of its own (decision 24 says why they are no group of `store/batch`). If
+the database refuses one, or takes too long, it is put off, and at last given up. The others are summed up.
 """
 
 import asyncio

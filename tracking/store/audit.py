@@ -120,7 +120,7 @@ async def end_all_spans(connection: Connection, ends: Mapping[str, str], now: in
 
 
 async def key(connection: Connection) -> bytes:
-    """Of the pseudonyms."""
+    """The key of the pseudonyms."""
     found: bytes = await connection.fetchval("SELECT key FROM audit_key")
     return found
 
