@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.clients import Api, Dispatcher, Driver, fix, token
 from tests.support.devices import until
+from tests.support.geofence_drives import put_fence
 from tests.support.hub_process import HubProcess
-from tests.test_events import put_fence
 from tracking.store import changes, erasures
 from tracking.store.changes import Change, ChangeKind
 

@@ -1,16 +1,17 @@
-"""A track as CSV and GeoJSON: whatever is in it, a spreadsheet computes nothing of it, and parsers read the numbers."""
+"""A track as CSV and GeoJSON: a spreadsheet evaluates none of its texts, and parsers read its numbers."""
 
 import csv
 import io
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.support.track_rows import in_pieces
 from tracking.api.tracks import CSV_COLUMNS, as_csv, as_geojson
 from tracking.store.positions import TrackRow
 
@@ -27,17 +28,13 @@ FORMULAS = [
 ]
 
 
-def a_row(vehicle_id: str = "van", session: str | None = "s", trip_id: str | None = None, **known: Any) -> TrackRow:
+def row_of(vehicle_id: str = "van", session: str | None = "s", trip_id: str | None = None, **known: Any) -> TrackRow:
     reals: dict[str, Any] = dict.fromkeys(NUMBERS) | {"latitude": 47.1, "longitude": 9.5} | known
     return TrackRow(vehicle_id, session, 1, 2, 3, **reals, trip_id=trip_id, suspect=None)
 
 
-async def batches(rows: Sequence[TrackRow]) -> AsyncIterator[Sequence[TrackRow]]:
-    yield rows
-
-
 async def read(rows: Sequence[TrackRow]) -> list[dict[str, str]]:
-    text = b"".join([piece async for piece in as_csv(batches(rows), "")]).decode()
+    text = b"".join([piece async for piece in as_csv(in_pieces(rows), "")]).decode()
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
@@ -47,11 +44,11 @@ def is_computed(cell: str) -> bool:
 
 @pytest.mark.parametrize("text", [*FORMULAS, "-x8fKq"])
 async def test_a_text_that_a_spreadsheet_would_compute_is_neutralised(text: str) -> None:
-    good = a_row()
+    good = row_of()
     for row, column in (
-        (a_row(vehicle_id=text), "vehicle_id"),
-        (a_row(session=text), "session"),
-        (a_row(trip_id=text), "trip_id"),
+        (row_of(vehicle_id=text), "vehicle_id"),
+        (row_of(session=text), "session"),
+        (row_of(trip_id=text), "trip_id"),
     ):
         before, found, after = await read([good, row, good])
         assert found[column] == f"'{text}".replace("\r", " ")
@@ -60,7 +57,7 @@ async def test_a_text_that_a_spreadsheet_would_compute_is_neutralised(text: str)
 
 
 async def test_negative_numbers_stay_numbers() -> None:
-    (found,) = await read([a_row(vehicle_id="-12", session="=1", latitude=-0.5, longitude=-180.0, altitude=-3.25)])
+    (found,) = await read([row_of(vehicle_id="-12", session="=1", latitude=-0.5, longitude=-180.0, altitude=-3.25)])
     assert [found[name] for name in ("vehicle_id", "latitude", "longitude", "altitude")] == ["-12", "-0.5", "-180.0", "-3.25"]
 
 
@@ -72,7 +69,7 @@ _text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 @example([("van", "s", 51.4779, -0.00004, 1e22, -0.00065, 3e-9, 1e-320)])
 @example([("1e-5", "2e-5", 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)])
 async def test_every_cell_is_what_it_was_and_none_is_computed(drawn: list[tuple[Any, ...]]) -> None:
-    rows = [a_row(v, s, None, **dict(zip(NUMBERS, numbers, strict=True))) for v, s, *numbers in drawn]
+    rows = [row_of(v, s, None, **dict(zip(NUMBERS, numbers, strict=True))) for v, s, *numbers in drawn]
     found = await read(rows)
     assert len(found) == len(rows)
     for cells, row in zip(found, rows, strict=True):
@@ -85,11 +82,11 @@ async def test_every_cell_is_what_it_was_and_none_is_computed(drawn: list[tuple[
             assert float(cells[name]) == pytest.approx(getattr(row, name), rel=1e-15, abs=1e-12)
 
 
-# Not across the antimeridian, where a line is cut: `tests/test_tracks.py`.
+# Not across the antimeridian. `tests/test_tracks.py` tests the cut there.
 @given(st.lists(st.tuples(st.floats(-90, 90), st.floats(-89, 89)), min_size=1, max_size=4))
 async def test_geojson_has_the_very_numbers(places: list[tuple[float, float]]) -> None:
-    rows = [a_row(latitude=latitude, longitude=longitude) for latitude, longitude in places]
-    text = b"".join([piece async for piece in as_geojson(batches(rows), "")])
+    rows = [row_of(latitude=latitude, longitude=longitude) for latitude, longitude in places]
+    text = b"".join([piece async for piece in as_geojson(in_pieces(rows), "")])
     (feature,) = json.loads(text, parse_constant=pytest.fail)["features"]
     coordinates = feature["geometry"]["coordinates"]
     assert (coordinates if len(rows) > 1 else [coordinates]) == [[row.longitude, row.latitude] for row in rows]

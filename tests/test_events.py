@@ -1,4 +1,4 @@
-"""Events of a real hub, over real sockets and HTTP, out of a real PostGIS."""
+"""Events of a real hub, over real sockets and HTTP, from a real PostGIS."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.clients import Api, Dispatcher, Driver, Message, Socket, fix, new_id, now_ms, token
 from tests.support.devices import until
+from tests.support.geofence_drives import ELSEWHERE, INSIDE, OUTSIDE, YARD, Drive, hour_ago, listed, put_fence, quiet_fleet
 from tests.support.geofence_truth import Seen
 from tests.support.hub_process import HubProcess
 from tests.support.monitoring import BEGIN, FLEET, Monitored
@@ -16,52 +17,9 @@ from tracking.model import Fleet, Geofence, Vehicle
 from tracking.store import erasures, fleets, geofences, vehicles
 from tracking.store.pool import Database
 
-RING = [[9.52, 47.14], [9.53, 47.14], [9.53, 47.15], [9.52, 47.15], [9.52, 47.14]]
-YARD = {"type": "Polygon", "coordinates": [RING]}
-ELSEWHERE = {"type": "Polygon", "coordinates": [[[x + 1, y] for x, y in RING]]}
-INSIDE = {"latitude": 47.145, "longitude": 9.525, "accuracy": 5.0}
-OUTSIDE = {"latitude": 47.145, "longitude": 9.515, "accuracy": 5.0}
-
-
-class Drive:
-    """A driver whose fixes are a minute apart, so that all of it is plausible."""
-
-    def __init__(self, driver: Driver, begin: int, seq: int = 0) -> None:
-        self.driver, self.begin, self.seq = driver, begin, seq
-
-    async def to(self, place: Message, **fields: Any) -> int:
-        """Reports that it is there, and waits for the ack; the fix time."""
-        self.seq += 1
-        fix_time = self.begin + self.seq * 60_000
-        await self.driver.report(fix(self.seq, fix_time=fix_time, **{**place, **fields}))
-        assert await self.driver.acknowledged(self.seq) == []
-        return fix_time
-
-
-def hour_ago() -> int:
-    return now_ms() - 3_600_000
-
-
-async def put_fence(api: Api, fleet_id: str, geometry: Any = YARD, geofence_id: str = "yard", **properties: Any) -> None:
-    body = {"type": "Feature", "geometry": geometry, "properties": properties}
-    await api.call("PUT", f"/fleets/{fleet_id}/geofences/{geofence_id}", body)
-
-
-async def quiet_fleet(api: Api) -> str:
-    """One that is told of fences alone."""
-    fleet_id = new_id("fleet")
-    thresholds = {"idle_after": 1e6, "dwell_after": 1e6, "signal_lost_after": 1e6}
-    await api.call("PUT", f"/fleets/{fleet_id}", {"name": "Quiet", **thresholds})
-    return fleet_id
-
-
-async def listed(api: Api, fleet_id: str, **params: Any) -> list[Message]:
-    found: list[Message] = (await api.call("GET", f"/fleets/{fleet_id}/events", **params))["events"]
-    return found
-
 
 async def settled(screen: Dispatcher, driver: Drive) -> None:
-    """A mark behind everything that was reported: what the monitor told of it came before this speeding."""
+    """Waits for a speeding after everything that was reported. All events of it came before."""
     seen = len(screen.news())
     await driver.to(OUTSIDE, speed=45.0)
     await screen.until(lambda: any(event["kind"] == "speeding" for event in screen.news()[seen:]))
@@ -77,7 +35,7 @@ async def test_a_vehicle_driven_through_a_fence(hub: HubProcess, api: Api) -> No
         await drive.to(OUTSIDE)
         entered = await drive.to(INSIDE)
         [enter] = await screen.events(1)
-        # It was told after COMMIT: whoever hears of it finds it.
+        # It was told after COMMIT, so it can be found.
         stored = await connection.fetchval("SELECT kind FROM events WHERE event = $1", enter["event_id"])
         assert stored == "enter"
         left = await drive.to(OUTSIDE)
@@ -103,7 +61,7 @@ async def test_a_speed_that_the_places_contradict_is_no_speeding_and_no_top_spee
         return fix(seq, fix_time=begin + seq * 1_000, latitude=47.0 + metres / 111_195, speed=speed, accuracy=5.0)
 
     async with Driver(hub.url, vehicle_id) as driver:
-        # 3 m/s by the places, whatever it says; then as fast as it says, which the second place shows.
+        # First 3 m/s by the places, whatever it reports. Then as fast as it reports, which the second place shows.
         await driver.report(*(at(seq, 3.0 * seq, [3.0, 60.0, 140.0][seq % 3]) for seq in range(1, 61)))
         await driver.report(*(at(61 + n, 183.0 + 15.0 * n, 15.0) for n in range(5)))
         assert await driver.acknowledged(65) == []
@@ -134,7 +92,7 @@ async def test_a_fence_over_a_parked_vehicle(hub: HubProcess, api: Api) -> None:
         assert [event["kind"] for event in told] == ["enter", "exit", "enter"]
         stays = "SELECT count(*) FROM geofence_stays WHERE fleet_id = $1"
         assert await connection.fetchval(stays, fleet_id) == 1
-        # Nobody leaves a fence that is no more.
+        # Nobody leaves a geofence that was removed.
         await api.call("DELETE", f"/fleets/{fleet_id}/geofences/yard", expect=204)
         assert (await screen.expect("geofence_gone"))["geofence_id"] == "yard"
         await settled(screen, drive)
@@ -247,10 +205,10 @@ async def test_what_a_backlog_tells_is_listed_and_pressed_on_nobody(hub: HubProc
         begin = now_ms() - 86_400_000
         ways = [OUTSIDE, INSIDE] * 100 + [OUTSIDE]
         await driver.report(*(fix(i + 1, fix_time=begin + i * 60_000, **place) for i, place in enumerate(ways)))
-        # Of the last hour: marked.
+        # Fixes of the last hour give events that are marked as late.
         recent = now_ms() - 1_800_000
         await driver.report(fix(202, fix_time=recent, **INSIDE), fix(203, fix_time=recent + 60_000, **OUTSIDE))
-        # And what happens now.
+        # This happens now.
         await driver.report(fix(204, **INSIDE))
         await screen.until(lambda: any("late" not in event for event in screen.news()))
     told = [(event["kind"], event.get("late")) for event in screen.news()]
@@ -324,7 +282,7 @@ async def test_a_vehicle_that_changes_fleets_takes_no_stay_along(own_hub: Callab
         here = old if back else new
         async with Dispatcher(hub.url, here) as screen, Driver(hub.url, vehicle_id, driver.session) as driver:
             await api.call("PUT", f"/fleets/{here}", {"name": "Limited", "speed_limit": 40, "idle_after": 1e6})
-            # Where it was before it came is not this fleet's to know.
+            # This fleet may not know where it was before it came.
             await settled(screen, Drive(driver, now_ms() - 120_000, seq=1))
             assert [event["kind"] for event in screen.news()] == ["speeding"]
 
@@ -341,7 +299,7 @@ async def test_an_event_that_the_database_refuses_takes_no_others_with_it(
         await connection.execute("ALTER TABLE events ADD CHECK (kind <> 'exit')")
         async with Dispatcher(hub.url, fleet_id) as screen, Driver(hub.url, vehicle_id) as driver:
             begin = hour_ago()
-            # Held up, so that they are one group.
+            # The lock delays the events, so that they are one group.
             async with connection.transaction():
                 await connection.execute("LOCK TABLE events IN SHARE MODE")
                 ways = [OUTSIDE, INSIDE, OUTSIDE, INSIDE]

@@ -1,4 +1,4 @@
-"""Polygons from outside: every bad one is refused with what is wrong with it, over HTTP, and none of them is a 500."""
+"""Polygons from outside: over HTTP, every bad one is refused with the reason, and none gives a 500."""
 
 import json
 import math
@@ -111,7 +111,7 @@ async def test_good_polygons_are_kept_as_rfc_7946_has_them(api: Api) -> None:
         assert await api.call("GET", path) == answer
         return answer["geometry"]
 
-    # The rings turned the wrong way are turned.
+    # Rings of the wrong direction are reversed.
     found = await kept(polygon(SQUARE[::-1], HOLE[::-1]), 201)
     assert [shapely.is_ccw(shapely.linearrings(ring)) for ring in found["coordinates"]] == [True, False]
     assert shape_of(found).equals(shape_of(polygon(SQUARE, HOLE)))

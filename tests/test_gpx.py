@@ -1,4 +1,4 @@
-"""A track as GPX: valid, whole, cut where nothing was heard, and made without holding it."""
+"""A track as GPX: valid, whole, cut at silences, and written without holding it in memory."""
 
 import re
 import tracemalloc
@@ -13,17 +13,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.support.track_rows import a_row
 from tracking.gpx import GAP_MS, gpx
 from tracking.store.positions import TrackRow
 
 BEGIN = 1_700_000_000_000
 LATEST = 4_102_444_800_000
 SPEED, COURSE = (f"{{http://www.garmin.com/xmlschemas/TrackPointExtension/v2}}{name}" for name in ("speed", "course"))
-
-
-def a_row(fix_time: int, latitude: float = 47.1, longitude: float = 9.5, vehicle_id: str = "van", **known: Any) -> TrackRow:
-    reals = {name: known.get(name) for name in ("accuracy", "altitude", "speed", "bearing")}
-    return TrackRow(vehicle_id, "s", 1, fix_time, fix_time, latitude, longitude, **reals, trip_id=None, suspect=None)
 
 
 async def each(rows: Sequence[TrackRow]) -> AsyncIterator[TrackRow]:
@@ -62,7 +58,7 @@ async def test_whatever_the_track_it_is_read_back_as_it_was(name: str, fixes: li
     assert [round(point.time.timestamp() * 1000) for point in points if point.time] == [row.fix_time for row in rows]
     for point, row in zip(points, rows, strict=True):
         speed, course = extension_of(point)
-        # gpxpy writes numbers next to nothing with ten digits behind the point: a hundredth of a millimetre.
+        # gpxpy writes tiny numbers with ten decimals: a hundredth of a millimetre.
         longitude = -180.0 if row.longitude == 180.0 else row.longitude
         assert (point.latitude, point.longitude) == pytest.approx((row.latitude, longitude), abs=1e-9)
         assert point.elevation == pytest.approx(row.altitude, abs=1e-9)
@@ -73,8 +69,8 @@ async def test_whatever_the_track_it_is_read_back_as_it_was(name: str, fixes: li
 GPX_NAMESPACE = "http://www.topografix.com/GPX/1/1"
 DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
 DATE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", re.ASCII)
-# What the schemas of GPX 1.1 and TrackPointExtension v2 say of the elements that we write, in our own words: which children in
-# which order, and which values. The schemas themselves are others' works.
+# The rules of the schemas of GPX 1.1 and TrackPointExtension v2 for the elements that the hub writes: which children in which
+# order, and which values. The schemas themselves are works of others.
 CHILDREN = {
     "gpx": ["metadata", "wpt", "rte", "trk"],
     "trk": ["name", "trkseg"],
@@ -119,7 +115,7 @@ def _short(tag: str) -> str:
 
 
 def test_what_the_schema_does_not_allow_is_found() -> None:
-    """Or the test above would see nothing."""
+    """Otherwise the test above would find nothing."""
     head = f'<gpx xmlns="{GPX_NAMESPACE}" version="1.1" creator="x"><trk><trkseg>'
     for point in (
         '<trkpt lat="1" lon="180.0"/>',
@@ -156,7 +152,7 @@ async def test_no_fixes_are_a_track_without_segments() -> None:
 
 
 async def test_the_pieces_are_small_however_long_the_track() -> None:
-    """10,000 points here; a million take the same (measured once: 312 MB of file, 31 MB of process)."""
+    """10,000 points here. A million take the same (measured once: a file of 312 MB, a process of 31 MB)."""
 
     async def rows() -> AsyncIterator[TrackRow]:
         for second in range(10_000):

@@ -1,4 +1,4 @@
-"""Summaries and days as a hub serves them: a trip is driven, ends, and is found again."""
+"""Summaries and days as a hub serves them: a trip is driven, ends, and is read."""
 
 import asyncio
 from collections.abc import Callable
@@ -23,13 +23,24 @@ async def until(api: Api, path: str, holds: Callable[[Message], bool] = bool) ->
             await asyncio.sleep(0.02)
 
 
+async def assert_who_may_read(api: Api, path: str, fleet_id: str, vehicle_id: str, trip_id: str) -> None:
+    for role, subject, status in (
+        ("dispatcher", fleet_id, 200),
+        ("dispatcher", "another", 404),
+        ("passenger", trip_id, 403),
+        ("driver", vehicle_id, 403),
+    ):
+        response = await api.http.get(path, headers={"Authorization": f"Bearer {token(role, subject)}"})
+        assert response.status_code == status, role
+
+
 async def test_a_trip_is_driven_summed_up_and_erased(own_hub: Callable[..., HubProcess]) -> None:
     hub = own_hub(summary_delay="1", latest_interval="0.1")
     async with Api(hub.url) as api:
         vehicle_id, trip_id = await api.under_way()
         fleet_id = (await api.call("GET", f"/trips/{trip_id}"))["fleet_id"]
         path = f"/trips/{trip_id}/summary"
-        # The grace before the start is the trip's, so that the test need not wait while it drives.
+        # The time just before the start belongs to the trip. So the test need not wait while the vehicle drives.
         begin = now_ms() - 20_000
         fixes = [fix(n, fix_time=begin + n * 1000, latitude=47.14 + n * 0.0001, speed=11.0 + n / 10) for n in range(1, 19)]
         async with Driver(hub.url, vehicle_id) as driver:
@@ -48,21 +59,15 @@ async def test_a_trip_is_driven_summed_up_and_erased(own_hub: Callable[..., HubP
                 "track": {"type": "LineString", "coordinates": places},
             }
 
-            # Late, and the line has it.
+            # The line gets a late fix.
             await driver.report(fix(19, fix_time=fixes[9]["fix_time"], latitude=fixes[9]["latitude"]))
             await driver.acknowledged(19)
             later = await until(api, path, lambda found: len(found["track"]["coordinates"]) == 18)
             assert later["track"]["coordinates"] == [[f["longitude"], f["latitude"]] for f in fixes]
 
-        for role, subject, status in (
-            ("dispatcher", fleet_id, 200),
-            ("dispatcher", "another", 404),
-            ("passenger", trip_id, 403),
-            ("driver", vehicle_id, 403),
-            ("operator", None, 404),
-        ):
-            response = await api.http.get(path, headers={"Authorization": f"Bearer {token(role, subject)}"})
-            assert response.status_code == status, role
+        await assert_who_may_read(api, path, fleet_id, vehicle_id, trip_id)
+        response = await api.http.get(path, headers={"Authorization": f"Bearer {token('operator')}"})
+        assert response.status_code == 404
 
         days = f"/vehicles/{vehicle_id}/days"
         found = (await api.call("GET", days))["days"]
@@ -73,14 +78,7 @@ async def test_a_trip_is_driven_summed_up_and_erased(own_hub: Callable[..., HubP
         assert found[-1]["day"] == today
         assert (await api.call("GET", f"{days}?from={today}&to={today}"))["days"] == found[-1:]
         assert (await api.call("GET", f"{days}?from=2000-01-01&to=2000-12-31"))["days"] == []
-        for role, subject, status in (
-            ("dispatcher", fleet_id, 200),
-            ("dispatcher", "another", 404),
-            ("passenger", trip_id, 403),
-            ("driver", vehicle_id, 403),
-        ):
-            response = await api.http.get(days, headers={"Authorization": f"Bearer {token(role, subject)}"})
-            assert response.status_code == status, role
+        await assert_who_may_read(api, days, fleet_id, vehicle_id, trip_id)
 
         await api.call("DELETE", f"/vehicles/{vehicle_id}", expect=204)
         assert (await api.http.get(path)).status_code == 404

@@ -12,17 +12,17 @@ import pytest
 
 from tests.support.clients import Api, Dispatcher, Message
 from tests.support.devices import until
+from tests.support.geofence_drives import YARD, put_fence
 from tests.support.geofence_truth import Seen
 from tests.support.hub_process import HubProcess
 from tests.support.monitoring import BEGIN, FLEET, Monitored, position_of
-from tests.test_events import YARD, put_fence
 from tracking.model import Fleet, Geofence, Place, Vehicle
 from tracking.monitor import fences as module
 from tracking.monitor import loader
 from tracking.monitor.fences import built
 from tracking.monitor.geofences import Fences
 from tracking.monitor.loader import Loader
-from tracking.store import changes, erasures, fleets, geofences, positions, trips, vehicles
+from tracking.store import changes, erasures, fleets, geofences, latest_positions, trips, vehicles
 from tracking.store.pool import Connection, Database
 from tracking.store.vehicles import Stored
 
@@ -77,7 +77,7 @@ async def test_what_is_applied_meanwhile_is_newer_than_what_was_read(
                 now=BEGIN,
             )
             seen = position_of(Seen(vehicle_id, BEGIN, 9.5, 47.0), BEGIN, vehicle=stored.number)
-            await positions.move_latest(connection, [seen])
+            await latest_positions.move(connection, [seen])
             assert stored.number == number
     read = Loader._read
     readings: list[list[int]] = []

@@ -1,6 +1,6 @@
 """A track as GeoJSON: read back as it was, a Feature for each segment, and cut at the antimeridian (RFC 7946, 3.1.9)."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -9,21 +9,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.test_gpx import a_row
+from tests.support.track_rows import a_row, in_pieces
 from tracking.api import tracks
 from tracking.store.positions import TrackRow
 
 BEGIN = 1_700_000_000_000
 
 
-async def batches(rows: Sequence[TrackRow]) -> AsyncIterator[Sequence[TrackRow]]:
-    for begin in range(0, len(rows), 7):
-        yield rows[begin : begin + 7]
-
-
 async def geojson(rows: Sequence[TrackRow]) -> list[dict[str, Any]]:
     """The Features."""
-    text = b"".join([piece async for piece in tracks.as_geojson(batches(rows), "van")])
+    text = b"".join([piece async for piece in tracks.as_geojson(in_pieces(rows), "van")])
     found = msgspec.json.decode(text)
     assert found["type"] == "FeatureCollection"
     features: list[dict[str, Any]] = found["features"]
@@ -87,7 +82,7 @@ async def test_whatever_the_track_no_line_goes_around_the_world(
             assert times == sorted(times)
             timed += [(x, y, time) for (x, y), time in zip(places, times, strict=True)]
         left = iter(timed)
-        # Every fix is there, in order; all else lies on the antimeridian.
+        # Every fix is there, in order. All other points are on the antimeridian.
         for row in fixes:
             for x, y, time in left:
                 if (x, y, time) == (row.longitude, row.latitude, row.fix_time):

@@ -1,4 +1,4 @@
-"""What is over is let go: nothing is kept in memory of trips, sessions, links, tokens and connections that have been."""
+"""What is over is forgotten: memory keeps nothing of past trips, sessions, links, tokens and connections."""
 
 import asyncio
 import gc
@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from tests.support.clients import Api, Driver, Passenger, Socket, fix, new_id, now_ms, token
+from tests.support.clocks import ShiftedClock
 from tests.support.devices import until
 from tests.support.hub_process import SECRET
 from tests.support.serving import Served, serving
@@ -19,29 +20,19 @@ from tracking.config import load
 from tracking.ingest.vehicles import MAX_SPANS, TRIP_UNKNOWN
 from tracking.live.hub import STEPS
 from tracking.service import Service
+from tracking.store.days import DAY_MS
 from tracking.store.pool import Database
 
-DAY_MS = 86_400_000
 ROUND = 5
-"""Trips, and vehicles that are removed."""
+"""Trips of a round, and vehicles that are removed in it."""
 _ROOM: tuple[type, ...] = (Database, asyncio.AbstractEventLoop, asyncio.Task, type, ModuleType, FunctionType)
-"""What is not looked into: it belongs to others, or is the program itself."""
-
-
-class Turned:
-    """The hub's clock, which a test may turn."""
-
-    def __init__(self) -> None:
-        self.ahead = 0
-
-    def __call__(self) -> int:
-        return now_ms() + self.ahead
+"""What is not searched: it belongs to others, or is the program itself."""
 
 
 class World:
     """A hub in this process, and what it holds."""
 
-    def __init__(self, service: Service, served: Served, clock: Turned) -> None:
+    def __init__(self, service: Service, served: Served, clock: ShiftedClock) -> None:
         self.service = service
         self.url = served.url
         self._served = served
@@ -62,7 +53,7 @@ class World:
                     waiting.append(other)
 
     def census(self) -> Counter[str]:
-        """How many of each type are held by the service, what its collections hold, and how many of our own live at all."""
+        """How many objects of each type the service holds, what its collections hold, and how many of our types are alive."""
         gc.collect()
         counts: Counter[str] = Counter()
         for found in self._reached():
@@ -77,14 +68,14 @@ class World:
 
 @pytest.fixture
 async def world(database_url: str) -> AsyncIterator[World]:
-    clock = Turned()
+    clock = ShiftedClock()
     app = create_app(load(database_url=database_url, jwt_secret=SECRET, ack_interval=0, change_feed_bytes=1), clock=clock)
     async with serving(app, lifespan="on") as served:
         yield World(app.state.service, served, clock)
 
 
 async def _trip(api: Api, world: World, vehicle_id: str, fleet_id: str) -> str:
-    """A trip from its making to its end, with a link that is revoked, messages and a device of its own; its id."""
+    """A trip from its making to its end, with a link that is revoked, messages, and a device of its own. Returns its id."""
     trip_id: str = (await api.trip(fleet_id, vehicle_id))["trip_id"]
     share = await api.call("POST", f"/trips/{trip_id}/shares", {"expires_in": 3600})
     issued = await api.call("POST", "/tokens", {"role": "driver", "vehicle_id": vehicle_id})
@@ -113,7 +104,7 @@ async def _advance(driver: Socket, trip_id: str, *statuses: str) -> None:
 
 
 async def _quick_trip(api: Api, world: World, vehicle_id: str, fleet_id: str) -> tuple[str, int]:
-    """A trip that is canceled as soon as it is under way; its id, and an instant at which it was."""
+    """A trip that is canceled as soon as it is under way. Returns its id, and an instant at which it was under way."""
     trip_id = (await api.trip(fleet_id, vehicle_id))["trip_id"]
     await api.advance(trip_id, "enroute_to_pickup")
     at = world.clock()
@@ -147,7 +138,7 @@ async def test_nothing_is_kept_of_what_is_over(world: World) -> None:
         await world.service.retention.work()
         await world.service.latest.flush()
         for _ in range(STEPS):
-            # To the end of the round, which holds all feeds that there were when it began.
+            # A round holds all feeds that were there when it began. This ends the round.
             world.service.hub.beat()
         await until(lambda: world.census()["alive: LiveVehicle"] == len(vehicles), "nobody waits for the removed")
         return world.census()
@@ -155,7 +146,7 @@ async def test_nothing_is_kept_of_what_is_over(world: World) -> None:
     await come_and_go()
     before = await come_and_go()
     after = await come_and_go()
-    # What is kept of one comes in as many as there were; a few may be on their way.
+    # If something is kept for each trip or vehicle, there is one more for each. A few may be on their way.
     assert {kind: (before[kind], count) for kind, count in after.items() if count >= before[kind] + ROUND} == {}
     assert world.service.auth.revoked == set()
 
@@ -180,7 +171,7 @@ async def test_a_vehicle_is_let_go_of_when_nobody_was_connected_for_long(world: 
             assert driver.handled == 1
             await driver.report(fix(2, latitude=48.0))
             await driver.acknowledged(2)
-        # Judged against where it was when it was let go of.
+        # It is judged against its place before it was forgotten.
         assert [row["suspect"] for row in await api.track(f"/vehicles/{vehicle_id}/track", suspect="true")] == ["", "jump"]
 
 
@@ -214,7 +205,7 @@ async def test_revoked_tokens_that_the_store_lost_are_stored_again_until_they_ex
 
 
 async def test_what_the_database_refuses_to_housekeeping_is_tried_again(world: World) -> None:
-    """Or the hub would go down with it."""
+    """Otherwise the hub would exit with it."""
     errors = [asyncpg.DuplicateTableError("there already"), asyncpg.DeadlockDetectedError("deadlock detected")]
 
     async def work(_: Service) -> None:

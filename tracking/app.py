@@ -50,8 +50,8 @@ from tracking.sockets.dispatcher import dispatcher_endpoint
 from tracking.sockets.driver import driver_endpoint
 from tracking.sockets.passenger import passenger_endpoint
 from tracking.store import shares as share_store
+from tracking.store.days import DAY_MS
 from tracking.store.pool import Database
-from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
-"""The upkeep of the change log: its days are made ahead, and what is too old or too much goes.
+"""The upkeep of the change log: its partitions are made ahead, and rows that are too old or too many are removed.
 
-Several hubs may do it at once. It is done by the database's clock, as the log's rows are.
+Several hubs may do it at once. It uses the database's clock, as the rows of the log do.
 """
 
 import asyncio
@@ -13,46 +13,46 @@ from tracking.errors import StoreUnavailable
 from tracking.metrics import CHANGES_CUT
 from tracking.model import Clock
 from tracking.store import change_days
-from tracking.store.batches import Batches
+from tracking.store.days import DAY_MS
+from tracking.store.jobs import Jobs
 from tracking.store.pool import Database
-from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
 
 DAYS_AHEAD = 3
 LOOK_SECONDS = 300.0
-"""How often it is looked: a busy fleet writes some 50 MB in the time."""
+"""How often the log is checked. A busy fleet writes some 50 MB in that time."""
 
 
 class ChangeUpkeep:
     """`run` works until it is cancelled."""
 
-    def __init__(self, batches: Batches, database: Database, settings: Settings, clock: Clock) -> None:
-        self._batches = batches
+    def __init__(self, jobs: Jobs, database: Database, settings: Settings, clock: Clock) -> None:
+        self._jobs = jobs
         self._database = database
         self._settings = settings
         self._clock = clock
         self._without: set[int] = set()
-        """Days that can't have a partition now."""
+        """Days that cannot have a partition now."""
 
     async def run(self) -> None:
         while True:
             try:
                 await self.work()
             except StoreUnavailable as error:
-                logger.warning("the change log is not looked after now, trying again: %s", error)
+                logger.warning("the upkeep of the change log is not possible now, trying again: %s", error)
             except asyncpg.PostgresError:
                 logger.exception("the database refuses the upkeep of the change log; trying again")
             await asyncio.sleep(LOOK_SECONDS)
 
     async def work(self) -> None:
-        """Makes the days to come, and lets go of what is over. Raises `StoreUnavailable`."""
+        """Makes partitions ahead, and removes what is no longer kept. Raises `StoreUnavailable`."""
         async with self._database.connection() as connection:
             today = await change_days.now(connection) // DAY_MS
         ahead = range(today, today + DAYS_AHEAD + 1)
         without = await change_days.make_days(self._database, set(ahead))
         if without - self._without:
-            logger.info("no partition for %d days of the change log: their rows stay in the DEFAULT one", len(without))
+            logger.info("no partition for %d days of the change log: their rows stay in the DEFAULT partition", len(without))
         self._without = without
         await self._raise_cut()
         await self._let_go(ahead)
@@ -70,11 +70,11 @@ class ChangeUpkeep:
                 raised = await change_days.raise_cut(connection, cut)
             if raised:
                 CHANGES_CUT.inc(raised)
-                logger.info("the change log is kept from number %d on: %d fewer", cut + 1, raised)
+                logger.info("the change log is kept from number %d on: %d rows fewer", cut + 1, raised)
 
     async def _let_go(self, ahead: range) -> None:
         async with self._database.connection() as connection:
             found = await change_days.parts(connection)
         for part in found:
             if not await change_days.drop_day(self._database, part, ahead) and part.attached:
-                await self._batches.run("cut the change log", change_days.Rows(part))
+                await self._jobs.run("cut the change log", change_days.Rows(part))

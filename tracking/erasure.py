@@ -1,7 +1,7 @@
-"""Erasure: what a removed vehicle or trip has left in the tables goes in batches, and none of it is shown meanwhile.
+"""Erasure: what a removed vehicle or trip has left in the tables is removed in batches. Meanwhile none of it is shown.
 
-`store.erasures.begin` is called in the transaction of the removal, `asked` after it. `run` then does the work, of all that are
-under way by turns, and goes on where a hub left it that is no more.
+`store.erasures.begin` runs in the transaction of the removal, and `asked` after it. `run` then does the work. Erasures take
+turns. An erasure continues where a hub that is gone has left it.
 """
 
 import asyncio
@@ -13,38 +13,39 @@ import asyncpg
 from tracking.errors import StoreUnavailable
 from tracking.metrics import ERASED, ERASURES
 from tracking.model import Clock
-from tracking.store import erasures
-from tracking.store.batches import Batch, Batches
-from tracking.store.erasures import Erasure, TripErasure
+from tracking.store import erasures, trip_erasures
+from tracking.store.erasures import Erasure
+from tracking.store.jobs import Batch, Jobs
 from tracking.store.pool import Connection, Database
+from tracking.store.trip_erasures import TripErasure
 
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 20
-"""Erasures that take turns; more wait for one of these to end."""
+"""Erasures that take turns. Further ones wait until one of these has ended."""
 LOOK_SECONDS = 60.0
-"""So often is looked for what nobody told of: spans that have grown old enough, what another one removed."""
+"""How often the tables are checked, for spans that became old enough, and for removals by other hubs."""
 RETRY_SECONDS = 2.0
 
 
 class Erasures:
-    """`run` works until it is cancelled. `settled` waits until all fixes that were taken by now are stored."""
+    """`run` works until it is cancelled. `settled` waits until all fixes that were taken so far are stored."""
 
-    def __init__(self, database: Database, batches: Batches, clock: Clock, *, settled: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, database: Database, jobs: Jobs, clock: Clock, *, settled: Callable[[], Awaitable[None]]) -> None:
         self._database = database
-        self._batches = batches
+        self._jobs = jobs
         self._clock = clock
         self._settled = settled
         self._asked = asyncio.Event()
         self._ends: dict[int, asyncio.Event] = {}
-        """By the number of a vehicle, for those who wait for its end."""
+        """By the number of a vehicle: set when its erasure ends. Requests wait for it."""
 
     def asked(self) -> None:
-        """After COMMIT: there is one more."""
+        """To be called after COMMIT: there is another erasure."""
         self._asked.set()
 
     async def wait(self, vehicle: int, seconds: float) -> bool:
-        """Whether the erasure of the vehicle, which was asked for just now, has ended within that time."""
+        """Whether the erasure of the vehicle, which was asked for just now, ends within that time."""
         end = self._ends.setdefault(vehicle, asyncio.Event())
         self._asked.set()
         try:
@@ -56,7 +57,7 @@ class Erasures:
         return True
 
     async def run(self) -> None:
-        """Works off what is under way; whatever goes wrong with one is tried again, and keeps no other waiting."""
+        """Does the erasures that are under way. One that fails is tried again, and delays no other."""
         tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
         try:
             while True:
@@ -84,14 +85,14 @@ class Erasures:
             await asyncio.gather(*tasks.values(), return_exceptions=True)
 
     async def _begin(self, tasks: dict[tuple[str, int], asyncio.Task[None]]) -> int | None:
-        """Begins what is not begun; how many are under way, None where nobody can say."""
+        """Begins erasures. Returns how many are under way; None if the store is away."""
         try:
             async with self._database.connection() as connection:
                 vehicles = await erasures.under_way(connection, AT_ONCE)
-                trips = await erasures.trips_under_way(connection, self._clock(), AT_ONCE)
+                trips = await trip_erasures.under_way(connection, self._clock(), AT_ONCE)
                 count = await erasures.count(connection)
         except (StoreUnavailable, asyncpg.PostgresError) as error:
-            logger.warning("which erasures are under way can't be read now, trying again: %s", error)
+            logger.warning("cannot read which erasures are under way, trying again: %s", error)
             return None
         ERASURES.set(count)
         for erasure in vehicles:
@@ -107,7 +108,7 @@ class Erasures:
         if error is None:
             return True
         known = isinstance(error, StoreUnavailable | asyncpg.PostgresError)
-        logger.warning("the erasure of %s %d does not get on, trying again: %s", *key, error, exc_info=None if known else error)
+        logger.warning("the erasure of %s %d failed, trying again: %s", *key, error, exc_info=None if known else error)
         return False
 
     async def _erase(self, erasure: Erasure) -> None:
@@ -124,18 +125,18 @@ class Erasures:
     async def _erase_trip(self, erasure: TripErasure) -> None:
         trip, trip_id = erasure
         if trip_id is not None:
-            await self._run("take a trip out of the change log", erasures.ChangesOfTrip(trip_id))
-            # What was taken as this trip's is stored with its number.
+            await self._run("take a trip out of the change log", trip_erasures.Changes(trip_id))
+            # Fixes that were taken for this trip are stored with its number. They must be stored before.
             await self._settled()
             async with self._database.connection() as connection:
-                vehicles = await erasures.vehicles_of_trip(connection, trip)
+                vehicles = await trip_erasures.vehicles_of(connection, trip)
             for vehicle in vehicles:
-                await self._run("take a trip off its positions", erasures.PositionsOfTrip(trip, vehicle))
-                await self._run("take a trip off its events", erasures.EventsOfTrip(trip_id, vehicle))
+                await self._run("take a trip off its positions", trip_erasures.Positions(trip, vehicle))
+                await self._run("take a trip off its events", trip_erasures.Events(trip_id, vehicle))
             async with self._database.transaction() as connection:
-                await erasures.end_names(connection, trip, vehicles)
+                await trip_erasures.end_names(connection, trip, vehicles)
         async with self._database.transaction() as connection:
-            await erasures.end_trip(connection, trip, self._clock())
+            await trip_erasures.end(connection, trip, self._clock())
 
     async def _run(self, what: str, batch: Batch) -> None:
         async def counted(connection: Connection, rows: int) -> int | None:
@@ -143,4 +144,4 @@ class Erasures:
             ERASED.inc(count or 0)
             return count
 
-        await self._batches.run(what, counted)
+        await self._jobs.run(what, counted)

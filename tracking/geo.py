@@ -15,12 +15,10 @@ METRES_PER_DEGREE = radians(1.0) * EARTH_RADIUS
 _pack_point = struct.Struct("<BIdd").pack
 _unpack_point = struct.Struct("<BIdd").unpack
 _EWKB_POINT = 1
-_EWKB_LINE = 2
 VERTEX_BYTES = 24
 """Of a vertex with M."""
 WKB_LINE_HEAD = 9
 """Bytes before the vertices of a line, without SRID."""
-_EWKB_HAS_SRID = 0x20000000
 _unpack_vertices = struct.Struct("<ddd").iter_unpack
 _unpack_point_srid = struct.Struct("<BIIdd").unpack
 
@@ -76,20 +74,3 @@ def unpack_point(ewkb: bytes) -> tuple[float, float]:
 def unpack_vertices_m(wkb: bytes) -> Iterator[tuple[float, float, float]]:
     """`(longitude, latitude, m)` of vertices as they stand in little-endian WKB."""
     return _unpack_vertices(wkb)
-
-
-def unpack_lines_m(ewkb: bytes) -> list[Iterator[tuple[float, float, float]]]:
-    """`(longitude, latitude, m)` of each vertex of each line of a little-endian EWKB LineStringM or MultiLineStringM, with or
-    without SRID.
-    """
-    kind = int.from_bytes(ewkb[1:5], "little")
-    begin = 9 if kind & _EWKB_HAS_SRID else 5
-    if kind & 0xFF == _EWKB_LINE:
-        return [_unpack_vertices(memoryview(ewkb)[begin + 4 :])]
-    lines = []
-    at = begin + 4
-    for _ in range(int.from_bytes(ewkb[begin:at], "little")):
-        first = at + 9
-        at = first + int.from_bytes(ewkb[at + 5 : first], "little") * VERTEX_BYTES
-        lines.append(_unpack_vertices(memoryview(ewkb)[first:at]))
-    return lines

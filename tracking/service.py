@@ -39,9 +39,9 @@ from tracking.services.messages import Messages
 from tracking.services.trips import Trips
 from tracking.services.vehicles import Vehicles
 from tracking.sockets.limits import ConnectionLimits
-from tracking.store import changes, positions, trips
-from tracking.store.batches import Batches
+from tracking.store import changes, trip_lines, trips
 from tracking.store.gathered import Gathered
+from tracking.store.jobs import Jobs
 from tracking.store.marks import Marks
 from tracking.store.pool import Database
 from tracking.store.positions import TrackRow
@@ -76,7 +76,7 @@ class Service:
     """for work that may take its time"""
     summing: Database
     """for days that are summed up for who asks"""
-    batches: Batches
+    jobs: Jobs
     """for work on many rows, all jobs together"""
     ingest_vehicles: IngestVehicles
     recorder: Recorder
@@ -133,7 +133,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     summing = Database(url, marks=marks, timeout=max(SUM_TIMEOUT, settings.database_timeout), size=1, tidy=False)
     # One for the log, and one for its heartbeat and whoever begins.
     following = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
-    # One connection for the history, and one for batches.
+    # One connection for the history, and one for jobs.
     housekeeping = Database(url, marks=marks, timeout=max(HOUSEKEEPING_TIMEOUT, settings.database_timeout), size=2)
     latest = Latest(recording, interval=settings.latest_interval)
     hub = Hub(
@@ -195,8 +195,8 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         publish=hub.publish,
         on_skew=hub.fleets.set_clock_skew,
     )
-    batches = Batches(housekeeping)
-    erasures = Erasures(database, batches, clock, settled=recorder.settled)
+    jobs = Jobs(housekeeping)
+    erasures = Erasures(database, jobs, clock, settled=recorder.settled)
     sums = Sums(summing, clock)
     events = Events(database, hub.fleets, last_event=last_event)
     monitor = Monitor(database, hub.fleets, events, clock, gone_after=settings.gone_after)
@@ -246,7 +246,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         following=following,
         housekeeping=housekeeping,
         summing=summing,
-        batches=batches,
+        jobs=jobs,
         ingest_vehicles=ingest_vehicles,
         recorder=recorder,
         latest=latest,
@@ -268,7 +268,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         ),
         follower=follower,
         change_feed=change_feed,
-        change_upkeep=ChangeUpkeep(batches, housekeeping, settings, clock),
+        change_upkeep=ChangeUpkeep(jobs, housekeeping, settings, clock),
         trips=Trips(follower, clock, per_fleet=settings.open_trips_per_fleet, per_vehicle=settings.open_trips_per_vehicle),
         vehicles=Vehicles(follower, clock, per_fleet=settings.vehicles_per_fleet),
         fleets=Fleets(follower, limit=settings.fleets_limit),
@@ -281,7 +281,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         sums=sums,
         erasures=erasures,
         retention=Retention(
-            batches,
+            jobs,
             housekeeping,
             settings,
             clock,
@@ -310,4 +310,4 @@ async def _trips(database: Database, trip_ids: list[str]) -> dict[str, tuple[Tri
 
 async def _tracks(database: Database, numbers: list[int]) -> dict[int, list[TrackRow]]:
     async with database.connection() as connection:
-        return await positions.short_tracks(connection, numbers)
+        return await trip_lines.short_tracks(connection, numbers)

@@ -12,10 +12,10 @@ from tqdm import tqdm
 from driver_sim.bench.environment import Environment
 from driver_sim.bench.load import Result
 from tracking.model import system_clock
-from tracking.store import history as stored_history
 from tracking.store import nearest as latest
+from tracking.store import vehicle_days
+from tracking.store.days import DAY_MS, date_of
 from tracking.store.pool import Database
-from tracking.store.positions import DAY_MS
 
 UNTIMED = 20
 """First questions, which are not measured: they make connections, and prepare statements."""
@@ -108,7 +108,7 @@ async def history(environment: Environment, count: int, _seconds: float) -> Resu
 
         async def sum_up() -> int:
             async with database.connection() as connection:
-                found = await stored_history.day_now(connection, random.choice(numbers), random.choice(days))
+                found = await vehicle_days.day_now(connection, random.choice(numbers), random.choice(days))
             return found.positions if found is not None else 0
 
         result |= await _timed(environment, "summing up", sum_up, each)
@@ -142,7 +142,7 @@ async def _store_history(environment: Environment, days: range, each: int) -> fl
     begin = time.perf_counter()
     for day in tqdm(days, desc="history: storing", unit=" days", leave=False):
         # Hours of driving, a fix every few seconds, north and back again; every twentieth minute stands.
-        await environment.sql.execute("SELECT ensure_positions_partition($1)", stored_history.date_of(day))
+        await environment.sql.execute("SELECT ensure_positions_partition($1)", date_of(day))
         await environment.sql.execute(
             """
             INSERT INTO positions (

@@ -10,7 +10,7 @@ import httpx
 
 from tests.attacks.scene import Scene
 from tests.support.clients import PLAIN, Api, now_ms, token
-from tracking.store.positions import DAY_MS
+from tracking.store.days import DAY_MS
 
 SLOW_BYTES = 7_000
 """Bytes a second of a slow reader."""

@@ -18,9 +18,9 @@ from tests.faults.test_wire import hub_over_wire
 from tests.faults.writer import Writer, change
 from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, new_id, token
 from tests.support.devices import until
+from tests.support.geofence_drives import YARD
 from tests.support.hub_process import HubProcess
 from tests.support.proxy import ChaosProxy
-from tests.test_events import YARD
 
 READS = b"FROM changes WHERE number >="
 LISTENS = b"LISTEN"

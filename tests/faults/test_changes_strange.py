@@ -13,8 +13,8 @@ from tests.faults.test_changes_followed import metrics, watched
 from tests.faults.writer import CHANGE, change
 from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, token
 from tests.support.devices import until
+from tests.support.geofence_drives import ELSEWHERE, put_fence
 from tests.support.hub_process import HubProcess
-from tests.test_events import ELSEWHERE, put_fence
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]

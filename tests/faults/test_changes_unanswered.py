@@ -13,8 +13,8 @@ from tests.faults.conftest import MakeHub, Mortal
 from tests.faults.test_wire import hub_over_wire
 from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, new_id
 from tests.support.devices import until
+from tests.support.geofence_drives import INSIDE, OUTSIDE, YARD, Drive, hour_ago, listed
 from tests.support.proxy import ChaosProxy
-from tests.test_events import INSIDE, OUTSIDE, YARD, Drive, hour_ago, listed
 
 
 class Stage:

@@ -3,7 +3,7 @@
 from tests.faults.conftest import MakeHub, Mortal, readiness, ready
 from tests.support.clients import Api, Dispatcher, Driver, fix
 from tests.support.devices import until
-from tests.test_events import INSIDE, OUTSIDE, hour_ago, listed, put_fence, quiet_fleet
+from tests.support.geofence_drives import INSIDE, OUTSIDE, hour_ago, listed, put_fence, quiet_fleet
 
 
 async def test_events_wait_for_the_database(hubs: MakeHub, database: Mortal) -> None:

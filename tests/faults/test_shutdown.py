@@ -10,8 +10,8 @@ import asyncpg
 from tests.faults.conftest import MakeHub, Mortal
 from tests.support.clients import Api, Driver, fix
 from tests.support.devices import until
+from tests.support.geofence_drives import INSIDE, OUTSIDE, hour_ago, put_fence, quiet_fleet
 from tests.support.hub_process import HubProcess
-from tests.test_events import INSIDE, OUTSIDE, hour_ago, put_fence, quiet_fleet
 
 STEPS = {
     "storing the fixes",

@@ -1,4 +1,4 @@
-"""A watched trip's line, on real PostGIS: what is thinned there is the track, and one reading serves all who come."""
+"""The line of a watched trip, on real PostGIS: the thinned line is the track, and one reading serves all who come."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from tracking.live.trips import KeptBytes, TripFeed
 from tracking.model import Position
 from tracking.protocol import fit
 from tracking.protocol.fit import DrivenPoint
-from tracking.store import positions, trips
+from tracking.store import tracks, trip_lines, trips
 from tracking.store.gathered import Gathered
 from tracking.store.pool import Database
 from tracking.store.positions import TrackRow
@@ -39,7 +39,7 @@ async def store(cluster: Cluster, template: str) -> AsyncIterator[Database]:
 
 @dataclass
 class Reading:
-    """Lines of one trip, with a clock that the test turns; `asked` counts the readings."""
+    """Lines of one trip, with a clock that the test sets. `asked` counts the readings."""
 
     store: Database
     feed: TripFeed
@@ -54,7 +54,7 @@ class Reading:
 
     async def _tracks(self, numbers: list[int]) -> dict[int, list[TrackRow]]:
         async with self.store.connection() as connection:
-            return await positions.short_tracks(connection, numbers)
+            return await trip_lines.short_tracks(connection, numbers)
 
     def _pending(self, _: str) -> list[Position]:
         self.asked += 1
@@ -62,7 +62,7 @@ class Reading:
 
     @contextlib.contextmanager
     def _erased(self) -> Iterator[set[str]]:
-        """As the hub's: those that are erased meanwhile."""
+        """Like `Hub.erased`: the vehicles that are erased meanwhile."""
         erased: set[str] = set()
         yield erased
         if self.erase:
@@ -78,11 +78,8 @@ async def reading(store: Database) -> Reading:
 
 
 async def whole_track(store: Database, feed: TripFeed) -> list[DrivenPoint]:
-    async with store.reading() as connection:
-        return [
-            (row.fix_time, row.longitude, row.latitude, row.vehicle_id)
-            async for row in positions.track_of_trip(connection, feed.trip.number, suspect=False)
-        ]
+    pieces = tracks.of_trip(store, feed.trip.number, suspect=False)
+    return [(row.fix_time, row.longitude, row.latitude, row.vehicle_id) async for rows in pieces for row in rows]
 
 
 async def test_a_long_line_is_the_track_as_far_as_a_map_shows_it(store: Database, reading: Reading) -> None:
@@ -112,7 +109,7 @@ async def test_one_reading_serves_all_who_come(reading: Reading) -> None:
     reading.now += module.KEPT_MS - 1
     assert await reading.lines.of(reading.feed) is found[0]
     assert reading.asked == asked
-    # Not for ever, nor where the feed has let go of what came since.
+    # It is not kept for ever, nor if the feed has dropped what came since.
     reading.now += 1
     second = await reading.lines.of(reading.feed)
     assert second is not found[0]

@@ -1,10 +1,12 @@
-"""Late parts of a line, read while a vehicle of it is erased."""
+"""Late parts of a line that are read while a vehicle of the trip is erased."""
 
 import contextlib
 from collections.abc import AsyncIterator
 
 from tests.live.test_trips import Reader
-from tests.store.test_history import BEGIN, Turned, Van, a_trip, north
+from tests.support.clocks import SetClock
+from tests.support.drives import Van, a_trip, north
+from tests.support.positions import BEGIN
 from tracking.history.lines import Lines
 from tracking.history.revisions import Revisions
 from tracking.live.hub import Hub
@@ -17,7 +19,7 @@ from tracking.store.positions import TrackRow
 
 def _hub() -> Hub:
     return Hub(
-        Turned(BEGIN),
+        SetClock(BEGIN),
         keep_seconds=60,
         keep_bytes=10**6,
         linger=60,

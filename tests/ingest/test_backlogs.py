@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.store.test_positions import a_position
+from tests.support.positions import a_position
 from tracking.ingest.acks import Acks
 from tracking.ingest.backlogs import PART, Backlogs
 from tracking.ingest.recorder import Entry, Recorder

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.store.test_positions import BEGIN, a_position, a_vehicle
+from tests.support.positions import BEGIN, a_position, a_vehicle
 from tracking.ingest.acks import Acks
 from tracking.ingest.recorder import ENTRIES_AT_ONCE, MAX_ROWS, Entry, Recorder, _parts
 from tracking.ingest.vehicles import Filed, Session

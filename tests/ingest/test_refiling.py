@@ -20,7 +20,7 @@ from tracking.ingest.vehicles import IngestVehicle, Session, earliest_difference
 from tracking.live.trips import TripFeed
 from tracking.model import Place, Trip, TripStatus, Vehicle
 from tracking.service import Service
-from tracking.store import erasures, trips, vehicles
+from tracking.store import erasures, trip_erasures, trips, vehicles
 
 PLACE = Place(47.1, 9.5)
 
@@ -331,7 +331,7 @@ async def test_a_trip_that_was_removed_meanwhile_does_not_come_back(make_service
     await apply(service, vehicle)
     service.refiling._due.clear()  # as if it had not come to it
     async with service.housekeeping.transaction() as connection:
-        await erasures.begin_trip(connection, trip, now_ms())
+        await trip_erasures.begin(connection, trip, now_ms())
     since = vehicle.windows[-1].start
     service.refiling.refile(vehicle, since)
     await settled(service)

@@ -13,13 +13,13 @@ import httpx
 import pytest
 
 from tests.support.clients import PLAIN, Api, Dispatcher, Driver, Message, Socket, fix, new_id
+from tests.support.clocks import ShiftedClock
 from tests.support.devices import until
+from tests.support.geofence_drives import INSIDE, OUTSIDE, listed, put_fence
 from tests.support.geofence_truth import Seen
 from tests.support.hub_process import SECRET, HubProcess
 from tests.support.monitoring import BEGIN, FLEET, Monitored, position_of
 from tests.support.serving import serving
-from tests.test_events import INSIDE, OUTSIDE, listed, put_fence
-from tests.test_what_has_gone import Turned
 from tracking.app import create_app
 from tracking.auth import Auth
 from tracking.config import load
@@ -39,7 +39,7 @@ from tracking.monitor.fences import built
 from tracking.monitor.geofences import Fences
 from tracking.monitor.monitor import Monitor
 from tracking.service import Service, assemble
-from tracking.store import positions, vehicles
+from tracking.store import latest_positions, vehicles
 from tracking.store.changes import ChangeKind, Row
 
 SETTINGS: Message = {"jwt_secret": SECRET, "ack_interval": 0}
@@ -48,7 +48,7 @@ SETTINGS: Message = {"jwt_secret": SECRET, "ack_interval": 0}
 class World:
     """A hub in this process, with a clock to be turned."""
 
-    def __init__(self, service: Service, url: str, clock: Turned, database_url: str) -> None:
+    def __init__(self, service: Service, url: str, clock: ShiftedClock, database_url: str) -> None:
         self.service = service
         self.url = url
         self.clock = clock
@@ -76,7 +76,7 @@ class World:
 
 @pytest.fixture
 async def world(database_url: str) -> AsyncIterator[World]:
-    clock = Turned()
+    clock = ShiftedClock()
     app = create_app(load(database_url=database_url, **SETTINGS), clock=clock)
     async with serving(app, lifespan="on") as served:
         yield World(app.state.service, served.url, clock, database_url)
@@ -251,7 +251,7 @@ async def test_a_move_that_waited_goes_on_from_where_the_vehicle_was_stored(worl
         stored = await vehicles.get(connection, vehicle_id)
         assert stored is not None
         seen = position_of(Seen(vehicle_id, before, west, INSIDE["latitude"], 5.0), before, vehicle=stored.number)
-        await positions.move_latest(connection, [seen])
+        await latest_positions.move(connection, [seen])
     live = world.service.hub.fleets.know(stored.vehicle, stored.joined_at, stored.number)
     # Held up, so that it comes before the fleet is loaded.
     async with world.service.monitor.fences.turn(fleet_id):
@@ -811,7 +811,7 @@ class Parked:
         async with self.world.service.database.transaction() as connection:
             stored = await vehicles.get(connection, vehicle_id)
             assert stored is not None
-            await positions.move_latest(
+            await latest_positions.move(
                 connection, [position_of(Seen(vehicle_id, heard, 9.5, 47.1), heard, vehicle=stored.number)]
             )
         return vehicle_id

@@ -18,7 +18,7 @@ from tracking.live.fleet import FleetFeed, LiveVehicle
 from tracking.model import Event, EventKind, Fix, Geofence, Place, Position, Trip, TripStatus, Vehicle, VehicleStatus
 from tracking.monitor.geofences import Fence, Fences
 from tracking.monitor.monitor import MOVES_AT_ONCE
-from tracking.store.events import StayRow
+from tracking.store.geofence_stays import StayRow
 
 EAST = METRES * math.cos(math.radians(47.0))
 YARD: dict[str, Any] = {

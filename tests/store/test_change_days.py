@@ -1,4 +1,4 @@
-"""The days of the change log: partitions made ahead, and what goes from its oldest end. Real PostgreSQL."""
+"""The days of the change log on a real PostgreSQL: partitions made ahead, and the removal of the oldest rows."""
 
 import asyncio
 import shutil
@@ -14,12 +14,11 @@ from tracking.config import load
 from tracking.demo.postgres import Cluster
 from tracking.model import Fleet
 from tracking.store import change_days, changes, fleets
-from tracking.store.batches import Batches
 from tracking.store.changes import Change, ChangeKind
-from tracking.store.history import date_of
+from tracking.store.days import DAY_MS, date_of
+from tracking.store.jobs import Jobs
 from tracking.store.migrations import DIRECTORY, migrate
 from tracking.store.pool import Database
-from tracking.store.positions import DAY_MS
 
 SETTINGS = load()
 
@@ -46,7 +45,7 @@ async def _append(store: Database, count: int = 1, **public: str) -> None:
 
 
 async def _at(store: Database, day: int, count: int = 10) -> None:
-    """Rows whose instant is in that day, as if the database's clock had said so; their numbers are the next ones."""
+    """Appends rows whose instant is in that day, as if the database's clock had said so, with the next numbers."""
     async with store.transaction() as connection:
         await connection.execute(
             """
@@ -71,7 +70,7 @@ async def _names(store: Database) -> list[str]:
 
 def _upkeep(store: Database, now: int, *, days: int = 7, most_bytes: int = 10**12) -> ChangeUpkeep:
     settings = SETTINGS.model_copy(update={"changes_days": days, "changes_bytes": most_bytes})
-    return ChangeUpkeep(Batches(store, rows=7, rest=0), store, settings, lambda: now)
+    return ChangeUpkeep(Jobs(store, rows=7, rest=0), store, settings, lambda: now)
 
 
 async def test_days_are_made_ahead_but_for_one_that_has_rows_in_default(store: Database) -> None:
@@ -84,7 +83,7 @@ async def test_days_are_made_ahead_but_for_one_that_has_rows_in_default(store: D
     await _at(store, today + 1)
     async with store.connection() as connection:
         assert await connection.fetchval(f"SELECT count(*) FROM {ahead[0]}") == 10
-        # The indices are those of the whole.
+        # It has the indices of the whole table.
         found = await connection.fetchval("SELECT count(*) FROM pg_indexes WHERE tablename = $1", ahead[0])
         assert found == await connection.fetchval("SELECT count(*) FROM pg_indexes WHERE tablename = 'changes'")
         await connection.execute("DELETE FROM changes_default")
@@ -99,7 +98,7 @@ async def test_two_hubs_make_the_days_at_once(store: Database) -> None:
 
 
 async def test_a_writer_waits_for_a_partition_no_longer_than_for_its_lock(store: Database) -> None:
-    """Somebody who reads the log for long holds up the making of a partition, and that nobody else."""
+    """A long reader of the log delays the making of a partition. The making delays nobody."""
     today = await _today(store)
     async with store.reading() as reading:
         await reading.fetchval("SELECT count(*) FROM changes")
@@ -157,11 +156,11 @@ async def test_trust_56_a_clock_that_is_wrong_loses_nothing(store: Database, off
         await _at(store, day)
     before = await _numbers(store)
     if of_hub:
-        # The hub's clock, all else being right.
+        # Only the hub's clock is wrong.
         await _upkeep(store, (today + off) * DAY_MS).work()
         assert await _numbers(store) == before
         return
-    # The database's clock was wrong for a while: what it wrote then goes with what was written before, and not sooner.
+    # The database's clock was wrong for a while. Those rows are removed with the rows that were written before, not earlier.
     await _at(store, today + off)
     await _at(store, today)
     before = await _numbers(store)
@@ -189,13 +188,13 @@ async def test_what_is_too_much_goes_within_a_day_too(store: Database) -> None:
     await _upkeep(store, today * DAY_MS, most_bytes=size // 2).work()
     left = await _numbers(store)
     assert 600 < len(left) < 1_400 and left == before[-len(left) :]
-    # The files are as large as before: nothing more goes because of them.
+    # The files are as large as before. That must not remove more rows.
     await _upkeep(store, today * DAY_MS, most_bytes=size // 2).work()
     assert await _numbers(store) == left
 
 
 async def test_a_day_that_was_written_into_again_is_not_dropped(store: Database) -> None:
-    """A clock that was set back: the day's partition has rows that are newer than what is cut."""
+    """The clock was set back, so the day's partition has rows that are newer than the cut."""
     today = await _today(store)
     await change_days.make_days(store, {today - 9})
     await _at(store, today - 9)
@@ -208,7 +207,7 @@ async def test_a_day_that_was_written_into_again_is_not_dropped(store: Database)
     [part] = [name for name in await _names(store) if name <= date_of(today - 9).strftime("changes_%Y%m%d")]
     async with store.connection() as connection:
         found = next(one for one in await change_days.parts(connection) if one.name == part)
-    # Also where that happens after it was looked at.
+    # The same if it happens after the first check.
     async with store.transaction() as connection:
         with pytest.raises(change_days._Kept):
             await change_days._detach(connection, found)

@@ -1,4 +1,4 @@
-"""Many questions as one: each gets its own answer, whatever becomes of the others."""
+"""Many questions in one query: each gets its own answer, whatever happens to the others."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ from tracking.store.pool import Connection, Database
 
 
 class Asked:
-    """Answers with the number doubled; holds each answer back until it is let go."""
+    """Answers with the number doubled. Holds each answer back until it is released."""
 
     def __init__(self) -> None:
         self.questions: list[list[int]] = []
@@ -60,7 +60,7 @@ async def test_what_is_asked_meanwhile_is_asked_together() -> None:
     await settled()
     assert asked.questions == [[1]]
     asked.go.set()
-    # 1 again: what came after the first question began may not be in its answer.
+    # 1 is asked again, because the first query may have begun before the change.
     assert await asyncio.gather(first, *others) == [2, 2, 4, 6, 4, None, 10]
     assert asked.questions == [[1], [1, 2, 3, -4], [5]]
     assert await gathered.get(7) == 14
@@ -98,13 +98,13 @@ async def test_nobody_waits_long_for_a_question_that_gets_no_answer() -> None:
     gathered = Gathered(ask, slow=0.01)
     slow = [asyncio.create_task(gathered.get(0))]
     await settled()
-    # The same again is another question.
+    # The same key later is another query.
     slow.append(asyncio.create_task(gathered.get(0)))
     await until(lambda: len(questions) == 2, "it is asked beside the first", 5)
     async with asyncio.timeout(5):
         assert [await gathered.get(key) for key in (1, 2)] == [2, 4]
     assert questions == [[0], [0], [1], [2]]
-    # Where so many are slow, no other is asked beside them.
+    # If so many are slow, no further query begins.
     slow += [asyncio.create_task(gathered.get(key)) for key in (0, 3)]
     await until(lambda: len(questions) == 5, "there is room for a third", 5)
     slow.append(asyncio.create_task(gathered.get(4)))
@@ -127,7 +127,7 @@ async def test_who_goes_takes_nobodys_answer_along() -> None:
 
 
 class Counted(Database):
-    """Counts how often somebody wants a connection."""
+    """Counts how often a connection is taken."""
 
     uses = 0
 
@@ -194,7 +194,7 @@ async def test_a_storm_of_drivers_is_a_few_questions_and_a_return_none(database:
     database.uses = 0
     assert await asyncio.gather(*(come(name) for name in names)) == numbers
     assert database.uses == 0
-    # A hub that knows nothing yet finds the same.
+    # A hub that has just started finds the same.
     ingest_vehicles = IngestVehicles(database, system_clock, nothing)
     assert await asyncio.gather(*(come(name) for name in names)) == numbers
 
@@ -230,7 +230,7 @@ async def test_a_driver_who_returns_is_told_what_was_written_meanwhile(database:
     assert not messaging.none_unread(vehicle)
     assert [message.text for message in await messaging.unread(vehicle)] == ["I am at the back door"]
     assert not messaging.none_unread(vehicle)
-    # Given to another vehicle, its messages are that one's driver's to read.
+    # After the trip got another vehicle, that vehicle's driver gets the messages.
     vehicle.read = vehicle.posted
     async with database.connection() as connection:
         found = await messages.unread_by_drivers(connection, [(stored.number, 0), (-1, 0)], 10)

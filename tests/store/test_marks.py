@@ -1,4 +1,4 @@
-"""Marks: a store that lacks what was committed is noticed, whoever asks; one that has it is not doubted."""
+"""Marks: every query and transaction notices a database that lacks commits. A database that has them is not doubted."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ async def marks() -> Marks:
 
 @pytest.fixture
 async def stores(database_url: str, marks: Marks) -> AsyncIterator[tuple[Database, Database]]:
-    """Two pools that one memory reads from."""
+    """Two pools of one hub."""
     pools = Database(database_url, marks=marks), Database(database_url, marks=marks)
     for pool in pools:
         await pool.open()
@@ -94,7 +94,7 @@ async def test_transactions_side_by_side_and_those_that_fail_leave_the_marks_sta
         with pytest.raises(asyncpg.DivisionByZeroError):
             async with one.transaction() as connection:
                 await connection.execute("SELECT 1 / 0")
-        # Its COMMIT is not answered, and whether it was done nobody knows.
+        # Its COMMIT is not answered, so nobody knows whether it was done.
         with pytest.raises(StoreUnavailable):
             async with one.transaction() as connection:
                 connection.terminate()
@@ -124,7 +124,7 @@ async def test_no_row_goes_that_a_statement_on_its_way_is_held_against() -> None
     late = marks.claim()
     [(slot, _)] = late.standing.items()
     with marks.asked(late.standing):
-        # Others are begun and answered before the database hears of that one.
+        # Other transactions begin and end before the database gets that one.
         for _ in range(3):
             mark = marks.claim()
             assert slot not in mark.worn
@@ -147,19 +147,19 @@ async def test_a_commit_is_durable_whatever_the_session_says(stores: tuple[Datab
 
 
 class MarksMachine(RuleBasedStateMachine):
-    """Transactions side by side: whichever of its last commits the store loses, the marks fall where an answered one is among
-    them, and only there."""
+    """Concurrent transactions: if the database loses its last commits, the marks tell so if one of them was answered, and only
+    then."""
 
     def __init__(self) -> None:
         super().__init__()
         self.marks = Marks(raises=3)
         self.log: list[Mark] = []
-        """What the store committed."""
+        """The transactions that the database committed."""
         self.claimed: list[tuple[Mark, contextlib.ExitStack]] = []
-        """Their beginning is on the way."""
+        """Their BEGIN is on the way."""
         self.open: list[Mark] = []
         self.unanswered: list[Mark] = []
-        """Committed, and its answer is on the way."""
+        """They are committed, and their answers are on the way."""
         self.told: list[Mark] = []
 
     def stands(self, known: dict[int, int], log: list[Mark]) -> bool:

@@ -121,7 +121,7 @@ async def test_tokens_revoked_with_their_links_are_known_to_expire_with_them(emp
 
 
 async def test_what_a_database_holds_is_taken_along(empty_url: str, tmp_path: Path) -> None:
-    """Of a service that ran before sessions were UUIDs, names composed, and a `client_id` of one token."""
+    """A database from before sessions were UUIDs, names were composed, and a `client_id` belonged to one token."""
     old = tmp_path / "sql"
     old.mkdir()
     for path in sorted(DIRECTORY.glob("*.sql"))[:9]:
@@ -191,7 +191,7 @@ async def test_lines_of_before_segments_stay_and_joined_ones_are_made_anew(empty
 
 
 async def test_names_of_before_are_put_into_nfc_whatever_stands_in_them(empty_url: str, tmp_path: Path) -> None:
-    """As JSON a line feed is a backslash and an n, which is a letter that an accent after it would join."""
+    """In JSON a line feed is a backslash and an n. An accent after it would join the n."""
     copy = tmp_path / "sql"
     shutil.copytree(DIRECTORY, copy)
     newest = sorted(copy.glob("*.sql"))
@@ -268,6 +268,6 @@ async def test_what_fleets_had_before_is_counted(empty_url: str, tmp_path: Path)
     await migrate(empty_url)
     rows = await connection.fetch("SELECT fleet_id, vehicles, open_trips FROM fleet_counts ORDER BY fleet_id")
     assert [tuple(row) for row in rows] == [("empty", 0, 0), ("f", 3, 2)]
-    # A session from before is as good as one that was used just now: nobody knows.
+    # A session from before counts as used just now, because nobody knows.
     assert await connection.fetchval("SELECT moved_at > $1 FROM sessions", before)
     await connection.close()

@@ -1,4 +1,4 @@
-"""The nearest vehicles on real PostGIS, against the plain way of measuring to all of them; and pages of a fleet."""
+"""The nearest vehicles on real PostGIS, compared with distances to all of them; and pages of a fleet."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -6,13 +6,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.positions import BEGIN, a_position
 from tracking.demo.postgres import Cluster
 from tracking.geo import distance
 from tracking.model import Fleet, Place, Vehicle
-from tracking.store import fleets, nearest, positions, trips, vehicles
+from tracking.store import fleets, latest_positions, nearest, trips, vehicles
 from tracking.store.pool import Connection, Database
-
-from .test_positions import BEGIN, a_position
 
 HOME = (47.141, 9.521)
 
@@ -35,14 +34,14 @@ async def connection(store: Database) -> AsyncIterator[Connection]:
 
 
 async def seen(connection: Connection, places: Sequence[tuple[float, float]], fleet_id: str = "fleet") -> list[int]:
-    """Makes a vehicle at each of the places, named fleet-0000 and so on; their numbers."""
+    """Makes a vehicle at each of the places, named fleet-0000 and so on. Returns their numbers."""
     async with connection.transaction():
         await fleets.put(connection, Fleet(fleet_id, "Fleet"))
         numbers = []
         for number in range(len(places)):
             stored, _ = await vehicles.put(connection, Vehicle(f"{fleet_id}-{number:04}", fleet_id))
             numbers.append(stored.number)
-        await positions.move_latest(
+        await latest_positions.move(
             connection,
             [
                 a_position(number, 1, 1, latitude=latitude, longitude=longitude, fix_time=BEGIN)
@@ -73,7 +72,7 @@ async def test_the_nearest_are_those_of_the_fewest_metres(
         await connection.execute("TRUNCATE latest_positions, trips, vehicles, fleets CASCADE")
         await seen(connection, places)
         await seen(connection, [here], "others")
-        # A table this small would be read whole.
+        # Otherwise so small a table would be read whole.
         await connection.execute("SET enable_seqscan = off; SET enable_sort = off")
         found = await nearest.nearest(connection, "fleet", *here, limit)
         await connection.execute("RESET enable_seqscan; RESET enable_sort")
@@ -87,7 +86,7 @@ async def test_the_nearest_are_those_of_the_fewest_metres(
 
 @pytest.mark.parametrize("longitude", [1.3e-31, 1e-9, 1.7e-8, 1e-7])
 async def test_a_car_on_the_meridian_of_greenwich(connection: Connection, longitude: float) -> None:
-    """PostGIS's index and its measuring differ by nanometres, which PostgreSQL takes for a fault."""
+    """Distances of PostGIS and of its index differ by nanometres. PostgreSQL takes this for a fault."""
     await seen(connection, [(0.0, 0.0), (0.0, 1.0)])
     await connection.execute("SET enable_seqscan = off; SET enable_sort = off")
     found = await nearest.nearest(connection, "fleet", 0.0, longitude, 2)
@@ -113,7 +112,7 @@ async def test_across_the_date_line_is_near(connection: Connection) -> None:
 async def test_a_fleet_is_found_by_the_index_however_small_or_large_it_is(
     connection: Connection, fleet_id: str, number: int
 ) -> None:
-    """Thirty far away from twenty thousand others, and those others: a few rows are read for ten."""
+    """Thirty vehicles far from twenty thousand others: few rows are read to find ten."""
     await seen(connection, [(0.0, 0.0)] * 1, "small")
     await seen(connection, [(0.0, 0.0)] * 1, "large")
     await connection.execute(
@@ -135,7 +134,7 @@ async def test_a_fleet_is_found_by_the_index_however_small_or_large_it_is(
 
 
 async def test_the_available_are_found_by_the_index_too(connection: Connection) -> None:
-    """Of twenty fleets of a thousand, nine in ten on a trip; all were heard of since the planner's statistics were made."""
+    """Twenty fleets of a thousand vehicles, nine in ten on a trip. All reported after the planner's statistics were made."""
     await connection.execute(
         """
         INSERT INTO fleets (fleet_id, name) SELECT 'many-' || n, '' FROM generate_series(0, 19) n;
@@ -158,7 +157,7 @@ async def test_the_available_are_found_by_the_index_too(connection: Connection) 
 
 
 async def rows_read(connection: Connection) -> int:
-    """Rows of `latest_positions` that this session's statements were given by the table or its indices."""
+    """Rows of `latest_positions` that this session's statements read from the table or its indices."""
     await connection.execute("SELECT pg_stat_force_next_flush()")
     count: int = await connection.fetchval(
         "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname = 'latest_positions'"
@@ -206,12 +205,12 @@ async def test_a_vehicle_is_found_in_the_fleet_it_was_moved_to(connection: Conne
 
     async def is_at(fix_time: int, server_time: int) -> None:
         place = a_position(number, 1, 1, latitude=HOME[0], longitude=HOME[1], fix_time=fix_time, server_time=server_time)
-        await positions.move_latest(connection, [place])
+        await latest_positions.move(connection, [place])
 
     assert await found("first") == []
     await is_at(BEGIN, BEGIN + 1)
     assert await found("second") == ["second-0000"]
-    # A fast clock's, which came before.
+    # It has a fast clock, and came before.
     await is_at(BEGIN + 50_000, BEGIN)
     assert await found("second") == ["second-0000"]
     await is_at(BEGIN + 1, BEGIN + 1)
@@ -245,7 +244,7 @@ async def test_a_search_means_its_characters_and_no_pattern(store: Database, sea
             await vehicles.put(connection, Vehicle(f"v.{2 * number:02}", "fleet", name=text))
             await vehicles.put(connection, Vehicle(f"v.{2 * number + 1:02}", "fleet", plate=text))
         found = await nearest.page(connection, "fleet", 100, search=search)
-    # A plate is found without its spaces too, and accents do not matter.
+    # A plate is also found without its spaces, and accents do not matter.
     words = search.lower().translate(UNACCENTED).split()
     expected = [
         f"v.{2 * n + of:02}"

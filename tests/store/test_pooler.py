@@ -1,4 +1,4 @@
-"""A pooler before the database: refused with the reason where it shares server connections, of use where it does not."""
+"""A pooler in front of the database is refused with the reason if it shares server connections, and used if not."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ Poolers = Callable[[str], Pooler]
 
 @pytest.fixture
 def name(database_url: str) -> str:
-    """Of the test's database."""
+    """The pooler of the test's database."""
     found: str = database_url.partition("?")[0].rpartition("/")[2]
     return found
 

@@ -1,4 +1,4 @@
-"""Positions on real PostGIS: what is packed by hand is what is stored, and the newest is found however late it was noted."""
+"""Positions on real PostGIS: the rows that the hub packs are what is stored, and short tracks are whole."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,16 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.positions import BEGIN, DAY, a_position, a_vehicle
 from tracking.demo.postgres import Cluster
-from tracking.errors import StoreUnavailable
-from tracking.ingest.latest import Latest
-from tracking.model import Fleet, Place, Position, Suspicion, Vehicle
-from tracking.store import erasures, fleets, positions, sessions, trips, vehicles
+from tracking.model import Place, Suspicion
+from tracking.store import positions, tracks, trip_lines, trips
 from tracking.store.pool import Database
-from tracking.store.positions import DAY_MS
-
-DAY = 20_400
-BEGIN = DAY * DAY_MS + 43_200_000
 
 REALS = ("accuracy", "altitude", "speed", "bearing", "battery")
 _real = st.floats(allow_nan=False, allow_infinity=False)
@@ -34,24 +29,6 @@ async def store(cluster: Cluster, template: str) -> AsyncIterator[Database]:
     yield database
     await database.close()
     cluster.drop_database("positions")
-
-
-async def a_vehicle(store: Database, name: str) -> tuple[int, int]:
-    """The numbers of a new vehicle and of a session of it."""
-    async with store.connection() as connection:
-        await fleets.put(connection, Fleet("fleet", "Fleet"))
-        stored, _ = await vehicles.put(connection, Vehicle(name, "fleet"))
-        session, _ = await sessions.open(connection, stored.number, "session")
-    return stored.number, session
-
-
-def a_position(vehicle: int, session: int, seq: int, **changes: object) -> Position:
-    position = Position(
-        vehicle, "", session, seq, BEGIN + seq * 1000, BEGIN, 47.1, 9.5, None, None, 7.5, None, None, None, None, (), True
-    )
-    for name, value in changes.items():
-        setattr(position, name, value)
-    return position
 
 
 @given(
@@ -104,89 +81,8 @@ async def test_every_row_comes_back_as_it_was(
     ]
 
 
-async def test_the_newest_is_found_before_it_is_noted_and_after(store: Database) -> None:
-    vehicle, session = await a_vehicle(store, "newest")
-    latest = Latest(store, interval=1.0)
-    async with store.connection() as connection:
-        assert await positions.newest(connection, vehicle) is None
-        first, second = (a_position(vehicle, session, seq) for seq in (1, 2))
-        await positions.insert(connection, [first])
-        latest.note(first)
-        await latest.flush()
-        await positions.insert(connection, [second, a_position(vehicle, session, 3, suspect=(Suspicion.JUMP,))])
-        found = await positions.newest(connection, vehicle)
-        assert found is not None
-        assert (found.fix_time, found.speed) == (second.fix_time, 7.5)
-        # Where its partition is gone, what was noted of it is left.
-        await connection.execute("DELETE FROM positions WHERE vehicle = $1", vehicle)
-        found = await positions.newest(connection, vehicle)
-        assert found is not None
-        assert found.fix_time == first.fix_time
-
-
-async def test_of_the_latest_only_a_newer_one_counts_and_none_of_a_vehicle_that_is_gone(store: Database) -> None:
-    vehicle, session = await a_vehicle(store, "latest")
-    gone, _ = await a_vehicle(store, "gone")
-    async with store.connection() as connection:
-        await erasures.begin(connection, gone)
-    latest = Latest(store, interval=1.0)
-    for seq in (5, 3):
-        latest.note(a_position(vehicle, session, seq))
-        latest.note(a_position(gone, session, seq))
-        await latest.flush()
-    async with store.connection() as connection:
-        rows = await connection.fetch(
-            "SELECT vehicle, fix_time FROM latest_positions WHERE vehicle = ANY($1::int[])", [vehicle, gone]
-        )
-    assert [tuple(row) for row in rows] == [(vehicle, BEGIN + 5_000)]
-
-
-async def test_what_was_noted_waits_for_a_database_that_is_away(store: Database) -> None:
-    vehicle, session = await a_vehicle(store, "away")
-    away = Database("postgresql://nobody@127.0.0.1:1/none", timeout=1)
-    await away.open()
-    latest = Latest(away, interval=1.0)
-    latest.note(a_position(vehicle, session, 1))
-    with pytest.raises(StoreUnavailable):
-        await latest.flush()
-    latest._database = store
-    await latest.flush()
-    async with store.connection() as connection:
-        assert await connection.fetchval("SELECT count(*) FROM latest_positions WHERE vehicle = $1", vehicle) == 1
-    await away.close()
-
-
-async def test_a_table_that_refuses_is_tried_again_and_ends_nothing(store: Database) -> None:
-    vehicle, session = await a_vehicle(store, "refused")
-    latest = Latest(store, interval=0.01)
-    async with store.connection() as connection:
-        await connection.execute("ALTER TABLE latest_positions RENAME TO away")
-        latest.note(a_position(vehicle, session, 1))
-        with pytest.raises(asyncpg.UndefinedTableError):
-            await latest.flush()
-        running = asyncio.create_task(latest.run())
-        done, _ = await asyncio.wait({running}, timeout=0.2)
-        assert not done
-        await connection.execute("ALTER TABLE away RENAME TO latest_positions")
-        async with asyncio.timeout(10):
-            while not await connection.fetchval("SELECT count(*) FROM latest_positions WHERE vehicle = $1", vehicle):
-                await asyncio.sleep(0)
-        running.cancel()
-
-
-async def test_sessions_are_moved_and_what_is_not_as_known_is_told(store: Database) -> None:
-    _, one = await a_vehicle(store, "one")
-    _, two = await a_vehicle(store, "two")
-    missing = 10**9
-    async with store.connection() as connection:
-        assert await sessions.move(connection, [one, two, missing], [5, 7, 9], [0, 0, 0]) == {missing: None}
-        # A commit whose answer was lost, tried again with more: the row says what was in already, and never goes back.
-        assert await sessions.move(connection, [one, two], [6, 4], [0, 7]) == {one: 5}
-        assert await sessions.move(connection, [one, two], [6, 7], [6, 7]) == {}
-
-
 async def test_short_tracks_together_are_the_tracks_one_by_one(store: Database) -> None:
-    """Of two vehicles, after midnight too, without doubted fixes; a long one is left to who reads piece by piece."""
+    """Trips of two vehicles, also after midnight, without doubted fixes. Long trips are left out."""
     cars = [await a_vehicle(store, f"short-{n}") for n in range(2)]
     numbers: list[int] = []
     place = Place(47, 9)
@@ -223,15 +119,15 @@ async def test_short_tracks_together_are_the_tracks_one_by_one(store: Database) 
             *(a_position(*cars[0], seq, trip=both) for seq in (30, 10, 20)),
             a_position(*cars[0], 40, trip=both, suspect=(Suspicion.JUMP,)),
             *(a_position(*cars[1], seq, trip=both) for seq in (90_000, 110)),
-            *(a_position(*cars[0], seq, trip=long) for seq in range(1_001, 1_002 + positions.SHORT)),
-            *(a_position(*cars[0], seq, trip=other) for seq in range(3_001, 3_001 + positions.SHORT)),
+            *(a_position(*cars[0], seq, trip=long) for seq in range(1_001, 1_002 + trip_lines.SHORT)),
+            *(a_position(*cars[0], seq, trip=other) for seq in range(3_001, 3_001 + trip_lines.SHORT)),
             a_position(*cars[0], 5_000, trip=other),
         ]
         await positions.insert(connection, [position for position in driven if position.seq != 3_200])
-        found = await positions.short_tracks(connection, numbers)
-        for number in numbers:
-            alone = [row async for row in positions.track_of_trip(connection, number, suspect=False)]
-            assert found.get(number, alone) == alone
+        found = await trip_lines.short_tracks(connection, numbers)
+    for number in numbers:
+        alone = [row async for rows in tracks.of_trip(store, number, suspect=False) for row in rows]
+        assert found.get(number, alone) == alone
     assert sorted(found) == sorted({*numbers} - {long})
     assert [row.seq for row in found[both]] == [10, 20, 30, 110, 90_000]
     assert len(found[other]) == 100

@@ -1,4 +1,4 @@
-"""Tracks by pieces on real PostGIS: each fix once and in order, whatever happens between two pieces."""
+"""Tracks in pieces on real PostGIS: each fix comes once and in order, whatever happens between two pieces."""
 
 import random
 from collections.abc import AsyncIterator
@@ -6,34 +6,19 @@ from typing import Any
 
 import pytest
 
-from tests.store.test_history import BEGIN, Van, a_trip, north
+from tests.support.drives import Van, a_trip, north
+from tests.support.positions import BEGIN
 from tracking.ingest.vehicles import FOREVER
-from tracking.model import Fleet
-from tracking.store import fleets, history, positions, tracks, trips
+from tracking.store import position_days, positions, tracks, trip_lines, trip_summaries, trips
+from tracking.store.days import DAY_MS
 from tracking.store.pool import Connection, Database
-from tracking.store.positions import DAY_MS, TrackRow
-
-
-@pytest.fixture
-async def store(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url)
-    await database.open()
-    async with database.connection() as connection:
-        await fleets.put(connection, Fleet("fleet", "Fleet"))
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def connection(store: Database) -> AsyncIterator[Connection]:
-    async with store.connection() as connection:
-        yield connection
+from tracking.store.positions import TRACK_COLUMNS, TrackRow
 
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracks, "PIECE", 10)
-    monkeypatch.setattr(history, "KEPT_AT_ONCE", 7)
+    monkeypatch.setattr(trip_summaries, "VERTICES_AT_ONCE", 7)
 
 
 async def all_of(pieces: AsyncIterator[list[TrackRow]]) -> list[TrackRow]:
@@ -59,14 +44,26 @@ async def test_fixes_stay_though_their_session_is_kept_no_longer(store: Database
         tracks.of_vehicle(store, van.number, 0, FOREVER, suspect=False),
     ):
         assert await all_of(pieces) == [row._replace(session=None) for row in before]
-    assert len((await positions.short_tracks(connection, [trip]))[trip]) == len(before) == 26
-    assert len(await positions.last_of_trip(connection, trip)) == 1
+    assert len((await trip_lines.short_tracks(connection, [trip]))[trip]) == len(before) == 26
+    assert len(await trip_lines.last_of_trip(connection, trip)) == 1
 
 
 async def straight(connection: Connection, vehicle: int, from_: int = 0, to: int = FOREVER, *, suspect: bool = False) -> Any:
-    """The same by one question."""
-    condition = "p.vehicle = $1 AND p.fix_time >= $2::timestamptz AND p.fix_time < $3::timestamptz"
-    rows = await connection.fetch(positions._track_query(condition, suspect), vehicle, from_, to)
+    """The same by one query."""
+    rows = await connection.fetch(
+        f"""
+        SELECT {TRACK_COLUMNS}
+        FROM positions p JOIN vehicles v USING (vehicle) LEFT JOIN sessions s USING (session)
+            LEFT JOIN trips t ON t.trip = p.trip
+        WHERE p.vehicle = $1 AND p.fix_time >= $2::timestamptz AND p.fix_time < $3::timestamptz
+            AND ($4 OR p.suspect IS NULL)
+        ORDER BY p.fix_time, p.session, p.seq
+        """,
+        vehicle,
+        from_,
+        to,
+        suspect,
+    )
     return [TrackRow(*row) for row in rows]
 
 
@@ -102,7 +99,7 @@ async def test_what_comes_late_while_it_is_read_comes_once_or_not(store: Databas
     found: list[TrackRow] = []
     async for rows in tracks.of_vehicle(store, van.number, 0, FOREVER, suspect=False):
         found += rows
-        # Behind what was read, just past it, and newer than all.
+        # One fix is behind what was read, one just after it, and one newer than all.
         here = (rows[-1].fix_time - BEGIN) / 1000
         await van.drove([(here - 4.5, 0, 0, 5.0), (here + 0.5, 0, 0, 5.0), (1_000 + here, 0, 0, 5.0)])
     assert keys(found) == sorted(set(keys(found)), key=lambda key: key[0])
@@ -143,7 +140,7 @@ async def test_a_trip_keeps_every_fix_while_its_days_are_dropped(
     connection: Connection,
     gone_after: int | None,
 ) -> None:
-    """Two vehicles, by turns, over three days. The first two days go after so many pieces, which the line was made before."""
+    """Two vehicles drive by turns for three days. The line is made. Then the first two days are dropped after some pieces."""
     first, second = await Van.new(connection, "first"), await Van.new(connection, "second")
     trip = await a_trip(connection, first.number, BEGIN, None)
     midnight = (BEGIN // DAY_MS + 1) * DAY_MS
@@ -157,15 +154,15 @@ async def test_a_trip_keeps_every_fix_while_its_days_are_dropped(
     driven += [
         (second.number, row.fix_time) for row in await second.drove(north(0, 250, 10), begin=midnight + DAY_MS, trip=trip)
     ]
-    # Of another trip, meanwhile.
+    # These fixes belong to no trip.
     await first.drove(north(0, 250, 10), begin=midnight + 300_000)
     async with connection.transaction():
-        await history.compact_trip(connection, trip, midnight + 2 * DAY_MS)
+        await trip_summaries.compact_trip(connection, trip, midnight + 2 * DAY_MS)
 
     async def drop() -> None:
-        for found in (await history.position_days(connection))[:2]:
-            await history.note_day(connection, found.day, "dropped", midnight + 10 * DAY_MS)
-            await history.drop_partition(connection, found)
+        for found in (await position_days.partitions(connection))[:2]:
+            await position_days.note(connection, found.day, "dropped", midnight + 10 * DAY_MS)
+            await position_days.drop(connection, found)
 
     numbers = {"first": first.number, "second": second.number}
     found: list[tuple[int, int]] = []
@@ -185,7 +182,7 @@ async def test_a_trip_keeps_every_fix_while_its_days_are_dropped(
 async def test_a_piece_reads_a_few_rows_however_many_there_are(
     store: Database, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of trips, sessions and vehicles those that it names; of the days its own."""
+    """It reads the trips, sessions and vehicles of its rows, and the partition of its day."""
     monkeypatch.setattr(tracks, "PIECE", 1_000)
     van = await Van.new(connection)
     await van.drove(north(0, 20_000, 10))

@@ -1,4 +1,4 @@
-"""What is read of a row that is locked is as it is once the lock is held."""
+"""A row that is read with a lock has the values of the moment at which the lock is held."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -5,15 +5,15 @@ import asyncio
 import httpx
 
 from tests.support.clients import Api, Message
+from tests.support.clocks import ShiftedClock
 from tests.support.devices import until
-from tests.test_what_has_gone import Turned
 from tracking.service import Service
 
 
 class AuditHub:
     """A hub in this process whose clock can be set. `of` and `watches` read its audit as a service."""
 
-    def __init__(self, service: Service, url: str, clock: Turned, api: Api) -> None:
+    def __init__(self, service: Service, url: str, clock: ShiftedClock, api: Api) -> None:
         self.service, self.url, self.clock, self.api = service, url, clock, api
 
     async def of(self, subject: str, *actions: str) -> list[Message]:

@@ -6,9 +6,9 @@ import pytest
 
 from tests.attacks.exports import drive
 from tests.support.clients import Api, Driver, now_ms, token
+from tests.support.clocks import ShiftedClock
 from tests.support.hub_process import SECRET, HubProcess
 from tests.support.serving import serving
-from tests.test_what_has_gone import Turned
 from tests.trust.audit_hub import AuditHub
 from tests.trust.bench import Bench
 from tests.trust.export_hub import ROWS, Clock, ExportHub, MakeExportHub
@@ -39,7 +39,7 @@ async def bench(hub: HubProcess, api: Api, fleet_id: str) -> AsyncIterator[Bench
 
 @pytest.fixture
 async def audit_hub(database_url: str) -> Any:
-    clock = Turned()
+    clock = ShiftedClock()
     app = create_app(load(database_url=database_url, jwt_secret=SECRET, ack_interval=0), clock=clock)
     async with serving(app, lifespan="on") as served, Api(served.url, token("service", expires_in=90 * 86_400)) as api:
         yield AuditHub(app.state.service, served.url, clock, api)

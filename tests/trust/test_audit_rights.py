@@ -8,9 +8,9 @@ import asyncpg
 import pytest
 
 from tests.support.clients import Api, Driver, Passenger, fix, new_id, now_ms, token
+from tests.support.clocks import ShiftedClock
 from tests.support.hub_process import ROOT, SECRET, HubProcess
 from tests.support.serving import serving
-from tests.test_what_has_gone import Turned
 from tests.trust.audit_hub import AuditHub
 from tracking.app import create_app
 from tracking.config import load
@@ -127,7 +127,7 @@ async def test_a_role_that_may_call_the_two_functions_gets_no_rights_of_the_owne
 
 
 async def test_entries_are_kept_as_long_as_the_setting_says(database_url: str) -> None:
-    clock = Turned()
+    clock = ShiftedClock()
     app = create_app(load(database_url=database_url, jwt_secret=SECRET, audit_days=19), clock=clock)
     async with serving(app, lifespan="on") as served, Api(served.url, token("service", expires_in=90 * 86_400)) as api:
         audit_hub = AuditHub(app.state.service, served.url, clock, api)

@@ -13,12 +13,13 @@ import pytest
 from tests.attacks import rows
 from tests.attacks.scene import stage
 from tests.support.clients import Api, Driver, Message, Socket, fix, new_id, now_ms, token
+from tests.support.clocks import ShiftedClock
 from tests.support.hub_process import SECRET, HubProcess
 from tests.support.serving import serving
-from tests.test_what_has_gone import DAY_MS, Turned
 from tracking.app import create_app
 from tracking.config import load
 from tracking.demo.postgres import Cluster
+from tracking.store.days import DAY_MS
 
 PLACE = {"latitude": 47.141, "longitude": 9.521}
 SQUARE = {"type": "Polygon", "coordinates": [[[9, 47], [9.1, 47], [9.1, 47.1], [9, 47]]]}
@@ -253,7 +254,7 @@ async def test_a_session_that_was_removed_as_unused_still_accepts_its_fixes(smal
 
 
 async def test_a_fix_that_is_repeated_after_its_session_was_removed_is_not_stored_twice(database_url: str) -> None:
-    clock = Turned()
+    clock = ShiftedClock()
     app = create_app(load(database_url=database_url, jwt_secret=SECRET, ack_interval=0, session_retention_days=8), clock=clock)
     bearer = token("service", expires_in=60 * 86_400)
     service = app.state.service

@@ -7,7 +7,7 @@ from tests.attacks.exports import drive
 from tests.support.clients import Api, now_ms, token
 from tests.trust.export_hub import ExportHub, MakeExportHub
 from tracking.history import sums
-from tracking.store.positions import DAY_MS
+from tracking.store.days import DAY_MS
 
 
 async def today(export_hub: ExportHub, rows: int) -> str:

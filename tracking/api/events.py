@@ -8,7 +8,7 @@ from tracking.api.http import check_order, flag, resource, respond_listing, serv
 from tracking.errors import ErrorCode, Refusal
 from tracking.ingest.vehicles import FOREVER
 from tracking.model import EventKind
-from tracking.store import events
+from tracking.store import event_lists
 
 
 async def list_events(request: Request) -> Response:
@@ -31,7 +31,7 @@ async def list_events(request: Request) -> Response:
     service = service_of(request)
     async with service.lists.enter(principal.jti):
         async with service.database.connection() as connection:
-            found = await events.of_fleet(
+            found = await event_lists.of_fleet(
                 connection,
                 fleet.fleet_id,
                 since=since,

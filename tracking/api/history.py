@@ -18,10 +18,11 @@ from tracking.downloads import Download
 from tracking.errors import ErrorCode, Refusal
 from tracking.model import Trip
 from tracking.service import Service
-from tracking.store import history, tracks, vehicles
-from tracking.store.history import TripSummary, VehicleDay
+from tracking.store import tracks, trip_summaries, vehicle_days, vehicles
+from tracking.store.days import DAY_MS, date_of, day_of
 from tracking.store.pool import Connection
-from tracking.store.positions import DAY_MS
+from tracking.store.trip_summaries import TripSummary
+from tracking.store.vehicle_days import VehicleDay
 
 DAYS = 7
 """From the first day to the last where only one of them is named, or none."""
@@ -44,8 +45,8 @@ async def of_trip(request: Request) -> Response:
     if trip.started_at is None or trip.ended_at is None:
         raise not_found()
     async with service.database.connection() as connection:
-        points = await history.points_of_line(connection, trip.number)
-        summary = await history.trip_summary(connection, trip.number) if points <= LONG else None
+        points = await trip_summaries.points_of_line(connection, trip.number)
+        summary = await trip_summaries.of_trip(connection, trip.number) if points <= LONG else None
         drove = await tracks.vehicles_of_trip(connection, trip.number) if points > LONG else frozenset()
     if points > LONG:
         if request.method != "HEAD":
@@ -80,7 +81,7 @@ async def _check(request: Request, trip: Trip, drove: frozenset[int]) -> None:
 async def _long(service: Service, trip: Trip) -> AsyncGenerator[bytes, None]:
     """The summary of a trip with a long line, in pieces; only so many of these are held at once."""
     async with service.exports.connection() as connection:
-        summary = await history.trip_summary(connection, trip.number)
+        summary = await trip_summaries.of_trip(connection, trip.number)
     if summary is None or summary.track is None:
         raise not_found()
     yield _encode(_summary(trip, summary._replace(track=None)))[:-1] + b',"track":'
@@ -125,7 +126,7 @@ async def of_vehicle(request: Request) -> Response:
         stored = await _managed(request, principal, connection)
         joined_at = 0 if principal.role is Role.SERVICE else stored.joined_at
         joining = joined_at // DAY_MS
-        known = await history.days(connection, stored.number, max(first, joining + 1) if joined_at else first, last)
+        known = await vehicle_days.stored(connection, stored.number, max(first, joining + 1) if joined_at else first, last)
     stored_days = {found.day for found in known}
     # Of the day on which it came to this fleet, what came after that.
     wanted = [(joining, joined_at)] if joined_at and first <= joining <= last else []
@@ -133,7 +134,7 @@ async def of_vehicle(request: Request) -> Response:
     wanted += [
         (day, 0)
         for day in (today - 1, today)
-        if first <= day <= last and day > (joining if joined_at else -1) and history.date_of(day) not in stored_days
+        if first <= day <= last and day > (joining if joined_at else -1) and date_of(day) not in stored_days
     ]
     sums = service.sums
     service.budgets.sums.spend(principal.jti, principal.role, sum(not sums.known(stored.number, *day) for day in wanted))
@@ -161,7 +162,7 @@ def _day(request: Request, parameter: str) -> int | None:
         return None
     try:
         # `fromisoformat` takes other forms as well.
-        day = history.day_of(date.fromisoformat(text)) if _DAY.fullmatch(text) else -1
+        day = day_of(date.fromisoformat(text)) if _DAY.fullmatch(text) else -1
         if day < 0:
             raise ValueError
         return day

@@ -1,7 +1,7 @@
-"""The lines of trips that are watched: read from the store once for all who come, thinned in a thread, kept for a moment.
+"""The lines of watched trips: read from the store once for all who come, thinned in a thread, kept for a moment.
 
-A long trip is a hundred thousand fixes. As rows they are a second of Python, for each tab that is opened. PostgreSQL puts
-them together as lines, numpy and GEOS thin those to what a frame holds; the event loop sees what is left.
+A long trip has a hundred thousand fixes. As rows they are a second of Python, for each tab that is opened. So PostgreSQL makes
+lines of them. A thread thins the lines with numpy and GEOS to what a frame holds. The event loop gets the result.
 """
 
 import asyncio
@@ -15,25 +15,25 @@ from tracking.live.trips import Line, TripFeed
 from tracking.model import Clock, Position
 from tracking.protocol.fit import TRACK_ROOM, DrivenPoint, thinned
 from tracking.protocol.passenger import SnapshotPosition
-from tracking.store import positions
+from tracking.store import trip_lines
 from tracking.store.gathered import Gathered
 from tracking.store.pool import Connection, Database
 from tracking.store.positions import TrackRow
 
 KEPT_MS = 15_000
-"""How long a line serves those who come."""
+"""How long a line is used again."""
 MAX_KEPT = 32
 """Lines that are kept at once, some 250 KB each."""
 READ_AT_ONCE = 2
-"""Long lines that are read at the same time: the database has others to answer."""
+"""Long lines that are read at the same time. The database has other work."""
 ROOM = TRACK_ROOM * 3 // 4
-"""Bytes that a line is thinned to, so that what comes meanwhile fits beside it without another thinning."""
+"""Bytes that a line is thinned to. New points fit beside it without another thinning."""
 _EWKB_HEAD = 9
-"""Byte order, type and the number of points, of a line without an SRID."""
+"""Bytes before the points of a line without an SRID: byte order, type and number of points."""
 
 
 class Lines:
-    """Gives the line of a feed's trip. Where a vehicle of it is erased `TripFeed.forget` drops it."""
+    """Returns the line of a feed's trip. If a vehicle of the trip is erased, `TripFeed.forget` drops the line."""
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class Lines:
         clock: Clock,
         erased: Callable[[], AbstractContextManager[Collection[str]]],
     ) -> None:
-        """`tracks` are those that are short, `pending` gives a trip's positions that are not known to be committed, `erased`
-        is `Hub.erased`.
+        """`tracks` returns short tracks. `pending` returns positions of a trip that may not be committed yet. `erased` is
+        `Hub.erased`.
         """
         self._erased = erased
         self._database = database
@@ -53,14 +53,14 @@ class Lines:
         self._clock = clock
         self._readings: dict[TripFeed, asyncio.Task[Line]] = {}
         self._kept: dict[TripFeed, None] = {}
-        """The feeds with a line, the one that was read first in front."""
+        """The feeds with a line. The line that was read first comes first."""
         self._turns = asyncio.Semaphore(READ_AT_ONCE)
 
     async def of(self, feed: TripFeed) -> Line:
-        """The line as it was at most `KEPT_MS` ago. Raises `StoreUnavailable`. Who asks leaves out whom `Hub.erased` names.
+        """The line as it was at most `KEPT_MS` ago. Raises `StoreUnavailable`. The caller leaves out what `Hub.erased` names.
 
-        All that was published since is in the feed, unless `before_kept` is above the line's `began`: ask that when nothing
-        is awaited any more.
+        The feed has all that was published since, unless its `before_kept` is above the line's `began`. The caller checks this
+        after its last await.
         """
         line = feed.line
         if line is not None and line.began >= feed.before_kept and 0 <= self._clock() - line.read_at < KEPT_MS:
@@ -86,20 +86,20 @@ class Lines:
             return await asyncio.to_thread(_joined, pieces)
 
     def let_go(self) -> None:
-        """Drops the lines that were kept for long enough. To be called every few seconds."""
+        """Drops lines that were kept long enough. To be called every few seconds."""
         now = self._clock()
         for feed in list(self._kept):
             if feed.line is None or not 0 <= now - feed.line.read_at < KEPT_MS:
                 self._drop(feed)
 
     async def _read(self, feed: TripFeed) -> Line:
-        # Noted before the reading begins: what is committed meanwhile is then in one of the two at least.
+        # This is noted before the reading begins. What is committed meanwhile is then in at least one of both.
         began, read_at, unstored = feed.offset, self._clock(), list(self._pending(feed.trip.trip_id))
         with self._erased() as erased:
             async with self._turns:
                 async with self._database.reading() as connection:
                     pieces = await _pieces(connection, feed.trip.number)
-                    last = _last(await positions.last_of_trip(connection, feed.trip.number))
+                    last = _last(await trip_lines.last_of_trip(connection, feed.trip.number))
                 stored = await asyncio.to_thread(_joined, pieces)
         line = Line(began, read_at, stored, unstored, last).without(erased)
         self._kept.pop(feed, None)
@@ -112,7 +112,7 @@ class Lines:
     def _ended(self, feed: TripFeed, reading: asyncio.Task[Line]) -> None:
         del self._readings[feed]
         if not reading.cancelled():
-            reading.exception()  # whoever asked may have gone by then
+            reading.exception()  # those who asked may be gone, and nobody else reads it
 
     def _drop(self, feed: TripFeed) -> None:
         del self._kept[feed]
@@ -120,12 +120,12 @@ class Lines:
 
 
 _Pieces = dict[str, list[bytes]]
-"""Of each vehicle's line, as EWKB."""
+"""The pieces of each vehicle's line, as EWKB."""
 
 
 async def _pieces(connection: Connection, trip: int, from_: int | None = None, to: int | None = None) -> _Pieces:
     pieces: _Pieces = {}
-    async for vehicle_id, piece in positions.line_of_trip(connection, trip, from_=from_, to=to):
+    async for vehicle_id, piece in trip_lines.line_of_trip(connection, trip, from_=from_, to=to):
         pieces.setdefault(vehicle_id, []).append(piece)
     return pieces
 

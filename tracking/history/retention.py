@@ -1,8 +1,8 @@
-"""What is removed when it is old enough: events, messages, finished trips, links, sessions, revoked tokens, and what
-summaries are left of positions. The positions themselves go a day at a time (`history`).
+"""The removal of rows that are old enough: events, messages, finished trips, links, sessions, revoked tokens, and summaries.
+Positions are removed a day at a time by `summaries`.
 
-Which those are, and how, is one table: `store.retention.KINDS`. Rows go in batches; how far a job came is stored with each, so
-that it goes on there after a restart. Several hubs may run this: each batch is one's alone.
+One table says which rows are removed, and how: `store.retention.KINDS`. Rows are removed in batches. Each batch stores its
+progress, so that the job continues after a restart. Several hubs may run this. No two of them work on one batch.
 """
 
 import asyncio
@@ -16,33 +16,33 @@ from tracking.errors import StoreUnavailable
 from tracking.metrics import RETENTION_REMOVED, RETENTION_SWEPT
 from tracking.model import Clock
 from tracking.store import retention
-from tracking.store.batches import Batches
+from tracking.store.days import DAY_MS
+from tracking.store.jobs import Jobs
 from tracking.store.pool import Connection, Database
-from tracking.store.positions import DAY_MS
 from tracking.store.retention import KINDS, Kind
 
 logger = logging.getLogger(__name__)
 
 EVERY_MS = 3_600_000
 LOOK_SECONDS = 60.0
-"""How often it is looked whether a kind's hour is over: so a job that failed is tried again in good time."""
+"""How often kinds are checked. A job that failed is tried again at the next check."""
 
-_WHEREABOUTS = ("event_retention_days", "trip_retention_days")
+_HAVE_PLACES = ("event_retention_days", "trip_retention_days")
 
 
 class Retention:
-    """`run` works until it is cancelled. `let_go` are, by kind, those who are given the names of what was removed."""
+    """`run` works until it is cancelled. `let_go` has functions, by kind, that get the names of what was removed."""
 
     def __init__(
         self,
-        batches: Batches,
+        jobs: Jobs,
         database: Database,
         settings: Settings,
         clock: Clock,
         *,
         let_go: Mapping[str, Callable[[set[str]], None]] | None = None,
     ) -> None:
-        self._batches = batches
+        self._jobs = jobs
         self._database = database
         self._settings = settings
         self._clock = clock
@@ -54,13 +54,13 @@ class Retention:
             try:
                 await self.work()
             except StoreUnavailable as error:
-                logger.warning("nothing old is removed now, trying again: %s", error)
+                logger.warning("no old rows are removed now, trying again: %s", error)
             except asyncpg.PostgresError:
                 logger.exception("the database refuses to say what was removed; trying again")
             await asyncio.sleep(LOOK_SECONDS)
 
     async def work(self) -> None:
-        """Removes all that is due by now, of the kinds whose hour is over. Raises `StoreUnavailable`."""
+        """Removes all that is due by now, of the kinds that were not swept for an hour. Raises `StoreUnavailable`."""
         async with self._database.connection() as connection:
             swept = await retention.swept(connection)
         for kind in KINDS:
@@ -71,15 +71,15 @@ class Retention:
                 try:
                     await self._sweep(kind, before)
                 except asyncpg.PostgresError:
-                    # Whatever the trouble is with these: the others go on, and the hub with them.
+                    # One kind that fails must stop neither the others nor the hub.
                     logger.exception("the database refuses to remove %s; trying again", kind.what)
 
     def _before(self, kind: Kind) -> int | None:
-        """The instant before which it is old enough; None: it is kept for ever."""
+        """The instant before which rows are old enough; None: they are kept for ever."""
         if kind.setting is None:
             return self._clock() - int(kind.seconds * 1000)
         days: int = getattr(self._settings, kind.setting)
-        # Whole UTC days, as positions go.
+        # Whole UTC days, as for positions.
         return (self._clock() // DAY_MS - days) * DAY_MS if days else None
 
     async def _sweep(self, kind: Kind, before: int) -> None:
@@ -98,7 +98,7 @@ class Retention:
             return done.rows if done.more else None
 
         try:
-            await self._batches.run(f"remove {kind.what}", batch)
+            await self._jobs.run(f"remove {kind.what}", batch)
         finally:
             RETENTION_REMOVED.labels(kind.name).inc(removed)
             if names and kind.name in self._let_go:
@@ -114,11 +114,11 @@ def _why(kind: Kind, settings: Settings) -> str:
 
 
 def warn(settings: Settings) -> None:
-    """Says so where positions go, and other whereabouts are kept for ever."""
-    kept = [f"TRACKING_{name.upper()}" for name in _WHEREABOUTS if not getattr(settings, name)]
+    """Logs a warning if positions are removed, but other rows with places are kept for ever."""
+    kept = [f"TRACKING_{name.upper()}" for name in _HAVE_PLACES if not getattr(settings, name)]
     if settings.retention_days and kept:
         logger.warning(
-            "positions go after %d days, but events and finished trips hold places too and are kept for ever: set %s",
+            "positions are removed after %d days, but events and finished trips have places too and are kept for ever: set %s",
             settings.retention_days,
             " and ".join(kept),
         )

@@ -1,4 +1,4 @@
-"""Late fixes fill gaps in the line that passengers already see: after COMMIT they are told that part of the track anew."""
+"""Late fixes fill gaps in a line that passengers already see. After COMMIT that part of the line is sent again."""
 
 import asyncio
 import logging
@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 REST_SECONDS = 5.0
-"""After a part of a line nothing is read for as long as that took, and no longer than this."""
+"""The longest pause after a part of a line was read. The pause is as long as the reading took."""
 GATHER_SECONDS = 0.25
-"""Late fixes come in batches: a little patience makes one revision of many."""
+"""How long late fixes are gathered. Many of them come together, and then make one revision."""
 
 
 class Revisions:
-    """Gathers what came late, reads the line from the store, publishes it. `run` works until it is cancelled."""
+    """Gathers late fixes, reads their part of the line from the store, and publishes it. `run` works until it is cancelled."""
 
     def __init__(self, lines: Lines, hub: Hub, pending: Callable[[str], Iterable[Position]]) -> None:
         """`pending` gives a trip's positions that are not known to be committed."""
@@ -30,7 +30,7 @@ class Revisions:
         self._hub = hub
         self._pending = pending
         self._spans: dict[str, tuple[int, int, int, int | None]] = {}
-        """By trip its number, the first and the last fix time, and that of the last which turned out to be another trip's."""
+        """By trip: its number, the first and last fix time, and the fix time of the last fix that went to another trip."""
         self._arrived = asyncio.Event()
 
     def late(self, late: list[Position]) -> None:
@@ -41,14 +41,14 @@ class Revisions:
             self.late_one(position)
 
     def late_one(self, position: Position) -> None:
-        """Takes one of a watched trip, committed or waiting for it."""
+        """Takes a position of a watched trip. It is committed, or waits for its commit."""
         assert position.trip_id is not None and position.trip is not None
         self.revise(position.trip_id, position.trip, position.fix_time, position.fix_time)
 
     def revise(self, trip_id: str, trip: int, from_: int, to: int, *, taken_out: int | None = None) -> None:
         """Asks for the part of the line between two fix times, as soon as the store can be read.
 
-        `taken_out` is the last fix time of what was shown and turned out not to be of the trip, where there is such.
+        `taken_out` is the last fix time of fixes that were shown, but belong to another trip.
         """
         _, first, last, out = self._spans.get(trip_id, (trip, from_, to, None))
         if out is not None and taken_out is not None:
@@ -70,15 +70,15 @@ class Revisions:
                 began = time.monotonic()
                 try:
                     await self._revise(trip_id, trip, first, last, out)
-                    # Of a trip of many hours that gets late fixes without end the whole line may be read each time.
+                    # If a long trip gets late fixes all the time, each revision may read its whole line.
                     await asyncio.sleep(min(time.monotonic() - began, REST_SECONDS))
                 except StoreUnavailable as error:
-                    logger.warning("can't read a late part of a track now, trying again: %s", error)
+                    logger.warning("cannot read a late part of a track now, trying again: %s", error)
                     self.revise(trip_id, trip, first, last, taken_out=out)
                     await asyncio.sleep(RETRY_SECONDS)
 
     async def _revise(self, trip_id: str, trip: int, first: int, last: int, out: int | None = None) -> None:
-        # Asked before the reading begins: what is committed meanwhile is then in one of the two at least.
+        # This is asked before the reading begins. What is committed meanwhile is then in at least one of both.
         driven: set[DrivenPoint] = {
             (p.fix_time, p.longitude, p.latitude, p.vehicle_id)
             for p in self._pending(trip_id)
@@ -90,6 +90,6 @@ class Revisions:
             driven = {point for point in driven if point[3] not in erased}
         feed = self._hub.feeds.get(trip_id)
         if feed is not None and feed.trip.status.under_way and (driven or out is not None):
-            # No further than what was read: what came meanwhile is on the passengers' lines already, and must stay there.
+            # The revision ends where the reading ended. Later fixes are on the passengers' lines already, and must stay.
             track = sorted(driven)
             feed.publish_revision(first, max([time for time, *_ in track[-1:]] + ([] if out is None else [out])), track)

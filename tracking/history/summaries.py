@@ -1,11 +1,12 @@
-"""The keeper of history: sums up trips and days when their late fixes are in, and lets go of positions that are old enough.
+"""Summaries of trips and days, made when their late fixes are in, and the removal of positions that are old enough.
 
-A trip is compacted, and a UTC day summed up, `delay` after its end. A fix that is stored later than that has its trip and its
-day done anew, within seconds. Which those are is held in memory; so that nothing is missed when a hub dies just then, each day
-is looked through once more when nothing can come any more (`LATE_MS`), vehicle by vehicle, and in a tenth of the time: a large
-fleet's day is hundreds of millions of rows. Only then may its positions be dropped.
+A trip is compacted, and a UTC day is summed up, `delay` after its end. If a fix is stored later, its trip and its day are
+summed up again within seconds. These are noted in memory, and the note is lost if the hub dies. So each day is searched once
+more when no fix can come any more (`LATE_MS`), vehicle by vehicle. Only then may its positions be dropped. A large fleet's day
+is hundreds of millions of rows, so the search uses a tenth of the time.
 
-What the database refuses to sum up, or can't in time, keeps nothing else from being done: it is put off, and given up at last.
+Each trip, and each day of a vehicle, is a transaction of its own (decision 24 says why they are no group of `store/batch`). If
+the database refuses one, or takes too long, it is put off, and at last given up. The others are summed up.
 """
 
 import asyncio
@@ -20,31 +21,31 @@ import asyncpg
 from tracking.errors import StoreUnavailable
 from tracking.ingest.recorder import Entry
 from tracking.model import Clock
-from tracking.store import history
+from tracking.store import position_days, trip_summaries, vehicle_days
+from tracking.store.days import DAY_MS, date_of
 from tracking.store.pool import Connection, Database, timed_out
-from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
 
 LATE_MS = 7 * DAY_MS + 3_600_000
-"""Older fixes are rejected; an hour for what waited in the recorder's queue."""
+"""Older fixes are rejected. The hour is for fixes that waited in the recorder's queue."""
 ROUND_SECONDS = 10.0
 RETAIN_MS = 3_600_000
 TRIPS_AT_ONCE = 200
 VEHICLES_AT_ONCE = 200
 SETTLE_SHARE = 0.1
-"""Of a round: so much of it is spent on looking through days, and one vehicle at least is done."""
+"""The share of a round in which days are searched. At least one vehicle is done."""
 PUT_OFF_MS = 3_600_000
 GIVE_UP_AFTER = 3
-"""Failures of the same piece of work, or timeouts in a row of a round."""
+"""Failures of the same trip or day, or timeouts in a row in one round."""
 
 _Key = int | tuple[int, int]
-"""A trip, or a vehicle and a UTC day."""
+"""The number of a trip, or of a vehicle and a UTC day."""
 _FOR_EVER = sys.maxsize
 
 
 class _Trouble(NamedTuple):
-    """How often it failed, how much else had been done by then, and until when it is left out."""
+    """How often the work failed, how much other work was done by then, and until when it is left out."""
 
     times: int
     done: int
@@ -52,10 +53,10 @@ class _Trouble(NamedTuple):
 
 
 class Summaries:
-    """`stored` takes note of what was committed; `run` works until it is cancelled."""
+    """`stored` notes what was committed. `run` works until it is cancelled."""
 
     def __init__(self, database: Database, clock: Clock, *, delay: float, retention_days: int = 0) -> None:
-        """`delay` in seconds; days of 0 are for ever."""
+        """`delay` is in seconds. With 0 days, positions are kept for ever."""
         self._database = database
         self._clock = clock
         self._delay_ms = int(delay * 1000)
@@ -69,8 +70,8 @@ class Summaries:
         self._retained_at: int | None = None
 
     def stored(self, group: Sequence[Entry]) -> None:
-        """Takes a committed group. What is older than the delay may be of a trip or day that is summed up already."""
-        # Not only what came too late for the marker: the backlog of a device that was away moves it, long after its trip's end.
+        """Notes the trips and days of committed fixes that are older than the delay. They may be summed up already."""
+        # This includes fixes that move the marker. The backlog of a device that was away does so long after its trip's end.
         before = self._clock() - self._delay_ms
         for entry in group:
             position = entry.position
@@ -80,7 +81,7 @@ class Summaries:
                 self._late_days.add((position.vehicle, position.fix_time // DAY_MS))
 
     def refiled(self, trips: Iterable[int]) -> None:
-        """Takes note of trips, by their numbers, that got or lost positions which were stored before."""
+        """Notes trips, by their numbers, that got or lost positions that were stored before."""
         self._late_trips.update(trips)
 
     async def run(self) -> None:
@@ -91,14 +92,14 @@ class Summaries:
             except StoreUnavailable as error:
                 logger.warning("no summaries are made now, trying again: %s", error)
             except asyncpg.PostgresError:
-                # Whatever the trouble is: the hub does without summaries, and must not go down with them.
+                # The hub can work without summaries, so this error must not stop it.
                 logger.exception("the database refuses the work on history; trying again")
 
     async def work(self) -> None:
-        """One round: everything that is due by now.
+        """Does everything that is due by now: one round.
 
-        Raises the first part's `StoreUnavailable` or `PostgresError` when the others had their turn; the next round goes on
-        where this one was.
+        If parts raise `StoreUnavailable` or `PostgresError`, the other parts still run, and the first error is raised at the
+        end. The next round continues.
         """
         self._timeouts = 0
         failures: list[Exception] = []
@@ -108,14 +109,14 @@ class Summaries:
             except (StoreUnavailable, asyncpg.PostgresError) as error:
                 failures.append(error)
         for further in failures[1:]:
-            logger.warning("and so it is with more of the work on history: %s", further)
+            logger.warning("another part of the work on history failed too: %s", further)
         if failures:
             raise failures[0]
 
-    # --- what may fail ------------------------------------------------------------------------------------------------------
+    # --- work that may fail -------------------------------------------------------------------------------------------------
 
     async def _try(self, key: _Key, what: str, work: Callable[[Connection], Awaitable[None]]) -> bool:
-        """Does it in a transaction; whether it was done. Raises `StoreUnavailable` where not this work alone is in trouble."""
+        """Does the work in a transaction. Returns whether it was done. Raises `StoreUnavailable` if all work fails."""
         try:
             async with self._database.transaction() as connection:
                 await work(connection)
@@ -139,7 +140,7 @@ class Summaries:
         return True
 
     def _put_off(self, key: _Key, what: str) -> None:
-        """For an hour. It counts only where other work was done meanwhile: a bad hour of the database is not the work's."""
+        """Puts the work off for an hour. The failure counts only if other work was done meanwhile."""
         before = self._troubles.get(key, _Trouble(0, -1, 0))
         times = before.times + (before.done != self._done)
         given_up = times >= GIVE_UP_AFTER
@@ -157,12 +158,12 @@ class Summaries:
         late = list(self._late_trips)
         if late:
             async with self._database.transaction() as connection:
-                await history.uncompact(connection, late)
+                await trip_summaries.uncompact(connection, late)
             self._late_trips.difference_update(late)
         while True:
             left_out = [key for key in self._troubles if isinstance(key, int) and self._waits(key)]
             async with self._database.connection() as connection:
-                due = await history.trips_to_compact(connection, self._clock() - self._delay_ms, left_out, TRIPS_AT_ONCE)
+                due = await trip_summaries.trips_to_compact(connection, self._clock() - self._delay_ms, left_out, TRIPS_AT_ONCE)
             if not due:
                 return
             for trip in due:
@@ -170,17 +171,17 @@ class Summaries:
 
     async def _compact(self, trip: int) -> bool:
         return await self._try(
-            trip, f"compact trip {trip}", lambda connection: history.compact_trip(connection, trip, self._clock())
+            trip, f"compact trip {trip}", lambda connection: trip_summaries.compact_trip(connection, trip, self._clock())
         )
 
     async def _sum_up(self, vehicle: int, day: int) -> None:
-        # Taken off before: what is stored meanwhile puts it there again.
+        # The note is removed before. If a fix is stored meanwhile, it is made again.
         self._late_days.discard((vehicle, day))
         try:
             await self._try(
                 (vehicle, day),
-                f"sum up {history.date_of(day)} of vehicle {vehicle}",
-                lambda connection: history.sum_up_day(connection, vehicle, day, self._clock()),
+                f"sum up {date_of(day)} of vehicle {vehicle}",
+                lambda connection: vehicle_days.sum_up_day(connection, vehicle, day, self._clock()),
             )
         except StoreUnavailable:
             self._late_days.add((vehicle, day))
@@ -195,28 +196,28 @@ class Summaries:
         for partition in partitions:
             if partition.day < over and not partition.summed:
                 async with self._database.connection() as connection:
-                    vehicles = await history.vehicles_of_day(connection, partition.day, unsummed=True)
+                    vehicles = await vehicle_days.vehicles_of_day(connection, partition.day, unsummed=True)
                 for number, vehicle in enumerate(vehicles):
                     if number % VEHICLES_AT_ONCE == VEHICLES_AT_ONCE - 1:
-                        # A large fleet's day takes long, and trips go on ending.
+                        # A large fleet's day takes long, and trips end meanwhile.
                         await self._compact_trips()
                     if not self._waits((vehicle, partition.day)):
                         await self._sum_up(vehicle, partition.day)
                 async with self._database.transaction() as connection:
-                    await history.note_day(connection, partition.day, "summed", now)
+                    await position_days.note(connection, partition.day, "summed", now)
         held = {partition.day for partition in partitions}
         for vehicle, day in sorted(self._late_days):
-            # Of a day that is not over there is nothing stored yet, and of one that was dropped nothing to make it from.
+            # A day that is not over has no summary yet. A day that was dropped has no positions to sum up.
             if day >= over or day not in held:
                 self._late_days.discard((vehicle, day))
             elif not self._waits((vehicle, day)):
                 await self._sum_up(vehicle, day)
 
-    async def _held(self) -> list[history.PositionDay]:
+    async def _held(self) -> list[position_days.PositionDay]:
         async with self._database.connection() as connection:
-            return [found for found in await history.position_days(connection) if found.attached and not found.dropped]
+            return [found for found in await position_days.partitions(connection) if found.attached and not found.dropped]
 
-    # --- looking through once more ------------------------------------------------------------------------------------------
+    # --- the search for late fixes ------------------------------------------------------------------------------------------
 
     async def _settle_days(self) -> None:
         now = self._clock()
@@ -227,48 +228,48 @@ class Summaries:
                     if not await self._settle(partition, until):
                         return
                 finally:
-                    # Those of which it found that more had come.
+                    # These are the trips for which late fixes were found.
                     await self._compact_trips()
 
-    async def _settle(self, partition: history.PositionDay, until: float) -> bool:
-        """Goes on with a day where it was, vehicle by vehicle; whether it is through."""
+    async def _settle(self, partition: position_days.PositionDay, until: float) -> bool:
+        """Continues the search of a day, vehicle by vehicle. Returns whether the day is finished."""
         day, settled_to = partition.day, partition.settled_to
         while True:
             async with self._database.connection() as connection:
-                vehicles = await history.vehicles_of_day(connection, day, after=settled_to, limit=VEHICLES_AT_ONCE)
+                vehicles = await vehicle_days.vehicles_of_day(connection, day, after=settled_to, limit=VEHICLES_AT_ONCE)
             if not vehicles:
                 break
             for vehicle in vehicles:
                 out_of_time = settled_to != partition.settled_to and time.monotonic() >= until
                 if out_of_time or not await self._look_through(vehicle, day):
                     async with self._database.transaction() as connection:
-                        await history.note_settled_to(connection, day, settled_to)
+                        await position_days.note_settled_to(connection, day, settled_to)
                     return False
                 settled_to = vehicle
         async with self._database.transaction() as connection:
-            await history.note_day(connection, day, "settled", self._clock())
+            await position_days.note(connection, day, "settled", self._clock())
         return True
 
     async def _look_through(self, vehicle: int, day: int) -> bool:
-        """False where it is to be tried again later."""
+        """Sums up again what got late fixes. Returns False if it must be tried again later."""
         trips: list[int] = []
 
         async def look(connection: Connection) -> None:
             nonlocal trips
-            day_is_old, trips = await history.came_later(connection, vehicle, day)
+            day_is_old, trips = await vehicle_days.came_later(connection, vehicle, day)
             if day_is_old:
-                await history.sum_up_day(connection, vehicle, day, self._clock())
+                await vehicle_days.sum_up_day(connection, vehicle, day, self._clock())
 
         key = vehicle, day
         if not self._waits(key):
-            await self._try(key, f"look through {history.date_of(day)} of vehicle {vehicle}", look)
+            await self._try(key, f"search {date_of(day)} of vehicle {vehicle} for late fixes", look)
             if trips:
                 async with self._database.transaction() as connection:
-                    await history.uncompact(connection, trips)
+                    await trip_summaries.uncompact(connection, trips)
         trouble = self._troubles.get(key)
         return trouble is None or trouble.until == _FOR_EVER
 
-    # --- letting go ---------------------------------------------------------------------------------------------------------
+    # --- removal of old positions -------------------------------------------------------------------------------------------
 
     async def _retain(self) -> None:
         now = self._clock()
@@ -277,31 +278,31 @@ class Summaries:
             self._retained_at = now
 
     async def _let_go(self) -> None:
-        """Drops what is older than it is to be kept."""
+        """Drops days that are older than positions are kept."""
         now = self._clock()
         first_kept = now // DAY_MS - self._retention_days
         async with self._database.connection() as connection:
-            partitions = await history.position_days(connection)
+            partitions = await position_days.partitions(connection)
         for partition in partitions:
-            # The oldest first, up to the first that may not go: positions count as gone from the last dropped day on backwards.
+            # Oldest first, up to the first day that may not go. All days before the last dropped day count as dropped.
             if partition.day >= first_kept or not (partition.dropped or await self._may_go(partition)):
                 break
             if not partition.dropped:
                 async with self._database.transaction() as connection:
-                    await history.note_day(connection, partition.day, "dropped", now)
+                    await position_days.note(connection, partition.day, "dropped", now)
             async with self._database.connection() as connection:
-                await history.drop_partition(connection, partition)
-            logger.info("dropped the positions of %s", history.date_of(partition.day))
+                await position_days.drop(connection, partition)
+            logger.info("dropped the positions of %s", date_of(partition.day))
 
-    async def _may_go(self, partition: history.PositionDay) -> bool:
-        """Whether nothing can come any more, and all trips of that day are compacted."""
+    async def _may_go(self, partition: position_days.PositionDay) -> bool:
+        """Whether no fix can come any more, and all trips of that day are compacted."""
         if not partition.settled:
             return False
         async with self._database.connection() as connection:
-            trips = await history.trips_of_day(connection, partition.day)
-        # Those that are still under way too: what they had until now is kept in their lines.
+            trips = await trip_summaries.trips_of_day(connection, partition.day)
+        # This includes trips that are still under way. Their lines keep what they have driven so far.
         for trip in trips:
             if self._waits(trip) or not await self._compact(trip):
-                logger.warning("positions are kept from %s on: trip %d is not compacted", history.date_of(partition.day), trip)
+                logger.warning("positions are kept from %s on: trip %d is not compacted", date_of(partition.day), trip)
                 return False
         return True

@@ -12,7 +12,7 @@ import asyncpg
 
 from tracking.errors import StoreUnavailable
 from tracking.model import Position
-from tracking.store import positions
+from tracking.store import latest_positions
 from tracking.store.pool import Database
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Latest:
             for start in range(0, len(vehicles), ROWS):
                 newest = {v: self._newest[v] for v in vehicles[start : start + ROWS] if v in self._newest}
                 async with self._database.transaction() as connection:
-                    await positions.move_latest(connection, list(newest.values()))
+                    await latest_positions.move(connection, list(newest.values()))
                 for vehicle, position in newest.items():
                     if self._newest.get(vehicle) is position:
                         del self._newest[vehicle]

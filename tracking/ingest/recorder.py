@@ -17,8 +17,8 @@ from tracking.metrics import COMMIT_FAILURES, COMMIT_SECONDS, QUEUE, STORED
 from tracking.model import Position
 from tracking.protocol.driver import Rejected
 from tracking.store import batch, positions, sessions, trips
+from tracking.store.days import DAY_MS
 from tracking.store.pool import Connection, Database
-from tracking.store.positions import DAY_MS
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from tracking.ingest.filters import Motion
 from tracking.live.loading import Loading
 from tracking.model import Clock, Position, Suspicion, Trip, Vehicle
 from tracking.protocol.driver import Rejected
-from tracking.store import changes, positions, sessions, trips, vehicles
+from tracking.store import changes, latest_positions, sessions, trips, vehicles
 from tracking.store.gathered import Gathered
 from tracking.store.pool import Connection, Database
 from tracking.store.trips import Span
@@ -331,7 +331,7 @@ class IngestVehicles:
                 return {}
             numbers = [vehicle.number for vehicle in stored.values()]
             _, current, spans = await read_states(connection, numbers, self._clock())
-            seen = await positions.newest_of_vehicles(connection, numbers)
+            seen = await latest_positions.newest(connection, numbers)
         loaded = {}
         for vehicle_id, (number, record, tokens_from, joined_at) in stored.items():
             vehicle = IngestVehicle(number, record, spans.get(number, ()), current.get(number), tokens_from)

@@ -19,8 +19,8 @@ from tracking.live.fleets import Fleets
 from tracking.model import Clock, Fleet, Position, Trip
 from tracking.monitor.fences import built
 from tracking.monitor.monitor import Monitor
-from tracking.store import changes, events, fleets, geofences, positions, trips, vehicles
-from tracking.store.events import StayRow
+from tracking.store import changes, fleets, geofence_stays, geofences, latest_positions, silences, trips, vehicles
+from tracking.store.geofence_stays import StayRow
 from tracking.store.pool import Connection, Database
 from tracking.store.vehicles import Stored
 
@@ -202,15 +202,15 @@ class Loader:
     async def _read(self, connection: Connection, as_of: int, stored: Sequence[Stored]) -> _Part:
         numbers = [one.number for one in stored]
         stays: dict[int, list[StayRow]] = {}
-        for stay in await events.stays(connection, numbers):
+        for stay in await geofence_stays.of_vehicles(connection, numbers):
             stays.setdefault(stay.vehicle, []).append(stay)
         return _Part(
             as_of,
             stored,
             await trips.current_of_vehicles(connection, numbers),
-            await positions.latest_of_vehicles(connection, numbers, self._clock() - self._gone_after_ms),
+            await latest_positions.stored(connection, numbers, self._clock() - self._gone_after_ms),
             stays,
-            await events.silent(connection, numbers),
+            await silences.silent(connection, numbers),
         )
 
     async def _keep(self, part: _Part) -> list[int]:

@@ -26,7 +26,7 @@ from tracking.monitor.rules import GAP_MS, LATE_MS, Alert, AlertState, Route, St
 from tracking.protocol.codec import frame
 from tracking.protocol.dispatcher import GeofenceGone, GeofenceNews
 from tracking.store import geofences
-from tracking.store.events import StayRow
+from tracking.store.geofence_stays import StayRow
 from tracking.store.pool import Database
 
 logger = logging.getLogger(__name__)

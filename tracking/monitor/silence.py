@@ -15,9 +15,9 @@ from tracking.metrics import EVENTS
 from tracking.model import Clock, Event, EventKind
 from tracking.monitor.events import Events
 from tracking.monitor.monitor import old_after
-from tracking.store import events
-from tracking.store.events import Quiet
+from tracking.store import events, silences
 from tracking.store.pool import Database
+from tracking.store.silences import Quiet
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Silences:
         longest = (now - self._could_hear_since) / 1000
         async with self.sweeping:
             async with self._database.connection() as connection:
-                found = await events.quiet(
+                found = await silences.quiet(
                     connection,
                     now,
                     longest=longest,

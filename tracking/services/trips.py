@@ -14,7 +14,7 @@ from tracking.live.follower import Transaction, Transactions
 from tracking.model import NEXT_STATUS, Clock, Place, Trip, TripStatus
 from tracking.protocol.fit import check_places, live_view
 from tracking.protocol.http import TripView
-from tracking.store import erasures, fleets, trips, vehicles
+from tracking.store import fleets, trip_erasures, trips, vehicles
 from tracking.store.changes import ChangeKind, as_json
 from tracking.store.pool import Connection, unlocked
 
@@ -109,7 +109,7 @@ class Trips:
                 raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: cancel or complete it first")
             # All that drove it: each may have fixes to come of that time.
             drove = await vehicles.lock_those_of_trip(connection, trip.number)
-            await erasures.begin_trip(connection, trip, self._clock())
+            await trip_erasures.begin(connection, trip, self._clock())
             await record(connection)
             for vehicle in drove:
                 transaction.tell(ChangeKind.VEHICLE_TRIPS, trip_id, vehicle=vehicle.number)

@@ -1,4 +1,4 @@
-"""The audit's rows: added, listed, and let go when they are old enough; the table itself refuses anything else."""
+"""The rows of the audit: how they are added and listed. The table refuses every other change."""
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +9,11 @@ import msgspec
 from tracking.store.pool import Connection
 
 GAP_MS = 60_000
-"""A transaction that took a number and has not ended within this time has failed: every statement has a limit."""
+"""A transaction that took a number and did not end within this time has failed, because every statement has a limit."""
 
 
 class Row(NamedTuple):
-    """One row. `role`, `holder`, `jti`, `share_id` and `address` are who did it, `kind` and `subject` to what."""
+    """One row. `role`, `holder`, `jti`, `share_id` and `address` say who acted; `kind` and `subject` say on what."""
 
     at: int
     action: str
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """The end of a span; who and what it was stands at its begin."""
+    """The end of a span. Its begin says who acted on what."""
 
     span: uuid.UUID
     at: int
@@ -43,7 +43,7 @@ class Numbered(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A begin with its end, where it has one. `end_detail` holds `uncertain` where a hub was killed in between."""
+    """A begin, with its end if it has one. `end_detail` holds `uncertain` if a hub was killed in between."""
 
     entry: int
     row: Row
@@ -64,7 +64,7 @@ _OF_BEGIN = "{at}, {action}, b.role, b.holder, b.jti, b.share_id, b.address, b.k
 
 
 async def insert(connection: Connection, rows: Sequence[Row], now: int) -> None:
-    """Adds the rows by one statement; a row of a span that is there already is not added again."""
+    """Adds rows by one statement. A row of a span that is there already is not added again."""
     *columns, details = zip(*rows, strict=True)
     await connection.execute(_INSERT, now, *columns, _as_json(details))
 
@@ -78,7 +78,7 @@ async def open_spans(connection: Connection, spans: Sequence[uuid.UUID]) -> None
 
 
 async def end_spans(connection: Connection, ends: Sequence[Ending], now: int) -> None:
-    """Adds the ends of what has begun; what was erased meanwhile is called as it is called there."""
+    """Adds ends of spans. A subject that was erased meanwhile has the pseudonym of the begin."""
     spans, times, actions, details = zip(*ends, strict=True)
     await connection.execute(
         f"""
@@ -98,7 +98,7 @@ async def end_spans(connection: Connection, ends: Sequence[Ending], now: int) ->
 
 
 async def end_all_spans(connection: Connection, ends: Mapping[str, str], now: int) -> int:
-    """Ends what a hub left open that is no more, uncertain and not after `now`. `ends`: by each begin's action its end's."""
+    """Ends spans that dead hubs left open, as uncertain, and not after `now`. `ends`: the action of an end by its begin's."""
     cut: int = await connection.fetchval(
         f"""
         WITH cut AS (DELETE FROM audit_open RETURNING span), added AS (
@@ -120,13 +120,13 @@ async def end_all_spans(connection: Connection, ends: Mapping[str, str], now: in
 
 
 async def key(connection: Connection) -> bytes:
-    """Of the pseudonyms."""
+    """The key of the pseudonyms."""
     found: bytes = await connection.fetchval("SELECT key FROM audit_key")
     return found
 
 
 async def disguise(connection: Connection, kind: str, id_: str, pseudonym: str) -> None:
-    """Puts the pseudonym in the place of the id in all rows."""
+    """Replaces the id by the pseudonym in all rows."""
     await connection.execute("SELECT disguise_in_audit($1, $2, $3)", kind, id_, pseudonym)
 
 
@@ -139,10 +139,10 @@ async def page(
     action: str | None = None,
     subjects: Sequence[str] | None = None,
 ) -> list[Numbered]:
-    """Oldest first: from after an entry on, or the last ones. `subjects`: other names of one thing, or a token's id.
+    """Rows, oldest first: those after an entry, or the last ones. `subjects` are names of one thing, or a token's id.
 
-    Numbers are given out before transactions end, so an entry may become visible after a higher one. What follows a number
-    that is missing is therefore held back for `GAP_MS`: who turns pages by `after` misses nothing.
+    A transaction takes its number before it ends, so an entry may become visible after a higher one. Entries after a missing
+    number are therefore held back for `GAP_MS`. A client that reads pages by `after` then misses nothing.
     """
     last = None if after is None else await _settled(connection, now)
     conditions = [
@@ -168,7 +168,7 @@ async def page(
 
 
 async def _settled(connection: Connection, now: int) -> int:
-    """The last entry below which none can come any more."""
+    """The last entry before which no other can appear any more."""
     return int(
         await connection.fetchval(
             """

@@ -1,6 +1,7 @@
-"""Storing in groups: a group is one transaction, tried again until the database takes it. What it refuses is stored apart.
+"""Groups of items, each stored in one transaction. A group is retried while the database is away. If the database refuses an
+item, the group is stored in halves, so that only this item is lost.
 
-The caller says what is a fault of an item itself. Every other error is the database's, and is waited out.
+The caller says which errors are the fault of an item. Every other error is retried.
 """
 
 import logging
@@ -21,7 +22,7 @@ Faults = tuple[type[Exception], ...]
 def until_stored(
     is_passing: Callable[[BaseException], bool], note_failure: Callable[[tenacity.RetryCallState], None]
 ) -> tenacity.AsyncRetrying:
-    """Tries again for as long as an error is passing, at most 3 s later each time. `note_failure` is told before each pause."""
+    """Retries as long as errors are passing, with pauses of 3 s at most. `note_failure` is called before each pause."""
     return tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(is_passing),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
@@ -31,16 +32,16 @@ def until_stored(
 
 
 async def store(what: str, group: Sequence[T], commit: Commit[T], faults: Faults, refused: Refused[T]) -> None:
-    """Commits the group. Where the database refuses some of it, the rest is committed, and `refused` gets each of those."""
+    """Commits the group. If the database refuses some items, the others are committed, and `refused` gets each of these."""
     try:
         await commit(group)
     except faults as error:
-        logger.exception("the database refused one of %d %s: storing them by halves", len(group), what)
+        logger.exception("the database refused one of %d %s: storing them in halves", len(group), what)
         await _store_apart(group, error, commit, faults, refused)
 
 
 async def _store_apart(group: Sequence[T], error: Exception, commit: Commit[T], faults: Faults, refused: Refused[T]) -> None:
-    """Each that is refused costs a few commits, and takes no others with it."""
+    """Stores the group in halves. Each refused item costs a few commits."""
     if len(group) == 1:
         await refused(group[0], error)
         return

@@ -1,7 +1,7 @@
-"""The change log's days: partitions that are made ahead, and what goes from its oldest end.
+"""The days of the change log: partitions that are made ahead, and the removal of the oldest rows.
 
-What is kept is everything after one number, `changes_kept`. That is raised first, in one short transaction. Then the rows up to
-there go: whole days by their partitions, the rest in batches.
+Everything after one number, `changes_kept`, is kept. The number is raised first, in one short transaction. Then the rows up to
+it are removed: whole days by their partitions, the rest in batches.
 """
 
 import asyncio
@@ -13,30 +13,29 @@ from typing import NamedTuple
 import asyncpg
 
 from tracking.errors import StoreUnavailable
-from tracking.store.history import date_of
+from tracking.store.days import DAY_MS, date_of
 from tracking.store.pool import Connection, Database, timed_out
-from tracking.store.positions import DAY_MS
 
 LOCK_MS = 100
-"""How long a partition waits for its lock. Everybody who writes a change waits behind it meanwhile."""
+"""How long a partition waits for its lock. Meanwhile every writer of a change waits behind it."""
 STATEMENT_MS = 1_000
-"""How long the rows of DEFAULT may be looked through while a partition is made."""
+"""How long PostgreSQL may search the DEFAULT partition while a partition is made."""
 TRIES = 5
 AHEAD_MS = 3_600_000
-"""How far a row's instant may be ahead of now. One that is farther was written by a clock that was wrong."""
+"""How far a row's instant may be ahead of now. If it is farther, the clock that wrote it was wrong."""
 SAMPLES = 40
 ROWS_OF_SAMPLE = 25
 ROW_BYTES = 260
-"""Of a row without its texts: its head, its numbers, and its place in four indices."""
+"""Bytes of a row without its texts: its head, its numbers, and its entries in four indices."""
 SPARE = 0.05
-"""As a share of the bytes allowed: so much more goes, so that not every look has something to do."""
+"""A share of the bytes allowed. So much more is removed, so that not every check has work to do."""
 
 _NAME = "changes_%Y%m%d"
 _DEFAULT = "changes_default"
 
 
 async def now(connection: Connection) -> int:
-    """The database's instant, which the rows have theirs from."""
+    """The instant by the database's clock, as rows have it."""
     found: int = await connection.fetchval("SELECT clock_timestamp()")
     return found
 
@@ -45,9 +44,9 @@ async def now(connection: Connection) -> int:
 
 
 async def make_days(database: Database, days: set[int]) -> set[int]:
-    """Makes the partitions of these UTC days, counted from 1970-01-01; those that can't be made now.
+    """Makes the partitions of UTC days. Returns the days that cannot have one now.
 
-    A day that has rows in DEFAULT already has none, until those are gone.
+    A day that already has rows in DEFAULT gets no partition until these are gone.
     """
     async with database.connection() as connection:
         made = {part.name for part in await parts(connection) if part.attached}
@@ -67,7 +66,7 @@ async def _make(connection: Connection, *, day: int) -> bool:
     )
     if held:
         return False
-    # By itself first: only the attaching needs locks that writers wait for.
+    # The table is made first and attached later. Only attaching needs locks that writers wait for.
     await connection.execute(f"CREATE TABLE {name} (LIKE changes INCLUDING DEFAULTS INCLUDING CONSTRAINTS)")
     await connection.execute(f"ALTER TABLE changes ATTACH PARTITION {name} FOR VALUES FROM ({bounds[0]}) TO ({bounds[1]})")
     return True
@@ -77,13 +76,13 @@ async def _make(connection: Connection, *, day: int) -> bool:
 
 
 async def cut_by_age(connection: Connection, days: int, of_hub: int) -> int | None:
-    """The number up to which changes are older than so many days; None where there are none, or nobody can say.
+    """The number up to which changes are older than so many days; None if there are none, or it is not known.
 
-    `of_hub` is the hub's instant. Of its and the database's clock the earlier one says what is old, and the later one what is
-    in the future: one that is wrong loses nothing. A row from the future goes with those that follow it.
+    `of_hub` is the instant by the hub's clock. The earlier of the two clocks decides what is old, and the later one what is in
+    the future. So a wrong clock removes nothing too early. A row from the future is removed with the rows that follow it.
     """
     earlier, later = sorted((of_hub, await now(connection)))
-    # Whole days, so that the first row of a partition answers.
+    # Whole days: then the first row of a partition decides.
     since = (earlier // DAY_MS - days) * DAY_MS
     first: int | None = await connection.fetchval(
         "SELECT number FROM changes WHERE at >= $1 AND at <= $2 ORDER BY number LIMIT 1", since, later + AHEAD_MS
@@ -92,9 +91,9 @@ async def cut_by_age(connection: Connection, days: int, of_hub: int) -> int | No
 
 
 async def cut_by_size(connection: Connection, most_bytes: int) -> int | None:
-    """The number up to which changes must go so that the rest has so many bytes; None: none must.
+    """The number up to which changes must be removed, so that the rest has so many bytes; None: none must.
 
-    Estimated from samples, with its indices: files do not shrink where rows go.
+    The size is estimated from samples, with indices. Files do not shrink when rows are removed.
     """
     first = await connection.fetchval("SELECT number FROM changes ORDER BY number LIMIT 1")
     head = await connection.fetchval("SELECT number FROM changes ORDER BY number DESC LIMIT 1")
@@ -125,7 +124,7 @@ async def cut_by_size(connection: Connection, most_bytes: int) -> int | None:
 
 
 async def raise_cut(connection: Connection, cut: int) -> int:
-    """From now on only what is after `cut` is kept, and the newest row in any case; how many numbers that are fewer.
+    """From now on only changes after `cut` are kept, and always the newest row. Returns how many numbers fewer are kept.
 
     Needs an open transaction.
     """
@@ -143,7 +142,7 @@ async def raise_cut(connection: Connection, cut: int) -> int:
 
 
 class Part(NamedTuple):
-    """A partition, or a former one that was not dropped yet. `day` is None of the DEFAULT one."""
+    """A partition, or a former one that was not dropped yet. The `day` of the DEFAULT partition is None."""
 
     name: str
     day: int | None
@@ -151,7 +150,7 @@ class Part(NamedTuple):
 
 
 async def parts(connection: Connection) -> list[Part]:
-    """The oldest first."""
+    """The partitions, oldest first."""
     rows = await connection.fetch(
         """
         SELECT c.relname AS name, i.inhrelid IS NOT NULL AS attached,
@@ -166,14 +165,15 @@ async def parts(connection: Connection) -> list[Part]:
 
 
 async def drop_day(database: Database, part: Part, ahead: Collection[int]) -> bool:
-    """Drops a day's partition in which nothing is kept any more, but for the days `ahead`; False where it stays, also because
-    somebody held a lock.
+    """Drops the partition of a day if nothing in it is kept any more, and the day is not `ahead`.
+
+    Returns False if the partition stays, also if somebody holds a lock.
     """
     if part.day is None or (part.attached and part.day in ahead):
         return False
     if part.attached:
         async with database.connection() as connection:
-            # Without a lock first: most are kept.
+            # This check needs no lock. Most partitions are kept.
             if not await _is_over(connection, part):
                 return False
         if not await _tried(lambda connection: _detach(connection, part), database):
@@ -190,7 +190,7 @@ async def _is_over(connection: Connection, part: Part) -> bool:
 
 async def _detach(connection: Connection, part: Part) -> bool:
     await connection.execute(f"ALTER TABLE changes DETACH PARTITION {part.name}")
-    # Nobody can write into it any more: a clock that was set back may have, since it was looked at.
+    # Now nobody can write into it any more. A clock that was set back may have written since the first check.
     if not await _is_over(connection, part):
         raise _Kept
     return True
@@ -202,7 +202,7 @@ async def _drop(connection: Connection, part: Part) -> bool:
 
 
 class _Kept(Exception):
-    """There is something in it that is kept."""
+    """The partition has rows that are kept."""
 
 
 class Rows:
@@ -226,7 +226,7 @@ class Rows:
 
 
 async def _tried(work: Callable[[Connection], Awaitable[bool]], database: Database) -> bool:
-    """Whether it is done, after a few tries. Each waits for locks no longer than writers may be kept waiting."""
+    """Whether the work is done, after a few tries. Each waits only as long for locks as writers may wait."""
     for number in range(TRIES):
         if number:
             await asyncio.sleep(random.uniform(0.1, 0.3))
@@ -236,7 +236,7 @@ async def _tried(work: Callable[[Connection], Awaitable[bool]], database: Databa
                 await connection.execute(f"SET LOCAL statement_timeout = {STATEMENT_MS}")
                 return await work(connection)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError):
-            continue  # somebody holds it, or another hub is making the same
+            continue  # somebody holds a lock, or another hub makes the same partition
         except (asyncpg.DuplicateTableError, asyncpg.UndefinedTableError):
             return True  # another hub has done it
         except (asyncpg.CheckViolationError, _Kept):

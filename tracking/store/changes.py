@@ -1,7 +1,7 @@
-"""The change log: what was committed and others must learn, in the order of the commits.
+"""The change log: committed changes that others must learn of, in the order of the commits.
 
-A transaction appends with `append`; PostgreSQL numbers and publishes the rows inside COMMIT (`sql/0026_change_log.sql`). A
-reader goes on from its cursor, and compares the mark of the row that it read last: another mark means that the database went
+A transaction appends with `append`. PostgreSQL numbers and publishes the rows inside COMMIT (`sql/0026_change_log.sql`). A
+reader continues from its cursor, and compares the mark of the row that it read last. Another mark means that the database went
 back.
 """
 
@@ -14,7 +14,7 @@ import msgspec
 from tracking.store.pool import Connection
 
 CHANNEL = "changes"
-"""What a listener is woken on."""
+"""The channel of notifications."""
 
 
 class ChangeKind(StrEnum):
@@ -26,27 +26,27 @@ class ChangeKind(StrEnum):
     VEHICLE_CHANGED = "vehicle.changed"
     VEHICLE_DELETED = "vehicle.deleted"
     VEHICLE_TRIPS = "vehicle.trips"
-    """Which trips a vehicle has, or was under way on, is another. For hubs alone; the subject is the trip."""
+    """The trips of a vehicle changed, or the trips that it was under way on. For hubs only. The subject is the trip."""
     FLEET_CHANGED = "fleet.changed"
     GEOFENCE_CHANGED = "geofence.changed"
     GEOFENCE_DELETED = "geofence.deleted"
     MESSAGE_POSTED = "message.posted"
     TOKEN_REVOKED = "token.revoked"  # noqa: S105
-    """For hubs alone."""
+    """For hubs only."""
     HEARTBEAT = "heartbeat"
     ERASED = "erased"
-    """What it was is erased."""
+    """The row's content was erased."""
 
 
 EVENT = "event."
-"""What the kind of an event's row begins with."""
+"""The prefix of the kind of an event's row."""
 
 
 class Change(NamedTuple):
     """One change, to be appended by the transaction that makes it.
 
-    `subject` is the id of what changed, `vehicle` the store's number of the vehicle that the change names. `public` is what
-    integrators are shown, `internal` what hubs need besides; both are JSON.
+    `subject` is the id of what changed, and `vehicle` the store's number of the vehicle that the change names. Integrators are
+    shown `public`. Hubs need `internal` besides. Both are JSON.
     """
 
     kind: str
@@ -58,7 +58,7 @@ class Change(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A change as it stands in the log. `at` is the database's instant, `public` JSON text; None: it has none, or is erased."""
+    """A change in the log. `at` is the database's instant. `public` is JSON text; None: it has none, or it was erased."""
 
     number: int
     mark: int
@@ -73,7 +73,7 @@ class Row(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """How far a reader has come: the last row that it read."""
+    """The last row that a reader has read."""
 
     number: int
     mark: int
@@ -83,7 +83,7 @@ _COLUMNS = "number, mark, at, transaction, fleet_id, vehicle, kind, subject, pub
 
 
 async def append(connection: Connection, changes: Sequence[Change]) -> int:
-    """Has COMMIT publish these changes, in this order; the number of the transaction. Needs an open transaction."""
+    """COMMIT will publish these changes, in this order. Returns the number of the transaction. Needs an open transaction."""
     transaction: int | None = await connection.fetchval(
         """
         WITH appended AS (
@@ -106,15 +106,15 @@ async def append(connection: Connection, changes: Sequence[Change]) -> int:
 
 
 async def head(connection: Connection) -> Cursor | None:
-    """The newest row; None where the log is empty."""
+    """The newest row; None if the log is empty."""
     row = await connection.fetchrow("SELECT number, mark FROM changes ORDER BY number DESC LIMIT 1")
     return Cursor(*row) if row is not None else None
 
 
 async def read(connection: Connection, cursor: Cursor, limit: int) -> list[Row] | None:
-    """The first `limit` rows past the cursor; None where its row is gone or another one: the database went back.
+    """The first `limit` rows past the cursor. None if the row of the cursor is gone or differs: the database went back.
 
-    Events have their id in `internal` alone.
+    Rows of events have only the event's id, in `internal`.
     """
     rows = await connection.fetch(
         f"SELECT {_COLUMNS} FROM changes WHERE number >= $1 ORDER BY number LIMIT $2", cursor.number, limit + 1
@@ -125,12 +125,12 @@ async def read(connection: Connection, cursor: Cursor, limit: int) -> list[Row] 
 
 
 def _taken_apart(internal: str | None) -> dict[str, Any] | None:
-    """None too where it is none of ours: one row that can't be read must not keep all others from being read."""
+    """The structure in `internal`; None if it cannot be read. Such a row must not prevent the reading of all others."""
     if internal is None:
         return None
     try:
         return msgspec.json.decode(internal, type=dict[str, Any])
-    except (ValueError, RecursionError):  # PostgreSQL takes larger numbers, and more levels
+    except (ValueError, RecursionError):  # PostgreSQL allows larger numbers, and more levels
         return None
 
 
@@ -141,7 +141,7 @@ async def database_clock(connection: Connection) -> int:
 
 
 async def heartbeat(connection: Connection) -> None:
-    """Appends a row of no meaning: the newest row is never older than a minute, whatever the retention."""
+    """Appends a row without a meaning. So the newest row is never older than a minute, whatever the retention is."""
     await append(connection, [Change(ChangeKind.HEARTBEAT, "")])
 
 
@@ -150,7 +150,7 @@ def _json(body: Any) -> str | None:
 
 
 def as_json(view: Any) -> Any:
-    """A structure as `Change.public` takes it."""
+    """A structure for `Change.public`."""
     return msgspec.to_builtins(view)
 
 
@@ -170,7 +170,7 @@ class FleetRow(NamedTuple):
 
 
 async def kept_after(connection: Connection) -> int:
-    """Everything after this number is kept."""
+    """The number after which everything is kept."""
     found: int | None = await connection.fetchval("SELECT after FROM changes_kept")
     return found or 0
 
@@ -178,7 +178,7 @@ async def kept_after(connection: Connection) -> int:
 async def of_fleet(connection: Connection, fleet_id: str, after: int, to: int, limit: int) -> list[FleetRow]:
     """The first `limit` rows of the fleet from past `after` up to `to`.
 
-    Without what is being erased: of a vehicle only that it was removed, and of a trip the same.
+    Changes of vehicles and trips that are being erased are left out, except their removal.
     """
     rows = await connection.fetch(
         """
@@ -206,18 +206,18 @@ async def of_fleet(connection: Connection, fleet_id: str, after: int, to: int, l
 
 
 class Blanked(NamedTuple):
-    """What one batch did: so many rows lost what they said. `last` is the number that it came to; None: none was left."""
+    """What one batch did: so many rows lost their content. `last` is the last number of the batch; None: no row was left."""
 
     rows: int
     last: int | None
 
 
 _BLANK = "kind = 'erased', subject = NULL, fleet_id = NULL, public = NULL, internal = NULL"
-"""The number and the mark stay, for those whose cursor it is; and the vehicle, so that who reads it reads that anew."""
+"""The number and the mark stay, because a reader's cursor may be there. The vehicle stays, so that readers read it anew."""
 
 
 async def blank_vehicle(connection: Connection, vehicle: int, after: int, limit: int) -> Blanked:
-    """Takes out of the next `limit` rows past `after` that name the vehicle what they say, but for notices that it left."""
+    """Removes the content of the next `limit` rows past `after` that name the vehicle, except notices of its removal."""
     row = await connection.fetchrow(
         f"""
         WITH batch AS MATERIALIZED (
@@ -238,9 +238,9 @@ async def blank_vehicle(connection: Connection, vehicle: int, after: int, limit:
 
 
 async def blank_trip(connection: Connection, trip_id: str, limit: int) -> int:
-    """Takes out of at most `limit` rows of the trip what they say, but for the notice that it was removed; how many there were.
+    """Removes the content of at most `limit` rows of the trip, except the notice of its removal. Returns how many there were.
 
-    Those that tell its vehicles of the removal stay as long: a hub that lags behind still has to tell their drivers.
+    Rows that tell its vehicles of the removal stay too, because a hub that lags still has to tell the drivers.
     """
     status = await connection.execute(
         f"""

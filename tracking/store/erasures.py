@@ -1,8 +1,8 @@
-"""What is left of a vehicle or a trip that was removed, and the batches by which it goes.
+"""Erasures of vehicles: the removal of a vehicle, and the removal of what it left in the tables.
 
-`begin` and `begin_trip` belong into the transaction that removes it: from then on nobody is shown anything of it, as what is
-read by a vehicle's number is joined with `vehicles`. The rest may take hours. Each batch is for `batches.Batches.run`; what it
-has done is seen from the tables alone, so that a hub which was killed goes on where it was.
+`begin` runs in the transaction that removes the vehicle. From then on nothing of the vehicle is shown, because queries join the
+vehicle's number with `vehicles`. The rest may take hours. `OfVehicle` is its batches, for `jobs.Jobs.run`. Progress is
+seen from the tables alone, so that another hub can continue after a restart.
 """
 
 from collections.abc import Sequence
@@ -10,22 +10,22 @@ from typing import NamedTuple
 
 import asyncpg
 
-from tracking.model import Trip
-from tracking.store import changes, history
-from tracking.store.batches import Batch
+from tracking.store import changes, trip_summaries
 from tracking.store.changes import Change, ChangeKind
+from tracking.store.jobs import Batch
 from tracking.store.pool import Connection
 
 TRIPS_OF_ROWS = 50
 """A trip with its line and its spans counts as so many rows of a batch."""
 NUMBERS_OF_ROWS = 20
-"""So many numbers of trips are looked through for one row of a batch."""
-SPANS_KEPT_MS = 8 * 86_400_000
-"""How long a removed trip's spans bound what the next passenger sees: a day longer than a fix may be late."""
+"""So many numbers of trips are searched for one row of a batch."""
 
 
 class Erasure(NamedTuple):
-    """Of a vehicle. `vehicle` is the number that it had, `removed` rows, `days_left` those that hold positions of it still."""
+    """The erasure of a vehicle.
+
+    `vehicle` is the number that it had. `removed` counts rows. `days_left` counts the days that still hold positions of it.
+    """
 
     vehicle: int
     vehicle_id: str
@@ -35,25 +35,15 @@ class Erasure(NamedTuple):
     days_left: int | None
 
 
-class TripErasure(NamedTuple):
-    """Of a trip. `trip_id` is None when no event has it any more."""
-
-    trip: int
-    trip_id: str | None
-
-
 _COLUMNS = "vehicle, vehicle_id, fleet_id, asked_at, removed, days_left"
 
 
-# --- vehicles -----------------------------------------------------------------------------------------------------------
-
-
 async def begin(connection: Connection, vehicle: int, now: int | None = None) -> int | None:
-    """Removes a vehicle whose row is locked: its id is free, and nothing of it is found any more.
+    """Removes a vehicle whose row is locked. Its id is free then, and nothing of it is found any more.
 
-    The change log tells it: the number of the transaction there.
+    Returns the number of the transaction in the change log.
     """
-    # The sessions go first: the recorder locks them before it writes, and a fix without a session is dropped.
+    # Sessions are removed first. The recorder locks them before it writes, and drops a fix without a session.
     await connection.execute("DELETE FROM sessions WHERE vehicle = $1", vehicle)
     await connection.execute("DELETE FROM latest_positions WHERE vehicle = $1", vehicle)
     await connection.execute(
@@ -73,13 +63,13 @@ async def begin(connection: Connection, vehicle: int, now: int | None = None) ->
 
 
 async def under_way(connection: Connection, limit: int) -> list[Erasure]:
-    """The oldest first."""
+    """Erasures that are under way, oldest first."""
     rows = await connection.fetch(f"SELECT {_COLUMNS} FROM erasures ORDER BY asked_at, vehicle LIMIT $1", limit)
     return [Erasure(*row) for row in rows]
 
 
 async def of_id(connection: Connection, vehicle_id: str) -> list[Erasure]:
-    """Those of a vehicle that had this id, oldest first: it may have been made anew and removed again."""
+    """Erasures of vehicles that had this id, oldest first. A vehicle may have been made anew and removed again."""
     rows = await connection.fetch(
         f"SELECT {_COLUMNS} FROM erasures WHERE vehicle_id = $1 ORDER BY asked_at, vehicle", vehicle_id
     )
@@ -87,7 +77,7 @@ async def of_id(connection: Connection, vehicle_id: str) -> list[Erasure]:
 
 
 async def count(connection: Connection) -> int:
-    """How many are under way, of vehicles and of trips; not those that wait for their spans to grow old alone."""
+    """How many erasures of vehicles and trips are under way. Trips that only wait for their spans to grow old do not count."""
     found: int = await connection.fetchval(
         "SELECT (SELECT count(*) FROM erasures) + (SELECT count(*) FROM trip_erasures WHERE trip_id IS NOT NULL)"
     )
@@ -95,7 +85,7 @@ async def count(connection: Connection) -> int:
 
 
 async def tables_of(connection: Connection, vehicle: int) -> list[str]:
-    """The tables of days that hold positions of a vehicle, also those that were detached and not dropped yet."""
+    """The tables of days that hold positions of a vehicle. Tables that were detached and not dropped yet are included."""
     rows = await connection.fetch(
         """
         SELECT c.relname FROM pg_class c
@@ -106,14 +96,14 @@ async def tables_of(connection: Connection, vehicle: int) -> list[str]:
     )
     if not rows:
         return []
-    # One question for all of them: hundreds of days are hundreds of round trips otherwise. The names are ours.
+    # One query for all tables. Hundreds of days would be hundreds of round trips. The names come from our own code.
     looks = " UNION ALL ".join(
         f"SELECT '{name}' WHERE EXISTS (SELECT FROM {name} WHERE vehicle = {int(vehicle)})" for (name,) in rows
     )
     try:
         return [name for (name,) in await connection.fetch(looks)]
     except asyncpg.UndefinedTableError:
-        # One of them was dropped meanwhile.
+        # A table was dropped meanwhile.
         return await tables_of(connection, vehicle)
 
 
@@ -128,7 +118,7 @@ class Positions:
     async def __call__(self, connection: Connection, rows: int) -> int | None:
         since, self._from = self._from, None
         try:
-            # Where the last batch ended: what it deleted is in the index for a while, and would be gone through each time.
+            # A batch begins where the last one ended. The index still has what was deleted, and would be scanned each time.
             row = await connection.fetchrow(
                 f"""
                 WITH batch AS MATERIALIZED (
@@ -143,11 +133,11 @@ class Positions:
                 rows,
             )
         except asyncpg.UndefinedTableError:
-            return None  # it was dropped, and the positions with it
+            return None  # the table was dropped, and the positions with it
         assert row is not None
         self._from = row["last"]
         if row["last"] is None:
-            # From the beginning once more, for what somebody else changed meanwhile.
+            # Start once more from the beginning. Somebody else may have changed positions meanwhile.
             return None if since is None else 0
         return await _note(connection, self._vehicle, row["gone"])
 
@@ -172,7 +162,7 @@ class Events:
 
 
 class Changes:
-    """Batches of the change log's rows that name a vehicle: they stay, and say nothing more."""
+    """Batches of the change log's rows that name a vehicle. The rows stay, without their content."""
 
     def __init__(self, vehicle: int) -> None:
         self._vehicle = vehicle
@@ -187,7 +177,7 @@ class Changes:
 
 
 class Trips:
-    """Batches of the trips that a vehicle drove: its spans, and its parts of their lines."""
+    """Batches of the trips that a vehicle drove. Its spans are removed, and its parts of the trips' lines."""
 
     def __init__(self, vehicle: int, now: int) -> None:
         self._vehicle = vehicle
@@ -204,16 +194,16 @@ class Trips:
         ]
         if not driven:
             return None
-        await history.erase(connection, self._vehicle, driven, self._now)
+        await trip_summaries.erase_vehicle(connection, self._vehicle, driven, self._now)
         status = await connection.execute(
             "DELETE FROM trip_spans WHERE vehicle = $1 AND trip = ANY($2::int[])", self._vehicle, driven
         )
-        # It is at least one, or this would go on for ever.
+        # At least one is counted. Otherwise the job would never end.
         return await _note(connection, self._vehicle, max(1, _count_in(status)))
 
 
 class Named:
-    """Batches of the trips that name a vehicle, whether it drove them or not: there is no index of those that are over."""
+    """Batches of the trips that name a vehicle, whether it drove them or not. No index covers trips that are over."""
 
     def __init__(self, vehicle: int) -> None:
         self._vehicle = vehicle
@@ -222,7 +212,7 @@ class Named:
 
     async def __call__(self, connection: Connection, rows: int) -> int | None:
         if self._last is None:
-            # No later one can name it.
+            # No later trip can name the vehicle.
             self._last = await connection.fetchval("SELECT coalesce(max(trip), 0) FROM trips")
         if self._to >= self._last:
             return None
@@ -235,7 +225,7 @@ class Named:
 
 
 class OfVehicle:
-    """Batches of all that is left of a vehicle, and the end of its erasure. `tables` are its `tables_of`."""
+    """Batches of all that is left of a vehicle, then the end of its erasure. `tables` are what `tables_of` returned."""
 
     def __init__(self, vehicle: int, tables: Sequence[str], now: int) -> None:
         self._vehicle = vehicle
@@ -251,7 +241,7 @@ class OfVehicle:
 
     async def __call__(self, connection: Connection, rows: int) -> int | None:
         if not self._begun:
-            # By itself, so that it is told though the first batch has to wait.
+            # This is a batch of its own, so that it is committed even if the next batch has to wait for locks.
             await self._note_days(connection)
             self._begun = True
             return 0
@@ -276,141 +266,3 @@ async def _note(connection: Connection, vehicle: int, count: int) -> int:
 
 def _count_in(status: str) -> int:
     return int(status.rpartition(" ")[2])
-
-
-# --- trips --------------------------------------------------------------------------------------------------------------
-
-
-async def begin_trip(connection: Connection, trip: Trip, now: int) -> None:
-    """Removes a trip whose row is locked, with its messages, shares, summary and line."""
-    await connection.execute("DELETE FROM trips WHERE trip = $1", trip.number)
-    # Also of one that nobody drove: the change log has its places.
-    await connection.execute(
-        "INSERT INTO trip_erasures (trip, trip_id, asked_at) VALUES ($1, $2, $3)", trip.number, trip.trip_id, now
-    )
-
-
-async def trips_under_way(connection: Connection, now: int, limit: int) -> list[TripErasure]:
-    """Those with something to be done now, the oldest first."""
-    rows = await connection.fetch(
-        """
-        SELECT e.trip, e.trip_id FROM trip_erasures e
-        WHERE e.trip_id IS NOT NULL OR NOT EXISTS (
-            SELECT FROM trip_spans s WHERE s.trip = e.trip AND s.ended_at >= $1::timestamptz
-        )
-        ORDER BY e.asked_at, e.trip LIMIT $2
-        """,
-        now - SPANS_KEPT_MS,
-        limit,
-    )
-    return [TripErasure(*row) for row in rows]
-
-
-async def vehicles_of_trip(connection: Connection, trip: int) -> list[int]:
-    rows = await connection.fetch("SELECT DISTINCT vehicle FROM trip_spans WHERE trip = $1 ORDER BY vehicle", trip)
-    return [row["vehicle"] for row in rows]
-
-
-class ChangesOfTrip:
-    """Batches of the change log's rows about the trip: they stay, and say nothing more."""
-
-    def __init__(self, trip_id: str) -> None:
-        self._trip_id = trip_id
-
-    async def __call__(self, connection: Connection, rows: int) -> int | None:
-        return await changes.blank_trip(connection, self._trip_id, rows) or None
-
-
-class PositionsOfTrip:
-    """Batches of a vehicle's positions that have the trip's number."""
-
-    def __init__(self, trip: int, vehicle: int) -> None:
-        self._trip = trip
-        self._vehicle = vehicle
-        self._from: int | None = None
-
-    async def __call__(self, connection: Connection, rows: int) -> int | None:
-        since, self._from = self._from, None
-        # No wider than its spans, so that no more days are opened, and no more positions looked at, than must be. A clock may
-        # be a minute ahead.
-        row = await connection.fetchrow(
-            """
-            WITH batch AS MATERIALIZED (
-                SELECT fix_time, session, seq FROM positions
-                WHERE vehicle = $1 AND trip = $2
-                    AND fix_time >= coalesce(
-                        $4::timestamptz, (SELECT min(started_at) - interval '30 s' FROM trip_spans WHERE trip = $2)
-                    )
-                    AND fix_time <= (SELECT max(ended_at) + interval '60 s' FROM trip_spans WHERE trip = $2)
-                ORDER BY fix_time LIMIT $3
-            ),
-            changed AS (
-                UPDATE positions p SET trip = NULL FROM batch b
-                WHERE p.vehicle = $1 AND p.fix_time = b.fix_time AND p.session = b.session AND p.seq = b.seq
-                    AND p.fix_time >= (SELECT min(fix_time) FROM batch) AND p.fix_time <= (SELECT max(fix_time) FROM batch)
-                RETURNING 1
-            )
-            SELECT (SELECT count(*) FROM changed) AS changed, (SELECT max(fix_time) FROM batch) AS last
-            """,
-            self._vehicle,
-            self._trip,
-            rows,
-            since,
-        )
-        assert row is not None
-        self._from = row["last"]
-        if row["last"] is None:
-            return None if since is None else 0
-        changed: int = row["changed"]
-        return changed
-
-
-class EventsOfTrip:
-    """Batches of a vehicle's events, of which those of the trip lose its id."""
-
-    def __init__(self, trip_id: str, vehicle: int) -> None:
-        self._trip_id = trip_id
-        self._vehicle = vehicle
-        self._after = 0
-
-    async def __call__(self, connection: Connection, rows: int) -> int | None:
-        row = await connection.fetchrow(
-            """
-            WITH batch AS MATERIALIZED (
-                SELECT event, trip_id FROM events WHERE vehicle = $1 AND event > $2 ORDER BY event LIMIT $3
-            ),
-            changed AS (
-                UPDATE events SET trip_id = NULL
-                WHERE event = ANY(ARRAY(SELECT event FROM batch WHERE trip_id = $4)) RETURNING 1
-            )
-            SELECT (SELECT max(event) FROM batch) AS last, (SELECT count(*) FROM changed) AS changed
-            """,
-            self._vehicle,
-            self._after,
-            rows,
-            self._trip_id,
-        )
-        assert row is not None
-        if row["last"] is None:
-            return None
-        self._after = row["last"]
-        changed: int = row["changed"]
-        return changed
-
-
-async def end_names(connection: Connection, trip: int, vehicles: Sequence[int]) -> None:
-    """No event and no position has it any more, but for the newest ones of vehicles."""
-    await connection.execute(
-        "UPDATE latest_positions SET trip = NULL WHERE trip = $1 AND vehicle = ANY($2::int[])", trip, vehicles
-    )
-    await connection.execute("UPDATE trip_erasures SET trip_id = NULL WHERE trip = $1", trip)
-
-
-async def end_trip(connection: Connection, trip: int, now: int) -> None:
-    """Its spans go too when they are so old that they bound nothing any more."""
-    spans = await connection.fetchval(
-        "SELECT count(*) FROM trip_spans WHERE trip = $1 AND ended_at >= $2::timestamptz", trip, now - SPANS_KEPT_MS
-    )
-    if not spans:
-        await connection.execute("DELETE FROM trip_spans WHERE trip = $1", trip)
-        await connection.execute("DELETE FROM trip_erasures WHERE trip = $1", trip)

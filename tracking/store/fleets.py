@@ -8,7 +8,7 @@ from tracking.model import Fleet
 from tracking.store.pool import Connection
 
 NEAR = 100
-"""More than there are transactions at once: further from a cap none need know of the others."""
+"""More than the transactions at one time. Farther from a cap than this, they need not wait for each other."""
 _COLUMNS = "fleet_id, name, speed_limit, idle_after, off_route_distance, signal_lost_after, dwell_after"
 
 
@@ -18,7 +18,7 @@ def _fleet(row: Any) -> Fleet:
 
 
 async def put(connection: Connection, fleet: Fleet) -> bool:
-    """Stores the fleet; True where it is new."""
+    """Stores the fleet. Returns whether it is new."""
     created: bool = await connection.fetchval(
         f"""
         INSERT INTO fleets ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)
@@ -45,25 +45,25 @@ async def get(connection: Connection, fleet_id: str) -> Fleet | None:
 
 
 async def lock(connection: Connection, fleet_id: str) -> bool:
-    """Locks the fleet's row until the transaction ends, for who adds something to it; False where there is no such fleet."""
+    """Locks the fleet's row until the transaction ends, to add something to it. False if there is no such fleet."""
     row = await connection.fetchrow("SELECT FROM fleets WHERE fleet_id = $1 FOR NO KEY UPDATE", fleet_id)
     return row is not None
 
 
 async def count_with_one_more(connection: Connection) -> int:
-    """How many fleets there are when one more is made. Who makes one waits here until nobody else does."""
+    """The number of fleets with one more. Transactions that make a fleet wait here for each other."""
     await connection.execute("SELECT pg_advisory_xact_lock(hashtext('tracking.fleets'))")
     count: int = await connection.fetchval("SELECT count(*) + 1 FROM fleets")
     return count
 
 
 async def vehicles_with_one_more(connection: Connection, fleet_id: str, most: int) -> int:
-    """How many vehicles the fleet has when one more is added, of which it may have so many. To be asked before it is added."""
+    """The fleet's number of vehicles with one more. To be asked before it is added. `most` is the fleet's limit."""
     return await _with_one_more(connection, fleet_id, "vehicles", most)
 
 
 async def open_trips_with_one_more(connection: Connection, fleet_id: str, most: int) -> int:
-    """The same of trips that are not over."""
+    """The same for trips that are not over."""
     return await _with_one_more(connection, fleet_id, "open_trips", most)
 
 
@@ -71,7 +71,7 @@ async def _with_one_more(connection: Connection, fleet_id: str, column: str, mos
     query = f"SELECT coalesce(sum({column}), 0) + 1 FROM fleet_counts WHERE fleet_id = $1"
     count = await connection.fetchval(query, fleet_id)
     if count > most - NEAR:
-        # From here on they add one after the other, each when the one before is committed or was given up.
+        # Near the cap, transactions add one after the other. Each waits until the one before was committed or rolled back.
         await connection.execute("SELECT pg_advisory_xact_lock(hashtext('tracking.fleet_counts'), hashtext($1))", fleet_id)
         count = await connection.fetchval(query, fleet_id)
     return int(count)

@@ -1,4 +1,4 @@
-"""Many questions to the database as one: what is asked while an answer is under way is asked together, next."""
+"""Many questions to the database as one query. Questions that come during a query are asked together in the next one."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -11,19 +11,19 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 MOST = 32
-"""Keys of one question: its answer is taken apart in one step of the event loop."""
+"""Keys of one query. Its answer is processed in one step of the event loop."""
 SLOW = 0.1
-"""Seconds after which nobody waits any longer for a question that is under way: one row that is locked, or one connection that
-is stalled, must not keep all others waiting."""
+"""Seconds after which the next query does not wait for the one under way any longer. One locked row, or one stalled connection,
+must not delay all others."""
 AT_ONCE = 3
-"""Questions that may be under way at once. Where so many are slow it is the database, and more would only burden it."""
+"""Queries that may be under way at once. If so many are slow, the database is slow, and more would only burden it."""
 
 
 class Gathered(Generic[Key, Value]):
-    """Asks `ask` for many keys at once; it returns what there is.
+    """Calls `ask` for many keys at once. It returns the values that exist.
 
-    A question that comes alone is asked at once, and alone. One that comes while another is under way waits for that, `slow`
-    seconds at the most, and no longer: nobody waits for others to come.
+    A key that comes alone is asked at once, and alone. A key that comes during a query waits for its end, at most `slow`
+    seconds. No key waits for other keys to come.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class Gathered(Generic[Key, Value]):
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def get(self, key: Key) -> Value | None:
-        """None where there is no such thing. The answer was read after this call. Raises what `ask` raises."""
+        """The value; None if there is none. It was read after this call. Raises what `ask` raises."""
         future = self._waiting.get(key)
         if future is None:
             future = self._waiting[key] = asyncio.get_running_loop().create_future()
-            # Whoever asked may have gone by then: what it would have been told is nobody's to hear.
+            # The caller may be gone by then. Then nobody reads the error, and asyncio must not complain.
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
             if self._worker is None:
                 self._worker = asyncio.create_task(self._work())
@@ -70,13 +70,13 @@ class Gathered(Generic[Key, Value]):
             await self._answer(asked)
         finally:
             for future in asked.values():
-                future.cancel()  # those that are answered stay so
+                future.cancel()  # this does not change those that are answered
 
     async def _answer(self, asked: dict[Key, asyncio.Future[Value | None]]) -> None:
         try:
             found = await self._ask(list(asked))
         except StoreUnavailable as error:
-            # For all that wait: each of them would wait for its own timeout, one after the other.
+            # All waiting keys get the error. Otherwise each would wait for its own timeout, one after the other.
             for future in (*asked.values(), *self._waiting.values()):
                 future.set_exception(error)
             self._waiting.clear()
@@ -84,7 +84,7 @@ class Gathered(Generic[Key, Value]):
             if len(asked) == 1:
                 next(iter(asked.values())).set_exception(error)
                 return
-            # One of them can't be asked for. The others can.
+            # One key cannot be asked for. The others can.
             for key, future in asked.items():
                 await self._answer({key: future})
         else:

@@ -13,14 +13,14 @@ from tracking.store.pool import Connection
 
 _COLUMNS = "fleet_id, geofence_id, shape, properties"
 _AT_ONCE = 100
-"""Rows in one answer: of the largest fences, 32 MB."""
+"""Rows in one answer. With the largest geofences these are 32 MB."""
 
 
 Row: TypeAlias = asyncpg.Record
 
 
 def geofence_of(row: Row) -> Geofence:
-    """Of a row as it is stored: of thousands, to be made in a thread."""
+    """The geofence of a stored row. For thousands of rows, to be called in a thread."""
     return Geofence(row["fleet_id"], row["geofence_id"], mapping(shapely.from_wkb(row["shape"])), row["properties"])
 
 
@@ -31,7 +31,7 @@ def stored_shape(shape: BaseGeometry) -> bytes:
 
 
 async def put(connection: Connection, geofence: Geofence, shape: bytes | None = None) -> bool:
-    """Stores the geofence; True where it is new. `shape` is its `stored_shape`, where that is made already."""
+    """Stores the geofence. Returns whether it is new. `shape` is its `stored_shape`, if that is made already."""
     created: bool = await connection.fetchval(
         f"""
         INSERT INTO geofences ({_COLUMNS}) VALUES ($1, $2, $3, $4)
@@ -57,7 +57,7 @@ async def rows_of_fleet(connection: Connection, fleet_id: str) -> list[Row]:
 
 
 async def rows_through_cursor(connection: Connection, fleet_id: str) -> list[Row]:
-    """The same, in no order. Needs an open transaction: they come some at a time, as they may be large."""
+    """The same, unordered, some at a time, because they may be large. Needs an open transaction."""
     query = f"SELECT {_COLUMNS} FROM geofences WHERE fleet_id = $1"
     return [row async for row in connection.cursor(query, fleet_id, prefetch=_AT_ONCE)]
 
@@ -77,6 +77,6 @@ async def count_others(connection: Connection, fleet_id: str, geofence_id: str) 
 
 
 async def delete(connection: Connection, fleet_id: str, geofence_id: str) -> bool:
-    """Removes it with all stays in it; False where there was none."""
+    """Removes it with all stays in it. False if there was none."""
     done = await connection.execute("DELETE FROM geofences WHERE fleet_id = $1 AND geofence_id = $2", fleet_id, geofence_id)
     return str(done) != "DELETE 0"

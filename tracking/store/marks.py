@@ -1,8 +1,8 @@
-"""Marks: how a hub notices that the store is not the one any more that its memory was read from.
+"""Marks: how a hub notices that the database went back behind what its memory was read from.
 
-Each transaction raises a mark of the hub, a row of its own in `hub_marks`, and is refused unless the marks that the hub saw
-committed stand at least as high. A store that goes back loses its last commits, and never one from among them: while the marks
-stand, nothing is missing that memory trusts. In a replica that lagged, a copy put back, or a backup they do not stand.
+Each transaction raises a mark, a row of the hub in `hub_marks`. It is refused unless the marks that the hub saw committed are
+at least as high. A database that goes back loses its last commits, and none from between. So while the marks are there, nothing
+is missing that memory trusts. In a replica that lagged, a restored copy, or a backup, they are missing.
 """
 
 import asyncio
@@ -14,29 +14,29 @@ from typing import NamedTuple
 WENT_BACK = "TK001"
 """The SQLSTATE of `raise_mark`."""
 FORGOTTEN_AFTER = "7 days"
-"""Marks that have not moved for so long are a hub's that is no more. `Database.check_marks` moves one every hour."""
+"""Marks that did not move for so long belong to a dead hub. `Database.check_marks` moves one every hour."""
 
 
 class Mark(NamedTuple):
-    """What one transaction raises: the row, and the number that it then has. `standing`: what it is held against."""
+    """What one transaction raises: the row, and its new number. `standing` are the marks that must be there."""
 
     slot: int
     number: int
     standing: dict[int, int]
     worn: tuple[int, ...]
-    """rows to be removed on the way"""
+    """Rows to be removed in the same transaction."""
 
 
 class Marks:
-    """What one life of a hub knows of its marks. One for all pools: what goes back goes back for all of them."""
+    """The marks that a hub knows since its start. All pools share them, because they have one database."""
 
     def __init__(self, *, raises: int = 1_000) -> None:
-        """`raises` is how often a row is raised before another takes its place: while somebody holds a snapshot, a backup for
-        hours, its old versions can't be cleared away, and to find the newest takes longer with each."""
+        """`raises` is how often a row is raised before another replaces it. While somebody holds a snapshot, as a backup does
+        for hours, old versions of the row cannot be removed. With each, it takes longer to find the newest."""
         self._raises = raises
         self.hub = uuid.uuid4()
         self.went_back = asyncio.Event()
-        """Set for good once the store is known to be another one: whatever was read from it is not to be trusted."""
+        """Set for ever as soon as the database is known to have gone back. Nothing that was read from it is trusted then."""
         self._known: dict[int, int] = {}
         self._idle: list[int] = []
         self._worn: set[int] = set()
@@ -47,16 +47,16 @@ class Marks:
 
     @property
     def begun(self) -> bool:
-        """Whether one was committed: what is read after that can be trusted for as long as the marks stand."""
+        """Whether a mark was committed. What is read after that is trusted as long as the marks are there."""
         return bool(self._known)
 
     @property
     def known(self) -> dict[int, int]:
-        """By slot, the numbers that must stand: those seen committed, but for what a later one vouches for."""
+        """By slot, the numbers that must be there. Marks that a later mark was checked against are left out."""
         return self._known
 
     def claim(self) -> Mark:
-        """A mark for one transaction. End it with `committed` or `rolled_back`; where neither is known, with nothing.
+        """A mark for one transaction. End it with `committed` or `rolled_back`, or with neither if the result is unknown.
 
         Send `begin` at once, while its `standing` is `asked`.
         """
@@ -64,14 +64,14 @@ class Marks:
         if not self._idle:
             self._slots += 1
             self._idle.append(self._slots)
-        # Each to one transaction alone: another that removed them too would wait for it. And none that a statement is held
-        # against which is on its way: that one would find it missing.
+        # Only one transaction removes a row, because another would wait for it. A row that a statement is checked against just
+        # now is not removed, because that statement would miss it.
         worn = tuple(self._worn.difference(self._known, *self._asked))
         self._worn.difference_update(worn)
         return Mark(self._idle.pop(), self._number, dict(self._known), worn)
 
     def committed(self, mark: Mark) -> None:
-        """COMMIT was answered: from now on this mark vouches for those that it was held against."""
+        """COMMIT was answered. From now on this mark stands for those that it was checked against."""
         for slot, number in mark.standing.items():
             if self._known.get(slot) == number:
                 del self._known[slot]
@@ -89,7 +89,7 @@ class Marks:
 
     @contextlib.contextmanager
     def asked(self, standing: dict[int, int]) -> Iterator[None]:
-        """While a statement is under way that is held against these: until it is answered, their rows must be there."""
+        """While a statement is under way that is checked against these marks, their rows are not removed."""
         self._asked.append(standing)
         try:
             yield
@@ -97,9 +97,9 @@ class Marks:
             self._asked.remove(standing)
 
     def begin(self, mark: Mark) -> str:
-        """The statements that begin a transaction: all in one, so that the mark takes no round trip of its own.
+        """The statements that begin a transaction. They are one text, so that the mark needs no round trip of its own.
 
-        `SET LOCAL`: an acknowledged fix is durable whatever the server, a role or a pooler made of the session's settings.
+        `SET LOCAL` makes an acknowledged fix durable, whatever the session's settings are.
         """
         tidy = "" if self._known else f"DELETE FROM hub_marks WHERE raised_at < now() - interval '{FORGOTTEN_AFTER}';"
         if mark.worn:
@@ -110,10 +110,10 @@ class Marks:
         )
 
     def ask(self, standing: dict[int, int]) -> str:
-        """A query: whether these marks stand."""
+        """A query that tells whether these marks are there."""
         return f"SELECT marks_stand('{self.hub}', {_as_sql(standing)})"
 
 
 def _as_sql(marks: dict[int, int]) -> str:
-    """Whole numbers alone, so that nothing in it can be misread."""
+    """The marks as text. It has only whole numbers, so nothing in it needs quoting."""
     return f"'{{{','.join(map(str, marks))}}}', '{{{','.join(map(str, marks.values()))}}}'"

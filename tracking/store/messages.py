@@ -17,9 +17,9 @@ class Message(NamedTuple):
 async def insert(
     connection: Connection, trip: int, trip_id: str, sender: str, author: bytes, client_id: str, text: str, now: int
 ) -> tuple[Message, bool]:
-    """The message as it is stored, and whether it is new: where the author's `client_id` was stored before, the first stays.
+    """The message as it is stored, and whether it is new. If the author's `client_id` was stored before, the first one stays.
 
-    `sender` is a role, `author` tells its tokens and shares apart.
+    `sender` is a role. `author` distinguishes its tokens and shares.
     """
     row = await connection.fetchrow(
         """
@@ -41,7 +41,7 @@ async def insert(
 async def sent_before(
     connection: Connection, trip: int, trip_id: str, sender: str, client_id: str, text: str
 ) -> Message | None:
-    """The message of this role, `client_id` and text, whoever was its author."""
+    """The message of this role, `client_id` and text, of any author."""
     row = await connection.fetchrow(
         """
         SELECT message, server_time FROM messages WHERE trip = $1 AND sender = $2 AND client_id = $3 AND text = $4
@@ -58,10 +58,10 @@ async def sent_before(
 async def unread_by_drivers(
     connection: Connection, wanted: Sequence[tuple[int, int]], limit: int
 ) -> dict[tuple[int, int], list[Message]]:
-    """What passengers and dispatchers wrote to vehicles' open trips and their drivers have not read, oldest first.
+    """Messages of passengers and dispatchers to vehicles' open trips that the drivers have not read, oldest first.
 
-    By `(vehicle, after)`, the vehicle's number and that of a message: the first `limit` after it. Those are left out for whom
-    there is nothing.
+    By `(vehicle, after)`, the numbers of the vehicle and of a message: the first `limit` after it. Vehicles without any are
+    left out.
     """
     rows = await connection.fetch(
         """
@@ -90,7 +90,7 @@ async def unread_by_drivers(
 
 
 async def by_number(connection: Connection, numbers: Sequence[int]) -> dict[int, Message]:
-    """Those of the messages that there are."""
+    """Those of the messages that exist."""
     rows = await connection.fetch(
         """
         SELECT m.message, t.trip_id, m.sender, m.text, m.server_time FROM messages m JOIN trips t USING (trip)

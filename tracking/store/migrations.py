@@ -40,8 +40,8 @@ def read(directory: Path = DIRECTORY) -> list[Migration]:
 async def migrate(url: str, directory: Path = DIRECTORY) -> list[str]:
     """Brings the database to the newest migration and returns the names applied.
 
-    Raises `MigrationError` where an applied migration was edited or is unknown here, `ConfigError` where a pooler stands before
-    the database that can't be used, `StoreUnavailable` where there is no database to be reached.
+    Raises `MigrationError` if an applied migration was edited or is unknown here, `ConfigError` if the database is behind a
+    pooler that cannot be used, and `StoreUnavailable` if the database cannot be reached.
     """
     migrations = read(directory)
     try:
@@ -57,8 +57,9 @@ async def migrate(url: str, directory: Path = DIRECTORY) -> list[str]:
 
 
 async def check(url: str, directory: Path = DIRECTORY) -> None:
-    """Raises `MigrationError` where the database is not at the newest migration, `ConfigError` where a pooler stands before it
-    that can't be used, `StoreUnavailable` where it can't be asked."""
+    """Raises `MigrationError` if the database is not at the newest migration, `ConfigError` if it is behind a pooler that
+    cannot be used, and `StoreUnavailable` if it cannot be reached.
+    """
     known = len(read(directory))
     try:
         connection = await _connect(url)

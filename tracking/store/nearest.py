@@ -9,11 +9,11 @@ from tracking.model import Vehicle
 from tracking.store.pool import Connection
 
 MAX_WORDS = 10
-"""Of a search; what is past them counts as one word with the last."""
+"""Words of a search. Further words count as one word with the last."""
 
 
 class LatestPosition(NamedTuple):
-    """Where a vehicle was last, as `latest_positions` has it: some seconds behind what is live."""
+    """The latest place of a vehicle in `latest_positions`, some seconds behind the live map."""
 
     latitude: float
     longitude: float
@@ -24,7 +24,7 @@ class LatestPosition(NamedTuple):
 
 
 class Near(NamedTuple):
-    """`distance` in metres, on the sphere of `geo.distance`."""
+    """`distance` is in metres, on the sphere of `geo.distance`."""
 
     vehicle: Vehicle
     seen: LatestPosition
@@ -41,13 +41,13 @@ async def nearest(
 ) -> list[Near]:
     """The fleet's vehicles nearest to a place, nearest first.
 
-    With `available_since` only those that have no trip that is not over and were heard of at that instant or later. Must not be
-    in a transaction.
+    With `available_since`, only vehicles that have no open trip and were heard of at that instant or later. Must not be in a
+    transaction.
     """
-    # Of geography, `<->` is the distance on the sphere, and the index gives the rows in its order, one by one until there are
-    # enough. So what else is asked of a vehicle is asked of these few: the LIMIT keeps the planner from reading all trips. And
-    # CASE has it expect that every second row fulfils that: from the conditions themselves it concludes that next to none does
-    # (the newest fixes are younger than its statistics), and would read and sort the whole fleet.
+    # For geography, `<->` is the distance on the sphere. The index returns rows in this order, one by one until there are
+    # enough. So other conditions are checked for these few rows only. The LIMIT keeps the planner from reading all trips. With
+    # CASE the planner expects that every second row fits. From the bare conditions it would expect almost none, because the
+    # newest fixes are younger than its statistics. It would then read and sort the whole fleet.
     available = """
         AND CASE WHEN l.fix_time >= $5::timestamptz THEN (
             SELECT t.trip FROM trips t
@@ -65,8 +65,8 @@ async def nearest(
     try:
         rows = await connection.fetch(query.format(distance=distance), *arguments)
     except asyncpg.InternalServerError:
-        # "index returned tuples in wrong order": PostGIS rounds to 10 nm what it measures, and not the bound that its index
-        # gives; it shows where a coordinate on the globe is next to zero, as on Greenwich's meridian. So without the index.
+        # "index returned tuples in wrong order": PostGIS rounds distances to 10 nm, but not the bound that its index returns.
+        # This happens if a coordinate on the globe is close to zero, as at Greenwich. Then the index is not used.
         rows = await connection.fetch(query.format(distance=f"({distance}) + 0"), *arguments)
     return [Near(_vehicle(row), _seen(row), row["distance"]) for row in rows]
 
@@ -74,15 +74,15 @@ async def nearest(
 async def page(
     connection: Connection, fleet_id: str, limit: int, *, after: str = "", search: str = ""
 ) -> list[tuple[Vehicle, LatestPosition | None]]:
-    """The fleet's vehicles by `vehicle_id`, beginning past `after`; those that have every word of `search` in their name, plate
-    or id. A plate is found without its spaces too; case and accents do not matter (`search_key` in `sql/0014_search_key.sql`).
+    """The fleet's vehicles by `vehicle_id`, past `after`, that have every word of `search` in their name, plate or id.
 
-    Needs an open transaction.
+    A plate is also found without its spaces. Case and accents do not matter (`search_key` in `sql/0014_search_key.sql`). Needs
+    an open transaction.
     """
     words = search.split()
     if len(words) > MAX_WORDS:
         words[MAX_WORDS - 1 :] = [" ".join(words[MAX_WORDS - 1 :])]
-    # One condition a word: the index of trigrams knows LIKE, and not LIKE ALL.
+    # Each word is a condition of its own, because the index of trigrams supports LIKE, but not LIKE ALL.
     found = "".join(f" AND v.search_key LIKE search_pattern(${number}::text)" for number in range(4, 4 + len(words)))
     query = f"""
         SELECT {_VEHICLE}, {_SEEN} FROM vehicles v LEFT JOIN latest_positions l USING (vehicle)
@@ -90,7 +90,7 @@ async def page(
         ORDER BY v.vehicle_id LIMIT $3
     """
     if words:
-        # A rare word is found by its trigrams, a frequent one by walking along the ids: planned for each anew.
+        # A rare word is found by its trigrams, and a frequent one in the order of ids. Each search is planned anew.
         await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
     rows = await connection.fetch(query, fleet_id, after, limit, *words)
     return [(_vehicle(row), _seen(row) if row["point"] is not None else None) for row in rows]

@@ -1,4 +1,4 @@
-"""The pool of connections, and the one place where a failing database becomes `StoreUnavailable`."""
+"""The pool of connections. Only here errors of a failing database become `StoreUnavailable`."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ else:
     Connection = asyncpg.Connection
 
 _POSTGRES_EPOCH_MS = 946_684_800_000
-"""2000-01-01 UTC, where PostgreSQL counts microseconds from."""
+"""2000-01-01 UTC. PostgreSQL counts microseconds from there."""
 
 AWAY = (
     OSError,
@@ -36,7 +36,7 @@ AWAY = (
     asyncpg.InsufficientResourcesError,  # disk full, too many connections
     asyncpg.ReadOnlySQLTransactionError,  # a standby, or one that was made read-only
     asyncpg.PostgresSystemError,  # its disk fails
-    # A prepared statement that is missing, or is another client's: a pooler has come between us since it was looked for.
+    # A prepared statement is missing, or another client's. A pooler was put in between after the check at the start.
     asyncpg.InvalidSQLStatementNameError,
     asyncpg.DuplicatePreparedStatementError,
 )
@@ -45,13 +45,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEADLOCKS = 5
-"""So often a change that the database gave up is tried."""
+"""How often a transaction is tried that the database aborted because of a deadlock."""
 
 
 def unlocked(change: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
-    """Of two changes that lock the same rows in another order the one that the database gives up begins anew.
+    """Retries a change after a deadlock. Two changes may lock the same rows in different orders, and the database aborts one.
 
-    By hand: a call through tenacity leaves some twenty objects in a circle, and thousands of those wait for the collector.
+    This does not use tenacity. A call through it leaves some twenty objects in a cycle, and thousands wait for the collector.
     """
 
     @functools.wraps(change)
@@ -67,29 +67,29 @@ def unlocked(change: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corouti
 
 CLOSE_SECONDS = 1.0
 RAISE_SECONDS = 3_600.0
-"""So often a mark is raised where nothing else does: what never moves is taken for a dead hub's, and tidied away."""
+"""How often a mark is raised if no transaction does. Marks that never move are removed as those of a dead hub."""
 _GONE = "the store went back behind what this hub saw committed: all is read anew"
 
 
 class Database:
-    """A lazy pool: making it needs no server, and it outlives the server's restarts.
+    """A lazy pool. It can be made without a server, and survives restarts of the server.
 
-    `timeout` (s) bounds connecting and every statement. Whoever writes does it in a `transaction`, which is refused where the
-    store is not the one that memory knows. `connection` is for a question, `reading` for one that is answered through a cursor.
-    All raise `StoreUnavailable` when PostgreSQL is away, and let errors of the statement itself through.
+    `timeout` (s) limits connecting and every statement. Writes need a `transaction`, which is refused if the database went
+    back. `connection` is for a query, and `reading` for one with a cursor. All raise `StoreUnavailable` if PostgreSQL is away.
+    They raise errors of the statement itself unchanged.
     """
 
     def __init__(
         self, url: str, *, timeout: float = 10.0, size: int = 10, tidy: bool = True, marks: Marks | None = None
     ) -> None:
-        """Without `tidy` a connection is given back as it is: for those who leave nothing behind in it but often come back.
+        """Without `tidy`, a connection is returned as it is. This is for frequent users that leave nothing behind in it.
 
-        `marks` are shared by all pools that one memory reads from.
+        `marks` are shared by all pools of a hub.
         """
         self._marks = marks or Marks()
         self._marked_at = 0.0
         self._is_ours = False
-        """Whether a connection was found to be PostgreSQL's own, or a pooler's that leaves it to us as long as it lives."""
+        """Whether a check found that connections lead to PostgreSQL, or to a pooler that keeps them for the session."""
         self._url = url
         self._reset = None if tidy else _leave
         self._timeout = timeout
@@ -107,7 +107,7 @@ class Database:
             reset=self._reset,
             server_settings={
                 "application_name": "tracking",
-                # Someone who downloads a track and stops reading must not hold a snapshot open for ever.
+                # A client that stops reading a download must not hold a snapshot open for ever.
                 "idle_in_transaction_session_timeout": "60s",
             },
         )
@@ -131,9 +131,9 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """For a question that changes nothing."""
+        """A connection for a query that changes nothing."""
         if not self._marks.begun:
-            # What is read now is only to be trusted while a mark of ours, made before, is there.
+            # What is read now is trusted only while a mark that this hub made before is there.
             async with self.transaction():
                 pass
         async with self._acquired() as connection:
@@ -149,14 +149,14 @@ class Database:
         try:
             connection = await pool.acquire(timeout=self._timeout)
         except (*AWAY, asyncpg.PostgresError) as error:
-            # Whatever it says to someone who only wants in, nothing can be asked of it now.
+            # Any error while connecting means that nothing can be asked now.
             raise StoreUnavailable(f"PostgreSQL is away: {_said(error)}") from error
         try:
             yield connection
         except AWAY as error:
             raise StoreUnavailable(f"PostgreSQL is away: {_said(error)}") from error
         except asyncio.CancelledError:
-            # Whoever asked has gone; giving back a connection in the middle of a statement would wait for the server.
+            # The caller was cancelled. Returning a connection in the middle of a statement would wait for the server.
             _terminate(connection)
             raise
         finally:
@@ -165,10 +165,10 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """For what changes something: begun, durable and held against the marks in one round trip.
+        """A transaction for changes. One round trip begins it, makes it durable, and checks the marks.
 
-        Raises `StoreWentBack` where what memory saw committed is not there. It is none of asyncpg's transactions, so there are
-        no cursors in it: see `reading`.
+        Raises `StoreWentBack` if commits that this hub saw are missing. It is not a transaction of asyncpg, so it has no
+        cursors: see `reading`.
         """
         async with self._acquired() as connection:
             mark = self._marks.claim()
@@ -183,7 +183,7 @@ class Database:
                 if await connection.execute("COMMIT") != "COMMIT":
                     raise asyncpg.InFailedSQLTransactionError("a statement had failed: rolled back")
             except (*AWAY, asyncio.CancelledError):
-                # To roll back would wait on the same dead or stalled server once more.
+                # A rollback would wait for the same dead or stalled server again.
                 _terminate(connection)
                 raise
             except BaseException:
@@ -196,21 +196,21 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Connection]:
-        """A transaction that changes nothing, for questions that come through a cursor."""
+        """A transaction that changes nothing, for queries with a cursor."""
         async with self._read_only(None) as connection:
             yield connection
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Connection]:
-        """The same for several questions that are to be answered as of one instant."""
+        """The same, for several queries that are answered as of one instant."""
         async with self._read_only("repeatable_read") as connection:
             yield connection
 
     @asynccontextmanager
     async def listening(self, channel: str, heard: Callable[[], None]) -> AsyncIterator[asyncio.Event]:
-        """Calls `heard` at each notification; the event is set when the connection is lost. Raises `StoreUnavailable`.
+        """Calls `heard` at each notification. The event is set when the connection is lost. Raises `StoreUnavailable`.
 
-        The connection is none of the pool's, as it lasts.
+        The connection does not belong to the pool, because it is kept.
         """
         lost = asyncio.Event()
         try:
@@ -230,7 +230,7 @@ class Database:
                 raise StoreUnavailable(f"PostgreSQL does not notify: {_said(error)}") from error
             yield lost
         finally:
-            # It has nothing to be tidied away, and the server may be stalled.
+            # Nothing has to be reset, and the server may be stalled.
             connection.terminate()
 
     @asynccontextmanager
@@ -240,7 +240,7 @@ class Database:
             try:
                 await transaction.start()
                 yield connection
-                # Nothing is to be made durable: a COMMIT on the wire is always one of a change.
+                # ROLLBACK, because nothing was changed. So every COMMIT on the wire belongs to a change.
                 await transaction.rollback()
             except (*AWAY, asyncio.CancelledError):
                 _terminate(connection)
@@ -251,7 +251,7 @@ class Database:
                 raise
 
     def _judge(self, error: asyncpg.PostgresError) -> None:
-        """Of an error at the beginning of a transaction, which is never the fault of who asked for it."""
+        """Raises for an error at the beginning of a transaction, which is never the caller's fault."""
         if error.sqlstate == WENT_BACK:
             self._marks.went_back.set()
             raise StoreWentBack(_GONE) from error
@@ -259,7 +259,7 @@ class Database:
             raise StoreUnavailable("the database lacks migrations: run `tracking migrate`") from error
 
     async def check_marks(self) -> None:
-        """Raises `StoreWentBack` where that is so. To be called every second or so: it asks, and hardly ever writes."""
+        """Raises `StoreWentBack` if the database went back. To be called every second or so. It rarely writes."""
         if not self._marks.begun or time.monotonic() - self._marked_at > RAISE_SECONDS:
             async with self.transaction():
                 return
@@ -282,21 +282,21 @@ class Database:
 
 
 def timed_out(error: StoreUnavailable) -> bool:
-    """Whether it was a statement that took too long, and not the database as such. Ask `ping` whether that answers."""
+    """Whether one statement took too long. The database may still answer: `ping` tells."""
     return isinstance(error.__cause__, TimeoutError | asyncpg.QueryCanceledError)
 
 
 async def _leave(_connection: object) -> None:
-    """In place of asyncpg's own reset, which asks the server once more."""
+    """Replaces asyncpg's own reset, which would be another round trip."""
 
 
 def to_microseconds(instant: int) -> int:
-    """An instant as PostgreSQL keeps it: microseconds since 2000-01-01 UTC."""
+    """An instant as PostgreSQL stores it: microseconds since 2000-01-01 UTC."""
     return (instant - _POSTGRES_EPOCH_MS) * 1000
 
 
 def _terminate(connection: Connection) -> None:
-    with contextlib.suppress(asyncpg.InterfaceError):  # given back to the pool already
+    with contextlib.suppress(asyncpg.InterfaceError):  # it was returned to the pool already
         connection.terminate()
 
 
@@ -305,7 +305,7 @@ def _said(error: BaseException) -> str:
 
 
 async def _set_codecs(connection: Any) -> None:
-    # As a tuple of microseconds, so that no datetime is made for each of 20,000 fixes a second.
+    # The format is a tuple of microseconds, so that no datetime is made for each of 20,000 fixes a second.
     await connection.set_type_codec(
         "timestamptz",
         schema="pg_catalog",

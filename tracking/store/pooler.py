@@ -1,7 +1,7 @@
-"""Poolers between us and PostgreSQL: one that gives each client a server connection for its session will do, another will not.
+"""Poolers between the hub and PostgreSQL. A pooler must give each client a server connection for its whole session.
 
-Where a pooler (PgBouncer in its transaction mode, and its like) hands a server connection to another client after each
-transaction, a prepared statement is found missing, or is another client's of the same name. That is refused, with the reason.
+PgBouncer in its transaction mode, and similar poolers, give the server connection to another client after each transaction. A
+prepared statement is then missing, or belongs to another client. Such a pooler is refused, with the reason.
 """
 
 import contextlib
@@ -31,15 +31,15 @@ _LOST = (
 
 
 async def is_pooled(connection: Connection) -> bool:
-    """Whether it leads to something that stands for the server: it tells another process number at the beginning."""
+    """Whether the connection leads to a pooler. A pooler tells another process number at the beginning."""
     return connection.get_server_pid() != await _pid(connection)
 
 
 async def refuse_shared(connection: Connection, another: Callable[[], Awaitable[Connection]]) -> None:
-    """Raises `ConfigError` where a pooler shares server connections by transactions.
+    """Raises `ConfigError` if a pooler shares server connections by transactions.
 
-    `another` makes a second client connection: while that holds a server connection in a transaction, the first one's must be
-    another, and the same as before. Of a busy pooler this may not show at once, so it is tried some times.
+    `another` makes a second client connection. While it holds a server connection in a transaction, the first client must have
+    another one, the same as before. With a busy pooler this may not show at once, so it is tried several times.
     """
     other: Connection | None = None
     try:
@@ -51,7 +51,7 @@ async def refuse_shared(connection: Connection, another: Callable[[], Awaitable[
             try:
                 await other.execute("BEGIN")
             except asyncpg.ConnectionDoesNotExistError as error:
-                if "pooling mode" in str(error):  # PgBouncer's last words to who begins one where its pool_mode is statement
+                if "pooling mode" in str(error):  # PgBouncer's error for BEGIN, if its pool_mode is statement
                     raise ConfigError(f"{REASON} ({error})") from error
                 raise
             held = await _pid(other)

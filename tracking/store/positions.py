@@ -1,17 +1,15 @@
-"""Positions: the batched write, the latest of each vehicle, and tracks."""
+"""Positions: how many are written at once, how some get another trip, and their rows in tracks."""
 
 import asyncio
 import functools
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from tracking.geo import unpack_point
 from tracking.model import Position
+from tracking.store.days import date_of
 from tracking.store.pool import Connection, to_microseconds
 
-DAY_MS = 86_400_000
 _COLUMNS = (
     "vehicle",
     "trip",
@@ -27,27 +25,14 @@ _COLUMNS = (
     "point",
     "suspect",
 )
-SHORT = 300
-"""Fixes of a track that is read along with others."""
-TRACK_CHUNK = 1_000
-LINE_SECONDS = 7_200
-"""Of a vehicle's line that comes in one piece: 170 KB, where a fix came every second."""
-LINES_AT_ONCE = 4
 PACKED_AT_ONCE = 1_500
-"""Rows packed before others have their turn: about 4 ms."""
-
-
-class Latest(NamedTuple):
-    latitude: float
-    longitude: float
-    fix_time: int
-    server_time: int
-    speed: float | None
+"""Rows that are packed before other work has its turn: about 4 ms."""
 
 
 class TrackRow(NamedTuple):
-    """One stored position, as tracks are exported. What the line of a finished trip has not kept is None; and so is the name of
-    a session that is kept no longer.
+    """A row of a track: one stored position.
+
+    What the line of a finished trip does not keep is None. So is the name of a session that was removed.
     """
 
     vehicle_id: str
@@ -63,7 +48,7 @@ class TrackRow(NamedTuple):
     bearing: float | None
     trip_id: str | None
     suspect: str | None
-    """why it was doubted, joined by `;`"""
+    """Why it was doubted, joined by `;`."""
 
 
 TRACK_COLUMNS = """
@@ -71,23 +56,24 @@ TRACK_COLUMNS = """
     (date_part('epoch', p.server_time) * 1000)::bigint, ST_Y(p.point), ST_X(p.point), p.accuracy, p.altitude, p.speed,
     p.bearing, t.trip_id, array_to_string(p.suspect, ';')
 """
-"""Those of `TrackRow`, of positions p, their vehicle v, session s and trip t: as numbers that asyncpg reads by itself. Our own
-codecs are Python, and took a third of the time of a day's track."""
+"""The columns of `TrackRow`, from positions p, vehicles v, sessions s and trips t.
+
+Instants are numbers that asyncpg decodes itself. The codecs of `pool` are Python. They took a third of the time of a track.
+"""
 
 
 async def ensure_partition(connection: Connection, day: int) -> None:
-    """Makes the partition of a UTC day, counted from 1970-01-01."""
-    date = datetime.fromtimestamp(day * DAY_MS / 1000, UTC).date()
-    await connection.execute("SELECT ensure_positions_partition($1)", date)
+    """Makes the partition of a UTC day, if it is missing."""
+    await connection.execute("SELECT ensure_positions_partition($1)", date_of(day))
 
 
 async def insert(connection: Connection, positions: Sequence[Position]) -> None:
-    """Stores them by one `COPY`, in PostgreSQL's binary format."""
+    """Stores the positions by one `COPY`, in PostgreSQL's binary format."""
     await connection.copy_to_table("positions", columns=_COLUMNS, source=_copied(positions), format="binary")
 
 
 async def _copied(positions: Sequence[Position]) -> AsyncIterator[bytes]:
-    # An iterator, because asyncpg reads a file in another thread.
+    # This is an iterator, because asyncpg would read a file in another thread.
     before = _COPY_HEAD
     for end in range(PACKED_AT_ONCE, len(positions), PACKED_AT_ONCE):
         yield b"".join((before, *map(_packed, positions[end - PACKED_AT_ONCE : end])))
@@ -103,7 +89,7 @@ _NULL = -1
 _TEXT_OID = 25
 
 
-# The point is big-endian EWKB as the row around it; PostGIS gives it the column's SRID.
+# The point is EWKB, big-endian as the rest of the row. PostGIS gives it the SRID of the column.
 _POINT_FORMAT = "iBIdd"
 _POINT_HEAD = 21, 0, 1
 _TIME_OFFSET = to_microseconds(0)
@@ -112,13 +98,13 @@ _pack_whole = struct.Struct(f">hiiiiiqiqiqiqididididid{_POINT_FORMAT}i").pack
 
 @functools.lru_cache(maxsize=64)
 def _row_format(trip: bool, accuracy: bool, altitude: bool, speed: bool, bearing: bool, battery: bool) -> Callable[..., bytes]:
-    """Packs a row in which these columns are not NULL; each value goes with its length before it."""
+    """Packs a row in which these columns are not NULL. Each value has its length before it."""
     reals = "".join("id" if known else "i" for known in (accuracy, altitude, speed, bearing, battery))
     return struct.Struct(f">hii{'ii' if trip else 'i'}iqiqiqiq{reals}{_POINT_FORMAT}i").pack
 
 
 def _packed(p: Position) -> bytes:
-    """A row of `_COLUMNS`. By hand, because it is made for every fix: a third of what general encoding of a record takes."""
+    """A row of `_COLUMNS`. It is made for every fix. This takes a third of the time of asyncpg's encoding of a record."""
     trip, accuracy, altitude, speed, bearing, battery = p.trip, p.accuracy, p.altitude, p.speed, p.bearing, p.battery
     suspect = p.suspect
     fix_time = p.fix_time * 1000 + _TIME_OFFSET
@@ -126,7 +112,7 @@ def _packed(p: Position) -> bytes:
     if not (
         suspect or trip is None or accuracy is None or altitude is None or speed is None or bearing is None or battery is None
     ):
-        # What most phones send, in one go.
+        # Most phones send all of these. One call packs them.
         return _pack_whole(
             *(13, 4, p.vehicle, 4, trip, 8, p.session, 8, p.seq, 8, fix_time, 8, server_time),
             *(8, accuracy, 8, altitude, 8, speed, 8, bearing, 8, battery),
@@ -150,80 +136,8 @@ def _packed_texts(texts: Sequence[str]) -> bytes:
     return struct.pack(">i", len(array)) + array
 
 
-async def move_latest(connection: Connection, positions: Sequence[Position]) -> None:
-    """Sets each vehicle's latest position; at most one position a vehicle, in the order of `vehicle`. An older one changes
-    nothing, and neither does one of a vehicle that is gone, or from before it was in its fleet.
-    """
-    # In the order of the key, so that two hubs writing at once cannot lock each other out.
-    await connection.execute(
-        """
-        INSERT INTO latest_positions AS old
-            (vehicle, fleet, trip, fix_time, server_time, accuracy, speed, bearing, battery, point)
-        SELECT vehicle, fleet, trip, fix_time, server_time, accuracy, speed, bearing, battery,
-            ST_SetSRID(ST_MakePoint(longitude, latitude), 4326)
-        FROM unnest(
-            $1::int[], $2::int[], $3::timestamptz[], $4::timestamptz[], $5::float8[], $6::float8[], $7::float8[],
-            $8::float8[], $9::float8[], $10::float8[]
-        ) AS new (vehicle, trip, fix_time, server_time, accuracy, speed, bearing, battery, longitude, latitude)
-        JOIN (
-            SELECT vehicle, fleet_id, joined_at FROM vehicles WHERE vehicle = ANY($1::int[]) ORDER BY vehicle FOR KEY SHARE
-        ) AS known USING (vehicle) JOIN fleets USING (fleet_id)
-        -- Where it was before is not its fleet's to see.
-        WHERE least(new.fix_time, new.server_time) >= coalesce(known.joined_at, '-infinity')
-        ON CONFLICT (vehicle) DO UPDATE SET
-            fleet = EXCLUDED.fleet, trip = EXCLUDED.trip, fix_time = EXCLUDED.fix_time, server_time = EXCLUDED.server_time,
-            accuracy = EXCLUDED.accuracy, speed = EXCLUDED.speed, bearing = EXCLUDED.bearing, battery = EXCLUDED.battery,
-            point = EXCLUDED.point
-        WHERE EXCLUDED.fix_time >= old.fix_time
-        """,
-        [p.vehicle for p in positions],
-        [p.trip for p in positions],
-        [p.fix_time for p in positions],
-        [p.server_time for p in positions],
-        [p.accuracy for p in positions],
-        [p.speed for p in positions],
-        [p.bearing for p in positions],
-        [p.battery for p in positions],
-        [p.longitude for p in positions],
-        [p.latitude for p in positions],
-    )
-
-
-async def newest(connection: Connection, vehicle: int) -> Latest | None:
-    """The vehicle's newest plausible position; `latest_positions` may be some seconds behind it."""
-    return (await newest_of_vehicles(connection, [vehicle])).get(vehicle)
-
-
-async def newest_of_vehicles(connection: Connection, vehicles: Sequence[int]) -> dict[int, Latest]:
-    """The same for several vehicles, by their numbers; those are left out that were never heard of."""
-    rows = await connection.fetch(
-        """
-        SELECT wanted.vehicle, known.point, known.fix_time, known.server_time, known.speed
-        FROM unnest($1::int[]) AS wanted (vehicle)
-        LEFT JOIN latest_positions latest USING (vehicle)
-        CROSS JOIN LATERAL (
-            SELECT latest.point, latest.fix_time, latest.server_time, latest.speed WHERE latest.fix_time IS NOT NULL
-            UNION ALL
-            (
-                SELECT p.point, p.fix_time, p.server_time, p.speed FROM positions p
-                WHERE p.vehicle = wanted.vehicle AND p.suspect IS NULL
-                    AND p.fix_time > coalesce(latest.fix_time, now() - interval '1 day')
-                ORDER BY p.fix_time DESC LIMIT 1
-            )
-            ORDER BY fix_time DESC LIMIT 1
-        ) AS known
-        """,
-        vehicles,
-    )
-    found = {}
-    for row in rows:
-        longitude, latitude = unpack_point(row["point"])
-        found[row["vehicle"]] = Latest(latitude, longitude, row["fix_time"], row["server_time"], row["speed"])
-    return found
-
-
 class Accepted(NamedTuple):
-    """A stored position, as far as it matters for whose trip it is. `latest`: as `latest_positions` has it, with no session."""
+    """What decides to which trip a stored position belongs. `latest`: it is a row of `latest_positions`, without a session."""
 
     vehicle: int
     session: int
@@ -236,8 +150,9 @@ class Accepted(NamedTuple):
 
 
 async def accepted_since(connection: Connection, wanted: Sequence[tuple[int, int, int, int]], most: int) -> list[Accepted]:
-    """Of each `(vehicle, first, last, since)` what has a fix time from `first` to `last` and was accepted at `since` or later:
-    the newest positions, at most `most` of them, and the latest position where it is one.
+    """For each `(vehicle, first, last, since)`: fixes of a time from `first` to `last`, accepted at `since` or later.
+
+    Returns the newest ones, at most `most` for each, and the row of `latest_positions` if it is one of them.
     """
     if not wanted:
         return []
@@ -251,7 +166,7 @@ async def accepted_since(connection: Connection, wanted: Sequence[tuple[int, int
         FROM wanted w CROSS JOIN LATERAL (
             SELECT * FROM positions p
             WHERE p.vehicle = w.vehicle AND p.fix_time >= w.first AND p.fix_time <= w.last AND p.server_time >= w.since
-                -- So that no other day's partition is opened.
+                -- With these bounds PostgreSQL opens no other day's partition.
                 AND p.fix_time >= $5::timestamptz AND p.fix_time <= $6::timestamptz
             ORDER BY p.fix_time DESC LIMIT $7
         ) p
@@ -271,12 +186,13 @@ async def accepted_since(connection: Connection, wanted: Sequence[tuple[int, int
 async def file_anew(
     connection: Connection, vehicle: int, moved: Sequence[tuple[Accepted, int | None]]
 ) -> list[tuple[Accepted, int | None]] | None:
-    """Gives positions of a vehicle other trips, or none; those that were changed. Needs a transaction.
+    """Gives positions of a vehicle other trips, or none, and returns those that it changed. Needs an open transaction.
 
-    None where the vehicle was removed. A trip that was removed gets none, and what somebody else changed since stays.
+    Returns None if the vehicle was removed. No position gets a trip that was removed. Positions that somebody else changed
+    since they were read stay as they are.
     """
     known = await connection.fetch(
-        # In the order in which others lock them: trips, then vehicles.
+        # Other transactions lock in this order too: trips, then vehicles.
         "SELECT trip FROM trips WHERE trip = ANY($1::int[]) ORDER BY trip FOR KEY SHARE",
         [trip for _, trip in moved if trip is not None],
     )
@@ -322,142 +238,3 @@ async def file_anew(
                 trip,
             )
     return changed
-
-
-async def latest_of_vehicles(connection: Connection, vehicles: Sequence[int], since: int) -> dict[int, Position]:
-    """The vehicles' positions as `latest_positions` has them, of those heard of since that instant."""
-    rows = await connection.fetch(
-        """
-        SELECT l.vehicle, v.vehicle_id, l.trip, t.trip_id, l.fix_time, l.server_time, l.accuracy, l.speed, l.bearing, l.battery,
-            l.point
-        FROM latest_positions l JOIN vehicles v USING (vehicle) LEFT JOIN trips t ON t.trip = l.trip
-        WHERE l.vehicle = ANY($1::int[]) AND l.server_time >= $2::timestamptz
-        """,
-        vehicles,
-        since,
-    )
-    found = {}
-    for row in rows:
-        longitude, latitude = unpack_point(row["point"])
-        found[row["vehicle"]] = Position(
-            vehicle=row["vehicle"],
-            vehicle_id=row["vehicle_id"],
-            session=0,
-            seq=0,
-            fix_time=row["fix_time"],
-            server_time=row["server_time"],
-            latitude=latitude,
-            longitude=longitude,
-            accuracy=row["accuracy"],
-            altitude=None,
-            speed=row["speed"],
-            bearing=row["bearing"],
-            battery=row["battery"],
-            trip=row["trip"],
-            trip_id=row["trip_id"],
-            suspect=(),
-            live=True,
-        )
-    return found
-
-
-# Their first and last instant lead into the key's index, and to the days in question: by the segments alone PostgreSQL may
-# read all that the vehicle ever did.
-_OF_TRIP = """
-    p.trip = $1
-    AND p.fix_time >= (SELECT min(g.since) FROM trip_segments($1) g)
-    AND p.fix_time <= (SELECT max(g.until) FROM trip_segments($1) g)
-    AND ($2::timestamptz IS NULL OR p.fix_time >= $2::timestamptz)
-    AND ($3::timestamptz IS NULL OR p.fix_time <= $3::timestamptz)
-"""
-_SEGMENTS = "JOIN trip_segments({}) g ON p.vehicle = g.vehicle AND p.fix_time BETWEEN g.since AND g.until"
-
-
-async def track_of_trip(
-    connection: Connection, trip: int, *, suspect: bool, from_: int | None = None, to: int | None = None
-) -> AsyncIterator[TrackRow]:
-    """The same as `batches_of_trip`, one by one."""
-    async for rows in batches_of_trip(connection, trip, suspect=suspect, from_=from_, to=to):
-        for row in rows:
-            yield row
-
-
-async def short_tracks(connection: Connection, trips: Sequence[int]) -> dict[int, list[TrackRow]]:
-    """The same of several trips without what was doubted, by one question; those are left out that are longer than `SHORT`."""
-    # The bounds are there before the positions are looked for, so that no other day's partition is opened.
-    condition = "p.trip = wanted.trip AND p.fix_time >= span.first AND p.fix_time <= span.last"
-    track = _track_query(condition, suspect=False, join=_SEGMENTS.format("wanted.trip"), order="g.segment, ")
-    rows = await connection.fetch(
-        f"""
-        SELECT wanted.trip, track.* FROM unnest($1::int[]) AS wanted (trip)
-        CROSS JOIN LATERAL (
-            SELECT min(g.since) AS first, max(g.until) AS last FROM trip_segments(wanted.trip) g
-        ) AS span
-        CROSS JOIN LATERAL ({track} LIMIT {SHORT + 1}) AS track
-        """,
-        trips,
-    )
-    found: dict[int, list[TrackRow]] = {trip: [] for trip in trips}
-    for trip, *row in rows:
-        found[trip].append(TrackRow(*row))
-    return {trip: track for trip, track in found.items() if len(track) <= SHORT}
-
-
-async def line_of_trip(
-    connection: Connection, trip: int, *, from_: int | None = None, to: int | None = None
-) -> AsyncIterator[tuple[str, bytes]]:
-    """The trip's line without what was doubted: of each vehicle some hours at a time, as `(vehicle_id, EWKB)`.
-
-    Each is a LineStringM with fix times as M. PostgreSQL puts it together: as rows, a hundred thousand fixes are a second of
-    Python. Needs an open transaction.
-    """
-    query = f"""
-        SELECT v.vehicle_id, ST_MakeLine(
-            ST_MakePointM(ST_X(p.point), ST_Y(p.point), (date_part('epoch', p.fix_time) * 1000)::bigint) ORDER BY p.fix_time
-        )
-        FROM positions p {_SEGMENTS.format("$1")} JOIN vehicles v ON v.vehicle = p.vehicle
-        WHERE {_OF_TRIP} AND p.suspect IS NULL
-        GROUP BY g.segment, v.vehicle_id, floor(date_part('epoch', p.fix_time) / {LINE_SECONDS})
-    """
-    async for vehicle_id, line in connection.cursor(query, trip, from_, to, prefetch=LINES_AT_ONCE):
-        yield vehicle_id, line
-
-
-async def last_of_trip(connection: Connection, trip: int) -> list[TrackRow]:
-    """Of each segment of the trip its last plausible position, in their order."""
-    condition = "p.trip = $1 AND p.vehicle = g.vehicle AND p.fix_time BETWEEN g.since AND g.until"
-    one = _track_query(condition, suspect=False, descending=True)
-    rows = await connection.fetch(
-        f"SELECT last.* FROM trip_segments($1) g CROSS JOIN LATERAL ({one} LIMIT 1) AS last ORDER BY g.segment", trip
-    )
-    return [TrackRow(*row) for row in rows]
-
-
-def batches_of_trip(
-    connection: Connection, trip: int, *, suspect: bool, from_: int | None = None, to: int | None = None
-) -> AsyncIterator[list[TrackRow]]:
-    """Positions of a trip, segment by segment (what one vehicle drove of it, then what the next one did), each by fix time;
-    from_ and to, both included, narrow it.
-
-    Needs an open transaction.
-    """
-    return _track(connection, _OF_TRIP, suspect, trip, from_, to, join=_SEGMENTS.format("$1"), order="g.segment, ")
-
-
-async def _track(
-    connection: Connection, condition: str, suspect: bool, *arguments: Any, join: str = "", order: str = ""
-) -> AsyncIterator[list[TrackRow]]:
-    cursor = await connection.cursor(_track_query(condition, suspect, join=join, order=order), *arguments)
-    while rows := await cursor.fetch(TRACK_CHUNK):
-        yield [TrackRow(*row) for row in rows]
-
-
-def _track_query(condition: str, suspect: bool, *, join: str = "", order: str = "", descending: bool = False) -> str:
-    way = "DESC" if descending else "ASC"
-    return f"""
-        SELECT {TRACK_COLUMNS}
-        FROM positions p JOIN vehicles v USING (vehicle) LEFT JOIN sessions s USING (session)
-            LEFT JOIN trips t ON t.trip = p.trip {join}
-        WHERE {condition} {"" if suspect else "AND p.suspect IS NULL"}
-        ORDER BY {order}p.fix_time {way}, p.session {way}, p.seq {way}
-    """

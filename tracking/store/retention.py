@@ -1,9 +1,9 @@
-"""What is kept for so many days and no longer: a row of `KINDS` each, with the statement that removes the next few rows of it.
+"""Rows that are removed when they are old enough. Each kind has a row of `KINDS`, with the statement of one batch.
 
-Another kind is one more row. Its statement is given `$1`, the key that the batch before came to (0 at first), `$2`, the instant
-before which rows are old enough, and `$3`, how many keys to look at. It answers with one row: `removed`, how many went;
-`reached`, the key that it came to, NULL where nothing is old enough from there on; and, where memory is to let go of them too,
-`names`. It reads a range of one index, so that a batch is as short in a table of a hundred million rows as in a small one.
+A new kind is another row. Its statement gets `$1`, the last key of the batch before (0 at first), `$2`, the instant before
+which rows are old enough, and `$3`, how many keys to read. It returns one row. `removed` counts the removed rows. `reached` is
+the last key, or NULL if no further rows are old enough. `names` are removed rows that memory must forget too, if there are any.
+The statement reads a range of one index, so that a batch is as short in a table of a hundred million rows as in a small one.
 """
 
 from typing import NamedTuple
@@ -11,35 +11,35 @@ from typing import NamedTuple
 from tracking.store.pool import Connection
 
 REVOKED_SECONDS = 86_400.0
-"""How long past its expiry a revoked token is remembered: the clock may be set back."""
+"""How long a revoked token is kept after its expiry. The clock may be set back."""
 ERASED_SECONDS = 366 * 86_400.0 + REVOKED_SECONDS
-"""How long it is remembered that an id was an erased vehicle's: as long as a token that the hub issued for it may live."""
+"""How long the id of an erased vehicle is kept: as long as a token that the hub issued for it may live."""
 _OVER = "('complete', 'canceled')"
 _AT_KEY = "to_timestamp($1::bigint / 1000.0)"
 _MILLISECONDS = "floor(extract(epoch FROM max({})) * 1000)::bigint"
 _HORIZON = "least($2::timestamptz, (SELECT positions_horizon()))"
-"""Where the positions are there still, what was made of them stays too."""
+"""The instant before which rows that were made of positions are removed. Their positions must be gone as well."""
 
 
 class Kind(NamedTuple):
-    """`setting` is the name of the setting that says how many days it is kept; 0: for ever."""
+    """`setting` is the name of the setting that says for how many days rows are kept; 0: for ever."""
 
     name: str
     what: str
-    """in the plural, for the log"""
+    """A plural, for the log."""
     statement: str
     setting: str | None
     seconds: float = 0.0
-    """how long it is kept where there is no setting"""
+    """How long rows are kept if there is no setting."""
     goes_on: bool = False
-    """What was looked at once is never due later: the next sweep begins where this one ended."""
+    """Whether a row that was read once is never due later. The next sweep then begins where this one ended."""
 
 
 KINDS: tuple[Kind, ...] = (
     Kind(
         "events",
         "events",
-        # Ids rise with the time, unless the clock was set: then a few wait for their turn, and hold up no others.
+        # Ids rise with the time, unless the clock was set. Then a few rows wait for their turn, and delay no others.
         """
         WITH seen AS MATERIALIZED (
             SELECT event, server_time < $2::timestamptz AS due FROM events WHERE event > $1::bigint ORDER BY event LIMIT $3::int
@@ -52,7 +52,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "messages",
         "messages of trips that are over",
-        # Trip by trip: a join may become one that reads all trips.
+        # Trip by trip, because the planner may make a join that reads all trips.
         f"""
         WITH seen AS MATERIALIZED (
             SELECT message, server_time < $2::timestamptz AS old,
@@ -116,7 +116,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "trips",
         "trips that are over",
-        # With their messages, shares and lines, which reference them. Spans are needed for seven days, while fixes may be late.
+        # Messages, shares and lines reference trips, and go with them. Spans are needed for seven days, for late fixes.
         f"""
         WITH seen AS MATERIALIZED (
             SELECT trip, ended_at FROM trips
@@ -232,7 +232,7 @@ KINDS: tuple[Kind, ...] = (
 
 
 class Removed(NamedTuple):
-    """What one batch did. `more` is False where nothing is left that is old enough."""
+    """What one batch did. `more` is False if no rows are left that are old enough."""
 
     rows: int
     names: list[str]
@@ -240,9 +240,9 @@ class Removed(NamedTuple):
 
 
 async def remove_next(connection: Connection, kind: Kind, before: int, rows: int, now: int) -> Removed | None:
-    """Removes what is due among the next so many keys, and notes how far it came.
+    """Removes what is due among the next so many keys, and stores the progress. Needs an open transaction.
 
-    None where another hub is at it, or was through with it since `before` was last asked for. Needs an open transaction.
+    Returns None if another hub has the kind's row locked.
     """
     await connection.execute("INSERT INTO retention (kind) VALUES ($1) ON CONFLICT DO NOTHING", kind.name)
     after = await connection.fetchval("SELECT reached FROM retention WHERE kind = $1 FOR UPDATE SKIP LOCKED", kind.name)
@@ -265,6 +265,6 @@ async def remove_next(connection: Connection, kind: Kind, before: int, rows: int
 
 
 async def swept(connection: Connection) -> dict[str, int]:
-    """When each kind was last through, of those that ever were."""
+    """When the last sweep of each kind ended. Kinds without one are left out."""
     rows = await connection.fetch("SELECT kind, swept_at FROM retention WHERE swept_at IS NOT NULL")
     return {row["kind"]: row["swept_at"] for row in rows}

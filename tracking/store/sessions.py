@@ -1,4 +1,4 @@
-"""Driver sessions: the last seq handled of each, moved in the transaction that stores the fixes."""
+"""Driver sessions: the last seq handled of each. The transaction that stores fixes moves it."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from tracking.store.pool import Connection
 
 
 async def find_all(connection: Connection, wanted: Sequence[tuple[int, str]]) -> dict[tuple[int, str], tuple[int, int]]:
-    """`(session, handled_seq)` of those of several `(vehicle, name)` that there are."""
+    """`(session, handled_seq)` of those of several `(vehicle, name)` that exist."""
     rows = await connection.fetch(
         """
         SELECT vehicle, name, session, handled_seq
@@ -19,13 +19,13 @@ async def find_all(connection: Connection, wanted: Sequence[tuple[int, str]]) ->
 
 
 async def open(connection: Connection, vehicle: int, name: str) -> tuple[int, int]:
-    """`(session, handled_seq)` of the vehicle's session of this name, made where it is new."""
+    """`(session, handled_seq)` of the vehicle's session of this name. It is made if it is new."""
     return (await open_all(connection, [(vehicle, name)]))[vehicle, name]
 
 
 async def open_all(connection: Connection, wanted: Sequence[tuple[int, str]]) -> dict[tuple[int, str], tuple[int, int]]:
-    """The same for several `(vehicle, name)`, no two alike, but for vehicles that are no more. Needs a transaction."""
-    # In the order in which the recorder locks them, who may be about to move them. What is new nobody else can have locked.
+    """The same for several distinct `(vehicle, name)`. Vehicles that were removed are left out. Needs an open transaction."""
+    # This order is the recorder's, which may lock them just now. Nobody else can have locked new rows.
     rows = await connection.fetch(
         """
         WITH wanted AS (SELECT * FROM unnest($1::int[], $2::text[]) AS wanted (vehicle, name)),
@@ -36,7 +36,7 @@ async def open_all(connection: Connection, wanted: Sequence[tuple[int, str]]) ->
         made AS (
             INSERT INTO sessions (vehicle, name)
             SELECT w.vehicle, w.name
-            -- Of a vehicle that was removed there is none, and the others get theirs.
+            -- A vehicle that was removed gets none. The others do.
             FROM wanted w JOIN (
                 SELECT vehicle FROM vehicles WHERE vehicle = ANY($1::int[]) ORDER BY vehicle FOR KEY SHARE
             ) v USING (vehicle)
@@ -57,7 +57,7 @@ async def move(
 ) -> dict[int, int | None]:
     """Raises `handled_seq` of each session, their rows locked until the transaction ends, always in the same order.
 
-    Returns what was there before where that is not what the caller thought to be `known`; None for a session that is gone.
+    Returns the value before, for sessions whose value was not `known`; None for a session that is gone.
     """
     rows = await connection.fetch(
         """
@@ -80,22 +80,22 @@ async def move(
 
 
 async def put_back(connection: Connection, lost: Sequence[tuple[int, int, str, int]]) -> set[int]:
-    """Makes the rows of sessions anew that were removed because nothing came for long, and that bring something after all.
+    """Makes rows of sessions anew. They were removed because nothing came for long, and now a fix has come.
 
-    `lost` are `(session, vehicle, name, handled_seq)`. Returns the sessions of those whose vehicle exists. Needs a transaction.
+    `lost` are `(session, vehicle, name, handled_seq)`. Returns the sessions whose vehicle exists. Needs an open transaction.
     """
     rows = await connection.fetch(
         """
         WITH lost AS (
             SELECT * FROM unnest($1::bigint[], $2::int[], $3::text[], $4::bigint[]) AS lost (session, vehicle, name, handled)
         ),
-        -- A vehicle that is gone takes its sessions along.
+        -- The sessions of a vehicle are removed with it.
         there AS MATERIALIZED (
             SELECT vehicle FROM vehicles WHERE vehicle = ANY($2::int[]) ORDER BY vehicle FOR KEY SHARE
         )
         INSERT INTO sessions AS old (session, vehicle, name, handled_seq) OVERRIDING SYSTEM VALUE
         SELECT session, vehicle, name, handled FROM lost JOIN there USING (vehicle)
-        -- Begun anew meanwhile, by the same name.
+        -- A session of the same name was begun meanwhile.
         ON CONFLICT (vehicle, name) DO UPDATE SET handled_seq = greatest(old.handled_seq, EXCLUDED.handled_seq)
         RETURNING vehicle, name
         """,

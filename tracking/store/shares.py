@@ -31,13 +31,13 @@ async def get(connection: Connection, share_id: str) -> Share | None:
 
 
 async def of_trip(connection: Connection, trip: int) -> list[Share]:
-    """In the order in which they were made, at most the last `MAX_LISTED`."""
+    """Links of the trip in the order of their making, at most the last `MAX_LISTED`."""
     rows = await connection.fetch(f"{_SELECT} WHERE s.trip = $1 ORDER BY s.created_at DESC LIMIT $2", trip, MAX_LISTED)
     return [Share(*row) for row in reversed(rows)]
 
 
 async def count_valid(connection: Connection, trip: int, now: int) -> int:
-    """How many links of the trip are good still. They become no more as long as its row is locked."""
+    """How many links of the trip are valid. The number does not rise while the trip's row is locked."""
     count: int = await connection.fetchval(
         "SELECT count(*) FROM shares WHERE trip = $1 AND revoked_at IS NULL AND expires_at > $2::timestamptz", trip, now
     )
@@ -60,7 +60,7 @@ async def revoke_token(connection: Connection, jti: str, now: int, expires_at: i
 
 
 async def revoke_tokens(connection: Connection, expiries: Mapping[str, int | None], now: int) -> None:
-    """Stores those that are not stored: by their ids, when each expires, where that is known."""
+    """Stores revoked tokens that are not stored yet. The mapping has when each expires, if that is known."""
     await connection.execute(
         """
         INSERT INTO revoked_tokens (jti, revoked_at, expires_at)

@@ -1,24 +1,25 @@
-"""Tracks for those who download them: a piece at a time, each by a short question of its own.
+"""Tracks for downloads: a piece at a time, each by a short query of its own.
 
-Between two pieces no connection and no snapshot is held, however slowly the reader reads. A piece goes on where the one before
-ended, by the key (fix_time, session, seq): so each fix comes once, and in order. What is stored meanwhile comes along where it
-is newer than what was read, and no newer than the newest fix at the beginning: the track of a vehicle that reports has an end.
+Between two pieces no connection and no snapshot is held, however slow the reader is. A piece continues where the one before
+ended, by the key (fix_time, session, seq). So each fix comes once, and in order. Fixes that are stored meanwhile come too, if
+they are newer than what was read. Fixes newer than the newest one at the beginning do not come, so that every track ends.
 
-A piece reads `MAX_DAYS` UTC days of one vehicle at the most, so none is a long question, whatever the filter leaves out.
+A piece reads at most `MAX_DAYS` UTC days of one vehicle. So no query is long, whatever the filter leaves out.
 """
 
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from tracking.store import history
+from tracking.store import position_days, trip_summaries
+from tracking.store.days import DAY_MS
 from tracking.store.pool import Connection, Database
-from tracking.store.positions import DAY_MS, TRACK_COLUMNS, TrackRow
+from tracking.store.positions import TRACK_COLUMNS, TrackRow
 
 PIECE = 1_000
-"""Rows of a piece: they are taken apart in one step of the event loop."""
+"""Rows of a piece. They are processed in one step of the event loop."""
 MAX_DAYS = 8
 _FOREVER = 253_402_300_799_999
-"""The end of a part that is under way: the year 9999."""
+"""The end of a part that is still under way: the year 9999."""
 
 Pieces = AsyncIterator[list[TrackRow]]
 
@@ -33,7 +34,7 @@ class _Part(NamedTuple):
 
 
 class _Key(NamedTuple):
-    """How far the reading is: past this position."""
+    """The last position that was read."""
 
     fix_time: int
     session: int = -1
@@ -41,20 +42,20 @@ class _Key(NamedTuple):
 
 
 def of_vehicle(database: Database, vehicle: int, from_: int, to: int, *, suspect: bool, joined_at: int = 0) -> Pieces:
-    """Positions of a vehicle in [from_, to), by fix time, of which nothing came before `joined_at` by our own clock."""
+    """Positions of a vehicle in [from_, to), by fix time, that came at `joined_at` or later by the hub's clock."""
     return _of_part(database, _Part(vehicle, "", from_, to - 1), suspect=suspect, joined_at=joined_at)
 
 
 async def of_trip(database: Database, trip: int, *, suspect: bool) -> Pieces:
-    """Positions of a trip, segment by segment (what one vehicle drove of it, then what the next one did), each by fix time.
+    """Positions of a trip, segment by segment, each by fix time. A segment is what one vehicle drove before the next took over.
 
-    Of days whose positions are gone, or go while this is read, what the trip's line has kept.
+    For days whose positions were removed, or are removed meanwhile, the trip's line supplies what it has kept.
     """
     async with database.connection() as connection:
         parts = await _segments(connection, trip)
-        kept_from = await history.horizon(connection)
+        kept_from = await position_days.horizon(connection)
     if kept_from is not None and any(part.since < kept_from for part in parts):
-        async for rows in history.kept_track(database, trip, kept_from):
+        async for rows in trip_summaries.kept_track(database, trip, kept_from):
             yield rows
     for part in parts:
         here = part if kept_from is None else part._replace(since=max(part.since, kept_from))
@@ -63,7 +64,7 @@ async def of_trip(database: Database, trip: int, *, suspect: bool) -> Pieces:
 
 
 async def vehicles_of_trip(connection: Connection, trip: int) -> frozenset[int]:
-    """The numbers of the vehicles that drove it, but for those that were erased."""
+    """The numbers of the vehicles that drove the trip, without those that were erased."""
     rows = await connection.fetch("SELECT DISTINCT vehicle FROM trip_spans JOIN vehicles USING (vehicle) WHERE trip = $1", trip)
     return frozenset(row["vehicle"] for row in rows)
 
@@ -83,7 +84,7 @@ async def _segments(connection: Connection, trip: int) -> list[_Part]:
 
 
 async def _of_part(database: Database, part: _Part, *, suspect: bool, trip: int | None = None, joined_at: int = 0) -> Pieces:
-    """With `trip` those that are of the trip."""
+    """Positions of a part. With `trip`, only those of the trip."""
     key = _Key(part.since)
     async with database.connection() as connection:
         bounds = await _bounds(connection, part)
@@ -99,11 +100,11 @@ async def _of_part(database: Database, part: _Part, *, suspect: bool, trip: int 
     query = _query(suspect=suspect, of_trip=trip is not None, joined=joined_at > 0)
     more = [value for value in (trip, joined_at or None) if value is not None]
     while key.fix_time <= last:
-        # To the end of a UTC day: the planner then looks at the partitions of these days alone.
+        # A query ends at the end of a UTC day. The planner then uses the partitions of these days only.
         end = min((key.fix_time // DAY_MS + days) * DAY_MS, last + 1)
         async with database.connection() as connection:
             rows = await connection.fetch(query, part.vehicle, *key, end, *more)
-            # After them: a day that was missing there is known to be gone by now.
+            # This is read after the rows. If a day was missing there, it is known to be gone now.
             gone_to = await _gone_to(connection, trip)
         if trip is not None and gone_to > key.fix_time:
             async for kept in _kept_of_part(database, trip, gone_to, part, key):
@@ -116,7 +117,7 @@ async def _of_part(database: Database, part: _Part, *, suspect: bool, trip: int 
             _, _, seq, fix_time, *_, session = rows[-1]
             key, days = _Key(fix_time, session, seq), 1
         else:
-            # Where there is little, more days fit into a question.
+            # If there are few rows, the next query covers more days.
             key, days = _Key(end), min(2 * days, MAX_DAYS)
 
 
@@ -136,13 +137,13 @@ async def _bounds(connection: Connection, part: _Part) -> tuple[int, int] | None
 
 
 async def _gone_to(connection: Connection, trip: int | None) -> int:
-    """A trip's positions before this instant are gone. What is gone of a vehicle's alone is kept nowhere."""
-    return 0 if trip is None else await history.horizon(connection) or 0
+    """The instant before which a trip's positions are gone. 0 without a trip: no line has kept a vehicle's other positions."""
+    return 0 if trip is None else await position_days.horizon(connection) or 0
 
 
 def _query(*, suspect: bool, of_trip: bool, joined: bool = False) -> str:
-    # The names are joined to what was found: else the planner may read and sort all that is left, for each piece. OFFSET has it
-    # look them up by their keys: they are few, and it would read all trips that there are.
+    # The names are joined to the rows that were found. Otherwise the planner may read and sort all further rows for each piece.
+    # OFFSET makes it look up the names by their keys. They are few, and it would read all trips.
     return f"""
         SELECT {TRACK_COLUMNS}, p.session
         FROM (
@@ -162,13 +163,13 @@ def _query(*, suspect: bool, of_trip: bool, joined: bool = False) -> str:
 
 async def _kept_of_part(database: Database, trip: int, before: int, part: _Part, key: _Key) -> Pieces:
     """What the trip's line has kept of this part, past the key and before an instant."""
-    async for kept in history.kept_track(database, trip, before):
+    async for kept in trip_summaries.kept_track(database, trip, before):
         found = [
             row
             for row in kept
             if row.vehicle_id == part.vehicle_id
             and part.since <= row.fix_time <= part.until
-            # Of one instant the line has one fix.
+            # The line has one fix for each instant.
             and (row.fix_time > key.fix_time or (row.fix_time == key.fix_time and key.session < 0))
         ]
         if found:

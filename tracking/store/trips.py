@@ -14,7 +14,7 @@ _SELECT = f"""
     SELECT t.trip, t.trip_id, t.fleet_id, t.status, t.version, t.pickup, t.dropoff, t.stops, t.created_at, t.started_at,
         t.ended_at, {_WHOLE_ROUTE},
         v.vehicle AS vehicle_number, v.vehicle_id, v.fleet_id AS vehicle_fleet_id, v.tokens_from,
-        -- What it is called now; once the trip is over, what it was called then. What another fleet calls it is not to be seen.
+        -- The present name of the vehicle; once the trip is over, its name then. Names in another fleet are not shown.
         coalesce(d.name, CASE WHEN v.fleet_id = t.fleet_id THEN v.name ELSE '' END) AS name,
         coalesce(d.kind, CASE WHEN v.fleet_id = t.fleet_id THEN v.kind ELSE '' END) AS kind,
         coalesce(d.plate, CASE WHEN v.fleet_id = t.fleet_id THEN v.plate ELSE '' END) AS plate
@@ -38,14 +38,14 @@ LISTED_POINTS = 600
 
 
 class Listed(NamedTuple):
-    """A trip to be shown: without its route, and that as GeoJSON, in a list simplified where it is long."""
+    """A trip to be shown: the trip without its route, and the route as GeoJSON. In a list, a long route is simplified."""
 
     trip: Trip
     route: str | None
 
 
 class Span(NamedTuple):
-    """A vehicle was under way on a trip from `started_at` to `ended_at` (None: still). No `trip_id`: the trip was deleted."""
+    """A vehicle was under way on a trip from `started_at` to `ended_at` (None: still). No `trip_id`: the trip was removed."""
 
     trip: int
     trip_id: str | None
@@ -107,14 +107,14 @@ async def insert(
 
 
 async def get(connection: Connection, trip_id: str) -> Trip | None:
-    if "\0" in trip_id:  # no text of PostgreSQL, so no trip
+    if "\0" in trip_id:  # PostgreSQL cannot store it, so there is no such trip
         return None
     row = await connection.fetchrow(f"{_SELECT} WHERE t.trip_id = $1", trip_id)
     return _trip(row) if row else None
 
 
 async def get_shown(connection: Connection, trip_id: str) -> Listed | None:
-    """The same to be shown: its route, though long, is not taken apart to be put together again."""
+    """The same, to be shown. A long route stays text, and is not decoded and encoded again."""
     if "\0" in trip_id:
         return None
     route = f"NULL::jsonb AS route, ST_AsGeoJSON(t.route, {_DIGITS}) AS listed_route"
@@ -123,7 +123,7 @@ async def get_shown(connection: Connection, trip_id: str) -> Listed | None:
 
 
 async def get_all(connection: Connection, trip_ids: Sequence[str]) -> dict[str, Trip]:
-    """Those of the trips that there are, by id."""
+    """Those of the trips that exist, by id."""
     rows = await connection.fetch(f"{_SELECT} WHERE t.trip_id = ANY($1::text[])", [i for i in trip_ids if "\0" not in i])
     return {row["trip_id"]: _trip(row) for row in rows}
 
@@ -134,18 +134,18 @@ async def lock(connection: Connection, trip_id: str) -> Trip | None:
         return None
     row = await connection.fetchrow(f"{_SELECT_TO_LOCK} WHERE t.trip_id = $1 FOR UPDATE OF t", trip_id)
     if row is not None and row["vehicle_is_another"]:
-        # It got another vehicle while its row was waited for: PostgreSQL joins the new row with the vehicle of the old one.
+        # The trip got another vehicle during the wait for its lock. PostgreSQL joins the new row with the old vehicle.
         return await get(connection, trip_id)
     return _trip(row) if row else None
 
 
 async def lock_with_vehicle(connection: Connection, trip_id: str) -> Trip | None:
-    """The same, and then the row of the trip's vehicle, by one question."""
+    """The same, and then the row of the trip's vehicle, by one query."""
     if "\0" in trip_id:
         return None
     row = await connection.fetchrow(_SELECT_TO_LOCK_BOTH, trip_id)
     if row is not None and row["vehicle_is_another"]:
-        # It got a vehicle, while its row was waited for, that was made after this question was asked.
+        # During the wait for its lock, the trip got a vehicle that was made after this query began.
         await connection.fetchval(
             "SELECT v.vehicle FROM trips JOIN vehicles v USING (vehicle) WHERE trip_id = $1 FOR UPDATE OF v", trip_id
         )
@@ -156,8 +156,8 @@ async def lock_with_vehicle(connection: Connection, trip_id: str) -> Trip | None
 async def of_fleet(
     connection: Connection, fleet_id: str, status: TripStatus | None, limit: int, before: int | None = None
 ) -> list[Listed]:
-    """Newest first, at most `limit`, created before the instant `before`."""
-    # As text: to take a thousand routes apart would be a second of Python. A tolerance doubles from half a metre until it does.
+    """Trips, newest first, at most `limit`, created before the instant `before`."""
+    # Routes stay text. To decode a thousand is a second of Python. The tolerance doubles from half a metre until a route fits.
     route = f"""
         CASE WHEN ST_NPoints(t.route) <= {LISTED_POINTS} THEN ST_AsGeoJSON(t.route, {_DIGITS}) ELSE (
             SELECT ST_AsGeoJSON(simple.line, 6) FROM generate_series(0, 20) n
@@ -181,7 +181,7 @@ async def of_fleet(
 
 
 async def current_of_vehicles(connection: Connection, vehicles: Sequence[int]) -> dict[str, Trip]:
-    """The trips that the drivers of these vehicles are to see, by the vehicles' ids: the one under way, else the oldest."""
+    """The trips that the drivers of the vehicles see, by the vehicles' ids: the one under way, or the oldest open one."""
     rows = await connection.fetch(
         f"""
         {_SELECT}
@@ -199,9 +199,9 @@ async def current_of_vehicles(connection: Connection, vehicles: Sequence[int]) -
 async def states_of_vehicles(
     connection: Connection, vehicles: Sequence[int], since: int, most: int, *, trip_ids: Sequence[str] = ()
 ) -> tuple[dict[str, Trip], dict[int, Trip], dict[int, list[Span]]]:
-    """Trips by id; and by the vehicles' numbers the trips that their drivers are to see, and their spans; by one question.
+    """By one query: trips by id; by the vehicles' numbers, the trips that their drivers see, and the vehicles' spans.
 
-    Of each vehicle these are the `most` newest spans that reach to `since` or past it, oldest first.
+    For each vehicle these are the `most` newest spans that end at `since` or later, oldest first.
     """
     rows = await connection.fetch(
         f"""
@@ -269,7 +269,7 @@ async def open_of_vehicles(connection: Connection, vehicles: Sequence[int]) -> d
 
 
 async def count_open_of_vehicle(connection: Connection, vehicle: int) -> int:
-    """How many trips of the vehicle are not over. They stay so many as long as its row is locked."""
+    """How many trips of the vehicle are not over. The number is stable while the vehicle's row is locked."""
     count: int = await connection.fetchval(
         "SELECT count(*) FROM trips WHERE vehicle = $1 AND status NOT IN ('complete', 'canceled')", vehicle
     )
@@ -277,7 +277,7 @@ async def count_open_of_vehicle(connection: Connection, vehicle: int) -> int:
 
 
 async def unassign(connection: Connection, vehicle: int) -> list[Trip]:
-    """Takes its trips that are not over from the vehicle; the trips as they are then."""
+    """Takes the trips that are not over from the vehicle. Returns the changed trips."""
     rows = await connection.fetch(
         """
         UPDATE trips SET vehicle = NULL, version = version + 1
@@ -308,9 +308,9 @@ async def update(connection: Connection, trip: Trip, *, vehicle: int | None) -> 
 
 
 async def open_span(connection: Connection, trip: int, vehicle: int, now: int) -> int:
-    """The instant at which the span begins: now by the database's clock (`span_instant`), not before the span before it ended.
+    """Begins a span, and returns its instant: now by the database's clock (`span_instant`), but not before the last span ended.
 
-    `now` is by the hub's clock. Raises asyncpg's `UniqueViolationError` where the vehicle is under way on another trip.
+    `now` is by the hub's clock. Raises asyncpg's `UniqueViolationError` if the vehicle is under way on another trip.
     """
     started_at: int = await connection.fetchval(
         """
@@ -330,7 +330,7 @@ async def open_span(connection: Connection, trip: int, vehicle: int, now: int) -
 
 
 async def close_span(connection: Connection, trip: int, now: int) -> int | None:
-    """The instant at which the trip's open span ends, by the same clock; None where it has none."""
+    """Ends the trip's open span, and returns its instant, by the same clock. None if it has no open span."""
     ended_at: int | None = await connection.fetchval(
         """
         UPDATE trip_spans SET ended_at = greatest(span_instant($2::timestamptz), started_at)
@@ -344,7 +344,7 @@ async def close_span(connection: Connection, trip: int, now: int) -> int | None:
 
 
 async def spans_of_vehicle(connection: Connection, vehicle: int, since: int, until: int) -> list[Span]:
-    """The vehicle's spans that reach to `since` or past it and begin by `until`, oldest first."""
+    """The vehicle's spans that end at `since` or later and begin at `until` or earlier, oldest first."""
     rows = await connection.fetch(
         """
         SELECT s.trip, t.trip_id, s.started_at, s.ended_at FROM trip_spans s LEFT JOIN trips t USING (trip)

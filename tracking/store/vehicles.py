@@ -1,4 +1,4 @@
-"""Vehicles, and the numbers that the wide tables know them by."""
+"""Vehicles, and the numbers that other tables have for them."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
@@ -10,8 +10,10 @@ _COLUMNS = "vehicle, vehicle_id, fleet_id, name, kind, plate, tokens_from, joine
 
 
 class Stored(NamedTuple):
-    """`tokens_from` is the instant at which it was made, where another vehicle had its id before: older tokens are of that.
-    `joined_at`: since when it is in its fleet, as far as where it was before is not this fleet's to see; 0: since ever.
+    """A vehicle with its number.
+
+    `tokens_from` is the instant at which it was made, if another vehicle had its id before. Older tokens belong to that one.
+    `joined_at` is when it joined its fleet, which may not see where the vehicle was before. 0: it was always in this fleet.
     """
 
     number: int
@@ -26,11 +28,11 @@ def _stored(row: Any) -> Stored:
 
 
 async def put(connection: Connection, vehicle: Vehicle, now: int | None = None) -> tuple[Stored, bool]:
-    """Stores the vehicle; True where it is new. What it was called until now is kept for its trips that are over.
+    """Stores the vehicle. Returns whether it is new. Its former name is kept for its trips that are over.
 
-    `now` is the instant by the hub's clock; None: by the database's.
+    `now` is the instant by the hub's clock; None: the database's clock is used.
     """
-    # Under the name that it has while a trip is driven, at most one is kept for each trip; and one for each fleet.
+    # A name is kept for the time in which a trip is driven: at most one for each trip, and one for each fleet.
     await connection.execute(
         """
         INSERT INTO vehicle_descriptions (vehicle, until, fleet_id, name, kind, plate)
@@ -72,7 +74,7 @@ async def put(connection: Connection, vehicle: Vehicle, now: int | None = None) 
     )
     assert row is not None
     if not row["created"]:
-        # It may have come from another fleet: nobody is to find it there any more, and where it was is not this one's to see.
+        # It may come from another fleet. That fleet may not find it any more, and this one may not see where it was before.
         await connection.execute(
             """
             DELETE FROM latest_positions l USING fleets f WHERE l.vehicle = $1 AND f.fleet_id = $2 AND l.fleet <> f.fleet
@@ -80,7 +82,7 @@ async def put(connection: Connection, vehicle: Vehicle, now: int | None = None) 
             row["vehicle"],
             vehicle.fleet_id,
         )
-        # And should it go back there, it is in none of the fences until it is seen in them.
+        # If it goes back to that fleet, it is in no geofence until it is seen in one.
         await connection.execute(
             "DELETE FROM geofence_stays WHERE vehicle = $1 AND fleet_id <> $2", row["vehicle"], vehicle.fleet_id
         )
@@ -93,19 +95,19 @@ async def get(connection: Connection, vehicle_id: str) -> Stored | None:
 
 
 async def get_all(connection: Connection, vehicle_ids: Sequence[str]) -> dict[str, Stored]:
-    """Those of the vehicles that there are, by id."""
+    """Those of the vehicles that exist, by id."""
     rows = await connection.fetch(f"SELECT {_COLUMNS} FROM vehicles WHERE vehicle_id = ANY($1::text[])", vehicle_ids)
     return {row["vehicle_id"]: _stored(row) for row in rows}
 
 
 async def by_number(connection: Connection, numbers: Sequence[int]) -> dict[int, Stored]:
-    """Those of the vehicles that there are, by the store's numbers."""
+    """Those of the vehicles that exist, by the store's numbers."""
     rows = await connection.fetch(f"SELECT {_COLUMNS} FROM vehicles WHERE vehicle = ANY($1::int[])", numbers)
     return {row["vehicle"]: _stored(row) for row in rows}
 
 
 async def lock(connection: Connection, vehicle_id: str, fleet_id: str | None = None) -> Stored | None:
-    """The same, its row locked until the transaction ends; with a `fleet_id`, none of another fleet's, and no lock on it."""
+    """The same, with its row locked until the transaction ends. With a `fleet_id`, a vehicle of another fleet is None."""
     row = await connection.fetchrow(
         f"SELECT {_COLUMNS} FROM vehicles WHERE vehicle_id = $1 AND ($2::text IS NULL OR fleet_id = $2) FOR UPDATE",
         vehicle_id,
@@ -115,7 +117,7 @@ async def lock(connection: Connection, vehicle_id: str, fleet_id: str | None = N
 
 
 async def lock_those_of_trip(connection: Connection, trip: int) -> list[Stored]:
-    """The vehicle that the trip has and all that drove it, their rows locked until the transaction ends."""
+    """The trip's vehicle and all that drove it, with their rows locked until the transaction ends."""
     rows = await connection.fetch(
         f"""
         SELECT {_COLUMNS} FROM vehicles
@@ -128,7 +130,7 @@ async def lock_those_of_trip(connection: Connection, trip: int) -> list[Stored]:
 
 
 async def in_parts(connection: Connection, fleet_id: str, part: int) -> AsyncIterator[list[Stored]]:
-    """All vehicles of the fleet, so many at a time. Needs an open transaction: they come through a cursor."""
+    """All vehicles of the fleet, so many at a time, by a cursor. Needs an open transaction."""
     cursor = await connection.cursor(f"SELECT {_COLUMNS} FROM vehicles WHERE fleet_id = $1", fleet_id)
     while rows := await cursor.fetch(part):
         yield [_stored(row) for row in rows]

@@ -1,4 +1,4 @@
-"""Events of a fleet as they are asked for, on real PostGIS: which are found, and how much is read for it."""
+"""Lists of a fleet's events on real PostGIS: which events are found, and how many rows are read for them."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 
 from tracking.demo.postgres import Cluster
 from tracking.model import EventKind
-from tracking.store import events
+from tracking.store import event_lists
 from tracking.store.pool import Connection, Database
 
 BEGIN = 1_762_500_000_000
 EVENTS = 40_000
 SECOND = 1_000
-"""Of time, from one event to the next."""
+"""Milliseconds from one event to the next."""
 NOTHING = {**dict.fromkeys(("since", "until", "after", "kind", "vehicle_id", "geofence_id")), "with_late": True}
 
 
 @pytest.fixture(scope="module")
 async def store(cluster: Cluster, template: str) -> AsyncIterator[Database]:
-    """Two large fleets whose events alternate, and a small one; `v-0` and `f-0` are rare, `idle` is the large ones' alone.
+    """Two large fleets whose events alternate, and a small one. `v-0` and `f-0` are rare. Only large fleets have `idle`.
 
     The clock was set back by five seconds now and then.
     """
@@ -53,7 +53,7 @@ async def store(cluster: Cluster, template: str) -> AsyncIterator[Database]:
 @pytest.fixture
 async def connection(store: Database) -> AsyncIterator[Connection]:
     async with store.connection() as connection:
-        # One plan for all values, as the server may take at any time.
+        # One plan for all values. The server may choose this at any time.
         await connection.execute("SET plan_cache_mode = force_generic_plan")
         yield connection
 
@@ -91,7 +91,7 @@ async def test_those_are_found_that_were_asked_for(
     )
     expected = [row["event"] for row in rows]
     newest = asked["since"] is None and asked["after"] is None
-    found = await events.of_fleet(connection, fleet_id, **asked, limit=limit)
+    found = await event_lists.of_fleet(connection, fleet_id, **asked, limit=limit)
     assert [event.event_id for event in found] == (expected[-limit:] if newest else expected[:limit])
 
 
@@ -127,13 +127,13 @@ MIDDLE = BEGIN + EVENTS // 2 * SECOND
 async def test_little_is_read_besides_what_is_found(connection: Connection, asked: dict[str, Any], limit: int) -> None:
     asked = {"fleet_id": "even", **NOTHING, **asked}
     before = await rows_read(connection)
-    found = await events.of_fleet(connection, **asked, limit=limit)
+    found = await event_lists.of_fleet(connection, **asked, limit=limit)
     read = await rows_read(connection) - before
     assert read <= 2 * len(found) + 300, f"{read} rows read for {len(found)}"
 
 
 async def rows_read(connection: Connection) -> int:
-    """Rows of `events` that this session's statements were given by the table or its indices."""
+    """Rows of `events` that this session's statements read from the table or its indices."""
     await connection.execute("SELECT pg_stat_force_next_flush()")
     count: int = await connection.fetchval(
         "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname = 'events'"

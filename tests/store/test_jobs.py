@@ -1,4 +1,4 @@
-"""Batches on a real PostgreSQL: short transactions, one at a time, by turns."""
+"""Jobs on a real PostgreSQL: short transactions, one at a time, by turns."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from tracking.errors import StoreUnavailable
-from tracking.store.batches import Batches, delete_some
+from tracking.store.jobs import Jobs
 from tracking.store.pool import Connection, Database
 
 
@@ -27,23 +27,28 @@ async def _left(store: Database) -> int:
     return count
 
 
+async def _delete(connection: Connection, condition: str, rows: int) -> int | None:
+    status = await connection.execute(f"DELETE FROM things WHERE n IN (SELECT n FROM things WHERE {condition} LIMIT {rows})")
+    return int(status.rpartition(" ")[2]) or None
+
+
 async def test_all_goes_in_batches_of_so_many_rows(store: Database) -> None:
-    batches = Batches(store, rows=60, most=100, rest=0)
+    jobs = Jobs(store, rows=60, most=100, rest=0)
     counts = []
 
     async def batch(connection: Connection, rows: int) -> int | None:
-        count = await delete_some(connection, "things", "n > $1", 100, rows=rows)
+        count = await _delete(connection, "n > 100", rows)
         counts.append(count)
         return count
 
-    assert await batches.run("delete things", batch) == 900
+    assert await jobs.run("delete things", batch) == 900
     assert await _left(store) == 100
     assert counts[0] == 60 and counts[-1] is None and max(count or 0 for count in counts) == 100
-    assert 0 < batches.longest < 1
+    assert 0 < jobs.longest < 1
 
 
 async def test_two_jobs_take_turns_and_never_have_a_transaction_each(store: Database) -> None:
-    batches = Batches(store, rows=10, most=10, seconds=0, rest=0)
+    jobs = Jobs(store, rows=10, most=10, seconds=0, rest=0)
     order: list[str] = []
     open_now: set[str] = set()
 
@@ -60,14 +65,14 @@ async def test_two_jobs_take_turns_and_never_have_a_transaction_each(store: Data
             left -= 1
             return 1 if left >= 0 else None
 
-        await batches.run(name, batch)
+        await jobs.run(name, batch)
 
     await asyncio.gather(job("long", 20), job("short", 2))
     assert order[:6] == ["long", "short"] * 3
 
 
 async def test_a_turn_has_as_many_small_batches_as_are_done_in_a_moment(store: Database) -> None:
-    batches = Batches(store, rows=10, most=10, seconds=60, rest=0)
+    jobs = Jobs(store, rows=10, most=10, seconds=60, rest=0)
     order: list[str] = []
 
     async def job(name: str) -> None:
@@ -75,21 +80,14 @@ async def test_a_turn_has_as_many_small_batches_as_are_done_in_a_moment(store: D
             order.append(name)
             return 1 if order.count(name) < 4 else None
 
-        await batches.run(name, batch)
+        await jobs.run(name, batch)
 
     await asyncio.gather(job("first"), job("second"))
     assert order == ["first"] * 4 + ["second"] * 4
 
 
-async def test_rows_that_are_locked_are_left_for_the_next_time(store: Database) -> None:
-    async with store.transaction() as other:
-        await other.execute("SELECT FROM things WHERE n <= 10 FOR UPDATE")
-        assert await Batches(store, rest=0).run("delete things", _all_things) == 990
-    assert await Batches(store, rest=0).run("delete things", _all_things) == 10
-
-
 async def _all_things(connection: Connection, rows: int) -> int | None:
-    return await delete_some(connection, "things", "true", rows=rows)
+    return await _delete(connection, "true", rows)
 
 
 async def test_a_batch_that_takes_too_long_is_tried_with_fewer_rows(store: Database) -> None:
@@ -101,26 +99,26 @@ async def test_a_batch_that_takes_too_long_is_tried_with_fewer_rows(store: Datab
             await connection.execute("SELECT pg_sleep(30)", timeout=0.05)
         return None
 
-    await Batches(store, rows=1_000, rest=0).run("wait", batch)
+    await Jobs(store, rows=1_000, rest=0).run("wait", batch)
     assert asked == [1_000, 500, 250, 125]
 
 
 async def test_a_database_that_refuses_or_is_away_is_told_to_who_asked(store: Database) -> None:
     async def wrong(connection: Connection, rows: int) -> int | None:
-        return await delete_some(connection, "nothing", "true", rows=rows)
+        return await connection.fetchval("SELECT count(*) FROM nothing")  # type: ignore[no-any-return]
 
-    batches = Batches(store, rest=0)
+    jobs = Jobs(store, rest=0)
     with pytest.raises(asyncpg.UndefinedTableError):
-        await batches.run("delete nothing", wrong)
+        await jobs.run("delete nothing", wrong)
     await store.close()
     with pytest.raises(StoreUnavailable):
-        await batches.run("delete things", _all_things)
+        await jobs.run("delete things", _all_things)
 
 
 async def test_who_is_locked_out_for_long_gives_the_turn_to_others(store: Database) -> None:
-    batches = Batches(store, rest=0)
+    jobs = Jobs(store, rest=0)
     async with store.transaction() as other:
         await other.execute("LOCK TABLE things IN SHARE MODE")
         with pytest.raises(asyncpg.LockNotAvailableError):
-            await batches.run("delete things", _all_things)
-    assert await batches.run("delete things", _all_things) == 1_000
+            await jobs.run("delete things", _all_things)
+    assert await jobs.run("delete things", _all_things) == 1_000
