@@ -14,9 +14,9 @@ import asyncpg
 
 from tracking.errors import StoreUnavailable
 from tracking.history.revisions import Revisions
-from tracking.ingest.filters import CLOCK_SKEW
 from tracking.ingest.latest import Latest
 from tracking.ingest.recorder import Recorder
+from tracking.ingest.rejections import CLOCK_SKEW
 from tracking.ingest.vehicles import Filed, IngestVehicle, IngestVehicles, earliest_difference, filed_anew
 from tracking.live.follower import CLOCK_TOLERANCE_MS
 from tracking.live.hub import Hub

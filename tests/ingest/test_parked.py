@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ingest.test_filters import NOW
+from tests.support.fixes import NOW
 from tests.support.parked import HOME, Parked, Tunnel, off, place, seconds_until_shown, shown
-from tracking.ingest.filters import AGREEING, HOLD_MOST, ROOTED, STOOD, Motion, judge
+from tracking.ingest.filters import judge
+from tracking.ingest.jumps import AGREEING
+from tracking.ingest.motion import MAX_HOLD, ROOTED, STOOD, Motion
 from tracking.model import Fix
 
 WAYS = [(1.0, 5.0, 120.0), (1.0, 20.0, 120.0), (2.0, 20.0, 60.0), (5.0, 5.0, 120.0), (5.0, 20.0, 0.0)]
@@ -75,7 +77,7 @@ def test_who_was_towed_while_its_receiver_slept_is_believed_after_two_minutes(ev
     verdicts = [judge(each, motion, 1, each.fix_time)[1] for each in towed]
     first = verdicts.index(True)
     assert all(verdicts[first:])
-    assert towed[first].fix_time - begin <= HOLD_MOST + 2_000 * every
+    assert towed[first].fix_time - begin <= MAX_HOLD + 2_000 * every
 
 
 def test_an_anchor_is_outweighed_by_so_much_more_the_longer_it_stood() -> None:
@@ -90,7 +92,7 @@ def test_an_anchor_is_outweighed_by_so_much_more_the_longer_it_stood() -> None:
         needed.append(next(n for n, each in enumerate(jumps, 1) if judge(each, motion, 1, NOW)[1]))
     assert needed[0] == needed[1] == AGREEING
     assert needed == sorted(needed)
-    assert needed[-1] == HOLD_MOST // 3_000 + 1
+    assert needed[-1] == MAX_HOLD // 3_000 + 1
 
 
 def test_who_drives_off_while_its_receiver_is_elsewhere_is_shown_driving() -> None:
@@ -118,4 +120,4 @@ def test_who_stands_on_the_antimeridian_stands(home: float) -> None:
         judge(fix, motion, 1, NOW)
     assert first is not None
     assert motion.home_time == first.fix_time
-    assert motion.hold == HOLD_MOST
+    assert motion.hold == MAX_HOLD

@@ -21,9 +21,9 @@ from tracking.config import Settings
 from tracking.errors import ErrorCode, Refusal, StoreWentBack
 from tracking.ingest.backlogs import Backlogs
 from tracking.ingest.clocks import AHEAD, BEHIND, DeviceClock, continues, described, is_right
-from tracking.ingest.filters import CLOCK_SKEW, TOO_OLD, reject
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
+from tracking.ingest.rejections import CLOCK_SKEW, TOO_OLD, reject
 from tracking.ingest.vehicles import IngestVehicle, IngestVehicles, Session
 from tracking.metrics import FIXES
 from tracking.model import Clock, Fix, Position

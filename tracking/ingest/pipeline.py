@@ -3,8 +3,10 @@
 from msgspec import UNSET
 
 from tracking.errors import ErrorCode
-from tracking.ingest.filters import drop_untrue, judge, reject
+from tracking.ingest.credibility import drop_untrue
+from tracking.ingest.filters import judge
 from tracking.ingest.recorder import Entry, Recorder
+from tracking.ingest.rejections import reject
 from tracking.ingest.vehicles import IngestVehicle, Session, Verdict, span_at
 from tracking.metrics import FIXES, REJECTED, SUSPECT, UNKNOWN
 from tracking.model import Fix, Position, Suspicion

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from tracking.bucket import Bucket
 from tracking.ingest.clocks import DeviceClock, is_right
-from tracking.ingest.filters import Motion
+from tracking.ingest.motion import Motion
 from tracking.live.loading import Loading
 from tracking.model import Clock, Position, Suspicion, Trip, Vehicle
 from tracking.protocol.driver import Rejected
