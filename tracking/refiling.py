@@ -14,7 +14,7 @@ import asyncpg
 
 from tracking.errors import StoreUnavailable
 from tracking.history.revisions import Revisions
-from tracking.ingest.latest import Latest
+from tracking.history.summaries import Summaries
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.rejections import CLOCK_SKEW
 from tracking.ingest.vehicles import Filed, IngestVehicle, IngestVehicles, earliest_difference, filed_anew
@@ -62,26 +62,23 @@ class Refiling:
         ingest_vehicles: IngestVehicles,
         hub: Hub,
         recorder: Recorder,
-        latest: Latest,
         revisions: Revisions,
+        summaries: Summaries,
         clock: Clock,
         *,
-        ahead: Callable[[], int] = lambda: 0,
-        on_corrected: Callable[[Iterable[int]], None] = lambda _: None,
+        ahead: Callable[[], int],
     ) -> None:
-        """`ahead` is by how many ms the database's clock is ahead of the hub's.
-
-        `on_corrected` is told of trips, by their numbers, that got or lost positions which were stored before.
-        """
+        """`ahead` returns by how many ms the database's clock is ahead of the hub's."""
         self._database = database
         self._ingest_vehicles = ingest_vehicles
         self._hub = hub
         self._recorder = recorder
-        self._latest = latest
+        self._queue = recorder.queue
+        self._latest = recorder.latest
         self._revisions = revisions
+        self._summaries = summaries
         self._clock = clock
         self._ahead = ahead
-        self._on_corrected = on_corrected
         self._due: dict[int, _Due] = {}
         self._asked = asyncio.Event()
         self._idle = asyncio.Event()
@@ -110,9 +107,9 @@ class Refiling:
         if moved:
             before = {position.trip: position.trip_id for position, _ in moved}
             told = [_Moved(position.fix_time, bool(position.suspect), position.trip, filed) for position, filed in moved]
-            waiting = {id(position) for position in self._recorder.pending_of(vehicle.number)}
+            waiting = {id(position) for position in self._queue.pending_of(vehicle.number)}
             of_queue = [(position, filed) for position, filed in moved if id(position) in waiting]
-            self._recorder.file_anew([position for position, _ in of_queue], [filed for _, filed in of_queue])
+            self._queue.file_anew([position for position, _ in of_queue], [filed for _, filed in of_queue])
             for position, filed in moved:
                 position.trip, position.trip_id = filed
             self._tell(vehicle, told, before)
@@ -128,7 +125,7 @@ class Refiling:
         """The vehicle's positions in memory: those that wait, the one that is still to be its latest, and the newest."""
         live = self._hub.fleets.vehicles.get(vehicle.vehicle_id)
         others = (self._latest.noted(vehicle.number), live.position if live is not None else None, vehicle.newest)
-        held = {id(position): position for position in self._recorder.pending_of(vehicle.number)}
+        held = {id(position): position for position in self._queue.pending_of(vehicle.number)}
         held.update((id(other), other) for other in others if other is not None and other.vehicle == vehicle.number)
         return list(held.values())
 
@@ -262,6 +259,6 @@ class Refiling:
             changed = await positions.file_anew(connection, vehicle.number, moved)
         if not changed:
             return
-        self._on_corrected({trip for row, after in changed for trip in (row.trip, after) if trip is not None})
+        self._summaries.refiled({trip for row, after in changed for trip in (row.trip, after) if trip is not None})
         told = [_Moved(row.fix_time, row.suspect, row.trip, Filed(after, spans.get(after))) for row, after in changed]
         self._tell(vehicle, told, spans)

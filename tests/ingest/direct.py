@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -13,12 +13,18 @@ from tests.support.hub_process import SECRET
 from tracking.app import _Life
 from tracking.auth import Auth
 from tracking.config import load
+from tracking.ingest.acks import Acks
+from tracking.ingest.backlogs import Backlogs
+from tracking.ingest.commit_queue import CommitQueue, Entry
 from tracking.ingest.intake import Taken
+from tracking.ingest.latest import Latest
+from tracking.ingest.recorder import Recorder
 from tracking.ingest.vehicles import IngestVehicle, Session
-from tracking.model import Fix, Fleet, Vehicle, system_clock
+from tracking.model import Fix, Fleet, Position, Vehicle, system_clock
 from tracking.protocol.driver import Unreadable
 from tracking.service import Service, assemble
 from tracking.store import fleets, vehicles
+from tracking.store.pool import Database
 
 VAN = "van"
 MakeService = Callable[..., Awaitable[Service]]
@@ -57,6 +63,32 @@ async def nothing_is_stored(database_url: str) -> AsyncIterator[None]:
         await connection.close()
 
 
+class _NoHistory:
+    """Takes note of nothing."""
+
+    def late(self, late: list[Position]) -> None: ...
+
+    def stored(self, group: Sequence[Entry]) -> None: ...
+
+
+def a_recorder(
+    database: Database, *, rows: int, limit: int = 100_000, backlogs: Backlogs | None = None, kind: type[Recorder] = Recorder
+) -> Recorder:
+    """A recorder with a queue of its own, or that of `backlogs`, and without a history."""
+    if backlogs is None:
+        backlogs = Backlogs(CommitQueue(rows=rows, limit=limit), most=rows, limit=limit)
+    return kind(
+        backlogs.queue,
+        database,
+        interval=0,
+        acks=Acks(0),
+        latest=Latest(database, interval=0),
+        backlogs=backlogs,
+        late=_NoHistory(),
+        stored=_NoHistory(),
+    )
+
+
 async def opened(service: Service, name: str = "session") -> tuple[IngestVehicle, Session]:
     vehicle = await service.ingest_vehicles.load(VAN)
     assert vehicle is not None
@@ -84,4 +116,4 @@ async def stored(database_url: str) -> list[int]:
 
 async def asked(service: Service) -> None:
     """Waits until the recorder has a group under way."""
-    await until(lambda: bool(service.recorder._group), "a group is being stored")
+    await until(lambda: bool(service.recorder.queue.group), "a group is being stored")

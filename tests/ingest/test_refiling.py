@@ -81,7 +81,7 @@ def watched(service: Service, trip: Trip) -> tuple[TripFeed, Reader]:
 def snapshot(service: Service, feed: TripFeed) -> dict[str, Any]:
     """What somebody gets who begins to watch, while nothing of the line can be read from the store."""
     reader = Reader()
-    unstored = list(service.recorder.pending(feed.trip.trip_id))
+    unstored = list(service.recorder.queue.pending(feed.trip.trip_id))
     feed.begin(reader.queue, stored=(), unstored=unstored, last={}, now=now_ms())
     feed.leave(reader.queue, now_ms())
     [found] = reader.read()
@@ -169,7 +169,7 @@ async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
         if "latest" in stage:
             await service.latest.flush()
             assert await latest_trip(database_url) is None
-        assert not service.recorder.pending_of(vehicle.number)
+        assert not service.recorder.queue.pending_of(vehicle.number)
         await apply(service, vehicle, trip)
     elif stage == "written":
         async with no_commit_ends(database_url):
@@ -181,21 +181,23 @@ async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
             for _ in range(20):
                 await service.database.ping()
             assert not asked_for, "what is not committed yet can't be seen"
-            assert [position.seq for position in service.recorder.pending("trip")] == [2]
+            assert [position.seq for position in service.recorder.queue.pending("trip")] == [2]
     else:
         async with nothing_is_stored(database_url):
             if stage == "waiting":
                 take(service, vehicle, session, a_fix(2, latitude=0.0, longitude=0.0))
                 await asked(service)
                 take(service, vehicle, session, a_fix(3))
-                assert len(service.recorder._waiting) == 1
+                assert len(service.recorder.queue.waiting) == 1
             else:
                 take(service, vehicle, session, a_fix(2))
                 await asked(service)
             # Looked at before, and then again.
-            assert not service.recorder.pending("trip")
+            assert not service.recorder.queue.pending("trip")
             await apply(service, vehicle, trip)
-            assert [position.seq for position in service.recorder.pending("trip")] == ([2, 3] if stage == "waiting" else [2])
+            assert [position.seq for position in service.recorder.queue.pending("trip")] == (
+                [2, 3] if stage == "waiting" else [2]
+            )
     assert vehicle.newest is not None
     assert vehicle.newest.trip_id == "trip"
     live = service.hub.fleets.vehicles[VAN].position
@@ -249,7 +251,7 @@ async def test_what_came_after_the_end_of_a_span_is_not_the_trips_any_more(
         assert [message["type"] for message in reader.read()] == ["position"] * 4
         assert len(snapshot(service, feed)["track"]) == 4
         await apply(service, vehicle, moved_on)
-        assert not service.recorder.pending(trip.trip_id)
+        assert not service.recorder.queue.pending(trip.trip_id)
         # What is stored already is corrected in a moment; what was shown of the others no snapshot has any more.
         assert {point[2] for point in snapshot(service, feed)["track"]}.isdisjoint(fix.fix_time for fix in strays)
     await settled(service)

@@ -19,7 +19,7 @@ from tracking.config import load
 from tracking.errors import ConfigError, StoreUnavailable
 from tracking.geo import distance, unpack_lines_m
 from tracking.history.summaries import GIVE_UP_AFTER, Summaries
-from tracking.ingest.recorder import Entry
+from tracking.ingest.commit_queue import Entry
 from tracking.ingest.vehicles import Session
 from tracking.model import Fleet, Place, Position, Suspicion, Vehicle
 from tracking.store import erasures, fleets, history, positions, sessions, trips, vehicles

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import asyncpg
 
 from tracking.errors import StoreUnavailable
-from tracking.ingest.recorder import Entry
+from tracking.ingest.commit_queue import Entry
 from tracking.model import Clock
 from tracking.store import history
 from tracking.store.pool import Connection, Database, timed_out

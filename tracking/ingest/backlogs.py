@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from typing import NamedTuple, Protocol
 
-from tracking.ingest.recorder import Recorder
+from tracking.ingest.commit_queue import CommitQueue
 from tracking.ingest.vehicles import IngestVehicle
 from tracking.metrics import BACKLOGS
 from tracking.protocol.driver import MAX_BATCH
@@ -39,8 +39,8 @@ class _Taken(NamedTuple):
 class Backlogs:
     """The turns of all drivers. `most` fixes of backlogs may wait for a commit; `limit` is what the recorder's queue holds."""
 
-    def __init__(self, recorder: Recorder, *, most: int, limit: int) -> None:
-        self._recorder = recorder
+    def __init__(self, queue: CommitQueue, *, most: int, limit: int) -> None:
+        self.queue = queue
         self._most = max(most, MAX_BATCH)
         self._most_while_away = max(limit // SHARE_OF_ALL, 1)
         self._most_of_one = max(limit // SHARE_OF_ONE, MAX_BATCH)
@@ -48,7 +48,6 @@ class Backlogs:
         self._taken: deque[_Taken] = deque()
         self._waiting = 0
         self._due = False
-        recorder.on_progress = self._progress
 
     def join(self, reporter: Reporter) -> None:
         """Its `take_part` is called when it is its turn, once."""
@@ -60,21 +59,21 @@ class Backlogs:
 
     def full(self, vehicle: IngestVehicle) -> bool:
         """Nothing can be stored, and of this vehicle's backlog, or of all, enough waits: see `Pipeline.full`."""
-        if self._recorder.trouble is None:
+        if not self.queue.stalled:
             return False
         return self._waiting >= self._most_while_away or vehicle.waiting >= self._most_of_one
 
     def took(self, vehicle: IngestVehicle, before: int) -> None:
         """Takes note of what was offered to the recorder of a backlog, since `Recorder.offered` was `before`."""
-        until = self._recorder.offered
+        until = self.queue.offered
         if until > before:
             self._taken.append(_Taken(vehicle, until - before, until))
             self._waiting += until - before
             vehicle.waiting += until - before
 
-    def _progress(self) -> None:
-        """The recorder has stored a group, or has come into trouble."""
-        done, taken = self._recorder.done, self._taken
+    def progress(self) -> None:
+        """To be called when a group is stored, and when a commit fails."""
+        done, taken = self.queue.done, self._taken
         while taken and taken[0].until <= done:
             vehicle, count, _ = taken.popleft()
             self._waiting -= count
@@ -82,14 +81,14 @@ class Backlogs:
         self._go_on()
 
     def _go_on(self) -> None:
-        if self._turns and not self._due and (self._waiting < self._most or self._recorder.trouble is not None):
+        if self._turns and not self._due and (self._waiting < self._most or self.queue.stalled):
             self._due = True
             asyncio.get_running_loop().call_soon(self._step)
 
     def _step(self) -> None:
         room = PART
         try:
-            while room > 0 and self._turns and (self._waiting < self._most or self._recorder.trouble is not None):
+            while room > 0 and self._turns and (self._waiting < self._most or self.queue.stalled):
                 room -= max(1, self._turns.popleft().take_part(room))
         finally:
             self._due = False

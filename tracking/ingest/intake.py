@@ -9,7 +9,7 @@ has to hold back. The budgets are the vehicle's, so however many doors a vehicle
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -25,8 +25,9 @@ from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.rejections import CLOCK_SKEW, TOO_OLD, reject
 from tracking.ingest.vehicles import IngestVehicle, IngestVehicles, Session
+from tracking.live.hub import Hub
 from tracking.metrics import FIXES
-from tracking.model import Clock, Fix, Position
+from tracking.model import Clock, Fix
 from tracking.protocol.driver import Unreadable
 from tracking.store.marks import Marks
 
@@ -176,26 +177,24 @@ class Intake:
         self,
         settings: Settings,
         ingest_vehicles: IngestVehicles,
-        pipeline: Pipeline,
         recorder: Recorder,
         backlogs: Backlogs,
+        hub: Hub,
         budgets: Budgets,
         marks: Marks,
         clock: Clock,
-        *,
-        publish: Callable[[Position], None],
-        on_skew: Callable[[str, int], None] = lambda _vehicle_id, _skew: None,
     ) -> None:
         self._settings = settings
         self._ingest_vehicles = ingest_vehicles
-        self._pipeline = pipeline
         self._recorder = recorder
+        self._queue = recorder.queue
+        self._pipeline = Pipeline(recorder.queue)
         self._backlogs = backlogs
         self._budgets = budgets
         self._marks = marks
         self._clock = clock
-        self._publish = publish
-        self._on_skew = on_skew
+        self._fleets = hub.fleets
+        self._publish = hub.publish
 
     # --- what a vehicle may ask -------------------------------------------------------------------------------------
 
@@ -247,7 +246,7 @@ class Intake:
 
         What nearly all fixes are: as `take` does it, and cheaper.
         """
-        if type(fix) is Unreadable or fix.seq <= session.handled or self._recorder.full:
+        if type(fix) is Unreadable or fix.seq <= session.handled or self._queue.full:
             return False
         if not -AHEAD <= now - fix.fix_time <= BEHIND or vehicle.clock is not None:
             return False
@@ -314,7 +313,7 @@ class Intake:
         if held is not None:
             return held
         taken = Taken(session, fixes[:count], session.seen, now)
-        before = self._recorder.offered
+        before = self._queue.offered
         try:
             self._take(taken, vehicle, self._backlogs.full(vehicle))
         finally:
@@ -337,7 +336,7 @@ class Intake:
     def _take(self, taken: Taken, vehicle: IngestVehicle, full: bool) -> None:
         """`full`: they can't be stored, whatever the queue holds."""
         session, now = taken.session, taken.now
-        pipeline, recorder = self._pipeline, self._recorder
+        pipeline, queue = self._pipeline, self._queue
         refused = full
         if full and taken.fixes:
             taken.refused_from = taken.fixes[0]
@@ -350,7 +349,7 @@ class Intake:
             if seq <= session.handled:
                 taken.repeated = True
             # What comes after a fix that was not taken may not be taken either, or an ack would cover what was dropped.
-            if not refused and recorder.full:
+            if not refused and queue.full:
                 refused = True
                 taken.refused_from = fix
             position = (pipeline.preview if refused else pipeline.accept)(vehicle, session, fix, now)
@@ -370,7 +369,7 @@ class Intake:
                 queued = type(first) is not Unreadable and continues(first.fix_time, vehicle.motion.time)
                 clock = vehicle.clock = DeviceClock(queued=queued)
             skew = clock.see(age, now)
-        self._on_skew(vehicle.vehicle_id, skew)
+        self._fleets.set_clock_skew(vehicle.vehicle_id, skew)
         return skew
 
     # --- after COMMIT -----------------------------------------------------------------------------------------------

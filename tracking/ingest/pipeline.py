@@ -3,9 +3,9 @@
 from msgspec import UNSET
 
 from tracking.errors import ErrorCode
+from tracking.ingest.commit_queue import CommitQueue, Entry
 from tracking.ingest.credibility import drop_untrue
 from tracking.ingest.filters import judge
-from tracking.ingest.recorder import Entry, Recorder
 from tracking.ingest.rejections import reject
 from tracking.ingest.vehicles import IngestVehicle, Session, Verdict, span_at
 from tracking.metrics import FIXES, REJECTED, SUSPECT, UNKNOWN
@@ -29,16 +29,16 @@ _PLAIN = Verdict((), True, True)
 class Pipeline:
     """Takes the fixes of all drivers. `now` is the hub's clock."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, queue: CommitQueue) -> None:
+        self._queue = queue
 
     @property
     def full(self) -> bool:
-        """The recorder can take no more: use `preview`, and close the connection with 4014."""
-        return self._recorder.full
+        """The queue can take no more: use `preview`, and close the connection with 4014."""
+        return self._queue.full
 
     def accept(self, vehicle: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
-        """The position that the fix became, handed to the recorder, where it is to be shown; None for a repeat, for a rejected
+        """The position that the fix became, handed to the queue, where it is to be shown; None for a repeat, for a rejected
         fix, and for one that was shown before.
         """
         seq = fix.seq
@@ -53,7 +53,7 @@ class Pipeline:
             assert refused is not None
             # Also where one of its number was shown: that one was another, or has become too old.
             session.previewed.pop(seq, None)
-            self._recorder.offer(Entry(session, seq, None, _rejected_for(seq, *refused)))
+            self._queue.offer(Entry(session, seq, None, _rejected_for(seq, *refused)))
             return None
         if seq <= session.shown:
             verdict = session.previewed.pop(seq, _PLAIN)
@@ -62,14 +62,14 @@ class Pipeline:
                 if not verdict.speed_believed:
                     fix.speed = UNSET
                 position = _position(vehicle, session, fix, now, verdict.suspect, verdict.live)
-                self._recorder.offer(Entry(session, seq, position, None))
+                self._queue.offer(Entry(session, seq, position, None))
                 return None
         position = _judged(vehicle, session, fix, now)
-        self._recorder.offer(Entry(session, seq, position, None))
+        self._queue.offer(Entry(session, seq, position, None))
         return position
 
     def preview(self, vehicle: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
-        """The same while the recorder is full: to be shown, not to be stored. The device sends the fix again."""
+        """The same while the queue is full: to be shown, not to be stored. The device sends the fix again."""
         seq = fix.seq
         if seq is None:
             raise _no_seq()
