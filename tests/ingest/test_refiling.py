@@ -1,7 +1,4 @@
-"""Fixes that race a change of their vehicle's trips, on real PostgreSQL.
-
-The change is committed by somebody else, and applied here later, as a hub does that follows the log.
-"""
+"""The trip that is stored of fixes which race a change of their vehicle's trips, on real PostgreSQL."""
 
 import asyncio
 import contextlib
@@ -9,108 +6,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import asyncpg
-import msgspec
 import pytest
 
 from tests.ingest.direct import VAN, MakeService, a_fix, asked, nothing_is_stored, opened, take
-from tests.live.test_trips import Reader
+from tests.ingest.racing import a_trip, apply, commit, latest_trip, settled, stored_trips
 from tests.support.clients import now_ms
 from tests.support.devices import until
-from tracking.ingest.vehicles import IngestVehicle, Session, earliest_difference, read_states
-from tracking.live.trips import TripFeed
-from tracking.model import Place, Trip, TripStatus, Vehicle
-from tracking.service import Service
-from tracking.store import erasures, trips, vehicles
-
-PLACE = Place(47.1, 9.5)
-
-
-async def a_trip(service: Service, vehicle: IngestVehicle, trip_id: str = "trip") -> Trip:
-    async with service.database.transaction() as connection:
-        return await trips.insert(
-            connection,
-            trip_id=trip_id,
-            fleet_id="fleet",
-            vehicle=vehicle.number,
-            pickup=PLACE,
-            dropoff=PLACE,
-            stops=(),
-            route=None,
-            now=now_ms(),
-        )
-
-
-async def commit(service: Service, vehicle: IngestVehicle, trip: Trip, status: TripStatus, at: int | None = None) -> Trip:
-    """Somebody else commits that the trip is the vehicle's, with this status; the trip as it is then."""
-    at = now_ms() if at is None else at
-    async with service.housekeeping.transaction() as connection:
-        await trips.close_span(connection, trip.number, at)
-        if status.under_way:
-            await trips.open_span(connection, trip.number, vehicle.number, at)
-        started_at = at if status.under_way and trip.started_at is None else trip.started_at
-        changed = msgspec.structs.replace(trip, status=status, version=trip.version + 1, started_at=started_at)
-        await trips.update(connection, changed, vehicle=vehicle.number)
-        after = await trips.get(connection, trip.trip_id)
-    assert after is not None
-    return after
-
-
-async def apply(service: Service, vehicle: IngestVehicle, trip: Trip | None = None) -> int | None:
-    """What a follower does when it comes to the change; since when the vehicle's trips are others."""
-    async with service.housekeeping.connection() as connection:
-        _, _, spans_of = await read_states(connection, [vehicle.number], now_ms())
-        spans = spans_of.get(vehicle.number, [])
-    before = vehicle.windows
-    vehicle.set_spans(spans)
-    since = earliest_difference(before, vehicle.windows)
-    if since is not None:
-        service.refiling.refile(vehicle, since)
-    if trip is not None:
-        service.hub.trip_changed(trip)
-    return since
-
-
-def watched(service: Service, trip: Trip) -> tuple[TripFeed, Reader]:
-    """Somebody watches the trip, with an empty line."""
-    feed, reader = service.hub.feed(trip), Reader()
-    feed.begin(reader.queue, stored=(), unstored=(), last={}, now=now_ms())
-    reader.read()
-    return feed, reader
-
-
-def snapshot(service: Service, feed: TripFeed) -> dict[str, Any]:
-    """What somebody gets who begins to watch, while nothing of the line can be read from the store."""
-    reader = Reader()
-    unstored = list(service.recorder.queue.pending(feed.trip.trip_id))
-    feed.begin(reader.queue, stored=(), unstored=unstored, last={}, now=now_ms())
-    feed.leave(reader.queue, now_ms())
-    [found] = reader.read()
-    return found
-
-
-async def settled(service: Service) -> None:
-    await service.recorder.flush()
-    await service.refiling.flush()
-    await service.latest.flush()
-
-
-async def stored_trips(database_url: str) -> dict[int, int | None]:
-    """By seq the trip of each position in the table."""
-    connection = await asyncpg.connect(database_url)
-    try:
-        return {row["seq"]: row["trip"] for row in await connection.fetch("SELECT seq, trip FROM positions")}
-    finally:
-        await connection.close()
-
-
-async def latest_trip(database_url: str) -> int | None:
-    connection = await asyncpg.connect(database_url)
-    try:
-        [row] = await connection.fetch("SELECT trip FROM latest_positions")
-    finally:
-        await connection.close()
-    trip: int | None = row["trip"]
-    return trip
+from tracking.ingest.vehicles import IngestVehicle, Session, read_states
+from tracking.model import TripStatus, Vehicle
+from tracking.store import erasures, vehicles
 
 
 @contextlib.asynccontextmanager
@@ -223,104 +127,6 @@ async def test_what_was_accepted_before_a_change_keeps_its_trip(make_service: Ma
     assert await apply(service, vehicle, trip) == vehicle.windows[0].start
     await settled(service)
     assert await stored_trips(database_url) == {1: None, 2: trip.number}
-
-
-async def test_what_came_after_the_end_of_a_span_is_not_the_trips_any_more(
-    make_service: MakeService, database_url: str
-) -> None:
-    service = await make_service()
-    vehicle, session = await opened(service)
-    trip = await a_trip(service, vehicle)
-    trip = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP, now_ms() - 60_000)
-    await apply(service, vehicle, trip)
-    feed, reader = watched(service, trip)
-    first = a_fix(1)
-    await service.intake.committed(take(service, vehicle, session, first))
-    async with service.housekeeping.transaction() as connection:
-        other, _ = await vehicles.put(connection, Vehicle("other", "fleet"))
-        end = now_ms() + 1
-        await trips.close_span(connection, trip.number, end)
-        await trips.open_span(connection, trip.number, other.number, end)
-        await trips.update(connection, msgspec.structs.replace(trip, version=trip.version + 1), vehicle=other.number)
-        moved_on = await trips.get(connection, trip.trip_id)
-    await service.intake.committed(take(service, vehicle, session, a_fix(2, fix_time=end + 1_000)))
-    async with nothing_is_stored(database_url):
-        strays = [a_fix(3, fix_time=end + 2_000), a_fix(4, fix_time=end + 3_000)]
-        take(service, vehicle, session, *strays)
-        await asked(service)
-        assert [message["type"] for message in reader.read()] == ["position"] * 4
-        assert len(snapshot(service, feed)["track"]) == 4
-        await apply(service, vehicle, moved_on)
-        assert not service.recorder.queue.pending(trip.trip_id)
-        # What is stored already is corrected in a moment; what was shown of the others no snapshot has any more.
-        assert {point[2] for point in snapshot(service, feed)["track"]}.isdisjoint(fix.fix_time for fix in strays)
-    await settled(service)
-    assert await stored_trips(database_url) == {1: trip.number, 2: None, 3: None, 4: None}
-    assert await latest_trip(database_url) is None
-    assert [point[2] for point in snapshot(service, feed)["track"]] == [first.fix_time]
-    told: list[dict[str, Any]] = []
-
-    def all_is_revised() -> bool:
-        told.extend(reader.read())
-        revised = [message for message in told if message["type"] == "track_revised"]
-        return (
-            bool(revised)
-            and min(message["from"] for message in revised) == end + 1_000
-            and max(message["to"] for message in revised) == end + 3_000
-        )
-
-    await until(all_is_revised, "the watchers are told the line without them")
-    assert all(message["track"] == [] for message in told if message["type"] == "track_revised")
-
-
-async def test_the_newest_place_is_shown_when_its_trip_begins_to_show_and_the_others_are_its_line(
-    make_service: MakeService, database_url: str
-) -> None:
-    service = await make_service()
-    vehicle, session = await opened(service)
-    trip = await a_trip(service, vehicle)
-    feed, reader = watched(service, trip)
-    changed = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP)
-    first, second = a_fix(1), a_fix(2, fix_time=now_ms() + 1_000)
-    await service.intake.committed(take(service, vehicle, session, first, second))
-    assert not reader.read()
-    await apply(service, vehicle)
-    assert not reader.read(), "it does not show yet"
-    service.hub.trip_changed(changed)
-    assert feed.showing
-    [told, position] = reader.read()
-    assert (told["type"], position["type"]) == ("trip", "position")
-    assert (position["fix_time"], feed.newest) == (second.fix_time, second.fix_time)
-    await settled(service)
-    messages: list[dict[str, Any]] = []
-
-    def something_is_told() -> bool:
-        messages.extend(reader.read())
-        return bool(messages)
-
-    await until(something_is_told, "the line")
-    [line] = messages
-    assert (line["type"], [point[2] for point in line["track"]]) == ("track_revised", [first.fix_time])
-    # What is shown is not shown again.
-    service.refiling.begins_to_show(changed)
-    assert not reader.read()
-
-
-async def test_a_place_that_was_filed_anew_is_shown_at_once_where_its_trip_shows(
-    make_service: MakeService,
-) -> None:
-    service = await make_service()
-    vehicle, session = await opened(service)
-    trip = await a_trip(service, vehicle)
-    changed = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP)
-    # Somebody read from the store that it is under way, before that was applied here.
-    _, reader = watched(service, changed)
-    take(service, vehicle, session, a_fix(1))
-    assert not reader.read()
-    await apply(service, vehicle)
-    assert [message["type"] for message in reader.read()] == ["position"]
-    take(service, vehicle, session, a_fix(2))
-    assert [message["type"] for message in reader.read()] == ["position"]
 
 
 async def test_a_trip_that_was_removed_meanwhile_does_not_come_back(make_service: MakeService, database_url: str) -> None:
