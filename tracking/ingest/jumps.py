@@ -25,7 +25,7 @@ A position from a cell tower or a reflection does not drive on.
 
 
 class Rival:
-    """Jumps in a row. Those at the end that agree with each other form a path of `way` metres, from where they `begin`."""
+    """Jumps in a row. The last ones, which agree with each other, form a path of `way` metres that starts at `begin`."""
 
     __slots__ = (
         "agreeing",

@@ -1,4 +1,4 @@
-"""`accept`: a fix becomes a position, or is rejected, or is a repeat. Synchronous: it never waits for the database."""
+"""The pipeline turns a fix into a position, or rejects it, or finds that it is a repeat. It never waits for the database."""
 
 from msgspec import UNSET
 
@@ -21,9 +21,9 @@ _contradicted = UNKNOWN.labels("speed")
 
 
 MAX_PREVIEWED = 1_000
-"""Verdicts on a session's fixes that are remembered while the queue is full; past them nothing more of it is shown."""
+"""Verdicts on a session's fixes that are remembered while the queue is full. Further fixes are not shown."""
 _PLAIN = Verdict((), True, True)
-"""Not doubted, moved the marker, its speed believed: the verdict on most, which is not remembered."""
+"""The usual verdict, which is not remembered: not doubted, moved the marker, speed believed."""
 
 
 class Pipeline:
@@ -34,12 +34,13 @@ class Pipeline:
 
     @property
     def full(self) -> bool:
-        """The queue can take no more: use `preview`, and close the connection with 4014."""
+        """Whether the queue can take no more. Then call `preview`, and close the connection with 4014."""
         return self._queue.full
 
     def accept(self, vehicle: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
-        """The position that the fix became, handed to the queue, where it is to be shown; None for a repeat, for a rejected
-        fix, and for one that was shown before.
+        """Offers the fix to the queue. Returns the position that must be shown.
+
+        It is None for a repeat, for a rejected fix, and for one that was shown before.
         """
         seq = fix.seq
         if seq is None:
@@ -51,7 +52,7 @@ class Pipeline:
         refused = (fix.code, fix.detail) if type(fix) is Unreadable else reject(fix, now)
         if refused is not None or type(fix) is Unreadable:
             assert refused is not None
-            # Also where one of its number was shown: that one was another, or has become too old.
+            # A fix with this seq may have been shown. It was another one, or it has become too old.
             session.previewed.pop(seq, None)
             self._queue.offer(Entry(session, seq, None, _rejected_for(seq, *refused)))
             return None
@@ -69,7 +70,7 @@ class Pipeline:
         return position
 
     def preview(self, vehicle: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
-        """The same while the queue is full: to be shown, not to be stored. The device sends the fix again."""
+        """The same while the queue is full: the fix is shown and not stored. The device sends it again."""
         seq = fix.seq
         if seq is None:
             raise _no_seq()

@@ -37,7 +37,7 @@ SESSIONS_AT_ONCE = 500
 Smaller parts would not do. In each turn all drivers with new fixes are read, and the recorder must be faster than they are.
 """
 MAX_REFUSED = 100
-"""Fixes of a session that the database refused and that are remembered, for whoever waits for the result."""
+"""Refused fixes of a session that are remembered. Callers of `handled` read them for the result."""
 
 
 class LateFixes(Protocol):
