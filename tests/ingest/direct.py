@@ -1,4 +1,4 @@
-"""A running service without sockets, and what tests ask of it."""
+"""A running service without sockets, a recorder alone, and helpers to use them."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ MakeService = Callable[..., Awaitable[Service]]
 
 @contextlib.asynccontextmanager
 async def services(database_url: str) -> AsyncIterator[MakeService]:
-    """Makes running services, each with settings of its own; the database has the vehicle `VAN`."""
+    """Makes running services, each with its own settings. The database has the vehicle `VAN`."""
     lives: list[_Life] = []
 
     async def make(**settings: Any) -> Service:
@@ -51,7 +51,7 @@ async def services(database_url: str) -> AsyncIterator[MakeService]:
 
 @contextlib.asynccontextmanager
 async def nothing_is_stored(database_url: str) -> AsyncIterator[None]:
-    """Meanwhile every commit of fixes waits."""
+    """Makes every commit of fixes wait inside this context."""
     connection = await asyncpg.connect(database_url)
     transaction = connection.transaction()
     await transaction.start()
@@ -64,7 +64,7 @@ async def nothing_is_stored(database_url: str) -> AsyncIterator[None]:
 
 
 class _NoHistory:
-    """Takes note of nothing."""
+    """Ignores late and stored fixes."""
 
     def late(self, late: list[Position]) -> None: ...
 
@@ -115,5 +115,5 @@ async def stored(database_url: str) -> list[int]:
 
 
 async def asked(service: Service) -> None:
-    """Waits until the recorder has a group under way."""
+    """Waits until the recorder commits a group."""
     await until(lambda: bool(service.recorder.queue.group), "a group is being stored")

@@ -1,6 +1,6 @@
-"""Changes of a vehicle's trips that race its fixes: somebody else commits a change, and it is applied here later.
+"""Changes of a vehicle's trips that race its fixes: another hub commits a change, and this one applies it later.
 
-A hub that follows the change log does the same.
+This is the order of events at a hub that follows the change log.
 """
 
 import asyncpg
@@ -31,7 +31,7 @@ async def a_trip(service: Service, vehicle: IngestVehicle, trip_id: str = "trip"
 
 
 async def commit(service: Service, vehicle: IngestVehicle, trip: Trip, status: TripStatus, at: int | None = None) -> Trip:
-    """Somebody else commits that the trip is the vehicle's, with this status; the trip as it is then."""
+    """Commits, as another hub would, that the vehicle drives the trip, with this status. Returns the changed trip."""
     at = now_ms() if at is None else at
     async with service.housekeeping.transaction() as connection:
         await trips.close_span(connection, trip.number, at)
@@ -46,7 +46,7 @@ async def commit(service: Service, vehicle: IngestVehicle, trip: Trip, status: T
 
 
 async def apply(service: Service, vehicle: IngestVehicle, trip: Trip | None = None) -> int | None:
-    """What a follower does when it comes to the change; since when the vehicle's trips are others."""
+    """Applies the change, as a follower does. Returns the time since which the vehicle's trips differ."""
     async with service.housekeeping.connection() as connection:
         _, _, spans_of = await read_states(connection, [vehicle.number], now_ms())
         spans = spans_of.get(vehicle.number, [])
@@ -67,7 +67,7 @@ async def settled(service: Service) -> None:
 
 
 async def stored_trips(database_url: str) -> dict[int, int | None]:
-    """By seq the trip of each position in the table."""
+    """The trip of each position in the table, by seq."""
     connection = await asyncpg.connect(database_url)
     try:
         return {row["seq"]: row["trip"] for row in await connection.fetch("SELECT seq, trip FROM positions")}

@@ -1,4 +1,4 @@
-"""Turns of backlogs: by vehicle, within what may wait for a commit."""
+"""Turns of backlogs: by vehicle, and within the limit of fixes that may wait for a commit."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ MOST = 500
 
 
 class _Reporter:
-    """A driver's connection with so many fixes to take."""
+    """A driver's connection with a number of fixes to take."""
 
     def __init__(self, backlogs: Backlogs, number: int, fixes: int, order: list[int]) -> None:
         self.vehicle = IngestVehicle(number, Vehicle(f"van-{number}", "fleet"))
@@ -43,7 +43,7 @@ class _Reporter:
 
 
 def _store(backlogs: Backlogs, count: int) -> None:
-    """What the recorder does with a group."""
+    """Does what the recorder does with a group."""
     backlogs.queue.take(count)
     backlogs.queue.let_go()
     backlogs.progress()
@@ -59,7 +59,7 @@ def backlogs() -> Backlogs:
     return Backlogs(CommitQueue(rows=1, limit=2_000), most=MOST, limit=2_000)
 
 
-async def test_vehicles_take_turns_and_leave_room_for_what_happens_now(backlogs: Backlogs) -> None:
+async def test_vehicles_take_turns_and_leave_room_for_current_fixes(backlogs: Backlogs) -> None:
     order: list[int] = []
     flooders = [_Reporter(backlogs, number, 10_000, order) for number in range(1, 5)]
     late = _Reporter(backlogs, 9, 50, order)

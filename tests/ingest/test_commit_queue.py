@@ -1,4 +1,4 @@
-"""The queue of the recorder: what is pending of a trip or a vehicle, whatever is taken and filed anew meanwhile."""
+"""The queue of the recorder: what is pending of a trip or a vehicle, in any order of offers, groups and refilings."""
 
 import time
 
@@ -17,7 +17,7 @@ from tracking.model import Position
     )
 )
 @example([("offer", 1), ("offer", 2), ("file anew", 2)])
-def test_what_is_pending_of_a_trip_is_all_of_it_in_its_order(steps: list[tuple[str, int]]) -> None:
+def test_pending_has_all_positions_of_a_trip_in_order(steps: list[tuple[str, int]]) -> None:
     queue = CommitQueue(rows=1, limit=100)
     session = Session(1, "", 0)
     group: list[Position] = []
@@ -48,7 +48,7 @@ def test_what_is_pending_of_a_trip_is_all_of_it_in_its_order(steps: list[tuple[s
             assert list(queue.pending(trip_id)) == [p for p in group + waiting if p.trip_id == trip_id]
 
 
-def test_of_a_long_queue_all_trips_are_told_what_is_pending_by_one_look() -> None:
+def test_a_long_queue_is_indexed_once_for_all_trips() -> None:
     queue = CommitQueue(rows=1, limit=100_000)
     session = Session(1, "", 0)
     for seq in range(100_000):

@@ -29,7 +29,7 @@ UNTRUE: list[tuple[str, float, float]] = [
 
 
 @pytest.mark.parametrize(("field", "inside", "outside"), UNTRUE)
-def test_an_optional_value_that_cannot_be_true_is_unknown_and_costs_nothing_else(
+def test_an_optional_value_that_cannot_be_true_becomes_unknown_and_nothing_else_does(
     field: str, inside: float, outside: float
 ) -> None:
     good = fix()
@@ -46,7 +46,7 @@ def test_an_optional_value_that_cannot_be_true_is_unknown_and_costs_nothing_else
 
 
 def believed(fixes: Iterable[Fix], motion: Motion | None = None) -> list[bool]:
-    """Of each of these, all of which are clean, whether the speed that it reports is believed."""
+    """Whether the reported speed of each fix is believed. All fixes are clean."""
     motion = Motion() if motion is None else motion
     given = list(fixes)
     assert [live for _, live in run(given, motion)] == [True] * len(given)
@@ -61,9 +61,9 @@ def reporting(speed: float, real: float, every: float, count: int = 20, start: f
 
 @pytest.mark.parametrize("every", [1.0, 2.0, 5.0, 10.0])
 @pytest.mark.parametrize(("speed", "real"), [(60.0, 3.0), (140.0, 30.0)])
-def test_a_speed_far_above_what_the_places_show_is_never_believed(speed: float, real: float, every: float) -> None:
+def test_a_speed_far_above_the_measured_one_is_never_believed(speed: float, real: float, every: float) -> None:
     assert not any(believed(reporting(speed, real, every)))
-    # Nor once among good ones.
+    # Nor is a single one among good ones.
     motion = driven(real, every=every)
     assert believed([fix(8 * every, north=8 * every * real, speed=speed)], motion) == [False]
     assert motion.speed < 1.1 * real + 1.0
@@ -71,11 +71,11 @@ def test_a_speed_far_above_what_the_places_show_is_never_believed(speed: float, 
 
 
 @pytest.mark.parametrize("every", [1.0, 5.0])
-def test_a_speed_that_claims_too_much_for_long_is_not_believed_for_long(every: float) -> None:
+def test_a_speed_that_stays_too_high_is_not_believed_for_long(every: float) -> None:
     motion = Motion()
     verdicts = believed(reporting(15.0, 1.0, every, 30), motion)
     assert sum(verdicts) * every <= 10.0 and not any(verdicts[5:])
-    # Nor for ever: once it says what the places show, it is believed again.
+    # It is believed again once it matches the positions.
     assert believed(reporting(1.0, 1.0, every, 40, start=30 * every), motion)[-1]
 
 
@@ -93,7 +93,7 @@ def test_a_speed_slightly_off_is_believed(real: float, every: float, off: float)
     st.sampled_from([1.0, 2.0, 5.0]),
     st.floats(0.0, 40.0),
 )
-def test_whatever_a_driver_does_the_speed_is_believed(
+def test_the_speed_of_any_possible_drive_is_believed(
     pulls: list[float], turns: list[float], every: float, start: float
 ) -> None:
     """Accelerating, braking and turning as hard as a road vehicle does, a step of 0.1 s at a time."""
@@ -103,7 +103,7 @@ def test_whatever_a_driver_does_the_speed_is_believed(
     for pull, turn in zip(pulls, turns, strict=False):
         for _ in range(round(every * 10)):
             speed = min(max(speed + pull * 0.1, 0.0), 45.0)
-            # A turn pulls sideways by speed times its rate.
+            # The sideways acceleration of a turn is the speed times the rate of turn.
             heading += min(max(turn, -3.5 / max(speed, 1.0)), 3.5 / max(speed, 1.0)) * 0.1
             north += math.cos(heading) * speed * 0.1
             east += math.sin(heading) * speed * 0.1
@@ -112,23 +112,23 @@ def test_whatever_a_driver_does_the_speed_is_believed(
     assert all(believed(fixes))
 
 
-def test_without_a_place_to_judge_by_a_speed_is_what_vehicles_mostly_drive() -> None:
+def test_a_speed_without_a_position_before_it_is_believed_up_to_the_usual_one() -> None:
     assert believed([fix(speed=25.0)]) == [True]
     assert believed([fix(speed=25.1)]) == [False]
-    # A minute of silence says nothing of the speed now, within what a road vehicle drives.
+    # After a minute of silence, any speed of a road vehicle is possible.
     assert believed([fix(95, north=400, speed=49.0)], driven()) == [True]
     assert believed([fix(95, north=400, speed=51.0)], driven()) == [False]
 
 
 @pytest.mark.parametrize("speed", [25.1, 29.0, 33.0])
 @pytest.mark.parametrize("every", [1.0, 2.0])
-def test_what_is_assumed_of_a_vehicle_says_nothing_for_its_speed(speed: float, every: float) -> None:
-    """A device that gives km/h, or any number, begins: the second fix has the first one's place beside it, and no more."""
+def test_an_assumed_speed_is_no_evidence_for_a_reported_speed(speed: float, every: float) -> None:
+    """A device that reports km/h, or any number, connects. Its second fix can be compared with the first position only."""
     for real in (0.0, 3.0, 7.0):
-        step = real * every + 3.0  # and it wanders
+        step = real * every + 3.0  # The receiver wanders as well.
         assert not any(believed([fix(n * every, north=n * step, speed=speed) for n in range(3)]))
         assert not any(believed([fix(n * every, north=n * step, speed=speed) for n in range(1, 4)], after_a_restart()))
-    # Who really drives so is believed from the second fix on, and who did before the hub's restart at once.
+    # A vehicle that drives so is believed from its second fix on, and at once if it did so before the hub's restart.
     assert believed(reporting(speed, speed, every, 4)) == [False, True, True, True]
     assert all(believed(reporting(speed, speed, every, 4, start=every), after_a_restart(speed)))
 
@@ -139,7 +139,7 @@ def after_a_restart(speed: float | None = None) -> Motion:
     return motion
 
 
-def test_who_stood_at_the_very_same_place_for_longer_than_a_receiver_freezes_does_not_drive() -> None:
+def test_a_vehicle_at_the_same_place_for_longer_than_receivers_freeze_does_not_drive() -> None:
     motion = Motion()
     run([fix()], motion)
     verdicts = run((fix(each, speed=10.0) for each in range(5, 180, 5)), motion)

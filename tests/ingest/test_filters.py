@@ -68,10 +68,10 @@ steps = st.builds(
 
 
 @given(st.lists(steps, max_size=60), st.sampled_from([0.0, 0.009, 47.0, 89.9]), st.sampled_from([0.0, 9.5, 180.0, -179.9999]))
-def test_the_short_way_through_the_suspicions_is_the_long_one(
+def test_the_fast_path_gives_the_same_verdicts_as_all_suspicions(
     moves: list[tuple[float, float, float, float | UnsetType, float | UnsetType]], latitude: float, longitude: float
 ) -> None:
-    """Whoever goes on from where it was is judged as by all the reasons, one after the other, and remembered as by them."""
+    """A fix near the last one gets the verdict that all predicates give, and leaves the same motion."""
 
     def judged(nearby: float) -> tuple[list[Judged], list[float | UnsetType], list[object]]:
         usual, filters.NEARBY = filters.NEARBY, nearby  # type: ignore[misc]
@@ -107,14 +107,12 @@ def test_a_parked_car_is_never_doubted(gaps: list[int], latitude: float, longitu
 
 
 @given(streams, st.floats(-80, 80).filter(lambda degrees: abs(degrees) > 1), st.floats(-179, 179))
-def test_whatever_came_before_a_vehicle_is_believed_again_soon(
-    stream: list[tuple[Fix, int]], latitude: float, longitude: float
-) -> None:
+def test_a_vehicle_is_believed_soon_after_any_stream(stream: list[tuple[Fix, int]], latitude: float, longitude: float) -> None:
     motion = Motion()
     for each, session in stream:
         if reject(each, NOW) is None:
             judge(each, motion, session, NOW)
-    # Past what a fast clock may have claimed before.
+    # After the latest time that a fast clock may have reported.
     after = NOW + CLOCK_SKEW
     fixes = [Fix(1, after + 5_000 * (number + 1), latitude + 1e-4 * number, longitude) for number in range(30)]
     verdicts = run(fixes, motion)

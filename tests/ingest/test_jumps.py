@@ -19,7 +19,7 @@ from tracking.model import Suspicion
         (10.0, 59.0, 3_100.0),
     ],
 )
-def test_jump_is_what_the_vehicle_cannot_reach(speed: float, seconds: float, reach: float) -> None:
+def test_a_position_out_of_reach_is_a_jump(speed: float, seconds: float, reach: float) -> None:
     for beyond, doubted in ((-5.0, False), (5.0, True)):
         motion = driven(speed, count=30)
         suspicions, live = judge(fix(29 * 5 + seconds, north=29 * 5 * speed + reach + beyond), motion, 1, NOW)
@@ -27,19 +27,19 @@ def test_jump_is_what_the_vehicle_cannot_reach(speed: float, seconds: float, rea
         assert live is not doubted
 
 
-def test_jump_allows_for_accuracy() -> None:
+def test_a_jump_allows_for_accuracy() -> None:
     assert judge(fix(40, north=350 + 300), driven(), 1, NOW)[0] == (Suspicion.JUMP,)
     assert judge(fix(40, north=350 + 300, accuracy=150.0), driven(), 1, NOW) == CLEAN_LIVE
 
 
-def test_jump_allows_for_the_accuracy_of_the_fix_before() -> None:
+def test_a_jump_allows_for_the_accuracy_of_the_fix_before() -> None:
     for accuracy, doubted in ((UNSET, True), (150.0, False)):
         motion = driven()
         assert judge(fix(40, north=400, accuracy=accuracy), motion, 1, NOW) == CLEAN_LIVE
         assert judge(fix(45, north=450 + 230), motion, 1, NOW)[0] == ((Suspicion.JUMP,) if doubted else ())
 
 
-def test_jump_believes_the_speed_that_the_fix_itself_reports() -> None:
+def test_a_jump_allows_for_the_speed_that_the_fix_reports() -> None:
     for speed, doubted in ((UNSET, True), (60.0, False), (200.0, True)):
         assert judge(fix(45, north=350 + 600, speed=speed), driven(), 1, NOW)[0] == ((Suspicion.JUMP,) if doubted else ())
 
@@ -67,13 +67,13 @@ def test_a_wrong_first_fix_costs_one_right_one() -> None:
     assert [live for _, live in verdicts] == [True, False] + [True] * 7
 
 
-def test_what_led_to_a_wrong_anchor_is_forgotten_with_it() -> None:
+def test_positions_before_a_wrong_anchor_are_forgotten_with_it() -> None:
     motion = Motion()
     assert [live for _, live in run([fix(-15, east=4_000), *drive()], motion)] == [True, False] + [True] * 7
     assert judge(fix(-10, north=-100), motion, 1, NOW) == CLEAN_LATE
 
 
-def test_a_new_anchor_is_as_rooted_as_what_agreed_with_it() -> None:
+def test_a_new_anchor_has_the_support_of_the_jumps_that_agreed() -> None:
     motion = driven()
     run((fix(40 + 5 * number, east=30_000) for number in range(3)), motion)
     back = [fix(55 + 5 * number, north=550 + 50 * number) for number in range(4)]

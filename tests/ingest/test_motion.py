@@ -67,12 +67,12 @@ def test_a_late_fix_is_judged_by_its_neighbours_in_time() -> None:
     assert judge(fix(50, north=1_000), motion, 1, NOW) == CLEAN_LATE
     assert judge(fix(51, north=2_000), motion, 1, NOW) == ((Suspicion.JUMP,), False)
     assert judge(fix(20, north=1_000), motion, 1, NOW) == ((Suspicion.JUMP,), False)
-    # By a late one before it, too.
+    # A late fix before it counts as a neighbour, too.
     assert judge(fix(52, north=1_000), motion, 1, NOW) == CLEAN_LATE
     assert [entry[0] - NOW for entry in motion.recent if 50_000 <= entry[0] - NOW <= 52_000] == [50_000, 52_000]
 
 
-def test_of_the_same_time_again_the_last_sent_is_shown() -> None:
+def test_the_last_of_two_fixes_with_the_same_time_is_shown() -> None:
     motion = driven()
     assert judge(fix(35, north=351), motion, 1, NOW) == CLEAN_LIVE
     assert motion.time == NOW + 35_000

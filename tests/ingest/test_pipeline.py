@@ -1,4 +1,4 @@
-"""`accept` and `preview`: what becomes of a fix, while there is room for it and while there is none."""
+"""`accept` and `preview`: what the pipeline does with a fix while the queue has room, and while it is full."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from tracking.model import Fix, Vehicle
 
 
 class Taken(CommitQueue):
-    """A queue that only notes what it is offered."""
+    """A queue that records what it is offered."""
 
     def __init__(self) -> None:
         super().__init__(rows=1, limit=1)
@@ -26,7 +26,7 @@ class Taken(CommitQueue):
     "other", [{"fix_time": 2**62}, {"fix_time": -(2**62)}, {"latitude": 95.0}, {"longitude": 1e300}, {"accuracy": -1.0}]
 )
 def test_a_fix_that_was_shown_and_comes_again_as_another_is_judged(other: dict[str, Any]) -> None:
-    """Its time could be one that no table has: nothing would be stored any more, of anyone."""
+    """Without a check, its time could be outside all partitions. Then no fix would be stored any more."""
     queue = Taken()
     pipeline, vehicle, session, now = Pipeline(queue), IngestVehicle(1, Vehicle("van", "fleet")), Session(1, "", 0), now_ms()
     good: dict[str, Any] = {"fix_time": now, "latitude": 47.1, "longitude": 9.5}

@@ -1,4 +1,4 @@
-"""The recorder on real PostgreSQL: groups that grow with what waits, while nobody else has to wait for them."""
+"""The recorder on real PostgreSQL: groups grow with the queue, and do not delay other tasks."""
 
 import asyncio
 import contextlib
@@ -88,7 +88,7 @@ async def test_a_group_takes_what_waits(store: Database) -> None:
     assert all(session.handled == count // len(sessions) for _, session in sessions)
 
 
-async def test_others_have_their_turn_between_the_parts_of_a_group() -> None:
+async def test_other_tasks_run_between_the_parts_of_a_group() -> None:
     turns = 0
 
     async def look_on() -> None:
@@ -155,7 +155,7 @@ async def test_a_fix_that_the_database_refuses_costs_a_few_commits_and_no_other_
     recorder = a_recorder(store, rows=ROWS, kind=Counting)
     await recorder.make_partitions({BEGIN // 86_400_000})
     async with store.transaction() as connection:
-        # By somebody's hand, where no session says so.
+        # An operator inserted a row that no session knows of.
         await connection.execute(
             """
             INSERT INTO positions (vehicle, session, seq, fix_time, server_time, point)
@@ -179,12 +179,12 @@ async def test_a_fix_that_the_database_refuses_costs_a_few_commits_and_no_other_
     assert tries < 40
 
 
-async def test_trust_40_what_waits_of_an_erased_vehicle_is_not_given_out_any_more(store: Database) -> None:
+async def test_trust_40_positions_of_an_erased_vehicle_are_not_pending_any_more(store: Database) -> None:
     recorder = a_recorder(store, rows=ROWS)
     [(gone, session), (stays, other)] = await _sessions(store, 2)
     for vehicle, of in ((gone, session), (stays, other)):
         recorder.queue.offer(Entry(of, 1, a_position(vehicle, of.number, 1, trip_id="trip"), None))
-    # Looked at before it was erased, and offered after that.
+    # One position is read before the erasure, and one is offered after it.
     assert len(recorder.queue.pending("trip")) == 2
     recorder.queue.forget({gone})
     recorder.queue.offer(Entry(session, 2, a_position(gone, session.number, 2, trip_id="trip"), None))
@@ -193,7 +193,7 @@ async def test_trust_40_what_waits_of_an_erased_vehicle_is_not_given_out_any_mor
         await recorder.flush()
 
 
-async def test_who_waits_until_all_is_settled_waits_for_no_more_than_was_there(store: Database) -> None:
+async def test_settled_waits_for_no_fix_that_is_offered_later(store: Database) -> None:
     recorder = a_recorder(store, rows=1)
     recorder._most = 1
     [(vehicle, session)] = await _sessions(store, 1)

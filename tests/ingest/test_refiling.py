@@ -19,7 +19,7 @@ from tracking.store import erasures, vehicles
 
 @contextlib.asynccontextmanager
 async def no_commit_ends(database_url: str) -> AsyncIterator[None]:
-    """Meanwhile fixes are written, and wait for the end of their transaction."""
+    """Makes transactions wait after they have written fixes, inside this context."""
     connection = await asyncpg.connect(database_url)
     await connection.execute(
         """
@@ -37,7 +37,7 @@ async def no_commit_ends(database_url: str) -> AsyncIterator[None]:
 
 
 async def written(database_url: str) -> None:
-    """Waits until such a transaction has written its rows."""
+    """Waits until a transaction in `no_commit_ends` has written its rows."""
     connection = await asyncpg.connect(database_url)
     try:
         query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted"
@@ -56,7 +56,7 @@ def _noting(work: Callable[..., Awaitable[Any]], calls: list[object]) -> Callabl
 
 
 @pytest.mark.parametrize("stage", ["stored", "stored, and the latest", "written", "in the group", "waiting"])
-async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
+async def test_a_fix_between_the_start_of_a_trip_and_its_application_belongs_to_the_trip(
     make_service: MakeService, database_url: str, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     service = await make_service(latest_interval=3600)
@@ -96,7 +96,7 @@ async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
             else:
                 take(service, vehicle, session, a_fix(2))
                 await asked(service)
-            # Looked at before, and then again.
+            # Pending positions are read before the change and again after it.
             assert not service.recorder.queue.pending("trip")
             await apply(service, vehicle, trip)
             assert [position.seq for position in service.recorder.queue.pending("trip")] == (
@@ -113,8 +113,8 @@ async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
     assert await latest_trip(database_url) == trip.number
 
 
-async def test_what_was_accepted_before_a_change_keeps_its_trip(make_service: MakeService, database_url: str) -> None:
-    """Also where its fix time is of the trip, because a tap comes late."""
+async def test_a_fix_that_was_accepted_before_a_change_keeps_its_trip(make_service: MakeService, database_url: str) -> None:
+    """This holds even if its fix time is within the trip, because drivers tap late."""
     service = await make_service()
     vehicle, session = await opened(service)
     trip = await a_trip(service, vehicle)
@@ -122,7 +122,7 @@ async def test_what_was_accepted_before_a_change_keeps_its_trip(make_service: Ma
     old = service.intake.take(vehicle, session, [a_fix(1, fix_time=now - 10_000)], now - 10_000)
     await service.intake.committed(old)
     trip = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP, now)
-    # By the spans alone: what came within some seconds before may have come after it, by the database's clock.
+    # The spans alone decide here. By the database's clock this fix may have arrived after the change.
     await service.intake.committed(take(service, vehicle, session, a_fix(2, fix_time=now - 2_000)))
     assert await apply(service, vehicle, trip) == vehicle.windows[0].start
     await settled(service)
@@ -137,14 +137,14 @@ async def test_a_trip_that_was_removed_meanwhile_does_not_come_back(make_service
     await service.intake.committed(take(service, vehicle, session, a_fix(1)))
     trip = await commit(service, vehicle, trip, TripStatus.CANCELED, now_ms() + 60_000)
     await apply(service, vehicle)
-    service.refiling._due.clear()  # as if it had not come to it
+    service.refiling._due.clear()  # The correction has not run yet.
     async with service.housekeeping.transaction() as connection:
         await erasures.begin_trip(connection, trip, now_ms())
     since = vehicle.windows[-1].start
     service.refiling.refile(vehicle, since)
     await settled(service)
     assert await stored_trips(database_url) == {1: None}
-    # What this hub filed to it while it did not know is taken off it when it does.
+    # Fixes that this hub filed to the removed trip lose it once the hub applies the removal.
     await service.intake.committed(take(service, vehicle, session, a_fix(2)))
     assert await stored_trips(database_url) == {1: None, 2: trip.number}
     await apply(service, vehicle)
@@ -169,15 +169,13 @@ async def test_a_vehicle_that_was_erased_meanwhile_does_not_come_back(make_servi
     service.refiling.refile(vehicle, vehicle.windows[-1].start)
     await service.refiling.flush()
     assert await stored_trips(database_url) in ({1: None}, {})
-    # Told of it, nothing is looked for any more.
+    # After `forget` nothing is checked any more.
     service.refiling.refile(vehicle, vehicle.windows[-1].start)
     service.refiling.forget({vehicle.number})
     assert not service.refiling._due
 
 
-async def test_what_is_locked_is_tried_again_and_keeps_no_other_vehicle_waiting(
-    make_service: MakeService, database_url: str
-) -> None:
+async def test_a_locked_vehicle_is_tried_again_and_delays_no_other(make_service: MakeService, database_url: str) -> None:
     service = await make_service()
     vehicle, session = await opened(service)
     async with service.housekeeping.transaction() as connection:
@@ -208,7 +206,7 @@ async def test_what_is_locked_is_tried_again_and_keeps_no_other_vehicle_waiting(
     }
 
 
-async def test_more_rows_than_are_looked_at_at_once_are_all_corrected(
+async def test_more_rows_than_are_read_at_once_are_all_corrected(
     make_service: MakeService, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tracking.refiling.ROWS_AT_ONCE", 3)
@@ -216,7 +214,7 @@ async def test_more_rows_than_are_looked_at_at_once_are_all_corrected(
     vehicle, session = await opened(service)
     trip = await a_trip(service, vehicle)
     trip = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP, now_ms() - 20_000)
-    # Several of one millisecond, across the border of what is looked at at once.
+    # Several fixes share a millisecond, across the limit of rows that are read at once.
     times = [now_ms() - 10_000 + second // 2 * 1000 for second in range(10)]
     taken = take(service, vehicle, session, *(a_fix(seq, fix_time=at) for seq, at in enumerate(times, 1)))
     await service.intake.committed(taken)
@@ -225,7 +223,7 @@ async def test_more_rows_than_are_looked_at_at_once_are_all_corrected(
     assert await stored_trips(database_url) == dict.fromkeys(range(1, 11), trip.number)
 
 
-async def test_what_a_hub_left_that_died_before_it_applied_the_change_is_filed_anew_at_the_next(
+async def test_a_hub_refiles_the_fixes_of_one_that_died_before_it_applied_a_change(
     make_service: MakeService, database_url: str
 ) -> None:
     service = await make_service()

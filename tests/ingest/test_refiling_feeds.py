@@ -16,7 +16,7 @@ from tracking.store import trips, vehicles
 
 
 def watched(service: Service, trip: Trip) -> tuple[TripFeed, Reader]:
-    """Somebody watches the trip, with an empty line."""
+    """Starts to watch the trip, with an empty line."""
     feed, reader = service.hub.feed(trip), Reader()
     feed.begin(reader.queue, stored=(), unstored=(), last={}, now=now_ms())
     reader.read()
@@ -24,7 +24,7 @@ def watched(service: Service, trip: Trip) -> tuple[TripFeed, Reader]:
 
 
 def snapshot(service: Service, feed: TripFeed) -> dict[str, Any]:
-    """What somebody gets who begins to watch, while nothing of the line can be read from the store."""
+    """The snapshot for a new watcher while the line can't be read from the store."""
     reader = Reader()
     unstored = list(service.recorder.queue.pending(feed.trip.trip_id))
     feed.begin(reader.queue, stored=(), unstored=unstored, last={}, now=now_ms())
@@ -33,9 +33,7 @@ def snapshot(service: Service, feed: TripFeed) -> dict[str, Any]:
     return found
 
 
-async def test_what_came_after_the_end_of_a_span_is_not_the_trips_any_more(
-    make_service: MakeService, database_url: str
-) -> None:
+async def test_fixes_after_the_end_of_a_span_are_taken_out_of_the_trip(make_service: MakeService, database_url: str) -> None:
     service = await make_service()
     vehicle, session = await opened(service)
     trip = await a_trip(service, vehicle)
@@ -60,7 +58,7 @@ async def test_what_came_after_the_end_of_a_span_is_not_the_trips_any_more(
         assert len(snapshot(service, feed)["track"]) == 4
         await apply(service, vehicle, moved_on)
         assert not service.recorder.queue.pending(trip.trip_id)
-        # What is stored already is corrected in a moment; what was shown of the others no snapshot has any more.
+        # Stored fixes are corrected a moment later. The others are in no snapshot any more.
         assert {point[2] for point in snapshot(service, feed)["track"]}.isdisjoint(fix.fix_time for fix in strays)
     await settled(service)
     assert await stored_trips(database_url) == {1: trip.number, 2: None, 3: None, 4: None}
@@ -81,7 +79,7 @@ async def test_what_came_after_the_end_of_a_span_is_not_the_trips_any_more(
     assert all(message["track"] == [] for message in told if message["type"] == "track_revised")
 
 
-async def test_the_newest_place_is_shown_when_its_trip_begins_to_show_and_the_others_are_its_line(
+async def test_a_trip_that_begins_to_show_gets_the_newest_position_and_its_line_the_others(
     make_service: MakeService, database_url: str
 ) -> None:
     service = await make_service()
@@ -109,19 +107,19 @@ async def test_the_newest_place_is_shown_when_its_trip_begins_to_show_and_the_ot
     await until(something_is_told, "the line")
     [line] = messages
     assert (line["type"], [point[2] for point in line["track"]]) == ("track_revised", [first.fix_time])
-    # What is shown is not shown again.
+    # A position that is shown is not shown again.
     service.refiling.begins_to_show(changed)
     assert not reader.read()
 
 
-async def test_a_place_that_was_filed_anew_is_shown_at_once_where_its_trip_shows(
+async def test_a_refiled_position_is_shown_at_once_if_its_trip_shows(
     make_service: MakeService,
 ) -> None:
     service = await make_service()
     vehicle, session = await opened(service)
     trip = await a_trip(service, vehicle)
     changed = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP)
-    # Somebody read from the store that it is under way, before that was applied here.
+    # A watcher read from the store that the trip is under way, before this hub applied it.
     _, reader = watched(service, changed)
     take(service, vehicle, session, a_fix(1))
     assert not reader.read()

@@ -41,7 +41,7 @@ def test_a_value_out_of_range_is_rejected_with_field_value_and_range(
         assert f"`{field}`" in detail and str(value) in detail and allowed in detail
 
 
-def test_a_latitude_that_may_be_a_longitude_is_asked_about() -> None:
+def test_the_detail_asks_about_a_latitude_that_may_be_a_longitude() -> None:
     sydney = reject(fix(latitude=151.2, longitude=-33.9), NOW)
     assert sydney is not None and "exchanged" in sydney[1]
     nowhere = reject(Fix(1, NOW, 151.2, 170.0), NOW)
@@ -52,7 +52,7 @@ def test_a_latitude_that_may_be_a_longitude_is_asked_about() -> None:
     ("code", "taken", "thrown_away"),
     [(ErrorCode.CLOCK_SKEW, 60_000, 60_001), (ErrorCode.TOO_OLD, -7 * DAY, -7 * DAY - 1)],
 )
-def test_a_clock_far_off_is_rejected_with_how_far(code: ErrorCode, taken: int, thrown_away: int) -> None:
+def test_a_time_far_off_is_rejected_with_the_difference(code: ErrorCode, taken: int, thrown_away: int) -> None:
     assert reject(Fix(1, NOW + taken, LATITUDE, LONGITUDE), NOW) is None
     rejected = reject(Fix(1, NOW + thrown_away, LATITUDE, LONGITUDE), NOW)
     assert rejected is not None and rejected[0] is code
@@ -76,7 +76,7 @@ any_fix = st.builds(
 
 
 @given(any_fix)
-def test_rejecting_never_raises_and_leaves_only_what_can_be_judged(any_one: Fix) -> None:
+def test_any_fix_that_is_not_rejected_can_be_judged(any_one: Fix) -> None:
     if reject(any_one, NOW) is None:
         drop_untrue(any_one)
         assert all(value is UNSET or math.isfinite(value) for value in (any_one.altitude, any_one.speed, any_one.bearing))
@@ -86,6 +86,6 @@ def test_rejecting_never_raises_and_leaves_only_what_can_be_judged(any_one: Fix)
 
 
 @given(any_fix)
-def test_the_short_way_through_the_rejections_is_the_long_one(any_one: Fix) -> None:
+def test_the_fast_path_gives_the_same_result_as_all_rejections(any_one: Fix) -> None:
     reasons = [(code, detail) for code, predicate in REJECTIONS if (detail := predicate(any_one, NOW)) is not None]
     assert reject(any_one, NOW) == (reasons[0] if reasons else None)

@@ -29,7 +29,7 @@ def test_every_reason_is_reported() -> None:
     far_and_vague = fix(40, north=20_000, accuracy=900.0)
     assert judge(far_and_vague, driven(), 1, NOW) == ((Suspicion.INACCURATE, Suspicion.JUMP), False)
     nowhere = Fix(1, NOW - 3_600_000, 0.0, 0.0)
-    # An hour at any speed does not lead there.
+    # That place can't be reached in an hour.
     assert judge(nowhere, driven(), 1, NOW) == ((Suspicion.NULL_ISLAND, Suspicion.CLOCK_BACK, Suspicion.JUMP), False)
 
 
@@ -40,7 +40,7 @@ def test_swapped_needs_to_be_in_reach_once_exchanged() -> None:
     assert judge(fix(42, north=420), motion, 1, NOW) == CLEAN_LIVE
 
 
-def test_swapped_means_nothing_where_latitude_and_longitude_are_alike() -> None:
+def test_swapped_means_nothing_if_latitude_and_longitude_are_alike() -> None:
     motion = Motion()
     for number in range(5):
         place = Fix(1, NOW + 5_000 * number, 45.0 + number * 1e-4, 45.0)
@@ -77,7 +77,7 @@ def test_clock_back_is_about_one_session_and_each_is_remembered() -> None:
     assert judge(fix(-3600 - 601), motion, 2, NOW) == ((Suspicion.CLOCK_BACK,), False)
 
 
-def test_a_clock_that_went_back_does_not_hold_up_what_is_right() -> None:
+def test_a_clock_that_went_back_does_not_stop_later_right_fixes() -> None:
     motion = driven()
     assert all(suspicions for suspicions, _ in run(drive(start=-3600), motion))
     assert judge(fix(40, north=400), motion, 1, NOW) == CLEAN_LIVE
@@ -97,13 +97,13 @@ def test_frozen_by_its_reported_speed(speed: float, seconds: float, doubted: boo
 
 def test_frozen_without_speed_unless_the_receiver_is_known_to_hold_still() -> None:
     def stops(stood: int) -> Judged:
-        """After so many fixes at one place, a drive and then the same place again."""
+        """The verdict on a repeated position after `stood` fixes at one place and a drive."""
         motion = Motion()
         run((fix(-60 + 5 * number) for number in range(stood)), motion)
         run(drive(), motion)
         return judge(fix(40, north=350), motion, 1, NOW)
 
-    # The drive begins where the vehicle stood, which is one repeat more.
+    # The drive starts at the same place, which is one more repeat.
     assert stops(0) == stops(RESTLESS_FIRST - 1) == ((Suspicion.FROZEN,), False)
     assert stops(RESTLESS_FIRST) == CLEAN_LIVE
 
@@ -120,7 +120,7 @@ def test_a_receiver_that_repeats_itself_at_every_stop_is_soon_known() -> None:
                 for suspicions, _ in run((fix(stop * 100 + 40 + 5 * number, 350) for number in range(8)), motion)
             )
         )
-        # Back at the start in time for the next drive.
+        # The vehicle returns to the start before the next drive.
         run([fix(stop * 100 + 90)], motion)
     assert doubted[0] > 0 and doubted[1:] == [0, 0, 0]
 

@@ -1,4 +1,4 @@
-"""Fixes of one vehicle for tests of the filters, and what the filters say about them."""
+"""Fixes of one vehicle for tests of the filters, and the verdicts of the filters."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -30,7 +30,7 @@ def fix(
     latitude: float = LATITUDE,
     longitude: float = LONGITUDE,
 ) -> Fix:
-    """A fix so many seconds after NOW, so many metres from the place where these tests begin."""
+    """A fix some seconds after NOW, some metres from the place where these tests start."""
     return Fix(
         seq=1,
         fix_time=NOW + round(seconds * 1000),
@@ -51,7 +51,7 @@ def run(fixes: Iterable[Fix], motion: Motion | None = None, session: int = 1) ->
 
 
 def drive(speed: float = 10.0, count: int = 8, every: float = 5.0, start: float = 0.0) -> Iterator[Fix]:
-    """Northward, steadily, from the place where these tests begin."""
+    """Fixes of a steady drive northward from the place where these tests start."""
     for number in range(count):
         yield fix(start + number * every, north=speed * number * every)
 
