@@ -1,7 +1,7 @@
 """Vehicles that stand for hours near a cell tower and between buildings, and vehicles that really jump."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.fixes import NOW
@@ -38,6 +38,11 @@ def test_a_vehicle_parked_for_eight_hours_is_never_shown_at_a_cell_tower(
     st.sampled_from([60.0, 120.0, 600.0]),
     st.booleans(),
 )
+# An excursion of half a minute, and a bounce soon after it.
+@example(17295, 5.0, 8.0, 60.0, True)
+@example(1319198490, 5.0, 17.406078893145114, 120.0, False)
+# An excursion that was shown, the way back from it, and a bounce.
+@example(3968901306, 5.0, 10.48005254226351, 60.0, True)
 @settings(max_examples=30)
 def test_no_bounce_is_believed_after_a_quarter_of_an_hour_at_one_place(
     seed: int, every: float, sigma: float, memory: float, reports: bool

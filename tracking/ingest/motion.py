@@ -9,9 +9,9 @@ from typing import Final
 
 from msgspec import UNSET
 
-from tracking.geo import METRES_PER_DEGREE, around
+from tracking.geo import METRES_PER_DEGREE, around, distance
 from tracking.ingest.jumps import AGREEING, Rival
-from tracking.ingest.kinematics import FASTEST, GRAIN, PULL, STRAIGHT, UNKNOWN_SPEED
+from tracking.ingest.kinematics import FASTEST, GRAIN, NOISE, PULL, STRAIGHT, UNKNOWN_SPEED
 from tracking.model import Fix
 
 EXCESS: Final = 30.0
@@ -37,7 +37,7 @@ ROOTED: Final = 20
 """The most agreeing fixes that support an anchor. An anchor holds against its mirror image until it is outnumbered."""
 STRAY: Final = 250.0
 """How far a receiver strays, in latitude or in longitude, from where its vehicle stands. Farther away it is elsewhere."""
-LEFT: Final = 30_000
+LEFT: Final = 40_000
 """After this time beyond `STRAY` a vehicle has left its home. A receiver that strays returns sooner."""
 STOOD: Final = 90_000
 """A vehicle that has not left its home for this time stands. A queue in traffic moves on within it."""
@@ -263,16 +263,27 @@ class Motion:
         if rival is None:
             rival = self.rival = Rival(self.speed, fix.fix_time)
         rival.add(fix)
-        if not rival.outweighs(needed, self.hold):
+        returned = self._returned(fix)
+        if not rival.outweighs(needed, 0 if returned else self.hold):
             return False
         if self.support < AGREEING:
             # Hardly any fix agreed with this anchor: it was wrong, and so are the positions before it.
             self.recent.clear()
+        stood = self.support, self.home_time, self.home_latitude, self.home_longitude
         self.support = 0
         self.move(fix, claim)
         self.support = min(rival.agreeing, ROOTED)
         self.speed = rival.speed
+        if returned:
+            self.support, self.home_time, self.home_latitude, self.home_longitude = stood
         return True
+
+    def _returned(self, fix: Fix) -> bool:
+        """Whether the receiver of a standing vehicle strayed, and now reports a place near home again."""
+        if not self.hold:
+            return False
+        away = distance(self.home_latitude, self.home_longitude, fix.latitude, fix.longitude)
+        return away <= NOISE and away < distance(self.home_latitude, self.home_longitude, self.latitude, self.longitude)
 
 
 def time_of(position: tuple[int, float, float]) -> int:
