@@ -149,7 +149,8 @@ async def test_waiting_callers_get_an_error_when_the_hub_stops(make_service: Mak
 
 
 async def test_waiting_callers_get_an_error_when_the_store_went_back(make_service: MakeService, database_url: str) -> None:
-    service = await make_service()
+    # When the service stops, it tries in vain to store the last fix.
+    service = await make_service(stop_timeout=0.2)
     vehicle, session = await opened(service)
     await service.intake.committed(take(service, vehicle, session, a_fix(1)))
     async with service.recording._acquired() as connection:
