@@ -42,7 +42,7 @@ class CommitQueue:
         self.idle.set()
         self.stalled = False
         """Whether commits fail at present. The recorder sets this."""
-        self._taken = 0
+        self.taken = 0
         """Fixes that were taken into groups until now."""
         self._by_trip: dict[str, list[Position]] = {}
         """An index of the first `_indexed` entries of `group` and `waiting`, for `pending`.
@@ -62,17 +62,12 @@ class CommitQueue:
     @property
     def offered(self) -> int:
         """Fixes that were offered until now. They are stored in this order."""
-        return self._taken + len(self.waiting)
-
-    @property
-    def taken(self) -> int:
-        """Fixes that were taken into groups until now."""
-        return self._taken
+        return self.taken + len(self.waiting)
 
     @property
     def done(self) -> int:
         """Fixes that are stored, or rejected, for good."""
-        return self._taken - len(self.group)
+        return self.taken - len(self.group)
 
     def offer(self, entry: Entry) -> None:
         """Adds a fix. The caller checks `full` first."""
@@ -85,7 +80,7 @@ class CommitQueue:
     def take(self, most: int) -> list[Entry]:
         """Makes a group of up to `most` fixes."""
         self.group = [self.waiting.popleft() for _ in range(min(most, len(self.waiting)))]
-        self._taken += len(self.group)
+        self.taken += len(self.group)
         if not self.waiting:
             self.arrived.clear()
         if len(self.waiting) < self.rows:
