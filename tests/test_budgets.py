@@ -1,4 +1,4 @@
-"""Budgets: what one holder spends is nobody else's, and holders that are gone leave nothing."""
+"""Budgets: each holder spends its own, and holders that are gone leave nothing in memory."""
 
 import asyncio
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def test_each_holder_has_a_budget_of_its_own() -> None:
     assert spent(budget, "backend", Role.SERVICE) == 5 * SERVICE_SHARE
 
 
-def test_it_says_what_is_spent_and_when_to_come_back() -> None:
+def test_a_refusal_says_what_is_spent_and_when_to_try_again() -> None:
     clock = Clock()
     budget = Budget("writes", "writing requests", Rate(5, 10), clock)
     spent(budget, "a")
@@ -58,7 +58,7 @@ def test_a_holder_stays_known_until_its_bucket_is_full_again() -> None:
     budget = Budget("writes", "writing requests", Rate(5, 10), clock)
     spent(budget, "a")
     for _ in range(40):
-        clock.now += 500  # a quarter of what one costs
+        clock.now += 500  # A quarter of the cost of one request.
         budget.spend("b", Role.SERVICE)
     assert spent(budget, "a") == 5
     clock.now += 9_000
@@ -75,7 +75,7 @@ def test_holders_that_are_gone_leave_nothing() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "5", "5/0", "0/5", "-5/5", "5/60/2", "5 per minute"])
-def test_a_rate_that_is_none_is_refused_with_the_right_form(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_rate_is_refused_with_the_right_form(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKING_BUDGET_WRITES", text)
     with pytest.raises(ConfigError, match="TRACKING_BUDGET_WRITES must be written count/seconds, as 600/60"):
         load()
@@ -98,7 +98,7 @@ async def test_writing_past_the_budget_is_429_with_retry_after(own_hub: Callable
         await other.call("PUT", f"/vehicles/{vehicle_id}", body)
 
 
-async def test_large_answers_that_nobody_reads_are_bounded_for_each_token() -> None:
+async def test_unread_large_answers_are_bounded_for_each_token() -> None:
     held = Held("bytes of answers", 500_000)
     principal = Principal(Role.DISPATCHER, "fleet", "jti", 2**53)
     other = principal._replace(jti="another")

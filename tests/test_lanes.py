@@ -1,4 +1,4 @@
-"""Lanes: so many at once, and of each holder one at a time."""
+"""Lanes: a limited number at once, and one at a time for each holder."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from tracking import lanes as module
 from tracking.lanes import Lanes, give_back
 
 
-async def test_who_asks_for_thirty_at_once_keeps_nobody_else_waiting_for_them() -> None:
+async def test_a_holder_with_thirty_requests_does_not_delay_others() -> None:
     lanes = Lanes(2)
     order: list[str] = []
     inside = most = 0
@@ -29,7 +29,7 @@ async def test_who_asks_for_thirty_at_once_keeps_nobody_else_waiting_for_them() 
     assert not lanes._own and not lanes._users
 
 
-async def test_who_goes_while_waiting_leaves_nothing() -> None:
+async def test_a_cancelled_request_leaves_nothing() -> None:
     lanes = Lanes(1)
     async with lanes.enter("one"):
         waiting = asyncio.create_task(lanes.enter("two").__aenter__())
@@ -43,7 +43,7 @@ async def test_who_goes_while_waiting_leaves_nothing() -> None:
         pass
 
 
-async def test_a_lane_that_rests_takes_the_next_in_after_as_long_again() -> None:
+async def test_a_lane_that_rests_waits_as_long_as_the_last_work_took() -> None:
     lanes, loop = Lanes(1, rests=True), asyncio.get_running_loop()
     began = loop.time()
     async with lanes.enter("one"):
@@ -53,7 +53,7 @@ async def test_a_lane_that_rests_takes_the_next_in_after_as_long_again() -> None
         assert loop.time() - began >= 2 * took - 0.005
 
 
-async def test_when_nobody_asks_any_more_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_is_given_back_when_requests_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "QUIET_SECONDS", 0.0)
     called, loop = asyncio.Event(), asyncio.get_running_loop()
 

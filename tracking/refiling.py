@@ -1,8 +1,8 @@
-"""Filing anew: fixes that were accepted while a change of their vehicle's trips was on its way here.
+"""Refiling corrects the trip of fixes that were accepted while a change of their vehicle's trips was not applied here yet.
 
-A fix gets its trip when it is accepted, by the spans that memory has. A change of them may have been committed a moment before,
-and be applied here a moment later. `refile` is called then. What is in memory is filed anew at once; what is committed
-already, as soon as the store can be written. [Why it is done afterwards](../docs/decisions/0019-fixes-during-changes.md).
+A fix gets its trip when it is accepted, from the spans in memory. A change of them may be committed a moment before, and be
+applied here a moment later. `refile` is called then. It corrects positions in memory at once, and committed positions as soon
+as the store can be written. [Why it is done afterwards](../docs/decisions/0019-fixes-during-changes.md).
 """
 
 import asyncio
@@ -14,9 +14,9 @@ import asyncpg
 
 from tracking.errors import StoreUnavailable
 from tracking.history.revisions import Revisions
-from tracking.ingest.filters import CLOCK_SKEW
-from tracking.ingest.latest import Latest
+from tracking.history.summaries import Summaries
 from tracking.ingest.recorder import Recorder
+from tracking.ingest.rejections import CLOCK_SKEW
 from tracking.ingest.vehicles import Filed, IngestVehicle, IngestVehicles, earliest_difference, filed_anew
 from tracking.live.follower import CLOCK_TOLERANCE_MS
 from tracking.live.hub import Hub
@@ -29,12 +29,12 @@ from tracking.store.trips import Span
 logger = logging.getLogger(__name__)
 
 VEHICLES_AT_ONCE = 100
-"""Vehicles whose rows are looked at by one question."""
+"""Vehicles whose rows are read by one query."""
 ROWS_AT_ONCE = 1_000
-"""Rows of one vehicle that are looked at, and changed, at once."""
+"""Rows of one vehicle that are read and changed in one step."""
 RETRY_SECONDS = 1.0
 LOCK_MS = 500
-"""How long a correction waits for somebody's lock: meanwhile the other vehicles wait."""
+"""How long a correction waits for a lock. The other vehicles wait meanwhile, so it is short."""
 
 
 class _Moved(NamedTuple):
@@ -47,14 +47,14 @@ class _Moved(NamedTuple):
 
 
 class _Due(NamedTuple):
-    """Rows of a vehicle that are to be looked at; see `Refiling.refile`."""
+    """Rows of a vehicle that must be checked. See `Refiling.refile`."""
 
     vehicle: IngestVehicle
     since: int
 
 
 class Refiling:
-    """`refile` is synchronous; `run` corrects the store until it is cancelled."""
+    """`refile` corrects memory at once. `run` corrects the store until it is cancelled."""
 
     def __init__(
         self,
@@ -62,33 +62,30 @@ class Refiling:
         ingest_vehicles: IngestVehicles,
         hub: Hub,
         recorder: Recorder,
-        latest: Latest,
         revisions: Revisions,
+        summaries: Summaries,
         clock: Clock,
         *,
-        ahead: Callable[[], int] = lambda: 0,
-        on_corrected: Callable[[Iterable[int]], None] = lambda _: None,
+        ahead: Callable[[], int],
     ) -> None:
-        """`ahead` is by how many ms the database's clock is ahead of the hub's.
-
-        `on_corrected` is told of trips, by their numbers, that got or lost positions which were stored before.
-        """
+        """`ahead` returns by how many ms the database's clock is ahead of the hub's."""
         self._database = database
         self._ingest_vehicles = ingest_vehicles
         self._hub = hub
         self._recorder = recorder
-        self._latest = latest
+        self._queue = recorder.queue
+        self._latest = recorder.latest
         self._revisions = revisions
+        self._summaries = summaries
         self._clock = clock
         self._ahead = ahead
-        self._on_corrected = on_corrected
         self._due: dict[int, _Due] = {}
         self._asked = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def set_spans(self, vehicle: IngestVehicle, spans: Sequence[Span]) -> None:
-        """Gives a vehicle its spans as they are now, oldest first, and files anew what raced the change."""
+        """Gives a vehicle its new spans, oldest first, and refiles the fixes that raced the change."""
         before = vehicle.windows
         vehicle.set_spans(spans)
         since = earliest_difference(before, vehicle.windows)
@@ -97,9 +94,9 @@ class Refiling:
         self.refile(vehicle, since)
 
     def refile(self, vehicle: IngestVehicle, since: int) -> None:
-        """To be called in the same step of the event loop in which the vehicle's spans became others.
+        """To be called in the same step of the event loop in which the vehicle's spans changed.
 
-        `since` is their `earliest_difference` from those before.
+        `since` is the `earliest_difference` between the old and the new spans.
         """
         moved: list[tuple[Position, Filed]] = []
         for position in self._held(vehicle):
@@ -110,9 +107,9 @@ class Refiling:
         if moved:
             before = {position.trip: position.trip_id for position, _ in moved}
             told = [_Moved(position.fix_time, bool(position.suspect), position.trip, filed) for position, filed in moved]
-            waiting = {id(position) for position in self._recorder.pending_of(vehicle.number)}
+            waiting = {id(position) for position in self._queue.pending_of(vehicle.number)}
             of_queue = [(position, filed) for position, filed in moved if id(position) in waiting]
-            self._recorder.file_anew([position for position, _ in of_queue], [filed for _, filed in of_queue])
+            self._queue.file_anew([position for position, _ in of_queue], [filed for _, filed in of_queue])
             for position, filed in moved:
                 position.trip, position.trip_id = filed
             self._tell(vehicle, told, before)
@@ -125,15 +122,15 @@ class Refiling:
         self._asked.set()
 
     def _held(self, vehicle: IngestVehicle) -> list[Position]:
-        """The vehicle's positions in memory: those that wait, the one that is still to be its latest, and the newest."""
+        """The vehicle's positions in memory: those in the queue, the one that `Latest` will write, and the newest."""
         live = self._hub.fleets.vehicles.get(vehicle.vehicle_id)
         others = (self._latest.noted(vehicle.number), live.position if live is not None else None, vehicle.newest)
-        held = {id(position): position for position in self._recorder.pending_of(vehicle.number)}
+        held = {id(position): position for position in self._queue.pending_of(vehicle.number)}
         held.update((id(other), other) for other in others if other is not None and other.vehicle == vehicle.number)
         return list(held.values())
 
     def begins_to_show(self, trip: Trip) -> None:
-        """A watched trip shows its vehicle from now on: where it is, as far as that is of the trip, was not shown yet."""
+        """A watched trip shows its vehicle from now on. The vehicle's newest position was not shown there yet."""
         vehicle = self._ingest_vehicles.get(trip.vehicle.vehicle_id) if trip.vehicle is not None else None
         if vehicle is not None:
             self._show_newest(vehicle)
@@ -147,7 +144,7 @@ class Refiling:
             feed.publish_position(position)
 
     def _tell(self, vehicle: IngestVehicle, moved: Iterable[_Moved], ids: Mapping[int | None, str | None]) -> None:
-        """Tells the watchers of the trips that got or lost these. `ids` are those of the trips that lost some, by number."""
+        """Tells the watchers of trips that got or lost positions. `ids` has the ids of the trips that lost some, by number."""
         vehicle_id, newest = vehicle.vehicle_id, vehicle.newest
         lost: dict[tuple[int, str], list[int]] = {}
         got: dict[tuple[int, str], list[int]] = {}
@@ -170,7 +167,7 @@ class Refiling:
                 continue
             feed.put_in(vehicle_id, times)
             if newest is not None and newest.trip == trip and feed.vehicle_id == vehicle_id:
-                # That one is shown as the vehicle's place.
+                # This position is shown as the vehicle's place.
                 times = [fix_time for fix_time in times if fix_time != newest.fix_time]
             if times:
                 self._revisions.revise(trip_id, trip, min(times), max(times))
@@ -189,26 +186,26 @@ class Refiling:
             try:
                 await self._correct_all()
             except (StoreUnavailable, asyncpg.PostgresError) as error:
-                # Whatever the trouble is: it is tried again, and keeps nothing else from being done.
-                logger.warning("the trips of fixes that raced a change are not corrected now, trying again: %s", error)
+                # Any error is tried again, and stops nothing else.
+                logger.warning("can't correct the trips of fixes that raced a change, trying again: %s", error)
                 self._asked.set()
                 await asyncio.sleep(RETRY_SECONDS)
             if not self._due:
                 self._idle.set()
 
     async def flush(self) -> None:
-        """Waits until nothing is left to be corrected."""
+        """Waits until nothing is left to correct."""
         await self._idle.wait()
 
     async def _correct_all(self) -> None:
-        """Corrects all that is due now. Raises the trouble of the last vehicle that had some, when the others are done."""
+        """Corrects all that is due now. Raises the last error of a vehicle, after the other vehicles are done."""
         trouble: Exception | None = None
         waiting = list(self._due)
         for start in range(0, len(waiting), VEHICLES_AT_ONCE):
             batch = {
                 vehicle: self._due[vehicle] for vehicle in waiting[start : start + VEHICLES_AT_ONCE] if vehicle in self._due
             }
-            # What is being stored just now may have the trip of before.
+            # Positions that are being stored at the moment may have the old trip.
             await self._recorder.group_settled()
             await self._latest.settled()
             left = dict.fromkeys(batch, self._clock() + CLOCK_SKEW + CLOCK_TOLERANCE_MS)
@@ -218,7 +215,7 @@ class Refiling:
                 for vehicle, of_vehicle in rows.items():
                     due = batch[vehicle]
                     if vehicle not in self._due:
-                        continue  # it was removed
+                        continue  # The vehicle was removed.
                     try:
                         await self._correct(due, of_vehicle)
                     except (StoreUnavailable, asyncpg.PostgresError) as error:
@@ -227,7 +224,7 @@ class Refiling:
                         continue
                     times = [row.fix_time for row in of_vehicle if not row.latest]
                     if len(times) == ROWS_AT_ONCE:
-                        # A session's fixes of one millisecond are far fewer.
+                        # Far fewer fixes than these share one millisecond.
                         left[vehicle] = min(min(times), max(times) - 1)
             for vehicle, due in batch.items():
                 if self._due.get(vehicle) is due:
@@ -236,7 +233,7 @@ class Refiling:
             raise trouble
 
     async def _accepted(self, batch: Mapping[int, _Due], until: Mapping[int, int]) -> dict[int, list[Accepted]]:
-        """Of each vehicle in `until` the newest of its rows up to that fix time that may be concerned."""
+        """The newest rows of each vehicle in `until`, up to that fix time, that may need a correction."""
         wanted = [
             (vehicle, batch[vehicle].since, last, batch[vehicle].since - CLOCK_TOLERANCE_MS) for vehicle, last in until.items()
         ]
@@ -262,6 +259,6 @@ class Refiling:
             changed = await positions.file_anew(connection, vehicle.number, moved)
         if not changed:
             return
-        self._on_corrected({trip for row, after in changed for trip in (row.trip, after) if trip is not None})
+        self._summaries.refiled({trip for row, after in changed for trip in (row.trip, after) if trip is not None})
         told = [_Moved(row.fix_time, row.suspect, row.trip, Filed(after, spans.get(after))) for row, after in changed]
         self._tell(vehicle, told, spans)

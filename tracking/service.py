@@ -16,9 +16,9 @@ from tracking.history.summaries import Summaries
 from tracking.history.sums import Sums
 from tracking.ingest.acks import Acks
 from tracking.ingest.backlogs import Backlogs
+from tracking.ingest.commit_queue import CommitQueue
 from tracking.ingest.intake import Intake
 from tracking.ingest.latest import Latest
-from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.vehicles import IngestVehicles
 from tracking.lanes import Lanes, give_back
@@ -147,10 +147,10 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     )
     ingest_vehicles = IngestVehicles(database, clock, lambda: follower.begin())
     budgets = assemble_budgets(settings, clock)
-    # The two know each other: what the recorder stored late is shown anew, with what it has not stored yet.
+    queue = CommitQueue(rows=settings.commit_rows, limit=settings.queue_limit)
     tracks = Gathered(lambda numbers: _tracks(database, numbers), most=TRACKS_AT_ONCE)
-    lines = Lines(database, tracks, lambda trip_id: recorder.pending(trip_id), clock, hub.erased)
-    revisions = Revisions(lines, hub, lambda trip_id: recorder.pending(trip_id))
+    lines = Lines(database, tracks, queue.pending, clock, hub.erased)
+    revisions = Revisions(lines, hub, queue)
     hub.on_former = revisions.late_one
     hub.on_begun_anew = revisions.revise_all
     summaries = Summaries(
@@ -159,42 +159,23 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         delay=settings.summary_delay,
         retention_days=settings.retention_days,
     )
+    backlogs = Backlogs(queue, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit)
     recorder = Recorder(
+        queue,
         recording,
         interval=settings.commit_interval,
-        rows=settings.commit_rows,
-        limit=settings.queue_limit,
         acks=Acks(settings.ack_interval),
-        on_live=latest.note,
-        on_late=revisions.late,
-        on_stored=summaries.stored,
+        latest=latest,
+        backlogs=backlogs,
+        late=revisions,
+        stored=summaries,
     )
     refiling = Refiling(
-        database,
-        ingest_vehicles,
-        hub,
-        recorder,
-        latest,
-        revisions,
-        clock,
-        ahead=lambda: follower.clock_ahead,
-        on_corrected=summaries.refiled,
+        database, ingest_vehicles, hub, recorder, revisions, summaries, clock, ahead=lambda: follower.clock_ahead
     )
     hub.on_showing = refiling.begins_to_show
     ingest_vehicles.on_unsettled = refiling.refile
-    backlogs = Backlogs(recorder, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit)
-    intake = Intake(
-        settings,
-        ingest_vehicles,
-        Pipeline(recorder),
-        recorder,
-        backlogs,
-        budgets,
-        marks,
-        clock,
-        publish=hub.publish,
-        on_skew=hub.fleets.set_clock_skew,
-    )
+    intake = Intake(settings, ingest_vehicles, recorder, backlogs, hub, budgets, marks, clock)
     jobs = Jobs(housekeeping)
     erasures = Erasures(database, jobs, clock, settled=recorder.settled)
     sums = Sums(summing, clock)

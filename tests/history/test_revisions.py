@@ -9,6 +9,7 @@ from tests.support.drives import Van, a_trip, north
 from tests.support.positions import BEGIN
 from tracking.history.lines import Lines
 from tracking.history.revisions import Revisions
+from tracking.ingest.commit_queue import CommitQueue
 from tracking.live.hub import Hub
 from tracking.model import Fleet
 from tracking.store import fleets, trips
@@ -72,7 +73,7 @@ async def test_trust_87_a_line_that_was_read_while_a_vehicle_of_it_was_erased_is
     reader = Reader()
     hub.feed(trip).queues.add(reader.queue)
     lines = Lines(database, Gathered(_nothing), lambda _: (), lambda: BEGIN, hub.erased)
-    revisions = Revisions(lines, hub, lambda _: ())
+    revisions = Revisions(lines, hub, CommitQueue(rows=1, limit=1))
     await revisions._revise("trip", number, BEGIN - 60_000, BEGIN + DAY)
     [revised] = reader.read()
     assert [time for _, _, time in revised["track"]] == [BEGIN + second * 1000 for second in range(61, 67)]

@@ -1,4 +1,4 @@
-"""Services for tests of what takes fixes in."""
+"""Running services for tests of ingest."""
 
 from collections.abc import AsyncIterator
 

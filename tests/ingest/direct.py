@@ -1,8 +1,8 @@
-"""A running service without sockets, and what tests ask of it."""
+"""A running service without sockets, a recorder alone, and helpers to use them."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -13,12 +13,18 @@ from tests.support.hub_process import SECRET
 from tracking.app import _Life
 from tracking.auth import Auth
 from tracking.config import load
+from tracking.ingest.acks import Acks
+from tracking.ingest.backlogs import Backlogs
+from tracking.ingest.commit_queue import CommitQueue, Entry
 from tracking.ingest.intake import Taken
+from tracking.ingest.latest import Latest
+from tracking.ingest.recorder import Recorder
 from tracking.ingest.vehicles import IngestVehicle, Session
-from tracking.model import Fix, Fleet, Vehicle, system_clock
+from tracking.model import Fix, Fleet, Position, Vehicle, system_clock
 from tracking.protocol.driver import Unreadable
 from tracking.service import Service, assemble
 from tracking.store import fleets, vehicles
+from tracking.store.pool import Database
 
 VAN = "van"
 MakeService = Callable[..., Awaitable[Service]]
@@ -26,7 +32,7 @@ MakeService = Callable[..., Awaitable[Service]]
 
 @contextlib.asynccontextmanager
 async def services(database_url: str) -> AsyncIterator[MakeService]:
-    """Makes running services, each with settings of its own; the database has the vehicle `VAN`."""
+    """Makes running services, each with its own settings. The database has the vehicle `VAN`."""
     lives: list[_Life] = []
 
     async def make(**settings: Any) -> Service:
@@ -45,7 +51,7 @@ async def services(database_url: str) -> AsyncIterator[MakeService]:
 
 @contextlib.asynccontextmanager
 async def nothing_is_stored(database_url: str) -> AsyncIterator[None]:
-    """Meanwhile every commit of fixes waits."""
+    """Makes every commit of fixes wait inside this context."""
     connection = await asyncpg.connect(database_url)
     transaction = connection.transaction()
     await transaction.start()
@@ -55,6 +61,32 @@ async def nothing_is_stored(database_url: str) -> AsyncIterator[None]:
     finally:
         await transaction.rollback()
         await connection.close()
+
+
+class _NoHistory:
+    """Ignores late and stored fixes."""
+
+    def late(self, late: list[Position]) -> None: ...
+
+    def stored(self, group: Sequence[Entry]) -> None: ...
+
+
+def a_recorder(
+    database: Database, *, rows: int, limit: int = 100_000, backlogs: Backlogs | None = None, kind: type[Recorder] = Recorder
+) -> Recorder:
+    """A recorder with a queue of its own, or that of `backlogs`, and without a history."""
+    if backlogs is None:
+        backlogs = Backlogs(CommitQueue(rows=rows, limit=limit), most=rows, limit=limit)
+    return kind(
+        backlogs.queue,
+        database,
+        interval=0,
+        acks=Acks(0),
+        latest=Latest(database, interval=0),
+        backlogs=backlogs,
+        late=_NoHistory(),
+        stored=_NoHistory(),
+    )
 
 
 async def opened(service: Service, name: str = "session") -> tuple[IngestVehicle, Session]:
@@ -83,5 +115,5 @@ async def stored(database_url: str) -> list[int]:
 
 
 async def asked(service: Service) -> None:
-    """Waits until the recorder has a group under way."""
-    await until(lambda: bool(service.recorder._group), "a group is being stored")
+    """Waits until the recorder commits a group."""
+    await until(lambda: bool(service.recorder.queue.group), "a group is being stored")

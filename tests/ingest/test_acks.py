@@ -1,4 +1,4 @@
-"""The pace of acks: steadily reporting drivers get few, everyone else gets theirs at once."""
+"""The pace of acks: drivers that report steadily get few, and all others get theirs at once."""
 
 import asyncio
 import itertools
@@ -20,7 +20,7 @@ INTERVAL = 0.3
 
 
 class Receiver:
-    """Notes each ack, and when it came."""
+    """Records each ack and its time."""
 
     def __init__(self) -> None:
         self.acks: list[tuple[int, float]] = []
@@ -50,7 +50,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_the_first_goes_out_at_once_and_the_next_covers_what_came_meanwhile() -> None:
+async def test_the_first_ack_is_sent_at_once_and_the_next_covers_all_until_then() -> None:
     acks, (session, receiver) = Acks(INTERVAL), a_session()
     handle(acks, session, 1)
     assert receiver.seqs == [1]
@@ -74,7 +74,7 @@ async def test_a_device_that_waits_for_each_ack_waits_half_the_interval() -> Non
         assert 0.5 <= after - before < 0.5 + 2 * STEP + 0.1
 
 
-async def test_a_rejection_is_told_at_once_with_all_before_it() -> None:
+async def test_a_rejection_is_sent_at_once_with_an_ack_of_all_before_it() -> None:
     acks, (session, receiver) = Acks(INTERVAL), a_session()
     handle(acks, session, 1)
     handle(acks, session, 2)
@@ -94,14 +94,14 @@ async def test_a_backlog_is_acknowledged_group_by_group() -> None:
     assert receiver.seqs[-1] == 500, "the backlog is over: what follows is live"
 
 
-async def test_no_device_keeps_many() -> None:
+async def test_no_device_has_to_keep_many_fixes() -> None:
     acks, (session, receiver) = Acks(60), a_session()
     for seq in range(1, 3 * MAX_OWED + 1):
         handle(acks, session, seq)
     assert receiver.seqs == [1, 1 + MAX_OWED, 1 + 2 * MAX_OWED]
 
 
-async def test_what_is_owed_is_sent_before_a_close_and_only_then() -> None:
+async def test_an_owed_ack_is_sent_before_a_close_and_only_once() -> None:
     acks, (session, receiver) = Acks(60), a_session()
     handle(acks, session, 1)
     settle(session, 0.0)
@@ -115,7 +115,7 @@ async def test_what_is_owed_is_sent_before_a_close_and_only_then() -> None:
 async def test_a_driver_gets_few_acks_while_it_drives_and_the_rest_when_it_is_closed(
     own_hub: Callable[..., HubProcess],
 ) -> None:
-    """Over a real socket: one ack at once, a rejection and a backlog at once, and the last before the hub goes down."""
+    """Over a real socket: one ack at once, a rejection and a backlog at once, and the last one before the hub stops."""
     hub = own_hub(ack_interval="60")
     async with Api(hub.url) as api:
         vehicle_id = await api.vehicle(await api.fleet())
@@ -137,8 +137,8 @@ async def test_a_driver_gets_few_acks_while_it_drives_and_the_rest_when_it_is_cl
             assert await driver.closed() == 1012
 
 
-async def test_nothing_is_acknowledged_that_was_committed_in_a_store_that_is_no_more(database_url: str) -> None:
-    """Not by the last ack before the connection is closed either. Without its marks the store is one that went back."""
+async def test_a_commit_to_a_store_that_went_back_is_not_acknowledged(database_url: str) -> None:
+    """The last ack before the connection is closed does not do so either. A store without its marks has gone back."""
     app = create_app(load(database_url=database_url, jwt_secret=SECRET, ack_interval=60))
     async with serving(app, lifespan="on") as served, Api(served.url) as api:
         vehicle_id = await api.vehicle(await api.fleet())

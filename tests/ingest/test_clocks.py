@@ -1,4 +1,4 @@
-"""A wrong clock is told from a queue, whatever the network does. The clock of the hub is the test's."""
+"""A wrong clock is distinguished from a queue on any network. The test sets the hub's clock."""
 
 import random
 from collections.abc import Iterator
@@ -40,11 +40,11 @@ def test_a_clock_that_is_behind_is_known_in_time(skew: int, interval: int, longe
         known = clock.see(age, now)
         if known:
             break
-        # One window may begin with a fix that was held up.
+        # One window may begin with a delayed fix.
         assert now - NOW <= 2 * STEADY + (MESSAGES + 1) * interval + longest
     assert count >= MESSAGES
     assert abs(known - skew) <= 3_000
-    # And no clock is taken back for the weather.
+    # A bad network does not drop a known skew.
     for _, (age, now) in zip(range(50), live(skew, interval, network(seed, 20_000)), strict=False):
         assert clock.see(age, now) == known
 
@@ -91,7 +91,7 @@ def test_a_queue_that_is_sent_as_fast_as_it_grows_is_given_time() -> None:
     assert not continues(NOW, NOW - 2 * HOUR)
 
 
-def test_a_clock_ahead_is_known_at_once_and_what_is_younger_takes_a_skew_back() -> None:
+def test_a_clock_ahead_is_known_at_once_and_younger_fixes_reset_a_skew() -> None:
     clock = DeviceClock(queued=False)
     assert clock.see(-45_000, NOW) == 45_000
     assert clock.see(-46_000, NOW + 1_000) == 45_000
@@ -100,12 +100,12 @@ def test_a_clock_ahead_is_known_at_once_and_what_is_younger_takes_a_skew_back() 
     for _, (age, now) in zip(range(20), ages, strict=False):
         clock.see(age, now)
     assert clock.skew == -HOUR
-    # What waited on that device comes first after a break; then the clock is set, but not yet right.
+    # After a break, fixes from the device's queue arrive first. Then the clock is set, but it is still wrong.
     assert clock.see(HOUR + 10 * MINUTE, NOW + 60_000) == -HOUR
     assert clock.see(HOUR // 2, NOW + 61_000) == 0
 
 
-def test_the_driver_is_told_which_clock_by_how_much_and_which_way() -> None:
+def test_the_driver_learns_how_far_and_in_which_direction_its_clock_is_wrong() -> None:
     assert described(45_000) == "the device's clock is 45 s ahead"
     assert described(-7_201_500) == "the device's clock or time zone is 2 h 00 min behind"
     assert described(-20_700_000) == "the device's clock or time zone is 5 h 45 min behind"

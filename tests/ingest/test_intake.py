@@ -1,4 +1,4 @@
-"""The intake on real PostgreSQL, with no socket: what became of each fix, when it is committed, and what a vehicle may ask."""
+"""The intake on real PostgreSQL, without a socket: outcomes of fixes, receipts after COMMIT, and budgets of vehicles."""
 
 import asyncio
 
@@ -36,7 +36,7 @@ async def test_a_receipt_comes_after_commit(make_service: MakeService, database_
     assert session.handled == 2
 
 
-async def test_repeats_are_told_from_what_is_new_and_have_a_receipt_of_their_own(
+async def test_repeats_are_told_from_new_fixes_and_have_a_receipt_of_their_own(
     make_service: MakeService, database_url: str
 ) -> None:
     service = await make_service()
@@ -59,7 +59,7 @@ async def test_repeats_are_told_from_what_is_new_and_have_a_receipt_of_their_own
     assert await stored(database_url) == [1, 2, 3]
 
 
-async def test_each_fix_is_told_why_it_was_not_accepted(make_service: MakeService, database_url: str) -> None:
+async def test_each_fix_has_the_reason_why_it_was_not_accepted(make_service: MakeService, database_url: str) -> None:
     service = await make_service()
     vehicle, session = await opened(service)
     bad = Unreadable(3, ErrorCode.BAD_FIELD, "`speed` is a text")
@@ -74,7 +74,7 @@ async def test_each_fix_is_told_why_it_was_not_accepted(make_service: MakeServic
     assert await stored(database_url) == [1, 4]
 
 
-async def test_what_the_database_refuses_is_told_with_the_receipt(make_service: MakeService, database_url: str) -> None:
+async def test_the_receipt_names_what_the_database_refused(make_service: MakeService, database_url: str) -> None:
     service = await make_service()
     vehicle, session = await opened(service)
     taken = take(service, vehicle, session, a_fix(1))
@@ -96,9 +96,7 @@ async def test_what_the_database_refuses_is_told_with_the_receipt(make_service: 
     assert "database refused" in (results[1].detail or "")
 
 
-async def test_when_the_queue_is_full_the_rest_is_shown_and_to_be_sent_again(
-    make_service: MakeService, database_url: str
-) -> None:
+async def test_fixes_beyond_a_full_queue_are_shown_and_must_be_sent_again(make_service: MakeService, database_url: str) -> None:
     service = await make_service(queue_limit=3)
     vehicle, session = await opened(service)
     shown: list[int] = []
@@ -118,9 +116,7 @@ async def test_when_the_queue_is_full_the_rest_is_shown_and_to_be_sent_again(
     assert shown == [1, 2, 3, 4, 5, 6], "what was shown is not shown again"
 
 
-async def test_a_session_has_one_order_whichever_door_its_fixes_come_through(
-    make_service: MakeService, database_url: str
-) -> None:
+async def test_a_session_has_one_order_over_all_interfaces(make_service: MakeService, database_url: str) -> None:
     service = await make_service()
     vehicle, session = await opened(service)
     assert (await opened(service))[1] is session
@@ -135,7 +131,7 @@ async def test_a_session_has_one_order_whichever_door_its_fixes_come_through(
     await asyncio.gather(*receipts)
 
 
-async def test_whoever_waits_is_told_when_the_hub_goes_down(make_service: MakeService, database_url: str) -> None:
+async def test_waiting_callers_get_an_error_when_the_hub_stops(make_service: MakeService, database_url: str) -> None:
     service = await make_service()
     vehicle, session = await opened(service)
     async with nothing_is_stored(database_url):
@@ -152,8 +148,8 @@ async def test_whoever_waits_is_told_when_the_hub_goes_down(make_service: MakeSe
     assert not service.recorder._awaited
 
 
-async def test_whoever_waits_is_told_when_the_store_went_back(make_service: MakeService, database_url: str) -> None:
-    # At its end it tries in vain to store the last fix.
+async def test_waiting_callers_get_an_error_when_the_store_went_back(make_service: MakeService, database_url: str) -> None:
+    # When the service stops, it tries in vain to store the last fix.
     service = await make_service(stop_timeout=0.2)
     vehicle, session = await opened(service)
     await service.intake.committed(take(service, vehicle, session, a_fix(1)))
@@ -162,11 +158,11 @@ async def test_whoever_waits_is_told_when_the_store_went_back(make_service: Make
     with pytest.raises(StoreWentBack):
         await service.intake.committed(take(service, vehicle, session, a_fix(2)))
     with pytest.raises(StoreWentBack, match="send them again"):
-        # Committed, in a store that is no more.
+        # It was committed, to a store that went back since.
         await service.intake.committed(take(service, vehicle, session, a_fix(1)))
 
 
-async def test_a_vehicle_has_one_budget_for_all_its_doors(database_url: str) -> None:
+async def test_a_vehicle_has_one_budget_for_all_interfaces(database_url: str) -> None:
     settings = load(
         database_url=database_url, jwt_secret=SECRET, ack_interval=0, budget_fixes="10/1000", budget_backlog="5/1000"
     )
@@ -192,31 +188,31 @@ async def test_a_vehicle_has_one_budget_for_all_its_doors(database_url: str) -> 
             assert isinstance(part, Held)
             assert part.refusal.code is ErrorCode.RATE_LIMITED
             assert part.total == part.wait > 10
-            # And so it is for the socket, which spent nothing of the other budget itself.
+            # The socket has the same budgets, though it spent none of the backlogs' budget itself.
             await driver.report(*(fix(seq) for seq in range(5, 9)))
             assert (await driver.expect("error"))["code"] == "rate_limited"
             assert await driver.closed() == 4013
         assert session.handled == 8
 
 
-async def test_frames_and_sessions_of_all_doors_are_the_vehicles(make_service: MakeService) -> None:
+async def test_frames_and_sessions_of_all_interfaces_count_for_the_vehicle(make_service: MakeService) -> None:
     service = await make_service(driver_frames_at_once=20, driver_frames_per_second=0.001, budget_sessions="2/1000")
     vehicle, session = await opened(service)
-    door = service.intake.prepaid(vehicle)
-    assert door.take_frame(now_ms())
-    take(service, vehicle, session, a_fix(1), prepaid=door)
-    assert door.take_frame(now_ms())
-    assert door.covered, "paid for beforehand"
+    prepaid = service.intake.prepaid(vehicle)
+    assert prepaid.take_frame(now_ms())
+    take(service, vehicle, session, a_fix(1), prepaid=prepaid)
+    assert prepaid.take_frame(now_ms())
+    assert prepaid.covered, "it was paid in advance"
     assert [service.intake.take_frame(vehicle) for _ in range(4)] == [True, True, True, False]
-    door.give_back()
-    assert service.intake.take_frame(vehicle), "what was paid beforehand, and not used"
+    prepaid.give_back()
+    assert service.intake.take_frame(vehicle), "unused frames that were paid in advance come back"
     await opened(service, "second")
     with pytest.raises(Refusal, match="new sessions of its vehicle"):
         await opened(service, "third")
     assert (await opened(service))[1] is session
 
 
-async def test_a_wrong_clock_is_found_and_told_to_whoever_must_know(make_service: MakeService) -> None:
+async def test_a_wrong_clock_is_found_and_reported_to_driver_and_fleet(make_service: MakeService) -> None:
     service = await make_service()
     vehicle, session = await opened(service)
     service.hub.fleets.know(vehicle.vehicle)
@@ -228,7 +224,7 @@ async def test_a_wrong_clock_is_found_and_told_to_whoever_must_know(make_service
     assert service.hub.fleets.vehicles[VAN].clock_skew == 0
 
 
-def test_what_became_of_fixes_is_worked_out_only_where_somebody_asks() -> None:
+def test_outcomes_are_computed_on_request_alone() -> None:
     session = Session(1, "", 0)
     assert Taken(session, (), 0, 0).results() == []
     assert Taken(session, [a_fix(1)], 1, now_ms()).results() == [Result(1, Outcome.REPEAT)]

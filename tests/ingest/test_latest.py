@@ -1,4 +1,4 @@
-"""The newest position of each vehicle, on its way to the table."""
+"""The newest position of each vehicle, before it is written to its table."""
 
 import asyncio
 
@@ -30,7 +30,7 @@ def position(vehicle: int, fix_time: int) -> Position:
     )
 
 
-async def test_who_flushes_beside_another_waits_for_it(database_url: str) -> None:
+async def test_a_second_flush_waits_for_the_first(database_url: str) -> None:
     database = Database(database_url)
     await database.open()
     latest = Latest(database, interval=60)

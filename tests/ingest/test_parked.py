@@ -1,12 +1,14 @@
-"""Standing for hours beside a mast and between houses, and jumps that are real: what the filters keep of both."""
+"""Vehicles that stand for hours near a cell tower and between buildings, and vehicles that really jump."""
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.ingest.test_filters import NOW
+from tests.support.fixes import NOW
 from tests.support.parked import HOME, Parked, Tunnel, off, place, seconds_until_shown, shown
-from tracking.ingest.filters import AGREEING, HOLD_MOST, ROOTED, STOOD, Motion, judge
+from tracking.ingest.filters import judge
+from tracking.ingest.jumps import AGREEING
+from tracking.ingest.motion import MAX_HOLD, ROOTED, STOOD, Motion
 from tracking.model import Fix
 
 WAYS = [(1.0, 5.0, 120.0), (1.0, 20.0, 120.0), (2.0, 20.0, 60.0), (5.0, 5.0, 120.0), (5.0, 20.0, 0.0)]
@@ -14,7 +16,7 @@ WAYS = [(1.0, 5.0, 120.0), (1.0, 20.0, 120.0), (2.0, 20.0, 60.0), (5.0, 5.0, 120
 
 @pytest.mark.parametrize("reports", [False, True], ids=["places alone", "speeds too"])
 @pytest.mark.parametrize("every, sigma, memory", WAYS, ids=str)
-def test_parked_for_eight_hours_it_is_never_shown_where_a_mast_stands(
+def test_a_vehicle_parked_for_eight_hours_is_never_shown_at_a_cell_tower(
     every: float, sigma: float, memory: float, reports: bool
 ) -> None:
     result = shown(Parked(3, every, sigma, memory, reports).fixes())
@@ -24,7 +26,7 @@ def test_parked_for_eight_hours_it_is_never_shown_where_a_mast_stands(
         f"past 1 km, {result.beyond(150)} past 150 m; doubted {result.doubted / count:.2%}"
     )
     assert result.beyond(1_000) == 0
-    # Reflections past 150 m: some 2 % of all fixes.
+    # Reflections beyond 150 m are some 2 % of all fixes.
     assert result.beyond(150) <= 0.005 * count
     assert result.doubted < 0.12 * count
 
@@ -42,7 +44,7 @@ def test_parked_for_eight_hours_it_is_never_shown_where_a_mast_stands(
 # An excursion that was shown, the way back from it, and a bounce.
 @example(3968901306, 5.0, 10.48005254226351, 60.0, True)
 @settings(max_examples=30)
-def test_whatever_the_seed_no_bounce_is_believed_of_who_stood_for_a_quarter_of_an_hour(
+def test_no_bounce_is_believed_after_a_quarter_of_an_hour_at_one_place(
     seed: int, every: float, sigma: float, memory: float, reports: bool
 ) -> None:
     motion = Motion()
@@ -57,9 +59,7 @@ def test_whatever_the_seed_no_bounce_is_believed_of_who_stood_for_a_quarter_of_a
 @pytest.mark.parametrize("every", [1.0, 5.0, 15.0])
 @pytest.mark.parametrize("speed", [8.0, 15.0, 30.0])
 @pytest.mark.parametrize("minutes", [2, 5, 20])
-def test_who_comes_out_of_a_tunnel_or_off_a_ferry_is_shown_at_once(
-    minutes: int, speed: float, every: float, reports: bool
-) -> None:
+def test_a_vehicle_from_a_tunnel_or_a_ferry_is_shown_at_once(minutes: int, speed: float, every: float, reports: bool) -> None:
     assert seconds_until_shown(Tunnel(60.0 * minutes, speed, every, reports=reports)) == 0
 
 
@@ -67,12 +67,14 @@ def test_who_comes_out_of_a_tunnel_or_off_a_ferry_is_shown_at_once(
 @pytest.mark.parametrize("every", [1.0, 5.0, 15.0])
 @pytest.mark.parametrize("speed", [8.0, 15.0, 30.0])
 @pytest.mark.parametrize("minutes", [2, 5, 20])
-def test_who_held_its_place_in_a_tunnel_is_shown_soon(minutes: int, speed: float, every: float, reports: bool) -> None:
+def test_a_receiver_that_repeated_its_position_in_a_tunnel_is_shown_soon(
+    minutes: int, speed: float, every: float, reports: bool
+) -> None:
     assert seconds_until_shown(Tunnel(60.0 * minutes, speed, every, held=True, reports=reports)) <= max(30.0, 4 * every)
 
 
 @pytest.mark.parametrize("every", [1, 5])
-def test_who_was_towed_while_its_receiver_slept_is_believed_after_two_minutes(every: int) -> None:
+def test_a_vehicle_towed_while_its_receiver_slept_is_believed_after_two_minutes(every: int) -> None:
     motion = Motion()
     shown(Parked(1, float(every), excursions=0, bounces=0, hours=1).fixes(), motion)
     begin = motion.time
@@ -80,11 +82,11 @@ def test_who_was_towed_while_its_receiver_slept_is_believed_after_two_minutes(ev
     verdicts = [judge(each, motion, 1, each.fix_time)[1] for each in towed]
     first = verdicts.index(True)
     assert all(verdicts[first:])
-    assert towed[first].fix_time - begin <= HOLD_MOST + 2_000 * every
+    assert towed[first].fix_time - begin <= MAX_HOLD + 2_000 * every
 
 
-def test_an_anchor_is_outweighed_by_so_much_more_the_longer_it_stood() -> None:
-    """From the three that agree, of a vehicle that just stopped, to two minutes of them."""
+def test_an_anchor_that_stood_longer_needs_more_jumps_to_outweigh_it() -> None:
+    """It needs three jumps that agree just after the vehicle stopped, and two minutes of them later."""
     needed = []
     for stood in (60, STOOD // 1000, 120, 150, 3_600):
         motion = Motion()
@@ -95,11 +97,11 @@ def test_an_anchor_is_outweighed_by_so_much_more_the_longer_it_stood() -> None:
         needed.append(next(n for n, each in enumerate(jumps, 1) if judge(each, motion, 1, NOW)[1]))
     assert needed[0] == needed[1] == AGREEING
     assert needed == sorted(needed)
-    assert needed[-1] == HOLD_MOST // 3_000 + 1
+    assert needed[-1] == MAX_HOLD // 3_000 + 1
 
 
-def test_who_drives_off_while_its_receiver_is_elsewhere_is_shown_driving() -> None:
-    """From beside a mast: what comes back not to where it stood, but on the road from there, drives."""
+def test_a_vehicle_that_drives_off_during_a_bounce_is_shown_driving() -> None:
+    """The receiver bounced to a cell tower. Its next positions are on a road from where the vehicle stood."""
     motion = Motion()
     shown(Parked(1, 1.0, 3.0, excursions=0, bounces=0, hours=0.5).fixes(), motion)
     begin = motion.time
@@ -112,7 +114,7 @@ def test_who_drives_off_while_its_receiver_is_elsewhere_is_shown_driving() -> No
 
 
 @pytest.mark.parametrize("home", [9.5, 180.0], ids=["inland", "on the antimeridian"])
-def test_who_stands_on_the_antimeridian_stands(home: float) -> None:
+def test_a_vehicle_that_stands_on_the_antimeridian_stands(home: float) -> None:
     motion = Motion()
     first = None
     for fix in Parked(1, 1.0, 20.0, excursions=0, bounces=0, hours=0.25).fixes():
@@ -123,4 +125,4 @@ def test_who_stands_on_the_antimeridian_stands(home: float) -> None:
         judge(fix, motion, 1, NOW)
     assert first is not None
     assert motion.home_time == first.fix_time
-    assert motion.hold == HOLD_MOST
+    assert motion.hold == MAX_HOLD

@@ -1,19 +1,18 @@
-"""The recorder on real PostgreSQL: groups that grow with what waits, while nobody else has to wait for them."""
+"""The recorder on real PostgreSQL: groups grow with the queue, and do not delay other tasks."""
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
+from tests.ingest.direct import a_recorder
 from tests.support.positions import BEGIN, a_position, a_vehicle
-from tracking.ingest.acks import Acks
-from tracking.ingest.recorder import ENTRIES_AT_ONCE, MAX_ROWS, Entry, Recorder, _parts
-from tracking.ingest.vehicles import Filed, Session
-from tracking.model import Position
+from tracking.ingest.backlogs import Backlogs
+from tracking.ingest.commit_queue import CommitQueue, Entry
+from tracking.ingest.recorder import ENTRIES_AT_ONCE, MAX_ROWS, Recorder, _parts
+from tracking.ingest.vehicles import IngestVehicle, Session
+from tracking.model import Vehicle
 from tracking.protocol.driver import Rejected
 from tracking.store import positions
 from tracking.store.pool import Database
@@ -75,13 +74,13 @@ async def test_a_group_takes_what_waits(store: Database) -> None:
             commits += 1
             await super()._commit(group)
 
-    recorder = Counting(store, interval=0, rows=ROWS, limit=100_000, acks=Acks(0))
+    recorder = a_recorder(store, rows=ROWS, kind=Counting)
     sessions = await _sessions(store, 20)
     count = MAX_ROWS + 5 * ROWS
     for number in range(count):
         vehicle, session = sessions[number % len(sessions)]
         seq = number // len(sessions) + 1
-        recorder.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
+        recorder.queue.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
     async with _running(recorder):
         await recorder.flush()
     assert commits == 2
@@ -89,7 +88,7 @@ async def test_a_group_takes_what_waits(store: Database) -> None:
     assert all(session.handled == count // len(sessions) for _, session in sessions)
 
 
-async def test_others_have_their_turn_between_the_parts_of_a_group() -> None:
+async def test_other_tasks_run_between_the_parts_of_a_group() -> None:
     turns = 0
 
     async def look_on() -> None:
@@ -131,9 +130,9 @@ async def test_a_group_that_takes_too_long_is_stored_in_parts(store: Database, d
         )
     hasty = Database(database_url, tidy=False, timeout=0.5)
     await hasty.open()
-    recorder = Counting(hasty, interval=0, rows=250, limit=100_000, acks=Acks(0))
+    recorder = a_recorder(hasty, rows=250, kind=Counting)
     for seq in range(1, 5_001):
-        recorder.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
+        recorder.queue.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
     async with _running(recorder):
         await asyncio.wait_for(recorder.flush(), 60)
     await hasty.close()
@@ -153,10 +152,10 @@ async def test_a_fix_that_the_database_refuses_costs_a_few_commits_and_no_other_
             tries += 1
             await super()._commit(group)
 
-    recorder = Counting(store, interval=0, rows=ROWS, limit=100_000, acks=Acks(0))
+    recorder = a_recorder(store, rows=ROWS, kind=Counting)
     await recorder.make_partitions({BEGIN // 86_400_000})
     async with store.transaction() as connection:
-        # By somebody's hand, where no session says so.
+        # An operator inserted a row that no session knows of.
         await connection.execute(
             """
             INSERT INTO positions (vehicle, session, seq, fix_time, server_time, point)
@@ -168,7 +167,7 @@ async def test_a_fix_that_the_database_refuses_costs_a_few_commits_and_no_other_
             other.fix_time,
         )
     for seq in range(1, 3_001):
-        recorder.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
+        recorder.queue.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
     async with _running(recorder):
         await recorder.flush()
     driver = session.receiver
@@ -180,74 +179,27 @@ async def test_a_fix_that_the_database_refuses_costs_a_few_commits_and_no_other_
     assert tries < 40
 
 
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(["offer", "take", "done", "ask", "ask of", "file anew"]), st.integers(0, 3)), max_size=60
-    )
-)
-@example([("offer", 1), ("offer", 2), ("file anew", 2)])
-def test_what_is_pending_of_a_trip_is_all_of_it_in_its_order(steps: list[tuple[str, int]]) -> None:
-    recorder = Recorder(Database("postgresql://nowhere"), interval=0, rows=1, limit=100, acks=Acks(0))
-    session = Session(1, "", 0)
-    group: list[Position] = []
-    waiting: list[Position] = []
-    for seq, (step, number) in enumerate(steps):
-        if step == "offer":
-            trip_id = f"trip-{number}" if number else None
-            position = a_position(1 + seq % 2, 1, seq, trip_id=trip_id, server_time=BEGIN + seq)
-            recorder.offer(Entry(session, seq, position, None))
-            recorder.offer(Entry(session, seq, None, None))
-            waiting.append(position)
-        elif step == "take" and not group:
-            recorder._take(2 * number)
-            group, waiting = waiting[:number], waiting[number:]
-        elif step == "done":
-            recorder._let_go()
-            group = []
-        elif step == "ask of":
-            assert list(recorder.pending_of(number)) == [p for p in group + waiting if p.vehicle == number]
-        elif step == "file anew":
-            moved = list(recorder.pending_of(1))[: number + 1]
-            recorder.file_anew(moved, [Filed(number, f"trip-{number}") if number else Filed(None, None)] * len(moved))
-            assert all(p.trip_id == (f"trip-{number}" if number else None) for p in moved)
-            for other in range(4):
-                assert list(recorder.pending(f"trip-{other}")) == [p for p in group + waiting if p.trip_id == f"trip-{other}"]
-        else:
-            trip_id = f"trip-{number}"
-            assert list(recorder.pending(trip_id)) == [p for p in group + waiting if p.trip_id == trip_id]
-
-
-def test_of_a_long_queue_all_trips_are_told_what_is_pending_by_one_look() -> None:
-    recorder = Recorder(Database("postgresql://nowhere"), interval=0, rows=1, limit=100_000, acks=Acks(0))
-    session = Session(1, "", 0)
-    for seq in range(100_000):
-        recorder.offer(Entry(session, seq, a_position(1, 1, seq, trip_id=f"trip-{seq % 4_000}"), None))
-    began = time.thread_time()
-    assert sum(len(recorder.pending(f"trip-{number}")) for number in range(4_000)) == 100_000
-    assert time.thread_time() - began < 2, "one look takes some 50 ms, and 4,000 took 30 s"
-
-
-async def test_trust_40_what_waits_of_an_erased_vehicle_is_not_given_out_any_more(store: Database) -> None:
-    recorder = Recorder(store, interval=0, rows=ROWS, limit=100_000, acks=Acks(0))
+async def test_trust_40_positions_of_an_erased_vehicle_are_not_pending_any_more(store: Database) -> None:
+    recorder = a_recorder(store, rows=ROWS)
     [(gone, session), (stays, other)] = await _sessions(store, 2)
     for vehicle, of in ((gone, session), (stays, other)):
-        recorder.offer(Entry(of, 1, a_position(vehicle, of.number, 1, trip_id="trip"), None))
-    # Looked at before it was erased, and offered after that.
-    assert len(recorder.pending("trip")) == 2
-    recorder.forget({gone})
-    recorder.offer(Entry(session, 2, a_position(gone, session.number, 2, trip_id="trip"), None))
-    assert [position.vehicle for position in recorder.pending("trip")] == [stays]
+        recorder.queue.offer(Entry(of, 1, a_position(vehicle, of.number, 1, trip_id="trip"), None))
+    # One position is read before the erasure, and one is offered after it.
+    assert len(recorder.queue.pending("trip")) == 2
+    recorder.queue.forget({gone})
+    recorder.queue.offer(Entry(session, 2, a_position(gone, session.number, 2, trip_id="trip"), None))
+    assert [position.vehicle for position in recorder.queue.pending("trip")] == [stays]
     async with _running(recorder):
         await recorder.flush()
 
 
-async def test_who_waits_until_all_is_settled_waits_for_no_more_than_was_there(store: Database) -> None:
-    recorder = Recorder(store, interval=0, rows=1, limit=100_000, acks=Acks(0))
+async def test_settled_waits_for_no_fix_that_is_offered_later(store: Database) -> None:
+    recorder = a_recorder(store, rows=1)
     recorder._most = 1
     [(vehicle, session)] = await _sessions(store, 1)
     await recorder.settled()
     for seq in range(1, 4):
-        recorder.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
+        recorder.queue.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
     waiting = asyncio.create_task(recorder.settled())
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -255,7 +207,7 @@ async def test_who_waits_until_all_is_settled_waits_for_no_more_than_was_there(s
     async def more() -> None:
         seq = 4
         while not waiting.done():
-            recorder.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
+            recorder.queue.offer(Entry(session, seq, a_position(vehicle, session.number, seq), None))
             seq += 1
             await asyncio.sleep(0)
 
@@ -263,3 +215,17 @@ async def test_who_waits_until_all_is_settled_waits_for_no_more_than_was_there(s
         await asyncio.gather(more(), waiting)
         assert session.handled >= 3
         await recorder.flush()
+
+
+async def test_a_backlog_goes_on_when_a_group_is_stored(store: Database) -> None:
+    backlogs = Backlogs(CommitQueue(rows=1, limit=100), most=1, limit=100)
+    recorder = a_recorder(store, rows=1, backlogs=backlogs)
+    [(number, session)] = await _sessions(store, 1)
+    vehicle = IngestVehicle(number, Vehicle("van-0", "fleet"))
+    before = backlogs.queue.offered
+    backlogs.queue.offer(Entry(session, 1, a_position(number, session.number, 1), None))
+    backlogs.took(vehicle, before)
+    assert vehicle.waiting == 1
+    async with _running(recorder):
+        await recorder.flush()
+    assert vehicle.waiting == 0

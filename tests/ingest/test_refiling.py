@@ -1,7 +1,4 @@
-"""Fixes that race a change of their vehicle's trips, on real PostgreSQL.
-
-The change is committed by somebody else, and applied here later, as a hub does that follows the log.
-"""
+"""The trip that is stored of fixes which race a change of their vehicle's trips, on real PostgreSQL."""
 
 import asyncio
 import contextlib
@@ -9,113 +6,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import asyncpg
-import msgspec
 import pytest
 
 from tests.ingest.direct import VAN, MakeService, a_fix, asked, nothing_is_stored, opened, take
-from tests.live.test_trips import Reader
+from tests.ingest.racing import a_trip, apply, commit, latest_trip, settled, stored_trips
 from tests.support.clients import now_ms
 from tests.support.devices import until
-from tracking.ingest.vehicles import IngestVehicle, Session, earliest_difference, read_states
-from tracking.live.trips import TripFeed
-from tracking.model import Place, Trip, TripStatus, Vehicle
-from tracking.service import Service
-from tracking.store import erasures, trip_erasures, trips, vehicles
-
-PLACE = Place(47.1, 9.5)
-
-
-async def a_trip(service: Service, vehicle: IngestVehicle, trip_id: str = "trip") -> Trip:
-    async with service.database.transaction() as connection:
-        return await trips.insert(
-            connection,
-            trip_id=trip_id,
-            fleet_id="fleet",
-            vehicle=vehicle.number,
-            pickup=PLACE,
-            dropoff=PLACE,
-            stops=(),
-            route=None,
-            now=now_ms(),
-        )
-
-
-async def commit(service: Service, vehicle: IngestVehicle, trip: Trip, status: TripStatus, at: int | None = None) -> Trip:
-    """Somebody else commits that the trip is the vehicle's, with this status; the trip as it is then."""
-    at = now_ms() if at is None else at
-    async with service.housekeeping.transaction() as connection:
-        await trips.close_span(connection, trip.number, at)
-        if status.under_way:
-            await trips.open_span(connection, trip.number, vehicle.number, at)
-        started_at = at if status.under_way and trip.started_at is None else trip.started_at
-        changed = msgspec.structs.replace(trip, status=status, version=trip.version + 1, started_at=started_at)
-        await trips.update(connection, changed, vehicle=vehicle.number)
-        after = await trips.get(connection, trip.trip_id)
-    assert after is not None
-    return after
-
-
-async def apply(service: Service, vehicle: IngestVehicle, trip: Trip | None = None) -> int | None:
-    """What a follower does when it comes to the change; since when the vehicle's trips are others."""
-    async with service.housekeeping.connection() as connection:
-        _, _, spans_of = await read_states(connection, [vehicle.number], now_ms())
-        spans = spans_of.get(vehicle.number, [])
-    before = vehicle.windows
-    vehicle.set_spans(spans)
-    since = earliest_difference(before, vehicle.windows)
-    if since is not None:
-        service.refiling.refile(vehicle, since)
-    if trip is not None:
-        service.hub.trip_changed(trip)
-    return since
-
-
-def watched(service: Service, trip: Trip) -> tuple[TripFeed, Reader]:
-    """Somebody watches the trip, with an empty line."""
-    feed, reader = service.hub.feed(trip), Reader()
-    feed.begin(reader.queue, stored=(), unstored=(), last={}, now=now_ms())
-    reader.read()
-    return feed, reader
-
-
-def snapshot(service: Service, feed: TripFeed) -> dict[str, Any]:
-    """What somebody gets who begins to watch, while nothing of the line can be read from the store."""
-    reader = Reader()
-    unstored = list(service.recorder.pending(feed.trip.trip_id))
-    feed.begin(reader.queue, stored=(), unstored=unstored, last={}, now=now_ms())
-    feed.leave(reader.queue, now_ms())
-    [found] = reader.read()
-    return found
-
-
-async def settled(service: Service) -> None:
-    await service.recorder.flush()
-    await service.refiling.flush()
-    await service.latest.flush()
-
-
-async def stored_trips(database_url: str) -> dict[int, int | None]:
-    """By seq the trip of each position in the table."""
-    connection = await asyncpg.connect(database_url)
-    try:
-        return {row["seq"]: row["trip"] for row in await connection.fetch("SELECT seq, trip FROM positions")}
-    finally:
-        await connection.close()
-
-
-async def latest_trip(database_url: str) -> int | None:
-    connection = await asyncpg.connect(database_url)
-    try:
-        [row] = await connection.fetch("SELECT trip FROM latest_positions")
-    finally:
-        await connection.close()
-    trip: int | None = row["trip"]
-    return trip
+from tracking.ingest.vehicles import IngestVehicle, Session, read_states
+from tracking.model import TripStatus, Vehicle
+from tracking.store import erasures, trip_erasures, vehicles
 
 
 @contextlib.asynccontextmanager
 async def no_commit_ends(database_url: str) -> AsyncIterator[None]:
-    """Meanwhile fixes are written, and wait for the end of their transaction."""
+    """Makes transactions wait after they have written fixes, inside this context."""
     connection = await asyncpg.connect(database_url)
     await connection.execute(
         """
@@ -133,7 +37,7 @@ async def no_commit_ends(database_url: str) -> AsyncIterator[None]:
 
 
 async def written(database_url: str) -> None:
-    """Waits until such a transaction has written its rows."""
+    """Waits until a transaction in `no_commit_ends` has written its rows."""
     connection = await asyncpg.connect(database_url)
     try:
         query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted"
@@ -152,7 +56,7 @@ def _noting(work: Callable[..., Awaitable[Any]], calls: list[object]) -> Callabl
 
 
 @pytest.mark.parametrize("stage", ["stored", "stored, and the latest", "written", "in the group", "waiting"])
-async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
+async def test_a_fix_between_the_start_of_a_trip_and_its_application_belongs_to_the_trip(
     make_service: MakeService, database_url: str, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     service = await make_service(latest_interval=3600)
@@ -169,7 +73,7 @@ async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
         if "latest" in stage:
             await service.latest.flush()
             assert await latest_trip(database_url) is None
-        assert not service.recorder.pending_of(vehicle.number)
+        assert not service.recorder.queue.pending_of(vehicle.number)
         await apply(service, vehicle, trip)
     elif stage == "written":
         async with no_commit_ends(database_url):
@@ -181,21 +85,23 @@ async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
             for _ in range(20):
                 await service.database.ping()
             assert not asked_for, "what is not committed yet can't be seen"
-            assert [position.seq for position in service.recorder.pending("trip")] == [2]
+            assert [position.seq for position in service.recorder.queue.pending("trip")] == [2]
     else:
         async with nothing_is_stored(database_url):
             if stage == "waiting":
                 take(service, vehicle, session, a_fix(2, latitude=0.0, longitude=0.0))
                 await asked(service)
                 take(service, vehicle, session, a_fix(3))
-                assert len(service.recorder._waiting) == 1
+                assert len(service.recorder.queue.waiting) == 1
             else:
                 take(service, vehicle, session, a_fix(2))
                 await asked(service)
-            # Looked at before, and then again.
-            assert not service.recorder.pending("trip")
+            # Pending positions are read before the change and again after it.
+            assert not service.recorder.queue.pending("trip")
             await apply(service, vehicle, trip)
-            assert [position.seq for position in service.recorder.pending("trip")] == ([2, 3] if stage == "waiting" else [2])
+            assert [position.seq for position in service.recorder.queue.pending("trip")] == (
+                [2, 3] if stage == "waiting" else [2]
+            )
     assert vehicle.newest is not None
     assert vehicle.newest.trip_id == "trip"
     live = service.hub.fleets.vehicles[VAN].position
@@ -207,8 +113,8 @@ async def test_a_fix_between_the_start_of_a_trip_and_its_applying_is_the_trips(
     assert await latest_trip(database_url) == trip.number
 
 
-async def test_what_was_accepted_before_a_change_keeps_its_trip(make_service: MakeService, database_url: str) -> None:
-    """Also where its fix time is of the trip, because a tap comes late."""
+async def test_a_fix_that_was_accepted_before_a_change_keeps_its_trip(make_service: MakeService, database_url: str) -> None:
+    """This holds even if its fix time is within the trip, because drivers tap late."""
     service = await make_service()
     vehicle, session = await opened(service)
     trip = await a_trip(service, vehicle)
@@ -216,109 +122,11 @@ async def test_what_was_accepted_before_a_change_keeps_its_trip(make_service: Ma
     old = service.intake.take(vehicle, session, [a_fix(1, fix_time=now - 10_000)], now - 10_000)
     await service.intake.committed(old)
     trip = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP, now)
-    # By the spans alone: what came within some seconds before may have come after it, by the database's clock.
+    # The spans alone decide here. By the database's clock this fix may have arrived after the change.
     await service.intake.committed(take(service, vehicle, session, a_fix(2, fix_time=now - 2_000)))
     assert await apply(service, vehicle, trip) == vehicle.windows[0].start
     await settled(service)
     assert await stored_trips(database_url) == {1: None, 2: trip.number}
-
-
-async def test_what_came_after_the_end_of_a_span_is_not_the_trips_any_more(
-    make_service: MakeService, database_url: str
-) -> None:
-    service = await make_service()
-    vehicle, session = await opened(service)
-    trip = await a_trip(service, vehicle)
-    trip = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP, now_ms() - 60_000)
-    await apply(service, vehicle, trip)
-    feed, reader = watched(service, trip)
-    first = a_fix(1)
-    await service.intake.committed(take(service, vehicle, session, first))
-    async with service.housekeeping.transaction() as connection:
-        other, _ = await vehicles.put(connection, Vehicle("other", "fleet"))
-        end = now_ms() + 1
-        await trips.close_span(connection, trip.number, end)
-        await trips.open_span(connection, trip.number, other.number, end)
-        await trips.update(connection, msgspec.structs.replace(trip, version=trip.version + 1), vehicle=other.number)
-        moved_on = await trips.get(connection, trip.trip_id)
-    await service.intake.committed(take(service, vehicle, session, a_fix(2, fix_time=end + 1_000)))
-    async with nothing_is_stored(database_url):
-        strays = [a_fix(3, fix_time=end + 2_000), a_fix(4, fix_time=end + 3_000)]
-        take(service, vehicle, session, *strays)
-        await asked(service)
-        assert [message["type"] for message in reader.read()] == ["position"] * 4
-        assert len(snapshot(service, feed)["track"]) == 4
-        await apply(service, vehicle, moved_on)
-        assert not service.recorder.pending(trip.trip_id)
-        # What is stored already is corrected in a moment; what was shown of the others no snapshot has any more.
-        assert {point[2] for point in snapshot(service, feed)["track"]}.isdisjoint(fix.fix_time for fix in strays)
-    await settled(service)
-    assert await stored_trips(database_url) == {1: trip.number, 2: None, 3: None, 4: None}
-    assert await latest_trip(database_url) is None
-    assert [point[2] for point in snapshot(service, feed)["track"]] == [first.fix_time]
-    told: list[dict[str, Any]] = []
-
-    def all_is_revised() -> bool:
-        told.extend(reader.read())
-        revised = [message for message in told if message["type"] == "track_revised"]
-        return (
-            bool(revised)
-            and min(message["from"] for message in revised) == end + 1_000
-            and max(message["to"] for message in revised) == end + 3_000
-        )
-
-    await until(all_is_revised, "the watchers are told the line without them")
-    assert all(message["track"] == [] for message in told if message["type"] == "track_revised")
-
-
-async def test_the_newest_place_is_shown_when_its_trip_begins_to_show_and_the_others_are_its_line(
-    make_service: MakeService, database_url: str
-) -> None:
-    service = await make_service()
-    vehicle, session = await opened(service)
-    trip = await a_trip(service, vehicle)
-    feed, reader = watched(service, trip)
-    changed = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP)
-    first, second = a_fix(1), a_fix(2, fix_time=now_ms() + 1_000)
-    await service.intake.committed(take(service, vehicle, session, first, second))
-    assert not reader.read()
-    await apply(service, vehicle)
-    assert not reader.read(), "it does not show yet"
-    service.hub.trip_changed(changed)
-    assert feed.showing
-    [told, position] = reader.read()
-    assert (told["type"], position["type"]) == ("trip", "position")
-    assert (position["fix_time"], feed.newest) == (second.fix_time, second.fix_time)
-    await settled(service)
-    messages: list[dict[str, Any]] = []
-
-    def something_is_told() -> bool:
-        messages.extend(reader.read())
-        return bool(messages)
-
-    await until(something_is_told, "the line")
-    [line] = messages
-    assert (line["type"], [point[2] for point in line["track"]]) == ("track_revised", [first.fix_time])
-    # What is shown is not shown again.
-    service.refiling.begins_to_show(changed)
-    assert not reader.read()
-
-
-async def test_a_place_that_was_filed_anew_is_shown_at_once_where_its_trip_shows(
-    make_service: MakeService,
-) -> None:
-    service = await make_service()
-    vehicle, session = await opened(service)
-    trip = await a_trip(service, vehicle)
-    changed = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP)
-    # Somebody read from the store that it is under way, before that was applied here.
-    _, reader = watched(service, changed)
-    take(service, vehicle, session, a_fix(1))
-    assert not reader.read()
-    await apply(service, vehicle)
-    assert [message["type"] for message in reader.read()] == ["position"]
-    take(service, vehicle, session, a_fix(2))
-    assert [message["type"] for message in reader.read()] == ["position"]
 
 
 async def test_a_trip_that_was_removed_meanwhile_does_not_come_back(make_service: MakeService, database_url: str) -> None:
@@ -329,14 +137,14 @@ async def test_a_trip_that_was_removed_meanwhile_does_not_come_back(make_service
     await service.intake.committed(take(service, vehicle, session, a_fix(1)))
     trip = await commit(service, vehicle, trip, TripStatus.CANCELED, now_ms() + 60_000)
     await apply(service, vehicle)
-    service.refiling._due.clear()  # as if it had not come to it
+    service.refiling._due.clear()  # The correction has not run yet.
     async with service.housekeeping.transaction() as connection:
         await trip_erasures.begin(connection, trip, now_ms())
     since = vehicle.windows[-1].start
     service.refiling.refile(vehicle, since)
     await settled(service)
     assert await stored_trips(database_url) == {1: None}
-    # What this hub filed to it while it did not know is taken off it when it does.
+    # Fixes that this hub filed to the removed trip lose it once the hub applies the removal.
     await service.intake.committed(take(service, vehicle, session, a_fix(2)))
     assert await stored_trips(database_url) == {1: None, 2: trip.number}
     await apply(service, vehicle)
@@ -361,15 +169,13 @@ async def test_a_vehicle_that_was_erased_meanwhile_does_not_come_back(make_servi
     service.refiling.refile(vehicle, vehicle.windows[-1].start)
     await service.refiling.flush()
     assert await stored_trips(database_url) in ({1: None}, {})
-    # Told of it, nothing is looked for any more.
+    # After `forget` nothing is checked any more.
     service.refiling.refile(vehicle, vehicle.windows[-1].start)
     service.refiling.forget({vehicle.number})
     assert not service.refiling._due
 
 
-async def test_what_is_locked_is_tried_again_and_keeps_no_other_vehicle_waiting(
-    make_service: MakeService, database_url: str
-) -> None:
+async def test_a_locked_vehicle_is_tried_again_and_delays_no_other(make_service: MakeService, database_url: str) -> None:
     service = await make_service()
     vehicle, session = await opened(service)
     async with service.housekeeping.transaction() as connection:
@@ -400,7 +206,7 @@ async def test_what_is_locked_is_tried_again_and_keeps_no_other_vehicle_waiting(
     }
 
 
-async def test_more_rows_than_are_looked_at_at_once_are_all_corrected(
+async def test_more_rows_than_are_read_at_once_are_all_corrected(
     make_service: MakeService, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tracking.refiling.ROWS_AT_ONCE", 3)
@@ -408,7 +214,7 @@ async def test_more_rows_than_are_looked_at_at_once_are_all_corrected(
     vehicle, session = await opened(service)
     trip = await a_trip(service, vehicle)
     trip = await commit(service, vehicle, trip, TripStatus.ENROUTE_TO_PICKUP, now_ms() - 20_000)
-    # Several of one millisecond, across the border of what is looked at at once.
+    # Several fixes share a millisecond, across the limit of rows that are read at once.
     times = [now_ms() - 10_000 + second // 2 * 1000 for second in range(10)]
     taken = take(service, vehicle, session, *(a_fix(seq, fix_time=at) for seq, at in enumerate(times, 1)))
     await service.intake.committed(taken)
@@ -417,7 +223,7 @@ async def test_more_rows_than_are_looked_at_at_once_are_all_corrected(
     assert await stored_trips(database_url) == dict.fromkeys(range(1, 11), trip.number)
 
 
-async def test_what_a_hub_left_that_died_before_it_applied_the_change_is_filed_anew_at_the_next(
+async def test_a_hub_refiles_the_fixes_of_one_that_died_before_it_applied_a_change(
     make_service: MakeService, database_url: str
 ) -> None:
     service = await make_service()

@@ -1,4 +1,4 @@
-"""Whose trip a fix belongs to."""
+"""The trip that a fix belongs to."""
 
 import pytest
 from hypothesis import given
@@ -31,7 +31,7 @@ SPANS = [
         (969_999, None),
         (970_000, "first"),
         (1_100_000, "first"),
-        # The grace of the second reaches back to the end of the first, not further.
+        # The grace of the second trip reaches back to the end of the first, and no further.
         (1_100_001, "second"),
         (1_200_000, "second"),
         (1_200_001, None),
@@ -52,12 +52,12 @@ def test_a_deleted_trip_still_bounds_the_next_one() -> None:
     assert [span_at(vehicle.windows, instant) for instant in (1_050_000, 1_100_000, 1_100_001)] == [None, None, SPANS[1]]
 
 
-def test_no_trip_no_span() -> None:
+def test_a_vehicle_without_trips_has_no_span() -> None:
     assert span_at(IngestVehicle(1, Vehicle("van-1", "fleet")).windows, 5) is None
 
 
 STEP = 5_000
-"""Every start, end and grace is a whole number of these, so that nothing begins or ends between two."""
+"""Every start, end and grace is a multiple of this, so that nothing starts or ends between two multiples."""
 
 
 @st.composite
@@ -77,7 +77,7 @@ def some_spans(draw: st.DrawFn, most: int = MAX_SPANS + 3) -> list[Span]:
 
 @st.composite
 def a_change(draw: st.DrawFn) -> tuple[list[Span], list[Span]]:
-    """Spans before and after: one more, one that ended, one whose trip was removed, those that memory lets go of, or any."""
+    """Spans before and after a change: a new one, an ended one, one of a removed trip, dropped ones, or any."""
     spans = draw(some_spans())
     kind = draw(st.sampled_from(["end", "start", "remove", "let go", "any"]))
     if kind == "any" or not spans:
@@ -98,7 +98,7 @@ def _windows(spans: list[Span]) -> list[Window]:
 
 
 def _belongs(windows: list[Window], instant: int) -> int | None:
-    """The trip of a fix, `TRIP_UNKNOWN` where memory does not say; found from the oldest window on."""
+    """The trip of a fix, searched from the oldest window on; `TRIP_UNKNOWN` if memory does not have it."""
     if not windows or instant < windows[-1].start:
         return TRIP_UNKNOWN
     trip: int | None = None
@@ -109,7 +109,7 @@ def _belongs(windows: list[Window], instant: int) -> int | None:
 
 
 @given(a_change())
-def test_the_earliest_difference_is_the_first_instant_that_is_another_trips(change: tuple[list[Span], list[Span]]) -> None:
+def test_the_earliest_difference_is_the_first_instant_with_another_trip(change: tuple[list[Span], list[Span]]) -> None:
     old, new = map(_windows, change)
     instants = [number * STEP + offset for number in range(-GRACE_MS // STEP - 2, 80) for offset in (-1, 0, 1)]
     found = []
@@ -123,7 +123,7 @@ def test_the_earliest_difference_is_the_first_instant_that_is_another_trips(chan
 
 
 @given(a_change(), st.integers(-10, 80), st.integers(-10, 80), st.sampled_from([-STEP, 0, STEP]))
-def test_a_position_is_filed_anew_where_it_was_accepted_after_the_change(
+def test_a_position_is_filed_anew_if_it_was_accepted_after_the_change(
     change: tuple[list[Span], list[Span]], fixed: int, accepted: int, ahead: int
 ) -> None:
     old, new = map(_windows, change)
@@ -143,13 +143,13 @@ def test_a_position_is_filed_anew_where_it_was_accepted_after_the_change(
         if by_database >= started_at:
             assert filed == Filed(after, f"trip-{after}")
         else:
-            # Of neither, or of the one that it was filed to.
+            # It has no trip, or keeps its trip.
             assert filed in (None, Filed(None, None))
     elif filed is not None:
         assert filed == Filed(None, None)
 
 
-def test_what_came_before_a_start_stays_and_what_came_after_it_is_its_trips() -> None:
+def test_fixes_before_a_start_keep_their_trip_and_later_ones_get_the_new_trip() -> None:
     windows = _windows(SPANS)
     start = 2_000_000
     assert filed_anew(windows, start - GRACE_MS, start, None) == Filed(3, "third")
@@ -159,5 +159,5 @@ def test_what_came_before_a_start_stays_and_what_came_after_it_is_its_trips() ->
     assert filed_anew(windows, 1_200_001, 1_200_001, 2) == Filed(None, None)
     assert filed_anew(windows, 1_200_001, 1_199_999, 2) is None
     assert filed_anew(windows, 1_200_000, 1_200_000, 2) is None
-    # Filed to the trip that had ended when it came, and before the next one began.
+    # It was filed to a trip that had ended when it arrived, before the next trip began.
     assert filed_anew(windows, start - 1, start - 2, 2) == Filed(None, None)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracking.errors import ErrorCode, Refusal
-from tracking.ingest.filters import drop_untrue
+from tracking.ingest.credibility import drop_untrue
 from tracking.model import Fix
 from tracking.protocol.driver import MAX_BATCH, MAX_SEQ, Hello, Report, TripStatusChange, Unreadable, decode_driver
 from tracking.protocol.passenger import decode_passenger

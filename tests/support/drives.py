@@ -7,7 +7,7 @@ from math import cos, radians
 from typing import Any
 
 from tests.support.positions import BEGIN, DAY
-from tracking.ingest.recorder import Entry
+from tracking.ingest.commit_queue import Entry
 from tracking.ingest.vehicles import Session
 from tracking.model import Fleet, Place, Position, Vehicle
 from tracking.store import fleets, position_days, positions, sessions, trips, vehicle_days, vehicles

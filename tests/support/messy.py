@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from tracking.geo import distance
-from tracking.ingest.filters import Motion, judge, reject
+from tracking.ingest.filters import judge
+from tracking.ingest.motion import Motion
+from tracking.ingest.rejections import reject
 from tracking.model import Fix, Suspicion
 
 DATA = Path(__file__).parents[2].parent / "shared/data"

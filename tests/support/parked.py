@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from msgspec import UNSET
 
 from tracking.geo import METRES_PER_DEGREE, distance
-from tracking.ingest.filters import Motion, judge
+from tracking.ingest.filters import judge
+from tracking.ingest.motion import Motion
 from tracking.model import Fix
 
 BEGIN = 1_800_000_000_000

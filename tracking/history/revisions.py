@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
 
 from tracking.errors import StoreUnavailable
 from tracking.history.lines import Lines
+from tracking.ingest.commit_queue import CommitQueue
 from tracking.ingest.vehicles import FOREVER, GRACE_MS
 from tracking.live.hub import Hub
 from tracking.model import Position, Trip
@@ -24,11 +24,10 @@ GATHER_SECONDS = 0.25
 class Revisions:
     """Gathers late fixes, reads their part of the line from the store, and publishes it. `run` works until it is cancelled."""
 
-    def __init__(self, lines: Lines, hub: Hub, pending: Callable[[str], Iterable[Position]]) -> None:
-        """`pending` gives a trip's positions that are not known to be committed."""
+    def __init__(self, lines: Lines, hub: Hub, queue: CommitQueue) -> None:
         self._lines = lines
         self._hub = hub
-        self._pending = pending
+        self._queue = queue
         self._spans: dict[str, tuple[int, int, int, int | None]] = {}
         """By trip: its number, the first and last fix time, and the fix time of the last fix that went to another trip."""
         self._arrived = asyncio.Event()
@@ -81,7 +80,7 @@ class Revisions:
         # This is asked before the reading begins. What is committed meanwhile is then in at least one of both.
         driven: set[DrivenPoint] = {
             (p.fix_time, p.longitude, p.latitude, p.vehicle_id)
-            for p in self._pending(trip_id)
+            for p in self._queue.pending(trip_id)
             if not p.suspect and first <= p.fix_time <= last
         }
         with self._hub.erased() as erased:

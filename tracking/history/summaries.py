@@ -19,7 +19,7 @@ from typing import NamedTuple
 import asyncpg
 
 from tracking.errors import StoreUnavailable
-from tracking.ingest.recorder import Entry
+from tracking.ingest.commit_queue import Entry
 from tracking.model import Clock
 from tracking.store import position_days, trip_summaries, vehicle_days
 from tracking.store.days import DAY_MS, date_of

@@ -1,1 +1,1 @@
-"""From a fix to a position: the filters, the pipeline, and the recorder that stores."""
+"""From a fix to a stored position: intake, filters, pipeline, queue and recorder."""

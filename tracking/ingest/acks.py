@@ -1,4 +1,4 @@
-"""When a driver is acknowledged: at once, or, while it reports steadily, at most once in an interval."""
+"""When a driver is acknowledged: at once, or at most once in an interval while it reports steadily."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,31 +7,33 @@ from tracking.ingest.vehicles import Session
 from tracking.protocol.driver import Rejected
 
 MAX_OWED = 100
-"""Fixes of a session that may be handled and not acknowledged: a device need keep no more than these and what is under way."""
+"""Fixes of a session that may be handled and not acknowledged. A device keeps no more than these and those it is sending."""
 STEP = 0.1
-"""Seconds by which an ack may come late: those that are due within a step go out together."""
+"""Seconds by which an ack may be late. Acks that are due within one step are sent together."""
 
 
 class Acks:
     """Passes acks on to the drivers' connections. Call `handled` after each COMMIT.
 
-    An ack goes out at once if the one before is `interval` seconds old, if a fix was rejected, after a backlog, and where
-    `MAX_OWED` fixes wait for one. Any other is owed until the interval is over, and covers what is handled by then. A write
-    less is less work for the hub, and lets a phone's radio sleep. An interval of 0 acknowledges each group.
+    An ack is sent at once in four cases: the last one is `interval` seconds old, a fix was rejected, a backlog ended, or
+    `MAX_OWED` fixes wait for it. Any other ack is owed until the interval is over, and covers what is handled by then. Fewer
+    writes are less work for the hub, and let a phone's radio sleep. An interval of 0 acknowledges each group.
 
-    A device that waits for each ack before it sends the next fix can't be told from one that was just parked. Both are owed
-    no longer than half the interval: past that without another fix, they get their ack.
+    Some devices wait for each ack before they send the next fix. They look like a device that has just parked. So an ack is
+    sent after half the interval if no other fix has arrived.
     """
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._due: dict[int, list[tuple[Session, int, float]]] = {}
-        """Sessions that are owed an ack, by the step in which to look at them: with what was handled when they came to be owed
-        one, and when it is due though more comes."""
+        """Sessions that are owed an ack, by the step in which they are checked.
+
+        With each: what was handled when the ack became owed, and when the ack is due even if more fixes arrive.
+        """
         self._timer: asyncio.TimerHandle | None = None
 
     def handled(self, session: Session, rejected: Sequence[Rejected]) -> None:
-        """Takes note that the store holds what `session.handled` says. `rejected`: of the fixes handled now, in order."""
+        """Notes that the store holds all up to `session.handled`. `rejected`: among the fixes handled now, in order."""
         receiver = session.receiver
         if receiver is None:
             return
@@ -70,7 +72,7 @@ class Acks:
 
 
 def settle(session: Session, now: float) -> None:
-    """Sends the ack that the session is owed, if it is owed one: when it is due, and before its connection is closed."""
+    """Sends the ack that the session is owed, if there is one: when it is due, and before the connection closes."""
     if session.owed and session.receiver is not None:
         session.owed = False
         session.acknowledged = session.handled

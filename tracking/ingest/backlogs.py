@@ -1,15 +1,15 @@
-"""Turns for those who report more than what happens now: backlogs are taken a part at a time, one vehicle after the other.
+"""Backlogs are taken in turns: a part of one vehicle's backlog, then a part of the next vehicle's.
 
-A large frame waits here for its turn, and so does a frame that its vehicle's budget of fixes has no room for. Meanwhile nothing
-more is read of its connection, so that a vehicle holds the hub's memory and its queue by no more than a frame and some parts.
-What comes as it happens never waits here: at most `most` fixes of all backlogs lie before it in the recorder's queue.
+A large frame waits here for its turn. So does a frame for which its vehicle's budget of fixes is spent. Nothing more is read
+from its connection meanwhile, so a vehicle occupies no more of memory and of the queue than a frame and some parts.
+Current fixes never wait here. At most `most` fixes of all backlogs are before them in the queue.
 """
 
 import asyncio
 from collections import deque
 from typing import NamedTuple, Protocol
 
-from tracking.ingest.recorder import Recorder
+from tracking.ingest.commit_queue import CommitQueue
 from tracking.ingest.vehicles import IngestVehicle
 from tracking.metrics import BACKLOGS
 from tracking.protocol.driver import MAX_BATCH
@@ -17,30 +17,30 @@ from tracking.protocol.driver import MAX_BATCH
 PART = 100
 """Fixes taken in one step of the event loop, of all backlogs together: less than 2 ms of work."""
 SHARE_OF_ALL = 2
-"""While nothing can be stored, backlogs may fill the queue by this part of it, a half; the rest is for what happens now."""
+"""While nothing can be stored, backlogs may fill this part of the queue, a half. The rest is for current fixes."""
 SHARE_OF_ONE = 20
-"""The same for the backlog of one vehicle, a twentieth."""
+"""The same for the backlog of one vehicle: a twentieth."""
 
 
 class Reporter(Protocol):
-    """Whoever waits for its turn: a driver's connection."""
+    """A driver's connection that waits for its turn."""
 
     def take_part(self, most: int) -> int:
-        """Takes up to `most` of the fixes that wait, and joins again where more do. How many it looked at."""
+        """Takes up to `most` of the waiting fixes, and joins again if more wait. Returns how many it looked at."""
 
 
 class _Taken(NamedTuple):
     vehicle: IngestVehicle
     fixes: int
     until: int
-    """What the recorder has done when they are stored."""
+    """The value of `CommitQueue.done` from which on they are stored."""
 
 
 class Backlogs:
-    """The turns of all drivers. `most` fixes of backlogs may wait for a commit; `limit` is what the recorder's queue holds."""
+    """The turns of all drivers. `most` fixes of backlogs may wait for a commit. `limit` is what the queue holds."""
 
-    def __init__(self, recorder: Recorder, *, most: int, limit: int) -> None:
-        self._recorder = recorder
+    def __init__(self, queue: CommitQueue, *, most: int, limit: int) -> None:
+        self.queue = queue
         self._most = max(most, MAX_BATCH)
         self._most_while_away = max(limit // SHARE_OF_ALL, 1)
         self._most_of_one = max(limit // SHARE_OF_ONE, MAX_BATCH)
@@ -48,10 +48,9 @@ class Backlogs:
         self._taken: deque[_Taken] = deque()
         self._waiting = 0
         self._due = False
-        recorder.on_progress = self._progress
 
     def join(self, reporter: Reporter) -> None:
-        """Its `take_part` is called when it is its turn, once."""
+        """Asks for one turn, in which `take_part` is called once."""
         self._turns.append(reporter)
         self._go_on()
 
@@ -59,22 +58,22 @@ class Backlogs:
         asyncio.get_running_loop().call_later(seconds, self.join, reporter)
 
     def full(self, vehicle: IngestVehicle) -> bool:
-        """Nothing can be stored, and of this vehicle's backlog, or of all, enough waits: see `Pipeline.full`."""
-        if self._recorder.trouble is None:
+        """Whether nothing can be stored, and the limit for this vehicle's backlog, or for all backlogs, is reached."""
+        if not self.queue.stalled:
             return False
         return self._waiting >= self._most_while_away or vehicle.waiting >= self._most_of_one
 
     def took(self, vehicle: IngestVehicle, before: int) -> None:
-        """Takes note of what was offered to the recorder of a backlog, since `Recorder.offered` was `before`."""
-        until = self._recorder.offered
+        """Notes what a backlog has offered to the queue since `CommitQueue.offered` was `before`."""
+        until = self.queue.offered
         if until > before:
             self._taken.append(_Taken(vehicle, until - before, until))
             self._waiting += until - before
             vehicle.waiting += until - before
 
-    def _progress(self) -> None:
-        """The recorder has stored a group, or has come into trouble."""
-        done, taken = self._recorder.done, self._taken
+    def progress(self) -> None:
+        """To be called when a group is stored, and when a commit fails."""
+        done, taken = self.queue.done, self._taken
         while taken and taken[0].until <= done:
             vehicle, count, _ = taken.popleft()
             self._waiting -= count
@@ -82,14 +81,14 @@ class Backlogs:
         self._go_on()
 
     def _go_on(self) -> None:
-        if self._turns and not self._due and (self._waiting < self._most or self._recorder.trouble is not None):
+        if self._turns and not self._due and (self._waiting < self._most or self.queue.stalled):
             self._due = True
             asyncio.get_running_loop().call_soon(self._step)
 
     def _step(self) -> None:
         room = PART
         try:
-            while room > 0 and self._turns and (self._waiting < self._most or self._recorder.trouble is not None):
+            while room > 0 and self._turns and (self._waiting < self._most or self.queue.stalled):
                 room -= max(1, self._turns.popleft().take_part(room))
         finally:
             self._due = False

@@ -1,15 +1,15 @@
-"""Taking in: what becomes of the fixes that a vehicle reports, whichever door they come through.
+"""The intake takes the fixes that a vehicle reports, through whichever interface they arrive.
 
     taken = intake.take(vehicle, session, fixes, now)
-    taken.results()                      # what became of each, as far as is known at once
+    taken.results()                      # the outcome of each fix, as far as it is known at once
     await intake.committed(taken)        # the same, after COMMIT
 
-`take` is synchronous, and waits for nothing. A door keeps what is its own: how bytes are read, what is told to whom, when it
-has to hold back. The budgets are the vehicle's, so however many doors a vehicle uses it has one share.
+`take` is synchronous, and waits for nothing. An interface reads bytes, sends answers, and holds back a sender. The budgets
+belong to the vehicle, so a vehicle that uses several interfaces has one share.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -21,19 +21,20 @@ from tracking.config import Settings
 from tracking.errors import ErrorCode, Refusal, StoreWentBack
 from tracking.ingest.backlogs import Backlogs
 from tracking.ingest.clocks import AHEAD, BEHIND, DeviceClock, continues, described, is_right
-from tracking.ingest.filters import CLOCK_SKEW, TOO_OLD, reject
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
+from tracking.ingest.rejections import CLOCK_SKEW, TOO_OLD, reject
 from tracking.ingest.vehicles import IngestVehicle, IngestVehicles, Session
+from tracking.live.hub import Hub
 from tracking.metrics import FIXES
-from tracking.model import Clock, Fix, Position
+from tracking.model import Clock, Fix
 from tracking.protocol.driver import Unreadable
 from tracking.store.marks import Marks
 
 BYTES_OF_FIX: Final = 128
-"""What can't be read costs as much as what can be, of its size."""
+"""The budget that an unreadable report costs: one fix for so many bytes, about what a readable fix takes."""
 PAID_AT_ONCE: Final = 16
-"""Frames that are taken off the buckets at once: with thousands of drivers none of these is in the processor's cache."""
+"""Frames that are taken off the buckets at once. With thousands of drivers, no bucket is in the processor's cache."""
 
 _unreadable = FIXES.labels("unreadable")
 
@@ -42,19 +43,19 @@ class Outcome(StrEnum):
     ACCEPTED = "accepted"
     """it is, or will be, stored"""
     REPEAT = "repeat"
-    """its session has brought this seq before, whatever became of it"""
+    """its session has brought this seq before, with any outcome"""
     REJECTED = "rejected"
-    """for good: it is not to be sent again"""
+    """for good: the device must not send it again"""
     UNREADABLE = "unreadable"
     """not even its seq can be read"""
     FULL = "full"
-    """nothing more can be stored now: it is to be sent again"""
+    """the queue is full: the device must send it again"""
     HELD = "held"
-    """its vehicle's budget has no room for it now"""
+    """its vehicle's budget is spent for now"""
 
 
 class Result(NamedTuple):
-    """What became of one fix. `seq` is None where it can't be read; `code` and `detail` say why it was not accepted."""
+    """The outcome of one fix. `seq` is None if it can't be read. `code` and `detail` say why it was not accepted."""
 
     seq: int | None
     outcome: Outcome
@@ -63,7 +64,7 @@ class Result(NamedTuple):
 
 
 class Taken(msgspec.Struct, gc=False):
-    """What `Intake` did with some fixes. What became of each is worked out where somebody asks."""
+    """What `Intake` did with some fixes. The outcome of each is computed on request."""
 
     session: Session
     fixes: Sequence[Fix | Unreadable]
@@ -71,26 +72,26 @@ class Taken(msgspec.Struct, gc=False):
     """`Session.seen` before them"""
     now: int
     held: bool = False
-    """The vehicle's budget has no room for them: none was taken. Join `Backlogs`, and call `take_part`."""
+    """None was taken, because the vehicle's budget is spent. Join `Backlogs`, and call `take_part`."""
     repeated: bool = False
-    """One of them was handled before: its device has not been told, or has forgotten."""
+    """One of them was handled before, and the device does not know that."""
     unreadable: bool = False
     """The seq of one of them can't be read."""
     refused_from: Fix | Unreadable | None = None
-    """The first for which there was no room. No later one was taken either."""
+    """The first fix that was not taken because the queue is full. No later one was taken either."""
     skew: int = 0
-    """ms by which the device's clock is ahead (negative: behind), where they show that it is wrong"""
+    """ms by which the device's clock is ahead (negative: behind); 0 if these fixes do not show that it is wrong"""
 
     def results(self) -> list[Result]:
-        """One for each fix, in order."""
+        """One result for each fix, in order."""
         return [self._result(fix, full, seen) for fix, full, seen in self._as_they_came()]
 
     def last(self) -> int:
-        """The highest seq among those that are handled, or will be; 0 where there is none."""
+        """The highest seq among fixes that are handled, or will be; 0 if there is none."""
         return max((fix.seq for fix, full, seen in self._as_they_came() if fix.seq is not None and not full), default=0)
 
     def _as_they_came(self) -> list[tuple[Fix | Unreadable, bool, int]]:
-        """Each with whether there was no room for it, and the highest seq before it."""
+        """Each fix, with whether it was left out as the queue was full, and the highest seq before it."""
         came = []
         seen, full = self.seen, self.held
         for fix in self.fixes:
@@ -120,17 +121,17 @@ class Taken(msgspec.Struct, gc=False):
 
 
 class Held(NamedTuple):
-    """No part of a report could be taken: the vehicle's budgets are spent."""
+    """No part of a report could be taken, because the vehicle's budgets are spent."""
 
     wait: float
-    """seconds until a part can be"""
+    """seconds until a part can be taken"""
     total: float
-    """and until the rest of the report was taken, if nothing else came"""
+    """seconds until the rest of the report is taken, if nothing else comes"""
     refusal: Refusal
 
 
 class Prepaid:
-    """Frames of one fix that a door has taken off both of the vehicle's buckets beforehand: one that comes looks at neither."""
+    """Frames with one fix each, taken off both of the vehicle's buckets in advance. Such a frame then needs neither bucket."""
 
     __slots__ = ("_fixes", "_frames", "_left", "covered")
 
@@ -139,7 +140,7 @@ class Prepaid:
         self._fixes = fixes
         self._left = 0
         self.covered = False
-        """Whether the last frame was paid for beforehand, with a fix in it."""
+        """Whether the last frame, with one fix, was paid in advance."""
 
     def take_frame(self, now: int) -> bool:
         """Whether the vehicle may send a frame at this instant."""
@@ -152,7 +153,7 @@ class Prepaid:
         return self._frames.take(now)
 
     def pay(self, now: int) -> None:
-        """Pays for the next ones, where there is so much left."""
+        """Pays for the next frames in advance, if both buckets hold enough."""
         if self._frames.take(now, PAID_AT_ONCE):
             if self._fixes.take(now, PAID_AT_ONCE):
                 self._left = PAID_AT_ONCE
@@ -160,61 +161,56 @@ class Prepaid:
                 self._frames.give_back(PAID_AT_ONCE)
 
     def give_back(self) -> None:
-        """To be called when the door is closed."""
+        """Returns what is left to the buckets, when the connection is closed."""
         self._frames.give_back(self._left)
         self._fixes.give_back(self._left)
         self._left = 0
 
 
 class Intake:
-    """Takes the fixes of all vehicles: spends their budgets, judges their clocks, hands on what is to be shown and stored.
-
-    `publish` shows a position. `on_skew` is told, by a vehicle's id, how far its device's clock is off (0: not known to be).
-    """
+    """Takes the fixes of all vehicles: spends their budgets, judges their clocks, and passes positions to queue and hub."""
 
     def __init__(
         self,
         settings: Settings,
         ingest_vehicles: IngestVehicles,
-        pipeline: Pipeline,
         recorder: Recorder,
         backlogs: Backlogs,
+        hub: Hub,
         budgets: Budgets,
         marks: Marks,
         clock: Clock,
-        *,
-        publish: Callable[[Position], None],
-        on_skew: Callable[[str, int], None] = lambda _vehicle_id, _skew: None,
     ) -> None:
         self._settings = settings
         self._ingest_vehicles = ingest_vehicles
-        self._pipeline = pipeline
         self._recorder = recorder
+        self._queue = recorder.queue
+        self._pipeline = Pipeline(recorder.queue)
         self._backlogs = backlogs
         self._budgets = budgets
         self._marks = marks
         self._clock = clock
-        self._publish = publish
-        self._on_skew = on_skew
+        self._fleets = hub.fleets
+        self._publish = hub.publish
 
-    # --- what a vehicle may ask -------------------------------------------------------------------------------------
+    # --- budgets and sessions ---------------------------------------------------------------------------------------
 
     def prepaid(self, vehicle: IngestVehicle) -> Prepaid:
-        """For a door that stays open, as a socket does."""
+        """For an interface with a lasting connection, such as a socket."""
         return Prepaid(*self._buckets(vehicle))
 
     def take_frame(self, vehicle: IngestVehicle) -> bool:
-        """Whether the vehicle may send a frame, or a request, now. For a door that has nothing `prepaid`."""
+        """Whether the vehicle may send a frame or a request now. For an interface without `prepaid` frames."""
         frames, _ = self._buckets(vehicle)
         return frames.take(self._clock())
 
     def spend_unreadable(self, vehicle: IngestVehicle, size: int) -> None:
-        """Pays for a report of so many bytes that can't be read."""
+        """Pays for an unreadable report of `size` bytes."""
         _, fixes = self._buckets(vehicle)
         fixes.drain(self._clock(), 1 + size // BYTES_OF_FIX)
 
     def _buckets(self, vehicle: IngestVehicle) -> tuple[Bucket, Bucket]:
-        """The vehicle's, for all of its doors."""
+        """The vehicle's buckets of frames and of fixes, which all interfaces share."""
         now, settings = self._clock(), self._settings
         if vehicle.frames is None:
             vehicle.frames = Bucket(settings.driver_frames_per_second, settings.driver_frames_at_once, now)
@@ -223,14 +219,14 @@ class Intake:
         return vehicle.frames, vehicle.fixes
 
     def spend_session(self, vehicle: IngestVehicle) -> None:
-        """To be called before a session is opened that is not in memory: it may be one more row of the vehicle.
+        """To be called before a session is opened that is not in memory, because it may need a new row.
 
-        Raises `Refusal` (`rate_limited`) where the vehicle opened too many lately.
+        Raises `Refusal` (`rate_limited`) if the vehicle has opened too many sessions lately.
         """
         self._budgets.sessions.spend(vehicle.vehicle_id)
 
     async def open_session(self, vehicle: IngestVehicle, name: str) -> Session | None:
-        """The vehicle's session of this name; None where the vehicle was removed.
+        """The vehicle's session of this name; None if the vehicle was removed.
 
         Raises `Refusal` as `spend_session` does, and `StoreUnavailable`.
         """
@@ -243,11 +239,11 @@ class Intake:
     # --- fixes ------------------------------------------------------------------------------------------------------
 
     def take_at_once(self, vehicle: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> bool:
-        """Takes one fix that came as it happened and was `prepaid`, where nothing is to be told of it. Else it takes nothing.
+        """Takes one fix that is `prepaid`, if it is recent and needs no answer. Returns whether it did.
 
-        What nearly all fixes are: as `take` does it, and cheaper.
+        Nearly all fixes are of this kind. The result is the same as with `take`, and costs less.
         """
-        if type(fix) is Unreadable or fix.seq <= session.handled or self._recorder.full:
+        if type(fix) is Unreadable or fix.seq <= session.handled or self._queue.full:
             return False
         if not -AHEAD <= now - fix.fix_time <= BEHIND or vehicle.clock is not None:
             return False
@@ -268,9 +264,9 @@ class Intake:
         backlog: bool = False,
         prepaid: Prepaid | None = None,
     ) -> Taken:
-        """Takes a whole report, the vehicle's budget of fixes allowing it. `backlog`: it did not come as it happened.
+        """Takes a whole report, if the vehicle's budget of fixes allows it.
 
-        `prepaid` is of a door that had its frame from it.
+        `backlog`: the report does not hold current fixes alone. `prepaid`: what paid for the frame, if anything.
         """
         taken = Taken(session, fixes, session.seen, now, skew=self.begin(vehicle, session, fixes, now, backlog=backlog))
         count = len(fixes)
@@ -289,12 +285,12 @@ class Intake:
     def begin(
         self, vehicle: IngestVehicle, session: Session, fixes: Sequence[Fix | Unreadable], now: int, *, backlog: bool = False
     ) -> int:
-        """What a whole report says before it is taken by parts: how far the device's clock is off, 0 where nothing shows that.
+        """Reads a whole report before it is taken in parts. Returns how far the device's clock is off, 0 if nothing shows that.
 
-        `take` calls it itself.
+        `take` calls this itself.
         """
         if backlog:
-            # The device waits to let go of it.
+            # The device keeps its backlog until it is acknowledged.
             session.prompt = max((fix.seq for fix in fixes if fix.seq is not None), default=0)
         if fixes and type(last := fixes[-1]) is not Unreadable:
             age = now - last.fix_time
@@ -305,7 +301,7 @@ class Intake:
     def take_part(
         self, vehicle: IngestVehicle, session: Session, fixes: Sequence[Fix | Unreadable], most: int, now: int
     ) -> Taken | Held:
-        """Takes the first `most` of a report's fixes, in its vehicle's turn; fewer where its budget of backlogs is smaller.
+        """Takes the first `most` of a report's fixes, in its vehicle's turn; fewer if its budget of backlogs is smaller.
 
         Call `begin` before the first part.
         """
@@ -314,7 +310,7 @@ class Intake:
         if held is not None:
             return held
         taken = Taken(session, fixes[:count], session.seen, now)
-        before = self._recorder.offered
+        before = self._queue.offered
         try:
             self._take(taken, vehicle, self._backlogs.full(vehicle))
         finally:
@@ -322,7 +318,7 @@ class Intake:
         return taken
 
     def _afford(self, vehicle: IngestVehicle, count: int, left: int, now: int) -> Held | None:
-        """Takes so many fixes off the vehicle's budgets. `left`: of the report, in all."""
+        """Takes `count` fixes off the vehicle's budgets. `left` is how many the report still holds."""
         _, bucket = self._buckets(vehicle)
         if bucket.take(now, count):
             return None
@@ -335,9 +331,9 @@ class Intake:
         return None
 
     def _take(self, taken: Taken, vehicle: IngestVehicle, full: bool) -> None:
-        """`full`: they can't be stored, whatever the queue holds."""
+        """`full`: none of them can be stored, even if the queue has room."""
         session, now = taken.session, taken.now
-        pipeline, recorder = self._pipeline, self._recorder
+        pipeline, queue = self._pipeline, self._queue
         refused = full
         if full and taken.fixes:
             taken.refused_from = taken.fixes[0]
@@ -349,8 +345,8 @@ class Intake:
                 continue
             if seq <= session.handled:
                 taken.repeated = True
-            # What comes after a fix that was not taken may not be taken either, or an ack would cover what was dropped.
-            if not refused and recorder.full:
+            # After a fix that was not taken none is taken. Otherwise an ack would cover the dropped fix.
+            if not refused and queue.full:
                 refused = True
                 taken.refused_from = fix
             position = (pipeline.preview if refused else pipeline.accept)(vehicle, session, fix, now)
@@ -360,7 +356,7 @@ class Intake:
                 self._publish(position)
 
     def _judge_clock(self, vehicle: IngestVehicle, first: Fix | Unreadable, age: int, now: int) -> int:
-        """Judges the device's clock by a report whose last fix is so old."""
+        """Judges the device's clock by a report whose last fix is `age` ms old. Returns the skew."""
         clock = vehicle.clock
         skew = 0
         if is_right(age):
@@ -370,17 +366,17 @@ class Intake:
                 queued = type(first) is not Unreadable and continues(first.fix_time, vehicle.motion.time)
                 clock = vehicle.clock = DeviceClock(queued=queued)
             skew = clock.see(age, now)
-        self._on_skew(vehicle.vehicle_id, skew)
+        self._fleets.set_clock_skew(vehicle.vehicle_id, skew)
         return skew
 
     # --- after COMMIT -----------------------------------------------------------------------------------------------
 
     async def committed(self, taken: Taken) -> list[Result]:
-        """Waits until all that was taken is committed, or rejected for good, and says what became of each fix.
+        """Waits until all that was taken is committed, or rejected for good. Returns the outcome of each fix.
 
-        It does not wait for those that are `FULL` or `HELD`. Raises `StoreUnavailable` when the hub goes down before, and
-        `StoreWentBack` when the store is no more in which they were, or would have been: then the device is to send them again.
-        Set a limit: while the database is away it waits.
+        It does not wait for fixes that are `FULL` or `HELD`. It raises `StoreUnavailable` if the hub stops first, and
+        `StoreWentBack` if the store has lost commits. The device must send the fixes again then.
+        Callers set a time limit, because this waits while the database is away.
         """
         await self._recorder.handled(taken.session, taken.last())
         if self._marks.went_back.is_set():
@@ -389,7 +385,7 @@ class Intake:
 
 
 def clock_advice(skew: int) -> Refusal:
-    """What a driver is told whose device's clock is off by so many ms: `clock_skew`, and what it does to the fixes."""
+    """The advice to a driver whose device's clock is off by `skew` ms: `clock_skew`, with the effect on its fixes."""
     if skew > 0:
         harm = f"fixes more than {CLOCK_SKEW // 1000} s ahead are rejected"
     elif -skew <= TOO_OLD:

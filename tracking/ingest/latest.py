@@ -1,7 +1,7 @@
-"""The newest plausible position of each vehicle, on its way to the table in which the nearest vehicles are looked up.
+"""The newest plausible position of each vehicle, before it is written to the table for searches of the nearest vehicles.
 
-It is written every so often, and not with each commit: only the newest counts, and this one row with its index was most of what
-a fix cost the database. Nothing is lost by it: a vehicle's motion is taken up again from the stored positions themselves.
+It is written every few seconds, and not with each commit, because only the newest position counts. This row with its index
+was most of what a fix cost the database. A crash loses nothing: a vehicle's motion is restored from the stored positions.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from tracking.store.pool import Database
 logger = logging.getLogger(__name__)
 
 ROWS = 2_000
-"""Vehicles in one statement at the most."""
+"""The most vehicles in one statement."""
 
 
 class Latest:
-    """`note` what was committed; `run` writes it every `interval` seconds until it is cancelled."""
+    """`note` keeps what was committed. `run` writes it every `interval` seconds until it is cancelled."""
 
     def __init__(self, database: Database, *, interval: float) -> None:
         self._database = database
@@ -31,15 +31,15 @@ class Latest:
         self._writing = asyncio.Lock()
 
     def note(self, position: Position) -> None:
-        """Takes a committed position that moved the marker."""
+        """Keeps a committed position that moved the marker."""
         self._newest[position.vehicle] = position
 
     def noted(self, vehicle: int) -> Position | None:
-        """What is still to be written of a vehicle, by its number."""
+        """The position of a vehicle, by its number, that is still to be written."""
         return self._newest.get(vehicle)
 
     async def settled(self) -> None:
-        """Waits until nothing is being written of what was noted before."""
+        """Waits until no write is in progress that began before."""
         async with self._writing:
             pass
 
@@ -54,11 +54,11 @@ class Latest:
             try:
                 await self.flush()
             except (StoreUnavailable, asyncpg.PostgresError) as error:
-                # Whatever the trouble is: the hub does without this table, and must not go down with it.
+                # The hub works without this table, so no error of it may stop the hub.
                 logger.warning("the latest positions are not written now, trying again: %s", error)
 
     async def flush(self) -> None:
-        """Writes what was noted; one caller after the other. Raises `StoreUnavailable`, and then has it still."""
+        """Writes what was noted, one caller after the other. What is not written is kept if this raises `StoreUnavailable`."""
         async with self._writing:
             vehicles = sorted(self._newest)
             for start in range(0, len(vehicles), ROWS):

@@ -1,10 +1,12 @@
-"""`accept`: a fix becomes a position, or is rejected, or is a repeat. Synchronous: it never waits for the database."""
+"""The pipeline turns a fix into a position, or rejects it, or finds that it is a repeat. It never waits for the database."""
 
 from msgspec import UNSET
 
 from tracking.errors import ErrorCode
-from tracking.ingest.filters import drop_untrue, judge, reject
-from tracking.ingest.recorder import Entry, Recorder
+from tracking.ingest.commit_queue import CommitQueue, Entry
+from tracking.ingest.credibility import drop_untrue
+from tracking.ingest.filters import judge
+from tracking.ingest.rejections import reject
 from tracking.ingest.vehicles import IngestVehicle, Session, Verdict, span_at
 from tracking.metrics import FIXES, REJECTED, SUSPECT, UNKNOWN
 from tracking.model import Fix, Position, Suspicion
@@ -19,25 +21,26 @@ _contradicted = UNKNOWN.labels("speed")
 
 
 MAX_PREVIEWED = 1_000
-"""Verdicts on a session's fixes that are remembered while the queue is full; past them nothing more of it is shown."""
+"""Verdicts on a session's fixes that are remembered while the queue is full. Further fixes are not shown."""
 _PLAIN = Verdict((), True, True)
-"""Not doubted, moved the marker, its speed believed: the verdict on most, which is not remembered."""
+"""The usual verdict, which is not remembered: not doubted, moved the marker, speed believed."""
 
 
 class Pipeline:
     """Takes the fixes of all drivers. `now` is the hub's clock."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, queue: CommitQueue) -> None:
+        self._queue = queue
 
     @property
     def full(self) -> bool:
-        """The recorder can take no more: use `preview`, and close the connection with 4014."""
-        return self._recorder.full
+        """Whether the queue can take no more. Then call `preview`, and close the connection with 4014."""
+        return self._queue.full
 
     def accept(self, vehicle: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
-        """The position that the fix became, handed to the recorder, where it is to be shown; None for a repeat, for a rejected
-        fix, and for one that was shown before.
+        """Offers the fix to the queue. Returns the position that must be shown.
+
+        It is None for a repeat, for a rejected fix, and for one that was shown before.
         """
         seq = fix.seq
         if seq is None:
@@ -49,9 +52,9 @@ class Pipeline:
         refused = (fix.code, fix.detail) if type(fix) is Unreadable else reject(fix, now)
         if refused is not None or type(fix) is Unreadable:
             assert refused is not None
-            # Also where one of its number was shown: that one was another, or has become too old.
+            # A fix with this seq may have been shown. It was another one, or it has become too old.
             session.previewed.pop(seq, None)
-            self._recorder.offer(Entry(session, seq, None, _rejected_for(seq, *refused)))
+            self._queue.offer(Entry(session, seq, None, _rejected_for(seq, *refused)))
             return None
         if seq <= session.shown:
             verdict = session.previewed.pop(seq, _PLAIN)
@@ -60,14 +63,14 @@ class Pipeline:
                 if not verdict.speed_believed:
                     fix.speed = UNSET
                 position = _position(vehicle, session, fix, now, verdict.suspect, verdict.live)
-                self._recorder.offer(Entry(session, seq, position, None))
+                self._queue.offer(Entry(session, seq, position, None))
                 return None
         position = _judged(vehicle, session, fix, now)
-        self._recorder.offer(Entry(session, seq, position, None))
+        self._queue.offer(Entry(session, seq, position, None))
         return position
 
     def preview(self, vehicle: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
-        """The same while the recorder is full: to be shown, not to be stored. The device sends the fix again."""
+        """The same while the queue is full: the fix is shown and not stored. The device sends it again."""
         seq = fix.seq
         if seq is None:
             raise _no_seq()

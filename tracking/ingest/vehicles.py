@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from tracking.bucket import Bucket
 from tracking.ingest.clocks import DeviceClock, is_right
-from tracking.ingest.filters import Motion
+from tracking.ingest.motion import Motion
 from tracking.live.loading import Loading
 from tracking.model import Clock, Position, Suspicion, Trip, Vehicle
 from tracking.protocol.driver import Rejected
@@ -16,27 +16,27 @@ from tracking.store.pool import Connection, Database
 from tracking.store.trips import Span
 
 GRACE_MS = 30_000
-"""A fix may be this much older than the start of the trip it belongs to: devices' clocks lag, and a tap comes late."""
+"""How much older a fix may be than the start of its trip. Devices' clocks lag, and drivers tap late."""
 FOREVER = 253_402_300_799_999
-"""9999-12-31: past any fix time."""
+"""9999-12-31, after any fix time."""
 REMEMBERED_MS = 7 * 86_400_000
 """Older fixes are rejected, so older spans are not needed."""
 UNSETTLED_MS = 30_000
-"""A change that is older than a vehicle's last fix by more than this was applied before that came."""
+"""A change that is older than a vehicle's last fix by more than this was applied before that fix."""
 MAX_SPANS = 8
-"""Newest spans of a vehicle that are held in memory. The store is asked whose a fix is that is older than these."""
+"""The newest spans of a vehicle that are kept in memory. The trip of an older fix is read from the store."""
 TRIP_UNKNOWN = -1
-"""In place of the store's number of a trip: the fix is older than the spans in memory."""
+"""Stands for the number of a trip if the fix is older than the spans in memory."""
 
 
 class Receiver(Protocol):
-    """Whoever is to be told that fixes are handled: a driver's connection."""
+    """A driver's connection, which sends acks."""
 
     def acknowledge(self, session: "Session", rejected: Sequence[Rejected]) -> None: ...
 
 
 class Verdict(NamedTuple):
-    """Why a fix was doubted, whether it moved the marker, and whether the speed that it reported was believed."""
+    """Why a fix was doubted, whether it moved the marker, and whether its reported speed was believed."""
 
     suspect: tuple[Suspicion, ...]
     live: bool
@@ -44,8 +44,9 @@ class Verdict(NamedTuple):
 
 
 class Session:
-    """A run of seqs. `seen` is the last one taken, `handled` the last one stored for good or rejected, `acknowledged` the last
-    one that its device was told of (at `acknowledged_at`, the event loop's time in s).
+    """A run of seqs. `seen` is the last seq taken, `handled` the last one stored or rejected for good.
+
+    `acknowledged` is the last one that was acknowledged, at `acknowledged_at` (the event loop's time in s).
     """
 
     __slots__ = (
@@ -72,20 +73,22 @@ class Session:
         self.acknowledged = handled
         self.acknowledged_at = -inf
         self.owed = False
-        """An ack is held back for a while; see `ingest.acks`."""
+        """Whether an ack is held back. See `ingest.acks`."""
         self.prompt = 0
-        """Acks up to this seq go out at once: they are of a backlog."""
+        """Acks up to this seq are sent at once, because they are of a backlog."""
         self.shown = handled
-        """The last seq judged and shown while the queue was full: these come again, and must not be judged against
-        themselves."""
+        """The last seq that was judged and shown while the queue was full.
+
+        These fixes are sent again, and must not be judged against themselves.
+        """
         self.previewed: dict[int, Verdict | None] = {}
-        """The verdicts on those, where they are worth a note; None: not judged."""
+        """The verdicts on those fixes, except usual ones. None: not judged."""
         self.refused: dict[int, Rejected] | None = None
-        """Those that the database itself refused, the newest: nobody could know it before."""
+        """The newest fixes that the database itself refused. Only a commit shows this."""
 
 
 class Window(NamedTuple):
-    """The instants whose fixes belong to a span: with the grace before it, and up to its end (None: it has none yet)."""
+    """The instants whose fixes belong to a span: from the grace before it to its end (None: it has not ended)."""
 
     start: int
     end: int | None
@@ -93,13 +96,13 @@ class Window(NamedTuple):
 
 
 def windows_of(spans: Sequence[Span]) -> list[Window]:
-    """Of a vehicle's spans, oldest first, which do not overlap: their windows, newest first."""
+    """The windows of a vehicle's spans, newest first. The spans are given oldest first, and do not overlap."""
     windows: list[Window] = []
     previous_end: int | None = None
     for span in spans:
         start = span.started_at - GRACE_MS
         if previous_end is not None:
-            # Never before the previous trip's end: its last seconds are not the next passenger's to see.
+            # Never before the previous trip's end, because the next passenger must not see its last seconds.
             start = max(start, previous_end + 1)
         windows.append(Window(start, span.ended_at, span))
         previous_end = span.ended_at
@@ -108,7 +111,7 @@ def windows_of(spans: Sequence[Span]) -> list[Window]:
 
 
 def span_at(windows: Sequence[Window], instant: int) -> Span | None:
-    """The trip that was under way at `instant`, or would be after the grace."""
+    """The trip that was under way at `instant`, or was within the grace after it."""
     for start, end, span in windows:
         if instant >= start:
             return span if span.trip_id is not None and (end is None or instant <= end) else None
@@ -116,11 +119,11 @@ def span_at(windows: Sequence[Window], instant: int) -> Span | None:
 
 
 def earliest_difference(old: Sequence[Window], new: Sequence[Window]) -> int | None:
-    """The earliest instant whose fixes belong to another trip by the `new` windows than by the `old`; None where there is none.
+    """The earliest instant whose fixes have another trip in the `new` windows than in the `old`; None if there is none.
 
-    What is older than the windows is no difference: memory lets go of old ones.
+    Instants before the windows do not count, because memory drops old windows.
     """
-    # Between two of these nothing begins or ends.
+    # No window begins or ends between two edges.
     edges = {window.start for window in (*old, *new)}
     edges.update(window.end + 1 for window in (*old, *new) if window.end is not None)
     oldest = new[-1].start if new else inf
@@ -136,17 +139,17 @@ def _number(span: Span | None) -> int | None:
 
 
 class Filed(NamedTuple):
-    """The trip that a position belongs to, by its number in the store and its id; both None: to none."""
+    """The trip that a position belongs to: its number in the store and its id. Both are None if there is no trip."""
 
     trip: int | None
     trip_id: str | None
 
 
 def filed_anew(windows: Sequence[Window], fix_time: int, server_time: int, trip: int | None, ahead: int = 0) -> Filed | None:
-    """Where a position belongs that was filed to `trip` before the windows were these; None where it stays.
+    """The trip of a position that was filed to `trip` before the windows changed; None if it keeps its trip.
 
-    A position keeps the trip that it was filed to before a change was made. Only one that was accepted since is filed anew.
-    The start or end of the span says when that was, by the database's clock, which is `ahead` of the hub's by so many ms.
+    A position that was accepted before a change keeps its trip. One that was accepted after it is filed anew. The time of the
+    change is the start or end of the span, by the database's clock, which is `ahead` ms ahead of the hub's.
     """
     if trip == TRIP_UNKNOWN:
         return None
@@ -156,7 +159,7 @@ def filed_anew(windows: Sequence[Window], fix_time: int, server_time: int, trip:
     accepted_at = server_time + ahead
     _, end, span = window
     if span.trip_id is None:
-        # The trip was removed: its fixes are nobody's, whenever they came.
+        # The trip was removed. Its fixes have no trip, whenever they arrived.
         return Filed(None, None) if trip is not None else None
     if end is not None and fix_time > end:
         return Filed(None, None) if trip is not None and accepted_at >= end else None
@@ -164,7 +167,7 @@ def filed_anew(windows: Sequence[Window], fix_time: int, server_time: int, trip:
         return None
     if accepted_at >= span.started_at:
         return Filed(span.trip, span.trip_id)
-    # It came before this trip began. Where the one that it was filed to had ended by then, it is of neither.
+    # The position arrived before this trip began. If its former trip had ended by then, it has no trip.
     former = next((window.end for window in windows if window.span.trip == trip and trip is not None), None)
     return Filed(None, None) if former is not None and fix_time > former and accepted_at >= former else None
 
@@ -174,18 +177,18 @@ def _is_older(span: Span | None) -> bool:
 
 
 _OLDER = Window(0, None, Span(TRIP_UNKNOWN, "", 0, None))
-"""Stands last, for all that is older than the windows before it."""
+"""The last window, for all instants before the other windows."""
 
 
 async def read_states(
     connection: Connection, vehicles: Sequence[int], now: int, *, trip_ids: Sequence[str] = ()
 ) -> tuple[dict[str, Trip], dict[int, Trip], dict[int, list[Span]]]:
-    """Trips by id; and by the vehicles' numbers their current trips, and the spans that `IngestVehicle.set_spans` wants."""
+    """Trips by id. Current trips, and spans for `IngestVehicle.set_spans`, both by the vehicles' numbers."""
     return await trips.states_of_vehicles(connection, vehicles, now - REMEMBERED_MS, MAX_SPANS + 1, trip_ids=trip_ids)
 
 
 class IngestVehicle:
-    """One vehicle: its number in the store, its names, its current trip, its motion and its sessions."""
+    """One vehicle: its number in the store, its record, its current trip, its motion and its sessions."""
 
     __slots__ = (
         "as_of",
@@ -218,35 +221,37 @@ class IngestVehicle:
     ) -> None:
         self.number = number
         self.as_of = 0
-        """The last change of the log that this knows of."""
+        """The last change of the log that is contained here."""
         self.tokens_from = tokens_from
-        """Tokens that are older are of another vehicle, which had this id before."""
+        """Older tokens are for another vehicle, which had this id before."""
         self.vehicle = vehicle
         self.joined_at = 0
         """since when it is in its fleet"""
         self.trip = trip
         self.motion = Motion()
         self.newest: Position | None = None
-        """The last that moved its marker, since it is in memory."""
+        """The last position that moved its marker since it was loaded."""
         self.clock: DeviceClock | None = None
-        """Its device's, while what comes is too old, or too young, for one that is right."""
+        """Its device's clock, while fixes are too old or too young for a right clock."""
         self.sessions: dict[str, Session] = {}
         self.frames: Bucket | None = None
-        """How many frames its driver may send, and (`fixes`) how many fixes as they happen: over all of its connections."""
+        """How many frames its driver may send over all its connections. `fixes` is the same for current fixes."""
         self.fixes: Bucket | None = None
         self.waiting = 0
         """Fixes of its backlog that wait for a commit."""
         self.posted = 0
-        """Counts what may have brought its driver messages that are not read: one that was written, another trip."""
+        """Rises with each message that was written to its driver, and with each change of its trip."""
         self.read = -1
-        """`posted` when the store was last found to hold none of those."""
+        """The value of `posted` when the store last had no unread message for its driver."""
         self.unsettled: int | None = None
-        """The fix time from which on its rows may have the trip of before: a change of its trips came just before its last fix,
-        and the hub that took that may have died before it applied the change."""
+        """The fix time from which on its rows may have a wrong trip.
+
+        Its trips changed just before its last fix, and the hub that took the fix may have died before it applied the change.
+        """
         self.unused = False
-        """Nobody was connected as it the last time that was looked."""
+        """Whether no driver was connected at the last check."""
         self.windows: list[Window] = []
-        """Newest first. Of what is older than they are, `TRIP_UNKNOWN` is the trip."""
+        """Newest first. Fixes before all windows have the trip `TRIP_UNKNOWN`."""
         self.set_spans(spans)
 
     @property
@@ -254,7 +259,7 @@ class IngestVehicle:
         return self.vehicle.vehicle_id
 
     def set_spans(self, spans: Sequence[Span]) -> None:
-        """The newest spans of this vehicle, oldest first: all that matter, or more than `MAX_SPANS`. They do not overlap."""
+        """Takes the newest spans, oldest first: all that are recent enough, or more than `MAX_SPANS`. They do not overlap."""
         windows = windows_of(spans)
         if len(windows) > MAX_SPANS:
             windows[MAX_SPANS:] = (_OLDER,)
@@ -262,7 +267,7 @@ class IngestVehicle:
 
     @property
     def waits(self) -> bool:
-        """Something of it is not stored yet, or somebody is told of what is."""
+        """Whether a fix of it is not stored yet, or a connection gets its acks."""
         return any(session.receiver is not None or session.seen != session.handled for session in self.sessions.values())
 
 
@@ -272,12 +277,13 @@ def _unsettled(spans: Sequence[Span], last_came_at: int) -> int | None:
 
 
 class IngestVehicles:
-    """The vehicles in memory, loaded when a driver connects and kept for an hour at least: the live map goes on while the
-    database is away.
+    """The vehicles in memory. They are loaded when a driver connects, and kept for an hour at least.
+
+    So the live map continues while the database is away.
     """
 
     def __init__(self, database: Database, clock: Clock, follow: Callable[[], Awaitable[None]]) -> None:
-        """`follow` returns when the change log is followed, so that what is read then is kept up to date."""
+        """`follow` returns once the change log is followed. What is read after that is kept up to date."""
         self._database = database
         self._clock = clock
         self._follow = follow
@@ -285,7 +291,7 @@ class IngestVehicles:
         self.by_number: dict[int, IngestVehicle] = {}
         self.loading: Loading[int | str] = Loading()
         self.on_unsettled: Callable[[IngestVehicle, int], None] = lambda _vehicle, _since: None
-        """Told of a vehicle that comes into memory, and of its `unsettled`."""
+        """Called with a vehicle that was loaded, and its `unsettled`."""
         self._stored = Gathered(self._read_all)
         self._opened = Gathered(self._open_all)
 
@@ -293,7 +299,7 @@ class IngestVehicles:
         return self._by_id.get(vehicle_id)
 
     async def load(self, vehicle_id: str) -> IngestVehicle | None:
-        """The vehicle, from memory or the store; None where there is no such vehicle. Raises `StoreUnavailable`."""
+        """The vehicle, from memory or the store; None if it does not exist. Raises `StoreUnavailable`."""
         while (vehicle := self._by_id.get(vehicle_id)) is None:
             await self._follow()
             with self.loading.reading():
@@ -306,14 +312,14 @@ class IngestVehicles:
         return vehicle
 
     def _keep(self, vehicle: IngestVehicle) -> None:
-        # Of two that asked at once the first is kept: somebody is connected with it.
+        # If two callers loaded it at once, the first result is kept, because a connection may use it already.
         kept = self._by_id.setdefault(vehicle.vehicle_id, vehicle)
         self.by_number[kept.number] = kept
         if kept is vehicle and vehicle.unsettled is not None:
             self.on_unsettled(vehicle, vehicle.unsettled)
 
     def let_go(self, connected: Container[str]) -> None:
-        """To be called every hour: lets go of who has nothing waiting and was not `connected` the last time either."""
+        """Drops vehicles that have nothing waiting and were not `connected` in the last call either. Call this every hour."""
         for vehicle_id, vehicle in list(self._by_id.items()):
             if vehicle_id in connected or vehicle.waits:
                 vehicle.unused = False
@@ -324,7 +330,7 @@ class IngestVehicles:
 
     async def _read_all(self, vehicle_ids: list[str]) -> Mapping[str, IngestVehicle]:
         async with self._database.connection() as connection:
-            # First: what is read after it knows of that change at least.
+            # This is read first. What is read afterwards contains that change at least.
             newest = await changes.head(connection)
             stored = await vehicles.get_all(connection, [name for name in vehicle_ids if "\0" not in name])
             if not stored:
@@ -343,12 +349,12 @@ class IngestVehicles:
                 vehicle.motion.seed(last.latitude, last.longitude, last.fix_time, last.speed)
                 vehicle.unsettled = _unsettled(spans.get(number, ()), last.server_time)
                 if not is_right(last.server_time - last.fix_time):
-                    # Fixes that go on from this one are no sign that the clock was right.
+                    # Fixes that continue from this one do not show that the clock was right.
                     vehicle.clock = DeviceClock(queued=False)
         return loaded
 
     async def _open_all(self, wanted: list[tuple[int, str]]) -> Mapping[tuple[int, str], tuple[int, int]]:
-        # After a restart of the hub all drivers come at once, and their sessions are there: nothing is to be written.
+        # After a restart of the hub all drivers reconnect at once. Their sessions exist, so nothing is written.
         async with self._database.connection() as connection:
             found = await sessions.find_all(connection, wanted)
         missing = [one for one in wanted if one not in found]
@@ -358,7 +364,7 @@ class IngestVehicles:
         return found
 
     async def open_session(self, vehicle: IngestVehicle, name: str) -> Session | None:
-        """The session of this name, from memory or the store; None where the vehicle was removed. Raises `StoreUnavailable`."""
+        """The session of this name, from memory or the store; None if the vehicle was removed. Raises `StoreUnavailable`."""
         session = vehicle.sessions.get(name)
         if session is None:
             opened = await self._opened.get((vehicle.number, name))
@@ -372,7 +378,7 @@ class IngestVehicles:
         return session
 
     def forget(self, vehicle_id: str) -> None:
-        """The vehicle is gone, or must be read anew."""
+        """Drops a vehicle that was removed, or must be read again."""
         vehicle = self._by_id.pop(vehicle_id, None)
         if vehicle is not None:
             self.by_number.pop(vehicle.number, None)

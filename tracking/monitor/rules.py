@@ -36,7 +36,7 @@ WANDERING_RADIUS = 60.0
 """Metres from where it stands on the average that a receiver is mostly within, between houses: 3 sigma, where sigma is 20 m."""
 WANDER = 200.0
 """Metres: the filters let through what strays some 100 m within a second, 140 m within five, and wanders besides
-(`filters.NOISE`, `reach`)."""
+(`kinematics.NOISE`, `reach`)."""
 AVERAGED = 60
 """Positions of which the place is the mean; more make it no better."""
 BACK_MS = 60_000

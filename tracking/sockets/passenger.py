@@ -80,7 +80,7 @@ class PassengerConnection(Connection):
     async def _begin(self, feed: TripFeed) -> None:
         began = feed.offset
         # What waits for a commit now may be committed after our reading began, and so be in neither.
-        unstored = list(self.service.recorder.pending(self.trip_id))
+        unstored = list(self.service.recorder.queue.pending(self.trip_id))
         line = None
         # What the line is joined with must be here when it was read, so nothing is awaited after it.
         with self.service.hub.erased() as erased:
