@@ -16,7 +16,8 @@ from tracking.live.follower import Follower, NotRead, Transaction
 from tracking.live.hub import Hub
 from tracking.live.loading import Loading
 from tracking.live.trips import TripFeed
-from tracking.live_state import LiveState, State
+from tracking.live_state.applying import LiveState
+from tracking.live_state.reading import State
 from tracking.model import Position
 from tracking.store import changes
 from tracking.store.changes import Cursor, Row

@@ -16,6 +16,7 @@ from tests.support.clients import PLAIN, Api, Dispatcher, Driver, Message, Socke
 from tests.support.devices import until
 from tests.support.geofence_truth import Seen
 from tests.support.hub_process import SECRET, HubProcess
+from tests.support.live_state import NothingElse
 from tests.support.monitoring import BEGIN, FLEET, Monitored, position_of
 from tests.support.serving import serving
 from tests.test_events import INSIDE, OUTSIDE, listed, put_fence
@@ -30,7 +31,8 @@ from tracking.live.fleet import FleetFeed
 from tracking.live.follower import NotRead
 from tracking.live.hub import Hub
 from tracking.live.loading import Loading
-from tracking.live_state import LiveState, State
+from tracking.live_state.applying import LiveState
+from tracking.live_state.reading import State
 from tracking.model import Event, EventKind, Fleet, Place, Trip, TripStatus, Vehicle
 from tracking.monitor import loader as module
 from tracking.monitor import silence
@@ -654,7 +656,14 @@ def hub_of(service_of: Service) -> Hub:
 @pytest.fixture
 def world_of(service_of: Service, monitored: Monitored) -> LiveState:
     return LiveState(
-        service_of.ingest_vehicles, service_of.hub, monitored.monitor, monitored.events, service_of.auth, lambda: BEGIN
+        service_of.ingest_vehicles,
+        service_of.hub,
+        monitored.monitor,
+        monitored.events,
+        service_of.auth,
+        lambda: BEGIN,
+        NothingElse(),
+        NothingElse(),
     )
 
 

@@ -252,11 +252,11 @@ def test_those_who_wait_to_be_looked_after_do_not_grow_in_number() -> None:
     for i in range(300):
         monitored.drive(*(at(i, vehicle=f"van-{j}") for j in range(3)))
         monitored.change_fleet(signal_lost_after=5.0 + i % 2 * 1_000)
-    assert sum(map(len, monitored.monitor._due.values())) == 3
+    assert sum(map(len, monitored.monitor.last_heard._due.values())) == 3
     for j in range(3):
         monitored.fleets.forget(f"van-{j}")
     monitored.pass_time(30)
-    assert not monitored.monitor._due
+    assert not monitored.monitor.last_heard._due
 
 
 # --- dwell ------------------------------------------------------------------------------------------------------------
@@ -459,14 +459,14 @@ def test_a_fault_in_one_fleet_hides_no_other(monkeypatch: pytest.MonkeyPatch) ->
     monitored.change_fleet("faulty")
     monitored.vehicle("faulty van", "faulty")
     monitored.drive(at(0, *OUTSIDE), at(0, vehicle="silent"))
-    look_at = monitored.monitor._look_at
+    judge = monitored.monitor.judge.judge
 
     def fail(feed: FleetFeed, moves: list[tuple[LiveVehicle, Position]]) -> None:
         if feed.fleet.fleet_id == "faulty":
             raise ValueError
-        look_at(feed, moves)
+        judge(feed, moves)
 
-    monkeypatch.setattr(monitored.monitor, "_look_at", fail)
+    monkeypatch.setattr(monitored.monitor.judge, "judge", fail)
     monitored.pass_time(59)
     monitored.clock += 3_000
     monitored.publish(at(62, vehicle="faulty van"))

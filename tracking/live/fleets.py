@@ -1,9 +1,11 @@
 """All vehicles and fleets that this process knows, by their ids."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
-from tracking.live.fleet import FleetFeed, FleetSlices, LiveVehicle
+from tracking.live.fleet import FleetFeed, LiveVehicle
 from tracking.live.loading import Loading
+from tracking.live.shown_vehicle import FleetSlices
 from tracking.metrics import CLOCKS_WRONG
 from tracking.model import Fleet, Position, Trip, Vehicle
 from tracking.protocol.codec import frame
@@ -14,6 +16,18 @@ MAX_MOVES = 100_000
 """Positions that may wait to be judged; past it the oldest are not judged. So many again may wait for their fleets."""
 
 
+class Remembered(Protocol):
+    """What is remembered of each vehicle outside `live`."""
+
+    def forget(self, vehicle: LiveVehicle) -> None:
+        """The vehicle is not in memory any more."""
+        ...
+
+    def transfer(self, vehicle: LiveVehicle) -> None:
+        """The vehicle belongs to another fleet now."""
+        ...
+
+
 class Fleets:
     """The fleets in memory, and vehicles of others that somebody drives. `tracking.monitor.loader` reads them from the store,
     `live_state` keeps them up to date.
@@ -22,8 +36,9 @@ class Fleets:
     in its feed until it is.
     """
 
-    def __init__(self, slices: FleetSlices | None = None) -> None:
+    def __init__(self, slices: FleetSlices | None = None, remembered: Remembered | None = None) -> None:
         self._slices = slices
+        self._remembered = remembered
         self.feeds: dict[str, FleetFeed] = {}
         self.vehicles: dict[str, LiveVehicle] = {}
         self.by_number: dict[int, LiveVehicle] = {}
@@ -37,10 +52,6 @@ class Fleets:
         """Told of a fleet that is not held, and of which a vehicle moved."""
         self.on_doubt: Callable[[str], None] = lambda _: None
         """Told of a fleet that may be another than it is known to be here."""
-        self.on_gone: Callable[[LiveVehicle], None] = lambda _: None
-        """Told of a vehicle that is not in memory any more."""
-        self.on_transferred: Callable[[LiveVehicle], None] = lambda _: None
-        """Told of a vehicle that is another fleet's now."""
         CLOCKS_WRONG.set(0)
 
     # --- loading ------------------------------------------------------------------------------------------------------
@@ -82,7 +93,11 @@ class Fleets:
         self.by_number.pop(live.number, None)
         live.feed.leave(live)
         live.feed.vehicles.discard(live)
-        self.on_gone(live)
+        self._forget_remembered(live)
+
+    def _forget_remembered(self, live: LiveVehicle) -> None:
+        if self._remembered is not None:
+            self._remembered.forget(live)
 
     def is_there(self, live: LiveVehicle) -> bool:
         """It was not removed; another one may have its id by now."""
@@ -148,7 +163,8 @@ class Fleets:
         live.joined_at = joined_at
         live.position = None
         live.waits_from = None
-        self.on_transferred(live)
+        if self._remembered is not None:
+            self._remembered.transfer(live)
 
     def forget(self, vehicle_id: str) -> None:
         """The vehicle was removed."""
@@ -162,7 +178,7 @@ class Fleets:
                 live.feed.broadcast(frame(VehicleGone(vehicle_id)))
             # Whoever holds it still, to look after it some seconds from now, holds nothing of where it was.
             live.position = None
-            self.on_gone(live)
+            self._forget_remembered(live)
 
     def forget_places(self, vehicle_ids: Iterable[str]) -> None:
         """Where these were last is not kept any more; those that are on the map stay there."""
@@ -206,9 +222,9 @@ class Fleets:
     def ticking(self) -> Iterator[None]:
         """To be gone through every 250 ms; between two steps others may have their turn."""
         for feed in list(self.feeds.values()):
-            yield from feed.ticking()
+            yield from feed.screens.ticking()
 
     def recounting(self) -> Iterator[None]:
         """To be gone through every second, in the same way."""
         for feed in list(self.feeds.values()):
-            yield from feed.recounting()
+            yield from feed.screens.recounting()

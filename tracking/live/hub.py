@@ -8,10 +8,10 @@ from typing import Generic, Protocol, TypeVar
 from tracking.auth import Principal
 from tracking.errors import CloseCode
 from tracking.keys import Key
-from tracking.live.fleet import FleetSlices
-from tracking.live.fleets import Fleets
+from tracking.live.fleets import Fleets, Remembered
 from tracking.live.loading import Loading
 from tracking.live.reader_queue import ReaderQueue
+from tracking.live.shown_vehicle import FleetSlices
 from tracking.live.trips import KeptBytes, TripFeed
 from tracking.metrics import DRIVERS, FEEDS
 from tracking.model import Clock, Position, Trip
@@ -102,6 +102,7 @@ class Hub:
 
     `keep_seconds` and `keep_bytes` bound what the trips' feeds keep for those who come back, `linger` (s) how long a feed lives
     without readers. `interval_*` (s) are asked of drivers: while someone watches, while a trip is under way, and else.
+    `remembered` is what is remembered of vehicles elsewhere.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Hub:
         interval_watched: float,
         interval_trip: float,
         interval_idle: float,
+        remembered: Remembered | None = None,
     ) -> None:
         self._clock = clock
         self._keep_seconds = keep_seconds
@@ -127,7 +129,7 @@ class Hub:
         """how many feeds have been begun"""
         self.loading: Loading[str] = Loading()
         """of trips that somebody is about to watch"""
-        self.fleets = Fleets(FleetSlices(lambda work: asyncio.get_running_loop().call_soon(work)))
+        self.fleets = Fleets(FleetSlices(lambda work: asyncio.get_running_loop().call_soon(work)), remembered)
         self.drivers: dict[str, DriverLink] = {}
         self.on_former: Callable[[Position], None] = lambda _: None
         """Told of a position that moves the marker of a vehicle which the trip no longer has: it is of the trip's line."""
