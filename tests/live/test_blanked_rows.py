@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.support.changes import Hub, a_hub
+from tests.support.changes import changes as changes_of
 from tests.support.clients import now_ms
 from tests.support.hub_process import SECRET
-from tests.test_change_feed import Hub, a_hub
-from tests.test_change_feed import changes as changes_of
 from tracking.auth import Auth
 from tracking.config import load
 from tracking.service import Service, assemble
