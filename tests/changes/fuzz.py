@@ -4,9 +4,11 @@ import logging
 from collections.abc import AsyncGenerator, Iterable
 from typing import NamedTuple
 
+from tests.changes.actions import live
 from tests.changes.judge import judge
 from tests.changes.mutations import Mutation
-from tests.changes.world import Station, World
+from tests.changes.station import Station
+from tests.changes.world import World
 
 STEPS = 40
 """What happens in a sequence, about."""
@@ -43,7 +45,7 @@ async def fuzz(
 async def sequence(station: Station, seed: str, steps: int) -> Outcome:
     async with World(station, seed) as world:
         try:
-            await world.live(steps)
+            await live(world, steps)
             await world.come_to_rest()
         except TimeoutError:
             behind = [f"{hub} ({hub.service.follower.applied})" for hub in world.hubs if await world.behind(hub)]

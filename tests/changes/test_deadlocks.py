@@ -7,7 +7,7 @@ from unittest import mock
 import asyncpg
 import pytest
 
-from tests.changes.world import PLACES, Station
+from tests.changes.station import PLACES, Station
 from tracking.auth import Principal, Role
 from tracking.live.follower import Transaction
 from tracking.model import Fleet
