@@ -1,0 +1,25 @@
+"""A hub in this process, with a clock to be turned."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.clients import Api
+from tests.support.serving import serving
+from tests.support.turned_hub import SETTINGS, Turned, World
+from tracking.app import create_app
+from tracking.config import load
+
+
+@pytest.fixture
+async def world(database_url: str) -> AsyncIterator[World]:
+    clock = Turned()
+    app = create_app(load(database_url=database_url, **SETTINGS), clock=clock)
+    async with serving(app, lifespan="on") as served:
+        yield World(app.state.service, served.url, clock, database_url)
+
+
+@pytest.fixture
+async def api(world: World) -> AsyncIterator[Api]:
+    async with Api(world.url) as api:
+        yield api
