@@ -157,7 +157,6 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     lines = Lines(database, tracks, lambda trip_id: recorder.pending(trip_id), clock, hub.erased)
     revisions = Revisions(lines, hub, lambda trip_id: recorder.pending(trip_id))
     hub.on_former = revisions.late_one
-    hub.on_begun_anew = revisions.revise_all
     summaries = Summaries(
         housekeeping,
         clock,
@@ -182,10 +181,9 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         latest,
         revisions,
         clock,
-        ahead=lambda: follower.clock_ahead,
+        ahead=lambda: follower.clock.ahead,
         on_corrected=summaries.refiled,
     )
-    hub.on_showing = refiling.begins_to_show
     ingest_vehicles.on_unsettled = refiling.refile
     backlogs = Backlogs(recorder, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit)
     intake = Intake(
@@ -205,8 +203,19 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     sums = Sums(summing, clock)
     events = Events(database, hub.fleets, last_event=last_event)
     monitor = Monitor(database, hub.fleets, states, events, clock, gone_after=settings.gone_after)
-    forgetting = _Forgetting(recorder, latest, refiling, sums, erasures)
-    live = LiveState(ingest_vehicles, hub, monitor, events, auth, clock, refiling, forgetting)
+    silences = Silences(database, hub.fleets, events, clock, gone_after=settings.gone_after)
+    loader = Loader(
+        database,
+        hub.fleets,
+        monitor,
+        lambda: follower.begin(),
+        clock,
+        sweeping=silences.sweeping,
+        connected=hub.drivers,
+        gone_after=settings.gone_after,
+    )
+    forgetting = _Forgetting(recorder, latest, refiling, revisions, sums, erasures)
+    live = LiveState(ingest_vehicles, hub, monitor, loader, auth, clock, refiling, forgetting)
     change_feed = ChangeFeed(
         database,
         auth,
@@ -218,17 +227,6 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     )
     follower = Follower(following, database, marks, live, clock=clock, on_applied=change_feed.add)
     events.on_stored = follower.wake
-    silences = Silences(database, hub.fleets, events, clock, gone_after=settings.gone_after)
-    loader = Loader(
-        database,
-        hub.fleets,
-        monitor,
-        follower.begin,
-        clock,
-        sweeping=silences.sweeping,
-        connected=hub.drivers,
-        gone_after=settings.gone_after,
-    )
     shapes = Lanes(SHAPES_AT_ONCE, rests=True, on_quiet=give_back)
     return Service(
         settings=settings,
@@ -300,6 +298,7 @@ class _Forgetting(NamedTuple):
     recorder: Recorder
     latest: Latest
     refiling: Refiling
+    revisions: Revisions
     sums: Sums
     erasures: Erasures
 
@@ -311,6 +310,9 @@ class _Forgetting(NamedTuple):
         for number in numbers:
             self.sums.forget(number)
         self.erasures.asked()
+
+    def fill_line(self, trip: Trip) -> None:
+        self.revisions.revise_all(trip)
 
 
 async def _trips(database: Database, trip_ids: list[str]) -> dict[str, tuple[Trip, int]]:

@@ -3,8 +3,8 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from tests.live.test_trips import Reader
 from tests.store.test_history import BEGIN, Turned, Van, a_trip, north
+from tests.support.trip_feeds import Reader
 from tracking.history.lines import Lines
 from tracking.history.revisions import Revisions
 from tracking.live.hub import Hub

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from tests.ingest.direct import VAN, MakeService, a_fix, asked, nothing_is_stored, opened, take
-from tests.live.test_trips import Reader
 from tests.support.clients import now_ms
 from tests.support.devices import until
+from tests.support.trip_feeds import Reader
 from tracking.ingest.vehicles import IngestVehicle, Session, earliest_difference, read_states
 from tracking.live.trips import TripFeed
 from tracking.model import Place, Trip, TripStatus, Vehicle
@@ -65,8 +65,8 @@ async def apply(service: Service, vehicle: IngestVehicle, trip: Trip | None = No
     since = earliest_difference(before, vehicle.windows)
     if since is not None:
         service.refiling.refile(vehicle, since)
-    if trip is not None:
-        service.hub.trip_changed(trip)
+    if trip is not None and service.hub.trip_changed(trip):
+        service.refiling.begins_to_show(trip)
     return since
 
 
@@ -284,7 +284,8 @@ async def test_the_newest_place_is_shown_when_its_trip_begins_to_show_and_the_ot
     assert not reader.read()
     await apply(service, vehicle)
     assert not reader.read(), "it does not show yet"
-    service.hub.trip_changed(changed)
+    assert service.hub.trip_changed(changed)
+    service.refiling.begins_to_show(changed)
     assert feed.showing
     [told, position] = reader.read()
     assert (told["type"], position["type"]) == ("trip", "position")

@@ -157,7 +157,8 @@ def new_follower(database: Database, ingest_vehicles: IngestVehicles) -> Followe
     auth = Auth(load(jwt_secret=SECRET))
     events = Events(database, hub.fleets)
     monitor = Monitor(database, hub.fleets, AlertStates(), events, system_clock, gone_after=3_600)
-    live = LiveState(ingest_vehicles, hub, monitor, events, auth, system_clock, NothingElse(), NothingElse())
+    nothing_else = NothingElse()
+    live = LiveState(ingest_vehicles, hub, monitor, nothing_else, auth, system_clock, nothing_else, nothing_else)
     return Follower(database, database, Marks(), live)
 
 

@@ -15,7 +15,7 @@ CLUSTER_STEPS = 1
 
 def is_too_full(pyramid: Pyramid, cells: Mapping[tuple[int, int], FleetCell], area: Area) -> bool:
     """Whether an area holds too many vehicles to show each."""
-    # More than what its tiles hold it can't; most screens are done with that.
+    # The tiles give an upper bound, which is enough for most screens.
     if sum(tile.count for tile in pyramid.tiles(area, _level_of(area, ZOOM))) <= MAX_SINGLE:
         return False
     held = 0
@@ -23,7 +23,7 @@ def is_too_full(pyramid: Pyramid, cells: Mapping[tuple[int, int], FleetCell], ar
         if count is not None:
             held += count
         else:
-            # A cell at the edge reaches beyond the screen: what counts is what the screen holds.
+            # A cell at the edge reaches beyond the screen. Only vehicles on the screen count.
             places = [vehicle.position for vehicle in cells[column, row].vehicles]
             held += sum(area.shows(place.latitude, place.longitude) for place in places if place is not None)
         if held > MAX_SINGLE:
@@ -32,9 +32,9 @@ def is_too_full(pyramid: Pyramid, cells: Mapping[tuple[int, int], FleetCell], ar
 
 
 def clusters_of(pyramid: Pyramid, area: Area, zoom: float) -> list[tuple[float, float, int]]:
-    """Vehicles counted by tiles of half the screen's, each shown about the middle of the vehicles in it.
+    """Counts vehicles by tiles of half the size of the screen's. A cluster is placed at the middle of its vehicles, about.
 
-    No tile is smaller than a cell: more than `MAX_SINGLE` vehicles on a screen of one cell are one cluster.
+    No tile is smaller than a cell, so more than `MAX_SINGLE` vehicles in one cell are one cluster.
     """
     return [
         (round(tile.latitudes / tile.count, 6), round(tile.longitudes / tile.count, 6), tile.count)

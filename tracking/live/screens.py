@@ -55,7 +55,7 @@ class FleetScreens:
         if new is None:
             new = self.cells[key] = Cell(*key)
         if not new.vehicles:
-            # A screen is registered at the cells that hold something.
+            # Screens are registered at occupied cells only. This one is occupied from now on.
             for viewport in self._viewports:
                 if not viewport.clustered and viewport.area is not None and viewport.area.touches(*key):
                     viewport.cells.add(new)
@@ -98,7 +98,7 @@ class FleetScreens:
             return
         self._take_out(vehicle)
         vehicle.encoded = None
-        # Whoever sees it: where it is, where it was and has not been seen to go from, and who is behind with it.
+        # Viewports that show it: at its cell, at a cell that it left since the last tick, and those that lag behind.
         viewers = set(cell.viewers)
         for left in (*self.dirty, *self._telling):
             if vehicle in left.gone:
@@ -110,7 +110,7 @@ class FleetScreens:
                 viewport.missed_descriptions.discard(vehicle)
                 viewers.add(viewport)
         for viewport in viewers:
-            # What this tick has for it may be of the vehicle still.
+            # The rows collected in this tick may still name the vehicle.
             self._send(viewport)
             viewport.left.append(vehicle.vehicle.vehicle_id)
             self._waiting[viewport] = None
@@ -120,19 +120,19 @@ class FleetScreens:
     def look(self, viewport: FleetViewport, bounds: tuple[float, float, float, float], zoom: float) -> None:
         """The screen shows another part of the map, and is sent what is new to it.
 
-        Of a screen that moves many times within a tick, faster than its reader reads, or past its allowance, the first and the
-        newest count.
+        If it moves many times within a tick, faster than its reader reads, or past its allowance, only the first and the newest
+        part are shown.
         """
         self._viewports.add(viewport)
         if viewport.wanted is not None:
             viewport.skipped.append(area_of(*viewport.wanted[0]))
-            # While its reader is slow there may be many.
+            # A slow reader may gather many.
             del viewport.skipped[: len(viewport.skipped) - MAX_SKIPPED - 1]
         viewport.wanted = bounds, zoom
         self._look(viewport)
 
     def _look(self, viewport: FleetViewport, *, has_time: bool = False) -> None:
-        """Shows what is wanted, now or in its time."""
+        """Shows what is wanted, now or later."""
         if viewport in self._looked or viewport.queue.blocked or viewport.holds_back or not viewport.allowance.has_room():
             self._waiting[viewport] = None
         elif not (has_time or self._slices.has_time()):
@@ -154,11 +154,11 @@ class FleetScreens:
             self._show_vehicles(viewport, (before, *passed))
 
     def go_on(self, viewport: FleetViewport) -> None:
-        """Shows what is still to be shown of where the screen looks, as far as its reader and the time allow."""
+        """Shows the rest of where the screen looks, as far as its reader and the time allow."""
         if viewport.coming is not None:
             for _ in viewport.coming:
                 if viewport.queue.blocked:
-                    # The rest in its time, as it will be then.
+                    # The rest is shown later, in its state then.
                     self._waiting[viewport] = None
                     return
                 if not self._slices.has_time():
@@ -190,16 +190,16 @@ class FleetScreens:
                     del self.cells[cell.column, cell.row]
 
     def _show_vehicles(self, viewport: FleetViewport, before: Sequence[Area]) -> None:
-        """Sends what did not lie in every area of `before`, where the screen came from; without any, all that it shows."""
+        """Sends all vehicles outside the areas of `before`, which the screen passed. Without any, sends all vehicles."""
         self._send(viewport)
         viewport.clustered = False
         viewport.coming = self._showing(viewport, before)
         self.go_on(viewport)
 
     def _showing(self, viewport: FleetViewport, before: Sequence[Area]) -> Iterator[None]:
-        """Registers the screen at its cells and sends what lies in them, a part at a time.
+        """Registers the screen at its cells and sends the vehicles in them, a part at a time.
 
-        A cell that gets its first vehicle meanwhile has the screen among its viewers from the beginning.
+        A cell that gets its first vehicle meanwhile registers the screen by itself.
         """
         area = viewport.area
         assert area is not None
@@ -208,9 +208,9 @@ class FleetScreens:
         def is_known(column: int, row: int) -> bool:
             return any(part.holds(column, row) for part in parts)
 
-        # Not those that are empty now: whoever went from there is still to be seen to go.
+        # It stays registered at empty cells that it touches: vehicles that left them are still to be reported.
         self._unregister(viewport, {cell for cell in viewport.cells if not area.touches(cell.column, cell.row)})
-        # Named although they are empty: a client may hold vehicles of them from an earlier look.
+        # Empty cells are named as well: a client may hold vehicles in them from an earlier look.
         name_all = area.size <= MAX_NAMED_CELLS
         names = [cell_name(*key) for key in area.places() if not is_known(*key)] if name_all else []
         vehicles: list[ShownVehicle] = []
@@ -226,9 +226,9 @@ class FleetScreens:
                 if not name_all and cell.vehicles:
                     names.append(cell.name)
             if weight >= PART:
-                # One cell may hold all of them.
+                # One cell may hold all vehicles.
                 for begin in range(0, len(vehicles) or 1, PART):
-                    # Who went from there meanwhile is told of where it is now.
+                    # A vehicle that left meanwhile is sent from its new cell.
                     part = [
                         one for one in vehicles[begin : begin + PART] if one.cell is not None and viewport in one.cell.viewers
                     ]
@@ -251,7 +251,7 @@ class FleetScreens:
         return len(self._vehicles) > MAX_SINGLE and is_too_full(self._pyramid, self.cells, area)
 
     def _show_clusters(self, viewport: FleetViewport, known: "dict[_Look, bytes] | None" = None) -> None:
-        """`known` are clusters that others were shown in the same moment."""
+        """`known` are clusters that other screens were shown in this step."""
         self._send(viewport)
         viewport.coming = None
         self._unregister(viewport, set(viewport.cells))
@@ -276,9 +276,9 @@ class FleetScreens:
             pass
 
     def recounting(self) -> Iterator[None]:
-        """To be gone through every second: whether a viewport holds too many vehicles, or no longer; clusters as they are now.
+        """To be iterated every second: switches viewports between vehicles and clusters, and updates clusters.
 
-        Between two steps others may have their turn.
+        Other tasks may run between two steps.
         """
         if len(self._vehicles) <= MAX_SINGLE and not any(viewport.clustered for viewport in self._viewports):
             return
@@ -306,9 +306,9 @@ class FleetScreens:
             pass
 
     def ticking(self) -> Iterator[None]:
-        """To be gone through every 250 ms: tells each viewport what changed in the cells that it touches.
+        """To be iterated every 250 ms: sends each viewport what changed in its cells.
 
-        Between two steps others may have their turn.
+        Other tasks may run between two steps.
         """
         touched, self._waiting = self._waiting, {}
         self._looked.clear()
@@ -339,7 +339,7 @@ class FleetScreens:
         for vehicle in cell.gone:
             row = encode(vehicle.row())
             for viewport in cell.viewers:
-                # Whoever sees where it went is told from there.
+                # A viewport that shows the new cell is told from there.
                 if vehicle.cell is None or viewport not in vehicle.cell.viewers:
                     if viewport.queue.blocked or viewport.missed:
                         viewport.missed.add(vehicle)
@@ -362,7 +362,7 @@ class FleetScreens:
         self.go_on(viewport)
 
     def _send(self, viewport: FleetViewport) -> None:
-        """Sends what the tick has for it so far."""
+        """Sends the rows, descriptions and ids that were collected for it."""
         if viewport.rows or viewport.descriptions or viewport.left:
             viewport.queue.push(b"".join(updates(viewport.rows, viewport.descriptions, viewport.left)))
             viewport.rows, viewport.descriptions, viewport.left = [], [], []

@@ -13,7 +13,6 @@ from tracking.live.hub import Hub
 from tracking.live_state.reading import State, StateReader
 from tracking.live_state.rows import EVENTS, KINDS, OF_A_GEOFENCE, changes_vehicle, is_moved, number_in
 from tracking.model import Clock, Trip
-from tracking.monitor.events import Events
 from tracking.monitor.monitor import Monitor
 from tracking.store.changes import EVENT, ChangeKind, Row
 from tracking.store.pool import Connection
@@ -27,12 +26,28 @@ class Filing(Protocol):
         """The vehicle's spans are these now, oldest first."""
         ...
 
+    def begins_to_show(self, trip: Trip) -> None:
+        """The watchers of this trip are shown its vehicle, or another one, from now on."""
+        ...
+
 
 class Forgetting(Protocol):
     """Everything outside the live state that holds data of vehicles and trips."""
 
     def forget(self, numbers: set[int]) -> None:
         """The vehicles with these numbers were removed; with no numbers: a trip was removed."""
+        ...
+
+    def fill_line(self, trip: Trip) -> None:
+        """The watchers of this trip have an empty line, because a vehicle of it was removed."""
+        ...
+
+
+class FleetLoading(Protocol):
+    """Loads fleets into memory."""
+
+    def read_again(self, fleet_id: str) -> None:
+        """What is in memory of the fleet may be wrong."""
         ...
 
 
@@ -44,7 +59,7 @@ class LiveState:
         ingest_vehicles: IngestVehicles,
         hub: Hub,
         monitor: Monitor,
-        events: Events,
+        loader: FleetLoading,
         auth: Auth,
         clock: Clock,
         filing: Filing,
@@ -53,7 +68,7 @@ class LiveState:
         self._ingest_vehicles = ingest_vehicles
         self._hub = hub
         self._monitor = monitor
-        self._events = events
+        self._loader = loader
         self._auth = auth
         self._filing = filing
         self._forgetting = forgetting
@@ -96,7 +111,7 @@ class LiveState:
             if number is None:
                 raise NotUnderstood("it does not say which event it is about")
             if (event := state.events.get(number)) is not None:
-                self._events.tell(row.fleet_id or "", event)
+                self._monitor.events.tell(row.fleet_id or "", event)
         else:
             self._apply_trip(row, subject, state, as_of)
             if row.kind not in KINDS:
@@ -123,7 +138,7 @@ class LiveState:
             # Nobody sends geofences again to screens that are connected.
             for queue in list(fleet.queues):
                 queue.end(CloseCode.GOING_DOWN)
-        self._hub.fleets.on_doubt(row.fleet_id)
+        self._loader.read_again(row.fleet_id)
 
     def _give_up_vehicle(self, row: Row, number: int) -> set[str]:
         """Drops the vehicle. Returns the ids that it has in memory, if the row may have changed it."""
@@ -141,7 +156,7 @@ class LiveState:
         if live is not None:
             # Reading it again is not enough: it may be removed, or in a fleet that is not in memory.
             self._hub.fleets.let_go(live)
-            self._hub.fleets.on_doubt(live.feed.fleet.fleet_id)
+            self._loader.read_again(live.feed.fleet.fleet_id)
         if removed and not is_moved(row):
             self._forgetting.forget({number})
             return vehicle_ids | ({row.subject} if row.subject is not None else set())
@@ -217,7 +232,8 @@ class LiveState:
         if driver is not None and driver.number == number:
             driver.close(CloseCode.NOT_FOUND)
         # This comes last, so that no snapshot names it.
-        self._hub.vehicle_gone(vehicle_id)
+        for trip in self._hub.vehicle_gone(vehicle_id):
+            self._forgetting.fill_line(trip)
 
     # --- fleets -------------------------------------------------------------------------------------------------------
 
@@ -264,7 +280,8 @@ class LiveState:
         feed = self._hub.feeds.get(trip.trip_id)
         if feed is not None and feed.as_of < as_of:
             feed.as_of = as_of
-            self._hub.trip_changed(trip)
+            if self._hub.trip_changed(trip):
+                self._filing.begins_to_show(trip)
 
     def _tell_driver(self, row: Row, trip_id: str, trip: Trip | None, state: State) -> None:
         found = state.vehicles.get(row.vehicle or 0)

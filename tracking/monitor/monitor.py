@@ -53,7 +53,7 @@ class Monitor:
     ) -> None:
         self._database = database
         self._fleets = fleets
-        self._events = events
+        self.events = events
         self._clock = clock
         self.states = states
         self.fences = FencesInForce()
@@ -277,9 +277,9 @@ class Monitor:
     async def flush(self) -> None:
         """Judges the last moves, and waits until all events are stored. To be called before the hub goes down."""
         self._try_to_look()
-        await self._events.flush()
+        await self.events.flush()
 
     def busy(self) -> set[FleetFeed]:
         """The fleets that have moves to be judged, or events to be stored."""
         moves = chain(self._moves, self._fleets.moves)
-        return {vehicle.feed for vehicle, _ in moves} | self._events.busy()
+        return {vehicle.feed for vehicle, _ in moves} | self.events.busy()
