@@ -60,7 +60,7 @@ def reroute(world: World) -> None:
 
 
 def at_once(world: World) -> None:
-    """Two change one trip at once, at one hub or at two."""
+    """Two requests change one trip at the same time, at one hub or at two."""
     trip_id = world.trip()
     for _ in range(2):
         _change_trip(world, lambda trip: _next_status(world, trip), trip_id)
@@ -202,7 +202,7 @@ def revoke(world: World) -> None:
 
 
 def strange_row(world: World) -> None:
-    """What another version may write: of a kind that is not known here, or with a body that is none."""
+    """A row as another version may write it: of an unknown kind, or with a strange body."""
     hub, trip_id = world.hub(), world.trip()
     kind = world.rng.choice(("trip.painted", "message.posted", "geofence.changed", "event.x", "vehicle.trips", ""))
     subject = world.rng.choice((trip_id or "", world.vehicle(), "no such thing", "\ud7ff"))
@@ -356,7 +356,7 @@ async def _nothing(*_: object) -> None: ...
 
 
 def stand(heard: list[Heard]) -> tuple[str, int]:
-    """The epoch and the offset up to which a passenger has heard a feed."""
+    """The epoch and the last offset that a passenger received."""
     epoch, offset = "", 0
     for _, message in heard:
         epoch = message.get("epoch", epoch)

@@ -56,7 +56,7 @@ def judge_passengers(world: World, truth: Truth) -> Iterable[str]:
 
 
 def _is_of_trip(world: World, truth: Truth, hub: FuzzHub, trip_id: str, at: int, device: Device, fix_time: int) -> bool:
-    """Whether a place may be on the trip's line; also where the hub did not know yet that it is not."""
+    """Whether a position may be on the trip's line. The hub may not know yet that it does not belong there."""
     stored = truth.vehicles.get(device.vehicle_id)
     if stored is None or world.device_of(device.vehicle_id) is not device or trip_id not in truth.trips:
         return True  # it is erased, or being erased
@@ -72,7 +72,7 @@ def _is_of_trip(world: World, truth: Truth, hub: FuzzHub, trip_id: str, at: int,
 
 
 def _may_be_known(hub: FuzzHub, trip_id: str, at: int, vehicle_id: str) -> bool:
-    """Whether the trip is under way with the vehicle, by the last row that the hub had applied then, or by a later one."""
+    """Whether the trip is under way with the vehicle, by the last row that the hub had applied then, or a later one."""
     known = True
     for applied_at, row in hub.applied:
         if row.subject != trip_id or row.public is None or row.kind not in (ChangeKind.TRIP_CREATED, ChangeKind.TRIP_CHANGED):

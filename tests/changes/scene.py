@@ -1,4 +1,4 @@
-"""A fleet with a vehicle and its trip on two hubs, and ways to hold up what those read."""
+"""A fleet with a vehicle and its trip on two hubs, and ways to delay what those read."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ from tracking.sockets.passenger import PassengerConnection
 from tracking.store.changes import Row
 
 SOON = 1.5
-"""Seconds in which something happens that is about to."""
+"""Seconds within which an expected thing happens."""
 
 
 class Gate:
-    """In place of `Turns`: the first who has read something stands there until `open` is called."""
+    """In place of `Turns`: the first task that has read something waits until `open` is called."""
 
     calm = True
 
@@ -41,7 +41,7 @@ class Gate:
 
 @contextlib.contextmanager
 def loading_held(hub: FuzzHub) -> Iterator[Gate]:
-    """The next thing that is loaded is read, and not kept before the gate is opened."""
+    """The next load reads, and keeps the result only after the gate is opened."""
     gate = Gate()
     with mock.patch.object(hub.service.database, "turns", gate, create=True):
         yield gate
@@ -49,7 +49,7 @@ def loading_held(hub: FuzzHub) -> Iterator[Gate]:
 
 
 class Holding:
-    """Holds what a follower read before it is applied, reading after reading."""
+    """Holds each reading of a follower until `let_go`, before it is applied."""
 
     def __init__(self, hub: FuzzHub) -> None:
         self._follower = hub.service.follower
@@ -110,7 +110,7 @@ class Scene:
         return await hub.service.trips.change(self.trip.trip_id, allowed=lambda _: True, **said)
 
     async def applied(self) -> None:
-        """Waits until both hubs have applied all that there is."""
+        """Waits until both hubs have applied all rows."""
         for hub in (self.here, self.there):
             await until(lambda hub=hub: self._caught_up(hub), "all is applied", SOON)  # type: ignore[misc]
 

@@ -39,7 +39,7 @@ YARDS = tuple(
 _PLENTY = Rate(1_000_000, 1.0)
 
 told_numbers: ContextVar[list[int] | None] = ContextVar("numbers", default=None)
-"""The numbers of the transactions that this task's change told the log of."""
+"""The numbers of the transactions in which this task's change was logged."""
 
 
 class Applied(NamedTuple):
@@ -65,7 +65,7 @@ class Book:
         self.answers: list[Answer] = []
         self.faults: list[str] = []
         self.done: list[str] = []
-        """What was done, for whoever reads of a failure."""
+        """What was done, to be printed after a failure."""
         self._at = 0
 
     def stamp(self) -> int:
@@ -77,7 +77,7 @@ class Book:
 
 
 class FuzzHub:
-    """A hub with the tasks that matter here."""
+    """A hub with the tasks that this needs."""
 
     def __init__(self, station: "Station", name: str, turns: Turns) -> None:
         self.name = name
@@ -92,7 +92,7 @@ class FuzzHub:
         """The number of the change that the log ended with when this hub began."""
         self.alive = False
         self.let_go_at = 0
-        """When it let go of vehicles the last time, which it does in an hour otherwise."""
+        """When it last dropped vehicles, which it otherwise does every hour."""
         self.requests: set[asyncio.Task[None]] = set()
         self.wires: list[StandInWire] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -119,7 +119,7 @@ class FuzzHub:
         return self.following.away
 
     def join(self, world: Book) -> Self:
-        """From now on it is that world's."""
+        """The hub belongs to that world from now on."""
         self.world = world
         self._database.turns = world.turns  # type: ignore[attr-defined]
         self.applied, self.wires, self.let_go_at = [], [], 0
@@ -127,7 +127,7 @@ class FuzzHub:
         return self
 
     async def read_all(self, pools: dict[int, Any]) -> Self:
-        """Begins to the extent that it knows what a hub does that has just begun, by pools that are open."""
+        """Begins only as far as to know what a new hub knows, with pools that are open."""
         for number, database in enumerate(self.databases):
             if number not in pools:
                 await database.open()
@@ -177,7 +177,7 @@ class FuzzHub:
             self.applied.append(Applied(self.world.stamp(), row))
 
     def kill(self) -> None:
-        """All that it holds in memory is lost, and whoever is connected or waits for an answer is told nothing."""
+        """Loses all memory. Connections and requests get no answer."""
         self.alive = False
         for task in (*self._tasks, *self.requests):
             task.cancel()
@@ -194,7 +194,7 @@ class FuzzHub:
         self.following.away = self.following.deaf = False
 
     def ask(self, what: str, work: Callable[[], Awaitable[object]], *, lost: bool = False) -> None:
-        """Carries a change out, beside all others."""
+        """Makes a change, concurrently with all others."""
         task = asyncio.create_task(self._ask(what, work, lost))
         self.requests.add(task)
         task.add_done_callback(lambda done: self._asked(what, done))
@@ -232,7 +232,7 @@ class FuzzHub:
 
 
 class Station:
-    """A database with its hubs, which one world after the other lives on.
+    """A database with its hubs, for one world after the other.
 
     `other_clock`: the hubs' clock is an hour ahead of the database's, and is turned.
     """
@@ -245,7 +245,7 @@ class Station:
         hubs: int = 2,
         mutation: Callable[[str], AbstractAsyncContextManager[None]] | None = None,
     ) -> None:
-        """`mutation` is one of `mutations`, which its hubs live with."""
+        """`mutation` is one of `mutations`, in force for all hubs."""
         self.url = url
         self._mutation = mutation
         self.settings = load(
@@ -264,7 +264,7 @@ class Station:
         self.turned = HOUR if self.other_clock else 0
         self.hubs = [FuzzHub(self, f"hub {n}", Turns(seed)) for n in range(hubs)]
         self.pools: dict[int, Any] = {}
-        """of hubs that only read"""
+        """Pools of hubs that only read."""
         self._stack = contextlib.AsyncExitStack()
 
     def clock(self) -> int:
@@ -293,7 +293,7 @@ class Station:
 
 @contextlib.contextmanager
 def quickly() -> Iterator[None]:
-    """The follower waits less long, and others have their turn between any two rows; transactions are noted."""
+    """The follower waits less, other tasks run between any two rows, and transactions are noted."""
     append = changes.append
 
     async def noted(connection: Any, rows: Sequence[Change]) -> int:

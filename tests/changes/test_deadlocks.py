@@ -1,4 +1,4 @@
-"""A change that the database gave up for another's sake begins anew."""
+"""A change that the database rolled back because of a deadlock is tried again."""
 
 from collections.abc import AsyncIterator
 from typing import Any

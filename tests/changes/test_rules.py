@@ -1,4 +1,4 @@
-"""Each rule of the change log by a test of its own; and that it is noticed where the rule is broken."""
+"""A test for each rule of the change log. It must fail if the rule is broken."""
 
 import asyncio
 import contextlib
@@ -125,7 +125,7 @@ async def a_log_that_went_back_is_noticed(scene: Scene) -> None:
 
 
 async def until_it_waits(hub: FuzzHub) -> None:
-    """Until the hub has read the log once more: it waits from then on as long as `POLL_SECONDS` says now."""
+    """Returns after the next reading of the log. From then on the hub waits `POLL_SECONDS` as set now."""
     here, began = hub.service.follower, time.monotonic()
     here.wake()
 

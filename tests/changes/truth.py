@@ -43,10 +43,10 @@ async def read(world: World) -> Truth:
 
 
 def remembers(sent: Sequence[Sent]) -> bool:
-    """Whether the hubs that were sent it know still which fixes are to be filed anew: that is held in memory alone."""
+    """Whether the hubs that were sent the fix still know what must be filed again. Only memory has that."""
     return all(isinstance(hub, FuzzHub) and hub.alive and hub.let_go_at < at for hub, at, _ in sent)
 
 
 def came_before_commit(truth: Truth, number: int, sent: Sequence[Sent]) -> bool:
-    """Whether it came before a change of the vehicle's trips was committed, though perhaps after the instant of its span."""
+    """Whether it came before a change of the vehicle's trips was committed, perhaps after the span's instant."""
     return any(row.vehicle == number and row.at >= instant for _, _, instant in sent for row in truth.rows)

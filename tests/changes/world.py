@@ -21,7 +21,7 @@ from tracking.sockets.driver import DriverConnection
 
 
 class Passenger:
-    """Somebody who watches one trip, and comes back to where they were. `views` are their connections, in order."""
+    """Somebody who watches one trip, and resumes it after a break."""
 
     def __init__(self, hub: FuzzHub, trip_id: str, wire: StandInWire, token: str) -> None:
         self.hub = hub
@@ -46,9 +46,9 @@ class World(Book):
         self.fleets = [f"fleet-{self.name}-{n}" for n in range(2)]
         self.vehicles = [f"van-{self.name}-{n}" for n in range(3)]
         self.trips: dict[str, Trip | None] = {}
-        """All that were made, as far as is known, as they were when they were last changed."""
+        """All trips that are known to be made, each after its last change."""
         self.fleet_of: dict[str, str] = {}
-        """The vehicles', as far as is known."""
+        """The fleet of each vehicle, as far as it is known."""
         self.devices: list[Device] = []
         self.passengers: list[Passenger] = []
         self.screens: list[tuple[FuzzHub, str, StandInWire]] = []
@@ -93,7 +93,7 @@ class World(Book):
                 pass
 
     async def come_to_rest(self) -> None:
-        """All that was asked for is carried out, and all that was committed is applied."""
+        """Waits until all requests are done and all commits are applied."""
         self.turns.be_calm()
         for hub in self.hubs:
             # Those that nobody notifies have to ask.
@@ -124,7 +124,7 @@ class World(Book):
         return self.rng.choice(self.hubs)
 
     def trip(self) -> str | None:
-        """One of the last made, more likely."""
+        """One of the last trips."""
         trips = list(self.trips)[-4:]
         return self.rng.choice(trips) if trips else None
 

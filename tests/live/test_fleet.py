@@ -86,7 +86,7 @@ def test_a_vehicle_is_encoded_once_for_all_who_come_to_look_at_it() -> None:
 
 
 def test_where_a_vehicle_was_before_it_came_back_from_another_fleet_is_not_shown() -> None:
-    """It may leave and come back before this hub knows of either: then it is called as before."""
+    """It may leave and come back before this hub knows of either, with the same name."""
     fleets, feed = fleet_of(2)
     screen = Screen(feed)
     screen.look(feed, 9.4, 47.0, 9.6, 47.2)
@@ -129,7 +129,7 @@ def test_past_the_allowance_the_newest_look_is_put_off_and_not_lost() -> None:
 
 
 def test_a_large_look_is_shown_in_slices(monkeypatch: Any) -> None:
-    """Though all of it lies in one cell; what happens between them is not lost."""
+    """All vehicles are in one cell. Changes between two slices are not lost."""
     calls: list[Callable[[], None]] = []
     fleets = Fleets(FleetSlices(calls.append))
     feed = fleets.feed(Fleet("f", "Fleet"))

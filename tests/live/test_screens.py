@@ -1,4 +1,4 @@
-"""Whatever vehicles and screens do, a screen ends up with the newest of what it shows, at one write a tick."""
+"""Whatever vehicles and screens do, a screen ends up with the newest state of its vehicles, with one write a tick."""
 
 from collections.abc import Callable, Iterator
 
@@ -106,7 +106,7 @@ test_screens_end_up_with_the_newest = FleetMachine.TestCase
 
 
 class SlicedMachine(FleetMachine):
-    """The same where every part of a look and of a tick is done by itself, and screens may be shown nothing for a while."""
+    """The same with every part of a look and of a tick in a step of its own, and with allowances that run out."""
 
     @initialize()
     def begin(self) -> None:

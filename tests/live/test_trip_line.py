@@ -1,4 +1,4 @@
-"""One line out of what is stored, what waits for a commit, and what was published; it is the same as the frames say."""
+"""A trip's line joins stored, waiting and published positions. It agrees with the frames that were sent."""
 
 from itertools import pairwise
 from typing import Any

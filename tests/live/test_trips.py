@@ -32,7 +32,7 @@ def test_a_snapshot_holds_no_suspect() -> None:
 
 
 def test_the_place_of_a_vehicle_that_gave_the_trip_away_is_not_the_next_ones() -> None:
-    """Its clock runs 50 s ahead: by the times alone it would be shown under the other's plate for as long."""
+    """Its clock is 50 s ahead. By times alone it would be shown under the other's plate for so long."""
     feed = a_feed()
     feed.publish_position(a_position(50))
     stored = [(BEGIN + 49_000, 9.5, 47.049, "van-1")]
@@ -73,7 +73,7 @@ def test_an_old_epoch_what_was_let_go_and_the_future_cannot_be_continued() -> No
 
 
 def test_feeds_share_what_may_be_kept() -> None:
-    """However many feeds there are: all together hold no more than the limit, and each its share of it."""
+    """All feeds together hold no more than the limit, and each has its share, however many there are."""
     kept = KeptBytes(updates(100))
     first = a_feed(kept)
     for second in range(100, 200):
@@ -93,7 +93,7 @@ def test_feeds_share_what_may_be_kept() -> None:
 
 
 def test_what_is_too_old_is_let_go() -> None:
-    """An update stays for as long as it should, and half as long again at the most."""
+    """An update stays for `seconds`, and at most half as long again."""
     feed = a_feed(seconds=100)
     for second in range(1, 1001):
         feed.publish_position(a_position(second))

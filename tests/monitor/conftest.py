@@ -1,4 +1,4 @@
-"""A hub in this process, with a clock to be turned."""
+"""A hub in this process, whose clock the test sets."""
 
 from collections.abc import AsyncIterator
 

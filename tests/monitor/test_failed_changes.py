@@ -35,7 +35,7 @@ async def test_a_fleet_of_which_a_change_cannot_be_applied_is_read_again(
 
 
 def fail_once(monkeypatch: pytest.MonkeyPatch, thing: type, name: str) -> None:
-    """The next call fails, as a fault of ours would have it."""
+    """The next call fails, as an error in our code would make it."""
     real = getattr(thing, name)
 
     def fail(*_: Any) -> None:

@@ -18,7 +18,7 @@ SEEDS = st.integers(0, 2**32)
 @given(SEEDS, st.lists(st.floats(0.5, 50.0), min_size=2, max_size=40))
 @settings(max_examples=60)
 def test_who_is_parked_on_the_line_does_not_flap(seed: int, accuracies: list[float]) -> None:
-    """Each fix lies within its own accuracy of a place on the edge, whichever accuracy the fix before it had."""
+    """Each fix lies within its own accuracy of a place on the edge. The accuracy of the fix before varies."""
     rng, place = random.Random(seed), Place(9.52, 47.14)
     monitored = Monitored()
     monitored.put("yard", {"type": "Polygon", "coordinates": [place.star(rng, 0, 0, 900, 500)]})
@@ -75,7 +75,7 @@ def test_how_rings_are_turned_and_where_they_begin_does_not_matter(seed: int) ->
 @given(SEEDS, st.integers(2, 9))
 @settings(max_examples=100)
 def test_a_fix_more_on_a_straight_way_far_from_the_edge_changes_nothing(seed: int, pieces: int) -> None:
-    """Which side it ends on is the same however often it reports on the way. (Not so near the edge: a fix there decides.)"""
+    """It ends on the same side, however often it reports on the way. (Near the edge a fix may decide.)"""
     rng, place = random.Random(seed), Place(9.52, 47.14)
     geometry = {"type": "Polygon", "coordinates": [place.star(rng, 0, 0, 900, 300)]}
     ground = Ground(geometry)

@@ -1,4 +1,4 @@
-"""Enters and exits as the monitor tells them, against the slow truth; and the laws that hold for every fence and move."""
+"""Enters and exits by the monitor, compared with a slow and exact calculation."""
 
 import asyncio
 import csv
@@ -70,7 +70,7 @@ def test_real_tracks_over_random_fences(name: str) -> None:
 
 
 def _read(path: Path, rng: random.Random) -> list[Seen]:
-    """The positions in their order, of each vehicle those that move its marker on; with accuracies as receivers tell them."""
+    """The positions in order, those of each vehicle that move its marker, with typical accuracies."""
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         rows = [
             Seen(
@@ -145,7 +145,7 @@ def test_a_way_across_the_date_line_does_not_go_round_the_world() -> None:
 def test_a_fence_at_the_antimeridian_is_crossed_as_any_other(
     corners: list[tuple[float, float]], way: list[tuple[float, float]], shift: float
 ) -> None:
-    """The same drive over the same fence, at 10 degrees east and around 180, where RFC 7946 has the fence cut in two."""
+    """The same drive over the same fence, at 10 degrees east and at 180, where RFC 7946 cuts the fence in two."""
     hull = shapely.MultiPoint([(x + shift, y) for x, y in corners]).convex_hull
     assume(hull.area > 1e-6 and all(abs(hull.boundary.distance(shapely.Point(place))) > 2e-4 for place in way))
     assume(all(abs(shift + x) > 1e-5 for x, _ in corners))
@@ -190,7 +190,7 @@ def test_many_places_stand_where_each_by_itself_does(places: list[tuple[float, f
 
 
 async def test_a_new_fence_is_held_against_all_who_stand_there_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What they do between two steps counts: who left the fence by then did not enter it, who came in entered once."""
+    """Moves between two steps count. A vehicle that left by then did not enter, and one that came in entered once."""
     monkeypatch.setattr(module, "SETTLED_AT_ONCE", 7)
     monitored = Monitored()
     inside, outside = (9.5, 47.1), (9.9, 47.1)
@@ -222,7 +222,7 @@ async def test_a_new_fence_is_held_against_all_who_stand_there_in_steps(monkeypa
 
 
 def test_a_fence_of_20000_vertices_is_asked_without_an_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An overlay takes 5 ms of such a fence: 1,000 vehicles on its edge would hold the hub up for seconds."""
+    """An overlay of such a fence takes 5 ms, so 1,000 vehicles on its edge would block the hub for seconds."""
     for name in ("intersection", "difference", "distance"):
         monkeypatch.delattr(shapely, name)
     rng, place = random.Random(3), Place(9.52, 47.14)

@@ -1,4 +1,4 @@
-"""What a backlog tells: late events, and states that are not news."""
+"""Events of a backlog: they are late, and change no present state."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +11,7 @@ from tracking.model import Event, EventKind, Place, Trip, TripStatus, VehicleSta
 
 
 def send(monitored: Monitored, age: float, *seen: Seen, speed: float | None = None) -> list[Event]:
-    """Each received so many seconds after its fix time; what was told of them."""
+    """The events of these, each received `age` seconds after its fix time."""
     for one in seen:
         monitored.clock = one.fix_time + int(age * 1000)
         monitored.publish(one, speed)

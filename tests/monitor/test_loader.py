@@ -31,7 +31,7 @@ from tracking.store import positions, vehicles
 
 
 class Pause:
-    """Holds up the next reading of a part of a fleet, before it or after it, until `go_on`."""
+    """Delays the next reading of a part of a fleet, before or after it, until `go_on`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
         self.reached = asyncio.Event()

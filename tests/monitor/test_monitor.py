@@ -29,7 +29,7 @@ def test_a_fence_put_over_who_stands_there_holds_at_once_and_one_that_is_gone_is
 
 
 def test_a_fence_is_changed_after_what_came_before_was_judged() -> None:
-    """Else its new shape tells the newest position, and then the moves that led there once more."""
+    """Otherwise the new shape would judge the newest position, and then the moves before it again."""
     monitored = Monitored()
     monitored.put("yard", YARD)
     monitored.drive(at(0, *OUTSIDE))

@@ -1,4 +1,4 @@
-"""What a dispatcher is told of one vehicle, by a real monitor and a clock that the test turns."""
+"""The events of one vehicle, by a real monitor and a clock that the test sets."""
 
 from collections import Counter
 from typing import Any
@@ -118,7 +118,7 @@ def _trip(status: TripStatus, version: int = 1) -> Trip:
 
 
 def _yard(reach: float) -> dict[str, Any]:
-    """A square around where they park, so many metres from there to each side."""
+    """A square around the parking place, `reach` metres to each side."""
     ring = [place(north * reach, east * reach) for north, east in ((-1, -1), (-1, 1), (1, 1), (1, -1), (-1, -1))]
     return {"type": "Polygon", "coordinates": [[[longitude, latitude] for latitude, longitude in ring]]}
 
@@ -134,7 +134,7 @@ def _as_seen(each: Fix) -> Seen:
 def test_parked_for_eight_hours_it_does_not_leave_its_yard_nor_speed(
     every: float, sigma: float, memory: float, reports: bool
 ) -> None:
-    """What the filters let through, of a receiver that wanders, strays and bounces, in a yard of 100 m by 100 m."""
+    """Positions that the filters accept from a receiver that strays and bounces, in a yard of 100 m by 100 m."""
     monitored = Monitored(speed_limit=14.0, signal_lost_after=1e6, dwell_after=1e6, idle_after=300.0)
     monitored.put("yard", _yard(50.0))
     told: list[Event] = []
@@ -148,7 +148,7 @@ def test_parked_for_eight_hours_it_does_not_leave_its_yard_nor_speed(
 
 @pytest.mark.parametrize("speed", [None, 10.0])
 def test_who_parked_and_drives_off_leaves_its_yard(speed: float | None) -> None:
-    """At the edge where it reports that it drives; by its places alone past what a receiver strays."""
+    """At the edge if it reports a speed; otherwise past the distance that a receiver strays."""
     monitored = Monitored(signal_lost_after=1e6, idle_after=1e6, dwell_after=1e6)
     monitored.put("yard", YARD)
     told = monitored.drive(*(at(5 * i, 50.0, 500.0) for i in range(100)))

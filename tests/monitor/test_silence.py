@@ -15,7 +15,7 @@ from tracking.store import positions, vehicles
 
 
 class Parked:
-    """Vehicles of fleets that nobody uses, heard of so many seconds ago."""
+    """Vehicles of unused fleets, last heard of some seconds ago."""
 
     def __init__(self, world: World, api: Api) -> None:
         self.world, self.api = world, api
@@ -44,7 +44,7 @@ class Parked:
 
 @pytest.fixture
 def no_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """But those that the test makes."""
+    """No sweeps except those of the test."""
     monkeypatch.setattr(silence.Silences, "run", lambda _: asyncio.Event().wait())
 
 

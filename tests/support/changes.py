@@ -43,7 +43,7 @@ class Stream:
         self.lines = response.aiter_lines()
 
     async def event(self) -> tuple[str, Message] | None:
-        """The next one with data: its name and that. None: the stream has ended."""
+        """The name and data of the next event with data. None: the stream has ended."""
         name, data = "", ""
         async for line in self.lines:
             if line.startswith(":"):
@@ -89,7 +89,7 @@ def types(answer: Message) -> list[str]:
 
 
 async def an_event(hub: Hub, fleet_id: str, vehicle_id: str, kind: EventKind = EventKind.IDLE, **fields: Any) -> int:
-    """Stores an event, as the watch does, and returns when it is applied; its id."""
+    """Stores an event, as the monitor does, and waits until it is applied. Returns its id."""
     async with hub.service.database.transaction() as connection:
         [number] = await events.reserve(connection, 1)
         await events.insert(connection, [fleet_id], [None], [Event(number, kind, vehicle_id, now_ms(), **fields)])

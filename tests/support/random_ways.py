@@ -110,7 +110,7 @@ def random_way(rng: random.Random, vehicle_id: str, place: Place, fence: Geometr
 
 
 def watched(fences: dict[str, Geometry], seen: list[Seen], rng: random.Random | None, most: int = 60) -> Monitored:
-    """The monitor after it has looked at all of it, in batches of random sizes up to `most`."""
+    """The monitor after it has judged all positions, in batches of random sizes up to `most`."""
     monitored = Monitored()
     for geofence_id, geometry in fences.items():
         monitored.put(geofence_id, geometry)

@@ -40,7 +40,7 @@ def position(vehicle_id: str, latitude: float, longitude: float, fix_time: int =
 
 
 class Screen:
-    """What a client would hold that reads, or does not."""
+    """What a client holds, whether it reads or not."""
 
     def __init__(self, feed: FleetFeed) -> None:
         self.writes: list[bytes] = []

@@ -1,4 +1,4 @@
-"""A hub in the test's process whose clock the test turns, and all that it knows of a fleet."""
+"""A hub in the test's process whose clock the test sets, and all that it knows of a fleet."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ class Turned:
 
 
 class World:
-    """A hub in this process, with a clock to be turned."""
+    """A hub in this process, whose clock the test sets."""
 
     def __init__(self, service: Service, url: str, clock: Turned, database_url: str) -> None:
         self.service = service
@@ -37,7 +37,7 @@ class World:
 
     @contextlib.asynccontextmanager
     async def another(self) -> AsyncIterator[Service]:
-        """A hub that knows nothing yet, on the same database; nothing of it runs."""
+        """A hub with empty memory on the same database, without its tasks."""
         settings = load(database_url=self.database_url, **SETTINGS)
         service = assemble(settings, self.database_url, Auth(settings, self.clock), self.clock)
         for database in (service.database, service.following):
