@@ -49,7 +49,7 @@ class FleetFeed:
     # --- vehicles -----------------------------------------------------------------------------------------------------
 
     def moved(self, vehicle: LiveVehicle, position: Position) -> None:
-        """A position that moves the vehicle's marker."""
+        """Takes a position that moves the vehicle's marker."""
         vehicle.position = position
         vehicle.encoded = None
         cell = vehicle.cell
@@ -71,18 +71,18 @@ class FleetFeed:
             self.screens.dirty.add(cell)
 
     def leave(self, vehicle: LiveVehicle) -> None:
-        """It is no longer on the map."""
+        """Takes the vehicle off the map."""
         self.screens.leave(vehicle)
 
     # --- dispatchers --------------------------------------------------------------------------------------------------
 
     def broadcast(self, data: bytes) -> None:
-        """A ready frame to every dispatcher, never dropped."""
+        """Sends a ready frame to every dispatcher. It is never dropped."""
         for queue in self.queues:
             queue.push(data)
 
     def mention(self, data: bytes) -> None:
-        """A ready frame to every dispatcher who reads as fast as he is written to."""
+        """Sends a ready frame to every dispatcher whose queue is not blocked."""
         for queue in self.queues:
             if not queue.blocked:
                 queue.push(data)

@@ -92,7 +92,7 @@ class FleetScreens:
             del self.cells[cell.column, cell.row]
 
     def leave(self, vehicle: ShownVehicle) -> None:
-        """It is no longer on the map."""
+        """Takes the vehicle off the map."""
         cell = vehicle.cell
         if cell is None:
             return

@@ -320,7 +320,7 @@ class LiveState:
             return
         message = state.messages.get(number)
         if message is None:
-            return  # it is erased
+            return  # it was erased
         if feed is not None:
             feed.publish_message(message.text, message.sender, message.server_time)
         driver = self._hub.drivers.get(vehicle.vehicle_id) if vehicle is not None else None
