@@ -18,7 +18,7 @@ from tracking.history.summaries import Summaries
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.rejections import CLOCK_SKEW
 from tracking.ingest.vehicles import Filed, IngestVehicle, IngestVehicles, earliest_difference, filed_anew
-from tracking.live.follower import CLOCK_TOLERANCE_MS
+from tracking.live.database_clock import CLOCK_TOLERANCE_MS
 from tracking.live.hub import Hub
 from tracking.model import Clock, Position, Trip
 from tracking.store import positions

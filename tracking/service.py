@@ -1,6 +1,7 @@
 """The parts of a running hub, in one typed bundle that sockets and HTTP handlers are given."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tracking.audit import Audit
 from tracking.auth import Auth
@@ -25,12 +26,14 @@ from tracking.lanes import Lanes, give_back
 from tracking.live.change_feed import ChangeFeed
 from tracking.live.follower import Follower
 from tracking.live.hub import Hub
-from tracking.live_state import LiveState, State
+from tracking.live_state.applying import LiveState
+from tracking.live_state.reading import State
 from tracking.model import Clock, Trip
 from tracking.monitor.events import Events
 from tracking.monitor.loader import Loader
 from tracking.monitor.monitor import Monitor
 from tracking.monitor.silence import Silences
+from tracking.monitor.states import AlertStates
 from tracking.refiling import Refiling
 from tracking.services.access import Access
 from tracking.services.fleets import Fleets
@@ -136,6 +139,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     # One connection for the history, and one for jobs.
     housekeeping = Database(url, marks=marks, timeout=max(HOUSEKEEPING_TIMEOUT, settings.database_timeout), size=2)
     latest = Latest(recording, interval=settings.latest_interval)
+    states = AlertStates()
     hub = Hub(
         clock,
         keep_bytes=settings.feed_bytes,
@@ -144,6 +148,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         interval_watched=settings.interval_watched,
         interval_trip=settings.interval_trip,
         interval_idle=settings.interval_idle,
+        remembered=states,
     )
     ingest_vehicles = IngestVehicles(database, clock, lambda: follower.begin())
     budgets = assemble_budgets(settings, clock)
@@ -152,7 +157,6 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     lines = Lines(database, tracks, queue.pending, clock, hub.erased)
     revisions = Revisions(lines, hub, queue)
     hub.on_former = revisions.late_one
-    hub.on_begun_anew = revisions.revise_all
     summaries = Summaries(
         housekeeping,
         clock,
@@ -171,17 +175,28 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         stored=summaries,
     )
     refiling = Refiling(
-        database, ingest_vehicles, hub, recorder, revisions, summaries, clock, ahead=lambda: follower.clock_ahead
+        database, ingest_vehicles, hub, recorder, revisions, summaries, clock, ahead=lambda: follower.clock.ahead
     )
-    hub.on_showing = refiling.begins_to_show
     ingest_vehicles.on_unsettled = refiling.refile
     intake = Intake(settings, ingest_vehicles, recorder, backlogs, hub, budgets, marks, clock)
     jobs = Jobs(housekeeping)
     erasures = Erasures(database, jobs, clock, settled=recorder.settled)
     sums = Sums(summing, clock)
     events = Events(database, hub.fleets, last_event=last_event)
-    monitor = Monitor(database, hub.fleets, events, clock, gone_after=settings.gone_after)
-    live = LiveState(ingest_vehicles, hub, monitor, events, auth, clock)
+    monitor = Monitor(database, hub.fleets, states, events, clock, gone_after=settings.gone_after)
+    silences = Silences(database, hub.fleets, events, clock, gone_after=settings.gone_after)
+    loader = Loader(
+        database,
+        hub.fleets,
+        monitor,
+        lambda: follower.begin(),
+        clock,
+        sweeping=silences.sweeping,
+        connected=hub.drivers,
+        gone_after=settings.gone_after,
+    )
+    forgetting = _Forgetting(recorder, latest, refiling, revisions, sums, erasures)
+    live = LiveState(ingest_vehicles, hub, monitor, loader, auth, clock, refiling, forgetting)
     change_feed = ChangeFeed(
         database,
         auth,
@@ -193,29 +208,7 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
     )
     follower = Follower(following, database, marks, live, clock=clock, on_applied=change_feed.add)
     events.on_stored = follower.wake
-    silences = Silences(database, hub.fleets, events, clock, gone_after=settings.gone_after)
-    loader = Loader(
-        database,
-        hub.fleets,
-        monitor,
-        follower.begin,
-        clock,
-        sweeping=silences.sweeping,
-        connected=hub.drivers,
-        gone_after=settings.gone_after,
-    )
     shapes = Lanes(SHAPES_AT_ONCE, rests=True, on_quiet=give_back)
-
-    def forget(numbers: set[int]) -> None:
-        recorder.forget(numbers)
-        latest.forget(numbers)
-        refiling.forget(numbers)
-        for number in numbers:
-            sums.forget(number)
-        erasures.asked()
-
-    live.on_erased = forget
-    live.on_spans = refiling.set_spans
     return Service(
         settings=settings,
         clock=clock,
@@ -278,6 +271,29 @@ def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_eve
         silences=silences,
         audit=Audit(database, clock, addresses=settings.audit_addresses),
     )
+
+
+class _Forgetting(NamedTuple):
+    """What holds data of vehicles and trips, and drops it when they are removed."""
+
+    recorder: Recorder
+    latest: Latest
+    refiling: Refiling
+    revisions: Revisions
+    sums: Sums
+    erasures: Erasures
+
+    def forget(self, numbers: set[int]) -> None:
+        """See `live_state.applying.Forgetting`."""
+        self.recorder.forget(numbers)
+        self.latest.forget(numbers)
+        self.refiling.forget(numbers)
+        for number in numbers:
+            self.sums.forget(number)
+        self.erasures.asked()
+
+    def fill_line(self, trip: Trip) -> None:
+        self.revisions.revise_all(trip)
 
 
 async def _trips(database: Database, trip_ids: list[str]) -> dict[str, tuple[Trip, int]]:

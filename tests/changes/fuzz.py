@@ -1,21 +1,23 @@
-"""Random sequences, one after the other, until one of them shows something wrong, or all were carried out."""
+"""Runs random sequences, one after the other, until one shows a fault."""
 
 import logging
 from collections.abc import AsyncGenerator, Iterable
 from typing import NamedTuple
 
+from tests.changes.actions import live
 from tests.changes.judge import judge
 from tests.changes.mutations import Mutation
-from tests.changes.world import Station, World
+from tests.changes.station import Station
+from tests.changes.world import World
 
 STEPS = 40
-"""What happens in a sequence, about."""
+"""Actions in a sequence, about."""
 PER_STATION = 50
-"""Sequences that hubs live through, one after the other, where nothing kills them."""
+"""Sequences on the same hubs, one after the other, unless one kills them."""
 
 
 class Outcome(NamedTuple):
-    """Of one sequence: what is wrong, and what was done."""
+    """The result of one sequence: what is wrong, and what was done."""
 
     seed: str
     wrongs: list[str]
@@ -28,7 +30,7 @@ class Outcome(NamedTuple):
 async def fuzz(
     url: str, seeds: Iterable[str], *, steps: int = STEPS, mutation: Mutation | None = None
 ) -> AsyncGenerator[Outcome, None]:
-    """Carries them out on the hubs of one station, which the first seed sets up. On a database of its own."""
+    """Runs the sequences on the hubs of one station, which the first seed sets up. It needs a database of its own."""
     seeds = list(seeds)
     # What is cut off, and whose answers are lost, is warned of.
     logging.getLogger("tracking").setLevel(logging.CRITICAL)
@@ -43,7 +45,7 @@ async def fuzz(
 async def sequence(station: Station, seed: str, steps: int) -> Outcome:
     async with World(station, seed) as world:
         try:
-            await world.live(steps)
+            await live(world, steps)
             await world.come_to_rest()
         except TimeoutError:
             behind = [f"{hub} ({hub.service.follower.applied})" for hub in world.hubs if await world.behind(hub)]

@@ -1,4 +1,4 @@
-"""The rules of the change log, each broken on purpose. Whoever tests the log must notice each."""
+"""The rules of the change log, each broken on purpose. The tests of the log must detect each."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,8 @@ from tracking.live.follower import Follower, NotRead, Transaction
 from tracking.live.hub import Hub
 from tracking.live.loading import Loading
 from tracking.live.trips import TripFeed
-from tracking.live_state import LiveState, State
+from tracking.live_state.applying import LiveState
+from tracking.live_state.reading import State
 from tracking.model import Position
 from tracking.store import changes
 from tracking.store.changes import Cursor, Row
@@ -88,7 +89,7 @@ async def as_of_of_what_is_loaded_is_too_high(_: str) -> AsyncIterator[None]:
 @contextlib.asynccontextmanager
 async def an_older_state_takes_the_place_of_a_newer(_: str) -> AsyncIterator[None]:
     class Low(int):
-        """Never as high as what is applied."""
+        """Always lower than the number of the applied row."""
 
         def __lt__(self, other: int) -> bool:
             return True
@@ -231,4 +232,4 @@ MUTATIONS: dict[str, Mutation] = {
         changes_are_not_told_to_the_log,
     )
 }
-"""Those that random sequences are to notice. The others have a test of their own."""
+"""Mutations that random sequences must detect. The others have tests of their own."""

@@ -1,4 +1,4 @@
-"""What stands at the other end of the hub's connections: a wire without a socket, and a device that reports from it."""
+"""The other ends of the hub's connections: a wire without a socket, and a device that reports by it."""
 
 import asyncio
 import json
@@ -16,14 +16,14 @@ Message = dict[str, Any]
 
 
 class Heard(NamedTuple):
-    """`at` counts what happened in the whole sequence."""
+    """`at` is a counter over the whole sequence."""
 
     at: int
     message: Message
 
 
 class StandInWire:
-    """A `Wire` whose other end is this object: `heard` is all that it was sent, `say` is what it sends."""
+    """A `Wire` whose other end is this object. `heard` is all that the hub sent. `say` sends to the hub."""
 
     def __init__(self, stamp: Callable[[], int]) -> None:
         self._stamp = stamp
@@ -31,7 +31,7 @@ class StandInWire:
         self._held: list[bytes] | None = None
         self.heard: list[Heard] = []
         self.begun_at: int | None = None
-        """when something was heard first"""
+        """When the first message was received."""
         self.over_at: int | None = None
         self.code: int | None = None
         self._lost = False
@@ -114,7 +114,7 @@ class StandInWire:
             self._end()
 
     def websocket(self, **query: str) -> WebSocket:
-        """What a connection takes, as far as it is used."""
+        """A WebSocket as a connection takes it, as far as it is used."""
         return cast(WebSocket, _Accepted(self, query))
 
 
@@ -127,7 +127,7 @@ class _Accepted:
 
 
 class Sent(NamedTuple):
-    """To which hub a fix was sent, and when: in the sequence, and by the machine's clock, which is the database's."""
+    """The hub that a fix was sent to, and when: in the sequence, and by the clock of the machine and the database."""
 
     hub: object
     at: int
@@ -150,14 +150,14 @@ class Device:
         self.wire: StandInWire | None = None
         self.hub: object = None
         self.sent_at: dict[int, list[Sent]] = {}
-        """By fix time, all that was sent of it."""
+        """All times that each fix was sent, by fix time."""
 
     @property
     def connected(self) -> bool:
         return self.wire is not None and self.wire.open
 
     def take(self, hub: object, wire: StandInWire) -> None:
-        """It is let in: says hello, and sends what is not acknowledged."""
+        """It is welcomed: says hello, and sends what is not acknowledged."""
         self.wire, self.hub = wire, hub
         wire.say({"type": "hello", "session": self.session})
 
@@ -170,7 +170,7 @@ class Device:
             self._send(list(self._unacknowledged.values()), stamp)
 
     def report(self, fix_times: list[int], stamp: int) -> None:
-        """One message of fixes of these times, or of the next free ones."""
+        """Sends one message with fixes of these times, or of the next free ones."""
         fixes = []
         for fix_time in fix_times:
             while fix_time in self._times:

@@ -1,4 +1,4 @@
-"""A change that the database gave up for another's sake begins anew."""
+"""A change that the database rolled back because of a deadlock is tried again."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,7 +7,7 @@ from unittest import mock
 import asyncpg
 import pytest
 
-from tests.changes.world import PLACES, Station
+from tests.changes.station import PLACES, Station
 from tracking.auth import Principal, Role
 from tracking.live.follower import Transaction
 from tracking.model import Fleet

@@ -1,9 +1,9 @@
-"""Each rule of the change log by a test of its own; and that it is noticed where the rule is broken."""
+"""A test for each rule of the change log. It must fail if the rule is broken."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from unittest import mock
 
@@ -11,23 +11,18 @@ import pytest
 
 from tests.changes import mutations
 from tests.changes.mutations import Mutation
-from tests.changes.stand_ins import StandInWire
-from tests.changes.turns import READ, Turns
-from tests.changes.world import PLACES, ROUTES, FuzzHub, Station
+from tests.changes.scene import SOON, Holding, Scene, loading_held
+from tests.changes.station import ROUTES, FuzzHub, Station
+from tests.changes.turns import Turns
 from tests.support.devices import until
-from tracking.auth import Principal, Role
 from tracking.demo.postgres import Cluster
 from tracking.ingest.vehicles import IngestVehicle
 from tracking.live import follower
 from tracking.live.follower import NotRead
 from tracking.live.trips import TripFeed
 from tracking.model import Fleet, Position, Trip, TripStatus, Vehicle
-from tracking.sockets.passenger import PassengerConnection
 from tracking.store import changes
 from tracking.store.changes import Change, ChangeKind, Row
-
-SOON = 1.5
-"""Seconds in which something happens that is about to."""
 
 
 @pytest.fixture(scope="module")
@@ -36,120 +31,6 @@ async def station(cluster: Cluster, template: str) -> AsyncIterator[Station]:
     async with Station(cluster.url("rules"), "rules") as station:
         yield station
     cluster.drop_database("rules")
-
-
-class Gate:
-    """In place of `Turns`: the first who has read something stands there until `open` is called."""
-
-    calm = True
-
-    def __init__(self) -> None:
-        self._open = asyncio.Event()
-        self.reached = asyncio.Event()
-
-    async def point(self, where: str = "") -> None:
-        if where == READ and not self.reached.is_set():
-            self.reached.set()
-            await self._open.wait()
-
-    def open(self) -> None:
-        self._open.set()
-
-
-@contextlib.contextmanager
-def loading_held(hub: FuzzHub) -> Iterator[Gate]:
-    """The next thing that is loaded is read, and not kept before the gate is opened."""
-    gate = Gate()
-    with mock.patch.object(hub.service.database, "turns", gate, create=True):
-        yield gate
-    gate.open()
-
-
-class Holding:
-    """Holds what a follower read before it is applied, reading after reading."""
-
-    def __init__(self, hub: FuzzHub) -> None:
-        self._follower = hub.service.follower
-        self._real = self._follower._apply
-        self.held: list[Row] = []
-        self._goes_on = asyncio.Event()
-
-    async def __aenter__(self) -> "Holding":
-        self._follower._apply = self._hold  # type: ignore[method-assign]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._follower._apply = self._real  # type: ignore[method-assign]
-        self._goes_on.set()
-
-    async def _hold(self, rows: Any, state: Any) -> bool:
-        self.held += rows
-        await self._goes_on.wait()
-        self._goes_on.clear()
-        return await self._real(rows, state)
-
-    async def until_read(self, subject: str) -> None:
-        await until(lambda: any(row.subject == subject for row in self.held), f"{subject} is read", 10)
-
-    def let_go(self) -> None:
-        self.held.clear()
-        self._goes_on.set()
-
-
-class Scene:
-    """A fleet with a vehicle and its trip, on two hubs: changes are made at `there` and watched at `here`."""
-
-    def __init__(self, station: Station) -> None:
-        self.here, self.there = station.hubs
-        self.station = station
-
-    async def set_up(self) -> "Scene":
-        name = f"{id(self):x}-{self.there.service.follower.applied}"
-        self.fleet_id, self.vehicle_id = f"fleet-{name}", f"van-{name}"
-        await self.there.service.fleets.put(Fleet(self.fleet_id, ""), may_create=True)
-        await self.there.service.vehicles.put(Vehicle(self.vehicle_id, self.fleet_id), own=None)
-        self.trip = await self.new_trip()
-        await self.applied()
-        return self
-
-    async def new_trip(self) -> Trip:
-        return await self.there.service.trips.create(
-            fleet_id=self.fleet_id,
-            vehicle_id=self.vehicle_id,
-            pickup=PLACES[0],
-            dropoff=PLACES[1],
-            stops=(),
-            route=None,
-        )
-
-    async def change(self, at: FuzzHub | None = None, **said: Any) -> Trip:
-        hub = at or self.there
-        return await hub.service.trips.change(self.trip.trip_id, allowed=lambda _: True, **said)
-
-    async def applied(self) -> None:
-        """Waits until both hubs have applied all that there is."""
-        for hub in (self.here, self.there):
-            await until(lambda hub=hub: self._caught_up(hub), "all is applied", SOON)  # type: ignore[misc]
-
-    async def _caught_up(self, hub: FuzzHub) -> bool:
-        number = await self.station.witness.fetchval("SELECT max(number) FROM changes")
-        return bool(hub.service.follower.applied >= number)
-
-    async def load(self) -> IngestVehicle:
-        vehicle = await self.here.service.ingest_vehicles.load(self.vehicle_id)
-        assert vehicle is not None
-        return vehicle
-
-    async def feed(self) -> TripFeed:
-        """Begins the trip's feed as a passenger's connection does."""
-        principal = await self._principal(Role.PASSENGER, self.trip.trip_id)
-        wire = StandInWire(lambda: 0)
-        connection = PassengerConnection(wire.websocket(), self.here.service, principal, self.trip.trip_id)
-        return await connection._load()
-
-    async def _principal(self, role: Role, subject: str) -> Principal:
-        auth = self.here.service.auth
-        return await auth.authenticate(auth.issue(role, subject, 3_600).token)
 
 
 Scenario = Callable[[Scene], Awaitable[None]]
@@ -244,7 +125,7 @@ async def a_log_that_went_back_is_noticed(scene: Scene) -> None:
 
 
 async def until_it_waits(hub: FuzzHub) -> None:
-    """Until the hub has read the log once more: it waits from then on as long as `POLL_SECONDS` says now."""
+    """Returns after the next reading of the log. From then on the hub waits `POLL_SECONDS` as set now."""
     here, began = hub.service.follower, time.monotonic()
     here.wake()
 

@@ -1,4 +1,4 @@
-"""Who goes on next, as a seed decides: work that stands at a point, and a way to the database that fails."""
+"""A seed decides which task continues next, and when connections to the database fail."""
 
 import asyncio
 import contextlib
@@ -10,14 +10,14 @@ from tracking.errors import StoreUnavailable
 from tracking.store.pool import Connection, Database
 
 answer_lost: ContextVar[bool] = ContextVar("answer_lost", default=False)
-"""Whether the next COMMIT of this task is carried out, and nobody is told."""
+"""Whether the answer to this task's next COMMIT is lost."""
 
 READ = "read"
-"""The point after questions were answered, and before anything is made of the answers."""
+"""The point between an answer of the database and its use."""
 
 
 class Turns:
-    """Work that comes to a `point` may have to stand there until it is let go. `calm`: nobody stands any more."""
+    """A task that reaches a `point` may have to wait there until it is let go. `calm`: no task waits any more."""
 
     def __init__(self, seed: str) -> None:
         self.rng = random.Random(seed)
@@ -42,7 +42,7 @@ class Turns:
                 self._standing.remove(standing)
 
     def let_go(self) -> None:
-        """One of those who stand, whichever."""
+        """Lets one of the waiting tasks go, at random."""
         if self._standing:
             standing = self._standing.pop(self.rng.randrange(len(self._standing)))
             if not standing.done():
@@ -77,7 +77,7 @@ class ShakyDatabase(Database):
             self._lost.set()
 
     def end(self) -> None:
-        """As a process that is killed leaves it."""
+        """Closes the pool as a killed process does."""
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.terminate()

@@ -14,7 +14,8 @@ from tracking.demo.postgres import Cluster
 from tracking.geo import METRES_PER_DEGREE
 from tracking.history import lines as module
 from tracking.history.lines import Lines
-from tracking.live.trips import KeptBytes, TripFeed
+from tracking.live.kept_updates import KeptBytes
+from tracking.live.trips import TripFeed
 from tracking.model import Position
 from tracking.protocol import fit
 from tracking.protocol.fit import DrivenPoint
@@ -113,7 +114,7 @@ async def test_one_reading_serves_all_who_come(reading: Reading) -> None:
     reading.now += 1
     second = await reading.lines.of(reading.feed)
     assert second is not found[0]
-    reading.feed.before_kept = reading.feed.offset = 5
+    reading.feed.updates.before = reading.feed.offset = 5
     third = await reading.lines.of(reading.feed)
     assert (third is second, third.began) == (False, 5)
 

@@ -1,12 +1,12 @@
-"""Late parts of a line that are read while a vehicle of the trip is erased."""
+"""Late parts of a line, read while a vehicle of it is erased."""
 
 import contextlib
 from collections.abc import AsyncIterator
 
-from tests.live.test_trips import Reader
 from tests.support.clocks import SetClock
 from tests.support.drives import Van, a_trip, north
 from tests.support.positions import BEGIN
+from tests.support.trip_feeds import Reader
 from tracking.history.lines import Lines
 from tracking.history.revisions import Revisions
 from tracking.ingest.commit_queue import CommitQueue

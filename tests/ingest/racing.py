@@ -55,8 +55,8 @@ async def apply(service: Service, vehicle: IngestVehicle, trip: Trip | None = No
     since = earliest_difference(before, vehicle.windows)
     if since is not None:
         service.refiling.refile(vehicle, since)
-    if trip is not None:
-        service.hub.trip_changed(trip)
+    if trip is not None and service.hub.trip_changed(trip):
+        service.refiling.begins_to_show(trip)
     return since
 
 

@@ -6,9 +6,9 @@ import msgspec
 
 from tests.ingest.direct import MakeService, a_fix, asked, nothing_is_stored, opened, take
 from tests.ingest.racing import a_trip, apply, commit, latest_trip, settled, stored_trips
-from tests.live.test_trips import Reader
 from tests.support.clients import now_ms
 from tests.support.devices import until
+from tests.support.trip_feeds import Reader
 from tracking.live.trips import TripFeed
 from tracking.model import Trip, TripStatus, Vehicle
 from tracking.service import Service
@@ -92,7 +92,8 @@ async def test_a_trip_that_begins_to_show_gets_the_newest_position_and_its_line_
     assert not reader.read()
     await apply(service, vehicle)
     assert not reader.read(), "it does not show yet"
-    service.hub.trip_changed(changed)
+    assert service.hub.trip_changed(changed)
+    service.refiling.begins_to_show(changed)
     assert feed.showing
     [told, position] = reader.read()
     assert (told["type"], position["type"]) == ("trip", "position")

@@ -1,14 +1,14 @@
-"""A hub that lags behind reads rows that are blank already: it must come to the same state as one that did not lag."""
+"""A hub that lags reads rows that are already blank. It must reach the same state as a hub that did not lag."""
 
 import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.support.changes import Hub, a_hub
+from tests.support.changes import changes as changes_of
 from tests.support.clients import now_ms
 from tests.support.hub_process import SECRET
-from tests.test_change_feed import Hub, a_hub
-from tests.test_change_feed import changes as changes_of
 from tracking.auth import Auth
 from tracking.config import load
 from tracking.service import Service, assemble
@@ -23,7 +23,7 @@ async def hub(database_url: str) -> AsyncIterator[Hub]:
 
 @contextlib.asynccontextmanager
 async def _a_hub_that_lags(database_url: str) -> AsyncIterator[Service]:
-    """Its parts without its tasks: it reads the log when the test says so."""
+    """A hub without its tasks. It reads the log when the test calls for it."""
     settings = load(database_url=database_url, jwt_secret=SECRET)
     service = assemble(settings, database_url, Auth(settings), now_ms)
     for database in (service.database, service.following):

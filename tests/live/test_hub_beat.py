@@ -30,7 +30,7 @@ def test_what_changes_during_a_round_waits_for_the_next() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=60), st.integers(min_value=1, max_value=12))
 def test_whoever_joins_has_a_turn_within_each_round_from_then_on(comings: list[tuple[int, bool]], count: int) -> None:
-    """Also where others come and go: for a dispatcher, what is late by a round is a line that looks broken."""
+    """This holds while others come and go. To a dispatcher, a tick that is late by a round looks like a broken connection."""
     turns: Turns[int] = Turns(count)
     last: dict[int, int] = {}
     joined: dict[int, set[int]] = {}

@@ -1,4 +1,4 @@
-"""A reader's queue: order, what is left out, and what never is."""
+"""A reader's queue: its order, what it leaves out, and what it always delivers."""
 
 import json
 
@@ -101,7 +101,7 @@ def test_past_the_limit_the_reader_is_closed_once() -> None:
 
 @given(st.lists(st.sampled_from(["position", "trip", "slow", 1, 2, 5]), max_size=80))
 def test_every_offset_is_delivered_or_named_skipped(actions: list[str | int]) -> None:
-    """Whatever comes and goes: offsets contiguous, none twice, no trip left out, the newest position always there."""
+    """In every sequence, offsets are contiguous, none comes twice, no trip is left out, and the newest position is there."""
     wire = Wire()
     queue = wire.queue
     offset = newest = 0

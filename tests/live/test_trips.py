@@ -1,64 +1,15 @@
 """A trip's feed: offsets, resume, snapshots."""
 
-import json
-from itertools import pairwise
-from typing import Any
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracking.errors import CloseCode
-from tracking.live.reader_queue import ReaderQueue
-from tracking.live.trips import KeptBytes, Line, TripFeed
-from tracking.model import Place, Position, Trip, TripStatus, Vehicle
-from tracking.protocol.codec import encode, frame, frame_ends, text_of
+from tests.support.trip_feeds import BEGIN, Reader, a_feed, a_position, a_trip, begin, updates
+from tracking.live.kept_updates import KeptBytes
+from tracking.live.trip_line import Line
+from tracking.model import TripStatus
+from tracking.protocol.codec import encode, frame
 from tracking.protocol.passenger import position_update, snapshot_position
 from tracking.protocol.shared import Tick
-
-BEGIN = 1_763_856_000_000
-
-
-def a_trip(status: TripStatus = TripStatus.ENROUTE_TO_PICKUP, version: int = 2, vehicle_id: str = "van-1") -> Trip:
-    place = Place(47.1, 9.5)
-    vehicle = Vehicle(vehicle_id, "fleet", "Van 1", "van", "FL 1")
-    return Trip(1, "trip-1", "fleet", vehicle, status, version, place, place, (), None, BEGIN, BEGIN, None)
-
-
-def a_position(second: int, live: bool = True, vehicle_id: str = "van-1") -> Position:
-    instant = BEGIN + second * 1000
-    return Position(
-        1, vehicle_id, 1, second, instant, instant, 47 + second / 1000, 9.5, None, None, None, None, None, 1, "trip-1", (), live
-    )
-
-
-def a_feed(kept: KeptBytes | None = None, seconds: float = 300) -> TripFeed:
-    return TripFeed(a_trip(), kept=kept or KeptBytes(10**6), seconds=seconds, now=BEGIN)
-
-
-def updates(count: int) -> int:
-    """Bytes of so many updates, as `a_position` makes them."""
-    return count * len(frame(position_update(a_position(100), 100)))
-
-
-class Reader:
-    """A queue, and what came out of it."""
-
-    def __init__(self) -> None:
-        self.ended: list[CloseCode] = []
-        self.frames: list[bytes] = []
-        self.queue = ReaderQueue(self.frames.append, limit=10**7, end=self.ended.append)
-
-    def read(self) -> list[dict[str, Any]]:
-        written = b"".join(self.frames)
-        self.frames.clear()
-        ends = list(frame_ends(written))
-        return [json.loads(text_of(written[at:end])) for at, end in pairwise((0, *ends))]
-
-
-def begin(feed: TripFeed, reader: Reader, **changes: Any) -> dict[str, Any]:
-    feed.begin(reader.queue, **{"stored": [], "unstored": [], "last": {}, "now": BEGIN, **changes})
-    [snapshot] = reader.read()
-    return snapshot
 
 
 def test_a_snapshot_joins_what_is_stored_what_waits_and_what_came_since() -> None:
@@ -81,7 +32,7 @@ def test_a_snapshot_holds_no_suspect() -> None:
 
 
 def test_the_place_of_a_vehicle_that_gave_the_trip_away_is_not_the_next_ones() -> None:
-    """Its clock runs 50 s ahead: by the times alone it would be shown under the other's plate for as long."""
+    """Its clock is 50 s ahead. By times alone it would be shown under the other's plate for so long."""
     feed = a_feed()
     feed.publish_position(a_position(50))
     stored = [(BEGIN + 49_000, 9.5, 47.049, "van-1")]
@@ -122,7 +73,7 @@ def test_an_old_epoch_what_was_let_go_and_the_future_cannot_be_continued() -> No
 
 
 def test_feeds_share_what_may_be_kept() -> None:
-    """However many feeds there are: all together hold no more than the limit, and each its share of it."""
+    """All feeds together hold no more than the limit, and each has its share, however many there are."""
     kept = KeptBytes(updates(100))
     first = a_feed(kept)
     for second in range(100, 200):
@@ -137,12 +88,12 @@ def test_feeds_share_what_may_be_kept() -> None:
     assert kept.used <= kept.limit + updates(len(held)), "each feed makes room when it publishes"
     for feed in others:
         feed.end()
-    assert kept.used == len(first._frames)
+    assert kept.used == len(first.updates._frames)
     assert kept.feeds == 1
 
 
 def test_what_is_too_old_is_let_go() -> None:
-    """An update stays for as long as it should, and half as long again at the most."""
+    """An update stays for `seconds`, and at most half as long again."""
     feed = a_feed(seconds=100)
     for second in range(1, 1001):
         feed.publish_position(a_position(second))

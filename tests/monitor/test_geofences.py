@@ -1,4 +1,4 @@
-"""Enters and exits as the monitor tells them, against the slow truth; and the laws that hold for every fence and move."""
+"""Enters and exits by the monitor, compared with a slow and exact calculation."""
 
 import asyncio
 import csv
@@ -8,7 +8,6 @@ import math
 import random
 import time
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,146 +17,24 @@ import shapely
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from tests.support.geofence_truth import METRES, Ground, Seen, truth
+from tests.support.geofence_truth import Ground, Seen, truth
 from tests.support.monitoring import BEGIN, Monitored, crossings
-from tracking.geojson import MAX_VERTICES, checked_geometry, shape_of
+from tests.support.random_ways import Place, by_time, random_fence, random_way, watched
+from tracking.geojson import MAX_VERTICES, checked_geometry
 from tracking.model import Geofence
 from tracking.monitor import monitor as module
 from tracking.monitor.geofences import Fence, Move, move_of
 from tracking.protocol.fit import geofence_news
 
 DATA = Path(__file__).parents[2].parent / "shared/data"
+
+
 REAL = {
     "porto": "porto_taxis_dev.csv.gz",
     "hof": "hof_fcd_dev.csv.gz",
     "munich": "munich_car_1hz.csv",
     "liverpool": "liverpool_bus14_dev.csv",
 }
-
-Geometry = dict[str, Any]
-Ring = list[list[float]]
-
-
-# --- fences and ways to draw ------------------------------------------------------------------------------------------
-
-
-class Place:
-    """Metres east and north of a place, as degrees."""
-
-    def __init__(self, longitude: float, latitude: float) -> None:
-        self.longitude, self.latitude = longitude, latitude
-        self._east = METRES * math.cos(math.radians(latitude))
-
-    def at(self, east: float, north: float) -> list[float]:
-        return [self.longitude + east / self._east, self.latitude + north / METRES]
-
-    def ring(self, *places: tuple[float, float]) -> Ring:
-        ring = [self.at(*place) for place in places]
-        return [*ring, ring[0]]
-
-    def star(self, rng: random.Random, east: float, north: float, most: float, least: float) -> Ring:
-        """A ring that is seen whole from its middle: concave, and never crosses itself."""
-        count = rng.randint(3, 14)
-        angles = [2 * math.pi * (i + 0.8 * rng.random()) / count for i in range(count)]
-        radii = [rng.uniform(least, most) for _ in angles]
-        return self.ring(*((east + r * math.cos(a), north + r * math.sin(a)) for a, r in zip(angles, radii, strict=True)))
-
-
-def random_fence(rng: random.Random, place: Place) -> Geometry:
-    """About the place; valid."""
-    while True:
-        geometry = _drawn(rng, place)
-        if shape_of(geometry).is_valid:  # a hole of a few corners may reach out of its ring
-            return geometry
-
-
-def _drawn(rng: random.Random, place: Place) -> Geometry:
-    kind = rng.choice(["concave", "hole", "parts", "thin", "tiny", "huge", "comb"])
-    size = rng.uniform(30, 800)
-    if kind == "hole":
-        rings = [place.star(rng, 0, 0, size * 2, size), place.star(rng, 0, 0, size * 0.45, size * 0.1)]
-        return {"type": "Polygon", "coordinates": rings}
-    if kind == "parts":
-        parts = [
-            [place.star(rng, i * 2.5 * size, rng.uniform(-size, size), size, size * 0.2)] for i in range(rng.randint(2, 4))
-        ]
-        return {"type": "MultiPolygon", "coordinates": parts}
-    if kind == "thin":
-        turn, half = rng.uniform(0, math.pi), rng.uniform(0.5, 8)
-        along, across = (math.cos(turn), math.sin(turn)), (-math.sin(turn), math.cos(turn))
-        corners = [(size, half), (-size, half), (-size, -half), (size, -half)]
-        ring = place.ring(*((a * along[0] + b * across[0], a * along[1] + b * across[1]) for a, b in corners))
-        return {"type": "Polygon", "coordinates": [ring]}
-    if kind == "comb":
-        tooth, teeth = rng.uniform(5, 60), rng.randint(2, 6)
-        places = [(-tooth, -tooth)]
-        for i in range(teeth):
-            places += [
-                (2 * i * tooth, 0.0),
-                (2 * i * tooth, 5 * tooth),
-                ((2 * i + 1) * tooth, 5 * tooth),
-                ((2 * i + 1) * tooth, 0.0),
-            ]
-        return {"type": "Polygon", "coordinates": [place.ring(*places, (2 * teeth * tooth, -tooth))]}
-    most = {"concave": size, "tiny": rng.uniform(0.5, 10), "huge": rng.uniform(3_000, 60_000)}[kind]
-    return {"type": "Polygon", "coordinates": [place.star(rng, 0, 0, most, most * 0.3)]}
-
-
-def random_way(rng: random.Random, vehicle_id: str, place: Place, fence: Geometry, count: int) -> list[Seen]:
-    """Drives, stands and jitters on the fence's edge, jumps over it, and falls silent for a while."""
-    edge = [
-        at for polygon in ([fence["coordinates"]] if fence["type"] == "Polygon" else fence["coordinates"]) for at in polygon[0]
-    ]
-    instant, (longitude, latitude) = BEGIN, place.at(rng.uniform(-900, 900), rng.uniform(-900, 900))
-    seen: list[Seen] = []
-    doing, left, corner = "drive", 0, edge[0]
-    turn, pace = 0.0, 20.0
-    accurate: float | None = 5.0
-    while len(seen) < count:
-        if left == 0:
-            doing, left = rng.choice(["drive", "drive", "jitter", "jump"]), rng.randint(3, 12)
-            one, other = rng.choice(list(pairwise(edge)))
-            share = rng.random()
-            corner = [one[i] + share * (other[i] - one[i]) for i in (0, 1)]
-            turn, pace = rng.uniform(0, 2 * math.pi), rng.choice([2.0, 15.0, 60.0])
-            accurate = rng.choice([None, 0.0, 0.3, 3.0, 8.0, 25.0, 200.0])
-        if doing == "drive":
-            turn += rng.gauss(0, 0.4)
-            longitude, latitude = Place(longitude, latitude).at(pace * math.cos(turn), pace * math.sin(turn))
-        elif doing == "jitter":
-            spread = accurate or 10.0
-            longitude, latitude = Place(*corner).at(rng.gauss(0, spread / 2), rng.gauss(0, spread / 2))
-        else:
-            longitude, latitude = Place(*corner).at(rng.gauss(0, 300), rng.gauss(0, 300))
-        instant += 400_000 if rng.random() < 0.01 else rng.randint(1, 9) * 1000
-        seen.append(Seen(vehicle_id, instant, longitude, latitude, accurate))
-        left -= 1
-    return seen
-
-
-def watched(fences: dict[str, Geometry], seen: list[Seen], rng: random.Random | None, most: int = 60) -> Monitored:
-    """The monitor after it has looked at all of it, in batches of random sizes up to `most`."""
-    monitored = Monitored()
-    for geofence_id, geometry in fences.items():
-        monitored.put(geofence_id, geometry)
-    left = 0
-    for one in seen:
-        if left == 0:
-            monitored.monitor.look()
-            left = rng.randint(1, most) if rng is not None else most
-        monitored.clock = max(monitored.clock, one.fix_time)
-        # They drive, however they turn: what a receiver does while its vehicle stands is another matter.
-        monitored.publish(one, speed=10.0)
-        left -= 1
-    monitored.monitor.look()
-    return monitored
-
-
-def by_time(seen: list[Seen]) -> list[Seen]:
-    return sorted(seen, key=lambda one: one.fix_time)
-
-
-# --- against the truth ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -193,7 +70,7 @@ def test_real_tracks_over_random_fences(name: str) -> None:
 
 
 def _read(path: Path, rng: random.Random) -> list[Seen]:
-    """The positions in their order, of each vehicle those that move its marker on; with accuracies as receivers tell them."""
+    """The positions in order, those of each vehicle that move its marker, with typical accuracies."""
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         rows = [
             Seen(
@@ -238,96 +115,6 @@ def test_a_comb_of_20000_vertices_is_measured_soon() -> None:
     assert fence.margin(50.0) == pytest.approx(5.0, rel=0.1) == Ground(fence.geofence.geometry).margin(50.0)
 
 
-# --- laws -------------------------------------------------------------------------------------------------------------
-
-SEEDS = st.integers(0, 2**32)
-
-
-@given(SEEDS, st.lists(st.floats(0.5, 50.0), min_size=2, max_size=40))
-@settings(max_examples=60)
-def test_who_is_parked_on_the_line_does_not_flap(seed: int, accuracies: list[float]) -> None:
-    """Each fix lies within its own accuracy of a place on the edge, whichever accuracy the fix before it had."""
-    rng, place = random.Random(seed), Place(9.52, 47.14)
-    monitored = Monitored()
-    monitored.put("yard", {"type": "Polygon", "coordinates": [place.star(rng, 0, 0, 900, 500)]})
-    edge = shapely.Polygon(
-        monitored.monitor.fences.by_fleet["fleet"].by_id["yard"].geofence.geometry["coordinates"][0]
-    ).exterior
-    on_edge = edge.interpolate(rng.random(), normalized=True)
-    about = Place(on_edge.x, on_edge.y)
-    ways = []
-    for number, accuracy in enumerate(accuracies):
-        far, turn = accuracy * rng.random() * 0.99, rng.uniform(0, 2 * math.pi)
-        longitude, latitude = about.at(far * math.cos(turn), far * math.sin(turn))
-        ways.append(Seen("van", BEGIN + number * 1000, longitude, latitude, max(accuracy, 1.0)))
-    assert len(crossings(monitored.drive(*ways))) <= 1
-
-
-@given(SEEDS)
-@settings(max_examples=30)
-def test_enters_and_exits_alternate_and_batches_do_not_matter(seed: int) -> None:
-    rng = random.Random(seed)
-    place = Place(rng.uniform(-170, 170), rng.uniform(-80, 80))
-    fences = {f"fence-{i}": random_fence(rng, place) for i in range(4)}
-    seen = by_time([one for i in range(3) for one in random_way(rng, f"van-{i}", place, fences["fence-0"], 40)])
-    told = watched(fences, seen, None, most=1).told()
-    inside: set[tuple[str, str | None]] = set()
-    for event in told:
-        if event.kind in ("enter", "exit"):
-            key = event.vehicle_id, event.geofence_id
-            assert (key in inside) is (event.kind == "exit")
-            inside ^= {key}
-    for most in (2, 7, len(seen)):
-        assert crossings(watched(fences, seen, None, most=most).told()) == crossings(told)
-
-
-@given(SEEDS)
-@settings(max_examples=60)
-def test_how_rings_are_turned_and_where_they_begin_does_not_matter(seed: int) -> None:
-    rng, place = random.Random(seed), Place(9.52, 47.14)
-    geometry = random_fence(rng, place)
-    parts = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
-    turned: list[list[Ring]] = []
-    for rings in parts:
-        turned.append([])
-        for ring in rings:
-            cut = rng.randrange(len(ring) - 1)
-            rolled = ring[cut:-1] + ring[: cut + 1]
-            turned[-1].append(rolled[::-1] if rng.random() < 0.5 else rolled)
-    other = {"type": geometry["type"], "coordinates": turned[0] if geometry["type"] == "Polygon" else turned[::-1]}
-    seen = random_way(rng, "van", place, geometry, 60)
-    told = [crossings(watched({"fence": checked_geometry(g)}, seen, None).told()) for g in (geometry, other)]
-    assert told[0] == told[1]
-
-
-@given(SEEDS, st.integers(2, 9))
-@settings(max_examples=100)
-def test_a_fix_more_on_a_straight_way_far_from_the_edge_changes_nothing(seed: int, pieces: int) -> None:
-    """Which side it ends on is the same however often it reports on the way. (Not so near the edge: a fix there decides.)"""
-    rng, place = random.Random(seed), Place(9.52, 47.14)
-    geometry = {"type": "Polygon", "coordinates": [place.star(rng, 0, 0, 900, 300)]}
-    ground = Ground(geometry)
-    ends = [place.at(rng.uniform(-1500, 1500), rng.uniform(-1500, 1500)) for _ in range(2)]
-    (x1, y1), (x2, y2) = ends
-
-    def reports(steps: int) -> list[Seen]:
-        return [
-            Seen("van", BEGIN + 100_000 * i // steps, x1 + (x2 - x1) * i / steps, y1 + (y2 - y1) * i / steps, 5.0)
-            for i in range(steps + 1)
-        ]
-
-    one, many = reports(1), reports(pieces)
-    if any(ground.to_edge(*ground.place(seen.longitude, seen.latitude)) < 11 for seen in many):
-        return
-    sides = [[told[-1] for told in sorted(crossings(watched({"f": geometry}, way, None).told()))] for way in (one, many)]
-    assert sides[0][-1:] == sides[1][-1:]
-    # More fixes can only show more of what a short cut hid.
-    assert len(sides[0]) <= len(sides[1])
-
-
-# --- at the ends of the earth, and in quantity ------------------------------------------------------------------------
-
-
 def test_a_way_across_the_date_line_does_not_go_round_the_world() -> None:
     monitored = Monitored()
     square = [[-180.0, -18.0], [-179.0, -18.0], [-179.0, -16.0], [-180.0, -16.0], [-180.0, -18.0]]
@@ -358,7 +145,7 @@ def test_a_way_across_the_date_line_does_not_go_round_the_world() -> None:
 def test_a_fence_at_the_antimeridian_is_crossed_as_any_other(
     corners: list[tuple[float, float]], way: list[tuple[float, float]], shift: float
 ) -> None:
-    """The same drive over the same fence, at 10 degrees east and around 180, where RFC 7946 has the fence cut in two."""
+    """The same drive over the same fence, at 10 degrees east and at 180, where RFC 7946 cuts the fence in two."""
     hull = shapely.MultiPoint([(x + shift, y) for x, y in corners]).convex_hull
     assume(hull.area > 1e-6 and all(abs(hull.boundary.distance(shapely.Point(place))) > 2e-4 for place in way))
     assume(all(abs(shift + x) > 1e-5 for x, _ in corners))
@@ -403,7 +190,7 @@ def test_many_places_stand_where_each_by_itself_does(places: list[tuple[float, f
 
 
 async def test_a_new_fence_is_held_against_all_who_stand_there_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What they do between two steps counts: who left the fence by then did not enter it, who came in entered once."""
+    """Moves between two steps count. A vehicle that left by then did not enter, and one that came in entered once."""
     monkeypatch.setattr(module, "SETTLED_AT_ONCE", 7)
     monitored = Monitored()
     inside, outside = (9.5, 47.1), (9.9, 47.1)
@@ -435,7 +222,7 @@ async def test_a_new_fence_is_held_against_all_who_stand_there_in_steps(monkeypa
 
 
 def test_a_fence_of_20000_vertices_is_asked_without_an_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An overlay takes 5 ms of such a fence: 1,000 vehicles on its edge would hold the hub up for seconds."""
+    """An overlay of such a fence takes 5 ms, so 1,000 vehicles on its edge would block the hub for seconds."""
     for name in ("intersection", "difference", "distance"):
         monkeypatch.delattr(shapely, name)
     rng, place = random.Random(3), Place(9.52, 47.14)

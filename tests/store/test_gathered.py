@@ -10,6 +10,7 @@ import pytest
 from tests.support.clients import new_id
 from tests.support.devices import until
 from tests.support.hub_process import SECRET
+from tests.support.live_state import NothingElse
 from tracking.auth import Auth, Principal, Role
 from tracking.budgets import Budget
 from tracking.config import Rate, load
@@ -17,10 +18,11 @@ from tracking.errors import StoreUnavailable
 from tracking.ingest.vehicles import IngestVehicles
 from tracking.live.follower import Follower
 from tracking.live.hub import Hub
-from tracking.live_state import LiveState
+from tracking.live_state.applying import LiveState
 from tracking.model import Fleet, Place, Vehicle, system_clock
 from tracking.monitor.events import Events
 from tracking.monitor.monitor import Monitor
+from tracking.monitor.states import AlertStates
 from tracking.services.messages import Messages
 from tracking.services.trips import Trips
 from tracking.store import fleets, messages, trips, vehicles
@@ -154,8 +156,10 @@ def new_follower(database: Database, ingest_vehicles: IngestVehicles) -> Followe
     hub = new_hub()
     auth = Auth(load(jwt_secret=SECRET))
     events = Events(database, hub.fleets)
-    monitor = Monitor(database, hub.fleets, events, system_clock, gone_after=3_600)
-    return Follower(database, database, Marks(), LiveState(ingest_vehicles, hub, monitor, events, auth, system_clock))
+    monitor = Monitor(database, hub.fleets, AlertStates(), events, system_clock, gone_after=3_600)
+    nothing_else = NothingElse()
+    live = LiveState(ingest_vehicles, hub, monitor, nothing_else, auth, system_clock, nothing_else, nothing_else)
+    return Follower(database, database, Marks(), live)
 
 
 def new_messages(database: Database, follower: Follower[Any]) -> Messages:

@@ -11,6 +11,7 @@ from tracking.model import Event, EventKind, Fleet, Geofence, Position, Vehicle
 from tracking.monitor.events import Events
 from tracking.monitor.geofences import Fence
 from tracking.monitor.monitor import Monitor
+from tracking.monitor.states import AlertStates
 from tracking.protocol.fit import geofence_news
 from tracking.store.pool import Database
 
@@ -25,10 +26,11 @@ class Monitored:
         self.clock = BEGIN
         self.numbers: dict[str, int] = {}
         """The store's numbers of the vehicles, if there is a store."""
-        self.fleets = Fleets()
+        states = AlertStates()
+        self.fleets = Fleets(remembered=states)
         database = database or Database("postgresql://nowhere")
         self.events = Events(database, self.fleets)
-        self.monitor = Monitor(database, self.fleets, self.events, lambda: self.clock, gone_after=86_400)
+        self.monitor = Monitor(database, self.fleets, states, self.events, lambda: self.clock, gone_after=86_400)
         self.change_fleet(**thresholds)
 
     def change_fleet(self, fleet_id: str = FLEET, **thresholds: Any) -> FleetFeed:

@@ -29,7 +29,9 @@ from tracking.api.http import (
 from tracking.auth import Principal, may_manage_fleet
 from tracking.downloads import AT_SHUTDOWN, TRANSPORT, client_gone, cut_off
 from tracking.errors import ErrorCode, Refusal, StoreUnavailable
-from tracking.live.change_feed import ChangeFeed, Page, Reader
+from tracking.live.change_entries import Page
+from tracking.live.change_feed import ChangeFeed
+from tracking.live.change_readers import Reader
 from tracking.metrics import CHANGE_READERS_ENDED
 from tracking.service import Service
 from tracking.store import fleets

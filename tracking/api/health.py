@@ -10,7 +10,7 @@ from starlette.routing import Route
 from tracking.api.http import require, respond, service_of
 from tracking.auth import Role
 from tracking.errors import StoreUnavailable
-from tracking.live.follower import CLOCK_TOLERANCE_MS
+from tracking.live.database_clock import CLOCK_TOLERANCE_MS
 from tracking.metrics import REGISTRY
 
 PING_SECONDS = 2.0
@@ -42,9 +42,9 @@ async def readyz(request: Request) -> Response:
     follower, degraded = service.follower, []
     if follower.behind > BEHIND_SECONDS:
         degraded.append(f"the change log was not read to its end for {follower.behind:.0f} s: what others changed is not told")
-    if abs(follower.clock_offset) > CLOCK_TOLERANCE_MS:
-        seconds = abs(follower.clock_offset) / 1000
-        side = "ahead of" if follower.clock_offset > 0 else "behind"
+    if abs(follower.clock.offset) > CLOCK_TOLERANCE_MS:
+        seconds = abs(follower.clock.offset) / 1000
+        side = "ahead of" if follower.clock.offset > 0 else "behind"
         degraded.append(f"the database's clock is {seconds:.0f} s {side} this host's: set the one that is wrong")
     body = {"status": "unready" if reasons else "ready", "reasons": reasons, "degraded": degraded}
     return respond(body, 503 if reasons else 200)

@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager
 import numpy as np
 from msgspec import UNSET
 
-from tracking.live.trips import Line, TripFeed
+from tracking.live.trip_line import Line
+from tracking.live.trips import TripFeed
 from tracking.model import Clock, Position
 from tracking.protocol.fit import TRACK_ROOM, DrivenPoint, thinned
 from tracking.protocol.passenger import SnapshotPosition

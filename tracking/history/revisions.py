@@ -9,8 +9,8 @@ from tracking.history.lines import Lines
 from tracking.ingest.commit_queue import CommitQueue
 from tracking.ingest.vehicles import FOREVER, GRACE_MS
 from tracking.live.hub import Hub
+from tracking.live.trip_line import join
 from tracking.model import Position, Trip
-from tracking.protocol.fit import DrivenPoint
 
 logger = logging.getLogger(__name__)
 
@@ -78,17 +78,13 @@ class Revisions:
 
     async def _revise(self, trip_id: str, trip: int, first: int, last: int, out: int | None = None) -> None:
         # This is asked before the reading begins. What is committed meanwhile is then in at least one of both.
-        driven: set[DrivenPoint] = {
-            (p.fix_time, p.longitude, p.latitude, p.vehicle_id)
-            for p in self._queue.pending(trip_id)
-            if not p.suspect and first <= p.fix_time <= last
-        }
+        pending = [position for position in self._queue.pending(trip_id) if first <= position.fix_time <= last]
         with self._hub.erased() as erased:
-            driven.update(await self._lines.part(trip, first, last))
-        if erased:
-            driven = {point for point in driven if point[3] not in erased}
+            stored = await self._lines.part(trip, first, last)
         feed = self._hub.feeds.get(trip_id)
-        if feed is not None and feed.trip.status.under_way and (driven or out is not None):
+        if feed is None or not feed.trip.status.under_way:
+            return
+        track = join(stored, pending, taken_out=feed.taken_out, erased=erased)
+        if track or out is not None:
             # The revision ends where the reading ended. Later fixes are on the passengers' lines already, and must stay.
-            track = sorted(driven)
             feed.publish_revision(first, max([time for time, *_ in track[-1:]] + ([] if out is None else [out])), track)

@@ -1,7 +1,7 @@
-"""The follower: reads the change log in order and has the live state changed by it. Nothing else changes that, positions apart.
+"""The follower reads the change log in order and applies it to the live state. Only positions change that in another way.
 
-It is woken by this hub's own commits and by PostgreSQL's notifications, and asks every half second besides: a notification does
-not pass every pooler.
+This hub's own commits and PostgreSQL's notifications wake it. It also asks every half second, because a notification does not
+pass every pooler.
 """
 
 import asyncio
@@ -15,7 +15,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import asyncpg
 
 from tracking.errors import StoreUnavailable, StoreWentBack
-from tracking.metrics import CHANGES, CHANGES_BEHIND, CHANGES_FAILED, DATABASE_CLOCK
+from tracking.live.database_clock import DatabaseClock
+from tracking.metrics import CHANGES, CHANGES_BEHIND, CHANGES_FAILED
 from tracking.model import Clock, system_clock
 from tracking.store import changes
 from tracking.store.changes import Change, ChangeKind, Cursor, Row
@@ -26,50 +27,45 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 REST_SECONDS = 0.003
-"""Between two readings of a log that is never read to its end: what comes meanwhile is read together."""
+"""Between two readings if rows come without end, so that several are read together."""
 ROWS_AT_ONCE = 500
 SLICE_SECONDS = 0.004
-"""Of the event loop, in one go, for what is applied."""
+"""How long rows are applied in one step of the event loop."""
 WAIT_SECONDS = 1.0
-"""How long whoever changed something waits until this hub has applied it."""
+"""How long a request waits until this hub has applied its change."""
 LISTEN_AGAIN_SECONDS = 1.0
 HEARTBEAT_SECONDS = 60.0
 TRIED_ANEW = 5
-"""So often a row is read by itself, where what it concerns came into memory meanwhile each time."""
+"""How often one row is read alone, if what it concerns comes into memory during each reading."""
 MAX_LOGGED = 100
-CLOCK_SECONDS = 10.0
-"""Between two looks at the database's clock."""
-CLOCK_TOLERANCE_MS = 1_000
-"""By which the database's clock may differ from the hub's: as in `span_instant`."""
-
 State = TypeVar("State")
 
 
 class NotRead(Exception):
-    """What the row concerns came into memory while the others of its reading were read: it is read by itself."""
+    """What the row concerns came into memory during the reading, so the row must be read again alone."""
 
 
 class NotUnderstood(Exception):
-    """Another version wrote the row. What it names was applied as it is now; what else it means is not known here."""
+    """Another version wrote the row. The present state of what it names was applied. Its other meaning is unknown here."""
 
 
 class Follows(Protocol[State]):
     """The live state, as the follower changes it."""
 
     async def read(self, connection: Connection, rows: Sequence[Row]) -> State:
-        """Reads what these rows concern and this hub holds, as it is now: newer than the rows, it may be."""
+        """Reads the present state of what these rows concern and this hub holds. It may be newer than the rows."""
         ...
 
     def apply(self, row: Row, state: State, as_of: int) -> Awaitable[None] | None:
-        """Applies one row, in order. `state` knows of all changes up to the number `as_of`, and may know of later ones.
+        """Applies one row, in order. `state` includes all changes up to the number `as_of`, and perhaps later ones.
 
-        It may give work that goes on after it; whoever waits for the row's transaction waits for that too. Raises
-        `NotRead`, and `NotUnderstood` when the row is applied.
+        It may return work that continues afterwards. Who waits for the row's transaction waits for that work too. Raises
+        `NotRead`, and `NotUnderstood` after the row is applied.
         """
         ...
 
     def give_up(self, row: Row) -> None:
-        """The row can't be applied, or what it concerns can't be read: it is to be read anew when it is needed."""
+        """The row can't be applied, or what it concerns can't be read. Drops it, so that it is read again when needed."""
         ...
 
 
@@ -77,15 +73,15 @@ class Transactions(Protocol):
     """What a service needs of the follower."""
 
     def transaction(self) -> contextlib.AbstractAsyncContextManager["Transaction"]:
-        """A transaction on the store that may tell something: see `Follower.transaction`."""
+        """A transaction on the store that may publish changes: see `Follower.transaction`."""
         ...
 
 
 class Follower(Generic[State]):
     """`run` follows the log until it is cancelled; `listen` and `beat` are tasks beside it.
 
-    The log is read from `database`, and `writing` is for the transactions of those who change something. `on_applied` is given
-    each row that was applied, in order.
+    The log is read from `database`. Transactions that change something use `writing`. `on_applied` is given each row that was
+    applied, in order.
     """
 
     def __init__(
@@ -102,28 +98,25 @@ class Follower(Generic[State]):
         self._writing = writing
         self._marks = marks
         self._live = live
-        self._clock = clock
+        self.clock = DatabaseClock(clock)
         self._on_applied = on_applied
         self._cursor: Cursor | None = None
         self._beginning = asyncio.Lock()
         self._woken = asyncio.Event()
         self._expected: dict[int, asyncio.Future[None]] = {}
-        """Who waits, by the number of the transaction."""
+        """Requests that wait, by the number of their transaction."""
         self._applying = 0
         """The transaction whose rows are being applied."""
         self._works: list[asyncio.Future[None]] = []
-        """What goes on after them."""
+        """Work that continues after them."""
         self._going_on: set[asyncio.Future[None]] = set()
-        """All of that: the event loop itself holds on to no task."""
+        """All such work. The event loop keeps no reference to a task."""
         self._logged: set[str] = set()
-        """Kinds of rows of another version that were logged."""
+        """Kinds of rows from another version that were logged."""
         self._made_at = time.monotonic()
         self.confirmed_at: float | None = None
         """When the log was last read to its end, by `time.monotonic`; None: never."""
         self.listening = False
-        self.clock_offset = 0
-        """By how much the database's clock is ahead of the hub's, at the least (ms); below 0: behind."""
-        self._clock_due = 0.0
         CHANGES_BEHIND.set_function(lambda: self.behind)
 
     @property
@@ -133,13 +126,13 @@ class Follower(Generic[State]):
 
     @property
     def behind(self) -> float:
-        """Since when (s) the log was not read to its end."""
+        """For how long (s) the log was not read to its end."""
         return time.monotonic() - (self.confirmed_at if self.confirmed_at is not None else self._made_at)
 
     async def begin(self) -> None:
-        """Takes up the log where it ends now. What is read of the store after this is kept up to date.
+        """Starts at the present end of the log. What is read from the store after this is kept up to date.
 
-        Does nothing where that has been done. Raises `StoreUnavailable`.
+        Does nothing the second time. Raises `StoreUnavailable`.
         """
         if self._cursor is not None:
             return
@@ -148,29 +141,24 @@ class Follower(Generic[State]):
                 async with self._database.connection() as connection:
                     self._cursor = await changes.head(connection)
                 if self._cursor is None:
-                    # A row is needed whose mark can be compared.
+                    # The log is empty. The cursor needs a row with a mark.
                     async with self._database.transaction() as connection:
                         await changes.heartbeat(connection)
                 else:
                     self.confirmed_at = time.monotonic()
 
-    @property
-    def clock_ahead(self) -> int:
-        """By how many ms the clock that spans are given by is ahead of the hub's: see `span_instant` in `sql/`."""
-        return self.clock_offset if abs(self.clock_offset) <= CLOCK_TOLERANCE_MS else 0
-
     def wake(self) -> None:
-        """There may be something new."""
+        """There may be new rows."""
         self._woken.set()
 
     # --- waiting for one's own ----------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator["Transaction"]:
-        """A transaction on the store that may tell something. It returns when this hub has applied what it told.
+        """A transaction on the store that may publish changes. It returns when this hub has applied them.
 
-        After `WAIT_SECONDS` it returns all the same: it is committed. Raises as `Database.transaction` does; a COMMIT whose
-        answer was lost is applied when the log shows it.
+        After `WAIT_SECONDS` it returns all the same, because it is committed. Raises as `Database.transaction` does. If the
+        answer to COMMIT was lost, the changes are applied when the log shows them.
         """
         number: int | None = None
         applied: asyncio.Future[None] | None = None
@@ -196,14 +184,14 @@ class Follower(Generic[State]):
         trouble = False
         while True:
             more = False
-            # Before the reading: what comes meanwhile wakes it again.
+            # This comes before the reading, so that a row that comes meanwhile wakes it again.
             self._woken.clear()
             try:
                 await self.begin()
                 more = await self._read_on()
                 trouble = False
             except StoreWentBack:
-                # Another memory takes over, which reads all of it.
+                # Another service takes over, and reads everything again.
                 await asyncio.Event().wait()
             except (StoreUnavailable, asyncpg.PostgresError) as error:
                 if not trouble:
@@ -216,14 +204,13 @@ class Follower(Generic[State]):
                     await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
 
     async def _read_on(self) -> bool:
-        """Applies the next rows; whether there may be more."""
+        """Applies the next rows. Returns whether there may be more."""
         cursor = self._cursor
         assert cursor is not None
         state: State | None = None
-        # No snapshot, which would be two more round trips: what is read after the rows is as new as they are, at least.
+        # A snapshot would be two more round trips. What is read after the rows is at least as new as they are.
         async with self._database.connection() as connection:
-            if time.monotonic() >= self._clock_due:
-                await self._compare_clocks(connection)
+            await self.clock.compare(connection)
             rows = await changes.read(connection, cursor, ROWS_AT_ONCE)
             if rows is None:
                 self._marks.went_back.set()
@@ -242,29 +229,13 @@ class Follower(Generic[State]):
             elif not await self._apply(rows, state):
                 return True
         if not more:
-            # A transaction's rows are seen all at once, so the last one's are all applied.
+            # All rows of a transaction become visible together, so the last transaction is applied as a whole.
             self._tell()
             self.confirmed_at = time.monotonic()
         return more
 
-    async def _compare_clocks(self, connection: Connection) -> None:
-        """Between question and answer lies its round trip: what is within that is no difference."""
-        before = self._clock()
-        there = await changes.database_clock(connection)
-        after = self._clock()
-        self._clock_due = time.monotonic() + CLOCK_SECONDS
-        differed = abs(self.clock_offset) > CLOCK_TOLERANCE_MS
-        self.clock_offset = min(there - before, 0) or max(there - after, 0)
-        DATABASE_CLOCK.set(self.clock_offset / 1000)
-        if (abs(self.clock_offset) > CLOCK_TOLERANCE_MS) is not differed:
-            if differed:
-                logger.warning("the database's clock is right again by this host's")
-            else:
-                seconds = self.clock_offset / 1000
-                logger.warning("the database's clock is %+.1f s from this host's: set the one that is wrong", seconds)
-
     async def _apply_apart(self, rows: Sequence[Row]) -> None:
-        """Each by itself, so that one that can't be read takes no others with it."""
+        """Applies each row alone, so that a row that can't be read does not affect the others."""
         for row in rows:
             await self._apply_alone(row)
 
@@ -297,7 +268,7 @@ class Follower(Generic[State]):
             raise
         except NotUnderstood as error:
             CHANGES_FAILED.inc()
-            # Once a kind: a newer hub beside this one may write thousands.
+            # Logged once for each kind: a newer hub may write thousands of them.
             if row.kind not in self._logged and len(self._logged) < MAX_LOGGED:
                 self._logged.add(row.kind)
                 logger.warning("change %d (%s) is not understood: %s", row.number, row.kind, error)
@@ -306,8 +277,10 @@ class Follower(Generic[State]):
         self._done(row, work)
 
     async def _apply(self, rows: Sequence[Row], state: State) -> bool:
-        """Whether it applied all of them. After a row that was read by itself the others are to be read again: of what they
-        concern somebody may have been told a newer state than was read for them.
+        """Returns whether it applied all of them.
+
+        After a row that was read alone, the others must be read again: readers may already know a newer state of what they
+        concern.
         """
         began, as_of = time.perf_counter(), rows[-1].number
         for row in rows:
@@ -327,7 +300,7 @@ class Follower(Generic[State]):
         try:
             self._live.give_up(row)
         except Exception:
-            # No row may stop the follower.
+            # The follower must go on, whatever a row contains.
             logger.exception("what change %d (%s) concerns can't be read anew", row.number, row.kind)
 
     def _done(self, row: Row, work: Awaitable[None] | None = None) -> None:
@@ -349,7 +322,7 @@ class Follower(Generic[State]):
             self._give_up(row, error)
 
     def _tell(self) -> None:
-        """All rows of a transaction are applied: tells who waits for it, when the work that they gave is done."""
+        """All rows of a transaction are applied. Answers its request, as soon as the work of its rows is done."""
         waiting = self._expected.get(self._applying)
         works, self._works = self._works, []
         if waiting is None or waiting.done():
@@ -363,12 +336,12 @@ class Follower(Generic[State]):
     # --- what wakes it ------------------------------------------------------------------------------------------------
 
     async def listen(self) -> None:
-        """Is woken by notifications for as long as there are any to be had."""
+        """Wakes the follower by notifications, while the database can be reached."""
         while True:
             try:
                 async with self._database.listening(changes.CHANNEL, self.wake) as lost:
                     self.listening = True
-                    # What was committed while nobody listened was told to nobody.
+                    # Commits before this sent no notification here.
                     self.wake()
                     await lost.wait()
             except StoreUnavailable as error:
@@ -378,7 +351,7 @@ class Follower(Generic[State]):
             await asyncio.sleep(LISTEN_AGAIN_SECONDS)
 
     async def beat(self) -> None:
-        """Appends a row every minute, so that a reader's cursor is never on a row that is too old to be kept."""
+        """Appends a row every minute, so that a reader's cursor is never on a row too old to be kept."""
         while True:
             with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
                 async with self._database.transaction() as connection:
@@ -387,7 +360,7 @@ class Follower(Generic[State]):
 
 
 class Transaction:
-    """An open transaction, and what it is to tell when it is committed."""
+    """An open transaction, and the changes that COMMIT is to publish."""
 
     __slots__ = ("changes", "connection", "number")
 
@@ -395,7 +368,7 @@ class Transaction:
         self.connection = connection
         self.changes: list[Change] = []
         self.number: int | None = None
-        """What the log knows it by, where something was appended to that."""
+        """Its number in the log, once changes were appended."""
 
     def tell(
         self,

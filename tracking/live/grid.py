@@ -1,7 +1,7 @@
-"""The grid that a fleet's vehicles lie in: web mercator tiles at one zoom, and what of them a viewport touches. No I/O.
+"""The grid of a fleet's vehicles: web mercator tiles at one zoom, and which of them a viewport touches. No I/O.
 
-A cell knows its edges in degrees, so that for a vehicle that stays in its cell, as nearly all do from one fix to the next, four
-comparisons are enough.
+A cell knows its edges in degrees. Nearly all vehicles stay in their cell from one fix to the next, and four comparisons show
+that.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,11 +9,11 @@ from math import asinh, atan, degrees, floor, pi, radians, sinh, tan
 from typing import Generic, NamedTuple, TypeVar
 
 ZOOM = 14
-"""Of the cells: at most 2.4 km wide, 1.7 km in the middle of Europe. Smaller ones would be more to join for each screen, larger
-ones would bring a screen more than it shows."""
+"""The zoom of the cells. They are at most 2.4 km wide, 1.7 km in the middle of Europe. With smaller cells there is more to join
+for each screen. With larger ones a screen is sent more than it shows."""
 SIDE = 1 << ZOOM
 MAX_LATITUDE = 85.0511287798066
-"""Where web mercator ends; what lies beyond is in the outermost row."""
+"""The edge of web mercator. Places beyond it are in the outermost row."""
 
 Vehicle = TypeVar("Vehicle")
 Viewer = TypeVar("Viewer")
@@ -98,7 +98,7 @@ class Area(NamedTuple):
 
 
 class Tile:
-    """How many vehicles lie in a tile, and the sums of where they came into their cells: its middle, near enough."""
+    """How many vehicles are in a tile, and the sums of their places when they came into their cells."""
 
     __slots__ = ("count", "latitudes", "longitudes")
 
@@ -115,8 +115,8 @@ Place = tuple[float, float]
 class Pyramid:
     """The tiles of every zoom up to the cells' own.
 
-    A vehicle that comes into a cell changes one tile a zoom, so that a screen of any size is counted by the tiles that it
-    shows, whatever lies in them.
+    A vehicle that comes into a cell changes one tile in each zoom. So the vehicles on a screen of any size are counted by a few
+    tiles.
     """
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class Pyramid:
             tile.longitudes += place[1]
 
     def remove(self, column: int, row: int, place: Place) -> None:
-        """Takes away what was added with the same arguments."""
+        """Reverses `add` with the same arguments."""
         for level, tiles in enumerate(self._levels):
             key = column >> (ZOOM - level), row >> (ZOOM - level)
             tile = tiles[key]
@@ -165,7 +165,7 @@ class Pyramid:
             yield column, row, inside
 
     def counted(self, area: Area) -> Iterator[tuple[int, int, int | None]]:
-        """The same in as few steps as possible: whole tiles off the edge with their count, cells at the edge with None."""
+        """The same in fewer steps: whole tiles off the edge with their count, and cells at the edge with None."""
         for column, row, _, tile, inside in self._descend(area, whole=True):
             yield column, row, tile.count if inside else None
 
@@ -190,7 +190,7 @@ class Pyramid:
 
 
 def area_of(west: float, south: float, east: float, north: float) -> Area:
-    """The area of bounds in degrees; they go across the date line where west > east, or where one of them lies beyond it."""
+    """The area of bounds in degrees. They cross the date line if west > east, or if one of them lies beyond it."""
     if east - west >= 360.0:
         west, east = -180.0, 180.0
     else:
@@ -207,7 +207,7 @@ def area_of(west: float, south: float, east: float, north: float) -> Area:
 
 
 def shared_parts(areas: Sequence[Area]) -> list[Rectangle]:
-    """The cells that every one of the areas touches; none where there is no area."""
+    """The cells that all areas touch. There are none without an area."""
     shared = list(areas[0].parts) if areas else []
     for area in areas[1:]:
         shared = [both for one in shared for other in area.parts if not (both := one.shared(other)).is_empty]
@@ -219,14 +219,14 @@ def _wrapped(longitude: float) -> float:
 
 
 class Cell(Generic[Vehicle, Viewer]):
-    """One tile: the vehicles in it, who looks at it, and what changed since the last tick (noted only where someone looks)."""
+    """One tile: its vehicles, its viewers, and what changed since the last tick. Changes are noted only for viewers."""
 
     __slots__ = ("column", "described", "east", "gone", "moved", "north", "row", "south", "vehicles", "viewers", "west")
 
     def __init__(self, column: int, row: int) -> None:
         self.column = column
         self.row = row
-        # What lies beyond the map's edge is in the outermost cells.
+        # Places beyond the map's edge are in the outermost cells.
         self.west = _west_edge(column)
         self.east = _west_edge(column + 1) if column < SIDE - 1 else 180.0000001
         self.north = _north_edge(row) if row > 0 else 90.0000001
@@ -234,11 +234,11 @@ class Cell(Generic[Vehicle, Viewer]):
         self.vehicles: set[Vehicle] = set()
         self.viewers: set[Viewer] = set()
         self.moved: dict[Vehicle, bytes] = {}
-        """in it, and with a new position, which is encoded"""
+        """Vehicles in it with a new position, each with the encoded position."""
         self.gone: set[Vehicle] = set()
-        """left it with their newest position"""
+        """Vehicles whose newest position is in another cell."""
         self.described: set[Vehicle] = set()
-        """came into it, or are something else now"""
+        """Vehicles that came into it, or whose description changed."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""The hub: the feeds of the trips being watched, the fleets, the drivers connected, and all open connections by token."""
+"""The hub: feeds of watched trips, fleets, connected drivers, and all open connections by token."""
 
 import asyncio
 import contextlib
@@ -8,11 +8,12 @@ from typing import Generic, Protocol, TypeVar
 from tracking.auth import Principal
 from tracking.errors import CloseCode
 from tracking.keys import Key
-from tracking.live.fleet import FleetSlices
-from tracking.live.fleets import Fleets
+from tracking.live.fleets import Fleets, Remembered
+from tracking.live.kept_updates import KeptBytes
 from tracking.live.loading import Loading
 from tracking.live.reader_queue import ReaderQueue
-from tracking.live.trips import KeptBytes, TripFeed
+from tracking.live.shown_vehicle import FleetSlices
+from tracking.live.trips import TripFeed
 from tracking.metrics import DRIVERS, FEEDS
 from tracking.model import Clock, Position, Trip
 from tracking.protocol.codec import frame
@@ -20,15 +21,15 @@ from tracking.protocol.passenger import SnapshotPosition, snapshot_position
 from tracking.protocol.shared import Tick
 
 BEATS = 3
-"""Times in a tick interval that each feed is looked at: its readers hear something at least once in an interval."""
+"""How often each feed is visited in a tick interval, so that its readers get something at least once in it."""
 STEPS = 50
-"""Steps in which all feeds are looked at once: of 4,000 at once the event loop would be busy for 34 ms."""
+"""Steps in which all feeds are visited once. 4,000 feeds in one step would take the event loop 34 ms."""
 CLOSED_AT_ONCE = 100
 T = TypeVar("T")
 
 
 class Steps(Generic[T]):
-    """Goes through a collection that changes, again and again, in `count` steps of about the same size."""
+    """Goes through a changing collection again and again, in `count` steps of about the same size."""
 
     def __init__(self, collect: Callable[[], Iterable[T]], count: int) -> None:
         self._collect = collect
@@ -46,14 +47,14 @@ class Steps(Generic[T]):
 
 
 class Turns(Generic[T]):
-    """Takes each of those that joined in turn: once in every `count` calls of `next`, from when it joined."""
+    """Takes each item once in every `count` calls of `next`, counted from when it joined."""
 
     def __init__(self, count: int) -> None:
         self._turns: list[set[T]] = [set() for _ in range(count)]
         self._turn = 0
 
     def join(self, item: T) -> set[T]:
-        """Its turn comes `count` calls from now, until it is taken out of the set returned."""
+        """Its turn comes every `count` calls from now on, until it is removed from the set returned."""
         turn = self._turns[self._turn - 1]
         turn.add(item)
         return turn
@@ -77,7 +78,7 @@ class DriverLink(Link, Protocol):
 
     ticket: int
     as_of: int
-    """the last change of the log that its driver knew of when it came"""
+    """The last change of the log that its driver knew of when it connected."""
 
     @property
     def number(self) -> int:
@@ -89,7 +90,7 @@ class DriverLink(Link, Protocol):
     def tell_trip(self, trip: Trip) -> None: ...
 
     def knows_trip(self, trip_id: str) -> bool:
-        """Whether the driver was told that it has the trip."""
+        """Whether the driver was told of the trip."""
         ...
 
     def trip_gone(self, trip_id: str) -> None: ...
@@ -98,10 +99,11 @@ class DriverLink(Link, Protocol):
 
 
 class Hub:
-    """Live state in one process. `publish` is the line that a position travels; it is synchronous.
+    """Live state in one process. `publish` takes every position; it is synchronous.
 
-    `keep_seconds` and `keep_bytes` bound what the trips' feeds keep for those who come back, `linger` (s) how long a feed lives
-    without readers. `interval_*` (s) are asked of drivers: while someone watches, while a trip is under way, and else.
+    `keep_seconds` and `keep_bytes` bound what the trips' feeds keep for readers that return. A feed without readers lives for
+    `linger` (s). `interval_*` (s) are asked of drivers: while someone watches, while a trip is under way, and otherwise.
+    `remembered` is what is remembered of vehicles elsewhere.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Hub:
         interval_watched: float,
         interval_trip: float,
         interval_idle: float,
+        remembered: Remembered | None = None,
     ) -> None:
         self._clock = clock
         self._keep_seconds = keep_seconds
@@ -124,29 +127,25 @@ class Hub:
         self._interval_idle = interval_idle
         self.feeds: dict[str, TripFeed] = {}
         self.begun = 0
-        """how many feeds have been begun"""
+        """How many feeds have been begun."""
         self.loading: Loading[str] = Loading()
-        """of trips that somebody is about to watch"""
-        self.fleets = Fleets(FleetSlices(lambda work: asyncio.get_running_loop().call_soon(work)))
+        """Trips that are being read because somebody is about to watch them."""
+        self.fleets = Fleets(FleetSlices(lambda work: asyncio.get_running_loop().call_soon(work)), remembered)
         self.drivers: dict[str, DriverLink] = {}
         self.on_former: Callable[[Position], None] = lambda _: None
-        """Told of a position that moves the marker of a vehicle which the trip no longer has: it is of the trip's line."""
-        self.on_begun_anew: Callable[[Trip], None] = lambda _: None
-        """Told of a trip whose watchers have an empty line now, which is to be filled from the store."""
-        self.on_showing: Callable[[Trip], None] = lambda _: None
-        """Told of a watched trip that begins to show its vehicle, or another one."""
+        """Told of a position that belongs to the trip's line, by a vehicle that the trip no longer has."""
         self._erasures: list[set[str]] = []
         self._links: dict[str, set[Link]] = {}
         self._beaten = Steps(lambda: self.feeds.values(), STEPS)
         self.dispatchers: Turns[ReaderQueue] = Turns(BEATS * STEPS)
-        """Who gets a sign of life once in a tick interval, whatever else was sent: silence is measured from when they came."""
+        """Dispatchers. Each gets a tick once in a tick interval, counted from when it came, whatever else was sent."""
         for gauge in (DRIVERS, FEEDS):
             gauge.set(0)
         self.over = False
-        """Whether another hub has taken over: whoever comes to this one still is sent to that."""
+        """Whether another hub has taken over. New connections are sent there."""
 
     def publish(self, position: Position) -> None:
-        """Shows a position to whoever watches its trip or its fleet. One that does not move the marker is not shown."""
+        """Shows a position to the watchers of its trip and its fleet, if it moves the marker."""
         if not position.live:
             return
         if position.trip_id is not None:
@@ -159,7 +158,7 @@ class Hub:
         self.fleets.publish(position)
 
     def feed(self, trip: Trip, as_of: int = 0) -> TripFeed:
-        """The trip's feed, begun now where there is none; the trip is as of that change of the log."""
+        """The trip's feed, begun now if there is none. `as_of` is the last change of the log that `trip` knows of."""
         feed = self.feeds.get(trip.trip_id)
         if feed is None:
             feed = TripFeed(trip, kept=self._kept, seconds=self._keep_seconds, now=self._clock())
@@ -168,23 +167,25 @@ class Hub:
             self.feeds[trip.trip_id] = feed
             FEEDS.set(len(self.feeds))
         if not feed.queues:
-            # Someone is about to watch it: its time begins anew.
+            # Someone is about to watch it, so it lingers from now on.
             feed.unwatched_since = self._clock()
         return feed
 
-    def trip_changed(self, trip: Trip) -> None:
-        """Tells the trip's watchers; a trip that is over loses its feed, and they are sent away."""
+    def trip_changed(self, trip: Trip) -> bool:
+        """Tells the trip's watchers. Returns whether they are shown its vehicle, or another one, from now on.
+
+        A trip that is over loses its feed, and its watchers are disconnected.
+        """
         feed = self.feeds.get(trip.trip_id)
         if feed is None:
-            return
+            return False
         if trip.version < feed.trip.version or trip == feed.trip:
-            return
+            return False
         before = feed.showing, feed.vehicle_id
         feed.publish_trip(trip)
-        if feed.showing and before != (True, feed.vehicle_id):
-            self.on_showing(trip)
         if trip.status.over:
             self._end(feed, CloseCode.TRIP_OVER)
+        return feed.showing and before != (True, feed.vehicle_id)
 
     def trip_gone(self, trip_id: str) -> None:
         feed = self.feeds.get(trip_id)
@@ -192,30 +193,35 @@ class Hub:
             self._end(feed, CloseCode.NOT_FOUND)
 
     def drop_feed(self, trip_id: str) -> None:
-        """Its watchers come back, and the trip is read anew for them."""
+        """Its watchers are disconnected and come back. The trip is read again for them."""
         feed = self.feeds.get(trip_id)
         if feed is not None:
             self._end(feed, CloseCode.GOING_DOWN)
 
-    def vehicle_gone(self, vehicle_id: str) -> None:
-        """The vehicle was erased, with all that it drove."""
+    def vehicle_gone(self, vehicle_id: str) -> list[Trip]:
+        """The vehicle was erased, with all that it drove.
+
+        Returns the watched trips whose line is empty now, and is to be filled from the store.
+        """
+        begun_anew = []
         for erased in self._erasures:
             erased.add(vehicle_id)
         for feed in self.feeds.values():
             feed.forget(vehicle_id)
             if feed.has_shown(vehicle_id):
                 feed.begin_anew(self._newest_of(feed), self._clock())
-                self.on_begun_anew(feed.trip)
+                begun_anew.append(feed.trip)
+        return begun_anew
 
     @contextlib.contextmanager
     def erased(self) -> Iterator[Collection[str]]:
-        """The ids of the vehicles that are erased while this is open: what was read of them before is not to be shown."""
+        """The ids of vehicles that are erased while this is open. What was read of them must not be shown."""
         erased: set[str] = set()
         self._erasures.append(erased)
         try:
             yield erased
         finally:
-            # By identity: two of them that are empty are equal.
+            # Compared by identity, because two empty sets are equal.
             self._erasures = [other for other in self._erasures if other is not erased]
 
     def _newest_of(self, feed: TripFeed) -> SnapshotPosition | None:
@@ -235,7 +241,7 @@ class Hub:
         FEEDS.set(len(self.feeds))
 
     def claim(self, vehicle_id: str, driver: DriverLink) -> bool:
-        """The newer connection of a vehicle wins, and the older is closed with 4409; False where this one is the older."""
+        """The newer connection of a vehicle replaces the older, which is closed with 4409. False: this one is the older."""
         other = self.drivers.get(vehicle_id)
         if other is not None and other.ticket > driver.ticket:
             return False
@@ -252,26 +258,27 @@ class Hub:
                 DRIVERS.set(len(self.drivers))
 
     def interval_for(self, trip: Trip | None) -> float:
-        """Seconds between fixes wanted of the vehicle on this trip: the rate follows the demand."""
+        """Seconds between fixes that the vehicle on this trip is asked for. The rate follows the demand."""
         if trip is None or not trip.status.under_way:
             return self._interval_idle
         feed = self.feeds.get(trip.trip_id)
         return self._interval_watched if feed is not None and feed.queues else self._interval_trip
 
     def watched(self, feed: TripFeed) -> None:
-        """Someone began to watch: their driver is asked for more at once. For less, `beat` asks, in its time."""
+        """Someone began to watch: the driver is asked for a higher rate at once. `beat` asks for a lower one."""
         feed.unwatched_since = None
         self._ask_interval(feed)
 
     def beat(self) -> None:
-        """To be called `BEATS * STEPS` times every tick interval: a sign of life to those who got nothing for a while, and an
-        end to feeds that nobody came back to. Each call does a part.
+        """To be called `BEATS * STEPS` times in a tick interval. Each call visits a part of the feeds.
+
+        Sends ticks to readers that got nothing for a while, and ends feeds that nobody watches any more.
         """
         now = self._clock()
         tick = frame(Tick(now))
         for feed in self._beaten.next():
             if self.feeds.get(feed.trip.trip_id) is not feed:
-                continue  # it ended since this round began
+                continue  # it has ended since this round began
             feed.beat(tick, now)
             if not feed.queues:
                 self._ask_interval(feed)
@@ -281,7 +288,7 @@ class Hub:
             queue.push(tick)
 
     def _ask_interval(self, feed: TripFeed) -> None:
-        # Who waits for the vehicle's next trip has no say in how often it reports on this one.
+        # Watchers of the vehicle's next trip do not change how often it reports on this one.
         vehicle = feed.trip.vehicle if feed.trip.status.under_way else None
         driver = self.drivers.get(vehicle.vehicle_id) if vehicle is not None else None
         if driver is not None:
@@ -301,7 +308,7 @@ class Hub:
                 del self._links[jti]
 
     async def send_all_away(self) -> None:
-        """Closes every connection, some at a time: they are to come back, to whoever has taken over."""
+        """Closes every connection, some at a time. They come back to the hub that has taken over."""
         self.over = True
         for number, link in enumerate([link for links in self._links.values() for link in links], 1):
             link.close(CloseCode.GOING_DOWN)
@@ -314,7 +321,7 @@ class Hub:
             link.close(CloseCode.REVOKED)
 
     async def refuse(self, removed: Collection[Key]) -> None:
-        """Closes every connection whose token was verified with a key that the provider took out, some at a time."""
+        """Closes every connection whose token was verified with a key that the provider removed, some at a time."""
         keys = {id(key) for key in removed}
         for number, link in enumerate([link for links in self._links.values() for link in links], 1):
             if link.principal.key is not None and id(link.principal.key) in keys:

@@ -1,7 +1,7 @@
-"""Things that are read from the store when they are first needed, while changes of them may be applied.
+"""Loading things from the store when they are first needed, while changes of them may be applied.
 
-What was read is as of one change of the log. Where a later change of it was applied meanwhile, it is out of date: it is read
-again. So nothing is missed, and nothing goes backwards.
+A reading knows of all changes up to one number of the log. If a later change was applied meanwhile, the thing is read again. So
+nothing is missed, and nothing goes backwards.
 """
 
 import contextlib
@@ -15,17 +15,17 @@ MOST = 10_000
 
 
 class Loading(Generic[Key]):
-    """Notes what changes while anything is being read."""
+    """Notes which things change while anything is being read."""
 
     def __init__(self) -> None:
         self._open = 0
         self._changed: dict[Key, int] = {}
         self._before = 0
-        """What is not noted may have changed up to this number."""
+        """Things that are not noted may have changed up to this number."""
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """From before something is read until it is kept, or found out of date."""
+        """To be entered before something is read, and left when it is kept or found out of date."""
         self._open += 1
         try:
             yield
@@ -36,7 +36,7 @@ class Loading(Generic[Key]):
                 self._before = 0
 
     def changed(self, key: Key, number: int) -> None:
-        """The change of that number, of this thing, was applied."""
+        """A change of this thing, with this number, was applied."""
         if not self._open:
             return
         if len(self._changed) >= MOST:
@@ -45,5 +45,5 @@ class Loading(Generic[Key]):
         self._changed[key] = number
 
     def is_current(self, key: Key, as_of: int) -> bool:
-        """Whether what was read of the thing, as of that change, is as it is now. To be asked within `reading`."""
+        """Whether a reading as of that change is still current. To be asked within `reading`."""
         return self._changed.get(key, self._before) <= as_of

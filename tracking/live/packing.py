@@ -1,4 +1,4 @@
-"""Messages to dispatchers, put together from pieces that are JSON already, none longer than a frame may be."""
+"""Messages to dispatchers, joined from encoded pieces. No message is longer than a frame may be."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -8,7 +8,7 @@ _ROOM = MAX_FRAME_BYTES - 1024
 
 
 def packed(pieces: Iterable[bytes], room: int = _ROOM) -> Iterator[bytes]:
-    """JSON values with commas between them, as many together as fit into a message."""
+    """Joins JSON values with commas, as many as fit into a message."""
     part: list[bytes] = []
     size = 0
     for piece in pieces:
@@ -22,7 +22,7 @@ def packed(pieces: Iterable[bytes], room: int = _ROOM) -> Iterator[bytes]:
 
 
 def snapshots(names: Sequence[str], encoded_states: Iterable[bytes]) -> Iterator[bytes]:
-    """`fleet_snapshot` messages as ready frames; one at least."""
+    """`fleet_snapshot` messages as ready frames; at least one."""
     cells = encode(names)
     states = list(packed(encoded_states, _ROOM - len(cells)))
     for part in states or [b""]:
@@ -31,8 +31,8 @@ def snapshots(names: Sequence[str], encoded_states: Iterable[bytes]) -> Iterator
 
 
 def updates(rows: list[bytes], descriptions: list[bytes], left: list[str]) -> Iterable[bytes]:
-    """`fleet` messages as ready frames, none longer than a frame may be, put together from pieces that are JSON already."""
-    # Who left before the tick may be back with it; and nobody is shown before it has a name.
+    """`fleet` messages as ready frames, joined from encoded pieces."""
+    # A vehicle that left may be back in the same tick, so `left` comes first. A vehicle is described before it moves.
     for ids in packed(encode(vehicle_id) for vehicle_id in left):
         yield framed(b'{"type":"fleet","positions":[],"left":[%b]}' % ids)
     for described in packed(descriptions):

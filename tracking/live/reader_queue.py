@@ -1,4 +1,4 @@
-"""What is still to be written to one reader. A slow one gets the newest position, not the oldest; nothing else is dropped."""
+"""The frames for one reader. A slow reader gets the newest position, not the oldest. Nothing else is dropped."""
 
 from collections import deque
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from tracking.protocol.shared import Skipped
 
 
 class _Waiting:
-    """A frame that waits, or (without `data`) the positions that were left out in its place."""
+    """A frame that waits, or (without `data`) a gap: the offsets of positions that were left out."""
 
     __slots__ = ("data", "first", "last")
 
@@ -21,15 +21,15 @@ class _Waiting:
 
 
 def _nowhere(_: object) -> None:
-    """Where everything goes once a queue is shut."""
+    """In place of the callbacks of a queue that is shut."""
 
 
 class ReaderQueue:
     """Frames for one reader, in order: written at once while it reads, waiting while it is slow.
 
     `write` sends a ready frame. Call `block` when more is unsent than the reader's high-water mark, `flush` when it has room
-    again, `shut` when nothing may be written any more. Of the positions only the newest waits, and the reader is told which
-    offsets were left out; past `limit` bytes of what may not be dropped, the reader is ended with 4008 by `end`.
+    again, and `shut` when nothing may be written any more. Only the newest position waits, and the reader is told which offsets
+    were left out. Past `limit` bytes of other frames, `end` closes the reader with 4008.
     """
 
     __slots__ = ("_flowing", "_limit", "_newest", "_shut", "_waiting", "_write", "blocked", "end", "size")
@@ -40,7 +40,7 @@ class ReaderQueue:
         self.end = end
         self.blocked = False
         self._flowing = True
-        """Not blocked, not shut, and nothing waits: the one question asked for every frame."""
+        """Not blocked, not shut, and nothing waits. This is the only check for each frame."""
         self._shut = False
         self._waiting: deque[_Waiting] | None = None
         self._newest: _Waiting | None = None
@@ -69,7 +69,7 @@ class ReaderQueue:
         self._flowing = False
 
     def flush(self) -> None:
-        """Writes what waits, for as long as the reader takes it."""
+        """Writes what waits, until the reader is blocked again."""
         self.blocked = False
         waiting = self._waiting
         while waiting and not self.blocked:
@@ -88,11 +88,11 @@ class ReaderQueue:
             self._flowing = not self.blocked and not self._shut
 
     def shut(self) -> None:
-        """Lets go of what waits, and takes nothing more."""
+        """Drops what waits, and takes nothing more."""
         self._shut = True
         self._flowing = False
         self._waiting = self._newest = None
-        # They lead back to who holds this queue: a circle that would wait for the collector.
+        # They refer to the owner of this queue. Without this, the cycle would wait for the garbage collector.
         self._write = self.end = _nowhere
         self.size = 0
 
@@ -109,7 +109,7 @@ class ReaderQueue:
             end(CloseCode.TOO_SLOW)
 
     def _leave_out(self) -> None:
-        """Puts a gap where the position was that has waited until now, or widens the gap before it."""
+        """Replaces the position that waits by a gap, or widens the gap before it."""
         old, waiting = self._newest, self._waiting
         if old is None or waiting is None:
             return

@@ -1,4 +1,4 @@
-"""What one screen shows of a fleet, and what is still to be shown or told to it."""
+"""What one screen shows of a fleet, and what is still to be sent to it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,14 +8,14 @@ from tracking.live.grid import Area, Cell
 from tracking.live.reader_queue import ReaderQueue
 
 SLICE_SECONDS = 0.002
-"""Of the event loop, in one go, for what screens are shown because they look elsewhere."""
+"""How long screens that look elsewhere are served in one step of the event loop."""
 
 V = TypeVar("V")
-"""The vehicles that it shows."""
+"""The vehicles on the screen."""
 
 
 class Allowance(Protocol):
-    """How much a screen may be shown: what it costs is known when it was shown, and is paid off in time."""
+    """How much a screen may be shown. A look is paid for afterwards, when its cost is known."""
 
     def has_room(self) -> bool: ...
 
@@ -31,7 +31,7 @@ class Unlimited:
 
 
 class Viewport(Generic[V]):
-    """One screen. While its reader is slow it notes which vehicles changed, and gets the newest of each when there is room."""
+    """One screen. For a slow reader it notes which vehicles changed, and sends the newest state of each later."""
 
     __slots__ = (
         "allowance",
@@ -58,15 +58,15 @@ class Viewport(Generic[V]):
         self.area: Area | None = None
         self.zoom = 0.0
         self.wanted: tuple[tuple[float, float, float, float], float] | None = None
-        """Bounds and zoom that are still to be shown."""
+        """Bounds and zoom that are to be shown next."""
         self.skipped: list[Area] = []
-        """where it was meanwhile, unshown: what did not lie there its client has forgotten"""
+        """Areas that it passed without being shown them. Its client has forgotten all vehicles outside them."""
         self.coming: Iterator[None] | None = None
-        """Shows the rest of what it looks at, a part each time; None where all of it is shown."""
+        """Shows the rest of the area, a part each time; None if all of it is shown."""
         self.cells: set[Cell[V, Viewport[V]]] = set()
         self.clustered = False
         self.clusters = b""
-        """as they were sent last"""
+        """The frame of clusters that was sent last."""
         self.rows: list[bytes] = []
         self.descriptions: list[bytes] = []
         self.left: list[str] = []
@@ -79,15 +79,15 @@ class Viewport(Generic[V]):
 
 
 class Shower(Protocol[V]):
-    """What shows more to a viewport."""
+    """Shows a viewport its next part."""
 
     def go_on(self, viewport: Viewport[V]) -> None: ...
 
 
 class Slices(Generic[V]):
-    """What screens are shown because they look elsewhere, in slices of the event loop's time: others have their turn between.
+    """Serves screens that look elsewhere in slices of the event loop's time. Other tasks run between two slices.
 
-    `later` calls a function when they had it, as `loop.call_soon` does. Without it a slice has no end.
+    `later` calls a function after those tasks, as `loop.call_soon` does. Without it, a slice has no end.
     """
 
     def __init__(self, later: Callable[[Callable[[], None]], object] | None = None) -> None:
@@ -96,7 +96,7 @@ class Slices(Generic[V]):
         self._waiting: dict[Viewport[V], Shower[V]] = {}
 
     def has_time(self) -> bool:
-        """Whether there is time in this slice. The first who asks begins it."""
+        """Whether there is time left in this slice. The first call begins a slice."""
         if self._later is None:
             return True
         now = time.perf_counter()
@@ -107,7 +107,7 @@ class Slices(Generic[V]):
         return now < self._ends
 
     def wait(self, viewport: Viewport[V], feed: Shower[V]) -> None:
-        """The viewport goes on in the next slice."""
+        """The viewport continues in the next slice."""
         self._waiting[viewport] = feed
 
     def forget(self, viewport: Viewport[V]) -> None:
@@ -119,6 +119,6 @@ class Slices(Generic[V]):
         for viewport, feed in list(waiting.items()):
             if not self.has_time():
                 break
-            # One that was shown something before it may have been the end of another.
+            # Serving one viewport may have removed another.
             if waiting.pop(viewport, None) is not None:
                 feed.go_on(viewport)

@@ -1,4 +1,4 @@
-"""Events wait here until they are stored; after COMMIT the fleet's dispatchers are told, as the change log is followed."""
+"""Events wait here until they are stored. After COMMIT, the change log has them sent to the fleet's dispatchers."""
 
 import asyncio
 import logging
@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 MAX_GROUP = 250
 """Events in one transaction."""
 SENT_LATE_MS = 3_600_000
-"""What happened longer ago than this is listed, and not sent to anyone."""
+"""Events from longer ago are listed, and sent to nobody."""
 MAX_WAITING = 100_000
-"""Events that may wait for the database; past it the oldest are given up, and that is logged."""
+"""Events that may wait for the database. Past it the oldest are dropped, which is logged."""
 
 
 _FAULTS_OF_EVENTS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
-"""What may be wrong with an event itself. Every other error is the database's, and is waited out."""
+"""Errors of an event itself. After any other error the events are stored again."""
 
 
 class Emitted(NamedTuple):
@@ -39,12 +39,12 @@ class Emitted(NamedTuple):
     fleet_id: str
     vehicle: LiveVehicle
     number: int | None
-    """the store's of the vehicle, where it is known"""
+    """The store's number of the vehicle, if it is known."""
     event: Event
 
 
 def _is_passing(error: BaseException) -> bool:
-    # A deadlock's victim has done nothing wrong; and a table that is broken may be mended.
+    # The victim of a deadlock can try again, and a broken table may be repaired.
     return isinstance(error, StoreUnavailable | asyncpg.PostgresError) and not isinstance(error, _FAULTS_OF_EVENTS)
 
 
@@ -59,21 +59,21 @@ _until_stored = batch.until_stored(_is_passing, _note_failure)
 
 
 class Events:
-    """`add` takes an event, `deliver` stores those that wait until it is cancelled, `tell` is for those that are stored."""
+    """`add` takes an event. `deliver` stores events until it is cancelled. `tell` sends a stored event."""
 
     def __init__(self, database: Database, fleets: Fleets, *, last_event: int = 0) -> None:
         self.last_event = last_event
-        """The id of the last event that may have been told. A page that knows it must not take another one for it, though the
-        database went back and gives it out again."""
+        """The id of the last event that may have been sent. It is not used again, even if the database went back: a page that
+        knows the first event would take the second one for it."""
         self._database = database
         self._fleets = fleets
         self._waiting: list[Emitted] = []
         self._group: list[Emitted] = []
-        """those that are being stored"""
+        """The events that are being stored."""
         self._arrived = asyncio.Event()
         self._all_told = asyncio.Event()
         self.on_stored: Callable[[], None] = lambda: None
-        """Told when events were committed, which the change log tells of."""
+        """Called when events were committed, so that the change log is read."""
 
     def add(self, emitted: Emitted) -> None:
         self._waiting.append(emitted)
@@ -90,15 +90,15 @@ class Events:
             await self._all_told.wait()
 
     def busy(self) -> set[FleetFeed]:
-        """The fleets of which an event is still to be stored."""
+        """The fleets with events that are still to be stored."""
         return {emitted.feed for emitted in chain(self._waiting, self._group)}
 
     def numbered(self, number: int) -> None:
-        """An event that may have been told has this id."""
+        """An event with this id may have been sent."""
         self.last_event = max(self.last_event, number)
 
     def tell(self, fleet_id: str, event: Event) -> None:
-        """Tells the fleet's dispatchers, after COMMIT."""
+        """Sends the event to the fleet's dispatchers. To be called after COMMIT."""
         feed = self._fleets.feeds.get(fleet_id)
         if feed is not None:
             self._push(feed, event)
@@ -132,7 +132,7 @@ class Events:
 
     @_until_stored.wraps
     async def _commit(self, numbered: Sequence[Emitted]) -> None:
-        # Of a vehicle that was removed while they waited, nothing is kept; and another one may have its id.
+        # Events of a vehicle that was removed meanwhile are dropped. Another vehicle may have its id by now.
         group = [emitted for emitted in numbered if self._fleets.is_there(emitted.vehicle)]
         if not group:
             return
@@ -141,7 +141,7 @@ class Events:
                 connection, [n.fleet_id for n in group], [n.number for n in group], [n.event for n in group]
             )
         for emitted in group:
-            # One that was removed just now has nothing more to be told of.
+            # The vehicle may have been removed during COMMIT.
             if emitted.event.event_id in stored and self._fleets.is_there(emitted.vehicle):
                 EVENTS.labels(emitted.event.kind.value).inc()
         self.on_stored()
@@ -150,5 +150,5 @@ class Events:
         if not event.late:
             feed.broadcast(frame(EventNews.of(event)))
         elif event.fix_time is not None and event.server_time - event.fix_time <= SENT_LATE_MS:
-            # Of all that a fleet tells after an hour's outage nobody's line may break: the list has it.
+            # After an hour's outage a fleet has very many late events. They must not end a slow reader; the list has them.
             feed.mention(frame(EventNews.of(event)))

@@ -1,4 +1,4 @@
-"""The geofences in force, by fleet: which they are, whose turn it is to change them, and how they are listed."""
+"""The geofences in force, by fleet: their changes one after the other, and how they are listed."""
 
 import asyncio
 import logging
@@ -14,40 +14,40 @@ from tracking.store import geofences
 logger = logging.getLogger(__name__)
 
 MAX_LISTINGS = 20
-"""Fleets whose geofences are kept as they are sent: at most some 20 MB each."""
+"""Fleets whose encoded listing is kept: at most about 20 MB each."""
 _NO_FENCES = Fences()
 
 
 class FencesInForce:
-    """Those of the fleets in memory."""
+    """The geofences of the fleets in memory."""
 
     def __init__(self) -> None:
         self.by_fleet: dict[str, Fences] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """of changes of a fleet's geofences, and of its loading"""
+        """Locks for changes of a fleet's geofences, and for its loading."""
         self._listings: dict[str, asyncio.Task[bytes]] = {}
-        """Of the fleets that were asked for last, until one of their fences changes."""
+        """Listings of the fleets that were asked for last. A change of a geofence drops its fleet's."""
 
     def turn(self, fleet_id: str) -> asyncio.Lock:
-        """Held by who loads the fleet or lets it go, so that a geofence which changes meanwhile is read after it."""
+        """Held while the fleet is loaded or dropped, so that a geofence that changes meanwhile is read afterwards."""
         return self._turns.setdefault(fleet_id, asyncio.Lock())
 
     def take_up(self, fleet_id: str, fences: Fences) -> None:
-        """The fleet has these, all of them."""
+        """These are all geofences of the fleet."""
         self.by_fleet[fleet_id] = fences
         self._listings.pop(fleet_id, None)
 
     def forget(self, fleet_id: str) -> None:
-        """The fleet is held no more."""
+        """The fleet is no longer in memory."""
         self.by_fleet.pop(fleet_id, None)
         self._listings.pop(fleet_id, None)
 
     def of(self, fleet_id: str) -> Fences:
-        """The fleet's, to be read only."""
+        """The fleet's geofences. Must not be changed."""
         return self.by_fleet.get(fleet_id, _NO_FENCES)
 
     def put(self, fence: Fence) -> None:
-        """The geofence is new, or another now."""
+        """The geofence is new, or was changed."""
         fleet_id = fence.geofence.fleet_id
         self.by_fleet.setdefault(fleet_id, Fences()).put(fence)
         self._listings.pop(fleet_id, None)
@@ -57,12 +57,12 @@ class FencesInForce:
         self._listings.pop(fleet_id, None)
 
     def knows(self, fleet_id: str, geofence_id: str) -> bool:
-        """Whether it is in force."""
+        """Whether the geofence is in force."""
         fences = self.by_fleet.get(fleet_id)
         return fences is not None and geofence_id in fences.by_id
 
     async def listing(self, fleet_id: str) -> bytes:
-        """The fleet's as JSON, a FeatureCollection in the order of their ids."""
+        """The fleet's geofences as a GeoJSON FeatureCollection, ordered by id."""
         listing = self._listings.pop(fleet_id, None)
         if listing is None:
             by_id = self.of(fleet_id).by_id
@@ -80,7 +80,7 @@ def made(row: geofences.Row) -> tuple[Fence, GeofenceNews]:
 
 
 def built(rows: Sequence[geofences.Row]) -> Fences:
-    """A fleet's fences, of its rows: a second of arithmetic, at worst."""
+    """Builds a fleet's geofences from rows: at most a second of arithmetic."""
     fences = Fences()
     for row in rows:
         try:
@@ -92,5 +92,5 @@ def built(rows: Sequence[geofences.Row]) -> Fences:
 
 
 def note_broken(row: geofences.Row) -> None:
-    # One that another version stored must not take its fleet with it.
+    # Another version may have stored it. The fleet's other geofences must work all the same.
     logger.exception("geofence %s of fleet %s is not in force: it can't be read", row["geofence_id"], row["fleet_id"])

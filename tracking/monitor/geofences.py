@@ -1,7 +1,7 @@
 """Which geofences a vehicle enters and leaves with a move. Pure geometry: no I/O, no clock.
 
-A fence is crossed by the segment between two positions, not only by their ends. Places are only as good as the receiver's
-accuracy, so a move counts only where it is clear of the edge: by more than a *margin*, which is the accuracy, within limits.
+The segment between two positions crosses a fence, not only its ends. Places are only as good as the receiver's accuracy. So a
+move counts only if it is clear of the edge by more than a *margin*, which is the accuracy, within limits.
 Cut at the fence's edge, a move is a row of stretches that lie inside and outside by turns; a stretch decides where the vehicle
 is
 
@@ -24,12 +24,12 @@ from tracking.geojson import shape_of
 from tracking.model import Geofence
 
 DEFAULT_MARGIN = 10.0
-"""Metres, where a position does not tell its accuracy."""
+"""Metres, for a position without an accuracy."""
 MIN_MARGIN, MAX_MARGIN = 1.0, 50.0
 
 
 class Move(NamedTuple):
-    """From one position to the next; without a start where the vehicle was not heard of before, or for too long.
+    """From one position to the next. It has no start if the vehicle was not heard of before, or not for too long.
 
     Across the antimeridian the start lies beyond 180 degrees, as seen from the end.
     """
@@ -38,17 +38,17 @@ class Move(NamedTuple):
     end: PlaceAt
     accuracy: float | None
     accuracy_before: float | None = None
-    """of the start"""
+    """The accuracy at the start."""
 
 
 class Fence:
-    """One geofence, ready to be asked. Lengths are measured on a plane that is true to scale at the fence's middle latitude.
+    """One geofence, prepared for questions. Lengths are on a plane that is true to scale at its middle latitude.
 
     One that was cut at the antimeridian is whole here: its `shape` goes on past 180 degrees.
     """
 
     def __init__(self, geofence: Geofence, shape: BaseGeometry | None = None) -> None:
-        """`shape` is the geofence's, where that is known. Of a large one this is a tenth of a second: for a thread."""
+        """`shape` is the geofence's, if it is known. A large one takes a tenth of a second, so use a thread."""
         self.geofence = geofence
         shape = shape_of(geofence.geometry) if shape is None else shape
         self.speed_limit: float | None = geofence.properties.get("speed_limit")
@@ -63,17 +63,17 @@ class Fence:
         self._edge_ends = np.concatenate([ring[1:] for ring in rings])
         for prepared in (self.shape, self._plane, self._edge):
             shapely.prepare(prepared)
-        # A fence that is narrower than the receiver is accurate could never be entered else.
+        # Accuracy is capped, so that a vehicle can enter a small geofence.
         self._most_margin = min(MAX_MARGIN, max(map(_reach, shapely.get_parts(self._plane))) / 2)
 
         self._ask_once()
 
     def _ask_once(self) -> None:
-        """GEOS makes its indices when it is asked for the first time: not later, on the event loop."""
+        """GEOS builds its indices at the first question. This asks here, and not later on the event loop."""
         west, south, east, north = self.shape.bounds
         way = shapely.linestrings([(west, (south + north) / 2), (east, (south + north) / 2)])
         place = shapely.points(*self._edge_begins[0])
-        # Of a ring without an area it divides by zero on the way.
+        # For a ring without an area GEOS divides by zero.
         with np.errstate(divide="ignore", invalid="ignore"):
             shapely.intersects(self.shape, way)
             shapely.contains_properly(self.shape, way)
@@ -81,28 +81,28 @@ class Fence:
             shapely.intersects(self._plane, place)
 
     def margin(self, accuracy: float | None) -> float:
-        """Metres by which a place must be clear of the edge."""
+        """How many metres from the edge a place must be to count as inside or outside."""
         wanted = accuracy if accuracy is not None and accuracy > 0 else DEFAULT_MARGIN
         return max(min(wanted, self._most_margin), min(MIN_MARGIN, self._most_margin))
 
     def beside(self, longitude: float) -> float:
-        """A longitude from the side of the fence that it is nearer to."""
+        """The same longitude, shifted by full turns to be nearest to the geofence."""
         return longitude + self._turns(longitude)
 
     def _turns(self, longitude: float) -> float:
         return 360.0 * round((self._middle - longitude) / 360.0)
 
     def walk(self, move: Move, inside: bool) -> list[bool]:
-        """Where the vehicle is, again and again, in the order of its way: True for each time it enters, False for each exit."""
+        """The crossings in the order of the way: True for each time it enters, False for each exit."""
         turns = self._turns(move.end[0])
         start = None if move.start is None else ((move.start[0] + turns) * self._narrow, move.start[1] * METRES_PER_DEGREE)
         margin = self.margin(move.accuracy)
-        # Of two places that are each within their accuracy of the edge, none is farther from the other than that.
+        # Two places that are each within their accuracy of the edge are at most this far apart.
         long = 2 * (margin if start is None else max(margin, self.margin(move.accuracy_before)))
         x, y = (move.end[0] + turns) * self._narrow, move.end[1] * METRES_PER_DEGREE
         is_clear = not bool(shapely.dwithin(self._edge, shapely.points(x, y), margin))
         if start is None or hypot(start[0] - x, start[1] - y) <= long:
-            # No stretch of it is long enough: its end alone counts.
+            # No stretch of it is long enough, so only its end counts.
             ends_inside = bool(shapely.intersects_xy(self._plane, x, y))
             return [ends_inside] if is_clear and ends_inside is not inside else []
         stretches = self._stretches(start, x, y)
@@ -117,7 +117,7 @@ class Fence:
         return changes
 
     def standing(self, places: Sequence[PlaceAt], accuracies: Sequence[float | None]) -> list[bool | None]:
-        """For each of many places whether it is inside, as a `walk` without a start decides; None where that can't be said."""
+        """Whether each place is inside, as `walk` without a start decides. None: too near the edge."""
         points = np.array([(longitude + self._turns(longitude), latitude) for longitude, latitude in places])
         points *= (self._narrow, METRES_PER_DEGREE)
         margins = np.array([self.margin(accuracy) for accuracy in accuracies])
@@ -126,10 +126,10 @@ class Fence:
         return [None if edge else inside for edge, inside in zip(at_edge.tolist(), insides.tolist(), strict=True)]
 
     def _stretches(self, place: tuple[float, float], x: float, y: float) -> list[tuple[float, bool]]:
-        """Length in metres, and whether it is inside, in the order of the way from `place` to x, y: on the plane, all of it."""
+        """The stretches of the way from `place` to x, y: the length in metres, and whether it is inside. On the plane."""
         start = np.array(place)
         way = np.array([x, y]) - start
-        # By hand: an overlay of shapely's takes milliseconds for a fence of many vertices, however short the way.
+        # An overlay by shapely takes milliseconds for a geofence of many vertices, however short the way.
         begins, ends = self._edge_begins - start, self._edge_ends - start
         crossed = (_cross(way, begins) > 0) != (_cross(way, ends) > 0)
         begins, edges = begins[crossed], (ends - begins)[crossed]
@@ -148,9 +148,9 @@ class Fence:
 
 
 _TURN = np.array((360.0, 0.0))
-"""Degrees: once around the world."""
+"""Degrees of a full turn."""
 _NOTHING = 1e-6
-"""Metres: what the arithmetic leaves over."""
+"""Metres: the rounding error of the arithmetic."""
 MANY_VERTICES = 1_000
 
 
@@ -159,13 +159,13 @@ def _cross(one: Any, other: Any) -> Any:
 
 
 def _joined(shape: BaseGeometry) -> BaseGeometry:
-    """A shape that was cut at the antimeridian, in one piece past 180 degrees."""
+    """Joins a shape that was cut at the antimeridian, with longitudes past 180 degrees."""
     parts = shapely.get_parts(shape)
     bounds = shapely.bounds(parts)
     western = bounds[:, 0] == -180.0
     if not (western.any() and (bounds[:, 2] == 180.0).any()):
         return shape
-    # All of that side, for a part may touch another one.
+    # All parts of that side are shifted, because one may touch another.
     western = bounds[:, 2] <= 0.0
     moved = [shapely.transform(part, lambda c: c + _TURN) for part in parts[western]]
     joined: BaseGeometry = shapely.union_all([*parts[~western], *moved])
@@ -175,10 +175,10 @@ def _joined(shape: BaseGeometry) -> BaseGeometry:
 def _reach(polygon: Any) -> float:
     """The radius of the largest circle in it."""
     if polygon.area < _NOTHING:
-        return 0.0  # of such a part the arithmetic makes no number
-    # It is a bound for margins, and need not be exact: of a comb of 20,000 vertices the finer one takes seconds.
+        return 0.0  # GEOS gives no number for such a part
+    # A bound for margins need not be exact. A finer one takes seconds for a comb of 20,000 vertices.
     parts = 100 if shapely.get_num_coordinates(polygon) <= MANY_VERTICES else 20
-    # Of a hole without an area it divides by zero on the way, and finds the circle all the same.
+    # For a hole without an area GEOS divides by zero, and finds the circle all the same.
     with np.errstate(divide="ignore", invalid="ignore"):
         circle = shapely.maximum_inscribed_circle(polygon, tolerance=float(polygon.area) ** 0.5 / parts)
     return float(circle.length)
@@ -192,16 +192,16 @@ class Fences:
         self.build()
 
     def build(self) -> None:
-        """Makes the tree of what was put and removed."""
+        """Builds the tree of all geofences."""
         self._list = list(self.by_id.values())
         self._shapes = np.array([fence.shape for fence in self._list], dtype=object)
         self._tree = shapely.STRtree(self._shapes)
         self._reaches_over = any(fence.shape.bounds[2] > 180.0 for fence in self._list)
         self.limit_speed = any(fence.speed_limit is not None for fence in self._list)
-        """Whether one of them does."""
+        """Whether a geofence of the fleet has a speed limit."""
 
     def put(self, fence: Fence, *, build: bool = True) -> None:
-        """Without `build` it is not found until that is called: for who puts many."""
+        """Without `build`, it is found only after `build` is called. This is for many at once."""
         self.by_id[fence.geofence.geofence_id] = fence
         if build:
             self.build()
@@ -211,7 +211,7 @@ class Fences:
         self.build()
 
     def touched(self, moves: Sequence[Move]) -> list[dict[str, bool]]:
-        """For each move the fences it touches, and whether it lies wholly within. All moves at once: this is the quick part."""
+        """The geofences that each move touches, and whether it lies wholly within. All moves at once are quick."""
         found: list[dict[str, bool]] = [{} for _ in moves]
         if not self._list or not moves:
             return found
@@ -233,7 +233,7 @@ class Fences:
         return found
 
     def _on_both_sides(self, segments: Any) -> tuple[Any, Any]:
-        """The moves, those at the antimeridian once more where fences on its other side lie; and the number of each."""
+        """The moves with their indices. A move near the antimeridian comes a second time, shifted to the other side."""
         numbers = np.arange(len(segments))
         lows, highs = segments[:, :, 0].min(axis=1), segments[:, :, 0].max(axis=1)
         eastward = (lows < -180.0) | ((lows < 0.0) & self._reaches_over)
@@ -247,7 +247,7 @@ class Fences:
 
 
 def move_of(previous: PlaceAt | None, end: PlaceAt, accuracy: float | None, accuracy_before: float | None = None) -> Move:
-    """A move that never goes the long way round: across the antimeridian it begins past 180 degrees."""
+    """A move by the short way. Across the antimeridian it begins past 180 degrees."""
     if previous is not None and abs(previous[0] - end[0]) > 180.0:
         previous = end[0] + around(previous[0] - end[0]), previous[1]
     return Move(previous, end, accuracy, accuracy_before)

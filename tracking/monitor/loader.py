@@ -1,9 +1,9 @@
-"""Fleets come into memory when somebody looks at them or drives for them, and go when nobody has for a while.
+"""Fleets come into memory when somebody looks at them or drives for them. They leave it when nobody has for a while.
 
     want, load -> one snapshot: the fleet, its geofences, its vehicles part by part -> what was overtaken, again -> loaded
 
-A fleet is *held* from before the snapshot on, so every change that is applied meanwhile reaches what is in memory already, and
-is noted for what is not (`live.loading`). Geofences that change meanwhile are read after it (`Monitor.turn`).
+A fleet is *held* from before the snapshot on. So every change meanwhile is applied to what is in memory, and is noted for what
+is not (`live.loading`). Geofences that change meanwhile are read afterwards (`FencesInForce.turn`).
 """
 
 import asyncio
@@ -27,23 +27,23 @@ from tracking.store.vehicles import Stored
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 3
-"""Fleets that are read at once; each has a connection of the database's meanwhile."""
+"""Fleets that are read at the same time, each by one connection of the database."""
 PART = 200
-"""Vehicles that are read by one question each: some two milliseconds of the event loop."""
+"""Vehicles in one question: about two milliseconds of the event loop."""
 SLICE_SECONDS = 0.002
 AGAIN_SECONDS = 0.02
-"""Until what was overtaken is read again."""
+"""Pause before vehicles that changed during the reading are read again."""
 RETRY_SECONDS = 0.5
 SLOWEST_RETRY_SECONDS = 30.0
 WAIT_SECONDS = 5.0
-"""How long somebody who looks at a fleet waits for it."""
+"""How long a dispatcher waits for the fleet."""
 LOOK_SECONDS = 60.0
 UNUSED_MS = 600_000
-"""So long a fleet stays in memory that nobody looks at or drives for."""
+"""How long an unused fleet stays in memory."""
 
 
 class _Part(NamedTuple):
-    """Vehicles and what is known of them, as of the change `as_of`: by their numbers, trips by the ids of their vehicles."""
+    """Vehicles and their state, as of the change `as_of`. Keys are their numbers; for trips, the vehicles' ids."""
 
     as_of: int
     vehicles: Sequence[Stored]
@@ -54,11 +54,11 @@ class _Part(NamedTuple):
 
 
 class Loader:
-    """`want` and `load` bring a fleet into memory; `run` lets fleets go, until it is cancelled.
+    """`want` and `load` bring a fleet into memory. `run` drops unused fleets, until it is cancelled.
 
     `follow` returns when the change log is followed. `sweeping` is held while silences of fleets that are not held are stored.
-    `connected` are the ids of vehicles with a driver. `gone_after` (s) is how long a vehicle may be silent before it is not
-    on its fleet's map.
+    `connected` are the ids of vehicles with a driver. `gone_after` (s) is how long a vehicle may be silent before it leaves its
+    fleet's map.
     """
 
     def __init__(
@@ -85,12 +85,11 @@ class Loader:
         self._loads: dict[str, asyncio.Task[FleetFeed | None]] = {}
         self._over = False
         hub_fleets.on_needed = self.want
-        hub_fleets.on_doubt = self._read_again
 
     # --- loading ------------------------------------------------------------------------------------------------------
 
     def want(self, fleet_id: str) -> None:
-        """Somebody drives for the fleet: it is loaded in the background, where it is not in memory."""
+        """Somebody drives for the fleet: it is loaded in the background, unless it is in memory."""
         feed = self._fleets.feeds.get(fleet_id)
         if feed is not None and feed.loaded:
             feed.used_at = self._clock()
@@ -98,16 +97,16 @@ class Loader:
             self._begin(fleet_id)
 
     async def load(self, fleet_id: str) -> FleetFeed | None:
-        """The fleet with all of its vehicles, from memory or the store; None where there is no such fleet.
+        """The fleet with all of its vehicles, from memory or the store; None if there is no such fleet.
 
-        It waits for as long as the database is away. Raises `StoreUnavailable` where the hub goes down, or the store went back.
+        It waits while the database is away. Raises `StoreUnavailable` if the hub goes down, or the database went back.
         """
         feed = self._fleets.feeds.get(fleet_id)
         if feed is None or not feed.loaded:
             if self._over:
                 raise StoreUnavailable("the hub is going down")
             loading = self._begin(fleet_id)
-            # Whoever asked may have gone by then; others wait for it too.
+            # This caller may be cancelled. Others wait for the same loading.
             await asyncio.wait({loading})
             if loading.cancelled():
                 raise StoreUnavailable("the hub is going down")
@@ -117,12 +116,12 @@ class Loader:
         return feed
 
     async def shown(self, fleet_id: str) -> None:
-        """Waits until the fleet is loaded, for who is shown what its vehicles do; not for longer than `WAIT_SECONDS`."""
+        """Waits until the fleet is loaded, at most `WAIT_SECONDS`."""
         with contextlib.suppress(TimeoutError, StoreUnavailable):
             await asyncio.wait_for(self.load(fleet_id), WAIT_SECONDS)
 
-    def _read_again(self, fleet_id: str) -> None:
-        """A change of the fleet could not be applied."""
+    def read_again(self, fleet_id: str) -> None:
+        """A change of the fleet could not be applied: if it is in memory, it is read again."""
         feed = self._fleets.feeds.get(fleet_id)
         if feed is not None and feed.loaded:
             feed.loaded = False
@@ -156,13 +155,13 @@ class Loader:
                 logger.warning("fleet %s can't be loaded now, trying again: %s", fleet_id, error)
                 wait = RETRY_SECONDS
             except Exception:
-                # One fleet that can't be read must not take the others with it.
+                # The other fleets are loaded all the same.
                 logger.exception("fleet %s can't be loaded, trying again in %g s", fleet_id, wait)
             await asyncio.sleep(wait)
             wait = min(2 * wait, SLOWEST_RETRY_SECONDS)
 
     async def _load_once(self, fleet_id: str) -> FleetFeed | None:
-        # A silence that is stored for a fleet which was not held is in the snapshot.
+        # Silences that are being stored for this fleet must be in the snapshot.
         async with self._sweeping:
             pass
         overtaken: list[int] = []
@@ -175,7 +174,7 @@ class Loader:
             rows = await geofences.rows_through_cursor(connection, fleet_id)
             async for part in vehicles.in_parts(connection, fleet_id, PART):
                 overtaken += await self._keep(await self._read(connection, as_of, part))
-        # In a thread, and with no transaction open meanwhile: thousands of them take longer than one may idle.
+        # Thousands of geofences take a thread longer than a transaction may be idle, so none is open.
         self._monitor.fences.take_up(fleet_id, await asyncio.to_thread(built, rows))
         while overtaken or not self._fleets.loading.is_current(fleet_id, as_of):
             await asyncio.sleep(AGAIN_SECONDS)
@@ -214,13 +213,13 @@ class Loader:
         )
 
     async def _keep(self, part: _Part) -> list[int]:
-        """Takes up what is as it was read; the numbers of the vehicles that are to be read again."""
+        """Takes over the vehicles that did not change meanwhile. Returns the numbers of the others, to be read again."""
         overtaken: list[int] = []
         began = time.perf_counter()
         for stored in part.vehicles:
             number, vehicle_id = stored.number, stored.vehicle.vehicle_id
             live = self._fleets.vehicles.get(vehicle_id)
-            # Another one by its id is in memory until its removal is applied.
+            # A removed vehicle with the same id may be in memory until its removal is applied.
             is_another = live is not None and live.number not in (0, number)
             loading = self._fleets.loading
             if is_another or not all(loading.is_current(key, part.as_of) for key in (number, vehicle_id)):
@@ -252,17 +251,17 @@ class Loader:
                 try:
                     await self.let_go()
                 except Exception:
-                    logger.exception("a fault of ours: fleets that nobody uses were not let go")
+                    logger.exception("an error: unused fleets were not dropped")
         finally:
             self._over = True
             for task in self._loads.values():
                 task.cancel()
 
     async def let_go(self) -> None:
-        """Lets go of the fleets that nobody has used for a while, whose vehicles are all silent."""
+        """Drops the fleets that nobody has used for a while, and whose vehicles are all silent."""
         for feed in list(self._fleets.feeds.values()):
             if not feed.loaded:
-                # Vehicles that came from another fleet into one that nobody uses.
+                # A vehicle may have moved into a fleet that nobody uses.
                 if not self._fleets.holds(feed.fleet.fleet_id):
                     await self._drop(feed)
             elif self._is_unused(feed) and await self._is_silent(feed):
@@ -275,7 +274,7 @@ class Loader:
         return now - feed.used_at >= UNUSED_MS
 
     async def _is_silent(self, feed: FleetFeed) -> bool:
-        """Nobody drives for it, and nothing is to be told of its vehicles though they go on being silent."""
+        """Whether nobody drives for it, and no event is to come of its vehicles while they stay silent."""
         for index, vehicle in enumerate(list(feed.vehicles), 1):
             if vehicle.vehicle.vehicle_id in self._connected:
                 feed.used_at = self._clock()
@@ -289,7 +288,7 @@ class Loader:
     async def _drop(self, feed: FleetFeed) -> None:
         fleet_id = feed.fleet.fleet_id
         async with self._monitor.fences.turn(fleet_id):
-            # It may be used by now.
+            # It may have been used meanwhile.
             if not self._is_unused(feed) or feed in self._monitor.busy() or fleet_id in self._loads:
                 return
             feed.loaded = False
@@ -301,7 +300,7 @@ class Loader:
                 if index % PART == 0:
                     await asyncio.sleep(0)
                     if self._fleets.holds(fleet_id):
-                        return  # whoever wants it waits for this, and reads what is missing
+                        return  # it is wanted again: its loading waits for this, and reads what is missing
             if not feed.vehicles and self._fleets.feeds.get(fleet_id) is feed:
                 del self._fleets.feeds[fleet_id]
 

@@ -1,19 +1,18 @@
-"""What is worth telling a dispatcher about a vehicle: the states that its events are the edges of. No I/O, no clock of its own.
+"""The states of a vehicle, whose changes are events for dispatchers. No I/O, no clock of its own.
 
-Each alert is told once, when it begins, and again only after it has been over:
+Each alert is told once, when it begins, and again only after it was over:
 
-- `speeding`: faster than the least of the fleet's limit and those of the fences that it is in. A speed that the receiver
-  measured counts at once; one that is worked out from two positions, which is less sure, counts when the next is over the
-  limit as well, and the way over both of them too: out and back again is the receiver's. Over when it has come down to 95 % of
-  the limit.
+- `speeding`: faster than the lowest limit of the fleet and of the fences that it is in. A speed that the receiver measured
+  counts at once. A speed between two positions is less certain. It counts if the next one is over the limit as well, and also
+  the speed over both moves together: a jump out and back is the receiver's. It is over at 95 % of the limit.
 - `idle`: `idle_after` seconds within `STANDING_RADIUS` metres of one place, or wandering around it.
-- `off_route`: farther from its trip's route than `off_route_distance` and the accuracy, twice in a row, while it is on the
-  way to the drop-off.
+- `off_route`: farther from its trip's route than `off_route_distance` and the accuracy, twice in a row, on the way to the
+  drop-off.
 - `signal_lost`: no position for `signal_lost_after` seconds by the hub's clock; `signal_back` with the next one.
 - `dwell`: inside a fence for its `dwell_after` seconds.
 
-A vehicle that stood for a minute *wanders* while its receiver strays: no farther than `WANDER` metres, coming back to its place
-within a minute, and reporting no speed of a vehicle's. Meanwhile it crosses no fence, and no speed is worked out.
+A vehicle that stood for a minute *wanders* while its receiver strays. It strays at most `WANDER` metres, comes back within a
+minute, and reports no speed of a moving vehicle. Meanwhile the vehicle crosses no fence, and no speed is computed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +29,7 @@ from tracking.model import EventKind, Fleet, Position, Trip, TripStatus
 from tracking.monitor.geofences import Fences
 
 STANDING_RADIUS = 30.0
-"""Metres: what a receiver wanders while its vehicle stands."""
+"""Metres that a receiver strays while its vehicle stands."""
 STANDING_AFTER_MS = 60_000
 WANDERING_RADIUS = 60.0
 """Metres from where it stands on the average that a receiver is mostly within, between houses: 3 sigma, where sigma is 20 m."""
@@ -38,23 +37,23 @@ WANDER = 200.0
 """Metres: the filters let through what strays some 100 m within a second, 140 m within five, and wanders besides
 (`kinematics.NOISE`, `reach`)."""
 AVERAGED = 60
-"""Positions of which the place is the mean; more make it no better."""
+"""The place where it stands is the mean of so many positions. More do not make it better."""
 BACK_MS = 60_000
 MOVING = 3.0
-"""m/s, reported, with which a vehicle drives."""
+"""A reported speed in m/s with which a vehicle drives."""
 SPEEDING_IS_OVER = 0.95
 LATE_MS = 120_000
-"""A position older than this when it arrives comes out of a backlog, and what it shows is no news. A device that sends
-what it gathered once a minute stays below it, and so does one that was in a tunnel."""
+"""A position older than this on arrival is from a backlog, and its alerts are late. A device that sends once a minute stays
+below it, and so does one that was in a tunnel."""
 GAP_MS = 300_000
-"""Past this the straight line between two positions says nothing of the way between them."""
+"""Past this, the straight line between two positions is not the way that the vehicle drove."""
 _NO_SPEED_MS = 500
-"""Between two fixes closer than that no speed can be worked out."""
+"""No speed can be computed between two fixes that are closer than this."""
 _ON_THE_WAY = (TripStatus.ENROUTE_TO_DROPOFF, TripStatus.ARRIVED_AT_STOP)
 
 
 class Stay:
-    """Inside a fence since a fix time."""
+    """A stay inside a fence since a fix time."""
 
     __slots__ = ("dwelt", "since")
 
@@ -64,7 +63,7 @@ class Stay:
 
 
 class Alert(NamedTuple):
-    """An event to be, of the position that showed it. `speed` and `limit` in m/s."""
+    """What becomes an event of the position that showed it. `speed` and `limit` in m/s."""
 
     kind: EventKind
     geofence_id: str | None = None
@@ -82,7 +81,7 @@ class Route:
         self.trip_id = trip.trip_id
         self.version = trip.version
         places = np.array([point[:2] for point in trip.route["coordinates"]], dtype=float)
-        # Across the antimeridian it goes on past 180 degrees.
+        # Across the antimeridian it continues past 180 degrees.
         places[:, 0] = np.unwrap(places[:, 0], period=360.0)
         self.middle = float(places[:, 0].min() + places[:, 0].max()) / 2
         self.narrow = cos(radians(float(places[:, 1].mean()))) * METRES_PER_DEGREE
@@ -90,7 +89,7 @@ class Route:
         shapely.prepare(self.line)
 
     def place(self, position: Position) -> tuple[float, float]:
-        """Where a position lies on that plane, from the side of the route that it is nearer to."""
+        """The place of a position on that plane, shifted by full turns to be nearest to the route."""
         longitude = position.longitude + 360.0 * round((self.middle - position.longitude) / 360.0)
         return longitude * self.narrow, position.latitude * METRES_PER_DEGREE
 
@@ -120,22 +119,22 @@ class AlertState:
     def __init__(self) -> None:
         self.previous: Position | None = None
         self.heard: int | None = None
-        """when its last position came, by the hub's clock"""
+        """When its last position came, by the hub's clock."""
         self.silent = False
-        """a `signal_lost` was told, and no `signal_back` yet"""
+        """Whether a `signal_lost` was told, and no `signal_back` yet."""
         self.due = False
-        """someone looks after when it falls silent"""
+        """Whether a check of its silence is scheduled."""
         self.inside: dict[str, Stay] = {}
         self.dwell_at = 0.0
-        """the instant before which no stay is long enough to be told"""
+        """The instant before which no stay is long enough to be told."""
         self.speeding = False
         self.over_limit = 0
         self.fast_from: Position | None = None
-        """the position before the first of those in a row that are over the limit"""
+        """The last position before those in a row that are over the limit."""
         self.anchor: tuple[float, float, int] | None = None
-        """where it stands, if it stands, and since which fix time"""
+        """The place where it stands, and the fix time since when."""
         self.at_anchor = 0
-        """the fix time when it was there last"""
+        """The fix time at which it was there last."""
         self.averaged = 0
         self.idle = False
         self.off = 0
@@ -143,7 +142,7 @@ class AlertState:
         self.route: Route | None = None
 
     def of_another_fleet(self) -> "AlertState":
-        """What is left of it for a fleet that the vehicle goes to: when it was heard of, and nothing of where it was."""
+        """The state for a fleet that the vehicle moves to: when it was heard of, and nothing about its places."""
         fresh = AlertState()
         fresh.heard, fresh.silent, fresh.due = self.heard, self.silent, self.due
         return fresh
@@ -151,7 +150,7 @@ class AlertState:
     # --- one position after the other -----------------------------------------------------------------------------------
 
     def limit(self, fleet: Fleet, fences: Fences) -> float | None:
-        """The speed limit that holds where it is, m/s."""
+        """The speed limit in force at its place, in m/s."""
         if not (self.inside and fences.limit_speed):
             return None if fleet.speed_limit is UNSET else fleet.speed_limit
         limits = [] if fleet.speed_limit is UNSET else [fleet.speed_limit]
@@ -221,7 +220,7 @@ class AlertState:
         return None
 
     def wanders(self, position: Position) -> bool:
-        """Whether it stands where it stood, however the receiver strays."""
+        """Whether it stands where it stood, while the receiver strays."""
         anchor = self.anchor
         return (
             anchor is not None
@@ -239,8 +238,7 @@ class AlertState:
 
     @staticmethod
     def _away(position: Position, anchor: tuple[float, float, int], near: float) -> float:
-        """The square of the metres from there: on a plane, which is near enough, and is asked for every position. Of what is
-        farther than `near` it may be that of a part of the way."""
+        """The square of the distance in metres, on a plane, which is exact enough and fast. Past `near` it may be too small."""
         north = (position.latitude - anchor[0]) * METRES_PER_DEGREE
         if not -near <= north <= near:
             return north * north
@@ -271,7 +269,7 @@ class AlertState:
         return Alert(EventKind.OFF_ROUTE)
 
     def change_fences(self, changes: Iterator[tuple[str, bool]], fix_time: int) -> Iterator[Alert]:
-        """Takes note of each fence entered (True) or left."""
+        """Notes each fence that was entered (True) or left."""
         for geofence_id, inside in changes:
             if inside:
                 self.inside[geofence_id] = Stay(fix_time)
@@ -282,7 +280,7 @@ class AlertState:
                 yield Alert(EventKind.EXIT, geofence_id)
 
     def dwelling(self, instant: int, fleet: Fleet, fences: Fences) -> Iterator[Alert]:
-        """The fences in which it has been for long enough now, each told once."""
+        """The fences in which it has stayed long enough now, each told once."""
         self.dwell_at = inf
         for geofence_id, stay in self.inside.items():
             fence = fences.by_id.get(geofence_id)
@@ -297,7 +295,7 @@ class AlertState:
 
 
 def are_on_route(asked: Mapping[int, tuple[Route, Position, float]]) -> dict[int, bool]:
-    """For each key whether the position lies within so many metres of the route, its accuracy allowed for."""
+    """For each key, whether the position is within so many metres of the route, plus its accuracy."""
     if not asked:
         return {}
     lines: Any = np.array([route.line for route, _, _ in asked.values()], dtype=object)

@@ -1,6 +1,6 @@
-"""Silences of vehicles whose fleet is not in memory: nobody drives for it or looks at it, as after a restart.
+"""Silences of vehicles whose fleet is not in memory, because nobody drives for it or looks at it, as after a restart.
 
-A sweep over the store finds them. Of the fleets in memory the monitor tells.
+A sweep over the store finds them. For fleets in memory, `last_heard` does this.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from tracking.geo import unpack_point
 from tracking.live.fleets import Fleets
 from tracking.metrics import EVENTS
 from tracking.model import Clock, Event, EventKind
+from tracking.monitor.alerts import old_after
 from tracking.monitor.events import Events
-from tracking.monitor.monitor import old_after
 from tracking.store import events, silences
 from tracking.store.pool import Database
 from tracking.store.silences import Quiet
@@ -23,21 +23,20 @@ logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 10.0
 NEXT_SECONDS = 1.0
-"""Between two sweeps where there is more than one tells of."""
+"""Between two sweeps if one was not enough."""
 MOST = 500
-"""Silences that one sweep tells of."""
+"""Silences in one sweep."""
 ANEW_MS = 600_000
-"""So often all are asked for, and not only those who may have fallen silent since the last sweep: a fleet's threshold may be
-lower now, or a vehicle another fleet's."""
+"""How often a sweep looks at all vehicles, not only at those that may have fallen silent since the last sweep. A fleet's
+threshold may have fallen, or a vehicle may have changed its fleet."""
 PAUSE_MS = 30_000
-"""Past this between two sweeps the clock was set, or this process stood still."""
+"""A longer time between two sweeps means that the clock was set, or that this process stood still."""
 
 
 class Silences:
     """`run` sweeps until it is cancelled. `gone_after` (s) is how long a vehicle may be silent before nothing is told of it.
 
-    A vehicle is silent for too long where it could have been heard of for so long: by a hub that was there, and could read the
-    store for those who came.
+    A silence counts only while the vehicle could have been heard: a hub ran, and could read the store for a driver who came.
     """
 
     def __init__(self, database: Database, fleets: Fleets, to_tell: Events, clock: Clock, *, gone_after: float) -> None:
@@ -49,10 +48,10 @@ class Silences:
         self._could_hear_since: int | None = None
         self._swept = 0
         self._asked: tuple[int, float] | None = None
-        """When all that were silent had been found, and for how long they could have been heard by then."""
+        """When a sweep last found all silent vehicles, and for how long vehicles could have been heard by then."""
         self._asked_anew = 0
         self.sweeping = asyncio.Lock()
-        """Held until what a sweep found is stored: a fleet that is loaded after that finds it there."""
+        """Held until the silences of a sweep are stored, so that a fleet that is loaded afterwards finds them."""
 
     async def run(self) -> None:
         while True:
@@ -60,17 +59,17 @@ class Silences:
             try:
                 more = await self.sweep()
             except StoreWentBack:
-                # Another memory takes over.
+                # Another service takes over.
                 await asyncio.Event().wait()
             except (StoreUnavailable, asyncpg.PostgresError) as error:
                 self._could_hear_since = None
-                logger.warning("who is silent can't be asked now, trying again: %s", error)
+                logger.warning("can't look for silent vehicles now, trying again: %s", error)
             except Exception:
-                logger.exception("a fault of ours: silences of fleets that are not in memory were not told")
+                logger.exception("an error: silences of fleets that are not in memory were not told")
             await asyncio.sleep(NEXT_SECONDS if more else SWEEP_SECONDS)
 
     async def sweep(self) -> bool:
-        """Tells of those who have been silent for too long; whether there may be more. Raises `StoreUnavailable`."""
+        """Tells of vehicles that have been silent for too long; whether there may be more. Raises `StoreUnavailable`."""
         now = self._clock()
         if self._could_hear_since is None or not 0 <= now - self._swept < PAUSE_MS:
             self._could_hear_since = now

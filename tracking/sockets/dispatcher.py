@@ -7,7 +7,8 @@ from starlette.websockets import WebSocket
 from tracking.audit import Kind, Span
 from tracking.auth import Principal, may_manage_fleet
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed
-from tracking.live.fleet import FleetFeed, FleetViewport
+from tracking.live.fleet import FleetFeed
+from tracking.live.shown_vehicle import FleetViewport
 from tracking.metrics import DISPATCHERS
 from tracking.monitor.loader import WAIT_SECONDS
 from tracking.protocol.dispatcher import decode_dispatcher
@@ -54,7 +55,7 @@ class DispatcherConnection(Connection):
         if self._feed is not None:
             self._feed.queues.discard(self.queue)
             self._turn.discard(self.queue)
-            self._feed.forget(self._viewport)
+            self._feed.screens.forget(self._viewport)
             DISPATCHERS.dec()
         if self._watch is not None:
             self.service.audit.left(self._watch)
@@ -69,12 +70,12 @@ class DispatcherConnection(Connection):
         if isinstance(message, TextMessage):
             self._post(message)
         elif self._feed is not None:
-            self._feed.look(self._viewport, message.bounds, message.zoom)
+            self._feed.screens.look(self._viewport, message.bounds, message.zoom)
 
     def writable(self) -> None:
         super().writable()
         if self._feed is not None and self._viewport.coming is not None and not self.queue.blocked:
-            self._feed.go_on(self._viewport)
+            self._feed.screens.go_on(self._viewport)
 
     # --- what its viewport may be shown -------------------------------------------------------------------------------
 
