@@ -86,7 +86,6 @@ class CloseCode(IntEnum):
         return CLOSE_CODES[self][1]
 
 
-#: close code -> (reason sent with it, at most 123 bytes; whether a client may come back by itself)
 CLOSE_CODES: dict[CloseCode, tuple[str, bool]] = {
     CloseCode.GOING_DOWN: ("the hub is going down, come back", True),
     CloseCode.PROTOCOL_ERROR: ("not the WebSocket protocol", False),
@@ -107,6 +106,7 @@ CLOSE_CODES: dict[CloseCode, tuple[str, bool]] = {
     CloseCode.REVOKED: ("access revoked, or the link has expired", False),
     CloseCode.TRIP_OVER: ("the trip is over", False),
 }
+"""Close code -> the reason sent with it, at most 123 bytes, and whether a client may come back by itself."""
 
 
 class TrackingError(Exception):

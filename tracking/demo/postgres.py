@@ -41,17 +41,17 @@ from tracking.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_DIRECTORY = ROOT / ".data" / "pg"
 
-#: Where the data goes when root's `postgres` user can't reach the directory asked for.
 SYSTEM_DIRECTORY = Path("/var/lib/tracking")
+"""The data is stored here when root's `postgres` user can't reach the directory asked for."""
 
-#: The database's role, a superuser of this cluster: it may make extensions and databases.
 ROLE = "tracking"
+"""The database's role is a superuser of this cluster. It may create extensions and databases."""
+
 PORT = 5432
 
-#: A socket's address has 108 bytes on Linux and 104 on macOS, the closing zero among them.
 LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
+"""A socket's address has 108 bytes on Linux and 104 on macOS, including the closing zero."""
 
-#: For a small machine that does other things too, and as careful with commits as the real thing.
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "",
     "port": str(PORT),
@@ -63,6 +63,7 @@ SETTINGS: Mapping[str, str] = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
+"""Settings for a small machine that does other things too. Commits are as durable as in production."""
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +81,8 @@ class Cluster:
         """`settings` go over `SETTINGS` (see there). `die_with_parent`: on Linux it stops when the calling thread ends."""
         asked = Path(directory).resolve()
         self.settings = {**SETTINGS, **(settings or {})}
-        #: What a person should know about where the data stands, if not where it was asked for.
         self.note: str | None = None
+        """A message for the user when the data is not in the directory asked for; else None."""
         self.directory = asked
         self._account = account_for(asked)
         if self._account is not None and not self._account.may_pass(asked.parent):

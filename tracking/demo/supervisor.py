@@ -37,8 +37,8 @@ DATA = ROOT / ".data"
 STANDBY = 4
 """Vehicles that wait for the trips of whoever tries the dispatcher's page."""
 
-#: Seconds each part has to stop by itself before it is killed: 4.6 in all.
 STOP_DRIVERS, STOP_HUB, STOP_DATABASE = 1.2, 1.6, 0.9
+"""Seconds each part has to stop by itself before it is killed: 4.6 in all."""
 STOP_SECONDS = STOP_DRIVERS + STOP_HUB + 2 * STOP_DATABASE
 
 
