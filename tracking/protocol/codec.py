@@ -74,7 +74,7 @@ def tree(frame: str | bytes) -> dict[str, Any]:
 
 
 def _bad_json(frame: str | bytes, error: Exception) -> Refusal:
-    """The error for a frame that msgspec refuses. A lone surrogate is valid JSON but invalid text. Everything else is bad JSON."""
+    """The error for a frame that msgspec refuses. A lone surrogate is valid JSON but invalid text. The rest is bad JSON."""
     text = frame if isinstance(frame, str) else frame.decode(errors="replace")
     if "\\u" in text:
         try:

@@ -88,7 +88,7 @@ class Vehicles:
 
 
 async def _refuse_with_trips(connection: Connection, stored: Stored) -> None:
-    """Raises `Refusal` if the vehicle has open trips. Otherwise the passengers of the old fleet would follow it to the new one."""
+    """Raises `Refusal` if the vehicle has open trips. Else the passengers of the old fleet would follow it to the new one."""
     for trip in await trips.open_of_vehicle(connection, stored.number):
         raise Refusal(
             ErrorCode.CONFLICT, f"trip {trip.trip_id} of its fleet waits for the vehicle: end it, or give it another one"
