@@ -19,8 +19,8 @@ class Area(NamedTuple):
         return {"type": "Feature", "geometry": geometry, "properties": self.properties}
 
 
+#: What the demo's dispatchers want to be told of; m/s, seconds, metres.
 THRESHOLDS = {"speed_limit": round(100 * KM_H, 2), "idle_after": 120, "signal_lost_after": 40, "dwell_after": 180}
-"""Thresholds of the demo's fleet for events; m/s, seconds, metres."""
 
 AREAS = (
     Area(

@@ -8,8 +8,8 @@ TOKEN_EXPIRED = 4405
 NO_TOKEN = 4401
 REPLACED = 4409
 
+#: What was sent is at fault, and would be again.
 SAME_AGAIN = frozenset({1002, 1003, 1007, 1009})
-"""The client sent something wrong, and would send the same again."""
 
 
 class Verdict(Enum):

@@ -7,6 +7,7 @@ from tracking.model import Vehicle
 
 VADUZ: Point = (47.141, 9.521)
 
+#: Villages the vehicles are spread over, and how far around each they look for passengers (metres).
 HOMES: tuple[tuple[str, Point, float], ...] = (
     ("Vaduz", VADUZ, 1500.0),
     ("Schaan", (47.165, 9.509), 1500.0),
@@ -20,7 +21,6 @@ HOMES: tuple[tuple[str, Point, float], ...] = (
     ("Nendeln", (47.197, 9.543), 1500.0),
     ("Schellenberg", (47.231, 9.546), 1500.0),
 )
-"""The villages that the vehicles are spread over. The last number is the radius in metres in which they look for passengers."""
 
 _KINDS = (
     ("car", ("VW Passat", "Skoda Octavia", "Tesla Model 3", "Toyota Prius", "Mercedes E 200", "Volvo V60")),

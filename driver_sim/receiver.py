@@ -8,6 +8,7 @@ from typing import NamedTuple
 from driver_sim.motion import Moment
 from driver_sim.roads import METRES_PER_DEGREE, Point, metres
 
+#: Places and their height in metres: enough of Liechtenstein's relief for a believable altitude.
 _HEIGHTS: tuple[tuple[Point, float], ...] = (
     ((47.2380, 9.5270), 433.0),  # Ruggell
     ((47.2310, 9.5460), 626.0),  # Schellenberg
@@ -24,7 +25,6 @@ _HEIGHTS: tuple[tuple[Point, float], ...] = (
     ((47.1030, 9.6080), 1602.0),  # Malbun
     ((47.0660, 9.5020), 472.0),  # Balzers
 )
-"""Places and their height in metres: enough of Liechtenstein's relief for a believable altitude."""
 
 _WANDERS_FOR = 40.0
 """Seconds after which the position error has forgotten most of itself: reflections change as the vehicle moves on."""

@@ -16,6 +16,7 @@ ROADS_FILE = Path(__file__).with_name("liechtenstein_roads.geojson.gz")
 
 METRES_PER_DEGREE = 111_195.0
 
+#: Speed limits, km/h, where the map has none: Liechtenstein's general limit in built-up areas is 50, outside 80.
 _LIMIT_OF_CLASS = {
     "motorway": 120.0,
     "trunk": 80.0,
@@ -27,10 +28,6 @@ _LIMIT_OF_CLASS = {
     "living_street": 20.0,
     "service": 20.0,
 }
-"""Speed limits in km/h for roads whose limit the map does not have.
-
-Liechtenstein's general limit is 50 in built-up areas and 80 outside.
-"""
 _JUNCTION_SECONDS = 2.0
 
 Point = tuple[float, float]

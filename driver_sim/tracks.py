@@ -42,6 +42,7 @@ class BadRow(NamedTuple):
     reason: str
 
 
+#: What a row holds -> the names that columns have for it.
 _COLUMNS = {
     "vehicle_id": ("vehicle_id", "track_id"),
     "time": ("ts", "fix_time"),
@@ -53,7 +54,6 @@ _COLUMNS = {
     "accuracy": ("accuracy",),
     "altitude": ("altitude",),
 }
-"""The field of a row -> the column names that are accepted for it."""
 _REQUIRED = ("time", "latitude", "longitude")
 _OPTIONAL_NUMBERS = ("speed", "bearing", "accuracy", "altitude")
 _MAX_INSTANT = 2**53
