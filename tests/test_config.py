@@ -1,4 +1,4 @@
-"""Settings that contradict each other are refused at the start, by an error that names both."""
+"""Settings that contradict each other are refused at the start. The error names both."""
 
 import pytest
 

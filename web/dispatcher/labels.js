@@ -57,9 +57,9 @@ export function eventText({ kind, speed, limit }, fence) {
     case "idle":
       return "stands still";
     case "signal_lost":
-      return "sends nothing any more";
+      return "has stopped reporting";
     case "signal_back":
-      return "is heard again";
+      return "reports again";
     default:
       return String(kind).replaceAll("_", " ");
   }
@@ -104,11 +104,11 @@ export function placeText({ name, latitude, longitude }) {
 
 /** @type {Record<import("../shared/close_codes.js").Ending, {title: string, text: string}>} */
 const ENDINGS = {
-  expired: { title: "Your access has run out", text: "The link worked for a limited time. Ask whoever runs this service for a new one." },
-  revoked: { title: "Your access was taken back", text: "Ask whoever runs this service for a new link." },
+  expired: { title: "Your access has run out", text: "The link worked for a limited time. Ask the operator of this service for a new one." },
+  revoked: { title: "Your access was revoked", text: "Ask the operator of this service for a new link." },
   invalid: { title: "This link doesn’t open this fleet", text: "It is another fleet’s, or the fleet no longer exists. Check that the link was copied whole." },
-  incomplete: { title: "This link isn’t complete", text: "Its last part, after the # sign, is missing. Open it again from where it was given to you." },
-  outdated: { title: "This page is out of date", text: "Load it again. If that doesn’t help, ask whoever runs this service." },
+  incomplete: { title: "This link isn’t complete", text: "Its last part, after the # sign, is missing. Open it again from the message it came in." },
+  outdated: { title: "This page is out of date", text: "Load it again. If that doesn’t help, ask the operator of this service." },
   over: { title: "This fleet is closed", text: "Nothing more will be shown here." },
 };
 

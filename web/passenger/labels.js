@@ -66,7 +66,7 @@ export function explanation(trip) {
     case "arrived_at_pickup":
       return trip.pickup.name ? `Look for it at ${isolated(trip.pickup.name)}.` : "Look for it at the pickup point.";
     case "arrived_at_stop":
-      return "It goes on shortly.";
+      return "It continues shortly.";
     default:
       return "";
   }

@@ -49,7 +49,7 @@ export class VehiclePanel {
     const lines = this.search.lines(seen);
     this.list.show(lines);
     this.search.showCounts(countsOf(seen));
-    if (!lines.length) lines.push({ heading: clusters ? "Zoom in to list them" : seen.length ? "None of them fits what you look for" : "No vehicle here" });
+    if (!lines.length) lines.push({ heading: clusters ? "Zoom in to list them" : seen.length ? "No vehicle in view matches the search" : "No vehicle here" });
     this.list.show(lines);
     const many = clusters?.reduce((sum, [, , count]) => sum + count, 0) ?? 0;
     const listed = lines.filter((line) => "vehicle" in line && !line.away).length;
