@@ -43,10 +43,8 @@ DEFAULT_DIRECTORY = ROOT / ".data" / "pg"
 
 SYSTEM_DIRECTORY = Path("/var/lib/tracking")
 """The data is stored here when root's `postgres` user can't reach the directory asked for."""
-
 ROLE = "tracking"
 """The database's role is a superuser of this cluster. It may create extensions and databases."""
-
 PORT = 5432
 
 LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
@@ -118,10 +116,7 @@ class Cluster:
     # ------------------------------------------------------------------------------------------------------ start and stop
 
     def start(self, timeout: float = 60.0) -> None:
-        """Run the server, and return when it accepts connections. The cluster is created if there is none.
-
-        A server that another process runs is used as it is. The remains of a crash are removed.
-        """
+        """Run the server, created if there is none, and return when it accepts connections. Another process may run it."""
         if os.geteuid() == 0 and self._account is None:
             raise ConfigError(
                 "PostgreSQL does not run as root and there is no user `postgres` here: run `make install`, or not as root"
@@ -140,10 +135,7 @@ class Cluster:
                 time.sleep(0.2)
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Stop the server if this object started it. Clients are disconnected and commits are kept.
-
-        After `timeout` it is stopped by force.
-        """
+        """Stop the server if this object started it. Commits are kept. After `timeout` it is stopped by force."""
         process = self._process
         if process is None:
             return
