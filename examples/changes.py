@@ -32,7 +32,7 @@ try:
         except httpx.HTTPError as error:
             status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 503
             if status == 410:
-                CURSOR.unlink()  # changes after it were dropped: begin anew
+                CURSOR.unlink()  # changes after it were dropped: begin again
             elif status not in (429, 502, 503, 504):
                 raise
             time.sleep(random.uniform(0.5, 3))

@@ -88,8 +88,8 @@ def _clean_environment() -> None:
         del os.environ[name]
 
 
-#: No test kills this PostgreSQL; those of `faults` that do have one which is careful.
 CARELESS = {"fsync": "off", "full_page_writes": "off"}
+"""No test kills this PostgreSQL. The tests in `faults` that kill one use a cluster with durable commits."""
 
 
 @pytest.fixture(scope="session")

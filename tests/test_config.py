@@ -1,4 +1,4 @@
-"""Settings that contradict each other are refused at the start; a variable that is no setting is warned of."""
+"""Settings that contradict each other are refused at the start. A variable that is no setting is warned of."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The containers, as far as they can be looked at without an engine: the compose file, and the entry point."""
+"""The containers, as far as they can be checked without an engine: the compose file and the entry point."""
 
 import os
 import re
@@ -21,7 +21,7 @@ OURS = {"migrate", "hub", "drivers", "links"}
 
 
 def mounted(service: str) -> set[str]:
-    """The names of the volumes that a service sees."""
+    """The names of the volumes that a service mounts."""
     return {volume.partition(":")[0] for volume in SERVICES[service].get("volumes", [])}
 
 
@@ -38,7 +38,7 @@ def test_each_is_confined(service: dict[str, Any]) -> None:
     assert service["pids_limit"] > 0
     assert not service.get("privileged") and "network_mode" not in service
     assert service.get("user") not in ("root", "0")
-    # Nothing of the host's but what is built from here.
+    # Only files built here may be mounted from the host.
     assert not any(volume.startswith((".", "/", "~")) for volume in service.get("volumes", []))
 
 
@@ -50,7 +50,7 @@ def test_only_the_hub_has_the_secret() -> None:
     assert {name for name in SERVICES if "state" in mounted(name)} == {"hub"}
     for name, service in SERVICES.items():
         assert not any("SECRET" in variable for variable in service.get("environment", {})), name
-    # A service token is less: it can be revoked, and expires. Who needs one reads it.
+    # A service token is less dangerous, because it expires and can be revoked. Services that need one read it.
     assert {name for name in SERVICES if "tokens" in mounted(name)} == {"hub", "drivers", "links"}
     assert all("tokens:/tokens:ro" in SERVICES[name]["volumes"] for name in ("drivers", "links"))
     assert all(mounted(name).isdisjoint(mounted("database")) for name in OURS)
@@ -91,7 +91,7 @@ def _script(name: str) -> str:
 
 
 class Container:
-    """A place where the entry point runs, with `tracking` and `python` that write down what they were given."""
+    """A directory in which the entry point runs. `tracking` and `python` are stand-ins that record their arguments."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -160,7 +160,7 @@ def test_the_others_have_the_token_and_no_secret_and_print_neither(container: Co
 def test_a_secret_of_the_operators_is_kept_nowhere(container: Container) -> None:
     assert container.run("serve", TRACKING_JWT_SECRET=SECRET).returncode == 0
     assert list(container.data.iterdir()) == []
-    # With a provider's keys nothing can be signed, so no token is left.
+    # Nothing can be signed with a provider's keys, so no token may be left.
     container.token.unlink()
     assert container.run("serve", TRACKING_JWKS="https://provider/keys").returncode == 0
     assert not container.token.exists()

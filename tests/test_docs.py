@@ -1,4 +1,4 @@
-"""The docs say what the code does, or a test fails."""
+"""Tests that fail if the docs and the code differ."""
 
 import re
 import tomllib
@@ -53,7 +53,7 @@ def test_every_code_message_and_flag_is_in_the_reference() -> None:
 
 
 def test_every_route_is_in_the_reference() -> None:
-    """With its methods, in a row of a table; a socket in a heading."""
+    """A route is in a row of a table with its methods, and a socket is in a heading."""
     lines = (DOCS / "REFERENCE.md").read_text().splitlines()
     app = create_app(load(database_url="postgresql:///none", jwt_secret="x" * 32))
     missing = []
@@ -96,7 +96,7 @@ def test_every_link_between_the_docs_leads_somewhere() -> None:
 
 
 def test_every_decision_has_one_form_and_is_listed() -> None:
-    """Numbered from 1 without a gap, with its title in the index, and with files that exist."""
+    """Decisions are numbered from 1 without a gap. The index has their titles, and their files exist."""
     decisions = DOCS / "decisions"
     files = sorted(path for path in decisions.iterdir() if path.name != "README.md")
     listed = []
@@ -148,7 +148,7 @@ def test_every_link_from_the_code_to_the_docs_leads_somewhere() -> None:
 
 
 def test_every_module_is_among_the_parts_of_the_architecture() -> None:
-    """Named alone, or in the row of its package; a package of its own row may go by that."""
+    """A module is named by itself or in the row of its package."""
     parts = (DOCS / "ARCHITECTURE.md").read_text().split("## Parts")[1].split("## The pages")[0]
     names = set(re.findall(r"`([a-z_]+)/?`", parts.replace("`, `", "` `")))
     for row in re.findall(r"^\| (.+?) \|", parts, re.MULTILINE):
@@ -172,7 +172,7 @@ def test_each_step_of_both_paths_in_the_architecture_names_files_that_exist() ->
 
 
 def test_every_row_that_a_test_cites_is_in_the_trust_table_and_the_other_way_round() -> None:
-    """`not built` and `no test` stand with the rows that nothing cites."""
+    """Rows that no test cites say `not built` or `no test`."""
     table = re.findall(r"^\| (\d+) \|.*\| ([a-z ]*)\|$", (DOCS / "TRUST.md").read_text(), re.MULTILINE)
     assert [int(row) for row, _ in table] == list(range(1, len(table) + 1))
     cited: dict[int, str] = {}

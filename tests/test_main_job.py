@@ -1,4 +1,4 @@
-"""The main job: a driver's position on the passenger's socket, and stored for good."""
+"""The main job: a driver's position reaches the passenger's socket and is stored."""
 
 from tests.support.clients import Api, Driver, Passenger, fix, now_ms
 from tests.support.hub_process import HubProcess

@@ -1,4 +1,4 @@
-"""Names as people write them: kept in NFC, found whatever the case, the accents and the keyboard."""
+"""Names as people write them. They are kept in NFC, and found in any case and with any accents and keyboard."""
 
 import json
 import unicodedata
@@ -43,7 +43,7 @@ SEARCHES = {
 
 @pytest.fixture(scope="module")
 async def named(hub: Any) -> Any:
-    """A fleet with these vehicles, by their names here."""
+    """A fleet with these vehicles, by their names in this test."""
     async with Api(hub.url) as api:
         fleet_id = await api.fleet()
         ids = {name: await api.vehicle(fleet_id, name=NAMES[name], plate="FL-7 7" if name == "pc" else "") for name in NAMES}
@@ -65,7 +65,7 @@ async def test_a_vehicle_is_found_as_a_person_expects(
 
 
 async def test_every_name_is_composed_and_on_one_line(api: Api) -> None:
-    """Fleets, vehicles, places and geofences."""
+    """This applies to fleets, vehicles, places and geofences."""
     apart = "u\u0308"
     fleet_id = new_id("fleet")
     assert (await api.call("PUT", f"/fleets/{fleet_id}", {"name": apart}))["name"] == "ü"
@@ -93,7 +93,7 @@ async def test_every_name_is_composed_and_on_one_line(api: Api) -> None:
 
 
 async def test_the_database_folds_texts_as_the_pages_do(database_url: str) -> None:
-    """`web/test/dispatcher/search_key.test.js` holds the pages to the same list."""
+    """`web/test/dispatcher/search_key.test.js` checks the pages with the same list."""
     connection = await asyncpg.connect(database_url)
     for text, key in KEYS:
         assert await connection.fetchval("SELECT search_key($1)", text) == unicodedata.normalize("NFKD", key)

@@ -1,4 +1,4 @@
-"""Numbers as text: without an exponent, and read back as they were."""
+"""Numbers as text have no exponent, and read back as the same numbers."""
 
 import math
 import re

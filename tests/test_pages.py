@@ -1,4 +1,4 @@
-"""Which files the hub serves below `/web/`: all that the pages ask for, and nothing else of `web/`."""
+"""The files that the hub serves below `/web/`: all that the pages load, and nothing else in `web/`."""
 
 import re
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""A route is held against the places of its trip, and the error names what was probably meant."""
+"""A route is checked against the places of its trip. The error names the likely mistake."""
 
 from typing import Any
 
@@ -76,7 +76,7 @@ def test_a_stop_far_from_the_route_is_named() -> None:
 
 
 def test_what_a_route_may_do() -> None:
-    """It may begin where the vehicle is, go on past the drop-off, and lie a walk away from both."""
+    """It may begin at the vehicle, continue past the drop-off, and lie a walk away from both."""
     before, after = [(5.2, -0.2), *WAY, (6.2, -0.1)], [(latitude + 0.02, longitude - 0.02) for latitude, longitude in WAY]
     for way in (WAY, before, after, list(reversed(WAY))):
         assert line_string(line(way), None, ends(WAY)) == line(way)
@@ -102,7 +102,7 @@ def test_a_route_is_near_its_ends_wherever_on_the_globe_and_its_opposite_is_not(
 
 
 def test_a_line_round_the_globe_is_not_near_what_lies_between_its_points() -> None:
-    """From 179 to -179 degrees it is two degrees, and not through Greenwich."""
+    """The way from 179 to -179 degrees is two degrees long, and does not cross Greenwich."""
     refusal([[179.0, 51.5], [-179.0, 51.5]], None, {"pickup": Place(51.5, 0.0), "dropoff": Place(51.51, 0.01)})
 
 

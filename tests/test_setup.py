@@ -1,5 +1,6 @@
-"""The set-up on machines that this one is not: `setup.sh` in a clone of its own, where Python, pip, apt-get, npm and their like
-are stand-ins that write down how they were called. And what the lock files may hold.
+"""The set-up on machines that differ from this one, and the contents of the lock files.
+
+`setup.sh` runs in a clone. Python, pip, apt-get and npm are stand-ins that record how they were called.
 """
 
 import re
@@ -62,7 +63,7 @@ while [ -e "$MACHINE/wait" ]; do sleep 0.05; done
 
 
 class Machine:
-    """A Debian of a moment: root, Python, apt-get, Node and nothing else, in a clone with a lock file for the pages."""
+    """A Debian machine for one test: root, Python, apt-get, Node, and a clone with a lock file for the pages."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -118,7 +119,7 @@ class Machine:
         return self.begin(what)
 
     def run(self, what: str, **environment: str) -> tuple[int, str]:
-        """Exit code and output of a set-up; `calls` then holds what it called, and nothing of before."""
+        """The exit code and output of a set-up. `calls` then holds what it called."""
         self.calls_file.write_text("")
         with self.begin(what, **environment) as process:
             output, _ = process.communicate(timeout=60)
@@ -174,7 +175,7 @@ def test_a_changed_lock_is_installed_again(machine: Machine, changed: str) -> No
 
 
 def test_a_moved_clone_is_set_up_again(machine: Machine) -> None:
-    """A virtual environment holds its own address."""
+    """A virtual environment contains its own path."""
     machine.run("runtime")
     machine.clone = machine.clone.rename(machine.path / "moved")
     assert machine.run("runtime")[0] == 0
@@ -299,7 +300,7 @@ def test_a_second_set_up_at_the_same_time_waits_and_then_has_nothing_to_do(machi
 
 
 def _locked(name: str) -> dict[str, set[str]]:
-    """package -> versions (a marker may choose among them)"""
+    """Package -> versions. A marker may choose among them."""
     found: dict[str, set[str]] = {}
     for package, version in re.findall(r"^([\w.-]+)==([\w.+!-]+)", (ROOT / name).read_text(), re.MULTILINE):
         found.setdefault(package.lower().replace("_", "-"), set()).add(version)

@@ -1,4 +1,4 @@
-"""Access: what a principal may see of a trip, and which rule says so; asked of the same rules that doors are kept by."""
+"""Access: what a principal may see of a trip, and which rule says so. It asks the functions that also guard every request."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ KNOWS = {
     Role.DRIVER: "a driver knows the trips that are assigned to the vehicle that its token names",
     Role.OPERATOR: "an operator knows no trip",
 }
-"""By role, which trips exist for it, in words; `auth.may_know_trip` decides."""
+"""For each role, a sentence that says which trips exist for it. `auth.may_know_trip` decides."""
 
 
 def explain(role: Role, subject: str, trip: Trip, now: int) -> dict[str, Any]:
-    """Whether a token of the role that names the subject, and is issued now, knows the trip; what it sees in its status now."""
+    """What a token of this role and subject, issued now, may see of the trip in its present status."""
     knows = may_know_trip(Principal(role, subject, "", now, issued_at=now), trip)
     sees = {field.value: _field(role, field, trip.status, knows=knows) for field in TripField}
     return {"knows": knows, "rule": KNOWS[role], "sees": sees}

@@ -1,4 +1,4 @@
-"""Tokens in and out: token -> `Principal`, and what each role may see, as one table."""
+"""Tokens: issue them, verify them, and read a `Principal` from one. One table says what each role may see."""
 
 import base64
 import hmac
@@ -19,16 +19,16 @@ from tracking.model import OVER, UNDER_WAY, Clock, Trip, TripStatus, system_cloc
 
 AUDIENCE = "tracking"
 MAX_TOKEN = 8_192
-"""Characters of a token at the most: a header's worth, so that nobody makes the hub chew on more."""
+"""The longest token that the hub reads, in characters. It is the size of a request header."""
 MAX_ID = 256
-"""Characters of an id in a token: of its own, and of what it is about."""
+"""The longest id in a token, in characters: the token's own, and that of its vehicle, trip or fleet."""
 CLOCKS_DIFFER_MS = 5_000
-"""How far the clock of whoever signs tokens may be from ours, where `nbf` or `iat` is held against ours."""
+"""How far an issuer's clock may differ from the hub's, when `nbf` or `iat` is checked."""
 LAST_EXPIRY_MS = 253_402_300_799_000
-"""The end of the year 9999. A later expiry is one in milliseconds, or no number of seconds at all."""
+"""The end of the year 9999. A later `exp` is in milliseconds by mistake, or not a time at all."""
 _HEADERS_KNOWN = 16
 _MAX_HEADER = 256
-"""Characters of a header that is remembered."""
+"""The longest header that is remembered, in characters."""
 
 
 class Role(StrEnum):
@@ -46,13 +46,14 @@ CLAIM_OF_ROLE: dict[Role, str | None] = {
     Role.DISPATCHER: "fleet_id",
     Role.OPERATOR: None,
 }
-"""The claim that names what a role is about."""
+"""The claim that names the role's vehicle, trip or fleet."""
 
 
 class Principal(NamedTuple):
-    """Who is asking, as the token says. `subject` is the vehicle, trip or fleet that the role is about; instants in ms.
+    """The client that asks, as its token describes it. Instants are in ms.
 
-    `issued_at` is None where the token does not say it, `key` where it was verified with the hub's own secret.
+    `subject` is the vehicle, trip or fleet that the role is for. `issued_at` is None if the token lacks it. `key` is None if
+    the hub's own secret verified the token.
     """
 
     role: Role
@@ -65,14 +66,14 @@ class Principal(NamedTuple):
 
 
 class TripField(StrEnum):
-    """What there is to see of a trip."""
+    """The parts of a trip that a role may or may not see."""
 
     LIVE = "live"
-    """the live feed at all"""
+    """the live feed itself"""
     VEHICLE = "vehicle"
     """which vehicle, its name and plate"""
     POSITION = "position"
-    """where the vehicle is, and the line it drove on this trip"""
+    """the vehicle's position, and the line that it drove on this trip"""
 
 
 _ALWAYS = frozenset(TripStatus)
@@ -86,7 +87,8 @@ MAY_SEE: dict[Role, dict[TripField, frozenset[TripStatus]]] = {
     Role.DRIVER: {TripField.LIVE: _NEVER, TripField.VEHICLE: _ALWAYS, TripField.POSITION: _NEVER},
     Role.OPERATOR: {TripField.LIVE: _NEVER, TripField.VEHICLE: _NEVER, TripField.POSITION: _NEVER},
 }
-"""role x what x trip status: the one table of who may see what, read at subscribe, for each message and before SQL."""
+"""Role x field x trip status. This one table says who may see what. It is read at subscribe, for each message, and before SQL.
+"""
 
 
 def may_see(role: Role, field: TripField, status: TripStatus) -> bool:
@@ -94,7 +96,7 @@ def may_see(role: Role, field: TripField, status: TripStatus) -> bool:
 
 
 def may_know_trip(principal: Principal, trip: Trip) -> bool:
-    """Whether the trip exists, as far as this principal is told."""
+    """Whether the trip exists for this principal."""
     match principal.role:
         case Role.SERVICE:
             return True
@@ -103,7 +105,7 @@ def may_know_trip(principal: Principal, trip: Trip) -> bool:
         case Role.PASSENGER:
             return trip.trip_id == principal.subject
         case Role.DRIVER:
-            # One that was driven for another fleet is no longer its vehicle's to know.
+            # After its vehicle has moved to another fleet, the trip no longer exists for the driver.
             return (
                 trip.vehicle is not None
                 and trip.vehicle.vehicle_id == principal.subject
@@ -115,15 +117,15 @@ def may_know_trip(principal: Principal, trip: Trip) -> bool:
 
 
 def is_of_incarnation(principal: Principal, tokens_from: int | None) -> bool:
-    """Whether a driver's token is of the vehicle that has its id now, and not of one that was erased.
+    """Whether a driver's token belongs to the present vehicle of its id, and not to an erased one.
 
-    `tokens_from` is the instant at which the vehicle was made where there was another of this id before, else None.
+    `tokens_from` is the instant at which the vehicle was created, if an erased one had the same id; else None.
     """
     if tokens_from is None:
         return True
     if principal.issued_at is None:
         return False
-    # The hub's own tokens tell the millisecond, by its own clock; others a second, by another clock.
+    # The hub's own tokens carry milliseconds of its own clock. Other tokens carry seconds of another clock.
     differ = 0 if expiry_in(principal.jti) is not None else CLOCKS_DIFFER_MS
     return principal.issued_at >= tokens_from - differ
 
@@ -136,7 +138,7 @@ _DATED_JTI = re.compile(r"[A-Za-z0-9_-]{22}\.([0-9]{1,12})", re.ASCII)
 
 
 def expiry_in(jti: str) -> int | None:
-    """The instant at which a token of the hub's own making expires, which its `jti` ends with (s); None for any other."""
+    """The expiry in the `jti` of a token that a hub issued, in ms; None for any other token."""
     found = _DATED_JTI.fullmatch(jti)
     return int(found[1]) * 1000 if found is not None else None
 
@@ -154,28 +156,31 @@ class Auth:
         """Raises `ConfigError` for a JWKS file that can't be used."""
         self._secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret is not None else None
         self.keys = Keys(settings.jwks, refresh=settings.jwks_refresh, grace=settings.jwks_grace) if settings.jwks else None
-        """To be kept going by `Keys.run`."""
+        """A task must run `Keys.run`."""
         self._clock = clock
         self._headers: set[bytes] = set()
-        """Tokens' first parts that PyJWT has found good, with our secret: there are as many as libraries that sign."""
+        """Headers of tokens that PyJWT has verified with our secret. There is one for each library that signs."""
         self._revoked_meanwhile: set[str] = set()
         self.revoked: set[str] | None = None
-        """None until they are known: before that nobody is let in, lest it be someone who was sent out."""
+        """None until they are read from the store. Until then no token is accepted, because it could be a revoked one."""
 
     def revoke(self, jti: str) -> None:
-        """From now on the token is refused."""
+        """Refuse this token from now on."""
         if self.revoked is None:
             self._revoked_meanwhile.add(jti)
         else:
             self.revoked.add(jti)
 
     def know_revoked(self, stored: set[str]) -> None:
-        """These are the revoked tokens that the store has; with those that were revoked while they were read."""
+        """Add the revoked tokens of the store to those that were revoked while the store was read."""
         self.revoked = (self.revoked or set()) | stored | self._revoked_meanwhile
         self._revoked_meanwhile.clear()
 
     async def authenticate(self, token: str | None) -> Principal:
-        """The token's principal. Raises `TokenRefused`, which says how a socket is closed, or `Refusal` (`unavailable`)."""
+        """Return the token's principal.
+
+        Raises `TokenRefused`, which has the socket's close code, or `Refusal` (`unavailable`).
+        """
         if not token:
             raise TokenRefused(CloseCode.NO_TOKEN, "no token: send `Authorization: Bearer <token>`")
         if len(token) > MAX_TOKEN:
@@ -196,19 +201,19 @@ class Auth:
         return principal
 
     def forget(self, jtis: set[str]) -> None:
-        """These revoked tokens need not be remembered any more."""
+        """Stop remembering these revoked tokens."""
         if self.revoked is not None:
             self.revoked -= jtis
 
     def check_still(self, principal: Principal) -> None:
-        """Raises `TokenRefused` where its token has expired, or was revoked, since it was authenticated."""
+        """Raises `TokenRefused` if the token has expired or was revoked since it was authenticated."""
         if principal.jti in (self.revoked or ()):
             raise TokenRefused(CloseCode.REVOKED, "this token was revoked")
         if principal.expires_at <= self._clock():
             raise expired(principal)
 
     def issue(self, role: Role, subject: str | None, expires_in: float, share_id: str | None = None) -> Issued:
-        """A signed token. Raises `Refusal` where the hub verifies with a JWKS and so has no key to sign with."""
+        """Sign a token. Raises `Refusal` if the hub uses a JWKS, because it then has no key to sign with."""
         if self._secret is None:
             raise Refusal(
                 ErrorCode.UNAVAILABLE,
@@ -216,9 +221,9 @@ class Auth:
             )
         now = self._clock()
         expires_at = now // 1000 + int(expires_in)
-        # So that it is known until when to remember that this token was revoked.
+        # The expiry is in the id. So it is known how long a revoked id must be remembered.
         jti = f"{secrets.token_urlsafe(16)}.{expires_at}"
-        # To the millisecond, so that it is known which came first, the token or a vehicle that was made anew.
+        # Milliseconds tell which is older: the token, or a vehicle that was created again under the same id.
         claims: dict[str, Any] = {"aud": AUDIENCE, "iat": now / 1000, "exp": expires_at, "jti": jti, "role": role.value}
         claim = CLAIM_OF_ROLE[role]
         if claim is not None:
@@ -228,7 +233,7 @@ class Auth:
         return Issued(jwt.encode(claims, self._secret, algorithm="HS256"), jti, expires_at * 1000)
 
     def _signed_at_once(self, token: str) -> bytes | None:
-        """What an ordinary token of our secret's (HS256) says, at a tenth of the price; None: PyJWT is to judge it."""
+        """The payload of an ordinary HS256 token, at a tenth of PyJWT's cost; None if PyJWT must verify it."""
         if self._secret is None:
             return None
         signed, _, signature = token.encode().rpartition(b".")
@@ -240,11 +245,11 @@ class Auth:
             content = base64.urlsafe_b64decode(payload + b"=" * (-len(payload) % 4))
         except ValueError:
             return None
-        # Python passes over what is no base64.
+        # Python's decoder skips characters that are not base64.
         return content if _encoded(content) == payload else None
 
     async def _signed(self, token: str) -> tuple[bytes, Key | None]:
-        """What the token says, and the key that it was verified with (None: our secret). Raises as `authenticate`."""
+        """The token's payload and the key that verified it (None: our secret). Raises as `authenticate` does."""
         try:
             if self._secret is not None:
                 payload: bytes = _jws.decode_complete(token, self._secret, ["HS256"])["payload"]
@@ -282,7 +287,7 @@ def _invalid(why: object) -> TokenRefused:
 
 
 def expired(principal: Principal) -> TokenRefused:
-    """How an expired token is refused: a share link has no other token to fetch."""
+    """How an expired token is refused. A share link is closed for good, because its client can't fetch another token."""
     if principal.share_id is not None:
         return TokenRefused(CloseCode.REVOKED, "this link has expired")
     return TokenRefused(CloseCode.TOKEN_EXPIRED, "token expired: fetch another")
@@ -296,7 +301,7 @@ def _claims(payload: bytes) -> dict[str, Any]:
 
 
 def _principal(claims: dict[str, Any], key: Key | None, now: int) -> Principal:
-    """The one judge of what a token says, whichever way its signature was verified. Raises `TokenRefused`."""
+    """Check the claims, whichever way the signature was verified. Raises `TokenRefused`."""
     for name in ("aud", "exp", "jti", "role"):
         if claims.get(name) is None:
             raise _invalid(f"it lacks the claim `{name}`")
@@ -322,7 +327,7 @@ def _principal(claims: dict[str, Any], key: Key | None, now: int) -> Principal:
     if begins_at is not None and begins_at > now + CLOCKS_DIFFER_MS:
         raise _invalid("it is not good yet (`nbf`)")
     if expiry_in(jti) not in (None, expires_at):
-        raise _invalid("its `jti` is of the hub's making, and tells another expiry")
+        raise _invalid("its `jti` was made by a hub, and has another expiry")
     return Principal(role, subject, jti, expires_at, share_id, issued_at, key)
 
 
@@ -330,20 +335,20 @@ _ROLES = {role.value: role for role in Role}
 
 
 def _instant(claims: dict[str, Any], name: str) -> int | None:
-    """A claim in seconds, as an instant in ms; None where it is left out."""
+    """A claim in seconds as an instant in ms; None if it is missing."""
     seconds: int | float | None = claims.get(name)
     if seconds is None:
         return None
     if type(seconds) not in (int, float):
         raise _invalid(f"`{name}` must be a number of seconds since 1970")
-    # A whole number may have thousands of digits.
+    # An integer in JSON may have thousands of digits.
     if not (-LAST_EXPIRY_MS <= seconds * 1000 <= LAST_EXPIRY_MS and math.isfinite(seconds)):
         raise _invalid(f"`{name}` must be in seconds since 1970, and before the year 10000")
     return round(seconds * 1000)
 
 
 def _id(claims: dict[str, Any], name: str) -> str | None:
-    """A claim that is an id; None where it is left out."""
+    """A claim that is an id; None if it is missing."""
     text = claims.get(name)
     if text is None:
         return None

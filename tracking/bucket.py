@@ -1,13 +1,13 @@
-"""A token bucket: so many at once, so many a second for long."""
+"""A token bucket: a burst at once, and a steady rate in the long run."""
 
 import math
 
 ROUNDING = 1e-6
-"""What may be short: what came in is a sum of fractions."""
+"""A shortage this small is ignored. The content is a sum of fractions."""
 
 
 class Bucket:
-    """`rate` a second for long, `burst` at once. Instants in ms."""
+    """`rate` is per second in the long run, `burst` is at once. Instants are in ms."""
 
     __slots__ = ("_burst", "_left", "_rate_per_ms", "_then")
 
@@ -18,16 +18,16 @@ class Bucket:
         self._then = now
 
     def take(self, now: int, amount: int = 1) -> bool:
-        """Whether there is room for so many more at this instant; takes them, or nothing.
+        """Take `amount` if there is room for it at this instant, else nothing; return whether it was taken.
 
-        More than the burst is let through where the bucket is full, and empties it.
+        An amount above the burst is taken from a full bucket, and empties it.
         """
         left = self._left
         if now > self._then:
             left += (now - self._then) * self._rate_per_ms
             if left > self._burst:
                 left = self._burst
-        # A clock that is set back grants nothing, and begins anew.
+        # A clock that is set back adds nothing. The count continues from the new time.
         self._then = now
         if left < min(amount, self._burst) - ROUNDING:
             self._left = left
@@ -36,19 +36,21 @@ class Bucket:
         return True
 
     def drain(self, now: int, amount: int) -> None:
-        """Takes so many, or all that there is: for what was done already."""
+        """Take `amount` for work that is done already, or all that is left."""
         if not self.take(now, amount):
             self._left = 0.0
 
     def give_back(self, amount: int) -> None:
-        """What was taken, and not used."""
+        """Return what was taken and not used."""
         self._left = min(self._burst, self._left + amount)
 
     def owe(self, now: int, amount: int) -> None:
-        """Takes so many that are spent already, though less be left: until they are paid off `take` refuses, even nothing."""
+        """Take `amount` for work that is done already. The bucket may go below zero. `take` then refuses everything until it is
+        refilled.
+        """
         self.take(now, 0)
         self._left -= amount
 
     def wait(self, amount: int = 1) -> float:
-        """Seconds from the last `take` on until there is room for so many."""
+        """Seconds after the last `take` until there is room for `amount`."""
         return max(0.0, math.ceil((min(amount, self._burst) - self._left) / self._rate_per_ms) / 1000)

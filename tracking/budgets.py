@@ -1,4 +1,4 @@
-"""Budgets: how much of one kind each holder of a token may ask of the hub, so that nobody starves the others.
+"""Budgets: how much of one kind each holder of a token may ask of the hub, so that no holder can block the others.
 
     budgets.writes.spend(principal.jti, principal.role)      # raises `Refusal` (`rate_limited`) where it is spent
 
@@ -16,20 +16,20 @@ from tracking.metrics import BUDGETS_SPENT
 from tracking.model import Clock
 
 SERVICE_SHARE = 20
-"""How many times as much a token of role `service` may ask."""
+"""A `service` token may spend this many times as much."""
 HELD_RETRY_AFTER = 1.0
-"""Seconds told to who has too much held at once: nobody knows when the rest of it comes."""
+"""The `retry_after` of a refusal when too much is held at once. Nobody knows when some of it is released."""
 
 
 ANSWERS_HELD = 64 * 2**20
-"""Bytes of large answers that one token may leave unread at once: the longest list on four screens."""
+"""The bytes of large answers that one token may leave unread at once: the longest list on four screens."""
 
 
 class Budget:
-    """One kind of work, with a bucket for each holder that asked for it lately: holders that are gone leave nothing."""
+    """One kind of work, with a bucket for each holder that asked for it lately. Other holders take no memory."""
 
     def __init__(self, name: str, what: str, rate: Rate, clock: Clock, whose: str = "token") -> None:
-        """`what` is what is spent, in the plural, `whose` it is: both stand in the error. `name` labels the metric."""
+        """`what` names the work in the plural, and `whose` the holder. Both appear in the error. `name` labels the metric."""
         self._what = what
         self._whose = whose
         self._rate = rate
@@ -40,9 +40,9 @@ class Budget:
         self._turned = clock()
 
     def spend(self, holder: str, role: Role | None = None, amount: int = 1) -> None:
-        """Takes so much of the holder's budget.
+        """Take `amount` of the holder's budget.
 
-        Raises `Refusal` (`rate_limited`) with the seconds to wait where there is not so much left; then nothing is taken.
+        Raises `Refusal` (`rate_limited`) with the seconds to wait if less is left. Nothing is taken then.
         """
         now = self._clock()
         bucket = self._bucket(holder, _share(role), now)
@@ -56,17 +56,17 @@ class Budget:
             )
 
     def has_room(self, holder: str, role: Role | None = None) -> bool:
-        """Whether the holder owes nothing: see `owe`."""
+        """Whether the holder's budget is not overdrawn: see `owe`."""
         now = self._clock()
         return self._bucket(holder, _share(role), now).take(now, 0)
 
     def owe(self, holder: str, role: Role | None, amount: int) -> None:
-        """Takes what was spent, however much: for work whose cost is known when it is done. Ask `has_room` before."""
+        """Take `amount` after the work, when its cost is known. The budget may be overdrawn. Ask `has_room` before the work."""
         now = self._clock()
         self._bucket(holder, _share(role), now).owe(now, amount)
 
     def _bucket(self, holder: str, share: int, now: int) -> Bucket:
-        # Who asks for nothing while a bucket fills twice has a full one, which need not be kept.
+        # A bucket that was not used for two of its periods is full, so it need not be kept.
         if not 0 <= now - self._turned < self._rate.seconds * 1000:
             self._former, self._buckets = self._buckets, {}
             self._turned = now
@@ -78,16 +78,16 @@ class Budget:
 
 
 class Held:
-    """What is held in memory for each holder at this moment: no more than its budget has at once."""
+    """Memory that each holder uses at this moment. It may use as much as its budget allows at once."""
 
     def __init__(self, what: str, most: int) -> None:
-        """`what` is what is held, in the plural: it stands in the error."""
+        """`what` names what is held, in the plural. It appears in the error."""
         self._what = what
         self._most = most
         self._held: dict[str, int] = {}
 
     def take(self, holder: str, role: Role | None, amount: int) -> None:
-        """Raises `Refusal` (`rate_limited`) where that is too much together; then nothing is taken."""
+        """Raises `Refusal` (`rate_limited`) if the holder would hold too much. Nothing is taken then."""
         held = self._held.get(holder, 0) + amount
         most = self._most * _share(role)
         if held > most:
@@ -112,33 +112,33 @@ class Budgets:
     """Every budget of the hub."""
 
     writes: Budget
-    """HTTP requests, and steps of trips over sockets, that may change something"""
+    """HTTP requests and trip steps on sockets that may change something"""
     backlogs: Budget
-    """fixes past what a vehicle may report as they happen; the holder is the vehicle"""
+    """fixes above the rate of live fixes; the holder is the vehicle"""
     messages: Budget
-    """messages within trips; the holder is the share, or else the token"""
+    """messages within trips; the holder is the share, or the token if there is no share"""
     connects: Budget
     """sockets that are opened"""
     frames: Budget
-    """what dispatchers' screens say on their sockets"""
+    """frames that dispatchers' screens send"""
     looks: Budget
-    """vehicles and clusters that dispatchers' screens are sent because they look elsewhere"""
+    """vehicles and clusters sent to dispatchers' screens after they move or zoom the map"""
     searches: Budget
     """searches for vehicles, by text or by place"""
     bytes: Budget
-    """bodies of such requests, and what is stored of them where that is more"""
+    """bytes of the bodies of such requests, or of what is stored of them if that is more"""
     bodies: Held
-    """bytes of bodies that have not come to their end"""
+    """bytes of request bodies that are still arriving"""
     answers: Held
-    """bytes of large answers that their readers have not read"""
+    """bytes of large answers that their readers have not read yet"""
     shares: Budget
-    """share links, but for those that a backend makes"""
+    """share links made by dispatchers"""
     sessions: Budget
-    """sessions that are not in memory, for each vehicle, whatever its tokens are"""
+    """sessions that are not in memory; the holder is the vehicle, not the token"""
     downloads: Budget
-    """tracks, whatever their length"""
+    """tracks of any length"""
     sums: Budget
-    """days of vehicles that are summed up for who asks"""
+    """days of vehicles that are summed for a request"""
 
 
 def assemble_budgets(settings: Settings, clock: Clock) -> Budgets:

@@ -1,14 +1,14 @@
-"""Caps: how many of a kind one fleet, vehicle or trip may have at a time. Each is a setting.
+"""Caps: how many things of a kind a fleet, vehicle or trip may have. Each cap is a setting.
 
-A cap is held against a count that is taken under a lock which every other that adds one must have too, or far enough from the
-cap: so of many requests at once none goes past it.
+The count is taken under a lock that every request that adds one must hold, unless it is far from the cap. So requests at the
+same time can't exceed it.
 """
 
 from tracking.errors import ErrorCode, Refusal
 
 
 def hold(count: int, most: int, what: str, setting: str, advice: str) -> None:
-    """Raises `Refusal` (`conflict`) where there would be more than `most`. `what` is who would have so many of what."""
+    """Raises `Refusal` (`conflict`) if `count` exceeds `most`. `what` is a sentence such as "the fleet has 3 vehicles"."""
     if count > most:
         raise Refusal(
             ErrorCode.CONFLICT,

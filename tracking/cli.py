@@ -27,11 +27,11 @@ from tracking.store import migrations
 logger = logging.getLogger(__name__)
 
 SWITCH_SECONDS = 0.001
-"""After which a thread that works on Python gives way to another."""
+"""A thread that runs Python code gives way to another after this time."""
 
 
 class _Group(click.Group):
-    """Our own errors are one line for a person, not a traceback."""
+    """Print our own errors as one line, not as a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -82,14 +82,13 @@ def serve(host: str, port: int) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, with a collector of garbage that fits a process which keeps most of what it makes."""
+    """uvicorn's server, with garbage collection tuned for a process that keeps most of its objects."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What is here now stays; and connections, which live long and hold no circles, need not be looked through again and
-        # again: at 5,000 of them that took 30 % of all time.
-        # A thread that takes a large polygon apart gives way to the event loop within a millisecond, not five.
+        # A thread that parses a large polygon gives way to the event loop after one millisecond, not five.
         sys.setswitchinterval(SWITCH_SECONDS)
+        # Objects that exist now stay. Connections live long and hold no cycles. Scanning 5,000 of them took 30 % of the CPU.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)
@@ -97,7 +96,7 @@ class _Server(uvicorn.Server):
 
 @main.command()
 def migrate() -> None:
-    """Bring the database to the newest migration."""
+    """Migrate the database to the newest version."""
     applied = asyncio.run(migrations.migrate(require_database(load())))
     click.echo("\n".join(f"applied {name}" for name in applied) if applied else "nothing to do: the database is up to date")
 
@@ -109,7 +108,7 @@ def migrate() -> None:
     "--expires-in", default=30 * 86_400.0, show_default=True, type=click.FloatRange(min=1, max=MAX_EXPIRES_IN), help="Seconds."
 )
 def token(role: str, subject: str | None, expires_in: float) -> None:
-    """Print a token, on the last line."""
+    """Print a token on the last line."""
     settings = load()
     require_key(settings)
     claim = CLAIM_OF_ROLE[Role(role)]
@@ -124,12 +123,12 @@ def token(role: str, subject: str | None, expires_in: float) -> None:
 @click.option("--drivers", default=40, show_default=True, type=click.IntRange(1, 500), help="How many simulated drivers.")
 def demo(port: int | None, drivers: int) -> None:
     """Run a private database, the hub and simulated drivers, and print the links to open."""
-    # Imported here: the demo brings what a server that only serves has no use for.
+    # The import is local, so that a hub does not load the demo's modules.
     import_module("tracking.demo.supervisor").run(port, drivers)
 
 
 class _Redacted(logging.Formatter):
-    """No token in any log, whoever wrote it there."""
+    """Removes tokens from every log line."""
 
     _token = re.compile(r"eyJ[\w-]+\.[\w-]+\.?[\w-]*")
 
@@ -141,16 +140,16 @@ def _set_up_logging() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    # It would write a line for each reading of the JWKS.
+    # httpx would log a line for each reading of the JWKS.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    # One line for every socket that comes and goes says nothing that the metrics don't.
+    # Metrics count the sockets that open and close. Log lines would add nothing.
     logging.getLogger("uvicorn.error").addFilter(
         lambda record: not str(record.msg).startswith(('%s - "WebSocket', "connection open", "connection closed"))
     )
 
 
 def _raise_open_files(wanted: int) -> None:
-    """Every connection is an open file."""
+    """Raise the limit of open files. Every connection is an open file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return

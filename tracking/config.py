@@ -1,4 +1,4 @@
-"""Frozen settings, read once from the environment (`TRACKING_…`). `docs/SETTINGS.md` lists them; a test keeps it whole."""
+"""Frozen settings, read once from the environment (`TRACKING_…`). A test checks that `docs/SETTINGS.md` lists them all."""
 
 import re
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from tracking.origins import is_loopback, parse_address, parse_origin
 
 MIN_SECRET_BYTES = 32
 MIN_RETENTION_DAYS = 8
-"""The seven days that a fix may be late, and a day to spare."""
+"""A fix may be seven days late. One more day is a margin."""
 
 
 VARIABLES_OF_PROGRAMS = frozenset({"DRIVER_TOKEN", "SERVICE_TOKEN", "SETUP_LOCKED"})
@@ -22,7 +22,7 @@ VARIABLES_OF_PROGRAMS = frozenset({"DRIVER_TOKEN", "SERVICE_TOKEN", "SETUP_LOCKE
 
 
 class Rate(NamedTuple):
-    """So many at once, and as many again in so many seconds. Written `count/seconds`, as `600/60`."""
+    """A budget: `at_once` units at once, and as many again in `seconds`. It is written `count/seconds`, such as `600/60`."""
 
     at_once: int
     seconds: float
@@ -48,7 +48,7 @@ RateSetting = Annotated[Rate, BeforeValidator(_parse_rate), NoDecode]
 
 
 class Settings(BaseSettings):
-    """Every setting, its default and its unit. Build it with `load`, which explains what is wrong."""
+    """Every setting with its default and unit. Build it with `load`, which explains what is wrong."""
 
     model_config = SettingsConfigDict(env_prefix="TRACKING_", frozen=True, extra="ignore")
 
@@ -56,145 +56,184 @@ class Settings(BaseSettings):
     jwt_secret: SecretStr | None = Field(None, description="HS256 secret for tokens, at least 32 bytes")
     jwks: str = Field("", description="JWKS file or https URL (RS256, ES256), in place of the secret")
     jwks_refresh: float = Field(
-        20.0, gt=0, le=50, description="Seconds between two readings of the JWKS: a key that is no more in it is refused"
+        20.0,
+        gt=0,
+        le=50,
+        description="Seconds between two readings of the JWKS. A token whose key is gone from the JWKS is then refused",
     )
-    jwks_grace: float = Field(
-        86_400.0, gt=0, description="Seconds that the keys known are good for while the JWKS can't be read"
+    jwks_grace: float = Field(86_400.0, gt=0, description="Seconds that the known keys stay valid while the JWKS can't be read")
+    public_url: str = Field("http://127.0.0.1:8000", description="The address that people use, with its path if it has one")
+    trusted_proxies: str = Field(
+        "", description="Addresses of proxies, comma-separated, whose `X-Forwarded-For` header the hub believes"
     )
-    public_url: str = Field("http://127.0.0.1:8000", description="The address that people use, with its path where it has one")
-    trusted_proxies: str = Field("", description="Addresses of proxies, comma-separated, whose `X-Forwarded-For` is believed")
     allowed_origins: str = Field("", description="Browser origins, comma-separated, besides the public URL's own")
 
-    basemap_url: str = Field("", description="Raster tiles, `https://…/{z}/{x}/{y}.png`; empty: the vector map that is shipped")
+    basemap_url: str = Field(
+        "", description="URL of raster tiles, `https://…/{z}/{x}/{y}.png`; empty: the vector map that is shipped"
+    )
     basemap_attribution: str = Field("", description="The credit shown for raster tiles")
-    stale_after: float = Field(30.0, gt=0, description="Seconds without a position after which the car greys")
+    stale_after: float = Field(
+        30.0, gt=0, description="Seconds without a position after which the map shows the vehicle in grey"
+    )
 
     interval_watched: float = Field(1.0, gt=0, description="Seconds between fixes while a passenger watches")
     interval_trip: float = Field(2.0, gt=0, description="Seconds between fixes while a trip is under way")
     interval_idle: float = Field(5.0, gt=0, description="Seconds between fixes of a vehicle without a trip")
-    driver_frames_per_second: float = Field(200.0, gt=0, description="Frames a driver may send a second, for long")
-    driver_frames_at_once: int = Field(1_000, gt=0, description="Frames a driver may send at once")
-
-    commit_interval: float = Field(0.1, ge=0, description="Seconds the recorder waits to fill a group")
-    commit_rows: int = Field(2_000, gt=0, description="Fixes that make a group full; it takes all that wait, up to 20,000")
-    ack_interval: float = Field(
-        2.0, ge=0, le=60, description="Seconds between two acks to a driver who reports steadily; 0: after each commit"
+    driver_frames_per_second: float = Field(
+        200.0, gt=0, description="WebSocket frames a second that a driver may send in the long run"
     )
-    latest_interval: float = Field(5.0, gt=0, description="Seconds between two writings of the vehicles' latest positions")
-    queue_limit: int = Field(100_000, gt=0, description="Fixes that may wait for the database")
-    database_timeout: float = Field(10.0, gt=0, description="Seconds after which a statement is given up")
-    stop_timeout: float = Field(10.0, gt=0, description="Seconds a hub that goes down tries to store what it has taken")
+    driver_frames_at_once: int = Field(1_000, gt=0, description="WebSocket frames that a driver may send at once")
 
-    summary_delay: float = Field(600.0, gt=0, description="Seconds from the end of a trip or day to its summary")
+    commit_interval: float = Field(
+        0.1, ge=0, description="Seconds that the recorder waits for more fixes before it commits a group"
+    )
+    commit_rows: int = Field(
+        2_000, gt=0, description="Fixes that make a group full. A group takes all fixes that wait, up to 20,000"
+    )
+    ack_interval: float = Field(
+        2.0, ge=0, le=60, description="Seconds between two acks to a driver who reports steadily; 0: an ack after each commit"
+    )
+    latest_interval: float = Field(5.0, gt=0, description="Seconds between two writes of the vehicles' latest positions")
+    queue_limit: int = Field(100_000, gt=0, description="Fixes that may wait for the database")
+    database_timeout: float = Field(10.0, gt=0, description="Seconds after which a database statement is cancelled")
+    stop_timeout: float = Field(
+        10.0, gt=0, description="Seconds that a stopping hub may take to store the fixes that it has accepted"
+    )
+
+    summary_delay: float = Field(600.0, gt=0, description="Seconds between the end of a trip or day and its summary")
     retention_days: int = Field(0, ge=0, description="Days that positions are kept, at least 8; 0: for ever")
-    summary_retention_days: int = Field(0, ge=0, description="Days that summaries and trips' lines are kept; 0: for ever")
+    summary_retention_days: int = Field(0, ge=0, description="Days that summaries and the lines of trips are kept; 0: for ever")
     event_retention_days: int = Field(0, ge=0, description="Days that events are kept; 0: for ever")
     message_retention_days: int = Field(
-        30, ge=0, description="Days that messages are kept after the end of their trip, when nobody reads them; 0: for ever"
+        30, ge=0, description="Days that messages are kept after their trip has ended; 0: for ever"
     )
     trip_retention_days: int = Field(
         0, ge=0, description="Days that a trip is kept after its end, with its line and messages; 0: for ever"
     )
     session_retention_days: int = Field(
-        30, ge=0, description="Days that a driver's session is kept that brings nothing more, at least 8; 0: for ever"
+        30,
+        ge=0,
+        description="Days that a driver's session is kept without a new fix, at least 8; 0: for ever",
     )
-    share_retention_days: int = Field(30, ge=0, description="Days that a share is listed after its link expired; 0: for ever")
+    share_retention_days: int = Field(
+        30, ge=0, description="Days that a share is listed after its link has expired; 0: for ever"
+    )
     revoked_retention_days: int = Field(
-        0, ge=0, description="Days that a token of unknown expiry stays revoked: longer than it can be valid; 0: for ever"
+        0,
+        ge=0,
+        description="Days that a token of unknown expiry stays revoked, more than it can be valid; 0: for ever",
     )
 
     changes_days: int = Field(
         7,
         ge=1,
         le=7,
-        description="Days that changes are kept in the change log; what has a retention of its own is kept longer",
+        description="Days that changes are kept in the change log. Data with a retention of its own is kept longer",
     )
-    changes_bytes: int = Field(5_000_000_000, gt=0, description="Bytes of changes past which the oldest go sooner")
+    changes_bytes: int = Field(
+        5_000_000_000, gt=0, description="Bytes of changes that are kept. Above this, the oldest are removed early"
+    )
 
-    audit_days: int = Field(365, ge=0, description="Days that the audit is kept (who did what, who watched); 0: for ever")
-    audit_addresses: bool = Field(True, description="Whether the audit holds the addresses that people came from")
+    audit_days: int = Field(
+        365, ge=0, description="Days that the audit log is kept (who changed what, who watched); 0: for ever"
+    )
+    audit_addresses: bool = Field(True, description="Whether the audit log stores the IP addresses of clients")
 
-    feed_seconds: float = Field(300.0, ge=0, description="Seconds that a trip's updates are kept for those who come back")
-    feed_bytes: int = Field(96 * 2**20, gt=0, description="Bytes of such updates that are kept in all, shared by the trips")
-    feed_linger: float = Field(600.0, ge=0, description="Seconds a feed is kept after its last watcher left")
-    tick_interval: float = Field(15.0, gt=0, description="Seconds between ticks to passengers and dispatchers")
-    outbox_high_water: int = Field(64 * 1024, gt=0, description="Unsent bytes past which only the newest position is kept")
-    outbox_limit: int = Field(1024 * 1024, gt=0, description="Unsent bytes past which a slow reader is closed (4008)")
+    feed_seconds: float = Field(
+        300.0, ge=0, description="Seconds that the updates of a trip are kept for clients that reconnect"
+    )
+    feed_bytes: int = Field(96 * 2**20, gt=0, description="Bytes of such updates that are kept, for all trips together")
+    feed_linger: float = Field(
+        600.0, ge=0, description="Seconds that the updates of a trip are kept after its last watcher left"
+    )
+    tick_interval: float = Field(15.0, gt=0, description="Seconds between two `tick` messages to passengers and dispatchers")
+    outbox_high_water: int = Field(
+        64 * 1024, gt=0, description="Unsent bytes of a reader above which only the newest position is kept for it"
+    )
+    outbox_limit: int = Field(1024 * 1024, gt=0, description="Unsent bytes above which a slow reader is disconnected (4008)")
 
     gone_after: float = Field(86_400.0, gt=0, description="Seconds of silence after which a vehicle leaves its fleet's map")
 
-    ping_interval: float = Field(20.0, gt=0, description="Seconds of silence after which a client is asked whether it lives")
-    connections_per_address: int = Field(10_000, gt=0, description="Sockets that one address may hold (IPv6: one /64)")
+    ping_interval: float = Field(20.0, gt=0, description="Seconds of silence after which the hub sends a ping to a client")
+    connections_per_address: int = Field(10_000, gt=0, description="Sockets that one IP address may hold (IPv6: one /64)")
     connections_per_token: int = Field(1_000, gt=0, description="Sockets that one token, or one share link, may hold")
     connections_per_dispatcher: int = Field(64, gt=0, description="Sockets that one dispatcher's token may hold")
     budget_writes: RateSetting = Field(
-        Rate(600, 60), description="HTTP requests and trips' steps that may change something, for each token, as count/seconds"
+        Rate(600, 60), description="Requests and trip steps that may change something, for each token, as count/seconds"
     )
     budget_bytes: RateSetting = Field(
         Rate(16_000_000, 60),
-        description="Bytes of bodies, and of the routes stored from them, for each token, as count/seconds",
+        description="Bytes of request bodies and of the routes stored from them, for each token, as count/seconds",
     )
     budget_shares: RateSetting = Field(
         Rate(60, 60), description="Shares that a dispatcher may make, for each token, as count/seconds"
     )
     budget_sessions: RateSetting = Field(
-        Rate(300, 600), description="Sessions other than the last one that a vehicle may begin, as count/seconds"
+        Rate(300, 600),
+        description="New sessions that a vehicle may begin, as count/seconds. Continuing its last session is free",
     )
-    fleets_limit: int = Field(10_000, gt=0, description="Fleets there may be")
+    fleets_limit: int = Field(10_000, gt=0, description="Fleets that may exist")
     vehicles_per_fleet: int = Field(50_000, gt=0, description="Vehicles that a fleet may have")
     geofences_per_fleet: int = Field(1_000, gt=0, description="Geofences that a fleet may have")
-    open_trips_per_fleet: int = Field(50_000, gt=0, description="Trips of a fleet that are not over")
-    open_trips_per_vehicle: int = Field(500, gt=0, description="Trips of a vehicle that are not over")
-    shares_per_trip: int = Field(100, gt=0, description="Shares of a trip whose links are valid")
+    open_trips_per_fleet: int = Field(50_000, gt=0, description="Trips of a fleet that have not ended")
+    open_trips_per_vehicle: int = Field(500, gt=0, description="Trips of a vehicle that have not ended")
+    shares_per_trip: int = Field(100, gt=0, description="Shares of a trip that have a valid link")
     revoked_limit: int = Field(
-        1_000_000, gt=0, description="Revoked tokens that are remembered at once, in some 150 bytes of memory each"
+        1_000_000, gt=0, description="Revoked tokens that are kept at once. Each takes about 150 bytes of memory"
     )
     budget_connects: RateSetting = Field(Rate(2_000, 60), description="Sockets that one token may open, as count/seconds")
     budget_frames: RateSetting = Field(
-        Rate(2_000, 10), description="Frames that the screens of one dispatcher's token may send, as count/seconds"
+        Rate(2_000, 10), description="WebSocket frames that all screens of one dispatcher's token may send, as count/seconds"
     )
     budget_looks: RateSetting = Field(
         Rate(80_000, 20),
-        description="Vehicles that the screens of one token are sent because they look elsewhere, as count/seconds",
+        description="Vehicles sent to the screens of one token after they move or zoom the map, as count/seconds",
     )
     budget_searches: RateSetting = Field(
         Rate(300, 60), description="Searches for vehicles (`search=`, `near=`) for each token, as count/seconds"
     )
 
     budget_fixes: RateSetting = Field(
-        Rate(300, 30), description="Fixes that a vehicle may report as they happen, as count/seconds; more is a backlog"
+        Rate(300, 30), description="Live fixes that a vehicle may report, as count/seconds. Fixes above this count as a backlog"
     )
     budget_backlog: RateSetting = Field(
-        Rate(100_000, 3600), description="Fixes of backlogs, for each vehicle, as count/seconds; past it they are held back"
+        Rate(100_000, 3600), description="Backlog fixes that a vehicle may report, as count/seconds. Fixes above this wait"
     )
     budget_messages: RateSetting = Field(
-        Rate(300, 300), description="Messages of one token, or one share link, as count/seconds"
+        Rate(300, 300), description="Messages that one token or one share link may send, as count/seconds"
     )
     unread_messages: int = Field(
-        100, gt=0, description="Messages of one token or share link that may wait in a trip for its driver"
+        100, gt=0, description="Messages of one token or share link that a trip may hold unread by its driver"
     )
 
-    downloads_at_once: int = Field(32, gt=0, description="Downloads of tracks under way; of one `service` token half")
-    downloads_per_token: int = Field(2, gt=0, description="Downloads under way of one token, or one share link")
+    downloads_at_once: int = Field(
+        32, gt=0, description="Downloads of tracks that may run at once. One `service` token may use half"
+    )
+    downloads_per_token: int = Field(2, gt=0, description="Downloads that one token or one share link may run at once")
     download_seconds: float = Field(600.0, gt=0, description="Seconds after which a download is cut off")
     download_least_rate: float = Field(
-        16_384.0, gt=0, description="Bytes a second: a download whose reader takes less, for long, is cut off"
+        16_384.0, gt=0, description="Bytes a second. A download whose reader stays slower than this is cut off"
     )
-    budget_downloads: RateSetting = Field(Rate(60, 60), description="Downloads of tracks, for each token, as count/seconds")
+    budget_downloads: RateSetting = Field(
+        Rate(60, 60), description="Downloads of tracks that each token may start, as count/seconds"
+    )
     budget_sums: RateSetting = Field(
-        Rate(60, 60), description="Days that must be summed up for the one who asks, for each token, as count/seconds"
+        Rate(60, 60),
+        description="Days without a stored summary that requests of one token may compute, as count/seconds",
     )
 
     change_feed_bytes: int = Field(
-        16 * 2**20, gt=0, description="Bytes of recent changes that are held in memory for those who follow fleets"
+        16 * 2**20, gt=0, description="Bytes of recent changes that are kept in memory for clients that follow fleets"
     )
     change_readers: int = Field(
-        1_200, gt=0, description="Streams and waiting requests of changes, in all; of one `service` token half"
+        1_200, gt=0, description="Streams and waiting requests of changes at once. One `service` token may use half"
     )
-    change_readers_per_token: int = Field(8, gt=0, description="Streams and waiting requests of changes, of one token")
+    change_readers_per_token: int = Field(
+        8, gt=0, description="Streams and waiting requests of changes at once, for each token"
+    )
 
-    lag_interval: float = Field(0.1, gt=0, description="Seconds between two measurements of how late the event loop is")
-    open_files: int = Field(65_536, gt=0, description="Limit of open files that the hub asks of the system")
+    lag_interval: float = Field(0.1, gt=0, description="Seconds between two measurements of the event loop's delay")
+    open_files: int = Field(65_536, gt=0, description="Limit of open files that the hub requests from the system")
 
     @field_validator("jwt_secret")
     @classmethod
@@ -209,7 +248,7 @@ class Settings(BaseSettings):
         if 0 < days < MIN_RETENTION_DAYS:
             raise ValueError(
                 f"must be 0 (positions are kept for ever) or at least {MIN_RETENTION_DAYS}: fixes come up to 7 days late,"
-                " and a day is summed up once more after that"
+                " and the summary of a day is made again after that"
             )
         return days
 
@@ -219,7 +258,7 @@ class Settings(BaseSettings):
         if 0 < days < MIN_RETENTION_DAYS:
             raise ValueError(
                 f"must be 0 (sessions are kept for ever) or at least {MIN_RETENTION_DAYS}: a fix may come again for 7 days,"
-                " and its session tells that it was stored"
+                " and its session says that it is stored already"
             )
         return days
 
@@ -229,7 +268,7 @@ class Settings(BaseSettings):
         if days and not all(0 < info.data.get(name, 0) <= days for name in ("retention_days", "event_retention_days")):
             raise ValueError(
                 "must be 0 (trips are kept for ever) or at least TRACKING_RETENTION_DAYS and TRACKING_EVENT_RETENTION_DAYS,"
-                " which must be set too: positions and events would name a trip that is no more"
+                " which must be set too: positions and events would name a trip that is gone"
             )
         return days
 
@@ -249,12 +288,12 @@ class Settings(BaseSettings):
         if self.outbox_high_water > self.outbox_limit:
             raise ValueError(
                 f"TRACKING_OUTBOX_HIGH_WATER ({self.outbox_high_water}) must not exceed TRACKING_OUTBOX_LIMIT"
-                f" ({self.outbox_limit}): a slow reader would be closed before it is spared anything; raise the limit"
+                f" ({self.outbox_limit}): a slow reader would be closed before any position is skipped; raise the limit"
             )
         if self.stale_after <= self.interval_watched:
             raise ValueError(
                 f"TRACKING_STALE_AFTER ({self.stale_after:g}) must be more than TRACKING_INTERVAL_WATCHED"
-                f" ({self.interval_watched:g}): the car would grey between any two fixes"
+                f" ({self.interval_watched:g}): the vehicle would turn grey between any two fixes"
             )
         return self
 
@@ -270,17 +309,17 @@ class Settings(BaseSettings):
 
     @cached_property
     def prefix(self) -> str:
-        """The path that everything of ours lies below, as `/track`; empty at a host's root."""
+        """The path prefix of all our URLs, such as `/track`; empty at a host's root."""
         return parse_address(self.public_url)[1]
 
     @cached_property
     def is_public(self) -> bool:
-        """Whether a public address is set: one that means the same to everybody."""
+        """Whether the public address is reachable from other machines."""
         return not is_loopback(parse_address(self.public_url)[0])
 
     @cached_property
     def origins(self) -> frozenset[str]:
-        """Browser origins that may open a socket, as browsers write them."""
+        """Browser origins that may open a socket, in the form that browsers send."""
         return frozenset({parse_address(self.public_url)[0], *_listed(self.allowed_origins)})
 
     @cached_property
@@ -293,11 +332,11 @@ def _listed(text: str) -> list[str]:
 
 
 def load(**overrides: Any) -> Settings:
-    """Settings from the environment. Raises `ConfigError` naming the variable, what was wrong, and what to do."""
+    """Settings from the environment. Raises `ConfigError`, which names the variable, what was wrong, and what to do."""
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        # Where two settings contradict each other, the message names both, and there is no one place.
+        # An error about two settings has no location. Its message names both.
         wrong = "; ".join(
             "".join(f"TRACKING_{str(name).upper()} " for name in e["loc"][:1]) + e["msg"].removeprefix("Value error, ")
             for e in error.errors()
@@ -320,12 +359,12 @@ def unknown_variables(environment: Iterable[str]) -> list[str]:
 
 def require_database(settings: Settings) -> str:
     if not settings.database_url:
-        raise ConfigError("TRACKING_DATABASE_URL is not set: give a PostgreSQL URL, or run `make demo`, which brings its own")
+        raise ConfigError("TRACKING_DATABASE_URL is not set: give a PostgreSQL URL, or run `make demo`, which starts one")
     return settings.database_url
 
 
 def require_key(settings: Settings) -> None:
-    """Raises `ConfigError` unless exactly one way to verify tokens is set."""
+    """Raises `ConfigError` unless exactly one key source is set: the secret, or the JWKS."""
     if settings.jwt_secret is None and not settings.jwks:
         raise ConfigError(
             "no key to verify tokens with: set TRACKING_JWT_SECRET (at least 32 bytes, e.g. from `openssl rand -hex 32`)"

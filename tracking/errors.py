@@ -1,12 +1,12 @@
-"""What can go wrong, and what each failure looks like from outside.
+"""Every error of the project, and the code that a client gets for it.
 
     TrackingError
     |-- ConfigError            a setting is missing or wrong; the process does not start
-    |-- MigrationError         the database's schema is not one this code can use
+    |-- MigrationError         the database's schema can't be used by this code
     |-- StoreUnavailable       PostgreSQL is away; the caller may try again
-    |   `-- StoreWentBack      the store is not the one that memory knows; nothing more can be asked of it from this memory
-    |-- Refusal                a request that is understood and turned down; carries an error code
-    |   `-- TokenRefused       no token, or one that is not (or no longer) good; carries a close code too
+    |   `-- StoreWentBack      the store is older than memory; this memory must not use it any more
+    |-- Refusal                a request that is understood and refused; carries an error code
+    |   `-- TokenRefused       no token, or an invalid one; carries a close code too
     `-- SocketClosed           a WebSocket must be closed; carries a close code
 
 `ErrorCode` names every error code of the protocol and its HTTP status; `CLOSE_CODES` every close code, its reason and whether a
@@ -86,7 +86,6 @@ class CloseCode(IntEnum):
         return CLOSE_CODES[self][1]
 
 
-#: close code -> (reason sent with it, at most 123 bytes; whether a client may come back by itself)
 CLOSE_CODES: dict[CloseCode, tuple[str, bool]] = {
     CloseCode.GOING_DOWN: ("the hub is going down, come back", True),
     CloseCode.PROTOCOL_ERROR: ("not the WebSocket protocol", False),
@@ -107,36 +106,37 @@ CLOSE_CODES: dict[CloseCode, tuple[str, bool]] = {
     CloseCode.REVOKED: ("access revoked, or the link has expired", False),
     CloseCode.TRIP_OVER: ("the trip is over", False),
 }
+"""Close code -> the reason sent with it, at most 123 bytes, and whether a client may come back by itself."""
 
 
 class TrackingError(Exception):
-    """Base of everything this project raises on purpose."""
+    """Base of all errors that this project raises on purpose."""
 
 
 class ConfigError(TrackingError):
-    """A setting is missing or wrong. The message says which, what was expected, and what to do."""
+    """A setting is missing or wrong. The message says which one, what was expected, and what to do."""
 
 
 class MigrationError(TrackingError):
-    """The schema can't be brought to what this code needs, or was made by other migrations."""
+    """The schema can't be migrated to what this code needs, or other migrations made it."""
 
 
 class StoreUnavailable(TrackingError):
-    """PostgreSQL can't be reached or did not answer in time; nothing was lost by asking."""
+    """PostgreSQL can't be reached, or did not answer in time. The caller may try again."""
 
 
 class StoreWentBack(StoreUnavailable):
-    """The store lacks what this memory saw committed: a failover to a replica that lagged, or a backup.
+    """The store lacks data that this memory saw committed, after a failover to a lagging replica or a restored backup.
 
-    For whoever asked it is a store that is away. Whoever would ask again and again must stop: another memory takes over.
+    A request treats it as a store that is away. A task that would retry must stop, because new memory replaces this one.
     """
 
 
 class Refusal(TrackingError):
-    """A request that was understood and turned down.
+    """A request that was understood and refused.
 
-    `code` goes to the client with `detail` (what was wrong, what was expected, what to do) and, where one field is to
-    blame, its name. `retry_after` (s) says when the same request may be tried again, where that is known.
+    The client gets `code`, `detail` (what was wrong, what was expected, what to do) and the name of the field, if one is wrong.
+    `retry_after` is the time in seconds after which the same request may succeed, if it is known.
     """
 
     def __init__(self, code: ErrorCode, detail: str, *, field: str | None = None, retry_after: float | None = None) -> None:
@@ -148,7 +148,7 @@ class Refusal(TrackingError):
 
 
 class TokenRefused(Refusal):
-    """No token, or one that can't be used: 401 over HTTP, `close` on a socket."""
+    """The token is missing or can't be used. HTTP answers 401; a socket is closed with `close`."""
 
     def __init__(self, close: CloseCode, detail: str) -> None:
         super().__init__(ErrorCode.UNAUTHORIZED, detail)
@@ -156,7 +156,7 @@ class TokenRefused(Refusal):
 
 
 class SocketClosed(TrackingError):
-    """Raised inside a socket's handler to end the connection with this close code."""
+    """Raised in a socket's handler to close the connection with this code."""
 
     def __init__(self, code: CloseCode, reason: str | None = None) -> None:
         super().__init__(f"{code.value}: {reason or code.reason}")

@@ -10,13 +10,13 @@ EARTH_RADIUS = 6_371_008.8
 """Mean radius R1 of the GRS 80 ellipsoid, metres (Moritz, Geodetic Reference System 1980, 2000)."""
 
 METRES_PER_DEGREE = radians(1.0) * EARTH_RADIUS
-"""Of latitude, on that sphere; of longitude at the equator."""
+"""Metres in a degree of latitude on that sphere, and in a degree of longitude at the equator."""
 
 _pack_point = struct.Struct("<BIdd").pack
 _unpack_point = struct.Struct("<BIdd").unpack
 _EWKB_POINT = 1
 VERTEX_BYTES = 24
-"""Of a vertex with M."""
+"""Bytes of a vertex with M."""
 WKB_LINE_HEAD = 9
 """Bytes before the vertices of a line, without SRID."""
 _unpack_vertices = struct.Struct("<ddd").iter_unpack
@@ -36,24 +36,23 @@ def distance(latitude1: float, longitude1: float, latitude2: float, longitude2: 
 
 
 def around(degrees: float) -> float:
-    """A difference of two longitudes the shorter way, over the antimeridian where that is shorter: -180 to 180."""
+    """The shorter difference of two longitudes, -180 to 180, across the antimeridian if that is shorter."""
     if degrees > 180.0:
         return degrees - 360.0
     return degrees + 360.0 if degrees < -180.0 else degrees
 
 
 def antimeridian(start: PlaceAt, end: PlaceAt) -> tuple[float, float, float] | None:
-    """Where the straight way between two places crosses the antimeridian, None where it does not.
+    """The point at which the straight line between two places crosses the antimeridian; None if it does not.
 
-    The longitude there as seen from the start (180 or -180; from the end it has the other sign), the latitude, and the share
-    of the way driven by then.
+    The values are the longitude on the start's side (180 or -180), the latitude, and the share of the way from the start.
     """
     if abs(end[0] - start[0]) <= 180.0:
         return None
     there, here = 180.0 - abs(start[0]), 180.0 - abs(end[0])
     share = there / (there + here) if there + here > 0.0 else 1.0
     latitude = start[1] + (end[1] - start[1]) * share
-    # Rounding must not lead past the pole.
+    # Rounding must not move the point past the pole.
     return copysign(180.0, start[0]), min(max(latitude, min(start[1], end[1])), max(start[1], end[1])), share
 
 
@@ -72,5 +71,5 @@ def unpack_point(ewkb: bytes) -> tuple[float, float]:
 
 
 def unpack_vertices_m(wkb: bytes) -> Iterator[tuple[float, float, float]]:
-    """`(longitude, latitude, m)` of vertices as they stand in little-endian WKB."""
+    """`(longitude, latitude, m)` of vertices in little-endian WKB."""
     return _unpack_vertices(wkb)

@@ -1,4 +1,4 @@
-"""GeoJSON polygons (RFC 7946): in from outside, with errors that teach, and to shapely's shapes. No I/O."""
+"""GeoJSON polygons (RFC 7946): check them, explain what is wrong, and turn them into shapely's shapes. No I/O."""
 
 from typing import Any
 
@@ -13,29 +13,30 @@ from tracking.geo import PlaceAt
 
 MAX_VERTICES = 20_000
 _MAX_BRACKETS = 2 * MAX_VERTICES
-"""In the text of a geometry: a position has one, and a ring of four positions two more."""
+"""Opening brackets in the text of a geometry. A position has one. A ring of four positions has two more."""
 _MIN_AREA = 1e-12
-"""Square degrees: a hundredth of a square metre."""
+"""In square degrees: a hundredth of a square metre."""
 
 
 def shape_of(geometry: dict[str, Any]) -> BaseGeometry:
-    """A GeoJSON Polygon or MultiPolygon as shapely's; see `checked_geometry` for one that comes from outside."""
+    """A GeoJSON Polygon or MultiPolygon as a shapely shape. `checked_geometry` reads one that a client sent."""
     polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
-    # As arrays: of lists shapely takes ten times as long.
+    # shapely takes ten times as long with lists as with arrays.
     shapes = [_polygon([np.array(ring, dtype=float) for ring in rings]) for rings in polygons]
     return shapes[0] if geometry["type"] == "Polygon" else MultiPolygon(shapes)
 
 
 def read_geometry(text: bytes) -> tuple[dict[str, Any], BaseGeometry]:
-    """The same as `checked_geometry` of JSON, and its shape. No call into C in it takes longer than some milliseconds, so that
-    a thread which works on it keeps nobody waiting.
+    """`checked_geometry` of JSON text, and its shape.
+
+    Each call into C takes a few milliseconds at most. So a thread that works on it does not block the others.
     """
     if text.count(b"[") > _MAX_BRACKETS:
         raise _too_many()
     try:
         kind, polygons = _arrays(text)
     except (msgspec.DecodeError, RecursionError, ValueError):
-        # It is wrong, or unusual: what is wrong is found position by position.
+        # The JSON is wrong or unusual. The slower check looks at each position, and names the wrong one.
         geometry = checked_geometry(_json(text))
         return geometry, shape_of(geometry)
     return _turned(kind, [_polygon(rings) for rings in polygons])
@@ -60,7 +61,7 @@ _decode = msgspec.json.Decoder(_Polygon | _MultiPolygon).decode
 
 
 def _arrays(text: bytes) -> tuple[str, list[list[Any]]]:
-    """Polygons of rings, each an array `(n, 2)`. Raises `ValidationError` or `ValueError` where one is not as it must be."""
+    """Polygons of rings, each an array `(n, 2)`. Raises `ValidationError` or `ValueError` if one is invalid."""
     given = _decode(text)
     kind, found = ("Polygon", [given.coordinates]) if isinstance(given, _Polygon) else ("MultiPolygon", given.coordinates)
     polygons = [[np.array(ring, dtype=float)[:, :2] for ring in rings if len(ring) >= 4 or _raise()] for rings in found]
@@ -82,10 +83,9 @@ def _polygon(rings: list[Any]) -> Polygon:
 
 
 def checked_geometry(geometry: object) -> dict[str, Any]:
-    """A GeoJSON Polygon or MultiPolygon from outside, its rings turned as RFC 7946 3.1.6 wants them: outer ones
-    counterclockwise.
+    """Check a GeoJSON Polygon or MultiPolygon of a client, and order its rings as RFC 7946 3.1.6 says.
 
-    Raises `Refusal`, which says what is wrong with it, where, and what to do.
+    Outer rings are counterclockwise. Raises `Refusal`, which says what is wrong, where, and what to do.
     """
     if not isinstance(geometry, dict) or geometry.get("type") not in ("Polygon", "MultiPolygon"):
         kind = geometry.get("type") if isinstance(geometry, dict) else geometry
@@ -108,9 +108,9 @@ def checked_geometry(geometry: object) -> dict[str, Any]:
 
 
 def _turned(kind: str, shapes: list[Polygon]) -> tuple[dict[str, Any], BaseGeometry]:
-    """The polygons as one geometry, and its shape. Raises `Refusal` for what is no area."""
+    """The polygons as one geometry, and its shape. Raises `Refusal` if they enclose no area."""
     shape = shapes[0] if kind == "Polygon" else MultiPolygon(shapes)
-    # Not the shape's own method: of one with many spikes it takes a second, in which no other thread runs.
+    # The shape's own method takes a second for a polygon with many spikes. No other thread runs during that second.
     if not shapely.is_valid(shape):
         raise _refusal(f"is not a valid polygon: {shapely.is_valid_reason(shape)}; its lines may not cross or overlap")
     if shape.area < _MIN_AREA:

@@ -1,8 +1,8 @@
-"""A track as GPX 1.1 (https://www.topografix.com/GPX/1/1/), a piece at a time, serialised by gpxpy.
+"""A track as GPX 1.1 (https://www.topografix.com/GPX/1/1/), in pieces, serialised by gpxpy.
 
-One `trk` with the name it is given; a `trkseg` ends where nothing was heard for more than `GAP_MS`, or another vehicle took
-over. Speed (m/s) and course (degrees) have no place in a point of GPX 1.1, so they stand in Garmin's `TrackPointExtension` v2.
-Numbers have no exponent; a longitude lies in [-180, 180) and a course in [0, 360), as the schemas want them.
+The file has one `trk`. A `trkseg` ends when no fix came for more than `GAP_MS`, or when another vehicle took over. A point of
+GPX 1.1 has no speed or course. So speed (m/s) and course (degrees) are in Garmin's `TrackPointExtension` v2. Numbers have no
+exponent. A longitude lies in [-180, 180) and a course in [0, 360), as the schemas require.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -24,7 +24,7 @@ _CHUNK_ROWS = 500
 
 
 async def gpx(rows: AsyncIterator[TrackRow], name: str) -> AsyncGenerator[bytes, None]:
-    """The file in pieces of some 500 points, whatever its length."""
+    """The file, in pieces of about 500 points."""
     document = GPX()
     document.creator = "tracking"
     document.nsmap = dict(_NAMESPACES)
@@ -49,7 +49,7 @@ async def gpx(rows: AsyncIterator[TrackRow], name: str) -> AsyncGenerator[bytes,
 
 
 class _Time(datetime):
-    """Milliseconds, always: gpxpy writes what `isoformat` gives, which is six digits of a second or none."""
+    """A time that is always written with milliseconds. gpxpy calls `isoformat`, which writes six digits or none."""
 
     def isoformat(self, sep: str = "T", timespec: str = "milliseconds") -> str:
         return super().isoformat(sep, timespec)
@@ -59,7 +59,7 @@ _EPOCH = _Time(1970, 1, 1, tzinfo=UTC)
 
 
 def _point(row: TrackRow) -> GPXTrackPoint:
-    # The 180th meridian is at both ends of our range, and at one of theirs.
+    # Our longitudes may be 180 or -180. GPX allows only -180.
     longitude = -180.0 if row.longitude == 180.0 else row.longitude
     point = GPXTrackPoint(row.latitude, longitude, row.altitude, _EPOCH + timedelta(milliseconds=row.fix_time))
     if row.speed is not None or row.bearing is not None:

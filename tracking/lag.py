@@ -1,4 +1,4 @@
-"""How late the event loop is: a timer that notes by how much it was missed."""
+"""Measures how late the event loop is, with a timer."""
 
 import asyncio
 import time
@@ -7,10 +7,10 @@ from tracking.metrics import LOOP_LAG, LOOP_STEP
 
 
 async def measure(interval: float) -> None:
-    """Notes every `interval` (s) how late the loop came to it, until cancelled.
+    """Note every `interval` (s) how late the loop ran the timer, until cancelled.
 
-    Lateness has the machine's in it, where other processes had the core. A step of the loop itself shows as both: late, and
-    busy meanwhile by the thread's own CPU time.
+    The lateness includes time in which other processes used the core. `LOOP_STEP` counts only the loop's own CPU time while it
+    was late.
     """
     loop = asyncio.get_running_loop()
     busy = time.thread_time()

@@ -1,6 +1,7 @@
-"""Lanes: work that takes long, so many at once in all, and of each holder of a token one at a time.
+"""Lanes: a limit on slow work, in all and for each holder of a token.
 
-Who asks for thirty at once waits for himself, and for the others no longer than they for him: each has one place in the queue.
+A lane is one slot for work. Each holder may use one slot at a time. So a holder with thirty requests waits for its own
+requests, and does not hold up other holders.
 """
 
 import asyncio
@@ -10,14 +11,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 REST_SECONDS = 1.0
-"""How long a lane rests at the most: a thread at work on Python slows the event loop down, and is not to do so all the time."""
+"""The longest pause of a lane after work. A thread that runs Python slows the event loop, so it must not run all the time."""
 QUIET_SECONDS = 3.0
 
 
 class Lanes:
     def __init__(self, at_once: int, *, rests: bool = False, on_quiet: Callable[[], None] | None = None) -> None:
-        """A lane that `rests` takes nobody in for as long as the one before was in it. `on_quiet` is called, in a thread, when
-        nobody has asked for anything for `QUIET_SECONDS`.
+        """`at_once` is the number of lanes.
+
+        A lane that `rests` stays empty after work for as long as the work took. A thread calls `on_quiet` when nobody has
+        entered a lane for `QUIET_SECONDS`.
         """
         self._rests = rests
         self._on_quiet = on_quiet
@@ -28,7 +31,7 @@ class Lanes:
 
     @asynccontextmanager
     async def enter(self, holder: str) -> AsyncIterator[None]:
-        """Waits for the holder's turn; it ends with the block."""
+        """Wait for a free lane, and hold it during the block."""
         loop = asyncio.get_running_loop()
         lock = self._own.setdefault(holder, asyncio.Lock())
         self._users[holder] = self._users.get(holder, 0) + 1
@@ -54,6 +57,6 @@ class Lanes:
 
 
 def give_back() -> None:
-    """Gives memory that was freed back to the system. glibc keeps what a thread used for its next work."""
+    """Return freed memory to the system. Otherwise glibc keeps it for the thread's next work."""
     with contextlib.suppress(OSError, AttributeError):  # another libc
         ctypes.CDLL(None).malloc_trim(0)

@@ -11,7 +11,7 @@ ProcessCollector(registry=REGISTRY)
 
 
 class Tally:
-    """A counter to add to on the way of every fix: a plain number, for the event loop alone, where a `Counter` takes a lock."""
+    """A counter that costs little for each fix. It is a plain number for the event loop alone; a `Counter` takes a lock."""
 
     __slots__ = ("_metric", "_parts", "value")
 
@@ -42,7 +42,7 @@ class Tally:
 
 FIXES = Tally(
     "tracking_fixes",
-    "Fixes received, by what became of them: accepted, late, suspect, rejected, repeat, unreadable",
+    "Fixes received, by outcome: accepted, late, suspect, rejected, repeat, unreadable",
     "outcome",
     ("accepted", "late", "suspect", "rejected", "repeat", "unreadable"),
 )
@@ -50,7 +50,7 @@ REJECTED = Counter("tracking_rejected", "Fixes rejected, by code", ["code"], reg
 SUSPECT = Counter("tracking_suspect", "Fixes stored with a flag, by flag", ["flag"], registry=REGISTRY)
 UNKNOWN = Tally(
     "tracking_values_not_believed",
-    "Optional values of fixes taken for unknown, by field: they can't be true, or the receiver's own places contradict them",
+    "Optional values of fixes treated as unknown, by field: they can't be true, or they contradict the receiver's positions",
     "field",
     ("altitude", "speed", "bearing", "battery"),
 )
@@ -61,14 +61,14 @@ COMMIT_SECONDS = Histogram(
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
     registry=REGISTRY,
 )
-COMMIT_FAILURES = Counter("tracking_commit_failures", "Groups that had to be tried again", registry=REGISTRY)
+COMMIT_FAILURES = Counter("tracking_commit_failures", "Groups that failed and were tried again", registry=REGISTRY)
 _LOOP_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
 LOOP_LAG = Histogram(
     "tracking_loop_lag_seconds", "How late the event loop came to a timer", buckets=_LOOP_BUCKETS, registry=REGISTRY
 )
 LOOP_STEP = Histogram(
     "tracking_loop_step_seconds",
-    "CPU time of the event loop while it was late for that timer: its own long steps, without what other processes took",
+    "CPU time of the event loop while it was late for that timer: its own steps, without the time of other processes",
     buckets=_LOOP_BUCKETS,
     registry=REGISTRY,
 )
@@ -82,16 +82,16 @@ CLOCKS_WRONG = Gauge("tracking_clocks_wrong", "Vehicles whose device's clock is 
 WATCHERS = Gauge("tracking_watchers", "Passengers and others watching a trip", registry=REGISTRY)
 FLEET_TICK_SECONDS = Histogram(
     "tracking_fleet_tick_seconds",
-    "CPU time of one tick of all fleets: what the dispatchers' screens cost",
+    "CPU time of one tick of all fleets: the cost of the dispatchers' screens",
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25),
     registry=REGISTRY,
 )
 DISPATCHERS = Gauge("tracking_dispatchers", "Dispatchers watching a fleet", registry=REGISTRY)
 EVENTS = Counter("tracking_events", "Events of vehicles stored, by kind", ["kind"], registry=REGISTRY)
-EVENT_FAILURES = Counter("tracking_event_failures", "Groups of events that had to be tried again", registry=REGISTRY)
+EVENT_FAILURES = Counter("tracking_event_failures", "Groups of events that failed and were tried again", registry=REGISTRY)
 CHANGES = Counter("tracking_changes_applied", "Changes of the log that this hub applied", registry=REGISTRY)
 CHANGES_FAILED = Counter(
-    "tracking_changes_failed", "Changes that this hub could not apply, so that it read their subject anew", registry=REGISTRY
+    "tracking_changes_failed", "Changes that this hub could not apply, so that it read their subject again", registry=REGISTRY
 )
 CHANGE_READERS = Gauge(
     "tracking_change_readers", "Readers of fleets' changes that are connected and wait for more", registry=REGISTRY
@@ -102,7 +102,7 @@ CHANGE_READERS_ENDED = Counter(
     ["why"],
     registry=REGISTRY,
 )
-CHANGES_CUT = Counter("tracking_changes_cut", "Changes that the log keeps no longer", registry=REGISTRY)
+CHANGES_CUT = Counter("tracking_changes_cut", "Changes that the log no longer keeps", registry=REGISTRY)
 CHANGES_BEHIND = Gauge(
     "tracking_changes_behind_seconds", "Time since the change log was last read to its end", registry=REGISTRY
 )
@@ -120,13 +120,13 @@ BUDGETS_SPENT = Counter(
     "tracking_budgets_spent", "Requests refused because a token's budget was spent, by budget", ["budget"], registry=REGISTRY
 )
 AUDIT_WAITING = Gauge("tracking_audit_waiting", "Entries of the audit that wait for the database", registry=REGISTRY)
-AUDIT_LOST = Counter("tracking_audit_lost", "Entries that the audit lacks because too many waited", registry=REGISTRY)
+AUDIT_LOST = Counter("tracking_audit_lost", "Entries missing from the audit because too many waited", registry=REGISTRY)
 RETENTION_REMOVED = Counter(
     "tracking_retention_removed", "Rows removed because they were old enough, by kind", ["kind"], registry=REGISTRY
 )
 RETENTION_SWEPT = Gauge(
     "tracking_retention_swept_timestamp_seconds",
-    "When this hub was last through with all rows of a kind that were old enough, by kind",
+    "When this hub last finished removing the old rows of a kind, by kind",
     ["kind"],
     registry=REGISTRY,
 )
@@ -140,7 +140,7 @@ HTTP_ERRORS = Counter(
 )
 KEY_READINGS = Tally(
     "tracking_key_readings",
-    "Readings of the JWKS, by what became of them: good, failed",
+    "Readings of the JWKS, by outcome: good, failed",
     "outcome",
     ("good", "failed"),
 )

@@ -1,7 +1,7 @@
-"""The field's nouns: fix, position, trip, vehicle, fleet, share. Plain values, no I/O.
+"""The nouns of the project: fix, position, trip, vehicle, fleet, share. Plain values, no I/O.
 
-Coordinates are WGS 84 degrees; instants are integer milliseconds since 1970-01-01 UTC; speeds m/s; bearings degrees clockwise
-from north; distances and accuracies metres.
+Coordinates are WGS 84 degrees. Instants are integer milliseconds since 1970-01-01 UTC. Speeds are in m/s, distances and
+accuracies in metres. Bearings are degrees clockwise from north.
 """
 
 import time
@@ -12,16 +12,16 @@ from typing import Any
 import msgspec
 
 Clock = Callable[[], int]
-"""Gives the present instant. Objects take one, so that tests can turn it."""
+"""Returns the present instant. Objects take a clock as an argument, so that tests can set the time."""
 
 
 def system_clock() -> int:
-    """The machine's clock as an instant."""
+    """The machine's clock, as an instant."""
     return time.time_ns() // 1_000_000
 
 
 class TripStatus(StrEnum):
-    """Where a trip stands in its life; `NEXT_STATUS` holds the steps."""
+    """The status of a trip. `NEXT_STATUS` holds the allowed steps."""
 
     NEW = "new"
     ENROUTE_TO_PICKUP = "enroute_to_pickup"
@@ -33,7 +33,7 @@ class TripStatus(StrEnum):
 
     @property
     def under_way(self) -> bool:
-        """The vehicle is driving this trip: its fixes belong to it, and its passenger may see it."""
+        """Whether the vehicle is driving this trip. Its fixes then belong to the trip, and its passenger may see it."""
         return self in UNDER_WAY
 
     @property
@@ -74,7 +74,7 @@ class Suspicion(StrEnum):
 
 
 class Fix(msgspec.Struct, gc=False, omit_defaults=True):
-    """What a receiver reported, as it came; nothing of it is checked but the types."""
+    """A reading of a receiver, as it arrived. Only the types of its fields are checked."""
 
     seq: int
     fix_time: int
@@ -88,10 +88,10 @@ class Fix(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 class Position(msgspec.Struct, gc=False):
-    """A fix that the hub accepted: whose it is, when it came, which trip it belongs to, and what was doubted.
+    """A fix that the hub accepted, with its vehicle, trip, arrival time and flags.
 
-    `vehicle`, `session` and `trip` are the store's numbers; `vehicle_id` and `trip_id` the names outside. `live` says that it
-    moves the marker: the newest of its vehicle, and not suspect.
+    `vehicle`, `session` and `trip` are the store's numbers. `vehicle_id` and `trip_id` are the public ids. `live` says that it
+    moves the marker: it is the newest of its vehicle and has no flag.
     """
 
     vehicle: int
@@ -122,10 +122,10 @@ class Place(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Fleet(msgspec.Struct, frozen=True):
-    """A fleet, and what its dispatchers want to be told of: the thresholds of its events.
+    """A fleet, with the thresholds of its events.
 
-    `speed_limit` in m/s, unset for none; `idle_after` s of standing; `off_route_distance` m from the trip's route;
-    `signal_lost_after` s without a fix; `dwell_after` s inside a geofence that has no time of its own.
+    `speed_limit` is in m/s, and unset if there is none. `off_route_distance` is in metres from the trip's route. The others are
+    seconds: `idle_after` of standing, `signal_lost_after` without a fix, and `dwell_after` inside a geofence that sets no time.
     """
 
     fleet_id: str
@@ -138,16 +138,16 @@ class Fleet(msgspec.Struct, frozen=True):
 
 
 class VehicleStatus(StrEnum):
-    """What a dispatcher's map tells of a vehicle by its colour."""
+    """A vehicle's status on the dispatcher's map, shown by its colour."""
 
     AVAILABLE = "available"
-    """it has no trip that is not over"""
+    """it has no open trip"""
     ON_TRIP = "on_trip"
-    """it has one"""
+    """it has an open trip"""
     STOPPED = "stopped"
-    """it is under way on one, and has been standing for a minute"""
+    """it drives a trip, and has stood still for a minute"""
     LOST = "lost"
-    """it has not been heard of for the fleet's `signal_lost_after`, or never"""
+    """it sent nothing for the fleet's `signal_lost_after`, or never sent anything"""
 
 
 class EventKind(StrEnum):
@@ -162,10 +162,11 @@ class EventKind(StrEnum):
 
 
 class Event(msgspec.Struct, omit_defaults=True, frozen=True):
-    """Something that happened to a vehicle. `event_id` rises with the order in which events were stored; 0: not stored yet.
+    """Something that happened to a vehicle.
 
-    `fix_time`, `latitude` and `longitude` are of the position that showed it, `speed` and `limit` (m/s) of a `speeding`.
-    `late`: that position came out of a backlog, so what it shows is no news.
+    `event_id` rises in the order in which events are stored; 0 means not stored yet. `fix_time`, `latitude` and `longitude` are
+    those of the position that caused it. `speed` and `limit` (m/s) belong to `speeding`. `late` says that the position came
+    from a backlog, so the event is not news.
     """
 
     event_id: int
@@ -183,8 +184,10 @@ class Event(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Geofence(msgspec.Struct, frozen=True):
-    """An area of a fleet. `geometry` is GeoJSON, a Polygon or MultiPolygon; of `properties` the hub knows `name`, `speed_limit`
-    (m/s) and `dwell_after` (s), and keeps the rest for whoever put it there.
+    """An area of a fleet.
+
+    `geometry` is a GeoJSON Polygon or MultiPolygon. The hub reads `name`, `speed_limit` (m/s) and `dwell_after` (s) of
+    `properties`, and stores the rest unread.
     """
 
     fleet_id: str
@@ -194,7 +197,7 @@ class Geofence(msgspec.Struct, frozen=True):
 
 
 class Vehicle(msgspec.Struct, frozen=True):
-    """`kind` is the integrator's word (car, van, bus); `plate` what a passenger looks for in the street."""
+    """`kind` is chosen by the integrator, such as car, van or bus. `plate` is what a passenger looks for in the street."""
 
     vehicle_id: str
     fleet_id: str
@@ -204,10 +207,10 @@ class Vehicle(msgspec.Struct, frozen=True):
 
 
 class Trip(msgspec.Struct, frozen=True):
-    """A trip as the store keeps it; `protocol.http.TripView` is what others see of it.
+    """A trip as the store keeps it. `protocol.http.TripView` is the view that clients get.
 
-    `route` is a GeoJSON LineString. `started_at` and `ended_at` are by the hub's clock: when a vehicle got under way, and
-    when the trip was completed or canceled. `tokens_from` is of its vehicle; see `auth.is_of_incarnation`.
+    `route` is a GeoJSON LineString. `started_at` and `ended_at` are by the hub's clock. They say when a vehicle began the trip,
+    and when the trip was completed or canceled. `tokens_from` is that of its vehicle; see `auth.is_of_incarnation`.
     """
 
     number: int

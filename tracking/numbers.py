@@ -1,4 +1,4 @@
-"""Numbers as text, written and read: one form for every file we export and every decimal number in a query. No I/O."""
+"""Numbers as text, written and read. Every exported file and every decimal number in a query uses this one form. No I/O."""
 
 import re
 
@@ -6,10 +6,10 @@ _DECIMAL = re.compile(r"[+-]?(\d{1,24}(\.\d{0,24})?|\.\d{1,24})([eE][+-]?\d{1,3}
 
 
 def decimal(number: float) -> str:
-    """A finite number without an exponent, as xsd:decimal and spreadsheets want it.
+    """A finite number without an exponent, as xsd:decimal and spreadsheets require it.
 
-    Where Python writes one, 12 digits behind the point are kept: of degrees a ten-thousandth of a millimetre. All else is the
-    shortest text that reads back as the same number.
+    If Python writes an exponent, 12 decimals are kept. In degrees that is a ten-thousandth of a millimetre. Any other number is
+    the shortest text that reads back as the same number.
     """
     text = repr(number)
     if "e" not in text:
@@ -19,8 +19,8 @@ def decimal(number: float) -> str:
 
 
 def real(text: str) -> float | None:
-    """A decimal number, with an exponent or without, as programs write a float; None for any other text.
+    """A decimal number, with or without an exponent; None for any other text.
 
-    Infinite where it is too large for a float: the caller's range refuses that.
+    A number too large for a float is infinite. The caller's range check refuses it.
     """
     return float(text) if _DECIMAL.fullmatch(text) else None

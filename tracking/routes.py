@@ -1,4 +1,4 @@
-"""A trip's route: in from outside, and held against the places of its trip. No I/O; a long one takes tens of milliseconds."""
+"""The route of a trip: read it, and check it against the trip's places. No I/O. A long route takes tens of milliseconds."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +15,18 @@ from tracking.model import Place
 
 MAX_POINTS = 20_000
 PRECISION = 5
-"""Digits behind the point in an encoded polyline that says nothing else."""
+"""Decimals of an encoded polyline that does not name a precision."""
 FINE_PRECISION = 6
 NEAR_METRES = 5_000.0
 NEAR_SHARE = 0.5
-"""A route passes each of its trip's places within the greater of these: metres, and a share of how far they lie apart."""
+"""A share of the distance between the places.
+
+A route must pass each place of its trip within this share or `NEAR_METRES`, whichever is more.
+"""
 FAR_APART_METRES = 1_000_000.0
 EXCHANGED_METRES = 100_000.0
 _ENDLESS_NUMBER = re.compile(r"[_-\x7f]{7}")
-"""A difference of 360 degrees takes 6 characters of a polyline at the most, the last of them below `_`, in either precision."""
+"""A number without an end. A difference of 360 degrees has at most 6 characters, the last below `_`, in either precision."""
 
 Given = dict[str, Any] | str
 """A GeoJSON LineString, or an encoded polyline."""
@@ -35,9 +38,10 @@ class _LineString(msgspec.Struct, tag="LineString"):
 
 
 def line_string(route: Given, precision: int | None, places: Mapping[str, Place]) -> dict[str, Any]:
-    """The route as a GeoJSON LineString; `places` are its trip's by the names of their fields, `pickup` first.
+    """The route as a GeoJSON LineString.
 
-    Raises `Refusal`, with the likely cause where it is nowhere near one of the places: another precision, or exchanged axes.
+    `places` are the places of its trip by field name, `pickup` first. Raises `Refusal` if the route is far from one of them.
+    The error names the likely cause: another precision, or exchanged axes.
     """
     if precision is not None and not isinstance(route, str):
         raise _refusal("is a LineString, and `route_precision` goes with an encoded polyline: leave it out")
@@ -59,7 +63,7 @@ def line_string(route: Given, precision: int | None, places: Mapping[str, Place]
 
 
 def check_places(places: Mapping[str, Place]) -> None:
-    """Raises `Refusal` for a place a thousand kilometres from the pickup that lies beside it with its axes exchanged."""
+    """Raises `Refusal` for a place far from the pickup that lies near it with latitude and longitude exchanged."""
     (_, pickup), *others = places.items()
     for name, place in others:
         apart = distance(pickup.latitude, pickup.longitude, place.latitude, place.longitude)
@@ -76,7 +80,7 @@ def check_places(places: Mapping[str, Place]) -> None:
 
 
 def _points(route: Given, precision: int) -> _Points:
-    """`[longitude, latitude]` of each point, in whatever range. Raises `Refusal`."""
+    """`[longitude, latitude]` of each point; the range is not checked. Raises `Refusal`."""
     try:
         if isinstance(route, str):
             if _ENDLESS_NUMBER.search(route):
@@ -100,7 +104,7 @@ def _is_place(point: Sequence[float]) -> bool:
 
 
 def _cause(route: Given, precision: int, points: _Points, places: Mapping[str, Place]) -> str | None:
-    """What was probably meant: the first reading of the same route that passes all of the places."""
+    """The likely mistake: the first other reading of the route that passes all places."""
     for reading, cause in _readings(route, precision, points):
         if all(map(_is_place, reading)) and _missed(reading, places) is None:
             return cause
@@ -108,7 +112,7 @@ def _cause(route: Given, precision: int, points: _Points, places: Mapping[str, P
 
 
 def _readings(route: Given, precision: int, points: _Points) -> Iterator[tuple[_Points, str]]:
-    # Or those of the trip's places do: the two can't be told apart.
+    # The places of the trip may be the exchanged ones instead. The two cases look the same.
     order = "[latitude, longitude], where GeoJSON has [longitude, latitude]: exchange them"
     if not isinstance(route, str):
         yield _exchanged(points), f"its points look like {order}"
@@ -127,12 +131,12 @@ def _exchanged(points: _Points) -> _Points:
 
 
 def _missed(points: _Points, places: Mapping[str, Place]) -> tuple[str, float] | None:
-    """The first place that the route does not come near, and by how many metres."""
+    """The first place that the route does not pass, and its distance in metres."""
     pickup, *others = places.values()
     apart = max(distance(pickup.latitude, pickup.longitude, place.latitude, place.longitude) for place in others)
     most = max(NEAR_METRES, NEAR_SHARE * apart)
     line = np.array(points, dtype=float)
-    # Across the date line a route goes on where it is, and does not go round the globe.
+    # A route across the date line continues there. It does not go round the globe.
     line[:, 0] = np.unwrap(line[:, 0], period=360)
     for name, place in places.items():
         metres = _distance(line, (place.longitude, place.latitude))
@@ -142,7 +146,10 @@ def _missed(points: _Points, places: Mapping[str, Place]) -> tuple[str, float] |
 
 
 def _distance(line: Any, place: PlaceAt) -> float:
-    """Metres from a place to a line `(n, 2)` of degrees, on a plane that touches the globe there: rough far off."""
+    """Metres from a place to a line `(n, 2)` of degrees.
+
+    It is computed on a plane that touches the globe at the place, so it is rough for long distances.
+    """
     longitude, latitude = place
     narrow = max(cos(radians(latitude)), 1e-6)
     least = float("inf")

@@ -1,4 +1,6 @@
-"""The demo's supervisor as `test_supervisor` starts it, and stand-ins for its parts, which import little to start at once."""
+"""Starts the demo's supervisor for `test_supervisor` with stand-ins for its parts. They import little, so that they start at
+once.
+"""
 
 import json
 import os
@@ -47,7 +49,9 @@ def _play_supervisor(asked: dict[str, Any]) -> None:
 
 
 def _play_hub(port: int, here: Path) -> None:
-    """Trips of demo-01 and demo-02, one after the other; a file `over` in `here` ends the first one of demo-01."""
+    """Plays a hub with trips of demo-01 and demo-02, one after the other. A file `over` in `here` ends the first trip of
+    demo-01.
+    """
     begun = int(time.time() * 1000)
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The private cluster, with a real PostgreSQL each time: what it promises after a crash is what a test here breaks."""
+"""The private cluster, with a real PostgreSQL. Each test breaks something that the cluster must survive."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgr
 
 
 def _open_directory() -> Iterator[Path]:
-    """Like tmp_path, but the user `postgres` may pass: as root, pytest's own are closed to it."""
+    """Like tmp_path, but the user `postgres` may pass. pytest's own directories are closed to it when root runs the tests."""
     path = Path(tempfile.mkdtemp(prefix="cluster-"))
     path.chmod(0o711)
     yield path
@@ -49,7 +49,7 @@ def shared_cluster(shared_directory: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(shared_cluster: Cluster) -> Cluster:
-    """Running, whatever the test before did to it. Making one takes seconds, so they share it."""
+    """A running cluster. Creating one takes seconds, so tests share it, and an earlier test may have killed it."""
     shared_cluster.start()
     return shared_cluster
 
@@ -102,7 +102,7 @@ async def test_it_starts_after_its_postmaster_alone_was_killed(cluster: Cluster)
     connection = await asyncpg.connect(cluster.url("postgres"))  # a child that must notice its postmaster's death
     postmaster = int((cluster.data / "postmaster.pid").read_text().split()[0])
     os.kill(postmaster, signal.SIGKILL)
-    # It is dead a moment later; until then it is a server that runs.
+    # It dies a moment later. Until then it counts as a running server.
     assert wait_until(lambda: psutil.Process(postmaster).status() == psutil.STATUS_ZOMBIE, 10)
     cluster.start()
     assert cluster.started

@@ -1,5 +1,6 @@
-"""The demo's supervisor, as a process among real ones. Its parts are stand-ins (`parts`), which report what happens to
-them by their log files and their process numbers; the last test has the real ones.
+"""The demo's supervisor, as a real process.
+
+Its parts are stand-ins (`parts`), which report what happens to them in their logs. The last test runs the real parts.
 """
 
 import json
@@ -30,7 +31,7 @@ GRACE = 5.0  # what a person is promised after Ctrl-C
 
 
 class Running:
-    """A supervisor in a session of its own, whose lines are read as they come."""
+    """A supervisor in its own session. Its lines are read as they arrive."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -94,7 +95,7 @@ def start(tmp_path: Path) -> Iterator[Demo]:
 
 
 def is_alive(pid: int) -> bool:
-    """A zombie is not: in a container without an init nobody may come for it."""
+    """Whether the process runs. A zombie does not count: in a container without an init, nobody may reap it."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
     except FileNotFoundError:
@@ -192,7 +193,7 @@ def test_a_killed_supervisor_leaves_no_part_behind(start: Demo, tmp_path: Path) 
 
 
 def test_a_reader_that_goes_away_stops_it(tmp_path: Path) -> None:
-    """As in `make demo | head -1`."""
+    """As `make demo | head -1` does."""
     asked = json.dumps({"here": str(tmp_path), "port": free_port()})
     with subprocess.Popen(
         [sys.executable, str(PARTS), "supervise", asked],

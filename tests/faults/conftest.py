@@ -27,8 +27,8 @@ from tracking.demo.postgres import PORT, Cluster
 SEED = int(os.environ.get("FAULTS_SEED", "20261123"))
 
 
-#: As careful as ever; only, after a crash, one call tells the system to write all files, not one for each of them.
 MORTAL = {"recovery_init_sync_method": "syncfs"} if sys.platform == "linux" else {}
+"""After a crash, one system call writes all files, instead of one call for each file. Commits are as durable as before."""
 
 
 @pytest.fixture

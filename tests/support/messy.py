@@ -76,7 +76,7 @@ def data(name: str) -> Path:
     """A file of the shared data. Skips the test with a reason if it is absent."""
     path = DATA / name
     if not path.exists():
-        pytest.skip(f"the shared test data is not here: {path}")
+        pytest.skip(f"the shared data (../shared/data/{name}) is not here")
     return path
 
 

@@ -1,1 +1,1 @@
-"""HTTP under `/v1` and beside it, a file a subject."""
+"""The HTTP API, with one module for each subject."""

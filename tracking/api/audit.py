@@ -1,4 +1,4 @@
-"""`/v1/audit`, and of a trip who watched it and who may see it."""
+"""`/v1/audit`, and for a trip: who watched it, and who may see it."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -20,7 +20,10 @@ MAX_SUBJECT = 256
 
 
 async def list_entries(request: Request) -> Response:
-    """Oldest first: from after the entry `after` on, or the last ones. `subject` is a thing's id, erased or not, or a `jti`."""
+    """Entries, oldest first: those after the entry `after`, or the last ones.
+
+    `subject` is a `jti`, or the id of a thing, which may be erased.
+    """
     await require(request, Role.SERVICE)
     service = service_of(request)
     action = request.query_params.get("action")
@@ -35,7 +38,7 @@ async def list_entries(request: Request) -> Response:
 
 
 async def watches(request: Request) -> Response:
-    """Who watched the trip, from when to when, oldest first. Its fleet's map, which shows it too, is a watch of the fleet."""
+    """The watches of the trip with their times, oldest first. A watch of the fleet's map is not among them."""
     principal = await require(request, Role.SERVICE)
     service = service_of(request)
     trip = await known_trip(service, principal, request.path_params["trip_id"])
@@ -56,7 +59,7 @@ def _watch(span: Span) -> dict[str, Any]:
 
 
 async def access(request: Request) -> Response:
-    """What a principal may see of the trip now, and which rule says so."""
+    """What a role may see of the trip now, and which rule says so."""
     principal = await require(request, Role.SERVICE, Role.DISPATCHER)
     service = service_of(request)
     trip = await known_trip(service, principal, request.path_params["trip_id"])
@@ -89,9 +92,10 @@ def _limit(request: Request) -> int:
 async def exported(
     request: Request, principal: Principal, kind: Kind, subject: str, pieces: AsyncGenerator[bytes, None]
 ) -> AsyncGenerator[bytes, None]:
-    """The same pieces. Records the export before it gives out the first, and how many bytes it gave when it ends.
+    """Pass on the pieces, and record the export.
 
-    Raises `StoreUnavailable` in place of the first piece where that can't be recorded.
+    The export is recorded before the first piece. Its size is recorded at the end. Raises `StoreUnavailable` before the first
+    piece if it can't be recorded.
     """
     service = service_of(request)
     begin: Row | None = None

@@ -1,8 +1,8 @@
-"""`/v1/fleets/{fleet_id}/changes`: what was committed in a fleet, in that order. At once, as soon as there is something, or as
-a stream.
+"""`/v1/fleets/{fleet_id}/changes`: the committed changes of a fleet, in order.
 
-A stream takes what there is for it whenever its reader has read what it was given. So nothing waits in memory for a slow reader
-but one piece. Who takes none for `SLOW_SECONDS` is ended, and goes on with `Last-Event-ID`.
+A request gets what there is, or waits for the next change, or reads a stream. A stream fetches the next changes when its reader
+has read the last ones. So memory holds one piece at most for a slow reader. A reader that takes nothing for `SLOW_SECONDS` is
+disconnected, and may continue with `Last-Event-ID`.
 """
 
 import asyncio
@@ -40,25 +40,27 @@ logger = logging.getLogger(__name__)
 
 LIMIT = 100
 MAX_SECONDS = 30
-"""How long an answer may be held."""
+"""The longest `wait`, in seconds."""
 COMMENT_SECONDS = 15.0
-"""How long a stream is silent at the most."""
+"""A silent stream sends a comment after this time."""
 SLOW_SECONDS = 20.0
-"""How long the reader of a stream may take nothing."""
+"""A reader of a stream that takes nothing for this long is disconnected."""
 PIECE_ROWS = 100
 PIECE_BYTES = 16 * 1024
-"""Of a stream, at once."""
+"""The most that is written to a stream at once."""
 LAST_SECONDS = 1.0
-"""How long it may take to say why a stream ends."""
+"""The time to send the reason before a stream is closed."""
 RETRY_SECONDS = 1.0
-"""After which the store is asked again, while it is away."""
+"""The pause between two attempts to read the store while it is away."""
 COME_BACK_MS = 2_000
-"""How long a browser waits until it connects again."""
+"""The time that a browser is told to wait before it reconnects."""
 STREAM = "text/event-stream"
 
 
 async def follow(request: Request) -> Response:
-    """From past `after`, at most `limit`; `wait` (s) holds an answer until there is something. Or a stream of events."""
+    """The changes after `after`, at most `limit`. `wait` (s) holds the answer until there is one. `Accept` may ask for a
+    stream.
+    """
     principal = await principal_of(request)
     fleet_id = name_in_path(request, "fleet_id")
     if not may_manage_fleet(principal, fleet_id):
@@ -86,7 +88,9 @@ async def follow(request: Request) -> Response:
 
 
 async def _check_fleet(service: Service, fleet_id: str) -> None:
-    """Raises `Refusal` (`not_found`) where there is no such fleet. One that is known is not asked for: none ever goes."""
+    """Raises `Refusal` (`not_found`) if the fleet does not exist. A fleet in memory needs no query, because none is ever
+    deleted.
+    """
     known = service.change_feed.known
     if fleet_id not in known:
         async with service.database.connection() as connection:
@@ -96,7 +100,7 @@ async def _check_fleet(service: Service, fleet_id: str) -> None:
 
 
 async def _page(feed: ChangeFeed, principal: Principal, fleet_id: str, after: int, limit: int) -> Page:
-    """What there is; nothing where the store is away and memory does not know the first of it."""
+    """The page of changes; an empty one if the store is away and memory lacks the first of them."""
     try:
         return await feed.page(fleet_id, after, limit, principal.jti)
     except StoreUnavailable:
@@ -111,7 +115,7 @@ def _wants_stream(request: Request) -> bool:
 
 
 def _last_event_id(request: Request, after: int | None) -> int | None:
-    """The last change that a browser heard of before it lost the stream. It is newer than what the address says."""
+    """The last change that a browser received before it lost the stream. It is newer than `after` in the URL."""
     text = request.headers.get("last-event-id", "").strip()
     if not text:
         return after
@@ -127,7 +131,7 @@ def _answer(page: Page) -> Response:
 
 @contextlib.asynccontextmanager
 async def _watched(reader: Reader, scope: Scope, receive: Receive) -> AsyncIterator[asyncio.Task[None]]:
-    """Ends the reader when its client has gone, or the hub goes."""
+    """End the reader when its client disconnects or the hub stops."""
     watch = asyncio.create_task(client_gone(receive))
     watch.add_done_callback(lambda done: None if done.cancelled() else reader.end("gone"))
     at_shutdown: Callable[[Callable[[], None]], None] | None = scope.get("extensions", {}).get(AT_SHUTDOWN)
@@ -141,7 +145,7 @@ async def _watched(reader: Reader, scope: Scope, receive: Receive) -> AsyncItera
 
 
 class LongPoll(Response):
-    """An answer that is held until there is something past `after`, or `seconds` are over."""
+    """An answer that waits until there is a change past `after`, or until `seconds` are over."""
 
     def __init__(self, service: Service, principal: Principal, fleet_id: str, after: int, limit: int, seconds: float) -> None:
         super().__init__()
@@ -187,9 +191,9 @@ class LongPoll(Response):
 
 
 class Stream(Response):
-    """Server-sent events: each change an event without a name, its `id` the change.
+    """Server-sent events. Each change is an event without a name, and its `id` is the number of the change.
 
-    While there is none, the cursor is sent every `COMMENT_SECONDS`. Where the hub ends it, an event `end` says why.
+    While there is no change, the cursor is sent every `COMMENT_SECONDS`. If the hub ends the stream, the event `end` says why.
     """
 
     media_type = STREAM
@@ -210,7 +214,7 @@ class Stream(Response):
             await send({"type": "http.response.body", "body": b""})
             return
         with self._feed.reading(self._principal, self._fleet_id) as reader:
-            # While nothing is sent: a cursor that is too old is still a 410.
+            # Nothing has been sent yet, so a cursor that is too old can still be answered with 410.
             first = await self._take()
             reader.on_end = self._hurry
             async with _watched(reader, scope, receive) as watch:
@@ -232,16 +236,19 @@ class Stream(Response):
         return page
 
     async def _go_on(self, reader: Reader, page: Page, send: Send) -> tuple[str, str]:
-        """Why it is to end, and what to say of it. Raises `TimeoutError` where its reader takes nothing."""
+        """Send changes until the stream must end; return why, and the text for the client.
+
+        Raises `TimeoutError` if the reader takes nothing.
+        """
         loop = asyncio.get_running_loop()
-        # Who loses the line before the first change is to know where to go on.
+        # A client that disconnects before the first change needs a cursor too.
         await self._give(b"retry: %d\n%b" % (COME_BACK_MS, _cursor(self._begins_at)), send)
         heard_at = loop.time()
         while reader.ended is None:
             if page.entries:
                 await self._give(b"".join([entry.frame for entry in page.entries if entry.frame is not None]), send)
                 heard_at = loop.time()
-                # A reader that is fast has others beside it.
+                # A fast reader must not hold up the others.
                 await asyncio.sleep(0)
             elif loop.time() - heard_at >= COMMENT_SECONDS:
                 await self._give(b":\n%b" % _cursor(self._after), send)
@@ -263,13 +270,13 @@ class Stream(Response):
         self._sending = None
 
     def _hurry(self) -> None:
-        """It is to end: who does not read is not waited for."""
+        """End the stream without waiting for a reader that does not read."""
         if self._sending is not None and not self._sending.expired():
             self._sending.reschedule(asyncio.get_running_loop().time())
 
 
 def _cursor(after: int) -> bytes:
-    """An event without data: a browser keeps its id, and tells nobody."""
+    """An event without data. A browser stores its id and raises no event."""
     return b"id: %d\n\n" % after
 
 
@@ -288,7 +295,7 @@ def _why(reader: Reader) -> tuple[str, str]:
 
 
 async def _say_why(why: str, said: str, scope: Scope, send: Send, watch: "asyncio.Task[None]", *, blocked: bool) -> None:
-    """Ends the stream with an event that says why; where its reader takes nothing, behind what it has not taken."""
+    """End the stream with an event that says why. If the reader is slow, the event waits behind the data not yet taken."""
     content = b"event: end\ndata: %b\n\n" % said.encode()
     if not blocked:
         with contextlib.suppress(TimeoutError):
@@ -299,10 +306,10 @@ async def _say_why(why: str, said: str, scope: Scope, send: Send, watch: "asynci
     if transport is None:
         raise TimeoutError("the reader of a stream takes nothing")
     if why == "access":
-        # Nothing more of what waits for it is to be read.
+        # The rest of the data that waits for the reader is dropped.
         cut_off(scope)
     elif not transport.is_closing():
-        # Behind the whole pieces that wait in it already.
+        # The last chunk follows the whole chunks that wait already.
         chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content) if scope["http_version"] == "1.1" else content
         transport.write(chunk)
         transport.close()

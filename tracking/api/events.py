@@ -1,4 +1,4 @@
-"""`/v1/fleets/{fleet_id}/events`: what happened in a fleet."""
+"""`/v1/fleets/{fleet_id}/events`: the events of a fleet."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,9 +12,9 @@ from tracking.store import event_lists
 
 
 async def list_events(request: Request) -> Response:
-    """Oldest first: from `since` (an instant) or `after` (an event's id) on, or the last ones where neither is given.
+    """Events, oldest first: those from `since` (an instant) or `after` (an event's id) on, or else the last ones.
 
-    `late=false` leaves out what came out of backlogs.
+    `late=false` leaves out events that came from backlogs.
     """
     principal, fleet = await managed_fleet(request)
     query = request.query_params

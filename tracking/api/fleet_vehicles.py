@@ -21,7 +21,7 @@ MAX_SEARCH = 200
 
 
 class VehicleSeen(msgspec.Struct, omit_defaults=True):
-    """A vehicle and, where it was ever heard of, its latest position. `distance` in metres."""
+    """A vehicle and its latest position, if there ever was one. `distance` is in metres."""
 
     vehicle_id: str
     fleet_id: str
@@ -49,7 +49,7 @@ class VehicleSeen(msgspec.Struct, omit_defaults=True):
 
 
 async def list_vehicles(request: Request) -> Response:
-    """The nearest to `near` with their distances; without it all of them by id, which `search` and `after` narrow."""
+    """The vehicles nearest to `near`, with their distances. Without `near`: all by id, narrowed by `search` and `after`."""
     principal, fleet = await managed_fleet(request)
     service = service_of(request)
     if "near" in request.query_params or request.query_params.get("search"):
@@ -66,7 +66,7 @@ async def list_vehicles(request: Request) -> Response:
             return await respond_listing("vehicles", page, lambda found: _now(service, VehicleSeen.of(*found)))
     for parameter in ("search", "after"):
         if parameter in request.query_params:
-            raise Refusal(ErrorCode.BAD_FIELD, f"`{parameter}` does not go with `near`: ask for one of them", field=parameter)
+            raise Refusal(ErrorCode.BAD_FIELD, f"`{parameter}` does not go with `near`: send one of them", field=parameter)
     latitude, longitude = _place(request)
     limit = whole_number(request, "limit", NEAREST, least=1, most=MAX_LISTED) or NEAREST
     await service.loader.shown(fleet.fleet_id)
@@ -78,7 +78,7 @@ async def list_vehicles(request: Request) -> Response:
 
 
 def _with_status(service: Service, seen: VehicleSeen) -> VehicleSeen:
-    """The store knows where it is, memory what it is doing."""
+    """Add the live status from memory to what the store knows."""
     live = service.hub.fleets.of_fleet(seen.vehicle_id, seen.fleet_id)
     if live is not None:
         seen.status = live.status
@@ -87,7 +87,7 @@ def _with_status(service: Service, seen: VehicleSeen) -> VehicleSeen:
 
 
 def _now(service: Service, seen: VehicleSeen) -> VehicleSeen:
-    """The same, and where it is now: the store is some seconds behind."""
+    """Replace the stored position by the newest one in memory. The store is some seconds behind."""
     live = service.hub.fleets.of_fleet(seen.vehicle_id, seen.fleet_id)
     position = live.position if live is not None else None
     if position is not None and (seen.fix_time is UNSET or position.fix_time >= seen.fix_time):

@@ -34,7 +34,7 @@ Threshold = Annotated[float, Meta(gt=0, le=1e7)]
 
 
 class FleetBody(Named):
-    """Without a threshold the fleet has the default; without `speed_limit`, none."""
+    """A missing threshold has its default. A missing `speed_limit` means that there is no limit."""
 
     name: Label
     speed_limit: Threshold | UnsetType = UNSET
@@ -61,9 +61,9 @@ async def get(request: Request) -> Response:
 
 
 async def list_trips(request: Request) -> Response:
-    """Newest first; `status` narrows it, `before` (an instant) turns the page.
+    """Trips, newest first. `status` filters them. `before` (an instant) asks for the next page.
 
-    Long routes are simplified, as on sockets: a thousand whole ones would be hundreds of megabytes.
+    Long routes are simplified, as on sockets. A thousand whole ones could be hundreds of megabytes.
     """
     principal, fleet = await managed_fleet(request)
     text = request.query_params.get("status")
@@ -81,12 +81,12 @@ async def list_trips(request: Request) -> Response:
 
 
 async def fleet_of(request: Request) -> Fleet:
-    """The fleet that the path names, if whoever asks manages it. Raises `Refusal` (`not_found`) otherwise."""
+    """The fleet in the path, if the principal manages it. Raises `Refusal` (`not_found`) otherwise."""
     return (await managed_fleet(request))[1]
 
 
 async def managed_fleet(request: Request) -> tuple[Principal, Fleet]:
-    """The same, and who asks."""
+    """The principal, and the fleet as `fleet_of` finds it."""
     principal = await principal_of(request)
     fleet_id = name_in_path(request, "fleet_id")
     fleet = None

@@ -1,4 +1,4 @@
-"""`/v1/fleets/{fleet_id}/geofences`: a fleet's areas, as GeoJSON Features."""
+"""`/v1/fleets/{fleet_id}/geofences`: a fleet's geofences, as GeoJSON Features."""
 
 import asyncio
 import math
@@ -17,11 +17,11 @@ from tracking.protocol.http import GeofenceView, feature_collection
 from tracking.store import geofences
 
 MAX_FEATURE = 4 * 1024 * 1024
-"""Bytes of a Feature: past what `geojson.MAX_VERTICES` take, so that too many are told of as such."""
+"""The largest Feature, in bytes. `geojson.MAX_VERTICES` fit, so that the error for too many vertices names that limit."""
 MAX_PROPERTIES = 4 * 1024
-"""Bytes of its properties."""
+"""The largest `properties`, in bytes."""
 MAX_PROPERTIES_TEXT = 16 * 1024
-"""Bytes of them as they are sent, with spaces and escapes."""
+"""The largest `properties` as sent, in bytes, with spaces and escapes."""
 
 
 class FeatureBody(msgspec.Struct):
@@ -72,7 +72,7 @@ async def delete(request: Request) -> Response:
 async def list_all(request: Request) -> Response:
     fleet = await fleet_of(request)
     service = service_of(request)
-    # Every page asks for them each time that it connects.
+    # Every page asks for them each time it connects.
     listing = await service.monitor.listing(fleet.fleet_id)
     if listing is None:
         async with service.database.connection() as connection:
@@ -82,7 +82,7 @@ async def list_all(request: Request) -> Response:
 
 
 def _properties(text: msgspec.Raw) -> dict[str, Any]:
-    # Taken apart only where they fit: what is long is long to take apart.
+    # The size is checked before parsing, because parsing a long text takes long.
     size = len(bytes(text))
     if size > MAX_PROPERTIES_TEXT:
         raise Refusal(ErrorCode.BAD_FIELD, f"`properties` take {size} bytes, at most {MAX_PROPERTIES} fit", field="properties")

@@ -1,4 +1,4 @@
-"""What every answer tells browsers: who may keep it, what it is, and what a page of ours may do."""
+"""Response headers for browsers: caching, content types, and the content security policy."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -6,17 +6,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tracking.config import Settings
 
 HSTS = "max-age=31536000"
-"""A year of https alone, for this host and no other of its domain."""
+"""A year of https, for this host alone and not for its subdomains."""
 NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
 NOT_KEPT = {"Cache-Control": "no-store", **NO_SNIFFING}
-"""For answers that hold whereabouts or keys, and for all that have no better rule."""
+"""For answers with positions or keys, and for all answers without a rule of their own."""
 _FEATURES = (
     *("accelerometer", "camera", "display-capture", "geolocation", "gyroscope", "magnetometer", "microphone", "midi"),
     *("payment", "usb"),
 )
-"""What no page of ours asks a browser for."""
+"""Browser features that no page of ours uses."""
 _OF_PAGES = {
-    # The link's fragment is a key: no other site may learn the page's address, frame it, or run a script in it.
+    # The link's fragment is a key. So no other site may learn the page's address, frame it, or run a script in it.
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
     "Permissions-Policy": ", ".join(f"{feature}=()" for feature in _FEATURES),
@@ -24,16 +24,16 @@ _OF_PAGES = {
     **NO_SNIFFING,
 }
 _SUBDOMAINS = "abc"
-"""Leaflet's for `{s}`."""
+"""The values of `{s}` in Leaflet's tile URLs."""
 
 
 def of_pages(tiles: str) -> dict[str, str]:
-    """The headers of a page whose raster tiles come from this template; empty: from the hub itself."""
+    """The headers of a page. `tiles` is the template of its raster tiles; empty: the hub's own map."""
     return {**_OF_PAGES, "Content-Security-Policy": _policy(tiles)}
 
 
 def _policy(tiles: str) -> str:
-    """The content security policy: ourselves, and the tile servers where such are set."""
+    """The content security policy: our own host, and the tile servers if there are any."""
     hosts = ""
     if tiles.startswith(("http://", "https://")):
         scheme, _, rest = tiles.partition("://")
@@ -47,7 +47,7 @@ def _policy(tiles: str) -> str:
 
 
 def of_answers(settings: Settings) -> dict[str, str]:
-    """The headers of every answer that does not have them by itself."""
+    """The headers of every answer that does not set them itself."""
     return {**NOT_KEPT, "Strict-Transport-Security": HSTS} if settings.public_url.startswith("https://") else NOT_KEPT
 
 

@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz`, `/metrics`: for those who run the hub."""
+"""`/healthz`, `/readyz`, `/metrics`: for operators."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from tracking.metrics import REGISTRY
 
 PING_SECONDS = 2.0
 BEHIND_SECONDS = 10.0
-"""Past this the hub is said to be behind the change log."""
+"""Above this, `/readyz` says that the hub is behind the change log."""
 
 
 async def healthz(_: Request) -> Response:
@@ -23,7 +23,7 @@ async def healthz(_: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """503 with the reasons while the hub can't do its work; 200 with `degraded` while it goes on with less."""
+    """Answers 503 with the reasons while the hub can't work, and 200 with `degraded` while it works with restrictions."""
     service = service_of(request)
     reasons = []
     try:
@@ -35,13 +35,13 @@ async def readyz(request: Request) -> Response:
     if service.recorder.trouble is not None:
         reasons.append(f"the recorder is not storing: {service.recorder.trouble}")
     if service.recorder.full:
-        reasons.append("the recorder's queue is full: drivers are sent away with 4014")
+        reasons.append("the recorder's queue is full: drivers are disconnected with 4014")
     keys = service.auth.keys
     if keys is not None and keys.trouble is not None:
-        reasons.append(f"nobody is let in: {keys.trouble}")
+        reasons.append(f"no token is accepted: {keys.trouble}")
     follower, degraded = service.follower, []
     if follower.behind > BEHIND_SECONDS:
-        degraded.append(f"the change log was not read to its end for {follower.behind:.0f} s: what others changed is not told")
+        degraded.append(f"the change log was not read to its end for {follower.behind:.0f} s: changes by others are not shown")
     if abs(follower.clock.offset) > CLOCK_TOLERANCE_MS:
         seconds = abs(follower.clock.offset) / 1000
         side = "ahead of" if follower.clock.offset > 0 else "behind"

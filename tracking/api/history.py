@@ -1,4 +1,4 @@
-"""What is left of finished trips and of vehicles' days: summaries."""
+"""Summaries of finished trips and of the days of vehicles."""
 
 import functools
 import re
@@ -25,18 +25,18 @@ from tracking.store.trip_summaries import TripSummary
 from tracking.store.vehicle_days import VehicleDay
 
 DAYS = 7
-"""From the first day to the last where only one of them is named, or none."""
+"""The number of days in an answer if `from` or `to` is missing."""
 MAX_DAYS = 366
 LONG = 20_000
-"""Places of a trip's line past which its summary is a download, some 700 KB."""
+"""A trip's line with more points than this is sent as a download. The summary then has about 700 KB."""
 PIECE = 65_536
-"""Bytes."""
+"""The bytes of a piece of the download."""
 _encode = msgspec.json.encode
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 async def of_trip(request: Request) -> Response:
-    """404 until the trip is over and its late fixes are in."""
+    """The summary of a trip; 404 until the trip is over and its late fixes have arrived."""
     principal = await principal_of(request)
     service = service_of(request)
     trip = await known_trip(service, principal, request.path_params["trip_id"])
@@ -62,13 +62,13 @@ async def of_trip(request: Request) -> Response:
 
 
 def _note(request: Request, principal: Principal, trip: Trip) -> None:
-    """A summary with a line is an export."""
+    """Record a summary with a line as an export."""
     by = doer_of(request, principal)
     service_of(request).audit.note(by, Action.EXPORTED, Kind.TRIP, trip.trip_id, {"format": "summary"})
 
 
 async def _check(request: Request, trip: Trip, drove: frozenset[int]) -> None:
-    """Raises `Refusal` once whoever asks may not see it any more. `drove` are the vehicles that the line is of."""
+    """Raises `Refusal` once the principal may not see the trip any more. `drove` are the vehicles of its line."""
     principal = await principal_of(request)
     service = service_of(request)
     now = await known_trip(service, principal, trip.trip_id)
@@ -79,7 +79,7 @@ async def _check(request: Request, trip: Trip, drove: frozenset[int]) -> None:
 
 
 async def _long(service: Service, trip: Trip) -> AsyncGenerator[bytes, None]:
-    """The summary of a trip with a long line, in pieces; only so many of these are held at once."""
+    """The summary of a trip with a long line, in pieces. Only a few of these are in memory at once."""
     async with service.exports.connection() as connection:
         summary = await trip_summaries.of_trip(connection, trip.number)
     if summary is None or summary.track is None:
@@ -108,7 +108,7 @@ def _summary(trip: Trip, summary: TripSummary) -> dict[str, Any]:
 
 
 async def of_vehicle(request: Request) -> Response:
-    """UTC days from `from` to `to`, both included; today's as it is until now."""
+    """The UTC days from `from` to `to`, both included. Today's summary ends now."""
     principal = await require(request, Role.SERVICE, Role.DISPATCHER)
     service = service_of(request)
     today = service.clock() // DAY_MS
@@ -128,9 +128,9 @@ async def of_vehicle(request: Request) -> Response:
         joining = joined_at // DAY_MS
         known = await vehicle_days.stored(connection, stored.number, max(first, joining + 1) if joined_at else first, last)
     stored_days = {found.day for found in known}
-    # Of the day on which it came to this fleet, what came after that.
+    # On the day it joined this fleet, only the time after that counts.
     wanted = [(joining, joined_at)] if joined_at and first <= joining <= last else []
-    # Yesterday waits for its late fixes before it is stored.
+    # Yesterday is not stored yet, because late fixes may still arrive.
     wanted += [
         (day, 0)
         for day in (today - 1, today)
@@ -140,7 +140,7 @@ async def of_vehicle(request: Request) -> Response:
     service.budgets.sums.spend(principal.jti, principal.role, sum(not sums.known(stored.number, *day) for day in wanted))
     summed = [await sums.day(principal.jti, stored.number, *day) for day in wanted]
     if wanted:
-        # That may have taken a while.
+        # The sums may have taken a while, so access is checked again.
         async with service.database.connection() as connection:
             if await _managed(request, principal, connection) != stored:
                 raise not_found()
@@ -149,7 +149,7 @@ async def of_vehicle(request: Request) -> Response:
 
 
 async def _managed(request: Request, principal: Principal, connection: Connection) -> vehicles.Stored:
-    """The vehicle that the path names. Raises `Refusal` (`not_found`) unless whoever asks manages it."""
+    """The vehicle in the path. Raises `Refusal` (`not_found`) unless the principal manages it."""
     stored = await vehicles.get(connection, name_in_path(request, "vehicle_id"))
     if stored is None or not may_manage_fleet(principal, stored.vehicle.fleet_id):
         raise not_found()

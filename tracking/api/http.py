@@ -1,4 +1,4 @@
-"""What every HTTP handler shares: reading a body into a struct, answering with one, who is asking, and errors that teach."""
+"""Helpers for all HTTP handlers: read a body into a struct, answer with one, find the principal, explain errors."""
 
 import asyncio
 import logging
@@ -30,14 +30,14 @@ from tracking.services.trips import NOT_FOUND
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 1024 * 1024
-"""Bytes: a route of some 50,000 points."""
+"""Bytes. A route of about 50,000 points fits."""
 
 NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
-"""How integrators name fleets, vehicles and geofences."""
+"""An id of a fleet, vehicle or geofence, chosen by the integrator."""
 MAX_LABEL = 200
 Label = str
-"""A name for people: see `label`."""
+"""A name for people to read: see `label`."""
 Latitude = Annotated[float, Meta(ge=-90, le=90)]
 Longitude = Annotated[float, Meta(ge=-180, le=180)]
 
@@ -49,19 +49,19 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 Item = TypeVar("Item")
 
 ENCODED_AT_ONCE = 100
-"""Things of a list: about a millisecond."""
+"""List items that are encoded in one step. It takes about a millisecond."""
 WRITTEN_AT_ONCE = 256 * 1024
-"""Bytes of an answer."""
+"""Bytes of an answer that are written in one step."""
 SMALL = 64 * 1024
-"""Bytes of an answer that is written whole, and not counted."""
+"""An answer up to this size, in bytes, is written in one step and not counted."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 def label(field: str, text: str) -> str:
-    """A name for people as it is kept: in NFC, so that a letter is the same however its keyboard puts it together.
+    """A name for people, in NFC, so that a letter has one form whichever keyboard wrote it.
 
-    Raises `Refusal` (`bad_field`) where it is longer than `MAX_LABEL` characters, or holds a control character.
+    Raises `Refusal` (`bad_field`) if it is longer than `MAX_LABEL` characters, or has a control character.
     """
     text = unicodedata.normalize("NFC", text)
     if len(text) > MAX_LABEL:
@@ -74,11 +74,13 @@ def label(field: str, text: str) -> str:
 
 
 _CONTROLS = ("Cc", "Zl", "Zp")
-"""Controls, and what ends a line or paragraph. What turns the direction of writing is no control: pages isolate names."""
+"""Control characters, line separators and paragraph separators. Characters for the writing direction are allowed, because the
+pages isolate names.
+"""
 
 
 class Named(msgspec.Struct):
-    """A body with names for people in it."""
+    """A body with names for people to read."""
 
     def __post_init__(self) -> None:
         for field in ("name", "kind", "plate"):
@@ -100,7 +102,7 @@ class PlaceBody(Named):
 
 
 def resource(path: str, **handlers: Handler) -> Route:
-    """One route for all methods of a path, so that a wrong one is told which there are."""
+    """One route for all methods of a path, so that a wrong method is answered with the allowed ones."""
 
     async def endpoint(request: Request) -> Response:
         response = await handlers["GET" if request.method == "HEAD" else request.method](request)
@@ -118,7 +120,10 @@ def service_of(request: Request) -> Service:
 
 
 async def principal_of(request: Request) -> Principal:
-    """Who is asking. Raises `TokenRefused`, and `Refusal` (`rate_limited`) where its budget of such requests is spent."""
+    """The principal of the request.
+
+    Raises `TokenRefused`, and `Refusal` (`rate_limited`) if its budget of such requests is spent.
+    """
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     service = service_of(request)
     principal = await service.auth.authenticate(token.strip() if scheme.lower() == "bearer" else None)
@@ -129,7 +134,7 @@ async def principal_of(request: Request) -> Principal:
 
 
 async def require(request: Request, *roles: Role) -> Principal:
-    """The same, `forbidden` unless it has one of the roles."""
+    """`principal_of`; raises `Refusal` (`forbidden`) unless it has one of the roles."""
     principal = await principal_of(request)
     if principal.role not in roles:
         raise Refusal(ErrorCode.FORBIDDEN, f"this needs a token of role {' or '.join(roles)}; yours is {principal.role}")
@@ -137,21 +142,21 @@ async def require(request: Request, *roles: Role) -> Principal:
 
 
 def doer_of(request: Request, principal: Principal) -> Doer:
-    """Who is asking, as the audit has it."""
+    """The principal of the request, as the audit stores it."""
     return service_of(request).audit.doer(principal, request.client.host if request.client is not None else None)
 
 
 def not_found() -> Refusal:
-    """The same bytes for what does not exist and for what is another's."""
+    """The same answer for what does not exist and for what belongs to another fleet."""
     return Refusal(ErrorCode.NOT_FOUND, NOT_FOUND)
 
 
 async def read(request: Request, kind: type[Body], *, most: int = MAX_BODY) -> Body:
-    """The body, of at most so many bytes, as `kind`. `Content-Type` is not looked at: a body is JSON.
+    """The body as `kind`. It has at most `most` bytes, and is JSON whatever its `Content-Type`.
 
-    Needs `principal_of` before it, whose budget of bytes is spent; of bodies that have not come to their end, no more is held
-    for a token. Raises `Refusal`: `rate_limited`, `bad_json`, `bad_type`, `out_of_range` or `bad_field`, naming the field; and
-    `HTTPException` (415) for a body that is compressed.
+    Call `principal_of` before, because the bytes count against the principal's budgets. A token may hold a limited number of
+    bytes in bodies that are still arriving. Raises `Refusal` (`rate_limited`, `bad_json`, `bad_type`, `out_of_range` or
+    `bad_field`, with the field). Raises `HTTPException` (415) for a compressed body.
     """
     _check_coding(request)
     principal: Principal = request.state.principal
@@ -161,12 +166,12 @@ async def read(request: Request, kind: type[Body], *, most: int = MAX_BODY) -> B
         async for chunk in request.stream():
             if len(body) + len(chunk) > most:
                 raise Refusal(ErrorCode.BATCH_TOO_LARGE, f"a body has at most {most} bytes")
-            # One that is sent by and by may take half an hour.
+            # A slow client may take half an hour to send its body.
             bodies.take(principal.jti, principal.role, len(chunk))
             body += chunk
     except ClientDisconnect:
-        # Nobody hears it; but it is no fault of ours, to be logged as one.
-        raise Refusal(ErrorCode.BAD_JSON, "the body did not come to its end") from None
+        # The client is gone and reads no answer. The refusal keeps this from being logged as our error.
+        raise Refusal(ErrorCode.BAD_JSON, "the body is incomplete") from None
     finally:
         bodies.give_back(principal.jti, len(body))
     spend_bytes(request, len(body))
@@ -180,13 +185,13 @@ async def read(request: Request, kind: type[Body], *, most: int = MAX_BODY) -> B
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise Refusal(ErrorCode.BAD_JSON, f"the body is not JSON that can be used: {error}") from None
     if not body:
-        # It may have been lost on its way, and with it what was not to be as by default.
-        raise Refusal(ErrorCode.BAD_JSON, "the body is empty: send a JSON object, `{}` where all is to be as by default")
+        # The body may have been lost on the way, with values that differ from the defaults.
+        raise Refusal(ErrorCode.BAD_JSON, "the body is empty: send a JSON object, `{}` for the defaults")
     return found
 
 
 def read_part(text: bytes, kind: Any, field: str) -> Any:
-    """A part of a body that was left as JSON, taken apart. Raises `Refusal` as `read` does."""
+    """Decode a part of a body that was left as JSON. Raises `Refusal` as `read` does."""
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
@@ -198,7 +203,7 @@ def read_part(text: bytes, kind: Any, field: str) -> Any:
 
 
 def spend_bytes(request: Request, amount: int) -> None:
-    """Takes so many bytes of the budget of whoever asks. Raises `Refusal` (`rate_limited`)."""
+    """Take these bytes from the principal's budget. Raises `Refusal` (`rate_limited`)."""
     principal: Principal = request.state.principal
     service_of(request).budgets.bytes.spend(principal.jti, principal.role, amount)
 
@@ -207,7 +212,7 @@ def _check_coding(request: Request) -> None:
     for header, plain in (("content-encoding", "identity"), ("transfer-encoding", "chunked")):
         coding = ", ".join(request.headers.getlist(header)).strip().lower()
         if coding not in ("", plain):
-            raise HTTPException(415, f"the body is coded as `{coding}`: send it as it is, without `{header.title()}`")
+            raise HTTPException(415, f"the body is encoded as `{coding}`: send it as it is, without `{header.title()}`")
 
 
 def _code_of(error: msgspec.ValidationError) -> ErrorCode:
@@ -222,7 +227,7 @@ def _taught(text: str) -> str:
 
 
 def name_in_path(request: Request, parameter: str) -> str:
-    """A path parameter that names something. Raises `Refusal` where no name could look like that."""
+    """An id in the path. Raises `Refusal` if no id has that form."""
     name: str = request.path_params[parameter]
     if not re.fullmatch(NAME_PATTERN, name):
         raise Refusal(
@@ -234,7 +239,7 @@ def name_in_path(request: Request, parameter: str) -> str:
 def whole_number(
     request: Request, parameter: str, default: int | None = None, *, least: int = 0, most: int = 2**53
 ) -> int | None:
-    """A query parameter that is a whole number. Raises `Refusal`."""
+    """A query parameter that is an integer. Raises `Refusal`."""
     text = request.query_params.get(parameter)
     if text is None:
         return default
@@ -244,7 +249,7 @@ def whole_number(
 
 
 def check_order(first: int | None, last: int | None, names: tuple[str, str]) -> None:
-    """Raises `Refusal` for a span of time whose end lies before its begin: nobody would be told why it holds nothing."""
+    """Raises `Refusal` for a time range whose end is before its start. An empty answer would not show the mistake."""
     if first is not None and last is not None and first > last:
         raise Refusal(
             ErrorCode.BAD_FIELD,
@@ -265,7 +270,7 @@ def respond(content: Any, status: int = 200) -> Response:
 
 
 async def respond_listing(name: str, items: Sequence[Item], view: Callable[[Item], Any] = lambda item: item) -> Response:
-    """`{name: [view(item), …]}`, made some at a time: between two parts others have their turn."""
+    """`{name: [view(item), …]}`. The list is encoded in parts, so that other requests run in between."""
     parts = []
     for begin in range(0, len(items), ENCODED_AT_ONCE):
         parts.append(_encode([view(item) for item in items[begin : begin + ENCODED_AT_ONCE]])[1:-1])
@@ -274,9 +279,9 @@ async def respond_listing(name: str, items: Sequence[Item], view: Callable[[Item
 
 
 class Large(StreamingResponse):
-    """An answer that is written as its reader reads: what waits for a slow one is no copy of all of it.
+    """An answer that is written as fast as its reader reads. A slow reader does not cause a second copy.
 
-    Its bytes are held for the token until it ends. Raises `Refusal` (`rate_limited`) where the token's answers hold too many.
+    Its bytes count for the token until it ends. Raises `Refusal` (`rate_limited`) if the token's answers hold too many.
     """
 
     def __init__(self, response: Response, held: Held, principal: Principal) -> None:
@@ -343,6 +348,6 @@ async def on_fault(request: Request, error: Exception) -> Response:
     HTTP_ERRORS.labels("5xx").inc()
     logger.error("a fault of ours at %s %s", request.method, request.url.path, exc_info=error)
     response = respond({"error": {"code": ErrorCode.UNAVAILABLE.value, "detail": "a fault in the hub; it was logged"}}, 500)
-    # Made outside the middleware.
+    # The middleware does not see this answer.
     response.headers.update(of_answers(service_of(request).settings))
     return response

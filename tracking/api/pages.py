@@ -1,4 +1,4 @@
-"""The pages and the files they need."""
+"""The pages, and the files that they load."""
 
 import os
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ _VENDOR = WEB / "node_modules"
 
 
 def _page(name: str) -> Callable[[Request], Awaitable[Response]]:
-    """The page itself; whose it is to show, its script learns from the link, and asks the hub with the link's token."""
+    """Serve the page. Its script reads the id and the token from the link, and asks the hub for the data."""
 
     async def page(request: Request) -> Response:
         settings = service_of(request).settings
@@ -28,7 +28,7 @@ def _page(name: str) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def web_config(request: Request) -> Response:
-    """What the pages must know of the settings."""
+    """The settings that the pages need."""
     settings = service_of(request).settings
     if settings.basemap_url:
         basemap = {"kind": "raster", "url": settings.basemap_url, "attribution": settings.basemap_attribution}
@@ -42,11 +42,11 @@ async def web_config(request: Request) -> Response:
 
 
 PIECE_BYTES = 16 * 1024
-"""Bytes of a file that are read at once, and that memory holds for a client which does not take them."""
+"""The bytes of a file that are read at once. Memory holds this much for a client that does not read."""
 
 
 class _Files(StaticFiles):
-    """Static files that a browser asks about before it uses its copy, so that an upgrade is seen at once."""
+    """Static files that a browser revalidates before each use, so that an upgrade shows at once."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
@@ -60,7 +60,7 @@ PAGE_FOLDERS = frozenset({"shared", "passenger", "dispatcher"})
 
 
 class _PageFiles(_Files):
-    """The modules, styles and pictures of the pages. Tests and configuration stay private."""
+    """The modules, styles and images of the pages. Tests and configuration are not served."""
 
     def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
         file = Path(path)

@@ -1,4 +1,4 @@
-"""`/v1/trips/{trip_id}/shares`: links for passengers, made and revoked."""
+"""`/v1/trips/{trip_id}/shares`: create and revoke links for passengers."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ async def create(request: Request) -> Response:
     body = await read(request, ShareBody)
     trip = await known_trip(service, principal, request.path_params["trip_id"])
     if trip.status.over:
-        raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: there is nothing to share any more")
+        raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: it can't be shared any more")
     if principal.role is not Role.SERVICE:
         service.budgets.shares.spend(principal.jti)
 
@@ -43,7 +43,7 @@ async def create(request: Request) -> Response:
 
 
 async def list_(request: Request) -> Response:
-    """The trip's shares, without their tokens: those were given out once."""
+    """The trip's shares without their tokens. A token is shown once, when the share is created."""
     principal = await require(request, Role.SERVICE, Role.DISPATCHER)
     service = service_of(request)
     trip = await known_trip(service, principal, request.path_params["trip_id"])

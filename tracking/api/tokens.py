@@ -1,4 +1,4 @@
-"""`/v1/tokens`: issue and revoke."""
+"""`/v1/tokens`: issue and revoke tokens."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from tracking.store.pool import Connection
 
 MAX_EXPIRES_IN = 366 * 86_400
 ExpiresIn = Annotated[float, Meta(ge=1, le=MAX_EXPIRES_IN)]
-"""Seconds."""
+"""The lifetime in seconds."""
 
 
 class TokenBody(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Tracks of a trip and of a vehicle as GeoJSON, CSV and GPX, streamed row by row: a month does not fill memory."""
+"""Tracks of a trip or a vehicle as GeoJSON, CSV or GPX. Rows are streamed, so that a month of them does not fill memory."""
 
 import csv
 import io
@@ -54,7 +54,8 @@ CSV_COLUMNS = (
 )
 _CHUNK_ROWS = 500
 _UNDECIDED = 5_000
-"""Positions of a segment after which its line is given out as one line: one that is cut later goes on as another Feature."""
+"""Positions of a segment after which it is written as a LineString. If it is cut after that, it continues as another Feature.
+"""
 
 _encode = msgspec.json.encode
 Rows = AsyncIterator[TrackRow]
@@ -69,7 +70,7 @@ async def of_trip(request: Request) -> Response:
 
 
 class _SeenTrip(NamedTuple):
-    """A trip, who asks for it, and the numbers of the vehicles that drove it."""
+    """A trip, the principal that asks for it, and the numbers of the vehicles that drove it."""
 
     principal: Principal
     trip: Trip
@@ -77,7 +78,7 @@ class _SeenTrip(NamedTuple):
 
 
 async def _seen_trip(request: Request) -> _SeenTrip:
-    """Raises `Refusal` unless whoever asks may see the trip's track now."""
+    """Raises `Refusal` unless the principal may see the trip's track now."""
     principal = await principal_of(request)
     service = service_of(request)
     trip = await known_trip(service, principal, request.path_params["trip_id"])
@@ -91,7 +92,7 @@ async def _seen_trip(request: Request) -> _SeenTrip:
 async def _check_trip(request: Request, seen: _SeenTrip) -> None:
     now = await _seen_trip(request)
     if now.trip.number != seen.trip.number or not now.vehicles >= seen.vehicles:
-        # It was made anew, or what drove it was erased.
+        # The vehicle was created again, or the one that drove was erased.
         raise not_found()
 
 
@@ -100,7 +101,7 @@ async def of_vehicle(request: Request) -> Response:
     from_ = whole_number(request, "from", 0) or 0
     to = whole_number(request, "to", FOREVER, most=FOREVER) or 0
     check_order(from_, to, ("from", "to"))
-    # Where it drove for another fleet, and on which trips, is not this one's to see, though a device's clock was fast there.
+    # A dispatcher may not see positions and trips for the fleet before, even if the device's clock was fast.
     joined_at = 0 if principal.role is Role.SERVICE else stored.joined_at
     database, suspect = service_of(request).exports, flag(request, "suspect")
     pieces = tracks.of_vehicle(database, stored.number, max(from_, joined_at), to, suspect=suspect, joined_at=joined_at)
@@ -110,7 +111,7 @@ async def of_vehicle(request: Request) -> Response:
 
 
 async def _seen_vehicle(request: Request) -> tuple[Principal, vehicles.Stored]:
-    """Raises `Refusal` unless whoever asks may see the vehicle's positions now."""
+    """Raises `Refusal` unless the principal may see the vehicle's positions now."""
     principal = await require(request, Role.SERVICE, Role.DISPATCHER)
     async with service_of(request).database.connection() as connection:
         stored = await vehicles.get(connection, name_in_path(request, "vehicle_id"))
@@ -128,7 +129,9 @@ async def _check_vehicle(request: Request, stored: vehicles.Stored) -> None:
 async def _stream(
     request: Request, principal: Principal, kind: Kind, name: str, pieces: Batches, check: Callable[[], Awaitable[None]]
 ) -> Response:
-    """`name` is the trip's or the vehicle's, for formats that have a place for it; `check` raises once it may not be seen."""
+    """Stream the track. `name` is the trip's or the vehicle's, for formats that have one. `check` raises once the track may not
+    be seen.
+    """
     format_ = request.query_params.get("format", "geojson")
     if format_ not in _WRITERS:
         raise Refusal(
@@ -143,9 +146,9 @@ async def _stream(
 
 
 async def _by_turns(service: Service, pieces: Batches, rows_at_once: int) -> Batches:
-    """The same rows, so many at a time, each of them in its turn among all downloads.
+    """The same rows in smaller batches, each in its turn among all downloads.
 
-    Raises `Refusal` where they are of a vehicle that was erased since they were read.
+    Raises `Refusal` if the vehicle of a row was erased since it was read.
     """
     with service.hub.erased() as erased:
         async for rows in pieces:
@@ -157,14 +160,14 @@ async def _by_turns(service: Service, pieces: Batches, rows_at_once: int) -> Bat
 
 
 async def as_csv(batches: Batches, _name: str) -> AsyncGenerator[bytes, None]:
-    """Numbers are plain decimals; a text that a spreadsheet would compute has an apostrophe before it."""
+    """Numbers are plain decimals. A text that a spreadsheet would compute gets an apostrophe before it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     async for rows in batches:
         for begin in range(0, len(rows), _CHUNK_ROWS):
             chunk = rows[begin : begin + _CHUNK_ROWS]
-            # A row is what its line is, so that no Python runs for each, unless a cell of them must be written otherwise.
+            # A whole batch is written by the csv module. Single rows are rewritten only if a cell needs it.
             begun = text.tell()
             writer.writerows(chunk)
             if _EXPONENT.search(text.getvalue()) or not all(_is_good(name) for name in _texts(chunk) if name):
@@ -180,7 +183,7 @@ async def as_csv(batches: Batches, _name: str) -> AsyncGenerator[bytes, None]:
 _EXPONENT = re.compile(r",-?[\d.]+e[-+]\d+(?=[,\n])", re.ASCII)
 """A number that Python writes with an exponent."""
 _FORMULA = re.compile(r"(?!-?\d+(\.\d+)?\Z)[=+\-@\t\r\n＝＋－＠]", re.ASCII)  # noqa: RUF001 full width, which Excel takes too
-"""The beginning of a text that a spreadsheet computes (OWASP, "CSV Injection"); a plain number is none."""
+"""The start of a text that a spreadsheet computes (OWASP, "CSV Injection"). A plain number is not matched."""
 
 
 def _is_good(text: str) -> bool:
@@ -188,17 +191,17 @@ def _is_good(text: str) -> bool:
 
 
 def _texts(rows: Sequence[TrackRow]) -> set[str | None]:
-    """The texts of these rows that others choose, each once."""
+    """The distinct texts of these rows that clients choose."""
     return {row.vehicle_id for row in rows} | {row.session for row in rows} | {row.trip_id for row in rows}
 
 
 def _cells(row: TrackRow) -> list[object]:
-    """A row with plain decimal numbers, and with an apostrophe before what a spreadsheet would compute."""
+    """A row with plain decimal numbers, and an apostrophe before each text that a spreadsheet would compute."""
     return [decimal(cell) if isinstance(cell, float) else _text(cell) if isinstance(cell, str) else cell for cell in row]
 
 
 def _text(text: str) -> str:
-    # A carriage return ends a row for many readers, and the csv module does not quote it before Python 3.13.
+    # Many readers end a row at a carriage return. The csv module quotes it only from Python 3.13 on.
     return ("'" if _FORMULA.match(text) else "") + text.replace("\r", " ")
 
 
@@ -213,8 +216,8 @@ def _gpx(batches: Batches, name: str) -> AsyncGenerator[bytes, None]:
 
 
 async def as_geojson(batches: Batches, _name: str) -> AsyncGenerator[bytes, None]:
-    """A FeatureCollection: a Feature for each segment that a vehicle drove, its fix times beside its line (RFC 7946)."""
-    # Not given out by itself: the first piece must not come before the database has answered.
+    """A FeatureCollection with a Feature for each segment of a vehicle. The fix times are beside the line (RFC 7946)."""
+    # The head is not a piece of its own. The first piece must come after the database has answered.
     before = b'{"type":"FeatureCollection","features":['
     feature: _Feature | None = None
     async for row in _each(batches):
@@ -246,24 +249,24 @@ async def as_geojson(batches: Batches, _name: str) -> AsyncGenerator[bytes, None
 
 
 class _Feature:
-    """A segment on its way out as GeoJSON: a Point, a LineString, or a MultiLineString where it is cut at the antimeridian.
+    """A segment that is being written: a Point, a LineString, or a MultiLineString if the antimeridian cuts it.
 
-    Which of them it is stands at its beginning, so the first `_UNDECIDED` positions wait until they are all there.
+    The type comes first in the text. So the first `_UNDECIDED` positions wait until it is known.
     """
 
     def __init__(self, vehicle_id: str, before: bytes) -> None:
-        """`before` goes out before it."""
+        """`before` is written before the Feature."""
         self.vehicle_id = vehicle_id
         self._before = before
         self.times = array("q")
-        """They follow the line, so they are kept: eight bytes a position."""
+        """Fix times are written after the line, so they are kept: eight bytes for each position."""
         self.place = (0.0, 0.0)
         self.waiting = 0
         self._parts: list[list[PlaceAt]] = [[]]
-        """what was not given out yet; the first of them goes on with what was"""
+        """parts that are not written yet; the first one continues what is written"""
         self._kind: str | None = None
         self._given = False
-        """whether of the part that the next position goes on with anything was given out"""
+        """whether some of the present part is written already"""
 
     def add(self, place: PlaceAt, time: int) -> None:
         self.place = place
@@ -272,14 +275,14 @@ class _Feature:
         self.waiting += self._kind is not None or len(self.times) > _UNDECIDED
 
     def cut(self) -> bool:
-        """Begins another part. False where it is given out as one line already: then another Feature must begin."""
+        """Begin another part; return False if the line is written as a LineString already. Another Feature must begin then."""
         if self._kind == "LineString":
             return False
         self._parts.append([])
         return True
 
     def piece(self) -> bytes:
-        """What waits."""
+        """The text that waits to be written."""
         head = b""
         if self._kind is None:
             self._kind = "MultiLineString" if len(self._parts) > 1 else "LineString" if len(self.times) > 1 else "Point"
@@ -298,7 +301,7 @@ class _Feature:
         return head + b"],[".join(written)
 
     def end(self) -> Iterator[bytes]:
-        """What waits, and all that follows the line."""
+        """The text that waits to be written, and everything after the line."""
         yield self.piece()
         closing = {"MultiLineString": b"]]", "LineString": b"]", "Point": b""}[self._kind or "Point"]
         yield b'%b},"properties":{"vehicle_id":%b,"fix_times":[' % (closing, _encode(self.vehicle_id))
@@ -312,7 +315,7 @@ _WRITERS: dict[str, tuple[Callable[[Batches, str], AsyncGenerator[bytes, None]],
     "csv": (as_csv, "text/csv; charset=utf-8", 250),
     "gpx": (_gpx, "application/gpx+xml", 100),
 }
-"""The writer, its media type, and how many rows it writes in some 2 ms: in one step of the event loop."""
+"""The writer, its media type, and the rows that it writes in about 2 ms, which is one step of the event loop."""
 
 routes = [
     resource("/trips/{trip_id}/track", GET=of_trip),

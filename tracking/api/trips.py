@@ -1,4 +1,4 @@
-"""`/v1/trips`: a trip's life over HTTP."""
+"""`/v1/trips`: create, read and change trips."""
 
 import asyncio
 from collections.abc import Sequence
@@ -37,9 +37,9 @@ from tracking.store.pool import Connection
 
 MAX_STOPS = 100
 NO_ROUTE = msgspec.Raw(b"null")
-"""A route stays as it was sent until a thread takes it apart: a long one is some milliseconds of JSON alone."""
+"""A route stays as it was sent until a thread decodes it. JSON of a long route takes some milliseconds."""
 POINT_BYTES = 16
-"""What a point of a route takes when it is stored."""
+"""The bytes of a stored point of a route."""
 Precision = Literal[5, 6]
 
 
@@ -103,7 +103,7 @@ async def patch(request: Request) -> Response:
     if body.route is not UNSET or body.route_precision is not UNSET:
         known = await known_trip(service, principal, trip_id)
         check_version(known, body.version)
-        # The places of a trip never change, so they may be read before it is locked.
+        # The places of a trip never change, so they may be read without a lock.
         given = NO_ROUTE if body.route is UNSET else body.route
         route = await _route(request, given, body.route_precision, _places(known.pickup, known.dropoff, known.stops))
     trip = await service.trips.change(
@@ -129,8 +129,9 @@ async def delete(request: Request) -> Response:
 
 
 async def known_trip(service: Service, principal: Principal, trip_id: str) -> Trip:
-    """The trip without its route, if the principal may know of it. Raises `Refusal` (`not_found`), the same for missing and
-    another's.
+    """The trip without its route, if it exists for the principal.
+
+    Raises `Refusal` (`not_found`). The error is the same for a missing trip and for another fleet's.
     """
     return (await _known(service, principal, trip_id)).trip
 
@@ -146,14 +147,14 @@ async def _known(service: Service, principal: Principal, trip_id: str) -> trips.
 
 
 def _places(pickup: Place, dropoff: Place, stops: Sequence[Place]) -> dict[str, Place]:
-    """A trip's places by the names of their fields."""
+    """The places of a trip by field name."""
     return {"pickup": pickup, "dropoff": dropoff, **{f"stops[{number}]": stop for number, stop in enumerate(stops)}}
 
 
 async def _route(
     request: Request, route: msgspec.Raw, precision: int | UnsetType, places: dict[str, Place]
 ) -> dict[str, Any] | None:
-    """The route as it is stored. Raises `Refusal`."""
+    """The route in its stored form. Raises `Refusal`."""
     digits = None if precision is UNSET else precision
     if bytes(route) == b"null":
         if digits is not None:
@@ -161,9 +162,9 @@ async def _route(
         return None
     principal: Principal = request.state.principal
     async with service_of(request).shapes.enter(principal.jti):
-        # A long one takes tens of milliseconds.
+        # A long route takes tens of milliseconds.
         found = await asyncio.to_thread(_line_string, bytes(route), digits, places)
-    # A polyline becomes many times its length in the table.
+    # A polyline grows to many times its length when it is stored.
     spend_bytes(request, POINT_BYTES * len(found["coordinates"]))
     return found
 

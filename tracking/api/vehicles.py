@@ -1,4 +1,4 @@
-"""`/v1/vehicles`."""
+"""`/v1/vehicles`: create, read, change and remove vehicles."""
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
@@ -28,7 +28,7 @@ from tracking.store import erasures, vehicles
 from tracking.store.pool import Connection
 
 AT_ONCE_SECONDS = 1.0
-"""How long a removal waits for the end of the erasure, before it answers that this is under way."""
+"""A removal waits this long for the end of the erasure. Then it answers that the erasure is under way."""
 
 
 class VehicleBody(Named):
@@ -39,7 +39,7 @@ class VehicleBody(Named):
 
 
 class PositionNow(SnapshotPosition):
-    """Where a vehicle is, as its fleet's dispatchers see it."""
+    """The position of a vehicle, as dispatchers see it."""
 
     battery: float | UnsetType = UNSET
 
@@ -70,8 +70,8 @@ async def put(request: Request) -> Response:
     vehicle = Vehicle(name_in_path(request, "vehicle_id"), body.fleet_id, body.name, body.kind, body.plate)
     if not may_manage_fleet(principal, vehicle.fleet_id):
         raise not_found()
-    # Only a backend makes new ids. For a dispatcher, what is missing and what is another fleet's are the same, and neither
-    # is waited for: how long a turn or a lock takes tells something as well.
+    # Only a backend creates ids. A dispatcher gets the same answer for a missing vehicle and for another fleet's. The answer
+    # waits for no lock, because its timing would tell the two apart.
     own = _own_fleet(principal)
     if own is not None:
         async with service.database.connection() as connection:
@@ -92,7 +92,7 @@ async def get(request: Request) -> Response:
 
 
 class ErasureView(Struct):
-    """How far the removal of what was stored of a vehicle has come: rows that are gone, days whose positions are not."""
+    """The progress of a vehicle's erasure: rows that are gone, and days whose positions are left."""
 
     vehicle_id: str
     asked_at: int
@@ -101,7 +101,7 @@ class ErasureView(Struct):
 
 
 async def delete(request: Request) -> Response:
-    """Removes the vehicle, and every position that was stored of it: 202 where that takes longer than a moment."""
+    """Remove the vehicle and all its stored positions. Answers 202 if that takes longer than a moment."""
     principal = await require(request, Role.SERVICE, Role.DISPATCHER)
     service = service_of(request)
     vehicle_id = name_in_path(request, "vehicle_id")
@@ -111,7 +111,7 @@ async def delete(request: Request) -> Response:
 
     stored = await service.vehicles.remove(vehicle_id, own=_own_fleet(principal), record=record)
     if stored is None:
-        # It may have been removed by a request that was not answered, and this is its repeat.
+        # This may be the repeat of a removal whose answer was lost.
         under_way = await _erasure(service, principal, vehicle_id)
         if under_way is None:
             raise not_found()
@@ -129,7 +129,7 @@ def _accepted(erasure: ErasureView) -> Response:
 
 
 async def get_erasure(request: Request) -> Response:
-    """404 where nothing is left of a vehicle of this id that was removed."""
+    """The progress of an erasure; 404 if nothing is left of a removed vehicle of this id."""
     principal = await require(request, Role.SERVICE, Role.DISPATCHER)
     erasure = await _erasure(service_of(request), principal, name_in_path(request, "vehicle_id"))
     if erasure is None:
@@ -138,7 +138,7 @@ async def get_erasure(request: Request) -> Response:
 
 
 async def _erasure(service: Service, principal: Principal, vehicle_id: str) -> ErasureView | None:
-    """What is under way of those of the id, all together, that were of a fleet which the principal manages."""
+    """The erasures under way of vehicles with this id, added up, if the principal managed their fleets."""
     async with service.database.connection() as connection:
         found = [
             erasure for erasure in await erasures.of_id(connection, vehicle_id) if may_manage_fleet(principal, erasure.fleet_id)
@@ -150,7 +150,7 @@ async def _erasure(service: Service, principal: Principal, vehicle_id: str) -> E
 
 
 def _own_fleet(principal: Principal) -> str | None:
-    """The one fleet whose vehicles a dispatcher changes; None for who changes those of all."""
+    """The only fleet whose vehicles the principal may change; None for a service, which may change all."""
     return principal.subject if principal.role is Role.DISPATCHER else None
 
 

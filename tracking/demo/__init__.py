@@ -1,1 +1,1 @@
-"""The demo: a private PostgreSQL, the hub and simulated drivers as child processes, and links to look on."""
+"""The demo: a private PostgreSQL, the hub and simulated drivers as child processes, and links to the pages."""

@@ -1,4 +1,4 @@
-"""Which PostgreSQL with PostGIS is installed here."""
+"""Finds the installed PostgreSQL with PostGIS."""
 
 import re
 import shutil
@@ -24,7 +24,7 @@ class Binaries:
 
 
 def find_binaries(version: int | None = None) -> Binaries:
-    """The newest PostgreSQL here that has PostGIS; with `version`, of that major version, as a data directory needs it."""
+    """The newest PostgreSQL with PostGIS. With `version`, it must have that major version, as a data directory needs."""
     seen: list[str] = []
     fitting: list[Binaries] = []
     for directory in _bin_directories():

@@ -1,4 +1,4 @@
-"""Links for whoever looks on at the demo: to a passenger's page of trips under way, and to the dispatcher's page."""
+"""Prints links to the demo: to passengers' pages of trips under way, and to the dispatcher's page."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ LOOK_SECONDS = 0.5
 
 
 def say(line: str) -> None:
-    """At once, also into a pipe. When nobody reads there any more, that is a request to stop."""
+    """Print at once, also into a pipe. A pipe without a reader means that the demo should stop."""
     try:
         print(line, flush=True)
     except OSError:
@@ -31,7 +31,9 @@ def say(line: str) -> None:
 
 
 class Links:
-    """Prints a link to the showcase vehicle's trip, and to the next when that is over; once, to the fleet and some others."""
+    """Prints a link to the showcase vehicle's trip, and to its next trip after that. The fleet and some others are printed
+    once.
+    """
 
     def __init__(
         self,
@@ -40,7 +42,9 @@ class Links:
         since: float = 0.0,
         around: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
-        """Trips made before `since` (an instant) are an earlier run's, about to be canceled. Requests are made `around()`."""
+        """Trips made before `since` (an instant) belong to an earlier run and will be canceled. Requests are made inside
+        `around()`.
+        """
         self._http = http
         self._since = since
         self._around = around
@@ -51,7 +55,7 @@ class Links:
         self._patience = time.monotonic() + READY_SECONDS
 
     def look(self) -> None:
-        """See what has changed; to be called again and again."""
+        """Look for changes and print new links. Call it repeatedly."""
         if self._shown is not None and self._is_over(self._shown):
             say("That trip is over; the next one:")
             self._shown, self._patience = None, time.monotonic() + READY_SECONDS
@@ -63,7 +67,7 @@ class Links:
                 self._fleet_shown = self._fleet_shown or self._print_fleet()
                 self._print_others(trips)
         if self._shown is None and time.monotonic() > self._patience:
-            say(f"No trip of {SHOWCASE} is under way: still waiting. What the drivers say tells why.")
+            say(f"No trip of {SHOWCASE} is under way: still waiting. The drivers' log tells why.")
             self._patience += READY_SECONDS
 
     def _print_fleet(self) -> bool:
@@ -83,7 +87,7 @@ class Links:
         share = self._ask("POST", f"/v1/trips/{trip_id}/shares", json={"expires_in": LINK_SECONDS})
         if share is None:
             return False
-        # The address that people reach the hub by may be another than ours.
+        # People may reach the hub by another address than ours.
         self._origin = share["url"].partition("/trip/")[0]
         say(f"{whose}: {share['url']}")
         return True
@@ -103,7 +107,7 @@ class Links:
         return dict(sorted(found.items()))
 
     def _ask(self, method: str, path: str, **arguments: Any) -> dict[str, Any] | None:
-        """An answer of the hub; None while it has none to give (it is busy, or the thing is gone)."""
+        """An answer of the hub; None if it is busy or the thing is gone."""
         try:
             with self._around():
                 response = self._http.request(method, path, **arguments)
@@ -118,7 +122,7 @@ class Links:
 
 
 def print_links(hub: str) -> None:
-    """The same for a demo whose parts others run (containers): for ever, with the token in TRACKING_SERVICE_TOKEN."""
+    """Print links of a demo whose parts run in containers, for ever. TRACKING_SERVICE_TOKEN has the token."""
     token = os.environ["TRACKING_SERVICE_TOKEN"]
     with httpx.Client(base_url=hub, timeout=5.0, headers={"Authorization": f"Bearer {token}"}) as http:
         links = Links(http)

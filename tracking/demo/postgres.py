@@ -4,16 +4,16 @@
         cluster.create_database("tracking")
         url = cluster.url("tracking")
 
-It listens on a Unix socket alone, in a directory of mode 0700, so it may trust whoever can open that. PostgreSQL refuses to run
-as root: there it runs as the `postgres` user, and where that user can't get to the directory (a clone under /root), the data
-stands under /var/lib/tracking and `note` says so. In its directory:
+It listens only on a Unix socket in a directory of mode 0700, so it needs no password. PostgreSQL refuses to run as root.
+As root it is started as the user `postgres`. If that user can't reach the directory (a clone under /root), the data is stored
+under /var/lib/tracking, and `note` says so. The directory contains:
 
-    data/      PostgreSQL's own
-    socket/    the socket; elsewhere, if this path is too long for one
-    log        what PostgreSQL had to say
-    lock       held while a cluster is started, so that two do not start it at once
+    data/      PostgreSQL's data directory
+    socket/    the socket; it is elsewhere if this path is too long
+    log        PostgreSQL's log
+    lock       held during a start, so that two processes do not start the cluster at once
 
-Nothing here needs a third-party package: the set-up asks `binaries` what is installed, before anything is.
+This module needs no third-party package. The set-up runs `binaries` before anything is installed.
 """
 
 import contextlib
@@ -41,17 +41,15 @@ from tracking.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_DIRECTORY = ROOT / ".data" / "pg"
 
-#: Where the data goes when root's `postgres` user can't reach the directory asked for.
 SYSTEM_DIRECTORY = Path("/var/lib/tracking")
-
-#: The database's role, a superuser of this cluster: it may make extensions and databases.
+"""The data is stored here when root's `postgres` user can't reach the directory asked for."""
 ROLE = "tracking"
+"""The database's role is a superuser of this cluster. It may create extensions and databases."""
 PORT = 5432
 
-#: A socket's address has 108 bytes on Linux and 104 on macOS, the closing zero among them.
 LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
+"""A socket's address has 108 bytes on Linux and 104 on macOS, including the closing zero."""
 
-#: For a small machine that does other things too, and as careful with commits as the real thing.
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "",
     "port": str(PORT),
@@ -63,12 +61,13 @@ SETTINGS: Mapping[str, str] = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
+"""Settings for a small machine that does other things too. Commits are as durable as in production."""
 
 log = logging.getLogger(__name__)
 
 
 class Cluster:
-    """A PostgreSQL cluster of our own. Making the object touches nothing; `start` does."""
+    """A PostgreSQL cluster of our own. The constructor touches nothing; `start` creates and starts the cluster."""
 
     def __init__(
         self,
@@ -77,11 +76,11 @@ class Cluster:
         settings: Mapping[str, str] | None = None,
         die_with_parent: bool = False,
     ) -> None:
-        """`settings` go over `SETTINGS` (see there). `die_with_parent`: on Linux it stops when the calling thread ends."""
+        """`settings` override `SETTINGS`. With `die_with_parent`, on Linux, the cluster stops when the calling thread ends."""
         asked = Path(directory).resolve()
         self.settings = {**SETTINGS, **(settings or {})}
-        #: What a person should know about where the data stands, if not where it was asked for.
         self.note: str | None = None
+        """A message for the user when the data is not in the directory asked for; else None."""
         self.directory = asked
         self._account = account_for(asked)
         if self._account is not None and not self._account.may_pass(asked.parent):
@@ -103,24 +102,21 @@ class Cluster:
 
     @property
     def started(self) -> bool:
-        """Did this object start the server that runs? Not so where it found one running, which `stop` then leaves alone."""
+        """Whether this object started the server. If another process did, `stop` leaves the server alone."""
         return self._process is not None
 
     def running(self) -> bool:
-        """Does the server live, whoever started it?"""
+        """Whether the server runs; another process may have started it."""
         return self._pid() is not None
 
     def url(self, database: str = "tracking") -> str:
-        """For asyncpg and for psql alike. The port is named because PGPORT in the environment would change it."""
+        """A URL for asyncpg and psql. It names the port, because PGPORT in the environment would change the default."""
         return f"postgresql://{ROLE}@/{database}?host={self.socket_directory}&port={PORT}"
 
     # ------------------------------------------------------------------------------------------------------ start and stop
 
     def start(self, timeout: float = 60.0) -> None:
-        """Run the server, made first if there is none, and return when it takes connections.
-
-        A server that runs already, of another process, is used as it is. What a crash left behind is cleared away.
-        """
+        """Run the server, created if there is none, and return when it accepts connections. Another process may run it."""
         if os.geteuid() == 0 and self._account is None:
             raise ConfigError(
                 "PostgreSQL does not run as root and there is no user `postgres` here: run `make install`, or not as root"
@@ -139,7 +135,7 @@ class Cluster:
                 time.sleep(0.2)
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Stop what this object started: clients are cut off, commits kept. The hard way when that takes over `timeout`."""
+        """Stop the server if this object started it. Commits are kept. After `timeout` it is stopped by force."""
         process = self._process
         if process is None:
             return
@@ -156,7 +152,7 @@ class Cluster:
         self._process = None
 
     def kill(self) -> None:
-        """SIGKILL for every process of it, as when the machine loses power. `start` brings it back."""
+        """SIGKILL every process of it, as if the machine lost power. `start` recovers the database."""
         postmaster = self._pid()
         if postmaster is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -178,7 +174,7 @@ class Cluster:
             self._process = None
 
     def remove(self) -> None:
-        """Stop it and delete its files."""
+        """Stop the cluster and delete its files."""
         self.stop()
         pid = self._pid()
         if pid is not None:
@@ -190,7 +186,7 @@ class Cluster:
     # ----------------------------------------------------------------------------------------------------------- databases
 
     def create_database(self, name: str = "tracking", template: str | None = None) -> bool:
-        """Make a database; from a template, with all that is in it (nobody may be connected to that). False: it was there."""
+        """Create a database, or a copy of a template that nobody uses; return False if the database exists."""
         made = self._client("createdb", *(("--template", template) if template else ()), name)
         if made.returncode == 0:
             return True
@@ -199,7 +195,7 @@ class Cluster:
         raise ConfigError(f"can't create database {name}: {made.stderr.strip()}")
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, cutting off whoever is connected. One that is not there is no error."""
+        """Drop a database if it exists, and disconnect its clients."""
         dropped = self._client("dropdb", "--if-exists", "--force", name)
         if dropped.returncode != 0:
             raise ConfigError(f"can't drop database {name}: {dropped.stderr.strip()}")
@@ -277,7 +273,7 @@ class Cluster:
         raise ConfigError(f"initdb failed in {self.directory}: {_last_lines(made.stdout)}")
 
     def _binaries(self) -> Binaries:
-        """The ones that fit the data: a newer PostgreSQL can't read an older one's files."""
+        """The programs of the data's version. A newer PostgreSQL can't read an older one's files."""
         return find_binaries(int((self.data / "PG_VERSION").read_text()))
 
     # ----------------------------------------------------------------------------------------------------------- processes
@@ -300,7 +296,7 @@ class Cluster:
         )
 
     def _launch(self, deadline: float) -> bool:
-        """Start the server and wait for it. False: what is left of a crashed one is still in the way, try again."""
+        """Start the server and wait for it. False means: the remains of a crashed one are in the way, try again."""
         settings = {**self.settings, "unix_socket_directories": str(self.socket_directory)}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with self._open_log() as output:
@@ -344,7 +340,7 @@ class Cluster:
         return output
 
     def _status(self) -> tuple[int, str] | None:
-        """Process and state (`starting`, `ready`, `stopping`) as the postmaster writes them in its pid file."""
+        """Process and state (`starting`, `ready`, `stopping`) from the postmaster's pid file."""
         try:
             lines = (self.data / "postmaster.pid").read_text().split("\n")
             return int(lines[0]), lines[7].strip() if len(lines) > 7 else "starting"
@@ -352,12 +348,12 @@ class Cluster:
             return None
 
     def _pid(self) -> int | None:
-        """The postmaster, if it lives. A number left in the file by a crash may be anybody's by now."""
+        """The postmaster's pid, if it runs. After a crash, the number in the file may be another process's."""
         status = self._status()
         return status[0] if status is not None and status[0] in processes_in(self.data) else None
 
     def _wait_for_other(self, deadline: float) -> bool:
-        """True: a server of someone else (or ours, started before) is ready. One that is stopping is waited for, then False."""
+        """Wait for a server that someone else started. True means that it is ready, False that it has stopped."""
 
         def settled() -> bool:
             status = self._status()
@@ -372,16 +368,18 @@ class Cluster:
         return self._pid() is not None
 
     def _clear_remains(self) -> None:
-        """After a crash: children of a dead postmaster leave by themselves, at once as a rule; else they are ended."""
+        """Clean up after a crash. Children of a dead postmaster usually exit by themselves. Otherwise they are killed."""
         if not wait_until(lambda: not processes_in(self.data), 5.0):
             self.kill()
-        # The numbers in these files may be other processes' by now, and then PostgreSQL would not start.
+        # The numbers in these files may be other processes' now. PostgreSQL would then not start.
         for path in (self.data / "postmaster.pid", self.socket_directory / f".s.PGSQL.{PORT}.lock"):
             path.unlink(missing_ok=True)
 
 
 def _fits_a_socket(directory: Path) -> bool:
-    """Short enough, and nothing in it that a URL or PostgreSQL's list of directories would read as something else."""
+    """Whether the path is short enough for a socket, and has no character that a URL or PostgreSQL's list would read
+    differently.
+    """
     path = str(directory / f".s.PGSQL.{PORT}")
     return len(os.fsencode(path)) <= LONGEST_SOCKET_PATH and re.fullmatch(r"[A-Za-z0-9._/+~-]+", path) is not None
 
@@ -391,7 +389,7 @@ def _short_name(path: Path) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without PGDATA, PGHOST, PGOPTIONS and the like, and with messages in English."""
+    """Our environment without PGDATA, PGHOST, PGOPTIONS and the like, and with messages in English."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))} | {"LC_ALL": "C"}
 
 

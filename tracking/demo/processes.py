@@ -1,4 +1,4 @@
-"""Child processes: whom they run as, when they end, and which of them are left."""
+"""Child processes: their account, their end, and finding those that are left."""
 
 import contextlib
 import ctypes
@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GLANCE = 0.02
-"""Seconds between two looks at a process or a file."""
+"""Seconds between two checks of a process or a file."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """Whom PostgreSQL runs as, where that is somebody else than we are."""
+    """The account that PostgreSQL runs as, if it is not ours."""
 
     uid: int
     gid: int
 
     def may_pass(self, directory: Path) -> bool:
-        """Can this account reach what is in `directory`? Of what does not exist yet, the part that does is asked."""
+        """Whether this account can reach the files in `directory`. For a missing directory, its existing parent is checked."""
         for path in (directory, *directory.parents):
             try:
                 found = path.stat()
@@ -43,7 +43,7 @@ class Account:
 
 
 def account_for(directory: Path) -> Account | None:
-    """None: we ourselves. As root: whoever owns the directory already, else `postgres`."""
+    """None if it is our own account. For root: the owner of the directory, or else `postgres`."""
     if os.geteuid() != 0:
         return None
     with contextlib.suppress(FileNotFoundError):
@@ -58,9 +58,10 @@ def account_for(directory: Path) -> Account | None:
 
 
 def die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
-    """A `preexec_fn` after which the kernel sends the child this signal when the thread that started it ends, even by SIGKILL.
+    """A `preexec_fn` that ties the child to its parent.
 
-    None where there is no such thing (only Linux has it). Start such a child from the main thread.
+    When the thread that started the child ends, even by SIGKILL, the kernel sends the child this signal. Returns None on
+    systems other than Linux. Start such a child from the main thread.
     """
     if sys.platform != "linux":
         return None
@@ -76,7 +77,7 @@ def die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
 
 
 def wait_until(true: Callable[[], bool], timeout: float) -> bool:
-    """Look again and again until it is so, or the time is over. Returns the last look."""
+    """Check again and again until it is true or the time is over. Returns the last result."""
     deadline = time.monotonic() + timeout
     while not true():
         if time.monotonic() >= deadline:
@@ -86,7 +87,7 @@ def wait_until(true: Callable[[], bool], timeout: float) -> bool:
 
 
 def processes_in(directory: Path) -> list[int]:
-    """PostgreSQL's processes of this data directory: the postmaster and its children all have it as working directory."""
+    """PostgreSQL's processes of this data directory. It is the working directory of the postmaster and of all its children."""
     if not Path("/proc/self/cwd").exists():
         return _processes_by_ps(directory)
     found = []
@@ -100,7 +101,7 @@ def processes_in(directory: Path) -> list[int]:
 
 
 def _processes_by_ps(directory: Path) -> list[int]:
-    """Where there is no /proc: the process named in the pid file, if it is a PostgreSQL, and its children."""
+    """The same without /proc: the process in the pid file, if it is a PostgreSQL, and its children."""
     try:
         postmaster = int((directory / "postmaster.pid").read_text().split("\n", 1)[0])
     except (OSError, ValueError):

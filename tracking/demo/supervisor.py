@@ -1,8 +1,8 @@
-"""The demo: a private database, the hub and simulated drivers, each a child process, and links for whoever looks on.
+"""The demo: a private database, the hub and simulated drivers, each a child process, and links to the pages.
 
-    cluster.start -> migrate -> hub, until /readyz -> token -> drivers -> links, for as long as nobody presses Ctrl-C
+    cluster.start -> migrate -> hub, until /readyz -> token -> drivers -> links, until Ctrl-C
 
-This process alone hears the terminal: its children stand in sessions of their own and are stopped from here, in the reverse
+Only this process gets the terminal's signals. Its children run in their own sessions, and it stops them in the reverse
 order, within `STOP_SECONDS`. On Linux the kernel ends them even when this process is killed.
 """
 
@@ -35,16 +35,16 @@ PORTS_TRIED = 100
 DATA = ROOT / ".data"
 
 STANDBY = 4
-"""Vehicles that wait for the trips of whoever tries the dispatcher's page."""
+"""Vehicles that wait for trips made on the dispatcher's page."""
 
-#: Seconds each part has to stop by itself before it is killed: 4.6 in all.
 STOP_DRIVERS, STOP_HUB, STOP_DATABASE = 1.2, 1.6, 0.9
+"""Seconds each part has to stop by itself before it is killed: 4.6 in all."""
 STOP_SECONDS = STOP_DRIVERS + STOP_HUB + 2 * STOP_DATABASE
 
 
 @dataclass(frozen=True)
 class Commands:
-    """What the parts are started with; `{port}`, `{url}`, `{drivers}` and `{state}` are filled in. Tests put stand-ins here."""
+    """The commands of the parts. `{port}`, `{url}`, `{drivers}` and `{state}` are filled in. Tests replace the commands."""
 
     migrate: Sequence[str] = (sys.executable, "-m", "tracking.cli", "migrate")
     serve: Sequence[str] = (sys.executable, "-m", "tracking.cli", "serve", "--host", HOST, "--port", "{port}")
@@ -56,7 +56,7 @@ class Commands:
 
 
 def run(port: int | None = None, drivers: int = 40, *, data: Path = DATA, commands: Commands | None = None) -> None:
-    """Run the demo until SIGINT, SIGTERM or SIGHUP. Raises `ConfigError` where it can't. Leaves nothing running either way."""
+    """Run the demo until SIGINT, SIGTERM or SIGHUP. Raises `ConfigError` if it can't run. Every process it started is ended."""
     data.mkdir(mode=0o711, parents=True, exist_ok=True)
     if not os.access(data, os.W_OK):
         raise ConfigError(f"{data} belongs to another user: run the demo as that user, or remove it")
@@ -75,13 +75,13 @@ def run(port: int | None = None, drivers: int = 40, *, data: Path = DATA, comman
 
 
 class _Asked(BaseException):
-    """Somebody asked us to stop. Not an Exception: nothing on the way may take it for a failure of its own."""
+    """The user asked us to stop. It is not an Exception, so that no `except Exception` catches it."""
 
 
 class _Signals:
-    """SIGINT, SIGTERM and SIGHUP raise `_Asked` where it is `interruptible`, once, and elsewhere wait for the next such place.
+    """Raises `_Asked` once for SIGINT, SIGTERM or SIGHUP, inside `interruptible` only. Elsewhere the signal waits.
 
-    So a child is never started and then forgotten because a signal came between, and nothing disturbs the stopping.
+    So no signal comes between the start of a child and its registration, and none disturbs the stopping.
     """
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -120,7 +120,7 @@ class _Signals:
 
 
 class _Child:
-    """A child in a session of its own, its output in a log."""
+    """A child process in a session of its own. Its output goes to a log."""
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.name = name
@@ -138,7 +138,7 @@ class _Child:
             )
 
     def died(self) -> str | None:
-        """What to tell when it is no more."""
+        """The message if it has ended; None while it runs."""
         code = self.process.poll()
         if code is None:
             return None
@@ -150,7 +150,7 @@ class _Child:
             return "".join(f"    {line}" for line in deque(lines, count)).rstrip() or "    (empty)"
 
     def stop(self, seconds: float) -> None:
-        """Ask it to stop, and after that long end it, with whatever it started."""
+        """Ask it to stop. After `seconds`, kill it and everything that it started."""
         if self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -273,7 +273,7 @@ class _Demo:
     # -------------------------------------------------------------------------------------------------------------- stop
 
     def stop(self) -> None:
-        """Drivers, hub, database, in that order, each whatever became of the one before; whoever takes too long is killed."""
+        """Stop drivers, hub and database, in that order. A failure of one does not stop the next. A slow one is killed."""
         with contextlib.ExitStack() as steps:  # the last put on is the first to be done
             if self._cluster is not None:
                 steps.callback(self._cluster.stop, STOP_DATABASE)
@@ -288,7 +288,9 @@ class _Demo:
 
 @contextlib.contextmanager
 def _only_one(data: Path) -> Iterator[Callable[[str], None]]:
-    """One demo in a directory: they would share the database. What it yields notes the address for whoever comes second."""
+    """Only one demo may run in a directory, because two would share the database. The yielded function stores the address for
+    the message that a second one prints.
+    """
     with _private(data / "demo.lock", "a+b") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -330,7 +332,7 @@ def _is_free(port: int) -> bool:
 
 
 def _secret(path: Path) -> str:
-    """Made once and kept, so that links of an earlier run still work."""
+    """A secret that is made once and kept, so that links of an earlier run stay valid."""
     with contextlib.suppress(FileNotFoundError):
         kept = path.read_text().strip()
         if len(kept.encode()) >= 32:

@@ -1,4 +1,4 @@
-"""Wire protocol version 1, a module an audience: what each sends and is sent, over sockets and HTTP. No I/O.
+"""Wire protocol version 1, with one module for each audience: the messages that it sends and gets, on sockets and over HTTP.
 
-`codec` is the way from bytes to messages and back, `fit` makes messages small enough for a frame.
+`codec` turns bytes into messages and back. `fit` makes messages small enough for a frame. No I/O.
 """

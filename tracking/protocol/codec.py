@@ -1,7 +1,7 @@
-"""From bytes to messages and back: JSON, WebSocket frames, and what is said of a message that can't be used.
+"""Bytes to messages and back: JSON, WebSocket frames, and errors for messages that can't be used.
 
-Decoding is msgspec's alone: it refuses NaN, Infinity, endless nesting and endless integers, where the standard library's
-`json` takes them. Of duplicate keys the last wins; unknown keys are ignored.
+Only msgspec decodes. It refuses NaN, Infinity, and endless nesting or integers, which the standard library's `json` accepts.
+The last of duplicate keys wins, and unknown keys are ignored.
 """
 
 import re
@@ -17,7 +17,7 @@ from tracking.errors import ErrorCode, Refusal
 MAX_FRAME_BYTES = 64 * 1024
 
 encode = msgspec.json.Encoder().encode
-"""Any message, as UTF-8 JSON."""
+"""A message as UTF-8 JSON."""
 
 _SHORT_HEADS = tuple(bytes((0x81, length)) for length in range(126))
 _middle_head = struct.Struct("!BBH").pack
@@ -25,7 +25,7 @@ _long_head = struct.Struct("!BBQ").pack
 
 
 def frame(message: Struct) -> bytes:
-    """Any message, ready to be written to every reader: a whole, unmasked WebSocket text frame (RFC 6455 5.2)."""
+    """A message as a complete, unmasked WebSocket text frame (RFC 6455 5.2). The same bytes go to every reader."""
     return framed(encode(message))
 
 
@@ -38,12 +38,12 @@ def framed(text: bytes) -> bytes:
 
 
 def text_of(frame: bytes) -> bytes:
-    """The message inside such a frame, as UTF-8 JSON."""
+    """The message in such a frame, as UTF-8 JSON."""
     return frame[{126: 4, 127: 10}.get(frame[1], 2) :]
 
 
 def frame_ends(frames: bytes | bytearray) -> Iterator[int]:
-    """Where each of such frames ends that stand one after the other."""
+    """The end of each frame in a sequence of such frames."""
     at = 0
     while at < len(frames):
         length = frames[at + 1]
@@ -59,7 +59,7 @@ def frame_ends(frames: bytes | bytearray) -> Iterator[int]:
 _decode_any = msgspec.json.Decoder().decode
 
 _ESCAPE = re.compile(r"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.")
-"""A pair of surrogates, a lone one, or any other escape, so that an escaped backslash is never taken for the start of one."""
+"""A surrogate pair, a lone surrogate, or any other escape. The last keeps an escaped backslash from being taken for a start."""
 
 
 def tree(frame: str | bytes) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def tree(frame: str | bytes) -> dict[str, Any]:
 
 
 def _bad_json(frame: str | bytes, error: Exception) -> Refusal:
-    """A lone surrogate is good JSON with a text that is none; everything else msgspec refuses is bad JSON."""
+    """The error for a frame that msgspec refuses. A lone surrogate is valid JSON but invalid text. The rest is bad JSON."""
     text = frame if isinstance(frame, str) else frame.decode(errors="replace")
     if "\\u" in text:
         try:
@@ -88,7 +88,7 @@ def _bad_json(frame: str | bytes, error: Exception) -> Refusal:
 
 
 def convert(decoded: dict[str, Any], kind: type[Struct]) -> Any:
-    """That object as a message. Raises `Refusal`."""
+    """The object as a message. Raises `Refusal`."""
     try:
         return msgspec.convert(decoded, kind)
     except msgspec.ValidationError as error:
@@ -99,12 +99,12 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 
 def is_uuid(text: str) -> bool:
-    """Whether it is a UUID in the text form of RFC 9562, in either case, of whatever version."""
+    """Whether the text is a UUID in the form of RFC 9562, of any version, in upper or lower case."""
     return _UUID.fullmatch(text) is not None
 
 
 def check_text(field: str, text: str, longest: int) -> None:
-    """Raises `Refusal` (`bad_field`) for a text that is empty, longer than `longest` characters, or holds a NUL."""
+    """Raises `Refusal` (`bad_field`) if the text is empty, has more than `longest` characters, or contains NUL."""
     if not 1 <= len(text) <= longest:
         raise Refusal(ErrorCode.BAD_FIELD, f"`{field}` must have 1 to {longest} characters; got {len(text)}", field=field)
     if "\0" in text:
@@ -112,18 +112,18 @@ def check_text(field: str, text: str, longest: int) -> None:
 
 
 def field_of(error: msgspec.ValidationError) -> str | None:
-    """The field that msgspec's error names: in its path, or as the one that is missing."""
+    """The field that msgspec's error names, as a path or as the missing one."""
     found = re.search(r"`\$\.([^`]+)`|required field `([^`]+)`", str(error))
     return (found[1] or found[2]) if found else None
 
 
 def code_of(error: msgspec.ValidationError) -> ErrorCode:
-    """Whether a field has a wrong type, or a wrong value."""
+    """The code for a wrong type, or for a wrong value."""
     wrong_type = str(error).startswith("Expected `") and ", got `" in str(error)
     return ErrorCode.BAD_TYPE if wrong_type else ErrorCode.BAD_FIELD
 
 
 def shown(value: object) -> str:
-    """A value for an error's text, short whatever was sent."""
+    """A value for an error's text, cut if it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

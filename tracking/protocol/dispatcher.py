@@ -1,4 +1,4 @@
-"""What dispatchers' pages send and are sent."""
+"""The messages that dispatchers' pages send and get."""
 
 from collections.abc import Sequence
 from typing import Union
@@ -18,7 +18,7 @@ MAX_ZOOM = 30
 
 
 class ViewportChange(Struct, tag="viewport", frozen=True):
-    """What a screen shows now: `bounds` as `[west, south, east, north]`, across the date line where west > east."""
+    """The area that a screen shows: `[west, south, east, north]`. It crosses the date line if west > east."""
 
     bounds: tuple[float, float, float, float]
     zoom: float
@@ -31,9 +31,9 @@ DispatcherMessage = ViewportChange | TextMessage
 
 
 class VehicleState(Struct, gc=False):
-    """A vehicle as a `fleet_snapshot` shows it: what it is, where it is, and what it is doing.
+    """A vehicle in a `fleet_snapshot`: its description, position and status.
 
-    `clock_skew` (s) where the clock of its device is known to be wrong: positive ahead, negative behind.
+    `clock_skew` (s) is set if the device's clock is wrong. It is positive if the clock is ahead.
     """
 
     vehicle_id: str
@@ -53,7 +53,9 @@ class VehicleState(Struct, gc=False):
 
 
 class FleetSnapshot(Struct, tag="fleet_snapshot"):
-    """The vehicles of some grid cells, named `z/x/y`; what was known of these cells it replaces. Without cells it adds."""
+    """The vehicles of some grid cells, named `z/x/y`. It replaces what the page knew of these cells. Without cells it adds
+    vehicles.
+    """
 
     cells: Sequence[str]
     vehicles: Sequence[VehicleState]
@@ -64,7 +66,7 @@ FleetRow = tuple[str, float, float, float | None, float | None, int]
 
 
 class VehicleDescription(Struct):
-    """A vehicle without its whereabouts: one that came into a cell, or whose name, status, trip or clock is another now."""
+    """A vehicle without its position. It is sent when the vehicle enters a cell, or its name, status, trip or clock changes."""
 
     vehicle_id: str
     name: str
@@ -76,7 +78,7 @@ class VehicleDescription(Struct):
 
 
 class FleetUpdate(Struct, tag="fleet"):
-    """What a tick brought to a viewport: the newest position of each vehicle that moved."""
+    """The newest position of each vehicle in the viewport that moved since the last tick."""
 
     positions: Sequence[FleetRow]
     left: Sequence[str] | UnsetType = UNSET
@@ -84,13 +86,13 @@ class FleetUpdate(Struct, tag="fleet"):
 
 
 class Clusters(Struct, tag="clusters"):
-    """`(latitude, longitude, count)` in place of single vehicles, where a viewport holds too many of them."""
+    """`(latitude, longitude, count)` in place of single vehicles, if there are too many in the viewport."""
 
     clusters: Sequence[tuple[float, float, int]]
 
 
 class EventNews(Event, tag="event", omit_defaults=True, frozen=True):
-    """An event, once it is stored."""
+    """An event, sent after it is stored."""
 
     @classmethod
     def of(cls, event: Event) -> "EventNews":
@@ -108,13 +110,13 @@ class TripGone(Struct, tag="trip_gone"):
 
 
 class VehicleGone(Struct, tag="vehicle_gone"):
-    """The vehicle was removed: what a screen holds of it is to go too. `left` says less: it is off the map."""
+    """The vehicle was removed, and a screen must drop all it knows of it. `left` only means that it is off the map."""
 
     vehicle_id: str
 
 
 class GeofenceNews(Struct, tag="geofence"):
-    """A geofence of the fleet is new or changed; `simplified` where it did not fit into a frame: HTTP has it whole."""
+    """A geofence of the fleet is new or changed. `simplified` says that it did not fit into a frame; HTTP has it whole."""
 
     geofence: GeofenceView
     simplified: bool | UnsetType = UNSET
@@ -131,7 +133,7 @@ _DISPATCHER_STRUCTS: dict[str, type[Struct]] = {"viewport": ViewportChange, "mes
 
 
 def decode_dispatcher(frame: str | bytes) -> DispatcherMessage:
-    """One frame of a dispatcher's. Raises `Refusal`."""
+    """Decode a frame of a dispatcher. Raises `Refusal`."""
     message: DispatcherMessage
     try:
         message = _decode_dispatcher(frame)
@@ -163,7 +165,7 @@ def _check_viewport(viewport: ViewportChange) -> None:
     if south > north:
         raise Refusal(
             ErrorCode.BAD_FIELD,
-            f"`bounds` stand upside down: south {south:g} lies north of {north:g}; the order is [west, south, east, north]",
+            f"`bounds` are upside down: south {south:g} is north of {north:g}; the order is [west, south, east, north]",
             field="bounds",
         )
     if not 0 <= viewport.zoom <= MAX_ZOOM:

@@ -1,4 +1,4 @@
-"""What drivers' apps send and are sent."""
+"""The messages that drivers' apps send and get."""
 
 from collections.abc import Iterator, Sequence
 from math import inf
@@ -27,7 +27,7 @@ class Hello(Struct, tag="hello", frozen=True):
 
 
 class PositionReport(Fix, tag="position"):
-    """One fix, as it happens."""
+    """One live fix."""
 
 
 class PositionsReport(Struct, tag="positions"):
@@ -44,7 +44,7 @@ class TripStatusChange(Struct, tag="trip_status", frozen=True):
 
 @final
 class Unreadable(Struct, frozen=True):
-    """An element of a batch, or a single fix, of which a known field is bad. `seq` is None where it can't be read either."""
+    """A fix with an invalid known field. `seq` is None if it can't be read either."""
 
     seq: int | None
     code: ErrorCode
@@ -52,7 +52,7 @@ class Unreadable(Struct, frozen=True):
 
 
 class Report(Struct):
-    """The fixes of one frame, each judged by itself, in the order sent; `backlog` where they came as `positions`."""
+    """The fixes of one frame in the order sent, each checked alone. `backlog` says that they came as `positions`."""
 
     fixes: list[Fix | Unreadable]
     backlog: bool = False
@@ -77,7 +77,7 @@ class Rejected(Struct):
 
 
 class Ack(Struct, tag="ack"):
-    """Every fix up to `seq` is handled: stored for good, or rejected."""
+    """Every fix up to `seq` is handled: committed, or rejected."""
 
     seq: int
     rejected: list[Rejected] | UnsetType = UNSET
@@ -88,7 +88,7 @@ class Interval(Struct, tag="interval"):
 
 
 class DriverTrip(Struct, tag="trip"):
-    """A trip was assigned, changed or (then without `vehicle`) taken away."""
+    """A trip was assigned, changed, or taken away. It is taken away if `vehicle` is missing."""
 
     trip: TripView
 
@@ -101,11 +101,13 @@ class DriverTextMessage(Struct, tag="message"):
 
 
 _ACK_ROOM = MAX_FRAME_BYTES - 1024
-"""Bytes of an ack's `rejected`; the rest of the frame is room enough for what is around it."""
+"""The bytes for an ack's `rejected`. The rest of the frame is enough for the other fields."""
 
 
 def acks(seq: int, rejected: Sequence[Rejected]) -> Iterator[Ack]:
-    """The ack up to `seq`, as several where its rejections do not fit one frame: each is good up to the last that it names."""
+    """The ack up to `seq`, split if its rejections do not fit into one frame. Each part covers the fixes up to the last it
+    names.
+    """
     part: list[Rejected] = []
     size = 0
     for one in rejected:
@@ -132,12 +134,12 @@ _STRUCT_OF_TYPE: dict[str, type[Struct]] = {
 
 
 def decode_driver(frame: str | bytes) -> DriverMessage:
-    """One frame of a driver's. Raises `Refusal` where nothing of it can be used."""
+    """Decode a frame of a driver. Raises `Refusal` if nothing in it can be used."""
     try:
         message = _decode_driver(frame)
     except (msgspec.DecodeError, RecursionError, UnicodeError):
         return _decode_driver_slowly(frame)
-    # By exact type: for a struct that is not the class asked for, isinstance takes ten times as long.
+    # The exact type is compared, because `isinstance` takes ten times as long for a struct of another class.
     if type(message) is PositionReport:
         if not 1 <= message.seq <= MAX_SEQ:
             raise _bad_seq(message.seq)
@@ -149,7 +151,7 @@ def decode_driver(frame: str | bytes) -> DriverMessage:
 
 
 def _decode_driver_slowly(frame: str | bytes) -> DriverMessage:
-    """The same judgement, taken apart: which element, which field, and whether the seq can be read."""
+    """Decode a frame in parts, to find the invalid element and field, and to see whether the seq can be read."""
     decoded = tree(frame)
     kind = decoded.get("type")
     if kind == "position":
@@ -190,7 +192,7 @@ def _judge(element: Any) -> Fix | Unreadable:
     for name in _OPTIONAL:
         value = element.get(name)
         if type(value) is int and abs(value) > _LARGEST:
-            # No float holds it, and it can't be true: the filters take it for unknown, which infinity is in no range of.
+            # No float holds this number, so it can't be true. The filters treat infinity as unknown.
             element[name] = inf
     try:
         return msgspec.convert(element, Fix)
@@ -203,7 +205,7 @@ def _check(message: Hello | TripStatusChange | TextMessage) -> Hello | TripStatu
         if not is_uuid(message.session):
             detail = f"`session` must be a UUID, like 0b6f4a52-7c1e-4d0a-9d5f-3a8e2c41b790; got {shown(message.session)}"
             raise Refusal(ErrorCode.BAD_FIELD, detail, field="session")
-        # One session is one, in whatever case a device writes it.
+        # A session is the same in upper and lower case.
         return Hello(message.session.lower())
     if isinstance(message, TextMessage):
         check_text_message(message)

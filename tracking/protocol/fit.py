@@ -1,5 +1,7 @@
-"""What fits into one frame of 64 KiB. A track or a route is whole as long as it fits; a longer one loses the points that a map
-would not show."""
+"""Makes messages fit into one frame of 64 KiB.
+
+A track or a route stays whole if it fits. A longer one loses points that a map would not show.
+"""
 
 import hashlib
 import threading
@@ -26,19 +28,19 @@ from tracking.protocol.passenger import Segment, TrackPoint
 PLACES_ROOM = 16 * 1024
 """Bytes that a trip may take in a frame, without its route."""
 ROUTE_ROOM = 16 * 1024
-"""Bytes that its route may take in one."""
+"""Bytes that its route may take in a frame."""
 ENVELOPE = 1024
-"""Bytes of everything else around a track."""
+"""Bytes of the other fields around a track."""
 TRACK_ROOM = MAX_FRAME_BYTES - ENVELOPE
 
 _TOLERANCES = 18
-"""Each twice the one before it, from half a metre to 65 km."""
+"""The number of tolerances that are tried. Each is twice the one before, from half a metre to 65 km."""
 _SIMPLIFY_SECONDS = 1.0
-"""How long a geofence, or a route, is simplified ever more coarsely."""
+"""The time to simplify a geofence or route with rising tolerances."""
 MAX_SIMPLIFIED = 250_000
-"""Points of one vehicle that are simplified; of more every second one, or every third."""
+"""Points of one vehicle that are simplified. Of a longer line, only every second or third point is used."""
 _WHOLE_POINT = 56
-"""Bytes of `[longitude,latitude,fix_time],` at full precision, at the most."""
+"""The most bytes of `[longitude,latitude,fix_time],` at full precision."""
 _ROUNDED_POINT = 39
 """The same with six decimals (0.1 m): `[-180.123456,-90.123456,1234567890123],`."""
 _ROUTE_POINT = 25
@@ -46,7 +48,7 @@ _ROUTE_POINT = 25
 
 
 def check_places(view: TripView) -> None:
-    """Raises `Refusal` (`bad_field`) for a trip whose places would leave no room for anything else in a frame."""
+    """Raises `Refusal` (`bad_field`) for a trip whose places take too much of a frame."""
     size = len(encode(msgspec.structs.replace(view, route=msgspec.UNSET)))
     if size > PLACES_ROOM:
         detail = f"pickup, dropoff and stops take {size} bytes, at most {PLACES_ROOM} fit: fewer stops, or shorter names"
@@ -54,7 +56,7 @@ def check_places(view: TripView) -> None:
 
 
 def live_view(trip: Trip, *, show_vehicle: bool = True) -> TripView:
-    """The trip as sockets show it: its route simplified as far as a frame needs. HTTP gives it whole."""
+    """The trip as sockets show it. Its route is simplified to fit into a frame; HTTP has it whole."""
     view = TripView.of(trip, show_vehicle=show_vehicle)
     if trip.route is None:
         return view
@@ -65,7 +67,7 @@ def live_view(trip: Trip, *, show_vehicle: bool = True) -> TripView:
 
 
 def _thin_route(data: bytes) -> list[list[float]]:
-    """Remembered, because everyone who comes to watch the trip is shown the same: by a digest, as the whole is large."""
+    """The simplified route, from a cache by digest. Every watcher of the trip gets the same route."""
     digest = hashlib.blake2b(data, digest_size=16).digest()
     with _thinning:
         known = _thin_routes.pop(digest, None)
@@ -75,7 +77,7 @@ def _thin_route(data: bytes) -> list[list[float]]:
         until = time.monotonic() + _SIMPLIFY_SECONDS
         while len(kept) > most:
             if time.monotonic() > until:
-                # It goes to and fro, and is no way to drive; others wait for their turn.
+                # A route this long for its size is not a real one. It is cut short, because others wait.
                 kept = kept[np.linspace(0, len(kept) - 1, most).astype(int)]
                 break
             kept = kept[_simplified_line(kept, tolerance)]
@@ -91,19 +93,20 @@ def _thin_route(data: bytes) -> list[list[float]]:
 _THIN_ROUTES = 256
 _thinning = threading.Lock()
 _thin_routes: dict[bytes, bytes] = {}
-"""Those that were asked for last, as JSON, by the digests of the whole ones."""
+"""The routes asked for last, simplified, as JSON, by the digest of the whole route."""
 
 
 def prepare_route(route: dict[str, Any]) -> None:
-    """Makes ready what `live_view` shows of a route: in a thread, as a long one takes tens of milliseconds."""
+    """Fill the cache of `live_view`. Call it in a thread, as a long route takes tens of milliseconds."""
     data = encode(route["coordinates"])
     if len(data) > ROUTE_ROOM:
         _thin_route(data)
 
 
 def geofence_news(geofence: Geofence, shape: BaseGeometry | None = None) -> GeofenceNews:
-    """The geofence as sockets show it: simplified as far as a frame needs, to its bounds where it has too many parts for
-    anything else, or where that takes too long. HTTP gives it whole. `shape` is its, where that is known.
+    """The geofence as sockets show it, simplified to fit into a frame; HTTP has it whole.
+
+    A geofence with too many parts, or one that takes too long, is replaced by its bounds. `shape` is its shape, if it is known.
     """
     view = GeofenceView.of(geofence)
     if len(encode(view)) <= TRACK_ROOM:
@@ -113,7 +116,7 @@ def geofence_news(geofence: Geofence, shape: BaseGeometry | None = None) -> Geof
     for doubled in range(_TOLERANCES):
         if time.monotonic() > until:
             break  # others wait for their turn
-        # Not the shape's own method: in that no other thread runs meanwhile.
+        # The shape's own method does not let other threads run.
         simple = shapely.simplify(simple, 0.5 * 2**doubled / METRES_PER_DEGREE, preserve_topology=True)
         if shapely.get_num_coordinates(simple) * _ROUTE_POINT > 2 * TRACK_ROOM:
             continue
@@ -125,22 +128,22 @@ def geofence_news(geofence: Geofence, shape: BaseGeometry | None = None) -> Geof
 
 
 DrivenPoint = tuple[int, float, float, str]
-"""`(fix_time, longitude, latitude, vehicle_id)`, which sorts by time"""
+"""`(fix_time, longitude, latitude, vehicle_id)`, which sorts by time."""
 
 
 class FittedTrack(NamedTuple):
-    """A track as a message has it, and whose which part of it is; `segments` unset where all of it is the one vehicle's."""
+    """A track as a message has it, and the vehicle of each part. `segments` is unset if one vehicle drove all of it."""
 
     track: Sequence[TrackPoint]
     segments: Sequence[Segment] | UnsetType
 
 
 def fit_track(driven: Sequence[DrivenPoint], vehicle_id: str, room: int = TRACK_ROOM) -> FittedTrack:
-    """The track, in at most `room` bytes of JSON; of each vehicle its first and last point always in it.
+    """The track in at most `room` bytes of JSON. The first and last point of each vehicle are always in it.
 
-    `driven` is in the order of time, `vehicle_id` the vehicle that the trip has now. Where the track does not fit it is rounded
-    to 0.1 m, and each vehicle's line simplified by Douglas and Peucker's algorithm (Cartographica 10(2), 1973) with a tolerance
-    that doubles from 0.5 m until it does.
+    `driven` is in the order of time. `vehicle_id` is the trip's present vehicle. A track that does not fit is rounded to 0.1 m.
+    Each vehicle's line is then simplified by Douglas and Peucker's algorithm (Cartographica 10(2), 1973). The tolerance doubles
+    from 0.5 m until the track fits.
     """
     segments = _segments(driven, vehicle_id)
     if len(driven) * _WHOLE_POINT + _size_of(segments) <= room:
@@ -150,7 +153,7 @@ def fit_track(driven: Sequence[DrivenPoint], vehicle_id: str, room: int = TRACK_
         lines.setdefault(point[3], []).append(index)
     kept: list[DrivenPoint] = list(driven)
     tolerance = 0.5
-    # A vehicle's two ends stay, so that what many vehicles drove a little of each can't be made to fit: no trip has so many.
+    # Both ends of each vehicle's line stay. A track of very many vehicles could not fit, but no trip has so many.
     while len(kept) * _ROUNDED_POINT + _size_of(segments) > room and len(kept) > 2 * len(lines):
         chosen = [
             indices[kept_index]
@@ -164,16 +167,17 @@ def fit_track(driven: Sequence[DrivenPoint], vehicle_id: str, room: int = TRACK_
 
 
 def thinned(lines: Mapping[str, Any], room: int) -> list[DrivenPoint]:
-    """The lines, each an array `(n, 3)` of longitude, latitude and fix time by its vehicle, as `fit_track` would fit them into
-    `room`, in the order of time. It takes a second for a million points, and is for a thread.
+    """The lines as `fit_track` would fit them into `room`, in the order of time.
+
+    Each line is an array `(n, 3)` of longitude, latitude and fix time. A million points take a second, so call it in a thread.
     """
     most = room // _ROUNDED_POINT
     kept = dict(lines)
     if sum(map(len, kept.values())) > most:
-        # Every k-th of what is longer than any day: to simplify takes the square of the length at worst.
+        # Every k-th point of a line that is longer than any day. In the worst case, simplifying takes the square of the length.
         kept = {vehicle_id: line[:: len(line) // MAX_SIMPLIFIED + 1] for vehicle_id, line in kept.items()}
     tolerance = 0.5
-    # A vehicle's two ends stay.
+    # Both ends of each vehicle's line stay.
     while 2 * len(kept) < sum(map(len, kept.values())) > most:
         kept = {vehicle_id: line[_simplified_line(line[:, :2], tolerance)] for vehicle_id, line in kept.items()}
         tolerance *= 2
@@ -201,7 +205,7 @@ def _size_of(segments: list[Segment] | UnsetType) -> int:
 
 
 def _simplified(places: Sequence[Sequence[float]], tolerance: float) -> list[int]:
-    """The indices of the places that draw the same line, within so many metres."""
+    """The indices of the places that draw the same line, within `tolerance` metres."""
     if len(places) < 3:
         return list(range(len(places)))
     kept: list[int] = _simplified_line(np.array([place[:2] for place in places], dtype=float), tolerance).tolist()
@@ -209,13 +213,13 @@ def _simplified(places: Sequence[Sequence[float]], tolerance: float) -> list[int
 
 
 def _simplified_line(places: Any, tolerance: float) -> Any:
-    """The same of an array `(n, 2)`, as an array."""
+    """`_simplified` for an array `(n, 2)`, as an array."""
     if len(places) < 3:
         return np.arange(len(places))
     line = places.copy()
-    # Across the antimeridian it goes on past 180 degrees.
+    # A line across the antimeridian continues past 180 degrees.
     line[:, 0] = np.unwrap(line[:, 0], period=360.0) * cos(radians(line[0, 1]))
-    # The place's index rides along as Z, which the algorithm carries and does not weigh.
+    # The place's index is the Z coordinate. The algorithm keeps Z and ignores it otherwise.
     drawn = shapely.LineString(np.column_stack((line, np.arange(len(line)))))
     kept = shapely.get_coordinates(
         shapely.simplify(drawn, tolerance / METRES_PER_DEGREE, preserve_topology=False), include_z=True

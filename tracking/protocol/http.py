@@ -1,4 +1,4 @@
-"""Trips, vehicles and geofences as HTTP answers them. The sockets show them in the same way."""
+"""Trips, vehicles and geofences as HTTP answers show them. Sockets show them in the same way."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -65,5 +65,5 @@ class GeofenceView(Struct, tag_field="type", tag="Feature"):
 
 
 def feature_collection(geofences: Iterable[Geofence]) -> bytes:
-    """Geofences as a GeoJSON FeatureCollection: one after the other, so that a thread which makes it holds nobody up."""
+    """Geofences as a GeoJSON FeatureCollection. They are encoded one by one, so that a thread doing so lets others run."""
     return b'{"type":"FeatureCollection","features":[%b]}' % b",".join(encode(GeofenceView.of(one)) for one in geofences)

@@ -1,4 +1,4 @@
-"""What passengers' pages send and are sent."""
+"""The messages that passengers' pages send and get."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ class SnapshotPosition(Struct):
 TrackPoint = tuple[float, float, int]
 """`(longitude, latitude, fix_time)`"""
 Segment = tuple[int, str]
-"""`(index, vehicle_id)`: from this index of a track on its points are that vehicle's."""
+"""`(index, vehicle_id)`: from this index on, the track's points are that vehicle's."""
 
 
 class Snapshot(Struct, tag="snapshot"):
@@ -37,7 +37,7 @@ class Snapshot(Struct, tag="snapshot"):
     trip: TripView
     track: Sequence[TrackPoint]
     segments: Sequence[Segment] | UnsetType = UNSET
-    """Left out where all of the track is of the vehicle that the trip has now."""
+    """Unset if the trip's present vehicle drove the whole track."""
     position: SnapshotPosition | UnsetType = UNSET
 
 
@@ -70,7 +70,7 @@ class MessageUpdate(Struct, tag="message"):
 
 
 class TrackRevised(Struct, tag="track_revised"):
-    """Late fixes filled the part of the line between two fix times, both included; `track` replaces it."""
+    """Late fixes filled a part of the line. `track` replaces the part between the two fix times, both included."""
 
     offset: int
     from_: int = msgspec.field(name="from")
@@ -116,7 +116,7 @@ _decode_passenger = msgspec.json.Decoder(TextMessage).decode
 
 
 def decode_passenger(frame: str | bytes) -> TextMessage:
-    """One frame of a passenger's. Raises `Refusal`."""
+    """Decode a frame of a passenger. Raises `Refusal`."""
     try:
         message = _decode_passenger(frame)
     except (msgspec.DecodeError, RecursionError, UnicodeError):

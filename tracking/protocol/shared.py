@@ -1,4 +1,4 @@
-"""Messages that more than one audience sends or is sent, and what an opening handshake offers."""
+"""Messages that several audiences send or get, and the offers of an opening handshake."""
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -13,7 +13,7 @@ BEARER_SUBPROTOCOL = "bearer."
 
 
 class TextMessage(Struct, tag="message", frozen=True):
-    """A driver's or a passenger's text; a driver names the trip, a passenger's socket has one."""
+    """The text of a driver or passenger. A driver names the trip; a passenger's socket has only one."""
 
     text: str
     client_id: str
@@ -25,7 +25,7 @@ class Done(Struct, tag="done"):
     code: str | UnsetType = UNSET
     detail: str | UnsetType = UNSET
     retry_after: float | UnsetType = UNSET
-    """Seconds, where the `code` is `rate_limited`."""
+    """Seconds; set if the `code` is `rate_limited`."""
 
 
 class Error(Struct, tag="error"):
@@ -36,7 +36,7 @@ class Error(Struct, tag="error"):
 
 
 class Skipped(Struct, tag="skipped"):
-    """This reader was slow: positions with these offsets, both included, were left out; the newest follows."""
+    """This reader was slow. The positions with these offsets, both included, were skipped. The newest follows."""
 
     from_: int = msgspec.field(name="from")
     to: int
@@ -47,6 +47,6 @@ class Tick(Struct, tag="tick"):
 
 
 def check_text_message(message: TextMessage) -> None:
-    """Raises `Refusal` where its texts are too short or too long."""
+    """Raises `Refusal` if its text or `client_id` is too short or too long."""
     check_text("client_id", message.client_id, MAX_CLIENT_ID)
     check_text("text", message.text, MAX_TEXT)

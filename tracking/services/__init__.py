@@ -1,1 +1,4 @@
-"""What can be asked of the service: one module a subject. A method checks, makes one transaction, and gives the result."""
+"""The operations of the service, with one module for each subject.
+
+A method checks its arguments, runs one transaction, and returns the result.
+"""

@@ -14,16 +14,14 @@ from tracking.store.changes import ChangeKind
 from tracking.store.pool import Connection, unlocked
 
 RecordShare = Callable[[Connection, Share, Trip], Awaitable[None]]
-"""Records what was done with a share, in the same transaction."""
+"""Records the change of a share in the audit, in the same transaction."""
 
 
 class Access:
     """Every method raises `Refusal` and `StoreUnavailable`."""
 
     def __init__(self, follower: Transactions, auth: Auth, clock: Clock, *, shares_per_trip: int, revoked_limit: int) -> None:
-        """`shares_per_trip` is how many links of a trip may be good at a time, `revoked_limit` how many revoked tokens may be
-        remembered.
-        """
+        """`shares_per_trip` limits the valid links of a trip, and `revoked_limit` the revoked tokens in memory."""
         self._follower = follower
         self._auth = auth
         self._clock = clock
@@ -32,7 +30,7 @@ class Access:
 
     @unlocked
     async def share(self, trip: Trip, expires_in: float, record: RecordShare) -> tuple[Share, Issued]:
-        """A link for a passenger of the trip, for so many seconds."""
+        """Create a link for a passenger of the trip, valid for `expires_in` seconds."""
         self._hold_revoked()
         share_id = secrets.token_urlsafe(16)
         issued = self._auth.issue(Role.PASSENGER, trip.trip_id, expires_in, share_id)
@@ -50,7 +48,7 @@ class Access:
 
     @unlocked
     async def revoke_share(self, share_id: str, *, allowed: Callable[[Trip], bool], record: RecordShare) -> None:
-        """Nobody is let in with the link any more, and who is in is sent out."""
+        """Revoke the link and disconnect its clients."""
         async with self._follower.transaction() as transaction:
             connection = transaction.connection
             share = await shares.get(connection, share_id) if "\0" not in share_id else None
@@ -64,7 +62,7 @@ class Access:
 
     @unlocked
     async def revoke_token(self, jti: str, record: Callable[[Connection], Awaitable[None]]) -> None:
-        """Nobody is let in with the token any more, and who is in is sent out."""
+        """Revoke the token and disconnect its clients."""
         if jti not in (self._auth.revoked or ()):
             self._hold_revoked()
         async with self._follower.transaction() as transaction:
@@ -73,7 +71,7 @@ class Access:
             transaction.tell(ChangeKind.TOKEN_REVOKED, jti)
 
     def _hold_revoked(self) -> None:
-        """Raises `Refusal` (`conflict`) where no more revoked tokens can be remembered, or links that may have to be."""
+        """Raises `Refusal` (`conflict`) if there are too many revoked tokens and shares to remember."""
         count = 1 + len(self._auth.revoked or ())
         advice = "wait until some have expired, make tokens that live for a shorter time"
-        caps.hold(count, self._revoked_limit, f"{count} revoked tokens would be remembered", "revoked_limit", advice)
+        caps.hold(count, self._revoked_limit, f"{count} revoked tokens would have to be remembered", "revoked_limit", advice)

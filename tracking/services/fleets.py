@@ -1,4 +1,4 @@
-"""Fleets: made, named, and given their thresholds."""
+"""Fleets: create them, name them, and set their thresholds."""
 
 from tracking import caps
 from tracking.errors import ErrorCode, Refusal
@@ -14,20 +14,20 @@ class Fleets:
     """Every method raises `Refusal` and `StoreUnavailable`."""
 
     def __init__(self, follower: Transactions, *, limit: int) -> None:
-        """`limit` is how many fleets there may be."""
+        """`limit` is the number of fleets that may exist."""
         self._follower = follower
         self._limit = limit
 
     @unlocked
     async def put(self, fleet: Fleet, *, may_create: bool) -> bool:
-        """Stores the fleet; True where it is new."""
+        """Store the fleet; return True if it is new."""
         async with self._follower.transaction() as transaction:
             connection = transaction.connection
             if await fleets.get(connection, fleet.fleet_id) is None:
                 if not may_create:
                     raise Refusal(ErrorCode.NOT_FOUND, NOT_FOUND)  # a dispatcher manages a fleet, and makes none
                 count = await fleets.count_with_one_more(connection)
-                caps.hold(count, self._limit, f"there would be {count} fleets", "fleets_limit", "use those that there are")
+                caps.hold(count, self._limit, f"there would be {count} fleets", "fleets_limit", "use an existing one")
             created = await fleets.put(connection, fleet)
             transaction.tell(ChangeKind.FLEET_CHANGED, fleet.fleet_id, fleet_id=fleet.fleet_id, public=as_json(fleet))
             return created

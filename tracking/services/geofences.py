@@ -1,4 +1,4 @@
-"""Geofences of a fleet: drawn and removed."""
+"""Geofences of a fleet: check, store and remove them."""
 
 import asyncio
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from tracking.store.changes import ChangeKind, as_json
 from tracking.store.pool import Connection, unlocked
 
 MAX_FLEET_VERTICES = 500_000
-"""Of all geofences of a fleet together."""
+"""The vertices of all geofences of a fleet together."""
 
 
 class Checked(NamedTuple):
@@ -29,34 +29,34 @@ class Checked(NamedTuple):
     geofence: Geofence
     vertices: int
     stored: bytes
-    """its shape, as the table has it"""
+    """its shape, in the column's format"""
     text: bytes
-    """as HTTP answers it"""
+    """its text in answers over HTTP"""
     public: Any
-    """as sockets and the change log show it: simplified where it is large"""
+    """its form on sockets and in the change log, simplified if it is large"""
 
 
 class Geofences:
     """Every method raises `Refusal` and `StoreUnavailable`."""
 
     def __init__(self, follower: Transactions, shapes: Lanes, *, per_fleet: int) -> None:
-        """`per_fleet` is how many geofences a fleet may have. `shapes` is where large shapes are worked on."""
+        """`per_fleet` limits the geofences of a fleet. `shapes` are the lanes for work on large shapes."""
         self._follower = follower
         self._shapes = shapes
         self._per_fleet = per_fleet
 
     async def check(self, fleet_id: str, geofence_id: str, geometry: bytes, properties: dict[str, Any], *, by: str) -> Checked:
-        """Takes the GeoJSON apart, in a thread: a second of arithmetic, at worst. `by` is the token that asks for it."""
+        """Decode and check the GeoJSON in a thread. It may take a second. `by` is the token that asks for it."""
         async with self._shapes.enter(by):
             return await asyncio.to_thread(_check, fleet_id, geofence_id, geometry, properties)
 
     @unlocked
     async def put(self, checked: Checked) -> bool:
-        """Stores the geofence; True where it is new."""
+        """Store the geofence; return True if it is new."""
         geofence = checked.geofence
         async with self._follower.transaction() as transaction:
             connection = transaction.connection
-            # So that of two at once each counts the other.
+            # With the lock, each of two requests at the same time counts the other's geofence.
             if not await fleets.lock(connection, geofence.fleet_id):
                 raise Refusal(ErrorCode.NOT_FOUND, NOT_FOUND)
             await self._check_room(connection, geofence, checked.vertices)
@@ -68,7 +68,7 @@ class Geofences:
 
     @unlocked
     async def delete(self, fleet_id: str, geofence_id: str) -> bool:
-        """Removes the geofence; False where there is none."""
+        """Remove the geofence; return False if it does not exist."""
         async with self._follower.transaction() as transaction:
             found = await geofences.delete(transaction.connection, fleet_id, geofence_id)
             if found:
@@ -78,7 +78,7 @@ class Geofences:
             return found
 
     async def _check_room(self, connection: Connection, geofence: Geofence, vertices: int) -> None:
-        """Raises `Refusal` where the fleet has no room for it. The fleet's row is locked."""
+        """Raises `Refusal` if the fleet has no room for it. The fleet's row must be locked."""
         count, others = await geofences.count_others(connection, geofence.fleet_id, geofence.geofence_id)
         what = f"the fleet has {count} other geofences"
         advice = "delete one, or draw several areas as one MultiPolygon"

@@ -1,4 +1,4 @@
-"""Messages within a trip, of its driver, passengers and dispatchers: committed first, then shown to the others."""
+"""Messages within a trip, between its driver, passengers and dispatchers. They are committed before they are shown."""
 
 from hashlib import blake2b
 
@@ -16,17 +16,17 @@ from tracking.store.messages import Message
 from tracking.store.pool import Connection, Database, unlocked
 
 PAGE = 50
-"""Unread messages that are read from the store at once, and told to a driver."""
+"""Unread messages that are read from the store and sent to a driver at once."""
 MARKED_AT_ONCE = 1_000
 UNREAD_RETRY_AFTER = 30.0
-"""Seconds told to whoever wrote more than may wait for a driver: nobody knows when the driver comes back."""
+"""The `retry_after` of a sender with too many unread messages. Nobody knows when the driver will read them."""
 
 
 class Messages:
     """Every method raises `StoreUnavailable`.
 
-    Whoever writes spends `budget`; the holder is the share, or else the token. `most_unread` of the messages of one share or
-    token may wait in a trip for its driver.
+    A sender spends `budget`. The holder is the share, or the token if there is no share. A trip holds at most `most_unread`
+    unread messages of one sender for its driver.
     """
 
     def __init__(self, follower: Transactions, database: Database, clock: Clock, *, budget: Budget, most_unread: int) -> None:
@@ -38,27 +38,33 @@ class Messages:
         self._unread = Gathered(self._read_unread)
 
     async def from_driver(self, principal: Principal, trip_id: str, client_id: str, text: str) -> None:
-        """Raises `Refusal`: `forbidden` where the trip is not this vehicle's, `conflict` where it is over, or where the token
-        used the `client_id` for another text, `rate_limited` where the budget is spent.
+        """Store a driver's message.
+
+        Raises `Refusal`: `forbidden` if the trip is not this vehicle's; `conflict` if it is over, or if the token used the
+        `client_id` for another text; `rate_limited` if the budget is spent.
         """
         await self._post(principal, trip_id, "driver", client_id, text, by_driver=True)
 
     async def from_passenger(self, principal: Principal, trip_id: str, client_id: str, text: str) -> None:
-        """Raises `Refusal`: `conflict` where the trip is over, or where the token or share used the `client_id` for another
-        text, `rate_limited` where the budget is spent, or too much of this sender is unread.
+        """Store a passenger's message.
+
+        Raises `Refusal`: `conflict` if the trip is over, or if the token or share used the `client_id` for another text;
+        `rate_limited` if the budget is spent, or too many messages of this sender are unread.
         """
         await self._post(principal, trip_id, "passenger", client_id, text)
 
     async def from_dispatcher(self, principal: Principal, fleet_id: str, trip_id: str, client_id: str, text: str) -> None:
-        """Raises `Refusal`: `not_found` where the trip is not this fleet's, the rest as for passengers."""
+        """Store a dispatcher's message. Raises `Refusal`: `not_found` if the trip is not this fleet's, the rest as for
+        passengers.
+        """
         await self._post(principal, trip_id, "dispatcher", client_id, text, fleet_id=fleet_id)
 
     def none_unread(self, vehicle: IngestVehicle) -> bool:
-        """Whether memory knows that the vehicle's driver has read everything, so that nobody need be asked."""
+        """Whether memory knows that the vehicle's driver has read everything. The store need not be asked then."""
         return vehicle.read == vehicle.posted
 
     async def unread(self, vehicle: IngestVehicle, after: int = 0) -> list[Message]:
-        """A page of what the vehicle's driver has not read: the first `PAGE` after the message of that number."""
+        """A page of messages that the vehicle's driver has not read: the first `PAGE` after the message with that number."""
         posted = vehicle.posted
         found = await self._unread.get((vehicle.number, after)) or []
         if not found and after == 0:
@@ -103,7 +109,7 @@ class Messages:
         author = _author(principal)
         async with self._follower.transaction() as transaction:
             connection = transaction.connection
-            # Locked, so that it goes to no other vehicle before the message is there for that one's driver to find.
+            # The lock keeps the trip from moving to another vehicle before that vehicle's driver can find the message.
             trip = await trips.lock(connection, trip_id)
             if trip is None and fleet_id is not None:
                 raise Refusal(ErrorCode.NOT_FOUND, "no such trip in this fleet")
@@ -117,7 +123,7 @@ class Messages:
             if message.text != text:
                 raise Refusal(
                     ErrorCode.CONFLICT,
-                    "you sent another text with this `client_id`: give each message one of its own, like a UUID",
+                    "you sent another text with this `client_id`: give each message its own, such as a UUID",
                     field="client_id",
                 )
             if not fresh:
@@ -129,7 +135,7 @@ class Messages:
                 trip_id,
                 fleet_id=trip.fleet_id,
                 vehicle=trip.vehicle_number,
-                # The text stays where it can be erased.
+                # The log must not contain the text, which must be erasable.
                 public={
                     "message_id": message.number,
                     "trip_id": trip_id,
@@ -140,7 +146,9 @@ class Messages:
             )
 
     async def _refuse_piling_up(self, connection: Connection, trip: Trip, sender: str, author: bytes) -> None:
-        """Raises `Refusal` where this message, stored in the transaction, is one more than may wait for the driver."""
+        """Raises `Refusal` if this message exceeds the unread messages that may wait for the driver. It is stored in the
+        transaction.
+        """
         if await messages.count_unread(connection, trip.number, sender, author) > self._most_unread:
             raise Refusal(
                 ErrorCode.RATE_LIMITED,
@@ -152,7 +160,7 @@ class Messages:
         self, connection: Connection, trip: Trip, sender: str, author: bytes, client_id: str, text: str
     ) -> tuple[Message, bool]:
         if is_uuid(client_id):
-            # Sent again with a renewed token, which is another author: two apps never make the same UUID, as they count alike.
+            # A repeat with a renewed token has another author. Two apps never make the same UUID.
             before = await messages.sent_before(connection, trip.number, trip.trip_id, sender, client_id, text)
             if before is not None:
                 return before, False
@@ -160,6 +168,8 @@ class Messages:
 
 
 def _author(principal: Principal) -> bytes:
-    """What a `client_id` is unique within: the share, or else the token. A digest: the id of a token may be any text."""
+    """The scope in which a `client_id` is unique: the share, or the token if there is none. It is a digest, because the id of a
+    token may be any text.
+    """
     kind, name = ("share", principal.share_id) if principal.share_id is not None else ("token", principal.jti)
     return blake2b(f"{kind} {name}".encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""Trips: made, changed and removed."""
+"""Trips: create, change and remove them."""
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,7 +25,7 @@ class Trips:
     """Every method raises `Refusal` and `StoreUnavailable`."""
 
     def __init__(self, follower: Transactions, clock: Clock, *, per_fleet: int, per_vehicle: int) -> None:
-        """`per_fleet` and `per_vehicle` are how many trips of one may be open at a time."""
+        """`per_fleet` and `per_vehicle` limit the open trips of a fleet and of a vehicle."""
         self._follower = follower
         self._clock = clock
         self._per_fleet = per_fleet
@@ -77,10 +77,10 @@ class Trips:
         vehicle_id: str | UnsetType | None = UNSET,
         route: dict[str, Any] | UnsetType | None = UNSET,
     ) -> Trip:
-        """The trip after the change; the same where nothing was to change.
+        """Change the trip, and return it.
 
-        `version`, where given, must be the trip's (`conflict`). `not_allowed` is how a trip that is missing or not allowed is
-        refused, the same for both.
+        A given `version` must be the trip's (`conflict`). `not_allowed` is the error for a trip that is missing, and for one
+        that the principal may not change. Both look the same.
         """
         async with self._follower.transaction() as transaction:
             connection = transaction.connection
@@ -96,9 +96,9 @@ class Trips:
     async def delete(
         self, trip_id: str, *, allowed: Callable[[Trip], bool], record: Callable[[Connection], Awaitable[None]]
     ) -> None:
-        """Removes a trip that is not under way (`conflict` otherwise). What its vehicles hold of it goes later (`erasure`).
+        """Remove a trip that is not under way (`conflict` otherwise). Its positions are removed later (`erasure`).
 
-        `record` records it, in the same transaction.
+        `record` records the removal in the same transaction.
         """
         async with self._follower.transaction() as transaction:
             connection = transaction.connection
@@ -107,7 +107,7 @@ class Trips:
                 raise Refusal(ErrorCode.NOT_FOUND, NOT_FOUND)
             if trip.status.under_way:
                 raise Refusal(ErrorCode.CONFLICT, f"the trip is {trip.status}: cancel or complete it first")
-            # All that drove it: each may have fixes to come of that time.
+            # Every vehicle that drove it may still send fixes of that time.
             drove = await vehicles.lock_those_of_trip(connection, trip.number)
             await trip_erasures.begin(connection, trip, self._clock())
             await record(connection)
@@ -123,7 +123,7 @@ class Trips:
         vehicle_id: str | UnsetType | None,
         route: dict[str, Any] | UnsetType | None,
     ) -> Trip | None:
-        """Stores the change and returns the trip as it is then, None where nothing changes."""
+        """Store the change and return the trip after it; None if nothing changes."""
         connection, now = transaction.connection, self._clock()
         old: vehicles.Stored | None = None
         if trip.vehicle is not None and trip.vehicle_number is not None:
@@ -154,16 +154,16 @@ class Trips:
             version=trip.version + 1,
             route=trip.route if route is UNSET else route,
             started_at=started_at if trip.started_at is None else trip.started_at,
-            # One that never was under way has no span that ends.
+            # A trip that was never under way has no span that ends.
             ended_at=(ended_at or now) if next_status.over and not trip.status.over else trip.ended_at,
         )
         await trips.update(connection, changed, vehicle=new.number if new is not None else None)
         after: Trip | None = changed
         if new is not old or route is not UNSET:
-            # As others see the vehicle, and as the route is stored.
+            # The trip is read again: with the vehicle as others see it, and the route as stored.
             after = await trips.get(connection, trip.trip_id)
         assert after is not None
-        # One that drove it and is another fleet's now is not told of it.
+        # A vehicle that drove it and has left the fleet is not told of it.
         concerned = {
             vehicle.number: vehicle
             for vehicle in (old, new)
@@ -173,7 +173,7 @@ class Trips:
         return after
 
     async def _vehicle_for(self, connection: Connection, vehicle_id: str, fleet_id: str) -> vehicles.Stored:
-        """The vehicle that one more trip is for, its row locked."""
+        """The vehicle that one more trip is for. Its row is locked."""
         vehicle = await vehicles.lock(connection, vehicle_id, fleet_id)
         if vehicle is None:
             raise Refusal(ErrorCode.NOT_FOUND, f"fleet {fleet_id} has no vehicle {vehicle_id}", field="vehicle_id")
@@ -193,7 +193,7 @@ class Trips:
         new: vehicles.Stored | None,
         now: int,
     ) -> tuple[int | None, int | None]:
-        """When a span ended and when one began, where one did."""
+        """The end of the span that ended and the start of the one that began; None if there is none."""
         ended_at = started_at = None
         if trip.status.under_way and (not status.under_way or new is not old):
             ended_at = await trips.close_span(connection, trip.number, now)
@@ -215,7 +215,7 @@ def tell_trip(
     vehicle: vehicles.Stored | None,
     concerned: Sequence[vehicles.Stored],
 ) -> None:
-    """`vehicle` is the trip's, `concerned` are those whose trips are others now."""
+    """Write the change to the log. `vehicle` is the trip's. `concerned` are the vehicles whose trips change."""
     for one in concerned:
         transaction.tell(ChangeKind.VEHICLE_TRIPS, trip.trip_id, vehicle=one.number)
     transaction.tell(
@@ -228,17 +228,17 @@ def tell_trip(
 
 
 def check_version(trip: Trip, version: int) -> None:
-    """Raises `Refusal` (`conflict`) where it is not the trip's."""
+    """Raises `Refusal` (`conflict`) if it is not the trip's version."""
     if version != trip.version:
         raise Refusal(
             ErrorCode.CONFLICT,
-            f"the trip is at version {trip.version}, you sent {version}: read it again and decide anew",
+            f"the trip is at version {trip.version}, you sent {version}: read it again and decide again",
             field="version",
         )
 
 
 def _new_trip_id() -> str:
-    """144 random bits, as text that begins with a letter or digit: a spreadsheet would take `-` for the start of a formula."""
+    """144 random bits as text that begins with a letter or digit. A spreadsheet would take `-` for the start of a formula."""
     while not (trip_id := secrets.token_urlsafe(18))[0].isalnum():
         pass
     return trip_id

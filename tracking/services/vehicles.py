@@ -1,4 +1,4 @@
-"""Vehicles: put, moved between fleets, and removed."""
+"""Vehicles: create, change and remove them, and move them between fleets."""
 
 from collections.abc import Awaitable, Callable
 
@@ -17,15 +17,17 @@ class Vehicles:
     """Every method raises `Refusal` and `StoreUnavailable`."""
 
     def __init__(self, follower: Transactions, clock: Clock, *, per_fleet: int) -> None:
-        """`per_fleet` is how many vehicles a fleet may have."""
+        """`per_fleet` limits the vehicles of a fleet."""
         self._follower = follower
         self._clock = clock
         self._per_fleet = per_fleet
 
     @unlocked
     async def put(self, vehicle: Vehicle, *, own: str | None) -> bool:
-        """Stores the vehicle; True where it is new. `own` is the one fleet whose vehicles a dispatcher changes, and makes none;
-        None for who changes those of all.
+        """Store the vehicle; return True if it is new.
+
+        `own` is the fleet of a dispatcher, who may change its vehicles but create none. It is None for a service, which may do
+        both in every fleet.
         """
         async with self._follower.transaction() as transaction:
             connection = transaction.connection
@@ -43,7 +45,7 @@ class Vehicles:
                 caps.hold(count, self._per_fleet, what, "vehicles_per_fleet", "delete some, or divide the fleet")
             stored, created = await vehicles.put(connection, vehicle, self._clock())
             if before is not None and moves:
-                # The old fleet learns that it is gone, and not where it is now.
+                # The old fleet learns that it is gone, but not where it went.
                 transaction.tell(
                     ChangeKind.VEHICLE_DELETED,
                     vehicle.vehicle_id,
@@ -65,9 +67,9 @@ class Vehicles:
     async def remove(
         self, vehicle_id: str, *, own: str | None, record: Callable[[Connection], Awaitable[None]]
     ) -> Stored | None:
-        """Removes the vehicle, and returns what it was; None where there is none. What is stored of it goes later (`erasure`).
+        """Remove the vehicle and return it; None if it does not exist. Its stored data is removed later (`erasure`).
 
-        `own` is as for `put`. `record` records it, in the same transaction.
+        `own` is as for `put`. `record` records the removal in the same transaction.
         """
         async with self._follower.transaction() as transaction:
             connection = transaction.connection
@@ -86,7 +88,7 @@ class Vehicles:
 
 
 async def _refuse_with_trips(connection: Connection, stored: Stored) -> None:
-    """A vehicle that changes its fleet would take the old fleet's passengers with it."""
+    """Raises `Refusal` if the vehicle has open trips. Else the passengers of the old fleet would follow it to the new one."""
     for trip in await trips.open_of_vehicle(connection, stored.number):
         raise Refusal(
             ErrorCode.CONFLICT, f"trip {trip.trip_id} of its fleet waits for the vehicle: end it, or give it another one"

@@ -1,7 +1,7 @@
 import { byId } from "../shared/dom.js";
 
 /**
- * The keys that work everywhere on the page: `/` searches, Escape goes back a step, and from the search the list is an arrow away.
+ * The keys of the whole page: `/` searches, Escape goes back a step, and the down arrow goes from the search to the list.
  * @param {{onSearch: () => void, onList: () => void, onEscape: () => boolean}} events `onEscape` says whether there was a step to go back
  */
 export function hearKeys({ onSearch, onList, onEscape }) {

@@ -1,4 +1,4 @@
-/** States, events and numbers in words, as dispatchers say them. */
+/** Texts for states, events and numbers on the dispatcher's page. */
 
 import { isolated, timeOfDay } from "../shared/format.js";
 
@@ -34,9 +34,9 @@ export const EVENT_KINDS = {
 };
 
 /**
- * What happened, without the vehicle's name.
+ * The text of an event, without the vehicle's name.
  * @param {FleetEvent} event
- * @param {string} fence the geofence's name, where there is one
+ * @param {string} fence the geofence's name, if there is one
  */
 export function eventText({ kind, speed, limit }, fence) {
   fence = isolated(fence);
@@ -57,9 +57,9 @@ export function eventText({ kind, speed, limit }, fence) {
     case "idle":
       return "stands still";
     case "signal_lost":
-      return "sends nothing any more";
+      return "has stopped reporting";
     case "signal_back":
-      return "is heard again";
+      return "reports again";
     default:
       return String(kind).replaceAll("_", " ");
   }
@@ -70,7 +70,7 @@ export function kilometresPerHour(metresPerSecond) {
   return `${Math.round(metresPerSecond * 3.6)} km/h`;
 }
 
-/** A distance, as a dispatcher compares it. @param {number} metres */
+/** A distance, short enough to compare. @param {number} metres */
 export function distanceText(metres) {
   return metres < 1_000 ? `${Math.round(metres / 10) * 10} m` : `${(metres / 1_000).toFixed(metres < 10_000 ? 1 : 0)} km`;
 }
@@ -82,7 +82,7 @@ export function durationText(seconds) {
   return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-/** A device's clock that is wrong. @param {number} skew seconds that it is ahead (negative: behind) @returns {string} nothing where it is not */
+/** The text for a device's wrong clock. @param {number} skew seconds that it is ahead (negative: behind) @returns {string} empty if it is right */
 export function clockText(skew) {
   if (!skew) return "";
   const seconds = Math.abs(skew);
@@ -90,29 +90,29 @@ export function clockText(skew) {
   return `Clock ${span} ${skew > 0 ? "ahead" : "behind"}`;
 }
 
-/** An instant: the time of day, and the day where it isn't today. @param {number} instant @param {number} now */
+/** The time of day of an instant, with the date if it isn't today. @param {number} instant @param {number} now */
 export function instantText(instant, now) {
   const date = new Date(instant);
   const day = date.toDateString() === new Date(now).toDateString() ? "" : `${date.toLocaleDateString([], { day: "numeric", month: "short" })}, `;
   return day + timeOfDay(instant);
 }
 
-/** A place with its name, or where it has none its coordinates. @param {import("../shared/messages.js").Place} place */
+/** The name of a place, or its coordinates if it has none. @param {import("../shared/messages.js").Place} place */
 export function placeText({ name, latitude, longitude }) {
   return name || `${latitude.toFixed(4)}, ${longitude.toFixed(4)}`;
 }
 
 /** @type {Record<import("../shared/close_codes.js").Ending, {title: string, text: string}>} */
 const ENDINGS = {
-  expired: { title: "Your access has run out", text: "The link worked for a limited time. Ask whoever runs this service for a new one." },
-  revoked: { title: "Your access was taken back", text: "Ask whoever runs this service for a new link." },
+  expired: { title: "Your access has run out", text: "The link worked for a limited time. Ask the operator of this service for a new one." },
+  revoked: { title: "Your access was revoked", text: "Ask the operator of this service for a new link." },
   invalid: { title: "This link doesn’t open this fleet", text: "It is another fleet’s, or the fleet no longer exists. Check that the link was copied whole." },
-  incomplete: { title: "This link isn’t complete", text: "Its last part, after the # sign, is missing. Open it again from where it was given to you." },
-  outdated: { title: "This page is out of date", text: "Load it again. If that doesn’t help, ask whoever runs this service." },
+  incomplete: { title: "This link isn’t complete", text: "Its last part, after the # sign, is missing. Open it again from the message it came in." },
+  outdated: { title: "This page is out of date", text: "Load it again. If that doesn’t help, ask the operator of this service." },
   over: { title: "This fleet is closed", text: "Nothing more will be shown here." },
 };
 
-/** Why nothing more is shown. @param {import("../shared/close_codes.js").Ending} ending */
+/** The text that says why the page has ended. @param {import("../shared/close_codes.js").Ending} ending */
 export function farewell(ending) {
   return ENDINGS[ending];
 }

@@ -28,7 +28,7 @@ import { viewOf } from "./view.js";
 
 const SAMPLE_OF_FLEET = 500;
 
-/** The dispatcher's page: joins the live fleet with the map, the panels at the side and the cards. */
+/** The dispatcher's page. It connects the live fleet with the map, the side panels and the cards. */
 export class DispatcherPage {
   #token;
   #fleetId = decodeURIComponent(location.pathname.split("/").filter(Boolean).at(-1) ?? "");
@@ -134,7 +134,7 @@ export class DispatcherPage {
     });
   }
 
-  /** What Escape leaves: the innermost thing first. Whether there was any. */
+  /** Closes the innermost open thing, for Escape; returns whether there was one. */
   #stepBack() {
     if (this.#editor.active) this.#editor.stop();
     else if (this.#booking.active) this.#booking.stop();
@@ -145,7 +145,7 @@ export class DispatcherPage {
     return true;
   }
 
-  /** Learns what the fleet is called, and which vehicles it has. */
+  /** Loads the fleet's name and its vehicles' names. */
   async #learn() {
     const [fleet, vehicles] = await Promise.allSettled([this.#api.fleet(), this.#api.search("", SAMPLE_OF_FLEET)]);
     if (fleet.status === "fulfilled") this.#showName(fleet.value.name);
@@ -161,7 +161,7 @@ export class DispatcherPage {
     document.title = name || this.#fleetId;
   }
 
-  // --- what the hub says ----------------------------------------------------------------------------------------------
+  // --- messages of the hub ----------------------------------------------------------------------------------------------
 
   /** @param {"vehicles" | "trips" | "geofences"} part */
   #changed(part) {
@@ -251,7 +251,7 @@ export class DispatcherPage {
     this.#selection.selectVehicle(id, { show: latitude === undefined });
   }
 
-  /** Beside a replay the vehicles of now are pale. @param {boolean} open */
+  /** Shows live vehicles paler during a replay. @param {boolean} open */
   #replayed(open) {
     this.#map.vehicles.faded = open;
     if (open) this.#map.vehicles.refresh();

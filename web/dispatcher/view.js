@@ -1,5 +1,5 @@
 /**
- * What the page shows, to be looked at and not to be changed: for tests, and for whoever embeds the page.
+ * A read-only view of what the page shows, for tests and for pages that embed it.
  * @param {object} parts
  * @param {import("./state/live.js").Live} parts.live
  * @param {import("./map/map.js").FleetMap} parts.map
@@ -37,7 +37,7 @@ export function viewOf({ live, map, list, replay, page }) {
       const { playing, time, from, to, rate } = replay.playback;
       return replay.open ? { vehicle: replay.vehicleId, positions: replay.length, playing, time, from, to, rate, shown: replay.shown } : null;
     },
-    /** Where a place is on the screen, for a hand that is to click it. @param {number} latitude @param {number} longitude */
+    /** The pixel of a place on the screen, so that a test can click it. @param {number} latitude @param {number} longitude */
     pointOf(latitude, longitude) {
       const { x, y } = map.leaflet.latLngToContainerPoint([latitude, longitude]);
       const { left, top } = map.leaflet.getContainer().getBoundingClientRect();

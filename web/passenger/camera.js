@@ -5,20 +5,20 @@ import { near, travel } from "../shared/geo.js";
 /** @typedef {{top: number, right: number, bottom: number, left: number}} Margins pixels at the map's edges that other things cover */
 
 const CLOSEST = 16;
-/** Where car and goal are too far apart to be seen well together, the car alone is shown, at this zoom. */
+/** If the car and its goal don't fit at this zoom, only the car is shown. */
 const FARTHEST = 12;
 const ALONE = 15;
 const REST = 2_500;
 const ROOM = 0.16;
 
-/** Keeps the car, and what it drives to, in view; and leaves the map to the passenger when they take hold of it. */
+/** Keeps the car and its goal in view. It stops when the passenger moves the map. */
 export class Camera {
   follow = true;
 
   /** @type {Margins} */
   margins = { top: 0, right: 0, bottom: 0, left: 0 };
   reduced = false;
-  /** A longitude: all is shown in the copy of the world that it lies in. */
+  /** A longitude. Everything is drawn in the copy of the world that contains it. */
   reference = 0;
 
   #map;
@@ -40,7 +40,7 @@ export class Camera {
   }
 
   /**
-   * Moves the map only when it must: the car leaves the calm middle, or has come so near its goal that a closer look shows both.
+   * Moves the map only if the car leaves the middle area, or if a closer zoom shows both the car and its goal.
    * @param {import("../shared/motion.js").Shown} car
    * @param {Point | null} goal
    * @param {number} now
@@ -60,13 +60,13 @@ export class Camera {
     this.#go(together ? both.getCenter() : this.#ahead(car, zoom), zoom, must);
   }
 
-  /** The middle of what nothing covers, in the map's pixels. */
+  /** The middle of the uncovered part of the map, in pixels. */
   get middle() {
     const { x, y } = this.#free();
     return L.point(this.margins.left + x / 2, this.margins.top + y / 2);
   }
 
-  /** Where the middle must be so that most of the free space lies before the car. @param {import("../shared/motion.js").Shown} car @param {number} zoom */
+  /** The centre of the map that leaves most free space in front of the car. @param {import("../shared/motion.js").Shown} car @param {number} zoom */
   #ahead(car, zoom) {
     const metresPerPixel = (40_075_017 * Math.cos((car.latitude * Math.PI) / 180)) / 2 ** (zoom + 8);
     const size = this.#free();

@@ -4,12 +4,12 @@ import { Track } from "./track.js";
 /** @typedef {import("../shared/messages.js").PassengerMessage} PassengerMessage */
 
 /**
- * What became of a message: `applied` (the state changed), `ignored` (a repeat, or nothing to do with the state), or `gap`
- * (updates are missing, the feed can only go on from a snapshot).
+ * The result of a message. `applied`: the state changed. `ignored`: a repeat, or a message without state. `gap`: updates are
+ * missing, and the feed needs a snapshot.
  * @typedef {"applied" | "ignored" | "gap"} Outcome
  */
 
-/** What a passenger knows of one trip, kept up to date by the hub's messages. No I/O: messages in, state out. */
+/** The state of one trip on the passenger's page, updated by the hub's messages. No I/O: messages in, state out. */
 export class Feed {
   track = new Track();
   clock = new ServerClock();
@@ -26,10 +26,10 @@ export class Feed {
   /** @type {{epoch: string, offset: number} | null} */
   #cursor = null;
 
-  /** Whether this connection has said from where it continues; before that an offset means nothing. */
+  /** Whether this connection has said where it continues. An offset has no meaning before that. */
   #synced = false;
 
-  /** Where to resume, or null where only a snapshot helps. */
+  /** The point to resume from, or null if a snapshot is needed. */
   get cursor() {
     return this.#cursor ? { ...this.#cursor } : null;
   }
@@ -39,7 +39,7 @@ export class Feed {
     this.#synced = false;
   }
 
-  /** Gives up the place in the feed; what is known stays on show until the snapshot comes. */
+  /** Drops the cursor. The present state stays on the page until the snapshot arrives. */
   forget() {
     this.#cursor = null;
     this.#synced = false;
@@ -105,15 +105,15 @@ export class Feed {
     this.position = position ?? null;
     this.progress = progress ?? null;
     this.track.replace(track, segments);
-    // Positions are shown before they are committed, and a snapshot's line is what is committed.
+    // A position is shown before its commit. The line of a snapshot has only committed positions.
     if (position) this.track.add([position.longitude, position.latitude, position.fix_time]);
   }
 
-  /** Where another vehicle was is no answer to where this one is. @param {import("../shared/messages.js").Trip} trip */
+  /** Takes a trip. If its vehicle changed, the old position is dropped. @param {import("../shared/messages.js").Trip} trip */
   #take(trip) {
     this.trip = trip;
     const vehicle = trip.vehicle?.vehicle_id;
-    // A trip that is over doesn't name it any more.
+    // A trip that is over does not name its vehicle.
     if (vehicle === undefined || vehicle === this.track.vehicle) return;
     this.track.giveTo(vehicle);
     this.position = null;

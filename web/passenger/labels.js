@@ -1,4 +1,4 @@
-/** Numbers and states in words, as a passenger says them. */
+/** Texts for numbers and states on the passenger's page. */
 
 import { isolated } from "../shared/format.js";
 import { shortened } from "../shared/text.js";
@@ -9,7 +9,7 @@ const MINUTE = 60_000;
 const NAME_LIMIT = 40;
 
 /**
- * A distance, as exact as it is useful.
+ * A distance, with useful precision.
  * @param {number} metres
  */
 export function length(metres) {
@@ -18,7 +18,7 @@ export function length(metres) {
 }
 
 /**
- * How long still, as a span where it is not known better.
+ * The remaining time, as a range if it is uncertain.
  * @param {number} milliseconds
  * @param {number} [error]
  */
@@ -56,7 +56,7 @@ export function status(trip) {
 }
 
 /**
- * What the status means for the passenger, or nothing where it says it all.
+ * What the status means for the passenger; empty if the status needs no explanation.
  * @param {Trip} trip
  */
 export function explanation(trip) {
@@ -66,7 +66,7 @@ export function explanation(trip) {
     case "arrived_at_pickup":
       return trip.pickup.name ? `Look for it at ${isolated(trip.pickup.name)}.` : "Look for it at the pickup point.";
     case "arrived_at_stop":
-      return "It goes on shortly.";
+      return "It continues shortly.";
     default:
       return "";
   }
@@ -83,9 +83,9 @@ const ENDINGS = {
 };
 
 /**
- * The last words, where nothing more will come.
+ * The final text, after which nothing more is shown.
  * @param {import("../shared/close_codes.js").Ending} ending
- * @param {Trip | null} trip what was known of the trip
+ * @param {Trip | null} trip the last known state
  */
 export function farewell(ending, trip) {
   if (ending !== "over") return ENDINGS[ending];
@@ -102,7 +102,7 @@ const SENDERS = new Map([
 ]);
 
 /**
- * Who wrote a message.
+ * The name of a message's sender.
  * @param {string} from
  */
 export function sender(from) {

@@ -7,16 +7,16 @@ import { TripMap } from "./map.js";
 
 const GOAL_IS_PICKUP = new Set(["new", "enroute_to_pickup", "arrived_at_pickup"]);
 
-/** Plays a feed on the map: moves the car from fix to fix, draws a frame while it moves, and points the camera. */
+/** Shows a feed on the map. It moves the car from fix to fix, draws a frame while it moves, and directs the camera. */
 export class LiveMap {
-  /** Where the car is drawn. @type {import("../shared/motion.js").Shown | null} */
+  /** The place at which the car is drawn. @type {import("../shared/motion.js").Shown | null} */
   shown = null;
 
   #feed;
   #map;
   #motion = new Motion();
   #followButton = byId("follow");
-  /** Whether the camera has looked at what is there to be seen. */
+  /** Whether the camera has framed the present things. */
   #framed = false;
   #frameRequest = 0;
   /** @type {"" | "pickup" | "dropoff"} */
@@ -40,7 +40,7 @@ export class LiveMap {
     return this.#map.camera.follow;
   }
 
-  /** The car glides on from where it is shown, unless the snapshot knows of none, or only of an older place. */
+  /** Moves the car on from where it is shown, unless the snapshot has no position or an older one. */
   takeSnapshot() {
     const { position, track } = this.#feed;
     if (!position || (this.shown && position.fix_time < this.shown.time)) this.#motion.clear();
@@ -53,13 +53,13 @@ export class LiveMap {
     this.#motion.push(position, performance.now());
   }
 
-  /** Nobody knows where the vehicle is, or it is another one now. */
+  /** Removes the car, when its position is unknown or the vehicle has changed. */
   forgetCar() {
     this.shown = null;
     this.#motion.clear();
   }
 
-  /** @param {Trip} trip @param {boolean} stale whether the car's position is an old one */
+  /** @param {Trip} trip @param {boolean} stale whether the car's position is old */
   showTrip(trip, stale) {
     this.#map.stale = stale;
     this.#map.showTrip(trip);
@@ -72,7 +72,7 @@ export class LiveMap {
     this.#look();
   }
 
-  /** Nothing more will come. @param {boolean} keep whether the whole trip stays in sight, instead of nothing */
+  /** Stops. @param {boolean} keep whether the whole trip stays visible */
   end(keep) {
     this.#ended = true;
     this.forgetCar();
@@ -98,7 +98,7 @@ export class LiveMap {
     document.documentElement.style.setProperty("--covered", beside ? "0px" : `${covered}px`);
   }
 
-  /** Points the camera: at the car and its goal, or at the trip's places while there is no car. */
+  /** Directs the camera at the car and its goal, or at the trip's places while there is no car. */
   #look() {
     const { trip } = this.#feed;
     if (!trip) return;
@@ -133,7 +133,7 @@ export class LiveMap {
     const before = this.shown;
     this.shown = this.#motion.frame(now);
     if (!this.shown) return;
-    // The camera's first look was at the places alone; now there is a car to look at.
+    // The camera framed only the places at first. Now there is a car.
     if (!before) this.#framed = false;
     if (!this.#framed) this.#look();
     this.#map.show(this.shown, this.#feed.track);

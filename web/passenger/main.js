@@ -2,6 +2,6 @@ import { takeToken } from "../shared/link.js";
 import { readSettings } from "../shared/settings.js";
 import { PassengerPage } from "./page.js";
 
-// Before anything is waited for: the token is not to stay in the address bar.
+// The token must leave the address bar before anything else happens.
 const token = takeToken();
 new PassengerPage(token, await readSettings()).start();

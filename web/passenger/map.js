@@ -8,7 +8,7 @@ import { Camera } from "./camera.js";
 /** @typedef {import("../shared/messages.js").Trip} Trip */
 /** @typedef {import("./track.js").Track} Track */
 
-/** The map with the car, the line it drove, the route it plans, and the trip's places. */
+/** The map with the car, its line, the planned route, and the trip's places. */
 export class TripMap {
   camera;
 
@@ -26,7 +26,7 @@ export class TripMap {
   /**
    * @param {HTMLElement} element
    * @param {import("../shared/basemap.js").BasemapSettings | undefined} basemap
-   * @param {() => void} onTaken the passenger has moved the map themselves
+   * @param {() => void} onTaken called when the passenger moves the map
    */
   constructor(element, basemap, onTaken) {
     const map = L.map(element, { zoomControl: false, attributionControl: false, maxZoom: 18, minZoom: 3, zoomAnimationThreshold: 6 });
@@ -34,15 +34,15 @@ export class TripMap {
     this.camera = new Camera(map);
     L.control.attribution({ position: "bottomright", prefix: '<a href="https://leafletjs.com/" target="_blank" rel="noreferrer">Leaflet</a>' }).addTo(map);
     L.control.zoom({ position: "topright" }).addTo(map);
-    // Left to itself a button zooms at the map's own middle, and half of the map lies under the panel.
+    // A button would zoom at the map's centre, but the panel covers half of the map.
     map.zoomIn = (steps = 1) => map.setZoomAround(this.camera.middle, map.getZoom() + steps);
     map.zoomOut = (steps = 1) => map.setZoomAround(this.camera.middle, map.getZoom() - steps);
     map.on("zoomstart", () => (this.#zooming = true)).on("zoomend", () => (this.#zooming = false));
-    // Leaflet's own `movestart` comes from the camera too; these come from a hand alone.
+    // The camera causes Leaflet's `movestart` too. Only a user causes these events.
     map.on("dragstart dblclick", onTaken);
     element.addEventListener("wheel", onTaken, { passive: true });
     element.addEventListener("touchstart", (event) => event.touches.length > 1 && onTaken(), { passive: true });
-    // Leaflet's buttons let no click out; on the way in it can still be seen.
+    // Leaflet's buttons stop clicks from bubbling, so the click is caught in the capture phase.
     element.querySelector(".leaflet-control-zoom")?.addEventListener("click", onTaken, { capture: true });
     element.addEventListener("keydown", (event) => /^(Arrow|[+=-]$)/.test(event.key) && onTaken());
     this.#dress(map, basemap);
@@ -62,7 +62,7 @@ export class TripMap {
     const key = JSON.stringify([trip.pickup, trip.dropoff, trip.stops, trip.route]);
     if (key === this.#shape) return;
     this.#shape = key;
-    // All is drawn in the copy of the world that the pickup lies in, past 180 degrees too.
+    // Everything is drawn in the pickup's copy of the world, also past 180 degrees.
     this.camera.reference = trip.pickup.longitude;
     this.#drawn = { revision: -1, count: 0 };
     this.#places.clearLayers();
@@ -74,12 +74,12 @@ export class TripMap {
   }
 
   /**
-   * Draws the car, and the line behind it: the line never runs ahead of the car, though more of it may be known.
+   * Draws the car and the line behind it. The line ends at the car, even if more of it is known.
    * @param {Shown} car
    * @param {Track} track
    */
   show(car, track) {
-    // Leaflet moves markers itself while it zooms; a hand of ours in between makes them jump.
+    // Leaflet moves markers itself during a zoom. Moving them now would make them jump.
     if (this.#zooming) return;
     const here = this.#here(car);
     this.#car.show(this.#map, here);
@@ -90,7 +90,7 @@ export class TripMap {
   }
 
   /**
-   * The line alone, where there is no car to end it.
+   * Draws the line alone, when there is no car.
    * @param {Track} track
    */
   showTrack(track) {
@@ -99,7 +99,7 @@ export class TripMap {
     this.#drawTrack(track, track.line.length);
   }
 
-  /** Takes away whatever tells where the vehicle is or was. */
+  /** Removes everything that shows where the vehicle is or was. */
   forget() {
     this.#car.hide();
     for (const line of [this.#edge, this.#driven, this.#tip]) line.setLatLngs([]);
@@ -116,7 +116,7 @@ export class TripMap {
         drawn.addLatLng([latitude, near(longitude, line.at(-1)?.lng ?? this.camera.reference)], line);
       }
     } else {
-      // A line for each vehicle: what lies between the last place of one and the first of the next, nobody drove.
+      // Each vehicle has its own line. Nobody drove between the end of one and the start of the next.
       const lines = [...track.former, track.line.slice(0, count)].map((line) => unrolled(line, this.camera.reference));
       this.#edge.setLatLngs(lines);
       this.#driven.setLatLngs(lines);
@@ -125,7 +125,7 @@ export class TripMap {
   }
 
   /**
-   * A place, or a car, in the copy of the world in which all is drawn.
+   * A place or a car, moved into the copy of the world that is drawn.
    * @template {import("../shared/geo.js").Point} Placed
    * @param {Placed} place
    * @returns {Placed}

@@ -3,10 +3,10 @@ import { timeOfDay } from "../shared/format.js";
 import { sender } from "./labels.js";
 
 const MAX_MESSAGES = 3;
-/** A break shorter than this mends before anyone has read about it. */
+/** Milliseconds. A shorter disconnection is not shown. */
 const GRACE = 1_200;
 
-/** What comes up over the map: a banner while the line is down, and cards with what people wrote. */
+/** Notices over the map: a banner while the connection is down, and cards with messages. */
 export class Notices {
   #banner = byId("banner");
   #messages = byId("messages");
@@ -14,7 +14,7 @@ export class Notices {
   #timer;
   #words = "";
 
-  /** The line is up: what is shown is what the hub says. */
+  /** Hides the banner, when the connection is up. */
   showLive() {
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -22,7 +22,7 @@ export class Notices {
   }
 
   /**
-   * The line is down; calling again only brings the words up to date.
+   * Shows the banner, when the connection is down. Another call only updates its text.
    * @param {string} words
    */
   showDown(words) {

@@ -14,11 +14,11 @@ import { viewOf } from "./view.js";
 
 const OVER = new Set(["complete", "canceled"]);
 
-/** The passenger's page: brings what the hub says to the map, the panel and the notices. */
+/** The passenger's page. It passes the hub's messages to the map, the panel and the notices. */
 export class PassengerPage {
   /** @type {Ending | null} */
   ending = null;
-  /** Live means that the feed goes on, not that a socket stands: a hub in trouble may take one only to close it. */
+  /** True while the feed continues. An open socket is not enough: a hub in trouble may close it at once. */
   live = false;
   stale = false;
 
@@ -69,7 +69,7 @@ export class PassengerPage {
     this.live = false;
     if (this.ending) return;
     const trying = this.#feed.trip ? "Reconnecting…" : "Trying to connect…";
-    this.#notices.showDown(navigator.onLine ? trying : "You’re offline. The map goes on when the network is back.");
+    this.#notices.showDown(navigator.onLine ? trying : "You’re offline. The map continues when the network is back.");
   }
 
   /** @param {import("../shared/messages.js").PassengerMessage} message */
@@ -103,7 +103,7 @@ export class PassengerPage {
     this.#update();
   }
 
-  /** Shows the state as it is now; every second, and after whatever has changed it. */
+  /** Shows the present state. It is called every second and after each change. */
   #update() {
     const { trip, position, clock } = this.#feed;
     if (!trip) return;

@@ -11,7 +11,7 @@ function writeOrHide(target, text) {
   target.hidden = text === "";
 }
 
-/** The words beside the map: how the trip stands, who comes, and how fresh that is. */
+/** The panel beside the map: the trip's status, its vehicle, and the age of the position. */
 export class Panel {
   #root = byId("panel");
   #status = byId("status");
@@ -41,7 +41,7 @@ export class Panel {
   }
 
   /**
-   * When it will be there, where the hub says so.
+   * Shows the arrival time, if the hub sends one.
    * @param {Feed} feed
    * @param {number} now the hub's time
    */
@@ -59,9 +59,9 @@ export class Panel {
   }
 
   /**
-   * @param {number | null} age milliseconds since the last fix, null where there is none to show
+   * @param {number | null} age milliseconds since the last fix, null if there is none
    * @param {boolean} stale
-   * @param {boolean} live whether the hub is heard at all
+   * @param {boolean} live whether the hub sends messages
    * @param {Trip} trip
    */
   showAge(age, stale, live, trip) {
@@ -73,7 +73,7 @@ export class Panel {
   }
 
   /**
-   * The last words.
+   * Shows the final text.
    * @param {import("../shared/close_codes.js").Ending} ending
    * @param {Trip | null} trip
    */
@@ -126,7 +126,7 @@ function isMoving({ status }) {
   return status === "enroute_to_pickup" || status === "enroute_to_dropoff" || status === "arrived_at_stop";
 }
 
-/** @param {Trip} trip whether passengers are to see its vehicle */
+/** @param {Trip} trip returns whether passengers may see its vehicle */
 function isUnderWay({ status }) {
   return ["enroute_to_pickup", "arrived_at_pickup", "enroute_to_dropoff", "arrived_at_stop"].includes(status);
 }

@@ -2,41 +2,41 @@ import { bearing, distance } from "../shared/geo.js";
 
 /** @typedef {import("../shared/messages.js").TrackPoint} TrackPoint */
 
-/** A stretch shorter than this may be a standing receiver's noise, and has no direction. */
+/** A shorter way in metres may be noise of a standing receiver, and has no direction. */
 const SHORTEST_STRETCH = 12;
 const LONGEST_LOOK_BACK = 200;
 
 /** @typedef {import("../shared/messages.js").Segment} Segment */
 
-/** The lines driven so far, one for each vehicle: points in the order of their fix times, one for each instant. */
+/** The lines driven so far, one for each vehicle. Points are in the order of fix times, with one for each instant. */
 export class Track {
-  /** The vehicle that drives the trip now; a position that comes is of its line. */
+  /** The trip's present vehicle. New positions are added to its line. */
   vehicle = "";
 
-  /** Rises whenever anything but the end of the line has changed. */
+  /** Rises when anything but the end of the line changes. */
   revision = 0;
 
   /** @type {Map<string, TrackPoint[]>} */
   #lines = new Map();
 
-  /** What the vehicle that drives the trip now has driven of it. @returns {TrackPoint[]} */
+  /** The line of the trip's present vehicle. @returns {TrackPoint[]} */
   get line() {
     return this.#lines.get(this.vehicle) ?? [];
   }
 
-  /** What others drove of it before. */
+  /** The lines of the vehicles before it. */
   get former() {
     return [...this.#lines].filter(([vehicle, line]) => vehicle !== this.vehicle && line.length).map(([, line]) => line);
   }
 
-  /** All of it, by the times. */
+  /** All points, in the order of time. */
   get points() {
     const { former } = this;
     return former.length ? [...former.flat(), ...this.line].sort(byTime) : this.line;
   }
 
   /**
-   * Another vehicle drives the trip from now on.
+   * Changes the trip's present vehicle.
    * @param {string} vehicle
    */
   giveTo(vehicle) {
@@ -45,9 +45,9 @@ export class Track {
   }
 
   /**
-   * The whole track, anew.
+   * Replaces the whole track.
    * @param {readonly TrackPoint[]} points
-   * @param {readonly Segment[]} [segments] from which point on it is whose; left out where all is the present vehicle's
+   * @param {readonly Segment[]} [segments] the vehicle from each index on; missing if the present vehicle drove all
    */
   replace(points, segments) {
     this.#lines = new Map([...this.#apart(points, segments)].map(([vehicle, line]) => [vehicle, tidy(line)]));
@@ -55,7 +55,7 @@ export class Track {
   }
 
   /**
-   * One more point. One that is late goes to its place; one whose instant is known already changes nothing.
+   * Adds a point in the order of time. A point whose instant is known already is ignored.
    * @param {TrackPoint} point
    */
   add(point) {
@@ -74,7 +74,7 @@ export class Track {
   }
 
   /**
-   * Puts `points` in the place of everything from `from` to `to`, both included.
+   * Replaces everything from `from` to `to`, both included, by `points`.
    * @param {number} from
    * @param {number} to
    * @param {readonly TrackPoint[]} points
@@ -103,7 +103,7 @@ export class Track {
     return lines;
   }
 
-  /** Which way the end of the line points, or null for a line too short to tell. */
+  /** The direction of the line's end, or null if the line is too short. */
   get heading() {
     const place = (/** @type {TrackPoint} */ [longitude, latitude]) => ({ latitude, longitude });
     const { line } = this;
@@ -116,7 +116,7 @@ export class Track {
   }
 
   /**
-   * How many points of the present vehicle's line were driven at `time` or before.
+   * The number of points of the present vehicle's line up to `time`.
    * @param {number} time
    */
   countUntil(time) {

@@ -1,5 +1,5 @@
 /**
- * What the page shows, to be looked at and not to be changed: for tests, and for whoever embeds the page.
+ * A read-only view of what the page shows, for tests and for pages that embed it.
  * @param {object} parts
  * @param {import("../shared/connection.js").Connection} parts.connection
  * @param {import("./feed.js").Feed} parts.feed

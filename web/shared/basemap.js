@@ -4,7 +4,7 @@ import { labelRules, paintRules } from "./style.js";
 /** @typedef {import("./palette.js").Palette} Palette */
 
 /**
- * What to draw under the car, as the hub's settings say.
+ * The basemap, as the hub's settings say.
  * @typedef {object} BasemapSettings
  * @property {"vector" | "raster"} kind
  * @property {string} url a PMTiles archive with OpenMapTiles layers, from the hub's address, or a raster template with {z}, {x} and {y}
@@ -14,7 +14,7 @@ import { labelRules, paintRules } from "./style.js";
 const DEEPEST_TILE = 14;
 
 /**
- * A basemap on the map, and the way to repaint it when the theme changes.
+ * Adds a basemap; returns a way to repaint it when the theme changes.
  * @param {L.Map} map
  * @param {BasemapSettings} settings
  * @param {Palette} palette
@@ -26,7 +26,7 @@ export function addBasemap(map, settings, palette) {
     L.tileLayer(settings.url, { attribution, maxZoom: 19, className: "raster-tile" }).addTo(map);
     return { repaint() {} };
   }
-  /** @type {any} its types know only the shape that all Leaflet layers share */
+  /** @type {any} its types declare only the members that all Leaflet layers have */
   const layer = protomapsL.leafletLayer({
     url: hubAddress(settings.url),
     attribution,
@@ -53,7 +53,7 @@ const CREDIT_LINKS = [
   ["OpenMapTiles", "https://openmaptiles.org/"],
 ];
 
-/** Leaflet writes credits as HTML, and a setting is text. @param {string} text */
+/** Escapes a credit. Leaflet writes credits as HTML, but the setting is text. @param {string} text */
 function credit(text) {
   const holder = document.createElement("span");
   holder.textContent = text;

@@ -1,12 +1,12 @@
 const SAMPLES = 4;
 
-/** The hub's clock, as far as it can be known from what the hub says: a phone's own may be minutes wrong. */
+/** An estimate of the hub's clock from its messages. A phone's own clock may be minutes wrong. */
 export class ServerClock {
   /** @type {number[]} */
   #ahead = [];
 
   /**
-   * The hub said that it is `serverTime`; this device's clock shows `localTime`.
+   * Takes a sample: the hub's `serverTime` arrived at this device's `localTime`.
    * @param {number} serverTime
    * @param {number} localTime
    */
@@ -16,8 +16,8 @@ export class ServerClock {
   }
 
   /**
-   * The hub's time when this device's clock shows `localTime`. Of the last samples the greatest is nearest the truth: it
-   * was the least delayed on its way.
+   * The hub's time when this device's clock shows `localTime`. The greatest of the last samples is the most exact, because it
+   * had the least delay.
    * @param {number} localTime
    */
   at(localTime) {

@@ -1,14 +1,14 @@
 /**
- * Why a connection can't go on, in the passenger's terms:
- * `over` the trip ended, `revoked` the link was taken back or its time is up, `expired` the token's time is up, `invalid` no
- * such trip for this link, `incomplete` the link lost its last part, `outdated` this page and the hub don't understand each other.
+ * Why a connection can't continue:
+ * `over`: the trip has ended. `revoked`: the link was revoked or has expired. `expired`: the token has expired. `invalid`: the
+ * link has no such trip. `incomplete`: the link lost its last part. `outdated`: the page and the hub have different versions.
  * @typedef {"over" | "revoked" | "expired" | "invalid" | "incomplete" | "outdated"} Ending
  */
 
 /** @type {Record<number, Ending>} */
 const ENDINGS = {
   4401: "incomplete",
-  // The hub lets a client come back with another token, but a share link has only the one.
+  // The hub lets a client return with another token, but a share link has only one.
   4405: "expired",
   4500: "invalid",
   4501: "outdated",
@@ -17,11 +17,11 @@ const ENDINGS = {
   4506: "over",
 };
 
-/** Closed because the hub has too much to do: knocking again at once would add to it. */
+/** The hub closed because it is overloaded. Reconnecting at once would add to the load. */
 const BUSY = new Set([4013, 4014, 4015]);
 
 /**
- * How a close code ends the page's work, or null where the page should come back by itself.
+ * The reason why a close code is final, or null if the page should reconnect.
  * @param {number} code
  * @returns {Ending | null}
  */
@@ -30,7 +30,7 @@ export function endingOf(code) {
 }
 
 /**
- * Whether to wait longer than usual before coming back.
+ * Whether to wait longer than usual before reconnecting.
  * @param {number} code
  */
 export function isBusy(code) {

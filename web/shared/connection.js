@@ -5,7 +5,7 @@ import { endingOf, isBusy } from "./close_codes.js";
 /** @typedef {"connecting" | "open" | "waiting" | "ended"} ConnectionState */
 
 /**
- * The parts of the world a connection touches, so that a test can bring its own.
+ * The browser functions that a connection uses, so that a test can replace them.
  * @typedef {object} World
  * @property {new (url: string, protocols: string[]) => Pick<WebSocket, "close" | "send" | "onopen" | "onmessage" | "onclose" | "onerror">} WebSocket
  * @property {() => number} now milliseconds that only rise
@@ -16,10 +16,10 @@ import { endingOf, isBusy } from "./close_codes.js";
 
 /**
  * @typedef {object} Options
- * @property {string} url without the place in the feed
+ * @property {string} url without the cursor
  * @property {string} token goes into the subprotocol, and nowhere else
  * @property {() => {epoch: string, offset: number} | null} cursor where to resume
- * @property {() => void} onOpen a new connection stands, nothing has come through it
+ * @property {() => void} onOpen a new connection is open, and no message has arrived
  * @property {(frame: unknown) => void} onFrame
  * @property {(state: ConnectionState, ending: Ending | null) => void} onState
  * @property {World} [world]
@@ -31,7 +31,7 @@ const STEADY_AFTER = 10_000;
 const FIRST_DELAY = 1_000;
 const LONGEST_DELAY = 30_000;
 const BUSY_ATTEMPTS = 3;
-/** A tick comes every 15 s; past this, a line that the page had no eyes on is better made anew than waited for. */
+/** Milliseconds of silence after which `wake` replaces an open connection. The hub sends a tick every 15 s. */
 const DOUBTFUL_AFTER = 20_000;
 
 /** @returns {World} */
@@ -45,7 +45,7 @@ function browserWorld() {
   };
 }
 
-/** One socket at a time, made anew whenever it breaks, until the hub says that it is no use. */
+/** Keeps one socket open. It reconnects after a failure, until the hub's close code is final. */
 export class Connection {
   /** @type {ConnectionState} */
   state = "waiting";
@@ -53,7 +53,7 @@ export class Connection {
   /** @type {Ending | null} */
   ending = null;
 
-  /** The code of the last close that the hub, or the browser, gave. */
+  /** The last close code of the hub or the browser. */
   lastCode = 0;
 
   #options;
@@ -72,7 +72,7 @@ export class Connection {
     this.#world = options.world ?? browserWorld();
   }
 
-  /** Connects now, unless a socket is there already or the hub said not to. */
+  /** Connects now, unless a socket exists or the last close code was final. */
   open() {
     if (this.state === "ended" || this.#socket) return;
     this.#clearTimer();
@@ -81,7 +81,7 @@ export class Connection {
     try {
       socket = new this.#world.WebSocket(this.#url(), ["tracking.v1", `bearer.${this.#options.token}`]);
     } catch {
-      // A token with characters that no subprotocol may have was never one of the hub's.
+      // A token with characters that a subprotocol can't have is not one of the hub's.
       this.#end("invalid");
       return;
     }
@@ -102,7 +102,7 @@ export class Connection {
   }
 
   /**
-   * Sends where the line is open; otherwise what was to be said is said by whoever finds it open again.
+   * Sends a message if the connection is open; drops it otherwise. `onOpen` must send it again.
    * @param {object} message
    */
   send(message) {
@@ -111,7 +111,7 @@ export class Connection {
     return true;
   }
 
-  /** Drops the socket and makes another: what came through it can't be continued. */
+  /** Replaces the socket, because its feed can't be continued. */
   restart() {
     if (this.state === "ended") return;
     this.#drop();
@@ -119,8 +119,8 @@ export class Connection {
   }
 
   /**
-   * The world changed (the network is back, the page is looked at again): no more waiting. An open line that has been
-   * silent for longer than `patience` is taken for dead.
+   * Connects at once, because the network is back or the page is visible again. An open connection that has been silent for
+   * longer than `patience` is replaced.
    * @param {number} [patience]
    */
   wake(patience = DOUBTFUL_AFTER) {
@@ -133,7 +133,7 @@ export class Connection {
     this.open();
   }
 
-  /** Lets the socket go until `wake`. */
+  /** Closes the socket until `wake`. */
   sleep() {
     if (this.state === "ended") return;
     this.#drop();
@@ -155,7 +155,7 @@ export class Connection {
     const attempt = Math.max(this.#attempts, atLeast);
     this.#attempts = attempt + 1;
     const ceiling = Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** attempt);
-    // From a quarter to the whole: a hub that comes up again is not met by everyone in the same second.
+    // The delay is random, from a quarter to all of the ceiling, so that clients don't return in the same second.
     const delay = ceiling * (0.25 + 0.75 * this.#world.random());
     this.#timer = this.#world.setTimeout(() => this.open(), delay);
     this.#become("waiting");
@@ -167,7 +167,7 @@ export class Connection {
     this.#timer = this.#world.setTimeout(() => (left > 0 ? this.#watch() : this.#closed(0)), Math.max(left, 0));
   }
 
-  /** The handlers go first: a dead line may take a minute to report its own end. */
+  /** Removes the handlers first. A dead connection may take a minute to report its end. */
   #drop() {
     this.#clearTimer();
     const socket = this.#socket;

@@ -1,9 +1,9 @@
-/** Small ways to write elements down. */
+/** Short helpers for creating elements. */
 
 /** @typedef {Node | string | null | undefined | false} Child */
 
 /**
- * An element: attributes by their names, `on…` handlers as functions, anything false or null left out.
+ * Creates an element. Attributes go by name, `on…` handlers are functions, and false or null is left out.
  * @template {keyof HTMLElementTagNameMap} K
  * @param {K} tag
  * @param {Record<string, unknown>} [attributes]
@@ -22,7 +22,7 @@ export function h(tag, attributes = {}, ...children) {
 }
 
 /**
- * The element that the page's HTML has under this id.
+ * The element with this id in the page's HTML.
  * @template {HTMLElement} [E=HTMLElement]
  * @param {string} id
  * @returns {E}
@@ -31,13 +31,13 @@ export function byId(id) {
   return /** @type {E} */ (document.getElementById(id));
 }
 
-/** Writes only what has changed: a live region that is written again is read aloud again. @param {Element} target @param {string} text */
+/** Writes a text only if it has changed. A screen reader would read the same text again. @param {Element} target @param {string} text */
 export function write(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }
 
 /**
- * A term and what it is, for a list of them.
+ * A term and its description, for a `dl`.
  * @param {string} term
  * @param {Child} value
  */

@@ -3,7 +3,7 @@
 import { plain } from "./text.js";
 
 /**
- * How long ago, for "Updated …".
+ * The text for an age, after "Updated …".
  * @param {number} milliseconds
  */
 export function ago(milliseconds) {
@@ -16,7 +16,7 @@ export function ago(milliseconds) {
 }
 
 /**
- * A time of day, as this device writes it.
+ * The time of day in the device's format.
  * @param {number} instant
  */
 export function timeOfDay(instant) {
@@ -26,7 +26,7 @@ export function timeOfDay(instant) {
 const RIGHT_TO_LEFT = /[\u0590-\u08ff\u200e\u200f\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
 
 /**
- * A name within other text: nothing in it turns the direction of what stands around it.
+ * A name for use in a text, isolated so that its writing direction does not affect the text around it.
  * @param {string} name
  */
 export function isolated(name) {

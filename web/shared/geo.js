@@ -1,4 +1,4 @@
-/** Geometry on short distances: what a car drives between two fixes, not what a ship crosses. */
+/** Geometry for short distances, such as between two fixes of a car. */
 
 const METRES_PER_DEGREE = 111_195;
 const RADIANS = Math.PI / 180;
@@ -56,7 +56,7 @@ export function travel(from, heading, metres) {
 }
 
 /**
- * A longitude in that copy of the world which is nearest to another one: what is drawn from there on goes on past 180 degrees.
+ * A longitude moved by whole turns to be nearest to `reference`. It may pass 180 degrees.
  * @param {number} longitude
  * @param {number} reference
  */
@@ -65,7 +65,7 @@ export function near(longitude, reference) {
 }
 
 /**
- * A longitude as -180 to 180; one that lies there stays as it is.
+ * A longitude from -180 to 180. One in this range is unchanged.
  * @param {number} longitude
  */
 export function wrap(longitude) {
@@ -73,7 +73,7 @@ export function wrap(longitude) {
 }
 
 /**
- * A line as a map draws it: each point in the copy of the world that the one before it lies in, the first in the reference's.
+ * A line as a map draws it. Each point is in the copy of the world of the point before it, the first in the reference's.
  * @param {readonly (readonly [longitude: number, latitude: number, ...unknown[]])[]} points
  * @param {number} reference a longitude
  * @returns {[latitude: number, longitude: number][]}

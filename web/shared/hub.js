@@ -1,8 +1,8 @@
-/** The hub's own address, which may lie below a path of its host: `https://host/track/`. It is where this file comes from. */
+/** The hub's own address, from which this file was loaded. It may have a path, such as `https://host/track/`. */
 
 const BASE = new URL("../../", import.meta.url);
 
-/** An address of the hub. @param {string} path without a slash at its beginning */
+/** A URL of the hub. @param {string} path without a slash at its beginning */
 export function hubAddress(path) {
   return new URL(path, BASE).href;
 }

@@ -1,7 +1,7 @@
-/** The token of the page's link, which is a key: read from the fragment once, and then kept for this tab alone. */
+/** The token of the page's link. It is read from the fragment once, and then kept for this tab alone. */
 
 /**
- * The world outside, for tests.
+ * The browser objects that are used, so that a test can replace them.
  * @typedef {object} World
  * @property {Pick<Location, "hash" | "pathname" | "search">} location
  * @property {Pick<History, "state" | "replaceState">} history
@@ -9,8 +9,8 @@
  */
 
 /**
- * Takes the token out of the address bar and the history. A reload finds it in the tab's own storage, and so does a tab that the
- * phone killed and brought back. Empty where the link has lost it.
+ * Takes the token out of the address bar and the history. A reload finds it in the tab's storage. So does a tab that the phone
+ * closed and restored. It is empty if the link has lost it.
  * @param {World} [world]
  */
 export function takeToken(world = globalThis) {
@@ -21,7 +21,7 @@ export function takeToken(world = globalThis) {
     if (!given) return world.sessionStorage.getItem(key) ?? "";
     world.sessionStorage.setItem(key, given);
   } catch {
-    // A browser that lets the page keep nothing: without the fragment, a reload would have nothing to show.
+    // Without storage, the fragment must stay. A reload would have no token otherwise.
     return given;
   }
   history.replaceState(history.state, "", location.pathname + location.search);
@@ -29,7 +29,7 @@ export function takeToken(world = globalThis) {
 }
 
 /**
- * Copies the whole link, for whom the passenger lets watch as well: what stands in the address bar opens nothing.
+ * Copies the whole link, so that the passenger can share it. The address bar has no token.
  * @param {string} token
  * @param {HTMLElement} button says whether it was done
  */
@@ -39,10 +39,10 @@ export async function copyLink(token, button) {
   try {
     await navigator.clipboard.writeText(link);
   } catch {
-    // Over plain HTTP there is no clipboard for scripts, but still the old way.
+    // Over plain HTTP, scripts can't use the clipboard API. The older command still works.
     const field = document.createElement("input");
     field.value = link;
-    // Else a phone would show its keyboard, and the panel would grow for a moment.
+    // Otherwise a phone would show its keyboard, and the panel would grow for a moment.
     field.readOnly = true;
     field.style.position = "fixed";
     button.after(field);

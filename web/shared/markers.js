@@ -1,11 +1,11 @@
-/** The things on the map that have a place: the car, and where it picks up, stops and drops off. */
+/** The markers on the map: the car, the pickup, the stops and the drop-off. */
 
 /** @typedef {import("./messages.js").Place} Place */
 /** @typedef {"pickup" | "stop" | "dropoff"} PlaceKind */
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** A car seen from above, its nose to the north: body, windscreens, lights. */
+/** A car seen from above, facing north: body, windscreens, lights. */
 const CAR = [
   ["path", { class: "car-body", d: "M22 3.5c5.6 0 8.9 1.6 9.6 5.6.7 3.9 1 8.300 1 13.900s-.2 9.600-.6 13.100c-.4 3.600-3.400 4.900-10 4.900s-9.600-1.300-10-4.900c-.4-3.500-.6-7.500-.6-13.100s.3-10 1-13.900c.7-4 4-5.600 9.600-5.600z" }],
   ["path", { class: "car-glass", d: "M13.700 17.200c1.600-1.700 4.600-2.500 8.300-2.500s6.700.8 8.300 2.500l-1.500 5.200c-1.900-.7-4.200-1-6.800-1s-4.900.3-6.800 1z" }],
@@ -13,7 +13,7 @@ const CAR = [
   ["path", { class: "car-light", d: "M13.700 8.600c.5-1.800 1.700-2.700 3.800-3.100-.4 1.700-1.600 2.800-3.800 3.100zM30.300 8.600c-.5-1.800-1.700-2.700-3.800-3.100.4 1.700 1.600 2.800 3.800 3.100z" }],
 ];
 
-/** The vehicle's marker; it turns without its map knowing. */
+/** The vehicle's marker. It rotates independently of the map. */
 export class CarMarker {
   #turning = document.createElement("div");
   #marker;

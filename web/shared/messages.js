@@ -2,7 +2,7 @@
 
 import { fromHub } from "./text.js";
 
-// --- what messages are made of --------------------------------------------------------------------------------------
+// --- parts of messages --------------------------------------------------------------------------------------
 
 /**
  * @typedef {object} Place
@@ -45,13 +45,13 @@ import { fromHub } from "./text.js";
  * @property {boolean} [off_route]
  *
  * @typedef {[longitude: number, latitude: number, fixTime: number]} TrackPoint
- * @typedef {[index: number, vehicleId: string]} Segment from this index of a track on its points are that vehicle's
+ * @typedef {[index: number, vehicleId: string]} Segment from this index on, the track's points are that vehicle's
  */
 
 /**
  * @typedef {"available" | "on_trip" | "stopped" | "lost"} VehicleStatus
  *
- * What is said of a vehicle beside its place.
+ * What is known of a vehicle apart from its position.
  * @typedef {object} Description
  * @property {string} vehicle_id
  * @property {string} [name]
@@ -59,7 +59,7 @@ import { fromHub } from "./text.js";
  * @property {string} [plate]
  * @property {VehicleStatus} status
  * @property {string} [trip_id]
- * @property {number} [clock_skew] seconds by which its device's clock is ahead (negative: behind), where it is wrong
+ * @property {number} [clock_skew] seconds by which its device's clock is ahead (negative: behind), if it is wrong
  *
  * @typedef {object} Fix
  * @property {number} latitude
@@ -88,7 +88,7 @@ import { fromHub } from "./text.js";
  * @property {string} [trip_id]
  * @property {number} [speed]
  * @property {number} [limit]
- * @property {boolean} [late] it came out of a backlog, and is no news
+ * @property {boolean} [late] it came from a backlog, and is not news
  *
  * @typedef {object} Geofence
  * @property {"Feature"} type
@@ -146,7 +146,7 @@ const isListOrAbsent = (/** @type {unknown} */ value) => value === undefined || 
 const areSegments = (/** @type {any} */ value) => value === undefined || (Array.isArray(value) && value.every((segment) => Array.isArray(segment) && isNumber(segment[0])));
 
 /**
- * For each type of message that a page knows: whether its fields are what the page relies on.
+ * For each known type of message, a check of the fields that the page needs.
  * @typedef {Record<string, (fields: any) => boolean>} Formats
  */
 
@@ -192,8 +192,8 @@ const FOR_DISPATCHER = {
 };
 
 /**
- * One frame as a message. A type that the page does not know, or cannot use, becomes `unknown` and keeps its offset: a newer hub
- * numbers its new messages too, and leaving their numbers out would look like a gap.
+ * Decodes a frame. A message that the page does not know or can't use becomes `unknown`, and keeps its offset. A newer hub
+ * numbers its new messages too, and a missing number would look like a gap.
  * @param {unknown} frame
  * @param {Formats} formats
  * @returns {any}

@@ -3,20 +3,20 @@ import { bearing, distance, near, travel, turn, wrap } from "./geo.js";
 /** @typedef {import("./geo.js").Point} Point */
 
 /**
- * A fix on the way to the screen. Instants are the device's, `heading` what the car shows there, null where nobody knows.
+ * A fix to be shown. Instants are the device's. `heading` is the car's direction there, or null if it is unknown.
  * @typedef {Point & {time: number, speed: number, heading: number | null, leap: boolean}} Sample
  *
- * Where the car is drawn. `time` is the instant of the drive that it shows; `settled`, that it stays so without a new fix.
+ * The place at which the car is drawn. `time` is the instant that it shows. `settled` says that it stays there without a new fix.
  * @typedef {Point & {bearing: number | null, time: number, settled: boolean}} Shown
  */
 
-/** How far the car may run ahead of the last fix, on its last speed. */
+/** Milliseconds that the car may run ahead of the last fix, at its last speed. */
 export const AHEAD = 1_500;
-/** How long after a fix the car is at its place: someone who steps into the road wants to know where it is, not where it was. */
+/** Milliseconds after a fix at which the car is at its place. It is short, because a passenger at the road needs the present place. */
 export const LAG = 600;
-/** Fixes farther apart than this say nothing of how fast the car drove between them. */
+/** Milliseconds. Fixes farther apart than this don't tell the speed between them. */
 const LONGEST_INTERVAL = 20_000;
-/** Farther behind than this the car is set down where it is now, not raced there. */
+/** Milliseconds. A car that is farther behind is moved at once, without animation. */
 const SNAP_AFTER = 30_000;
 const CATCH_UP = 250;
 const FASTEST = 20;
@@ -24,26 +24,26 @@ const GLIDE = 350;
 const FARTHEST_GLIDE = 250;
 const LEAP_DISTANCE = 1_000;
 const LEAP_SPEED = 70;
-/** Slower than this a receiver's bearing is noise. */
+/** Below this speed in m/s, a receiver's bearing is noise. */
 const STANDING_SPEED = 1;
 const STANDING_DISTANCE = 4;
 const REMEMBERED = 8;
 
 /**
- * Plays the fixes back a little behind, and past the last one a little ahead on its speed, so that the car moves evenly and is
- * where it is known to be within a second. Time comes in with every call, as milliseconds that only rise.
+ * Shows the fixes a little late, and runs a little ahead of the last one at its speed. So the car moves evenly, and is at its
+ * known place within a second. Each call passes the time in milliseconds, which only rise.
  */
 export class Motion {
-  /** Without animation the car is always at its last fix. */
+  /** If true, the car is always at its last fix, without animation. */
   reduced = false;
 
   /** @type {Sample[]} */
   #samples = [];
   #playhead = 0;
   #frameAt = 0;
-  /** @type {number[]} fix time minus arrival; the greatest was the least delayed */
+  /** @type {number[]} fix time minus arrival; the greatest had the least delay */
   #leads = [];
-  /** What was shown and what is true differ by this when a fix comes; it fades. */
+  /** The difference between the shown and the true place when a fix arrives. It fades. */
   #error = { latitude: 0, longitude: 0 };
 
   /** Forgets everything. */
@@ -54,10 +54,10 @@ export class Motion {
   }
 
   /**
-   * A fix has come. One that is not newer than the last is nothing to the car.
+   * Takes a fix. A fix that is not newer than the last is ignored.
    * @param {import("./messages.js").Position} fix
    * @param {number} now
-   * @param {number | null} [heading] where a car that stands is known to have come from
+   * @param {number | null} [heading] the last known direction, for a car that stands
    */
   push(fix, now, heading = null) {
     const last = this.#samples.at(-1);
@@ -74,7 +74,7 @@ export class Motion {
   }
 
   /**
-   * Where the car is drawn at `now`, or null before the first fix.
+   * The place at which the car is drawn at `now`, or null before the first fix.
    * @param {number} now
    * @returns {Shown | null}
    */
@@ -115,7 +115,7 @@ export class Motion {
     this.#playhead = Math.max(this.#playhead, Math.min(this.#playhead + passed * rate, ceiling(last)));
   }
 
-  /** Keeps the car where it was shown, for now: what lies between fades, unless it is a leap. @param {Point} before */
+  /** Keeps the car where it was shown. The difference to its true place then fades, unless it is a leap. @param {Point} before */
   #glideFrom(before) {
     const after = this.#at(this.#playhead);
     const error = {
@@ -157,7 +157,7 @@ export class Motion {
   }
 }
 
-/** @param {Sample} last the instant past which the car stands still without a new fix */
+/** @param {Sample} last returns the instant after which the car stands still without a new fix */
 function ceiling(last) {
   return last.time + (last.speed > STANDING_SPEED && last.heading !== null ? AHEAD : 0);
 }

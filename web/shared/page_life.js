@@ -9,14 +9,14 @@ const ONLINE_PATIENCE = 5_000;
 export function followPageLife(connection, onOffline) {
   addEventListener("online", () => connection.wake(ONLINE_PATIENCE));
   addEventListener("offline", onOffline);
-  // Another token in the address bar is another page.
+  // Another token in the address bar means another page.
   addEventListener("hashchange", () => location.reload());
   addEventListener("pagehide", () => connection.sleep());
   addEventListener("pageshow", () => connection.wake());
   document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && connection.wake());
 }
 
-/** Calls with whether the user asks for reduced motion, now and whenever that changes. @param {(reduced: boolean) => void} onChange */
+/** Calls `onChange` now and at each change of the user's setting for reduced motion. @param {(reduced: boolean) => void} onChange */
 export function followReducedMotion(onChange) {
   const query = matchMedia("(prefers-reduced-motion: reduce)");
   query.addEventListener("change", () => onChange(query.matches));

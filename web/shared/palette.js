@@ -1,5 +1,5 @@
 /**
- * The colours of the basemap, by day and by night; what is drawn on it has its own in markers.css.
+ * The colours of the basemap by day and by night. Colours of what is drawn on it are in markers.css.
  * @typedef {typeof DAY} Palette
  */
 

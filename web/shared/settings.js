@@ -1,7 +1,7 @@
 import { hubAddress } from "./hub.js";
 
 /**
- * How the hub has set the pages up.
+ * The hub's settings for the pages.
  * @typedef {object} Settings
  * @property {import("./basemap.js").BasemapSettings} [basemap]
  * @property {number} [stale_after] seconds after which a position is no longer fresh
@@ -13,7 +13,7 @@ export async function readSettings() {
     const answer = await fetch(hubAddress("web-config.json"));
     return answer.ok ? await answer.json() : {};
   } catch {
-    // A page without a basemap still shows where the vehicles are, and what is known of them.
+    // A page without a basemap still shows the vehicles and their data.
     return {};
   }
 }

@@ -1,4 +1,4 @@
-/** How the vector basemap is drawn: paint and label rules for the layer names of OpenMapTiles. */
+/** The style of the vector basemap: paint and label rules for the layers of OpenMapTiles. */
 
 /** @typedef {import("./palette.js").Palette} Palette */
 /** @typedef {import("protomaps-leaflet").PaintRule} PaintRule */
@@ -10,7 +10,7 @@ const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'N
 
 /** @typedef {{name: string, classes: string[], minzoom: number, widths: [zoom: number, width: number][], edge: number}} Road */
 
-/** From the humblest to the greatest, so that the great ones lie on top. @type {Road[]} */
+/** From minor to major roads, so that major roads lie on top. @type {Road[]} */
 const ROADS = [
   { name: "service", classes: ["service"], minzoom: 14, widths: [[14, 1], [16, 3.5], [18, 9]], edge: 1 },
   { name: "minor", classes: ["minor"], minzoom: 12, widths: [[12, 0.7], [14, 2.4], [16, 7.5], [18, 20]], edge: 1.2 },
@@ -37,7 +37,7 @@ export function paintRules(palette) {
 
 /** @param {string} dataLayer @param {string} fill @param {PaintRule["filter"]} [filter] @param {number} [minzoom] @returns {PaintRule} */
 function area(dataLayer, fill, filter, minzoom) {
-  // The hairline closes the seams between tiles, where two smoothed edges would let the ground through.
+  // The thin line closes the seams between tiles. Two smoothed edges would show the ground between them.
   return { dataLayer, symbolizer: new protomapsL.PolygonSymbolizer({ fill, stroke: fill, width: 0.8 }), filter, minzoom };
 }
 
@@ -122,7 +122,7 @@ function boundary(palette) {
 }
 
 /**
- * Names of places, streets, waters and stations; the first in the list wins where two collide.
+ * Names of places, streets, waters and stations. If two collide, the first in the list is drawn.
  * @param {Palette} palette
  * @returns {LabelRule[]}
  */

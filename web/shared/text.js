@@ -1,9 +1,9 @@
-/** Text from outside, made plain before it is shown. */
+/** Cleans text from clients before it is shown. */
 
 const DIRECTIONS = /[\u202a-\u202e\u2066-\u2069]/g;
 
 /**
- * Without the signs that turn the direction of writing: with them a plate "21" is shown as "12".
+ * Removes characters that change the writing direction. They could show a plate "21" as "12".
  * @param {string} text
  */
 export function plain(text) {
@@ -11,7 +11,7 @@ export function plain(text) {
 }
 
 /**
- * JSON from the hub with all its texts made plain, wherever they are shown later. The hub writes these signs as they are, and not as `\u202e`.
+ * Decodes JSON of the hub and cleans all its texts. The hub writes these characters unescaped, not as `\u202e`.
  * @param {string} text
  * @returns {any}
  */
@@ -20,7 +20,7 @@ export function fromHub(text) {
 }
 
 /**
- * The beginning of a text that is longer than that many characters, with an ellipsis.
+ * A text cut to `most` characters, with an ellipsis if it is longer.
  * @param {string} text
  * @param {number} most
  */

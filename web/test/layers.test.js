@@ -8,7 +8,7 @@ const WEB = fileURLToPath(new URL("../", import.meta.url));
 const LONGEST_MODULE = 400;
 const LONGEST_FUNCTION = 60;
 
-/** What a folder's modules may import beside each other. @type {Record<string, string[]>} */
+/** The folders from which each folder's modules may import. @type {Record<string, string[]>} */
 const LAYERS = {
   shared: [],
   passenger: ["shared"],

@@ -1,4 +1,4 @@
-/** A world of one's own: time stands until it is turned, and sockets do what the test says. */
+/** A fake browser: the test moves its time, and controls its sockets. */
 export function world() {
   let time = 0;
   let nextTimer = 1;

@@ -37,7 +37,7 @@ export class Booking {
     map.place((place) => this.#placed(place));
   }
 
-  /** Nothing more is placed, and nothing was made. */
+  /** Stops the booking without creating a trip. */
   stop() {
     if (!this.active) return;
     const { map, tripLayer, notices } = this.#parts;

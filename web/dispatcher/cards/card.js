@@ -1,11 +1,11 @@
 import { byId, h } from "../../shared/dom.js";
 
 /**
- * What a card shows.
+ * The content of a card.
  * @typedef {object} Content
  * @property {string} title
  * @property {Node} body
- * @property {() => void} [onClose] it was closed, or another took its place
+ * @property {() => void} [onClose] called when it is closed or replaced
  */
 
 /** The card over the map: one thing at a time, closed by Escape or its cross. */

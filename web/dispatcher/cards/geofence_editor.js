@@ -13,14 +13,14 @@ import { nameOf, newId, propertiesOf, toKilometresPerHour } from "../state/geofe
  * @property {import("../map/map.js").FleetMap} map
  * @property {import("./card.js").Card} card
  * @property {import("../panels/notices.js").Notices} notices
- * @property {(id: string | null) => void} onHide the map is not to draw this geofence, as the editor does; null: it draws all
+ * @property {(id: string | null) => void} onHide the editor draws this geofence, so the map must not; null: the map draws all
  */
 
 /** Draws a geofence, or changes one: its shape with the plugin on the map, the rest in the card. */
 export class GeofenceEditor {
   #parts;
   #map;
-  /** What is being drawn or edited. @type {L.Polygon | null} */
+  /** The shape that is drawn or edited. @type {L.Polygon | null} */
   #layer = null;
   /** @type {Geofence | null} */
   #before = null;
@@ -63,7 +63,7 @@ export class GeofenceEditor {
     map.fit(this.#layer.getBounds());
   }
 
-  /** Nothing is kept of what was drawn or moved. */
+  /** Stops the editor and discards its changes. */
   stop() {
     if (this.#drawing) this.#map.pm.disableDraw();
     this.#drawing = false;
@@ -100,8 +100,8 @@ export class GeofenceEditor {
       { class: "fence-form", onsubmit: save },
       h("label", { class: "field" }, "Name", name),
       h("label", { class: "field" }, "Speed limit, km/h", speed),
-      h("label", { class: "field" }, "Tell when a vehicle stays longer than, minutes", dwell),
-      h("p", { class: "aside" }, "Drag the corners to change the shape; drag a small one to add a corner, right-click one to take it away."),
+      h("label", { class: "field" }, "Event when a vehicle stays longer than, minutes", dwell),
+      h("p", { class: "aside" }, "Drag the corners to change the shape; drag a small one to add a corner, right-click one to remove it."),
       problem,
       h("p", { class: "line-of" }, h("button", { type: "submit", class: "main" }, "Save"), h("button", { type: "button", onclick: () => card.close() }, "Cancel")),
       this.#before && this.#removal(this.#before, problem),
@@ -110,7 +110,7 @@ export class GeofenceEditor {
     name.focus({ preventScroll: true });
   }
 
-  /** A second click means it. @param {Geofence} geofence @param {HTMLElement} problem */
+  /** Asks for a second click before it removes the geofence. @param {Geofence} geofence @param {HTMLElement} problem */
   #removal(geofence, problem) {
     const { api, card, live } = this.#parts;
     const sure = h("p", { class: "line-of sure", hidden: true, role: "alert" }, `Delete ${isolated(nameOf(geofence))} for good?`);
@@ -130,7 +130,7 @@ export class GeofenceEditor {
     return h("div", { class: "removal" }, ask, sure);
   }
 
-  /** What the hub refuses stays on the map, to be mended. @param {Geofence["properties"]} properties @param {HTMLElement} problem */
+  /** A shape that the hub refuses stays on the map, so that it can be corrected. @param {Geofence["properties"]} properties @param {HTMLElement} problem */
   async #save(properties, problem) {
     if (!this.#layer) return;
     const { api, card, live, notices } = this.#parts;

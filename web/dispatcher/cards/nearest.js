@@ -3,10 +3,10 @@ import { distanceText } from "../labels.js";
 import { reasonOf } from "../state/api.js";
 
 const HOW_MANY = 5;
-/** Vehicles drive on, and become free. */
+/** Milliseconds between two requests. Vehicles move and become free. */
 const ASK_EVERY = 3_000;
 
-/** The nearest vehicles that are free, to give a trip to one of them. */
+/** The nearest free vehicles, to assign a trip to one of them. */
 export class Nearest {
   element = h("section", { class: "nearest" });
 

@@ -70,7 +70,7 @@ export class Selection {
     map.fit(tripLayer.boundsOf(trip));
   }
 
-  /** Marks a vehicle on the map and in the list, or none. @param {string | null} id */
+  /** Highlights a vehicle on the map and in the list; null: none. @param {string | null} id */
   highlight(id) {
     const { map, vehiclePanel } = this.#parts;
     this.vehicleId = id;
@@ -83,14 +83,14 @@ export class Selection {
     this.#vehicleCard?.update();
   }
 
-  /** Trips have changed, perhaps the one that is shown. */
+  /** Shows the trip again after trips have changed. */
   updateTrip() {
     const shown = this.#tripCard && this.#parts.live.trips.get(this.#tripCard.tripId);
     if (shown) this.#tripCard?.show(shown);
     this.#vehicleCard?.update();
   }
 
-  /** What became of a message to a trip. @param {import("../../shared/messages.js").Done} done */
+  /** The hub's answer to a message that was sent to a trip. @param {import("../../shared/messages.js").Done} done */
   done(done) {
     this.#vehicleCard?.done(done);
     this.#tripCard?.done(done);
@@ -118,7 +118,7 @@ export class Selection {
     return opened;
   }
 
-  /** The map is the replay's then: no card over it. @param {string} id */
+  /** Begins a replay. The card is closed, because the replay uses the map. @param {string} id */
   #beginReplay(id) {
     const { card, live, replay } = this.#parts;
     card.close();

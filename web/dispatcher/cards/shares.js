@@ -4,7 +4,7 @@ import { reasonOf } from "../state/api.js";
 
 const HOURS = [1, 4, 24, 24 * 7];
 
-/** The links to one trip: made, copied, listed with their end, taken back. */
+/** The share links of one trip: create, copy, list and revoke them. */
 export class Shares {
   element = h("section", { class: "shares" });
 
@@ -14,7 +14,7 @@ export class Shares {
   #list = h("ul", { class: "share-list" });
   #problem = h("p", { class: "problem", role: "alert" });
   #hours = h("select", { "aria-label": "The link works for" }, ...HOURS.map((hours) => h("option", { value: hours, selected: hours === 24 }, hours < 48 ? `${hours} h` : `${hours / 24} days`)));
-  /** Links made on this page: the hub tells them only once. @type {Map<string, string>} */
+  /** Links made on this page. The hub shows a link only once. @type {Map<string, string>} */
   #links = new Map();
 
   /** @param {import("../state/api.js").Api} api @param {string} tripId @param {() => number} now */
@@ -62,7 +62,7 @@ export class Shares {
     try {
       await navigator.clipboard.writeText(field.value);
     } catch {
-      // Over plain HTTP there is no clipboard for scripts, but still the old way.
+      // Over plain HTTP, scripts can't use the clipboard API. The older command still works.
       field.select();
       if (!document.execCommand("copy")) return;
     }

@@ -8,7 +8,7 @@ import { Shares } from "./shares.js";
 
 /** @typedef {import("../../shared/messages.js").Trip} Trip */
 
-/** One trip in a card: how it stands, its places, a word to its people, its links, its end. */
+/** One trip in a card: its status, places, messages and links, and the button that cancels it. */
 export class TripCard {
   element = h("section", { class: "trip-box" });
 
@@ -32,7 +32,7 @@ export class TripCard {
    * @param {import("../state/api.js").Api} api
    * @param {import("../state/live.js").Live} live
    * @param {Trip} trip
-   * @param {(vehicleId: string) => void} [onVehicle] shows the vehicle, where it isn't shown already
+   * @param {(vehicleId: string) => void} [onVehicle] shows the vehicle, if it isn't shown already
    */
   constructor(api, live, trip, onVehicle) {
     this.#onVehicle = onVehicle;
@@ -65,13 +65,13 @@ export class TripCard {
     if (first || Boolean(before.vehicle) !== Boolean(trip.vehicle) || over) this.#offer(trip, over);
   }
 
-  /** A trip without a vehicle is offered to the nearest ones. @param {Trip} trip @param {boolean} over */
+  /** Lists the nearest vehicles for a trip that has none. @param {Trip} trip @param {boolean} over */
   #offer(trip, over) {
     if (trip.vehicle || over) this.#assign.replaceChildren();
     else this.#assign.replaceChildren(new Nearest(this.#api, trip.pickup, (vehicleId) => this.#change({ vehicle_id: vehicleId })).element);
   }
 
-  /** A second click, within a few seconds, means it. */
+  /** Asks for a second click within a few seconds before it cancels the trip. */
   #askCancel() {
     if (this.#cancel.dataset.sure) {
       this.#change({ status: "canceled" });
@@ -105,7 +105,7 @@ export class TripCard {
     this.#sent.textContent = sent ? "Sending…" : "Not sent: there is no connection. Try again.";
   }
 
-  /** What became of a message. @param {import("../../shared/messages.js").Done} done */
+  /** The hub's answer to a message. @param {import("../../shared/messages.js").Done} done */
   done({ client_id: clientId, code, detail }) {
     if (clientId !== this.#clientId) return;
     this.#sent.textContent = code ? `Not sent: ${detail ?? code}` : "Sent";

@@ -4,10 +4,10 @@ import { clockText, distanceText, durationText, kilometresPerHour, VEHICLE_STATU
 import { glyphIcon } from "../map/glyphs.js";
 import { TripCard } from "./trip_card.js";
 
-/** Battery, and a vehicle out of view, come by asking. */
+/** Milliseconds between two requests for the battery, and for a vehicle out of view. */
 const ASK_EVERY = 10_000;
 
-/** One vehicle in the card: what it does, how fresh that is, and its trip. */
+/** One vehicle in the card: its status, the age of that, and its trip. */
 export class VehicleCard {
   element = h("div", { class: "vehicle-card" });
 
@@ -56,7 +56,7 @@ export class VehicleCard {
       this.#tripPlace,
     );
     this.#timer = setInterval(() => this.#ask(), ASK_EVERY);
-    /** Settled when the hub has said what it knows. */
+    /** Settles when the hub has answered. */
     this.asked = this.#ask();
     this.#askToday();
   }
@@ -66,7 +66,7 @@ export class VehicleCard {
     clearInterval(this.#timer);
   }
 
-  /** The newest place known of it. */
+  /** Its newest known position. */
   get place() {
     return this.#live.vehicles.byId.get(this.#id) ?? this.#view?.position ?? null;
   }
@@ -107,7 +107,7 @@ export class VehicleCard {
     this.#status.replaceChildren(...(status ? [glyphIcon(status)] : []), kind ? `${words} · ${kind}` : words);
   }
 
-  /** The trip stays after its end, so that one sees how it ended, until the vehicle has another. @param {string} tripId */
+  /** Shows the vehicle's trip. A trip that has ended stays until the vehicle has another. @param {string} tripId */
   #followTrip(tripId) {
     const known = this.#live.trips.get(tripId || this.#tripId);
     if (tripId && tripId !== this.#tripId) {
@@ -132,7 +132,7 @@ export class VehicleCard {
       this.#live.trips.put(await this.#api.trip(tripId));
       if (!this.#closed) this.update();
     } catch {
-      // The hub tells of the trip when it next changes.
+      // The hub sends the trip when it next changes.
     }
   }
 
@@ -146,7 +146,7 @@ export class VehicleCard {
       write(this.#today, `Since midnight UTC: ${distanceText(day.distance)}, ${durationText(day.driving_time)} driving, ${stops}`);
       this.#today.hidden = false;
     } catch {
-      // A sum that is missing is missed less than a message about it.
+      // The sum is left out. An error message would disturb more.
     }
   }
 
@@ -155,7 +155,7 @@ export class VehicleCard {
       this.#view = await this.#api.vehicle(this.#id);
       this.#live.vehicles.learn(this.#view);
     } catch {
-      // What the socket says is enough for now.
+      // The data from the socket is enough for now.
     }
     if (!this.#closed) this.update();
   }

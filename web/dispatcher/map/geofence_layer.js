@@ -5,7 +5,7 @@ import { beyondAntimeridian, nameOf } from "../state/geofences.js";
 
 /** The geofences on the map. */
 export class GeofenceLayer {
-  /** The one that is being edited, which is not drawn twice. @type {string | null} */
+  /** The geofence in the editor, which draws it itself. @type {string | null} */
   hidden = null;
 
   #layers = L.layerGroup();

@@ -1,8 +1,8 @@
-/** How a vehicle looks: a shape for each status, so that no one needs the colour, and a nose that points where it drives. */
+/** Draws a vehicle. Each status has a shape, so that nobody needs the colour. A nose points where the vehicle drives. */
 
 /** @typedef {import("../../shared/messages.js").VehicleStatus} VehicleStatus */
 
-/** Half the width of what a glyph may fill. */
+/** Half the largest width of a glyph. */
 export const REACH = 19;
 const TURNS = 36;
 const SVG = "http://www.w3.org/2000/svg";
@@ -33,13 +33,13 @@ const COLOURS = /** @type {const} */ ({
 
 /** @typedef {Record<keyof typeof COLOURS, string>} Colours */
 
-/** What is drawn on a canvas has the colours of the page's styles, as they are now. @param {HTMLElement} element @returns {Colours} */
+/** The present colours of the page's styles, for drawing on a canvas. @param {HTMLElement} element @returns {Colours} */
 export function coloursOf(element) {
   const style = getComputedStyle(element);
   return /** @type {Colours} */ (Object.fromEntries(Object.entries(COLOURS).map(([name, variable]) => [name, style.getPropertyValue(variable).trim()])));
 }
 
-/** All glyphs drawn beforehand, side by side: a vehicle then costs one copy of a small picture. */
+/** All glyphs, drawn side by side in advance. Drawing a vehicle then copies a small image. */
 export class Glyphs {
   /** @type {HTMLCanvasElement} */
   #sheet = document.createElement("canvas");

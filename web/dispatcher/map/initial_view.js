@@ -1,4 +1,4 @@
-/** Where the map looks when the page is loaded. */
+/** The part of the map that is shown when the page is loaded. */
 
 import { near } from "../../shared/geo.js";
 
@@ -9,7 +9,7 @@ const KEY = "tracking.fleet.view.";
 /** @type {Box} */
 const WORLD = [-50, -120, 65, 150];
 
-/** Where the dispatcher looked last; else at most of the fleet; else at the world, until the first vehicles come. */
+/** Shows the dispatcher's last view, or else most of the fleet. If neither is known, it shows the world until vehicles arrive. */
 export class InitialView {
   #map;
   #key;
@@ -26,7 +26,7 @@ export class InitialView {
       const box = JSON.parse(localStorage.getItem(this.#key) ?? "null");
       if (Array.isArray(box) && box.length === 4 && box.every(Number.isFinite)) this.#look(/** @type {Box} */ (box));
     } catch {
-      // A browser that keeps nothing begins with the whole fleet.
+      // Without storage, the page begins with the whole fleet.
     }
   }
 
@@ -41,14 +41,14 @@ export class InitialView {
     }
   }
 
-  /** @param {Point[]} places of vehicles, as far as they are known */
+  /** @param {Point[]} places known positions of vehicles */
   begin(places) {
     if (this.#map.isBegun) return;
     this.#lost = places.length === 0;
     this.#look(boxAround(places) ?? WORLD);
   }
 
-  /** Nobody could say where the fleet is, and now some of it is in view. @param {import("../state/vehicles.js").Vehicles} vehicles */
+  /** Shows the first vehicles in view, if the fleet's place was unknown before. @param {import("../state/vehicles.js").Vehicles} vehicles */
   find({ byId }) {
     if (!this.#lost || !byId.size) return;
     this.#lost = false;
@@ -62,14 +62,14 @@ export class InitialView {
 }
 
 /**
- * A box around the places of most vehicles: one that was driven abroad must not make all others a dot.
+ * A box around most vehicles. One that was driven abroad must not shrink all others to a dot.
  * @param {Point[]} places
  * @returns {Box | null}
  */
 export function boxAround(places) {
   if (!places.length) return null;
   const latitudes = inner(places.map(({ latitude }) => latitude));
-  // Beside the first, so that a fleet on both sides of the antimeridian is not all around the world.
+  // Longitudes are taken near the first, so that the box of a fleet on the antimeridian does not span the world.
   const longitudes = inner(places.map(({ longitude }) => near(longitude, places[0].longitude)));
   const room = 0.005;
   return [latitudes[0] - room, longitudes[0] - room, latitudes[1] + room, longitudes[1] + room];

@@ -7,11 +7,11 @@ import { VehicleLayer } from "./vehicle_layer.js";
 
 /** @typedef {import("../state/vehicles.js").Vehicle} Vehicle */
 
-/** A viewport is told when the hand has come to rest, not at every step on the way there. */
+/** Milliseconds without movement after which the viewport is sent, so that a drag sends it once. */
 const REST = 100;
 const CLOSE_ZOOM = 15;
 const FLASH = 4_000;
-/** Between the edge and what is to be seen whole. */
+/** Pixels between the edge and what must be visible. */
 const ROOM = 48;
 
 /**
@@ -20,11 +20,11 @@ const ROOM = 48;
  * @property {(vehicle: Vehicle | null) => void} onVehicle a click on a vehicle, or on none
  */
 
-/** The map of the fleet: basemap, the vehicles' canvas, and what is under a pointer. */
+/** The map of the fleet: the basemap, the vehicles' canvas, and what the pointer is on. */
 export class FleetMap {
   vehicles;
   leaflet;
-  /** Takes a click on the map in the page's stead, while there is something to be placed. @type {((place: {latitude: number, longitude: number}) => void) | null} */
+  /** Gets the clicks on the map while the user places something. @type {((place: {latitude: number, longitude: number}) => void) | null} */
   onPlace = null;
 
   #events;
@@ -69,7 +69,7 @@ export class FleetMap {
     });
   }
 
-  /** The first look; before it Leaflet shows nothing. @param {L.LatLngBoundsExpression} bounds */
+  /** Sets the first view. Leaflet shows nothing before it. @param {L.LatLngBoundsExpression} bounds */
   begin(bounds) {
     this.leaflet.fitBounds(bounds, { animate: false, maxZoom: CLOSE_ZOOM });
     if (!this.isBegun) this.vehicles.addTo(this.leaflet);
@@ -79,13 +79,13 @@ export class FleetMap {
     return this.leaflet.hasLayer(this.vehicles);
   }
 
-  /** What is on the screen, as the hub takes it. */
+  /** The viewport in the hub's form. */
   get view() {
     const bounds = this.leaflet.getBounds();
     return { bounds: boundsOf(bounds.getWest(), bounds.getSouth(), bounds.getEast(), bounds.getNorth()), zoom: this.leaflet.getZoom() };
   }
 
-  /** Whether a vehicle is on the screen, not only in one of the hub's cells that the screen touches. @param {{latitude: number, longitude: number}} place */
+  /** Whether a place is on the screen, and not only in a grid cell that the screen touches. @param {{latitude: number, longitude: number}} place */
   shows({ latitude, longitude }) {
     return this.leaflet.getBounds().contains(this.placeOf({ latitude, longitude }));
   }
@@ -100,12 +100,12 @@ export class FleetMap {
     return this.isBegun ? this.leaflet.getCenter().lng : 0;
   }
 
-  /** Has what a group draws moved along when the map, dragged across the antimeridian, turns to the next copy of the world. @param {L.LayerGroup} group */
+  /** Moves a group's layers when the map is dragged across the antimeridian, into the next copy of the world. @param {L.LayerGroup} group */
   keepNear(group) {
     this.leaflet.on("moveend", () => turnTo(group, this.middle));
   }
 
-  /** Moves there, closer where it is far away. @param {{latitude: number, longitude: number}} place @param {number} [closest] */
+  /** Moves there, and zooms in if the map is far away. @param {{latitude: number, longitude: number}} place @param {number} [closest] */
   goTo(place, closest = CLOSE_ZOOM) {
     const zoom = Math.max(this.leaflet.getZoom(), closest);
     const { right, bottom } = this.#covered();
@@ -113,7 +113,7 @@ export class FleetMap {
     this.leaflet.setView(this.leaflet.unproject(middle, zoom), zoom);
   }
 
-  /** Moves only where it must: the place is off the screen, or under a card. @param {{latitude: number, longitude: number}} place */
+  /** Moves only if the place is off the screen or under a card. @param {{latitude: number, longitude: number}} place */
   reveal(place) {
     if (!this.shows(place)) {
       this.goTo(place);
@@ -125,7 +125,7 @@ export class FleetMap {
     if (x > size.x - right || y > size.y - bottom) this.goTo(place, 0);
   }
 
-  /** How much of the map lies under the card and the replay. */
+  /** The part of the map under the card and the replay. */
   #covered() {
     const map = this.leaflet.getContainer().getBoundingClientRect();
     const [card, replay] = ["card", "replay"].map((id) => byId(id).getBoundingClientRect());
@@ -133,7 +133,7 @@ export class FleetMap {
     return { right: overlaps(card) ? map.right - card.left : 0, bottom: overlaps(replay) ? map.bottom - replay.top : 0 };
   }
 
-  /** Moves there and points at it for a moment. @param {{latitude: number, longitude: number}} place */
+  /** Moves there and marks the place for a moment. @param {{latitude: number, longitude: number}} place */
   flash(place) {
     this.goTo(place);
     const icon = L.divIcon({ className: "flash", iconSize: [0, 0] });
@@ -148,12 +148,12 @@ export class FleetMap {
     this.leaflet.fitBounds(bounds, { maxZoom: CLOSE_ZOOM + 1, paddingTopLeft: [ROOM, ROOM], paddingBottomRight: [ROOM + right, ROOM + bottom] });
   }
 
-  /** Credits and scale stand above what covers the map's foot. */
+  /** Puts credits and scale above what covers the map's lower edge. */
   #arrange() {
     document.documentElement.style.setProperty("--covered", `${this.#covered().bottom}px`);
   }
 
-  /** Clicks put something on the map, until it is given null. @param {((place: {latitude: number, longitude: number}) => void) | null} onPlace */
+  /** Sends clicks on the map to `onPlace`, until it is null. @param {((place: {latitude: number, longitude: number}) => void) | null} onPlace */
   place(onPlace) {
     this.onPlace = onPlace;
     this.leaflet.getContainer().classList.toggle("placing", onPlace !== null);

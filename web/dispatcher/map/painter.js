@@ -3,7 +3,7 @@ import { coloursOf, Glyphs } from "./glyphs.js";
 
 /** @typedef {{vehicle: import("../state/vehicles.js").Vehicle, x: number, y: number}} Placed a vehicle and the pixel that it is at */
 
-/** With more than this on the screen, or from farther away than this, glyphs are smaller so that they don't hide each other. */
+/** Above this number, or below this zoom, glyphs are smaller, so that they don't hide each other. */
 const MANY = 400;
 const FAR_ZOOM = 11;
 const SMALL = 0.68;
@@ -12,7 +12,7 @@ const MAX_NAMES = 80;
 const MAX_LETTERS = 32;
 const FONT = "600 12px system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', Arial, sans-serif";
 
-/** Draws vehicles and clusters where it is told to, in the colours that the page has now. */
+/** Draws vehicles and clusters at given pixels, in the page's present colours. */
 export class Painter {
   #context;
   #colours;

@@ -4,7 +4,7 @@ import { placeMarker } from "../../shared/markers.js";
 /** @typedef {import("../../shared/messages.js").Trip} Trip */
 /** @typedef {import("../../shared/messages.js").Place} Place */
 
-/** A trip on the map: its places, and the route it plans. */
+/** A trip on the map: its places and its planned route. */
 export class TripLayer {
   #group = L.layerGroup();
   #key = "";
@@ -43,7 +43,7 @@ export class TripLayer {
     return L.latLngBounds([pickup, ...stops, dropoff].map(beside).map(({ latitude, longitude }) => L.latLng(latitude, longitude)));
   }
 
-  /** Gives places in the copy of the world in which the map shows the pickup. @param {Place} pickup */
+  /** Moves places into the copy of the world that shows the pickup. @param {Place} pickup */
   #beside(pickup) {
     const reference = near(pickup.longitude, this.#map.middle);
     return (/** @type {Place} */ place) => ({ ...place, longitude: near(place.longitude, reference) });

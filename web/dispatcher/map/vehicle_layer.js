@@ -5,13 +5,13 @@ import { clusterRadius, Painter } from "./painter.js";
 /** @typedef {import("../state/vehicles.js").Vehicle} Vehicle */
 /** @typedef {import("../state/vehicles.js").Vehicles} Vehicles */
 
-/** How near a click must be to mean a vehicle: a finger is wider than a pointer. */
+/** The largest distance in pixels between a click and its vehicle. A finger is wider than a pointer. */
 const POINTER_REACH = 16;
 const FINGER_REACH = 26;
-/** How far beyond the edge a vehicle may be and still reach into the picture. */
+/** Pixels beyond the edge within which a vehicle may still be partly visible. */
 const BEYOND = 24;
 
-/** All vehicles on one canvas, drawn at most once a frame, and not at all while nothing moves. */
+/** All vehicles on one canvas. It is drawn at most once a frame, and only if something moves. */
 export class VehicleLayer extends L.Layer {
   /** @type {string | null} */
   selected = null;
@@ -19,9 +19,9 @@ export class VehicleLayer extends L.Layer {
   hovered = null;
   /** Whether a vehicle is shown at all. @type {(vehicle: Vehicle) => boolean} */
   filter = () => true;
-  /** Paler, where something else is to be looked at. */
+  /** Draws vehicles paler during a replay. */
   faded = false;
-  /** Vehicles are set down at their fixes instead of gliding there. */
+  /** Shows vehicles at their fixes without animation. */
   reduced = false;
 
   #vehicles;
@@ -32,13 +32,13 @@ export class VehicleLayer extends L.Layer {
   #ratio = 1;
   /** @type {Painter | null} */
   #painter = null;
-  /** What the canvas shows: where the map was when it was drawn. */
+  /** The position of the map when the canvas was drawn. */
   #drawn = { zoom: 0, corner: L.point(0, 0) };
 
   /** @param {Vehicles} vehicles */
   constructor(vehicles) {
     super();
-    // Leaflet's layers have no constructor of their own that would take options.
+    // The constructor of Leaflet's layers takes no options.
     L.Util.setOptions(this, { pane: "vehicles" });
     this.#vehicles = vehicles;
     this.#canvas.className = "leaflet-zoom-animated vehicle-canvas";
@@ -82,7 +82,7 @@ export class VehicleLayer extends L.Layer {
     });
   }
 
-  /** The theme or the screen changed: glyphs are made anew. */
+  /** Draws the glyphs again after the theme or the screen has changed. */
   repaint() {
     this.#painter = null;
     this.refresh();
@@ -121,7 +121,7 @@ export class VehicleLayer extends L.Layer {
     this.repaint();
   }
 
-  /** From the world (0 to 1) to the container's pixels, taking of all worlds side by side the one in the middle. */
+  /** Converts world coordinates (0 to 1) to the container's pixels, in the copy of the world in the middle. */
   #projection() {
     const map = this._map;
     const scale = 256 * 2 ** map.getZoom();
@@ -135,10 +135,10 @@ export class VehicleLayer extends L.Layer {
     return this.reduced ? vehicle : placeAt(vehicle, now);
   }
 
-  /** @param {number} now whether more is to come without any news */
+  /** @param {number} now returns whether another frame is needed without new data */
   #draw(now) {
     const map = this._map;
-    // While Leaflet scales the panes the canvas is scaled with them; drawn now it would be at the wrong place.
+    // Leaflet scales the canvas during a zoom. Drawing now would put vehicles in the wrong place.
     if (this.#zooming) return false;
     const corner = map.containerPointToLayerPoint([0, 0]);
     L.DomUtil.setPosition(this.#canvas, corner);
@@ -154,7 +154,7 @@ export class VehicleLayer extends L.Layer {
     return false;
   }
 
-  /** @param {Painter} painter @param {number} now whether any is still on its way */
+  /** @param {Painter} painter @param {number} now returns whether any vehicle is still moving */
   #drawVehicles(painter, now) {
     const project = this.#projection();
     const { x: width, y: height } = this._map.getSize();
@@ -167,7 +167,7 @@ export class VehicleLayer extends L.Layer {
       if (!this.reduced && now - vehicle.movedAt < vehicle.glide) gliding = true;
       const { x, y } = project(this.#placeOf(vehicle, now));
       if (x < -BEYOND || y < -BEYOND || x > width + BEYOND || y > height + BEYOND) continue;
-      // On whole device pixels a picture is copied, between them it is computed.
+      // An image at whole device pixels is copied. Between them it would be interpolated, which is slower.
       placed.push({ vehicle, x: Math.round(x * snap) / snap, y: Math.round(y * snap) / snap });
     }
     painter.drawVehicles(placed, { zoom: this._map.getZoom(), selected: this.selected, hovered: this.hovered, faded: this.faded });
@@ -191,7 +191,7 @@ export class VehicleLayer extends L.Layer {
     return (/** @type {number} */ latitude, /** @type {number} */ longitude) => map.latLngToContainerPoint([latitude, near(longitude, middle)]);
   }
 
-  /** Leaflet animates a zoom by scaling its panes' contents to where they will be. @param {L.ZoomAnimEvent} event */
+  /** Leaflet animates a zoom by scaling the panes to their final size. @param {L.ZoomAnimEvent} event */
   #follow({ center, zoom }) {
     const map = this._map;
     const scale = map.getZoomScale(zoom, this.#drawn.zoom);

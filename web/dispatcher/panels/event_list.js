@@ -7,7 +7,7 @@ import { instantOf } from "../state/events.js";
 
 const MAX_SHOWN = 200;
 
-/** What happened in the fleet, newest on top. */
+/** The list of the fleet's events, newest on top. */
 export class EventList {
   #list = byId("event-list");
   #live;
@@ -27,14 +27,14 @@ export class EventList {
     this.show();
   }
 
-  /** All anew: another filter, or names that were not known before. */
+  /** Writes the whole list again, after a change of the filter or of names. */
   show() {
     const wanted = this.#live.log.events.filter((event) => this.#wants(event)).slice(-MAX_SHOWN);
     this.#list.replaceChildren(...wanted.reverse().map((event) => this.#entry(event)));
     if (!wanted.length) this.#list.append(h("li", { class: "none" }, "Nothing has happened yet."));
   }
 
-  /** In words, for those who hear the page. @param {FleetEvent} event */
+  /** The event's text for screen readers. @param {FleetEvent} event */
   say(event) {
     return `${isolated(this.#live.vehicles.nameOf(event.vehicle_id))} ${eventText(event, this.#live.geofences.nameOf(event.geofence_id))}`;
   }

@@ -17,7 +17,7 @@ export class GeofenceList {
   /** @param {import("../state/geofences.js").Geofences} geofences */
   show({ sorted }) {
     this.#list.replaceChildren(...sorted.map((geofence) => this.#entry(geofence)));
-    if (!sorted.length) this.#list.append(h("li", { class: "none" }, "None yet. Draw one, and the events tell who enters and leaves it."));
+    if (!sorted.length) this.#list.append(h("li", { class: "none" }, "None yet. Draw one, and events show which vehicles enter and leave it."));
   }
 
   /** @param {Geofence} geofence */

@@ -1,11 +1,11 @@
 import { byId, h, write } from "../../shared/dom.js";
 import { farewell } from "../labels.js";
 
-/** A break shorter than this mends before anyone has read about it. */
+/** Milliseconds. A shorter disconnection is not shown. */
 const GRACE = 1_200;
 const HINT_STAYS = 6_000;
 
-/** What is said over the map, at the head of the list, and to those who hear the page. */
+/** Notices over the map and above the list, and announcements for screen readers. */
 export class Notices {
   #banner = byId("banner");
   #hint = byId("hint");
@@ -34,25 +34,25 @@ export class Notices {
     }, GRACE);
   }
 
-  /** What to do next on the map; it stays until it is taken away. @param {string} words nothing takes it away */
+  /** Shows what to do next on the map. @param {string} words an empty text hides the hint */
   hint(words) {
     clearTimeout(this.#hintTimer);
     write(this.#hint, words);
     this.#hint.hidden = words === "";
   }
 
-  /** What has just been done. @param {string} words */
+  /** Shows what was just done. @param {string} words */
   tell(words) {
     this.hint(words);
     this.#hintTimer = setTimeout(() => this.hint(""), HINT_STAYS);
   }
 
-  /** For those who hear the page instead of seeing it. @param {string} words */
+  /** Announces a text to screen readers. @param {string} words */
   announce(words) {
     this.#announcer.textContent = words;
   }
 
-  /** The last words. @param {import("../../shared/close_codes.js").Ending} why */
+  /** Shows why the page has ended. @param {import("../../shared/close_codes.js").Ending} why */
   showEnding(why) {
     const { title, text } = farewell(why);
     clearTimeout(this.#bannerTimer);

@@ -10,7 +10,7 @@ import { SpeedChart } from "./speed_chart.js";
 
 const HOUR = 3_600_000;
 
-/** A drive of the past, played on the map and in a chart of its speeds. */
+/** Replays a past drive on the map and in a chart of its speed. */
 export class Replay {
   playback = new Playback();
 
@@ -74,7 +74,7 @@ export class Replay {
     return this.#recording.samples.length;
   }
 
-  /** Where the replay's vehicle is, for whoever looks on. */
+  /** The position of the replayed vehicle, for tests and embedding pages. */
   get shown() {
     return this.open ? this.#recording.at(this.playback.time) : null;
   }
@@ -107,7 +107,7 @@ export class Replay {
   /** @param {number} since */
   #loadSince(since) {
     this.#from.value = localText(since);
-    // The fields count seconds: up to now, and not to the second before.
+    // The fields have whole seconds. One is added, so that the present second is included.
     this.#to.value = localText(Date.now() + 1_000);
     return this.#load();
   }
@@ -184,7 +184,7 @@ export class Replay {
       this.#drawn = moment.index;
       this.#driven.setLatLngs(this.#recording.linesUntil(moment.index, this.#map.middle));
     }
-    // The car stands where its line ends, in the same copy of the world.
+    // The car is at the end of its line, in the same copy of the world.
     const driven = /** @type {L.LatLng[][]} */ (this.#driven.getLatLngs());
     const longitude = near(moment.longitude, driven.at(-1)?.at(-1)?.lng ?? this.#map.middle);
     this.#car.show(this.#map.leaflet, { ...moment, longitude, settled: true });
@@ -203,7 +203,7 @@ export class Replay {
   #pressed(event) {
     const { target } = event;
     if (event.key !== " " || this.#recording.isEmpty) return;
-    // A button or a field has its own use for the bar.
+    // A button or a field uses the space bar itself.
     if (target instanceof HTMLElement && target.matches("button, select, input:not([type=range])")) return;
     event.preventDefault();
     this.toggle();
@@ -215,7 +215,7 @@ export class Replay {
     return Number.isFinite(from) && Number.isFinite(to) && from < to ? { from, to } : null;
   }
 
-  /** A link can't carry the token, so the file is fetched and handed over. @param {"gpx" | "csv"} format */
+  /** Downloads the track as a file. A plain link can't carry the token. @param {"gpx" | "csv"} format */
   async #export(format) {
     const span = this.#span();
     if (!span) return;
@@ -229,7 +229,7 @@ export class Replay {
   }
 }
 
-/** An instant as a datetime-local field has it: local, without a zone. @param {number} instant */
+/** An instant in the form of a datetime-local field: local time without a zone. @param {number} instant */
 function localText(instant) {
   return new Date(instant - new Date(instant).getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
 }

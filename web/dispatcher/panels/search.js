@@ -7,11 +7,11 @@ import { matches, roster, STATUSES } from "../state/roster.js";
 /** @typedef {import("./vehicle_list.js").Line} Line */
 /** @typedef {import("./vehicle_list.js").ListedVehicle} ListedVehicle */
 
-/** After the last letter; a word is not asked for letter by letter. */
+/** Milliseconds after the last key, so that the hub is not asked for each letter. */
 const REST = 250;
 const MAX_FOUND = 50;
 
-/** What the dispatcher looks for: words, statuses, an order. What is in view is found here, the rest of the fleet by the hub. */
+/** The search: words, statuses and an order. This page searches the vehicles in view. The hub searches the rest of the fleet. */
 export class Search {
   text = "";
   /** @type {Set<VehicleStatus>} */
@@ -40,19 +40,19 @@ export class Search {
     byId("statuses").append(...[...this.#chips].map(([status, number]) => this.#chip(status, number)));
   }
 
-  /** It was removed. @param {string} vehicleId */
+  /** Drops a removed vehicle. @param {string} vehicleId */
   forget(vehicleId) {
     this.#found = this.#found.filter(({ vehicle_id: id }) => id !== vehicleId);
   }
 
-  /** Whether a vehicle passes the filters; those that don't are not on the map either. @param {import("../state/roster.js").Listed} vehicle */
+  /** Whether a vehicle passes the filters. Other vehicles are hidden on the map too. @param {import("../state/roster.js").Listed} vehicle */
   passes(vehicle) {
     if (this.statuses.size && !this.statuses.has(vehicle.status)) return false;
     return !this.text || matches(vehicle, this.text);
   }
 
   /**
-   * The lines of the list: what is in view, and below it what the hub has found elsewhere.
+   * The lines of the list: vehicles in view, and below them vehicles that the hub found elsewhere.
    * @param {Iterable<ListedVehicle>} inView
    * @returns {Line[]}
    */
@@ -66,13 +66,13 @@ export class Search {
     return lines;
   }
 
-  /** Where a vehicle that was found elsewhere is. @param {string} id */
+  /** The position of a vehicle that the hub found out of view. @param {string} id */
   placeOf(id) {
     const { latitude, longitude } = this.#found.find(({ vehicle_id }) => vehicle_id === id) ?? {};
     return latitude === undefined || longitude === undefined ? null : { latitude, longitude };
   }
 
-  /** @param {Record<VehicleStatus, number> | null} counts null where vehicles are counted only all together */
+  /** @param {Record<VehicleStatus, number> | null} counts null if only the total is known */
   showCounts(counts) {
     for (const [status, number] of this.#chips) write(number, counts ? String(counts[status]) : "–");
   }
@@ -93,7 +93,7 @@ export class Search {
     try {
       found = await this.#api.search(text, MAX_FOUND);
     } catch {
-      // What is in view is found all the same, and the line at the top says that the hub is away.
+      // Vehicles in view are still found. The line at the top says that the hub is away.
       found = [];
     }
     if (text !== this.text) return;
@@ -114,6 +114,6 @@ export class Search {
 
 /** @param {import("../state/api.js").FoundVehicle} found @returns {ListedVehicle} */
 function listedOf({ vehicle_id: id, name, plate, kind, status, clock_skew: clockSkew = 0, fix_time: fixTime, speed }) {
-  // One that the hub has never heard of, or not for long, has no status yet.
+  // A vehicle without any data has no status yet.
   return { id, name: name || id, plate, kind, status: STATUSES.includes(status) ? status : "lost", clockSkew, fixTime: fixTime ?? null, speed: speed ?? null };
 }

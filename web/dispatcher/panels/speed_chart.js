@@ -3,10 +3,10 @@ import { h } from "../../shared/dom.js";
 /** @typedef {import("../state/recording.js").Recording} Recording */
 
 const HEIGHT = 108;
-/** More points than this can't be told apart, and only cost time. */
+/** More points than this can't be told apart. */
 const MAX_POINTS = 4_000;
 
-/** Speed over time, with a line where the replay is; a click or a drag goes there. */
+/** Speed over time, with a line at the replay's instant. A click or a drag moves the replay. */
 export class SpeedChart {
   element = h("div", { class: "chart" });
 
@@ -58,7 +58,7 @@ export class SpeedChart {
     this.mark(recording.from);
   }
 
-  /** Where the replay is. @param {number} time */
+  /** Marks the replay's instant. @param {number} time */
   mark(time) {
     this.#time = time;
     if (this.#plot) this.#playhead.style.transform = `translateX(${this.#plot.valToPos(time / 1_000, "x")}px)`;
@@ -84,7 +84,7 @@ function timesOf(_plot, splits) {
 }
 
 /**
- * The speeds in km/h; of very many, the highest in each short while. Nothing where nothing was heard.
+ * The speeds in km/h. For very many, the highest of each short interval. Gaps stay empty.
  * @param {Recording} recording
  * @returns {[number[], (number | null)[]]}
  */

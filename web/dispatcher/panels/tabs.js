@@ -29,7 +29,7 @@ export class Tabs {
     this.#onShow(panel);
   }
 
-  /** A number on a tab, of things that wait there. @param {string} panel @param {number} count */
+  /** Shows the number of waiting things on a tab. @param {string} panel @param {number} count */
   badge(panel, count) {
     const badge = /** @type {HTMLElement | null} */ (document.querySelector(`#tab-${panel} .badge`));
     if (!badge) return;

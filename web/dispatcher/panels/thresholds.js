@@ -5,7 +5,7 @@ import { toKilometresPerHour, toMetresPerSecond } from "../state/geofences.js";
 /** @typedef {import("../state/api.js").FleetSettings} FleetSettings */
 /** @typedef {Exclude<keyof FleetSettings, "fleet_id" | "name">} Threshold */
 
-/** What the form shows of a threshold, and how that is counted on the wire. @type {{key: Threshold, label: string, show: (value: number | undefined) => string, read: (value: number) => number}[]} */
+/** The form's fields: how a threshold is shown, and how its value is read back. @type {{key: Threshold, label: string, show: (value: number | undefined) => string, read: (value: number) => number}[]} */
 const FIELDS = [
   { key: "speed_limit", label: "Speed limit, km/h (empty: none)", show: toKilometresPerHour, read: toMetresPerSecond },
   { key: "idle_after", label: "Stands still for longer than, minutes", show: minutes, read: (value) => Math.round(value * 60) },
@@ -19,7 +19,7 @@ function minutes(seconds) {
   return seconds === undefined ? "" : String(Math.round(seconds / 0.6) / 100);
 }
 
-/** The dialog with the fleet's name and the limits past which something is an event. */
+/** The dialog for the fleet's name and the thresholds of its events. */
 export class Thresholds {
   #dialog = /** @type {HTMLDialogElement} */ (byId("thresholds"));
   #api;

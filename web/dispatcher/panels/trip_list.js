@@ -3,7 +3,7 @@ import { placeText, TRIP_STATUS } from "../labels.js";
 
 /** @typedef {import("../../shared/messages.js").Trip} Trip */
 
-/** The open trips at the side; those that nobody drives yet on top. */
+/** The list of open trips. Trips without a vehicle are on top. */
 export class TripList {
   #list = byId("trip-list");
   #onOpen;

@@ -7,10 +7,10 @@ import { glyphIcon } from "../map/glyphs.js";
 /** @typedef {{heading: string} | {vehicle: ListedVehicle, away: boolean}} Line `away`: not in view, found by the hub */
 
 const LINE_HEIGHT = 52;
-/** Lines made ready above and below what can be seen. */
+/** Lines that are prepared above and below the visible ones. */
 const SPARE = 4;
 
-/** The list beside the map. Of thousands of lines only those that can be seen are elements. */
+/** The list beside the map. Only visible lines have elements, because there may be thousands. */
 export class VehicleList {
   /** @type {Line[]} */
   lines = [];
@@ -143,7 +143,7 @@ export class VehicleList {
   }
 }
 
-/** One line's elements, made once and then written anew. */
+/** The elements of one line. They are created once and then updated. */
 class Row {
   #glyph = h("span", { class: "row-glyph" });
   #name = h("span", { class: "row-name" });

@@ -2,7 +2,7 @@ import { byId, write } from "../../shared/dom.js";
 import { Search } from "./search.js";
 import { VehicleList } from "./vehicle_list.js";
 
-/** The list is written anew at most this often; the map as often as the screen. */
+/** Milliseconds between two updates of the list. The map is updated with each frame. */
 const LIST_REST = 400;
 
 /**
@@ -11,10 +11,10 @@ const LIST_REST = 400;
  * @property {import("../state/live.js").Live} live
  * @property {import("../map/map.js").FleetMap} map
  * @property {(vehicle: import("./vehicle_list.js").ListedVehicle) => void} onSelect
- * @property {() => void} onShown the list was written anew
+ * @property {() => void} onShown called after the list was updated
  */
 
-/** The vehicles in view: their list, how many there are of each status, and the search that narrows list and map. */
+/** The vehicles in view: their list, the number of each status, and the search that filters list and map. */
 export class VehiclePanel {
   search;
   list;
@@ -49,7 +49,7 @@ export class VehiclePanel {
     const lines = this.search.lines(seen);
     this.list.show(lines);
     this.search.showCounts(countsOf(seen));
-    if (!lines.length) lines.push({ heading: clusters ? "Zoom in to list them" : seen.length ? "None of them fits what you look for" : "No vehicle here" });
+    if (!lines.length) lines.push({ heading: clusters ? "Zoom in to list them" : seen.length ? "No vehicle in view matches the search" : "No vehicle here" });
     this.list.show(lines);
     const many = clusters?.reduce((sum, [, , count]) => sum + count, 0) ?? 0;
     const listed = lines.filter((line) => "vehicle" in line && !line.away).length;
@@ -58,7 +58,7 @@ export class VehiclePanel {
     onShown();
   }
 
-  /** Nothing more is listed. */
+  /** Empties the list for good. */
   end() {
     this.#ended = true;
   }

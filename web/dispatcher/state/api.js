@@ -1,4 +1,4 @@
-/** The hub over HTTP, as a dispatcher speaks it. */
+/** The hub's HTTP API, as far as a dispatcher uses it. */
 
 import { hubAddress } from "../../shared/hub.js";
 import { fromHub } from "../../shared/text.js";
@@ -18,7 +18,7 @@ import { fromHub } from "../../shared/text.js";
  * @typedef {{day: string, distance: number, driving_time: number, stops: number, top_speed?: number, positions: number}} Day
  */
 
-/** The hub said no, and why. */
+/** The hub refused a request. */
 export class Refused extends Error {
   /** @param {number} status @param {string} code @param {string} detail */
   constructor(status, code, detail) {
@@ -28,13 +28,13 @@ export class Refused extends Error {
   }
 }
 
-/** @param {unknown} error a failure in words for the dispatcher */
+/** @param {unknown} error returns its text for the dispatcher */
 export function reasonOf(error) {
   if (error instanceof Refused) return error.message;
   return "The hub can’t be reached. Try again in a moment.";
 }
 
-/** As many as the hub gives at once. */
+/** The most trips that the hub lists at once. */
 const TRIPS_PAGE = 1_000;
 const { encodeURIComponent: part } = globalThis;
 
@@ -79,7 +79,7 @@ export class Api {
     return (await this.#json("GET", `/vehicles/${part(vehicleId)}/days?from=${from}&to=${to}`)).days;
   }
 
-  /** All of them, a page at a time. @param {string} status @returns {Promise<Trip[]>} */
+  /** All trips with this status, fetched in pages. @param {string} status @returns {Promise<Trip[]>} */
   async trips(status) {
     /** @type {Map<string, Trip>} */
     const found = new Map();
@@ -89,7 +89,7 @@ export class Api {
       const known = found.size;
       for (const trip of page) found.set(trip.trip_id, trip);
       if (page.length < TRIPS_PAGE || found.size === known) return [...found.values()];
-      // Newest first; several may be of the same millisecond.
+      // The newest come first. Several may have the same millisecond.
       before = `&before=${Number(page[page.length - 1].created_at) + 1}`;
     }
   }
@@ -144,12 +144,12 @@ export class Api {
     await this.#ask("DELETE", `${this.#fleet}/geofences/${part(geofenceId)}`);
   }
 
-  /** The newest, or those after one that is known. @param {number} after @returns {Promise<FleetEvent[]>} */
+  /** The newest events, or those after a known one. @param {number} after @returns {Promise<FleetEvent[]>} */
   async events(after) {
     return (await this.#json("GET", `${this.#fleet}/events${after ? `?after=${after}` : ""}`)).events;
   }
 
-  /** The newest that did not come out of a backlog, of which there may be more than fit on a page. @returns {Promise<FleetEvent[]>} */
+  /** The newest events that are not from backlogs. A backlog may fill a whole page. @returns {Promise<FleetEvent[]>} */
   async news() {
     return (await this.#json("GET", `${this.#fleet}/events?late=false`)).events;
   }

@@ -1,6 +1,6 @@
 import { wrap } from "../../shared/geo.js";
 
-/** The grid of the hub: web mercator tiles at one zoom. What a viewport touches of it is what the hub sends. */
+/** The grid of the hub: web mercator tiles at one zoom. The hub sends the cells that a viewport touches. */
 
 /** @typedef {[west: number, south: number, east: number, north: number]} Bounds degrees; west > east means across the date line */
 /** @typedef {{x: number, y: number}} WorldPoint web mercator, the world as 0 to 1 from its north-west corner */
@@ -8,7 +8,7 @@ import { wrap } from "../../shared/geo.js";
 export const CELL_ZOOM = 14;
 const CELLS = 2 ** CELL_ZOOM;
 const RADIANS = Math.PI / 180;
-/** Where web mercator ends. */
+/** The northern limit of web mercator, in degrees. */
 const FARTHEST_NORTH = 85.0511287798066;
 
 /**
@@ -32,7 +32,7 @@ export function cellOf({ x, y }) {
   return `${CELL_ZOOM}/${index(x)}/${index(y)}`;
 }
 
-/** The cells that a viewport touches, without listing them: seen from afar there are millions. */
+/** The cells that a viewport touches. They are not listed, because a wide view has millions. */
 export class Area {
   #west;
   #east;
@@ -59,7 +59,7 @@ export class Area {
 }
 
 /**
- * A map's bounds as the hub takes them: Leaflet counts on past 180 degrees when it is dragged round the world.
+ * A map's bounds in the hub's form. Leaflet's longitudes pass 180 degrees when the map is dragged round the world.
  * @param {number} west
  * @param {number} south
  * @param {number} east

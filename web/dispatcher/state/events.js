@@ -2,23 +2,23 @@
 
 const MAX_KEPT = 500;
 
-/** When an event happened: what a backlog told, by the clock of its vehicle. @param {FleetEvent} event */
+/** When an event happened. For an event from a backlog, this is its fix time. @param {FleetEvent} event */
 export function instantOf({ late, fix_time: fixTime, server_time: serverTime }) {
   return late ? (fixTime ?? serverTime) : serverTime;
 }
 
 const byInstant = (/** @type {FleetEvent} */ one, /** @type {FleetEvent} */ other) => instantOf(one) - instantOf(other) || one.event_id - other.event_id;
 
-/** What happened in the fleet, each event once, in the order in which it happened. */
+/** The fleet's events, each once, in the order in which they happened. */
 export class EventLog {
   /** @type {FleetEvent[]} */
   events = [];
 
-  /** The newest event known, from which to ask for those missed; 0 before the first. */
+  /** The id of the newest known event. Missed events are requested after it; 0 before the first. */
   last = 0;
 
   /**
-   * Takes those that are new, in any order; the events that were added.
+   * Adds the new ones among these events, which may be in any order; returns them.
    * @param {readonly FleetEvent[]} events
    */
   add(events) {
@@ -27,13 +27,13 @@ export class EventLog {
     if (!added.length) return [];
     this.last = added.reduce((last, { event_id: id }) => Math.max(last, id), this.last);
     this.events.push(...added);
-    // What a backlog tells of last week goes where it belongs, and pushes no news out.
+    // An old event from a backlog is sorted in by time, so that it does not push out newer events.
     if (this.#isOutOfOrder(added.length)) this.events.sort(byInstant);
     this.events.splice(0, this.events.length - MAX_KEPT);
     return added;
   }
 
-  /** The vehicle was removed, and its events with it. @param {string} vehicleId */
+  /** Removes the events of a removed vehicle. @param {string} vehicleId */
   forget(vehicleId) {
     this.events = this.events.filter(({ vehicle_id: id }) => id !== vehicleId);
   }

@@ -6,15 +6,15 @@ const { compare } = new Intl.Collator(undefined, { numeric: true, sensitivity: "
 export class Geofences {
   /** @type {Map<string, Geofence>} */
   byId = new Map();
-  /** What was heard since the list was asked for, which the list may not know yet. @type {Set<string>} */
+  /** Geofences that changed after the list was requested. The list may lack these changes. @type {Set<string>} */
   #heard = new Set();
 
-  /** The hub is asked for all of them. */
+  /** Call this when all geofences are requested. */
   ask() {
     this.#heard.clear();
   }
 
-  /** All of them, as the hub lists them. @param {readonly Geofence[]} geofences */
+  /** Takes the hub's list of all geofences. @param {readonly Geofence[]} geofences */
   replace(geofences) {
     const heard = [...this.byId].filter(([id]) => this.#heard.has(id));
     const listed = geofences.filter(({ id }) => !this.#heard.has(id));
@@ -33,7 +33,7 @@ export class Geofences {
     this.byId.delete(id);
   }
 
-  /** @param {string | undefined} id the name, or for one without a name its id; empty for none */
+  /** @param {string | undefined} id returns the name, or the id if it has no name, or an empty text without an id */
   nameOf(id) {
     const geofence = id === undefined ? undefined : this.byId.get(id);
     return geofence ? nameOf(geofence) : (id ?? "");
@@ -50,7 +50,7 @@ export function nameOf({ id, properties }) {
 }
 
 /**
- * A geofence that is cut at the antimeridian (RFC 7946, 3.1.9), to be drawn in one place: its western part past 180 degrees.
+ * A geofence that is cut at the antimeridian (RFC 7946, 3.1.9), joined for drawing: its western part lies past 180 degrees.
  * @param {Geofence} geofence
  * @returns {Geofence}
  */
@@ -66,16 +66,16 @@ export function beyondAntimeridian(geofence) {
   return { ...geofence, geometry: /** @type {any} */ ({ type, coordinates: moved }) };
 }
 
-/** Names that nobody else gives. */
+/** A random id. */
 export function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(8));
   return `fence-${[...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
 /**
- * What a form says, as the hub takes it: km/h become m/s, minutes seconds, and what is empty is left out.
+ * The form's values in the hub's units: km/h become m/s, minutes become seconds, and empty fields are left out.
  * @param {{name: string, kilometresPerHour: string, minutes: string}} form
- * @param {Geofence["properties"]} [before] what else the integrator keeps there stays
+ * @param {Geofence["properties"]} [before] its other properties are kept
  * @returns {Geofence["properties"]}
  */
 export function propertiesOf({ name, kilometresPerHour, minutes }, before = {}) {
@@ -88,7 +88,7 @@ export function propertiesOf({ name, kilometresPerHour, minutes }, before = {}) 
   };
 }
 
-/** Kept to the millimetre, so that 50 km/h come back as 50. @param {number} kilometresPerHour */
+/** Rounded to millimetres a second, so that 50 km/h is shown as 50 again. @param {number} kilometresPerHour */
 export function toMetresPerSecond(kilometresPerHour) {
   return Number((kilometresPerHour / 3.6).toFixed(3));
 }

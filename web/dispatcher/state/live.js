@@ -14,34 +14,34 @@ import { Vehicles } from "./vehicles.js";
  * @property {import("./api.js").Api} api
  * @property {string} url of the fleet's socket
  * @property {string} token
- * @property {() => {bounds: import("./cells.js").Bounds, zoom: number} | null} view what the dispatcher looks at
+ * @property {() => {bounds: import("./cells.js").Bounds, zoom: number} | null} view the present viewport
  * @property {(part: "vehicles" | "trips" | "geofences") => void} onChange
- * @property {(events: import("../../shared/messages.js").FleetEvent[], fresh: boolean) => void} onEvents `fresh`: they have just happened
- * @property {(vehicleId: string) => void} onGone it was removed: nothing of it is to be shown any more
+ * @property {(events: import("../../shared/messages.js").FleetEvent[], fresh: boolean) => void} onEvents `fresh` says that they have just happened
+ * @property {(vehicleId: string) => void} onGone the vehicle was removed and must not be shown any more
  * @property {(done: import("../../shared/messages.js").Done) => void} onDone
  * @property {(ending: Ending | null) => void} onState
  * @property {import("../../shared/connection.js").World} [world]
  */
 
-/** After a reconnect the hub may still be reading its tables. */
+/** Milliseconds before another attempt. After a reconnect the hub may still be loading. */
 const TRY_AGAIN = 3_000;
-/** As many events as the hub sends at once. */
+/** The most events that the hub lists at once. */
 const PAGE = 200;
 
-/** The fleet as the hub tells it: its socket, and over HTTP whatever was said while no socket was there to hear it. */
+/** The live state of the fleet, from its socket. After a disconnection it fetches the missed data over HTTP. */
 export class Live {
   clock = new ServerClock();
   vehicles = new Vehicles();
   trips = new Trips();
   geofences = new Geofences();
   log = new EventLog();
-  /** Up means that the hub speaks, not that a socket stands. */
+  /** True once the hub sends messages; an open socket is not enough. */
   up = false;
 
   #options;
   #connection;
   #caughtUp = false;
-  /** Up to this event nothing is missing: the log's last may have come after a break that is still to be filled. */
+  /** No event up to this id is missing. The log may have newer ones, received before a gap was filled. */
   #heardUntil = 0;
   /** @type {number | undefined} */
   #timer;
@@ -69,14 +69,14 @@ export class Live {
     return this.clock.at(Date.now());
   }
 
-  /** The dispatcher looks at something else. @param {import("./cells.js").Bounds} bounds @param {number} zoom */
+  /** Sends the new viewport. @param {import("./cells.js").Bounds} bounds @param {number} zoom */
   look(bounds, zoom) {
     this.#connection.send({ type: "viewport", bounds, zoom });
     this.vehicles.look(bounds, performance.now());
     this.#options.onChange("vehicles");
   }
 
-  /** A text for a trip's driver and passengers. @param {string} tripId @param {string} text @param {string} clientId */
+  /** Sends a text to a trip's driver and passengers. @param {string} tripId @param {string} text @param {string} clientId */
   write(tripId, text, clientId) {
     return this.#connection.send({ type: "message", trip_id: tripId, text, client_id: clientId });
   }
@@ -130,7 +130,7 @@ export class Live {
       case "geofence":
         this.geofences.put(message.geofence);
         onChange("geofences");
-        // Who edits it must have it whole.
+        // The editor needs the whole geofence.
         if (message.simplified) this.#fetchWhole(message.geofence.id);
         break;
       case "geofence_gone":
@@ -146,7 +146,7 @@ export class Live {
     }
   }
 
-  /** What happened while nothing was heard. The socket speaks already, so nothing falls between. */
+  /** Fetches what was missed during a disconnection. The socket is open already, so that nothing is missed in between. */
   async #catchUp() {
     const { api, onChange } = this.#options;
     this.trips.ask();
@@ -176,7 +176,7 @@ export class Live {
     }
   }
 
-  /** At first the newest events, later all since the last one heard before the break. */
+  /** The newest events the first time, later all since the last one before the disconnection. */
   async #missed() {
     const { api } = this.#options;
     let after = this.#heardUntil;

@@ -1,7 +1,7 @@
 /** How many seconds of the drive pass in one second of watching. */
 export const RATES = [1, 2, 5, 10, 30, 60];
 
-/** The clock of a replay. Time comes in with every call, as milliseconds that only rise. */
+/** The clock of a replay. Each call passes the time in milliseconds, which only rise. */
 export class Playback {
   playing = false;
   time = 0;
@@ -11,7 +11,7 @@ export class Playback {
   #rate = 10;
   #tickedAt = 0;
 
-  /** A span to play, from its beginning. @param {number} from @param {number} to */
+  /** Sets the time range to play, and goes to its start. @param {number} from @param {number} to */
   load(from, to) {
     this.#from = from;
     this.#to = to;
@@ -35,7 +35,7 @@ export class Playback {
     if (RATES.includes(rate)) this.#rate = rate;
   }
 
-  /** Played to its end it begins anew. @param {number} now */
+  /** Starts playing; at the end of the range, starts again from its start. @param {number} now */
   play(now) {
     if (this.#to <= this.#from) return;
     if (this.time >= this.#to) this.time = this.#from;

@@ -3,11 +3,11 @@ import { bearing, distance, near, turn, wrap } from "../../shared/geo.js";
 /** @typedef {{fixTime: number, latitude: number, longitude: number, speed: number | null, bearing: number | null}} Sample */
 /** @typedef {{time: number, latitude: number, longitude: number, bearing: number | null, speed: number | null, index: number}} Moment */
 
-/** Between two fixes farther apart in time than this nobody knows how it drove; it waits at the first. */
+/** Between two fixes farther apart than this, in milliseconds, the way is unknown. The vehicle is shown at the first. */
 const LONGEST_GAP = 120_000;
 const STANDING_DISTANCE = 4;
 
-/** What stays within so many metres of its mean place for so long stands, until it is farther than that, and does not come back as soon. */
+/** A vehicle stands when it stays within `radius` of its mean place for `after`. It drives when it is farther away, and not back soon. */
 const STOP = { radius: 45, after: 60_000, drift: 100, back: 60_000 };
 
 /**
@@ -45,7 +45,7 @@ function fields(line) {
   return [...row.matchAll(/(?:^|,)(?:"((?:[^"]|"")*)"|([^,]*))/g)].map(([, quoted, plain]) => (quoted === undefined ? plain : quoted.replaceAll('""', '"')));
 }
 
-/** A drive of the past, to be looked at again at any instant of it. */
+/** A past drive, which can be shown at any of its instants. */
 export class Recording {
   /** @param {Sample[]} samples in the order of their fix times */
   constructor(samples) {
@@ -59,7 +59,7 @@ export class Recording {
   }
 
   /**
-   * The vehicle at an instant, or null where nothing was recorded.
+   * The vehicle at an instant, or null if nothing was recorded.
    * @param {number} time
    * @returns {Moment | null}
    */
@@ -83,12 +83,12 @@ export class Recording {
     };
   }
 
-  /** Metres driven, as far as they are known; a receiver that wanders while its vehicle stands drives none. */
+  /** The known distance in metres. The noise of a receiver that stands does not count. */
   get length() {
     return this.stretchesUntil(this.samples.length - 1).reduce((metres, stretch) => metres + lengthOf(stretch), 0);
   }
 
-  /** What was driven until the sample with this index, apart wherever nothing was heard for long. @param {number} index */
+  /** The parts driven up to the sample with this index. A long gap begins a new part. @param {number} index */
   stretchesUntil(index) {
     /** @type {Sample[][]} */
     const stretches = [];
@@ -102,7 +102,7 @@ export class Recording {
   }
 
   /**
-   * The same as a map draws it, past 180 degrees where it goes there.
+   * The same parts as a map draws them; longitudes may pass 180 degrees.
    * @param {number} index
    * @param {number} reference a longitude in the copy of the world that the map shows
    * @returns {[latitude: number, longitude: number][][]}
@@ -112,7 +112,7 @@ export class Recording {
     return this.stretchesUntil(index).map((stretch) => stretch.map(({ latitude, longitude }) => [latitude, (last = near(longitude, last))]));
   }
 
-  /** What the receiver said, or where it drove next. @param {number} index */
+  /** The receiver's bearing, or the direction to the next sample. @param {number} index */
   #headingAt(index) {
     const { samples } = this;
     if (samples[index].bearing !== null) return samples[index].bearing;
@@ -136,7 +136,7 @@ export class Recording {
 }
 
 /**
- * Metres of one stretch, by nearly the rule that the hub's summaries have.
+ * Metres of one part, by nearly the same rule as in the hub's summaries.
  * @param {Sample[]} stretch
  */
 function lengthOf(stretch) {

@@ -1,4 +1,4 @@
-/** Who is on the list beside the map, and in which order. */
+/** Which vehicles the list beside the map shows, and in which order. */
 
 import { searchKey } from "./search_key.js";
 
@@ -6,7 +6,7 @@ import { searchKey } from "./search_key.js";
 /** @typedef {{id: string, name: string, plate: string, status: VehicleStatus, clockSkew: number, fixTime: number | null}} Listed */
 /** @typedef {"name" | "status" | "seen"} Order */
 
-/** In the order that a dispatcher looks for them. @type {VehicleStatus[]} */
+/** In the order of their use to a dispatcher. @type {VehicleStatus[]} */
 export const STATUSES = ["available", "on_trip", "stopped", "lost"];
 
 const { compare } = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
@@ -16,7 +16,7 @@ const byName = (/** @type {Listed} */ one, /** @type {Listed} */ other) => compa
 const ORDERS = {
   name: byName,
   status: (one, other) => STATUSES.indexOf(one.status) - STATUSES.indexOf(other.status) || byName(one, other),
-  // By the minute: by the millisecond the rows would change places as long as anybody drives.
+  // The order is by minutes. By milliseconds, the rows would move all the time.
   seen: (one, other) => minute(other) - minute(one) || byName(one, other),
 };
 

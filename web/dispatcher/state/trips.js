@@ -1,19 +1,19 @@
 /** @typedef {import("../../shared/messages.js").Trip} Trip */
 
-/** The statuses of a trip that is still to be done, in the order of a trip's life. */
+/** The statuses of an open trip, in their order. */
 export const OPEN = /** @type {const} */ (["new", "enroute_to_pickup", "arrived_at_pickup", "enroute_to_dropoff", "arrived_at_stop"]);
 
-/** Of those that ended only the last ones may still be looked at. */
+/** The most ended trips that are kept. */
 const MAX_OVER = 100;
 
 /** @param {Pick<Trip, "status">} trip */
 export const isOver = ({ status }) => status === "complete" || status === "canceled";
 
-/** The trips of the fleet that are not over, and those that ended while the page looked on. */
+/** The open trips of the fleet, and the trips that ended while the page was open. */
 export class Trips {
   /** @type {Map<string, Trip>} */
   #byId = new Map();
-  /** What was heard since a list was asked for, which the list may not know yet. @type {Set<string>} */
+  /** Trips that changed after the list was requested. The list may lack these changes. @type {Set<string>} */
   #heard = new Set();
 
   /** @param {string} tripId */
@@ -21,13 +21,13 @@ export class Trips {
     return this.#byId.get(tripId) ?? null;
   }
 
-  /** The hub is asked for what is open. */
+  /** Call this when the open trips are requested. */
   ask() {
     this.#heard.clear();
   }
 
   /**
-   * What is open, as the hub lists it; what it doesn't list any more has ended or gone, unless it was heard of meanwhile.
+   * Takes the hub's list of open trips. A trip that is missing there has ended or is gone, unless it changed after the request.
    * @param {readonly Trip[]} trips
    */
   replace(trips) {
@@ -37,7 +37,7 @@ export class Trips {
   }
 
   /**
-   * An answer and a message may cross on their way: the higher version is the newer.
+   * Takes a trip if its version is newer. An answer and a message may arrive in the wrong order.
    * @param {Trip} trip
    */
   put(trip) {
@@ -49,7 +49,7 @@ export class Trips {
     return trip;
   }
 
-  /** A page that is open for weeks sees many trips end. */
+  /** Many trips end while a page is open for weeks. */
   #forgetOldest() {
     const over = [...this.#byId.values()].filter(isOver);
     for (const { trip_id: id } of over.slice(0, -MAX_OVER)) this.#byId.delete(id);
@@ -61,7 +61,7 @@ export class Trips {
     this.#byId.delete(tripId);
   }
 
-  /** Those without a vehicle first: somebody waits for them. */
+  /** Open trips. Those without a vehicle come first, because somebody waits. */
   get open() {
     const open = [...this.#byId.values()].filter((trip) => !isOver(trip));
     return open.sort((one, other) => Number(Boolean(one.vehicle)) - Number(Boolean(other.vehicle)) || (one.trip_id < other.trip_id ? -1 : 1));

@@ -5,8 +5,8 @@ import { Area, cellOf, project } from "./cells.js";
 /** @typedef {import("../../shared/messages.js").VehicleStatus} VehicleStatus */
 
 /**
- * A vehicle in view. `x` and `y` are its place in the world, 0 to 1; `from` where it was shown before, and `movedAt` when it
- * began to glide from there.
+ * A vehicle in view. `x` and `y` are its place in the world, 0 to 1. `from` is where it was shown before. `movedAt` is when the
+ * animation from there began.
  * @typedef {object} Vehicle
  * @property {string} id
  * @property {string} name
@@ -14,7 +14,7 @@ import { Area, cellOf, project } from "./cells.js";
  * @property {string} plate
  * @property {VehicleStatus} status
  * @property {string | null} tripId
- * @property {number} clockSkew seconds by which its device's clock is ahead (negative: behind); 0 where nothing is wrong with it
+ * @property {number} clockSkew seconds by which its device's clock is ahead (negative: behind); 0 if it is right
  * @property {number} latitude
  * @property {number} longitude
  * @property {number | null} bearing
@@ -25,18 +25,18 @@ import { Area, cellOf, project } from "./cells.js";
  * @property {number} y
  * @property {{x: number, y: number}} from
  * @property {number} movedAt
- * @property {number} glide milliseconds that the way from there takes
+ * @property {number} glide milliseconds of the animation
  */
 
-/** A vehicle that reports every second or two glides all the time; one that reports seldom doesn't creep for a minute. */
+/** The longest animation in milliseconds. A vehicle that reports seldom must not move slowly for a minute. */
 const LONGEST_GLIDE = 2_000;
 const FIRST_GLIDE = 1_000;
 /**
- * So long a vehicle outside the viewport is kept: a hand that drags the map away and back again may be faster than the hub, which
- * then has nothing to say about what it takes for still shown.
+ * Milliseconds that a vehicle outside the viewport is kept. The map may be dragged away and back before the hub notices. The hub
+ * then does not send the vehicle again.
  */
 const KEPT_OUTSIDE = 2_000;
-/** Farther than this (a share of the world, some 400 m) is no drive between two fixes. */
+/** A step longer than this is not animated. It is a share of the world, about 400 m. */
 const LEAP = 1e-5;
 
 /** @type {Set<string>} */
@@ -47,23 +47,23 @@ export class Vehicles {
   /** @type {Map<string, Vehicle>} */
   byId = new Map();
 
-  /** In place of single vehicles, where there are too many. @type {import("../../shared/messages.js").Cluster[] | null} */
+  /** Clusters in place of vehicles, if there are too many; else null. @type {import("../../shared/messages.js").Cluster[] | null} */
   clusters = null;
 
-  /** The names of all vehicles ever heard of, for what is said of those out of view. @type {Map<string, string>} */
+  /** The names of all known vehicles, also of those out of view. @type {Map<string, string>} */
   #names = new Map();
 
-  /** Those that left the viewport, or that it left, a moment ago. @type {Map<string, {vehicle: Vehicle, since: number}>} */
+  /** Vehicles that were in the viewport a moment ago. @type {Map<string, {vehicle: Vehicle, since: number}>} */
   #outside = new Map();
 
   /** @type {Area | null} */
   #area = null;
 
-  /** Descriptions whose vehicle's place is still to come. @type {Map<string, Description>} */
+  /** Descriptions of vehicles whose position has not arrived yet. @type {Map<string, Description>} */
   #unplaced = new Map();
 
   /**
-   * The dispatcher looks elsewhere: what lies outside is no longer kept up to date, so it is forgotten.
+   * Sets the viewport. Vehicles outside get no more updates, so they are dropped after a moment.
    * @param {import("./cells.js").Bounds} bounds
    * @param {number} now milliseconds that only rise
    */
@@ -107,7 +107,7 @@ export class Vehicles {
     if (name) this.#names.set(id, name);
   }
 
-  /** It was removed. @param {string} id */
+  /** Drops a removed vehicle. @param {string} id */
   remove(id) {
     this.#forget(id);
     this.#names.delete(id);
@@ -133,7 +133,7 @@ export class Vehicles {
     for (const state of vehicles) {
       this.learn(state);
       const known = this.#find(state.vehicle_id);
-      // What was said in an update may be newer than a snapshot that was long on its way.
+      // An update may be newer than a snapshot that arrives late.
       if (known && known.fixTime > state.fix_time) continue;
       const { latitude, longitude, bearing = null, speed = null, battery = null, fix_time: fixTime } = state;
       const { x, y } = project(latitude, longitude);
@@ -156,7 +156,7 @@ export class Vehicles {
     const vehicle = this.#find(id);
     if (!vehicle) {
       const description = this.#unplaced.get(id);
-      // One that nobody described is one that this page has just forgotten, and the hub not yet.
+      // A vehicle without a description was dropped here a moment ago, and the hub does not know that yet.
       if (!description || this.clusters) return;
       this.#unplaced.delete(id);
       const place = { latitude, longitude, bearing, speed, battery: null, fixTime, x, y };
@@ -179,7 +179,7 @@ export class Vehicles {
     for (const { vehicle } of this.#outside.values()) yield vehicle;
   }
 
-  /** Puts a vehicle where it belongs: in view, or outside. @param {Vehicle} vehicle @param {number} now */
+  /** Files a vehicle as in view or as outside. @param {Vehicle} vehicle @param {number} now */
   #settle(vehicle, now) {
     const inside = !this.#area || this.#area.holds(vehicle);
     if (inside) {
@@ -213,13 +213,13 @@ export class Vehicles {
   }
 }
 
-/** From one place of the world to another (0 to 1) the shorter way round. @param {number} from @param {number} to */
+/** The shorter way round from one world coordinate (0 to 1) to another. @param {number} from @param {number} to */
 function eastward(from, to) {
   return to - from - Math.round(to - from);
 }
 
 /**
- * Where a vehicle is drawn at `now`, on its way from one fix to the next.
+ * The place at which a vehicle is drawn at `now`, between two fixes.
  * @param {Pick<Vehicle, "x" | "y" | "from" | "movedAt" | "glide">} vehicle
  * @param {number} now
  */

@@ -24,7 +24,7 @@ test("what a backlog tells goes to its place in time, and pushes no news out", (
   log.add([late(111, 3), late(112, 105)]);
   assert.deepEqual(log.events.map(({ event_id: id }) => id), [111, 100, 112, 110]);
   assert.equal(log.last, 112);
-  // A clock that is wrong doesn't make old what has just happened.
+  // A wrong clock does not make a new event old.
   log.add([{ ...event(120), fix_time: 4 }]);
   assert.equal(log.events.at(-1)?.event_id, 120);
   log.add(Array.from({ length: 700 }, (_, index) => late(1_000 + index, 5 + index / 10)));

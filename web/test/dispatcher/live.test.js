@@ -9,7 +9,7 @@ import { world } from "../world.js";
 const event = (/** @type {number} */ id) => ({ event_id: id, kind: /** @type {const} */ ("enter"), vehicle_id: "v", server_time: id });
 const settled = () => new Promise((resolve) => setImmediate(resolve));
 
-/** A page without a page: its socket is the test's, and so are the hub's tables. */
+/** The live state without a page. The test controls its socket and the hub's data. */
 function page() {
   const around = world();
   /** @type {{events: FleetEvent[], newest?: FleetEvent[], asked: number[], away: boolean, told: number[], fresh: boolean[], gone: string[], endings: any[]}} */

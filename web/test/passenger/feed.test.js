@@ -88,7 +88,7 @@ test("another vehicle takes over: where the first one was is not where it is, th
   assert.equal(feed.position?.fix_time, 11_000);
   assert.deepEqual(feed.track.former.map((line) => line.map(([, , time]) => time)), [[9_000, 60_000]]);
   assert.deepEqual(feed.track.line.map(([, , time]) => time), [11_000]);
-  // A trip that is over doesn't name its vehicle any more.
+  // A trip that is over does not name its vehicle.
   feedOf([{ type: "trip", offset: 5, trip: { ...TRIP, status: "complete" } }], feed);
   assert.equal(feed.position?.fix_time, 11_000);
   assert.equal(feed.track.points.length, 3);
@@ -115,7 +115,7 @@ test("frames that are no message are unknown", () => {
   }
 });
 
-/** A hub in small: numbers its updates, keeps some of them, and says what the protocol says on a connection. */
+/** A small hub. It numbers its updates, keeps some of them, and greets a connection as the protocol says. */
 class SmallHub {
   epoch = "e0";
   /** @type {any[]} */
