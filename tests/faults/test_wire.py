@@ -16,7 +16,7 @@ from tests.support.watcher import Watcher
 from tracking.demo.postgres import PORT
 
 POSITIONS = b"PGCOPY"
-"""What a hub says to the database before the COMMIT of a group of positions. Others commit as well: events, jobs of the hour."""
+"""What a hub sends to the database before the COMMIT of a group of positions. Events and hourly jobs commit as well."""
 
 
 async def test_everything_fails_by_turns(hubs: MakeHub, database: Mortal, rng: random.Random) -> None:

@@ -14,8 +14,8 @@ from tests.support.hub_process import HubProcess
 from tests.support.raw import CLOSE, CONTINUED, PING, PONG, TEXT, RawSocket, framed
 from tests.support.serving import Echoes, Served, echo_by_asgi, serving
 from tests.test_live import assert_contiguous
-from tracking.sockets import server as protocols
-from tracking.sockets.server import MAX_FRAGMENTS, PINGS_AT_ONCE
+from tracking.sockets import closing, frames
+from tracking.sockets.frames import MAX_FRAGMENTS, PINGS_AT_ONCE
 from tracking.sockets.wire import EXTENSION, Wire
 
 MIB = 1024 * 1024
@@ -176,7 +176,7 @@ async def test_row_7_a_flood_of_pings_fills_no_memory(hub: HubProcess, raw: RawS
 
 
 async def test_row_7_who_floods_and_never_reads_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocols, "FAREWELL_SECONDS", 0.2)
+    monkeypatch.setattr(closing, "FAREWELL_SECONDS", 0.2)
     async with serving(Echoes()) as served, RawSocket(served.port, room=4096) as raw:
         with pytest.raises(ConnectionError):
             async with asyncio.timeout(5):
@@ -215,14 +215,14 @@ HALVES = {
 
 @pytest.mark.parametrize("half", HALVES.values(), ids=HALVES.keys())
 async def test_row_8_half_a_message_for_too_long(served: Served, half: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocols, "HALF_SECONDS", 0.1)
+    monkeypatch.setattr(frames, "HALF_SECONDS", 0.1)
     async with RawSocket(served.port) as raw:
         await raw.send(half)
         assert await raw.closed() == 4408
 
 
 async def test_row_8_a_message_that_drips_is_half_a_message(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocols, "HALF_SECONDS", 0.2)
+    monkeypatch.setattr(frames, "HALF_SECONDS", 0.2)
     async with RawSocket(served.port) as raw:
 
         async def drip() -> None:
@@ -239,7 +239,7 @@ async def test_row_8_a_message_that_drips_is_half_a_message(served: Served, monk
 
 
 async def test_row_8_who_always_has_begun_the_next_message_goes_on(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocols, "HALF_SECONDS", 0.2)
+    monkeypatch.setattr(frames, "HALF_SECONDS", 0.2)
     message = framed(TEXT, "whole")
     async with RawSocket(served.port) as raw:
         await raw.send(message[:5])

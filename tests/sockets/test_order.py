@@ -13,8 +13,9 @@ from uvicorn.server import ServerState
 from tests.support.raw import CONTINUED, PING, PONG, TEXT, framed, opening
 from tests.support.serving import Echo, Echoes
 from tracking.protocol.codec import MAX_FRAME_BYTES
+from tracking.sockets.frames import PINGS_AT_ONCE
 from tracking.sockets.http import HttpProtocol
-from tracking.sockets.server import PINGS_AT_ONCE, SocketProtocol
+from tracking.sockets.server import SocketProtocol
 from tracking.sockets.wire import Wire
 
 
