@@ -11,7 +11,7 @@ import uvicorn
 
 from tests.support.clients import TIMEOUT, Api, Driver, fix, now_ms, token
 from tests.support.hub_process import HubProcess
-from tracking.sockets.http import listening_socket
+from tracking.sockets.listening import listening_socket
 
 H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
 """What Java's HttpClient offers with its requests over plain HTTP."""

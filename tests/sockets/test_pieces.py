@@ -14,7 +14,8 @@ from uvicorn.server import ServerState
 
 from tests.sockets.test_http import H2C, WEBSOCKET, chunked
 from tests.sockets.test_order import Line
-from tracking.sockets.http import MAX_HEAD, MAX_HEADERS, PIECE_BYTES, TURN_BYTES, HttpProtocol
+from tracking.sockets.http import HttpProtocol
+from tracking.sockets.request_reader import MAX_HEAD, MAX_HEADERS, PIECE_BYTES, TURN_BYTES
 
 Said = tuple[str, str, bytes]
 """Method, path and body."""

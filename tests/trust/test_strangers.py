@@ -14,7 +14,8 @@ from tests.sockets.test_limits import MIB, growing_less_than, until
 from tests.support.clients import TIMEOUT, Api
 from tests.support.hub_process import HubProcess
 from tests.support.serving import Served, serving
-from tracking.sockets.http import FAREWELL_SECONDS, HEAD_SECONDS, SLOW_BYTES, SLOW_SECONDS, UNWANTED_SECONDS, HttpProtocol
+from tracking.sockets.client_time import FAREWELL_SECONDS, HEAD_SECONDS, SLOW_BYTES, SLOW_SECONDS, UNWANTED_SECONDS
+from tracking.sockets.http import HttpProtocol
 
 KEEP_ALIVE_SECONDS = 5.0
 """uvicorn's default, which the hub leaves."""
