@@ -1,4 +1,4 @@
-"""A device whose clock is wrong, on real sockets of a hub in this process, whose own clock the test turns."""
+"""A device with a wrong clock, on real sockets of a hub in this process. The test sets the hub's clock."""
 
 from collections.abc import AsyncIterator
 
@@ -23,7 +23,7 @@ class Turned:
 
 
 class Stage:
-    """A hub, a vehicle that reports once a second, and a dispatcher who looks at it."""
+    """A hub, a vehicle that reports once a second, and a dispatcher that watches it."""
 
     def __init__(self, url: str, clock: Turned, api: Api, fleet_id: str, vehicle_id: str) -> None:
         self.url = url
@@ -35,7 +35,7 @@ class Stage:
         self.errors: list[Message] = []
 
     async def report(self, driver: Driver, *fix_times: int) -> None:
-        """These fixes in one message; the hub's clock goes on by a second, and all is acknowledged."""
+        """Reports these fixes in one message. The hub's clock advances by a second. Returns when all are acknowledged."""
         self.clock.offset += 1_000
         fixes = [fix(self.seq + i, fix_time=fix_time) for i, fix_time in enumerate(fix_times, 1)]
         self.seq += len(fixes)

@@ -1,4 +1,4 @@
-"""Rows 74 to 76, and who may open a socket: what strangers get who ask for memory, for time, or for another's socket."""
+"""Rows 9 and 74 to 76, and who may open a socket: what strangers get who ask for memory, for time, or for another's socket."""
 
 import asyncio
 import contextlib
@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from tests.attacks.strangers import PIPELINED, Endless, Idle, endless, idle, line, pour, put, read
-from tests.sockets.test_http import WEBSOCKET, Plain
-from tests.sockets.test_limits import MIB, growing_less_than, until
 from tests.support.clients import TIMEOUT, Api
 from tests.support.hub_process import HubProcess
+from tests.support.memory import MIB, growing_less_than
+from tests.support.plain_http import WEBSOCKET, Plain
 from tests.support.serving import Served, serving
+from tests.support.waiting import until
 from tracking.sockets.client_time import FAREWELL_SECONDS, HEAD_SECONDS, SLOW_BYTES, SLOW_SECONDS, UNWANTED_SECONDS
 from tracking.sockets.http import HttpProtocol
 
