@@ -68,7 +68,7 @@ async def served(cluster: Cluster, template: str) -> AsyncIterator[tuple[str, Tu
     """The address of the hub, and its clock."""
     cluster.create_database("clocks", template)
     clock = Turned()
-    settings = load(database_url=cluster.url("clocks"), jwt_secret=SECRET, ack_interval=0)
+    settings = load(database_url=cluster.url("clocks"), jwt_secret=SECRET, ack_interval=0, commit_interval=0)
     async with serving(create_app(settings, clock=clock), lifespan="on") as served:
         yield served.url, clock
     cluster.drop_database("clocks")
