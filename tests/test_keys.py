@@ -1,4 +1,4 @@
-"""The keys of an identity provider: which are taken, and that a provider who is slow, away or wrong holds nobody up."""
+"""The keys of an identity provider: which are accepted, and that a slow, absent or wrong provider delays no other token."""
 
 import asyncio
 import contextlib
@@ -78,7 +78,7 @@ def test_a_file_that_is_missing_or_huge_is_told_of_as_such(tmp_path: Path) -> No
 
 
 class Time:
-    """Seconds, as a test turns them."""
+    """A clock in seconds that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -266,7 +266,7 @@ async def test_a_provider_that_never_comes_to_an_end_is_given_up(
 
 
 def write(path: Path, *members: Any) -> None:
-    """As a careful writer does it: whole, in one moment."""
+    """Replaces the file in one step, as a careful writer does."""
     path.with_suffix(".new").write_text(json.dumps({"keys": members}))
     os.replace(path.with_suffix(".new"), path)  # noqa: PTH105
 

@@ -1,4 +1,4 @@
-"""Imports point downwards, and run in no circle, or a test fails and says which way is right."""
+"""Imports point downwards and run in no circle, and modules and functions stay short. A failure says what to do."""
 
 import ast
 from collections.abc import Iterator
@@ -26,6 +26,11 @@ LAYERS = """
 """From bottom to top. What is in one row does not import each other; modules of one package may."""
 
 
+MAX_MODULE_LINES = 400
+MAX_FUNCTION_LINES = 60
+MAX_ARGUMENTS = 8
+
+
 def test_every_name_in_the_layers_is_there() -> None:
     places = [(name, ROOT / "tracking" / name.replace(".", "/")) for name in LAYERS.split()]
     assert [name for name, place in places if not place.is_dir() and not place.with_suffix(".py").is_file()] == []
@@ -50,6 +55,36 @@ def test_no_imports_run_in_a_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         raise AssertionError("imports run in a circle: " + " <- ".join(error.args[1])) from None
+
+
+def test_nothing_is_too_long_to_be_read_at_once() -> None:
+    wrong = []
+    for path in _sources():
+        text = path.read_text()
+        if text.count("\n") > MAX_MODULE_LINES:
+            wrong.append(f"{path.relative_to(ROOT)} has over {MAX_MODULE_LINES} lines: take what is another noun out of it")
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            place = f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+            if (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION_LINES:
+                wrong.append(f"{place} has over {MAX_FUNCTION_LINES} lines: divide it by its steps")
+            if node.name == "__init__" and len(node.args.args) + len(node.args.kwonlyargs) - 1 > MAX_ARGUMENTS:
+                wrong.append(f"{place} takes over {MAX_ARGUMENTS} arguments: put those that belong together into one")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_test_module_imports_another() -> None:
+    wrong = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.rpartition(".")[2].startswith("test_"):
+                wrong.append(f"{path.relative_to(ROOT)} imports {node.module}: put what both need into tests/support")
+    assert not wrong, "\n".join(wrong)
+
+
+def _sources() -> list[Path]:
+    return sorted(path for folder in ("tracking", "driver_sim", "tests", "examples") for path in (ROOT / folder).rglob("*.py"))
 
 
 def _layer(module: str) -> int:

@@ -3,12 +3,12 @@
 import json
 import socket
 from collections.abc import Callable
-from typing import Any
 
 import asyncpg
 
 from tests.support.clients import Api, Driver, Message, Passenger, fix, now_ms
 from tests.support.hub_process import HubProcess
+from tests.support.offsets import assert_contiguous
 
 
 async def test_who_comes_back_gets_what_was_missed_and_nothing_twice(hub: HubProcess, api: Api) -> None:
@@ -210,14 +210,3 @@ async def test_a_slow_reader_gets_the_newest_and_is_told(own_hub: Callable[..., 
     assert_contiguous(snapshot["offset"], messages)
     assert any(message["type"] == "skipped" for message in messages)
     assert len(json.dumps(messages)) < count * 100
-
-
-def assert_contiguous(offset: int, messages: list[dict[str, Any]]) -> None:
-    """Every offset is delivered or named as skipped, once, in order."""
-    for message in messages:
-        if message["type"] == "skipped":
-            assert message["from"] == offset + 1
-            offset = message["to"]
-        elif "offset" in message:
-            assert message["offset"] == offset + 1
-            offset += 1

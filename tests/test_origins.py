@@ -1,12 +1,12 @@
-"""Origins and our own address, compared as URLs are."""
+"""Origins and the public address, compared as URLs are."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.sockets.test_http import WEBSOCKET, Plain
 from tests.support.clients import Api, token
 from tests.support.hub_process import HubProcess
+from tests.support.plain_http import WEBSOCKET, Plain
 from tracking.config import load
 from tracking.errors import ConfigError
 from tracking.origins import origin_of, parse_address

@@ -56,28 +56,29 @@ from tracking.store.pool import Database
 logger = logging.getLogger(__name__)
 
 LATEST_SECONDS = 3.0
-"""How long a hub that goes down tries to write the latest positions, which can be read off the stored ones."""
+"""How long a hub that stops tries to write the latest positions. They could also be read from the stored ones."""
 END_SECONDS = 2.0
-"""How long its tasks, and then its pools, may take to end."""
+"""How long its tasks may take to end, and then its pools."""
 CANCEL_SECONDS = 1.0
-"""How long a step that was given up may take to end."""
+"""How long a cancelled step may take to end."""
 RECORDER, EVENTS, AUDIT = "recorder", "events", "audit"
-"""Tasks that somebody waits for when the hub goes down."""
+"""Tasks that the shutdown waits for."""
 PATIENCE_SECONDS = 3.0
-"""How long a start waits for the database before it goes on without."""
+"""How long a start waits for the database before it continues without it."""
 DAYS_AHEAD = 3
 HOUSEKEEPING_SECONDS = 3600.0
+RETRY_SECONDS = 1.0
 FLEET_TICK = 0.25
 """Seconds."""
 TICKS_OF_RECOUNT = 4
 CHECK_SECONDS = 1.0
-"""How long it may take until a store that went back is noticed where nothing is written."""
+"""How long it may take to notice a database that went back while nothing is written."""
 BETWEEN_LIVES_SECONDS = 1.0
-"""Where two databases answer by turns, everybody is sent away by no more than this."""
+"""The least time between two services. If two databases answer by turns, clients are sent away no more often than this."""
 
 
 def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
-    """The hub as an ASGI application. Raises `ConfigError` where it can't be served with these settings."""
+    """The hub as an ASGI application. Raises `ConfigError` if these settings do not allow it."""
     require_key(settings)
     service = assemble(settings, require_database(settings), Auth(settings, clock), clock)
     app = Starlette(
@@ -120,14 +121,14 @@ def create_app(settings: Settings, *, clock: Clock = system_clock) -> Starlette:
         ],
         lifespan=_lifespan,
     )
-    # A redirect would send them to whatever the request's Host says.
+    # A redirect would lead to the host that the request's `Host` header names.
     app.router.redirect_slashes = False
     app.state.service = service
     return app
 
 
 class _Below:
-    """Takes the public address's path off a request's, where the proxy left it on."""
+    """Removes the path of the public address from a request's path, if the proxy left it there."""
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
         self._app = app
@@ -136,7 +137,7 @@ class _Below:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
         if path == self._prefix or path.startswith(f"{self._prefix}/"):
-            # Nobody below asks for `raw_path`.
+            # `raw_path` stays, because nothing below reads it.
             scope = {**scope, "path": path[len(self._prefix) :] or "/"}
         await self._app(scope, receive, send)
 
@@ -153,14 +154,14 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             await old.service.marks.went_back.wait()
             WENT_BACK.inc()
             old.service.recorder.give_up(StoreWentBack("the store went back, and what waits is not stored: send it again"))
-            logger.critical("the database lacks what this hub saw committed: everybody is sent away, and all is read anew")
+            logger.critical("the database lacks what this hub saw committed: all clients are sent away, all is read again")
             known = old.service
             url = require_database(known.settings)
             life = _Life(assemble(known.settings, url, known.auth, known.clock, last_event=known.events.last_event))
             await life.begin()
             app.state.service = life.service
             await old.give_up()
-            # Who did what is no matter of the store that it was to be written to.
+            # What clients did remains true, whichever database it was to be written to.
             life.service.audit.take_over(known.audit)
             await asyncio.sleep(BETWEEN_LIVES_SECONDS)
 
@@ -186,7 +187,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 class _Life:
-    """A service with the tasks that keep it going, from the opening of its pools to their closing."""
+    """A service with its tasks, from the opening of its pools to their closing."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -210,7 +211,7 @@ class _Life:
             await database.open()
         if service.auth.revoked is None:
             with contextlib.suppress(StoreUnavailable, TimeoutError):
-                # At once, so that the first who knocks is let in; while the database is away, the task below goes on asking.
+                # Read before serving, so that the first client is not refused. If the database is away, a task tries again.
                 await asyncio.wait_for(_read_revoked(service), PATIENCE_SECONDS)
         self._tasks = {
             name: asyncio.create_task(work, name=name)
@@ -244,29 +245,29 @@ class _Life:
             task.add_done_callback(_go_down_with)
 
     async def end(self) -> None:
-        """Stores what is taken, as far as it can be stored. Every step is taken, whatever became of the others.
+        """Stores what was accepted, as far as possible. Every step is tried, even if another failed.
 
-        Takes the setting `stop_timeout`, `LATEST_SECONDS` and twice `END_SECONDS` at the most, and for each of these a second
-        more. Nobody is connected any more.
+        It takes at most the setting `stop_timeout`, `LATEST_SECONDS` and twice `END_SECONDS`, and a second more for each. By
+        then nobody is connected.
         """
         service = self.service
         seconds = service.settings.stop_timeout
         await asyncio.gather(
-            # What is not stored was not acknowledged, so the devices have it still.
+            # What is not stored was not acknowledged, so the devices still have it.
             _step("storing the fixes", seconds, service.recorder.flush(), by=self._tasks.get(RECORDER)),
-            # Nobody else has these.
+            # These exist only here.
             _step("storing the events", seconds, service.monitor.flush(), by=self._tasks.get(EVENTS)),
         )
         seconds = min(seconds, LATEST_SECONDS)
         await asyncio.gather(
             _step("writing the latest positions", seconds, service.latest.flush()),
-            # The ends of watches: without them the next hub only knows that they ended before it began.
+            # The ends of watches. Without them the next hub only knows that they ended before it started.
             _step("writing the audit", seconds, service.audit.flush(), by=self._tasks.get(AUDIT)),
         )
         await self._stop()
 
     async def give_up(self) -> None:
-        """Stores nothing: what is in memory is of another store. What was not acknowledged the devices send again."""
+        """Stores nothing: what is in memory belongs to another database. Devices send again what was not acknowledged."""
         self.service.change_feed.close()
         await _step("sending everybody away", END_SECONDS, self.service.hub.send_all_away())
         await self._stop()
@@ -280,9 +281,9 @@ class _Life:
 
 
 async def _step(name: str, seconds: float, work: Coroutine[Any, Any, None], *, by: asyncio.Task[None] | None = None) -> None:
-    """Carries out one step of going down and logs how it ended. Raises nothing, and returns when the time is over.
+    """Carries out one step of the shutdown and logs how it ended. Raises nothing, and returns when the time is over.
 
-    `by` is the task that does what `work` waits for; when that has ended there is nothing to wait for.
+    `by` is the task that does what `work` waits for. If it has ended, there is nothing to wait for.
     """
     began = time.monotonic()
     task = asyncio.create_task(work, name=name)
@@ -290,7 +291,7 @@ async def _step(name: str, seconds: float, work: Coroutine[Any, Any, None], *, b
     await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     if not task.done():
         task.cancel()
-        # Its own cleaning up may hang as well.
+        # Its cleanup may hang as well.
         await asyncio.wait({task}, timeout=CANCEL_SECONDS)
         why = f"the task {by.get_name()} has ended" if by is not None and by.done() else f"it takes more than {seconds:g} s"
         logger.warning("going down: gave up %s: %s", name, why)
@@ -308,7 +309,7 @@ async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
 
 
 def _go_down_with(task: asyncio.Task[None]) -> None:
-    """A hub without its recorder would take fixes and never acknowledge one: better none, and started anew."""
+    """Ends the hub if a task fails. Without its recorder, for example, it would accept fixes and never acknowledge them."""
     if not task.cancelled() and task.exception() is not None:
         logger.critical("the %s failed, so the hub goes down", task.get_name(), exc_info=task.exception())
         os.kill(os.getpid(), signal.SIGTERM)
@@ -322,7 +323,7 @@ async def _beat(service: Service) -> None:
 
 
 async def _fleet_tick(service: Service) -> None:
-    """By the loop's clock, so that work between two ticks does not put the next one off."""
+    """Ticks by the loop's clock, so that work between two ticks does not delay the next one."""
     loop = asyncio.get_running_loop()
     due = loop.time()
     count = 0
@@ -345,11 +346,11 @@ async def _learn_revoked(service: Service) -> None:
 
 
 async def _read_revoked(service: Service) -> None:
-    # What is revoked from then on the log tells.
+    # The change log tells what is revoked from now on.
     await service.follower.begin()
     async with service.database.transaction() as connection:
         if service.auth.revoked:
-            # A store that went back must not let those in again who were sent out.
+            # A database that went back must not admit revoked tokens again.
             lost = {jti: expiry_in(jti) for jti in service.auth.revoked}
             await share_store.revoke_tokens(connection, lost, service.clock())
         stored = await share_store.revoked_tokens(connection)
@@ -357,7 +358,7 @@ async def _read_revoked(service: Service) -> None:
 
 
 async def _keep_house(service: Service) -> None:
-    """Makes the partitions of the days to come, at start and then every hour, and then lets go of what is over."""
+    """Makes the partitions of the next days, at start and every hour. Every hour it also removes what is no longer used."""
 
     async def ahead(service: Service) -> None:
         today = service.clock() // DAY_MS
@@ -365,13 +366,13 @@ async def _keep_house(service: Service) -> None:
 
     while True:
         await _until_stored(ahead, service)
-        # Nothing is over at the start; and the audit must not write before it has ended what the hub before left open.
+        # At start there is nothing to remove. The audit must not write before it has ended what the previous hub left open.
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
         await let_go(service)
 
 
 async def let_go(service: Service) -> None:
-    """Lets go of vehicles that nobody is connected as, of days that are past, and of what waits for the audit."""
+    """Removes vehicles without a connection and past days from memory, and writes what waits for the audit."""
     service.ingest_vehicles.let_go(service.hub.drivers)
     service.recorder.forget_partitions()
     with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
@@ -379,7 +380,7 @@ async def let_go(service: Service) -> None:
 
 
 async def _check_marks(service: Service) -> None:
-    """Notices a store that went back though nothing is to be written. `_lifespan` waits for that."""
+    """Notices a database that went back while nothing is written. `_lifespan` waits for that."""
     while True:
         await asyncio.sleep(CHECK_SECONDS)
         with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
@@ -391,8 +392,8 @@ async def _until_stored(work: http.ServiceWork, service: Service) -> None:
         try:
             await work(service)
         except (StoreUnavailable, asyncpg.PostgresError) as error:
-            # Whatever the trouble is: the hub must not go down with it.
+            # The hub must not end for any of these errors.
             logger.warning("%s; trying again", error)
-            await asyncio.sleep(1)
+            await asyncio.sleep(RETRY_SECONDS)
         else:
             return

@@ -1,13 +1,13 @@
-"""The audit: who did what, to what, when, and from which address. It knows no places.
+"""The audit: who did what, to what, when, and from which address. It holds no positions.
 
-    await audit.record(connection, by, Action.SHARE_MADE, Kind.TRIP, trip_id)      # in the transaction of the deed itself
+    await audit.record(connection, by, Action.SHARE_MADE, Kind.TRIP, trip_id)      # in the transaction of the action
     watch = audit.began(by, Kind.TRIP, trip_id); …; audit.left(watch)              # in memory; written within a second
 
-What has a transaction is recorded in it: both are stored, or neither. Who watches is held in memory and written in groups, so
-that thousands who come back at once cost a few statements. While the database is away they go on watching. What waits is
-bounded by `MAX_WAITING`; past it begins are not recorded, and counted (`tracking_audit_lost`).
+An action with a transaction is recorded in that transaction: both are stored, or neither. Watches are held in memory and
+written in groups, so thousands of clients that come back at once cost a few statements. While the database is away they
+continue to watch. What waits is bounded by `MAX_WAITING`. Past it, begins are not recorded but counted (`tracking_audit_lost`).
 
-A thing that was erased stays in the audit under a pseudonym, a keyed hash of its id.
+An erased vehicle or trip stays in the audit under a pseudonym, a keyed hash of its id.
 """
 
 import asyncio
@@ -38,17 +38,17 @@ logger = logging.getLogger(__name__)
 
 WRITE_SECONDS = 1.0
 GROUP = 250
-"""Rows written by one transaction: more would keep the event loop for too long."""
+"""Rows written by one transaction. More would block the event loop for too long."""
 MAX_WAITING = 20_000
-"""Rows that may wait for the database, besides the ends of what has begun."""
+"""Rows that may wait for the database, without the ends of what has begun."""
 GAP_MS = 30_000
-"""Who comes back to a trip within this time has watched it all the while."""
+"""A watch continues if its client comes back within this time."""
 MAX_LEFT = 20_000
-"""Of watches that may go on so; past it the oldest end at once."""
+"""Watches that may wait for their client like that. Past it the oldest end at once."""
 MAX_ERASED = 10_000
-"""Erased things that are remembered, for rows of them that were not written yet."""
+"""Erased vehicles and trips that are remembered, for rows of them that were not written yet."""
 MAX_NAME = 256
-"""Characters of a token's id that are kept: somebody else may have made it."""
+"""Characters of a token's id that are kept. Another issuer may have made an id of any length."""
 
 
 Detail = str | int
@@ -70,7 +70,7 @@ class Action(StrEnum):
 
 
 ENDS = {Action.WATCHED: Action.WATCH_ENDED, Action.EXPORTED: Action.EXPORT_ENDED}
-"""What lasts, and the action that ends it."""
+"""Actions that last, and the actions that end them."""
 
 
 class Kind(StrEnum):
@@ -83,7 +83,7 @@ class Kind(StrEnum):
 
 
 class Doer(NamedTuple):
-    """Who did something: a principal, and the address that it came from. `holder` is what its role is about."""
+    """Who did something: a principal and its address. `holder` is the subject of its token."""
 
     role: str
     holder: str
@@ -93,7 +93,7 @@ class Doer(NamedTuple):
 
 
 class Span:
-    """Something that lasts: its begin, how many connections take part in it, and when the last of them left."""
+    """Something that lasts: its begin, its number of connections, and when the last of them left."""
 
     __slots__ = ("begin", "connections", "left_at", "recorded")
 
@@ -102,7 +102,7 @@ class Span:
         self.connections = 1
         self.left_at = 0
         self.recorded = False
-        """Whether its begin was taken to be written: if not, its end is not either."""
+        """Whether its begin will be written. If not, its end is not written either."""
 
     @property
     def key(self) -> tuple[str, str, str | None]:
@@ -110,7 +110,7 @@ class Span:
 
 
 class Audit:
-    """`run` writes what waits until it is cancelled; `flush` ends and writes all of it."""
+    """`run` writes what waits, until it is cancelled. `flush` ends all watches and writes everything."""
 
     def __init__(self, database: Database, clock: Clock, *, addresses: bool = True) -> None:
         """Without `addresses` none is recorded."""
@@ -120,15 +120,15 @@ class Audit:
         self._key: bytes | None = None
         self._spans: dict[tuple[str, str, str | None], Span] = {}
         self._left: OrderedDict[Span, None] = OrderedDict()
-        """those that nobody takes part in now, in the order of their leaving"""
+        """spans without a connection, in the order in which they lost their last one"""
         self._waiting: deque[Row | Ending] = deque()
         self._erased: OrderedDict[tuple[str, str], tuple[str, int]] = OrderedDict()
-        """pseudonyms by kind and id, and when it was erased, for begins of it that were not written yet"""
+        """pseudonym and time of erasure by kind and id, for begins that were not written yet"""
         self._writing = asyncio.Lock()
         self._lost = 0
         self._trouble = False
 
-    # --- who ----------------------------------------------------------------------------------------------------------------
+    # --- clients ------------------------------------------------------------------------------------------------------------
 
     def doer(self, principal: Principal, host: str | None) -> Doer:
         """`host` is the client's address, as the rules for proxies have it."""
@@ -147,18 +147,18 @@ class Audit:
         subject: str,
         detail: Mapping[str, Detail] | None = None,
     ) -> None:
-        """Records a deed in the transaction that does it."""
+        """Records an action in the transaction that carries it out."""
         now = self._clock()
         await store.insert(connection, [Row(now, action, *by, kind, _clean(subject), None, detail)], now)
 
     async def record_erasure(self, connection: Connection, by: Doer, kind: Kind, id_: str) -> None:
-        """Records that a vehicle or trip was erased, under a pseudonym, and puts that into its place in all of the audit."""
+        """Records that a vehicle or trip was erased, under a pseudonym. The pseudonym replaces its id in the whole audit."""
         pseudonym = await self._pseudonym(connection, kind, id_)
         self._erased[kind, id_] = pseudonym, self._clock()
         if len(self._erased) > MAX_ERASED:
             self._erased.popitem(last=False)
         async with self._writing:
-            pass  # a group that is on its way may hold the id still
+            pass  # a group that is being written may still contain the id
         await store.disguise(connection, kind, id_, pseudonym)
         action = Action.VEHICLE_ERASED if kind is Kind.VEHICLE else Action.TRIP_ERASED
         await self.record(connection, by, action, kind, pseudonym)
@@ -170,20 +170,20 @@ class Audit:
         return "~" + base64.urlsafe_b64encode(digest[:18]).decode()
 
     async def names_of(self, connection: Connection, id_: str, kinds: Sequence[str] = (Kind.TRIP, Kind.VEHICLE)) -> list[str]:
-        """The id, and what stands in its place where that was erased."""
+        """The id, and the pseudonyms that replace it after an erasure."""
         return [id_, *[await self._pseudonym(connection, kind, id_) for kind in kinds]]
 
-    # --- what has none ------------------------------------------------------------------------------------------------------
+    # --- without one --------------------------------------------------------------------------------------------------------
 
     async def record_alone(
         self, by: Doer, action: Action, kind: Kind, subject: str, detail: Mapping[str, Detail] | None = None
     ) -> None:
-        """Records a deed in a transaction of its own. Raises `StoreUnavailable`: then let it not be done."""
+        """Records an action in a transaction of its own. Raises `StoreUnavailable`; the caller must not carry it out then."""
         async with self._database.transaction() as connection:
             await self.record(connection, by, action, kind, subject, detail)
 
     async def export_begins(self, by: Doer, kind: Kind, subject: str, detail: Mapping[str, Detail] | None = None) -> Row:
-        """Records it before its first byte goes out. Raises `StoreUnavailable`. End it with `ended`."""
+        """Records an export before its first byte is sent. Raises `StoreUnavailable`. End it with `ended`."""
         begin = Row(self._clock(), Action.EXPORTED, *by, kind, _clean(subject), uuid.uuid4(), detail)
         assert begin.span is not None
         async with self._database.transaction() as connection:
@@ -192,13 +192,13 @@ class Audit:
         return begin
 
     def ended(self, begin: Row, at: int | None = None, *, detail: Mapping[str, Detail] | None = None) -> None:
-        """Notes the end of what has begun, to be written within a second."""
+        """Notes the end of something that lasts. It is written within a second."""
         assert begin.span is not None
         at = self._clock() if at is None else at
         self._waiting.append(Ending(begin.span, at, ENDS[Action(begin.action)], detail))
 
     def note(self, by: Doer, action: Action, kind: Kind, subject: str, detail: Mapping[str, Detail] | None = None) -> None:
-        """Notes a deed that is not worth a transaction, to be written within a second."""
+        """Notes an action without a transaction. It is written within a second."""
         self._take(Row(self._clock(), action, *by, kind, _clean(subject), None, detail))
 
     def _take(self, row: Row) -> bool:
@@ -210,7 +210,7 @@ class Audit:
         return True
 
     def began(self, by: Doer, kind: Kind, subject: str) -> Span:
-        """Somebody watches. Connections of one token or share from one address are one watch, and so is a quick return."""
+        """Notes a watch. Connections of one token or share from one address are one watch, also after a short break."""
         subject = _clean(subject)
         span = self._spans.get(_key(by, subject))
         if span is not None:
@@ -223,7 +223,7 @@ class Audit:
         return span
 
     def left(self, span: Span) -> None:
-        """One of its connections is over."""
+        """Notes the end of one of its connections."""
         span.connections -= 1
         if span.connections:
             return
@@ -243,14 +243,14 @@ class Audit:
     async def run(self) -> None:
         begun = False
         while True:
-            # What the hub before left open is ended before anything is opened.
+            # What the previous hub left open is ended before anything new is recorded.
             begun = begun or await self._tried(self._end_what_was_cut_off())
             if begun:
                 await self._tried(self.write())
             await asyncio.sleep(WRITE_SECONDS)
 
     async def write(self) -> None:
-        """Writes what waits, and ends the watches that nobody came back to. Raises `StoreUnavailable`."""
+        """Writes what waits, and ends watches whose client did not come back. Raises `StoreUnavailable`."""
         now = self._clock()
         while self._left and not 0 <= now - (span := next(iter(self._left))).left_at < GAP_MS:
             self._end(span)
@@ -265,7 +265,7 @@ class Audit:
         await self._write()
 
     def take_over(self, former: "Audit") -> None:
-        """Takes what another one, whose store is no more, has not written: nobody takes part in anything there any more."""
+        """Takes what another audit has not written because its database went back. No connection uses that audit any more."""
         for span in list(former._spans.values()):
             former._end(span)
         self._erased.update(former._erased)
@@ -276,7 +276,7 @@ class Audit:
         try:
             await work
         except StoreWentBack:
-            return False  # this life is over, and says so itself
+            return False  # this service ends, and logs it itself
         except (StoreUnavailable, asyncpg.PostgresError) as error:
             if not self._trouble:
                 logger.warning("the audit waits to be written, trying again: %s", error)
@@ -296,7 +296,7 @@ class Audit:
             )
 
     async def _write(self) -> None:
-        """Writes what waits, a group at a time. One that failed stays, and is tried again."""
+        """Writes what waits, a group at a time. A group that failed stays, and is tried again."""
         AUDIT_WAITING.set(len(self._waiting))
         while self._waiting:
             await self._write_group()
@@ -304,7 +304,8 @@ class Audit:
 
     async def _write_group(self) -> None:
         async with contextlib.AsyncExitStack() as until_committed:
-            # The connection comes first: who erases has one, and waits for us. If they had all of them, we would wait for them.
+            # The connection is taken before the lock. An erasure has a connection and waits for the lock. If erasures had all
+            # connections and we had the lock, both would wait forever.
             async with self._database.transaction() as connection:
                 await until_committed.enter_async_context(self._writing)
                 group = list(itertools.islice(self._waiting, GROUP))
@@ -319,16 +320,16 @@ class Audit:
                 self._waiting.popleft()
 
     def _disguised(self, row: Row) -> Row:
-        """The row as it may be written: what was erased while it waited is not named."""
+        """The row as it may be written: without the id of what was erased while it waited."""
         erased = self._erased.get((row.kind, row.subject))
-        # A vehicle's id may have been made again since; a trip's never is.
+        # A vehicle may have been created again with the same id. A trip never is.
         if erased is None or (row.kind == Kind.VEHICLE and row.at > erased[1]):
             return row
         return row._replace(subject=erased[0], holder=erased[0] if row.holder == row.subject else row.holder)
 
 
 def view(row: Row) -> dict[str, Any]:
-    """A row as HTTP shows it, without its number."""
+    """A row as HTTP returns it, without its number."""
     shown: dict[str, Any] = {"time": row.at, "action": row.action, **principal_view(row)}
     shown |= {"kind": row.kind, "subject": row.subject}
     return shown | ({"detail": row.detail} if row.detail else {})
@@ -353,7 +354,7 @@ def _key(by: Doer, subject: str) -> tuple[str, str, str | None]:
 
 
 def _clean(text: str) -> str:
-    """As PostgreSQL can store it: a token of somebody else's making may hold anything."""
+    """Text that PostgreSQL can store. A token of another issuer may contain anything."""
     if len(text) <= MAX_NAME and text.isascii() and "\0" not in text:
         return text
     return text[:MAX_NAME].replace("\0", "").encode("utf-8", "replace").decode()
@@ -361,7 +362,7 @@ def _clean(text: str) -> str:
 
 @functools.lru_cache(maxsize=4_096)
 def _address(host: str) -> str | None:
-    """An IP address as text; an IPv4 one in IPv6 clothes as itself. None for anything else: a proxy may pass on any text."""
+    """An IP address as text; one that is mapped into IPv6 as IPv4. None for anything else: a proxy may pass on any text."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

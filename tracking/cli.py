@@ -19,8 +19,9 @@ from tracking.auth import CLAIM_OF_ROLE, Auth, Role
 from tracking.config import load, require_database, require_key, unknown_variables
 from tracking.errors import StoreUnavailable, TrackingError
 from tracking.protocol.codec import MAX_FRAME_BYTES
-from tracking.sockets.http import HttpProtocol, listening_socket
+from tracking.sockets.http import HttpProtocol
 from tracking.sockets.limits import ConnectionLimits
+from tracking.sockets.listening import listening_socket
 from tracking.sockets.server import SocketProtocol
 from tracking.store import migrations
 

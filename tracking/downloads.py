@@ -1,7 +1,7 @@
-"""Downloads: long answers that are made ahead of their readers, so that who reads slowly holds nothing but memory, and little.
+"""Downloads: long answers that are made ahead of their readers. So a slow reader holds only memory, and little of it.
 
-Only so many are under way, of one token and in all. Each has a time and a least rate. While it goes on, whoever asked for it is
-asked again whether they may have it. A download that ends early is cut off: its client must not take a part for the whole.
+Their number is limited, for one token and in all. Each has a time limit and a least rate. While it lasts, it is checked again
+and again whether its reader may have it. A download that ends early is cut off: its client must not take a part for the whole.
 """
 
 import asyncio
@@ -24,19 +24,19 @@ from tracking.metrics import DOWNLOADS, DOWNLOADS_CUT
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 5.0
-"""How long one waits for others to end."""
+"""How long a download waits for others to end."""
 WAITING = 4
-"""So many times as many as may be under way may wait, of one token."""
+"""Downloads of one token that may wait, as a multiple of those that may be under way."""
 CHECK_SECONDS = 1.0
-"""How often it is asked whether a download may go on."""
+"""How often it is checked whether a download may continue."""
 PATIENCE_SECONDS = 20.0
-"""How much longer than at the least rate a reader may take at the most."""
+"""How much longer a reader may take than at the least rate."""
 AHEAD = 4
 """Pieces made ahead of the reader: some 50 KB each."""
 TRANSPORT = "tracking.transport"
 """The ASGI extension that gives an answer its connection's transport."""
 AT_SHUTDOWN = "tracking.at_shutdown"
-"""The ASGI extension that takes a function to be called when the server goes down while the answer lasts."""
+"""The ASGI extension that takes a function. It is called if the server stops while the answer lasts."""
 
 
 Chunks = AsyncGenerator[bytes, None]
@@ -47,10 +47,10 @@ class TooSlow(Exception):
 
 
 class Downloads:
-    """Who has a download under way, and who waits for one to end."""
+    """The downloads under way, and those that wait for one to end."""
 
     def __init__(self, auth: Auth, *, at_once: int, per_token: int, seconds: float, least_rate: float) -> None:
-        """`seconds` is how long one may take; `least_rate` in bytes a second."""
+        """`seconds` is how long a download may take. `least_rate` is in bytes a second."""
         self.auth = auth
         self.seconds = seconds
         self.least_rate = least_rate
@@ -62,12 +62,12 @@ class Downloads:
 
     @contextlib.asynccontextmanager
     async def place(self, principal: Principal) -> AsyncIterator[bool]:
-        """Held while a download goes on; whether it had to be waited for.
+        """A place, held while a download lasts. Yields whether it had to wait for it.
 
-        Raises `Refusal` (`rate_limited`, `unavailable`) where none gets free for a while.
+        Raises `Refusal` (`rate_limited`, `unavailable`) if none becomes free for a while.
         """
         holder = principal.jti
-        # A backend stands for all its users. What it leaves is for everybody else.
+        # A backend acts for all its users, so it gets half of all places.
         most = max(self._per_token, self._at_once // 2) if principal.role is Role.SERVICE else self._per_token
         waits = not self._take(holder, most)
         if waits:
@@ -80,7 +80,7 @@ class Downloads:
             self._leave(holder)
 
     async def turn(self) -> None:
-        """Returns when it is the caller's turn to make a piece: of all downloads one at a time, with everybody else between."""
+        """Returns when the caller may make a piece. Downloads make pieces one at a time, and other tasks run in between."""
         async with self._turns:
             await asyncio.sleep(0)
 
@@ -123,8 +123,8 @@ class Downloads:
 class Download(StreamingResponse):
     """One long answer. `chunks` must hold nothing between two of them.
 
-    `check` is asked every `CHECK_SECONDS`, and before the end: what it raises cuts the answer off. Where a place had to be
-    waited for, it is asked before the first piece too.
+    `check` is called every `CHECK_SECONDS`, and before the end. What it raises cuts the answer off. If the download had to wait
+    for a place, `check` is also called before the first piece.
     """
 
     body_iterator: Chunks
@@ -146,7 +146,7 @@ class Download(StreamingResponse):
         self._blocked_since: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises what refuses it while nothing is sent."""
+        """Raises the refusal if nothing was sent yet."""
         chunks = self.body_iterator
         async with contextlib.aclosing(chunks):
             if scope["method"] == "HEAD":
@@ -155,9 +155,9 @@ class Download(StreamingResponse):
                 return
             async with self._downloads.place(self._principal) as waited:
                 if waited:
-                    # What it may have was judged before.
+                    # Access was checked before the wait.
                     await self._check()
-                # Asked for here, so that a database that is away is still a 503 and not a broken body.
+                # The first piece is made before the answer begins. So a missing database gives a 503 and no broken body.
                 self._ready.put_nowait(await anext(chunks))
                 await self._go_on(chunks, scope, receive, send)
 
@@ -198,7 +198,7 @@ class Download(StreamingResponse):
                 await asyncio.sleep(0)
             await self._ready.put(None)
         except Exception as error:
-            await self._ready.put(error)  # and is raised where it is taken
+            await self._ready.put(error)  # `_give` raises it
 
     async def _give(self, send: Send) -> None:
         await self._begin(send)
@@ -227,18 +227,18 @@ class Download(StreamingResponse):
 
 
 async def client_gone(receive: Receive) -> None:
-    """Returns when the client is."""
+    """Returns when the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 def cut_off(scope: Scope) -> bool:
-    """Ends the connection by a reset, with what waits in it; False where the server does not give us the connection."""
+    """Resets the connection, and discards what waits in it. False if the server does not offer the connection."""
     transport: asyncio.Transport | None = scope.get("extensions", {}).get(TRANSPORT)
     if transport is None:
         return False
     if not transport.is_closing():
-        # HTTP/1.0 has no other end of a body than the connection's, and the system would still send what it has taken.
+        # In HTTP/1.0 a body ends with its connection, and the system would still send what it has taken.
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
     return True

@@ -1,4 +1,4 @@
-"""The keys of an identity provider, which tokens are verified with: a JWKS from a file or an address, read again and again."""
+"""The keys of an identity provider that verify tokens: a JWKS from a file or an address, read again and again."""
 
 import asyncio
 import json
@@ -23,26 +23,25 @@ from tracking.metrics import KEY_READINGS
 logger = logging.getLogger(__name__)
 
 ALGORITHMS = {"RSA": "RS256", "EC": "ES256"}
-"""By type of key, what tokens may be signed with: one algorithm each, so that a token has no say in it."""
+"""The algorithm of each type of key. There is only one each, so a token cannot choose it."""
 MIN_RSA_BITS = 2_048
 MAX_RSA_BITS = 8_192
-"""One that is longer costs the event loop more than a millisecond a token."""
+"""A longer key costs the event loop more than a millisecond a token."""
 MAX_KEYS = 64
-"""A token without a `kid` is tried with each of its algorithm."""
+"""A token without a `kid` is tried with every key of its algorithm."""
 MAX_KID = 256
 """Characters."""
 MAX_BYTES = 256 * 1024
 READ_SECONDS = 5.0
 """How long the provider may take, from the first packet to the last."""
 APART_SECONDS = 5.0
-"""From one reading to the next at the least, or as long as to the next that is due, where that is less: however many tokens
-name keys that are not known."""
+"""The least time between two readings, however many tokens name unknown keys. It is shorter if the next one is due earlier."""
 RETRY_SECONDS = 1.0
-"""After the first reading that failed; after each more it is twice as long, up to when the next would be due anyway."""
+"""The wait after the first failed reading. It doubles with each failure, up to the usual time between readings."""
 MAX_WAITING = 200
-"""Tokens that may wait for the next reading at once. Whoever comes beyond that is told to come back."""
+"""Tokens that may wait for the next reading at once. More are refused and told to come back."""
 MAX_MISSED = 1_000
-"""Names of keys that are remembered because the provider has no such key."""
+"""Names of keys that are remembered as missing from the JWKS."""
 REDIRECTS = 3
 
 Verifier = RSAPublicKey | EllipticCurvePublicKey
@@ -57,14 +56,14 @@ class Key(NamedTuple):
 
 
 class KeySet(NamedTuple):
-    """The keys of a JWKS that tokens can be verified with, and why each of the others was left out."""
+    """The keys of a JWKS that can verify tokens, and why each of the others was left out."""
 
     keys: tuple[Key, ...]
     left_out: tuple[str, ...]
 
     @property
     def lack(self) -> str:
-        """Says that there are none, why, and what to do."""
+        """The error text for a set without keys: why there are none, and what to do."""
         why = f" ({'; '.join(self.left_out)})" if self.left_out else ""
         return (
             f"no key that tokens can be verified with{why}: publish RSA keys of at least {MIN_RSA_BITS} bits (RS256),"
@@ -73,7 +72,7 @@ class KeySet(NamedTuple):
 
 
 def read_keys(content: bytes) -> KeySet:
-    """The keys of a JWKS document. Raises `ValueError` where it is none."""
+    """The keys of a JWKS document. Raises `ValueError` if it is none."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -134,10 +133,10 @@ class CannotRead(Exception):
 
 
 class Keys:
-    """The keys known now. A token whose key is known waits for nothing; every other waits for the next reading, or is refused.
+    """The known keys. A token with a known key does not wait. Any other token waits for the next reading, or is refused.
 
     `run` reads the JWKS at `place` (a file's path, or an address) every `refresh` seconds, one reading at a time. A key that
-    was taken out is refused from then on. While it can't be read, the keys known are good for `grace` seconds.
+    was removed is refused from then on. While the JWKS can't be read, the known keys stay valid for `grace` seconds.
     """
 
     def __init__(self, place: str, *, refresh: float, grace: float, now: Callable[[], float] = time.monotonic) -> None:
@@ -145,7 +144,7 @@ class Keys:
         self._place = place
         self._url = place.startswith(("http://", "https://"))
         if self._url:
-            # A tenth of what a start takes, which others are spared; and no step of the event loop later.
+            # Imported only if needed: it takes a tenth of a start. Later it would block the event loop.
             import_module("httpx")
         self._refresh = refresh
         self._apart = min(APART_SECONDS, refresh)
@@ -157,19 +156,19 @@ class Keys:
         self._content: bytes | None = None
         self._stamp: tuple[int, ...] | None = None
         self._read_at = -float("inf")
-        """When a reading began that succeeded."""
+        """When the last successful reading began."""
         self._tried_at = -float("inf")
         self._failures = 0
-        """Readings that failed since one succeeded."""
+        """Failed readings since the last successful one."""
         self._begun = self._ended = 0
         """Readings."""
         self._reading: asyncio.Task[None] | None = None
         self._waiting = 0
         self._missed: dict[str, None] = {}
         self.on_removed: Callable[[Collection[Key]], object] = lambda _: None
-        """Told of keys that `find` gave out, and that are no more."""
+        """Called with keys that `find` returned and that were removed since."""
         if self._url:
-            # It takes tens of milliseconds, so not where others wait.
+            # It takes tens of milliseconds, so it is made before the hub serves.
             self._tls = ssl.create_default_context()
             parts = urlsplit(place)
             if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
@@ -192,7 +191,7 @@ class Keys:
 
     @property
     def trouble(self) -> str | None:
-        """Why nobody can be let in now."""
+        """Why no token can be accepted now."""
         if self._known is None:
             return "the keys to verify tokens with were not read yet"
         if not self._known.keys:
@@ -201,10 +200,10 @@ class Keys:
             return f"the keys to verify tokens with could not be read for {self._now() - self._read_at:.0f} s"
         return None
 
-    # --- asked for each token ---------------------------------------------------------------------------------------
+    # --- called for each token --------------------------------------------------------------------------------------
 
     def find(self, kid: str | None, algorithm: str) -> Sequence[Key]:
-        """The keys known that may have signed a token with this header; with no `kid` all of the algorithm."""
+        """The known keys that may have signed a token with this header. Without `kid`, all keys of the algorithm."""
         if self._known is None or self._now() - self._read_at > self._grace:
             return ()
         if kid is None:
@@ -212,9 +211,9 @@ class Keys:
         return self._by_name.get((kid, algorithm), ())
 
     async def look_for(self, kid: str | None, algorithm: str) -> Sequence[Key]:
-        """The same, after a reading where it is needed; empty where the provider has no such key.
+        """The same, after a reading if one is needed. Empty if the provider has no such key.
 
-        Raises `Refusal` (`unavailable`) where nobody can say now.
+        Raises `Refusal` (`unavailable`) if that is unknown now.
         """
         wanted = self._begun + 1
         while not (found := self.find(kid, algorithm)):
@@ -262,13 +261,13 @@ class Keys:
         return self._reading is not None and not self._reading.done()
 
     def _read_soon(self) -> asyncio.Task[None]:
-        """The reading that is under way, or the next one."""
+        """The reading under way, or a new one."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read(), name="keys")
         return self._reading
 
     async def _read(self) -> None:
-        """Never raises: whoever waits for it looks at what is known then."""
+        """Never raises. Callers look at the known keys afterwards."""
         if not self._failures:
             await asyncio.sleep(max(0.0, self._tried_at + self._apart - self._now()))
         began = self._tried_at = self._now()
@@ -295,7 +294,7 @@ class Keys:
             self._ended = self._begun
 
     async def _read_in_time(self) -> bytes | None:
-        """None where it has not changed. Raises `OSError` and `CannotRead`."""
+        """None if it has not changed. Raises `OSError` and `CannotRead`."""
         try:
             async with asyncio.timeout(READ_SECONDS):
                 return await (self._fetch() if self._url else asyncio.to_thread(self._read_file))
@@ -304,15 +303,15 @@ class Keys:
 
     def _fail(self) -> None:
         self._failures += 1
-        # The next one is due from now on: one that hung must not follow upon another.
+        # The wait for the next reading begins now, so that one slow reading does not follow another at once.
         self._tried_at = self._now()
-        self._stamp = None  # what could not be used is no file that has not changed
+        self._stamp = None  # a file that could not be used must be read again
         KEY_READINGS.labels("failed").value += 1
 
     def _know(self, found: KeySet, began: float) -> None:
         before = self._known
         known = before.keys if before is not None else ()
-        # A key that stays is the same object: principals are of it.
+        # A key that stays remains the same object, because principals refer to it.
         found = found._replace(keys=tuple(next((old for old in known if old == key), key) for key in found.keys))
         self._known, self._read_at = found, began
         self._names = {key.kid for key in found.keys}
@@ -333,14 +332,14 @@ class Keys:
 
     @property
     def _where(self) -> str:
-        """Without what an address may hold of passwords."""
+        """The place without passwords."""
         if not self._url:
             return self._place
         parts = urlsplit(self._place)
         return f"{parts.scheme}://{parts.hostname}{parts.path}"
 
     def _read_file(self) -> bytes | None:
-        """None where it has not changed. Raises `OSError` and `CannotRead`."""
+        """None if it has not changed. Raises `OSError` and `CannotRead`."""
         path = Path(self._place)
         stat = path.stat()
         stamp = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)

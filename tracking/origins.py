@@ -1,4 +1,4 @@
-"""Origins, and addresses of our own, compared as URLs are: case, default ports and ways to write a host do not matter.
+"""Origins and the hub's public address, compared as URLs are: case, default ports and spellings of a host do not matter.
 
 An origin is scheme, host and port (RFC 6454), in the one form that browsers send: `https://track.example`, `http://[::1]:8000`.
 """
@@ -14,7 +14,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?\Z")
 _SEGMENT = re.compile(r"[A-Za-z0-9._~-]+\Z")
-# Where a proxy takes the prefix off, a path below one of these could not be told from one with the prefix still on it.
+# If a proxy removes the prefix, a path below one of these would look like one that still has the prefix.
 _OUR_OWN = frozenset(
     (
         *("v1", "trip", "fleet", "view", "drive", "ops", "in", "web", "web-config.json", "healthz", "readyz", "metrics"),
@@ -24,7 +24,7 @@ _OUR_OWN = frozenset(
 
 
 def origin_of(text: str) -> str | None:
-    """The origin that `text` names, as browsers write it; None where it is none (`null`, or anything behind the port)."""
+    """The origin that `text` names, as browsers write it. None if it names none, such as `null` or a URL with a path."""
     try:
         return parse_origin(text)
     except ValueError:
@@ -32,7 +32,7 @@ def origin_of(text: str) -> str | None:
 
 
 def parse_origin(text: str) -> str:
-    """The same. Raises `ValueError`, which says what is wrong with it."""
+    """The same. Raises `ValueError` with the reason if it is none."""
     origin, path = _split(text)
     if path not in ("", "/"):
         raise ValueError(f"`{text}` has a path: an origin is scheme, host and port alone, as https://track.example")
@@ -40,9 +40,9 @@ def parse_origin(text: str) -> str:
 
 
 def parse_address(text: str) -> tuple[str, str]:
-    """Origin and prefix of an address of ours: `https://Host:443/track/` -> `("https://host", "/track")`.
+    """Origin and prefix of a public address: `https://Host:443/track/` -> `("https://host", "/track")`.
 
-    Raises `ValueError`, which says what is wrong with it.
+    Raises `ValueError` with the reason if it cannot be used.
     """
     origin, path = _split(text)
     if not origin.startswith(("http://", "https://")):
@@ -62,9 +62,9 @@ def parse_address(text: str) -> tuple[str, str]:
 def may_open(origin: str, host: str, allowed: Set[str], *, public: bool) -> bool:
     """Whether a page of this origin may open a socket, asked for with this `Host`.
 
-    `allowed` are origins as browsers write them; `public` says whether a public address is set.
-    Others are allowed only while no public address is set, and then a page that came from where the socket is asked for: by an
-    address, or a name that a site cannot have. Any other name may be a site's that leads here for a while (DNS rebinding).
+    `allowed` are origins as browsers write them. `public` says whether a public address is set. Without one, a page may also
+    open a socket at the host that it came from, if that host is an address or a name that no site can have. Any other name may
+    belong to a site that resolves to this hub for a while (DNS rebinding).
     """
     asked = origin_of(origin)
     if asked is None:
@@ -76,13 +76,13 @@ def may_open(origin: str, host: str, allowed: Set[str], *, public: bool) -> bool
 
 
 def is_loopback(origin: str) -> bool:
-    """Whether its host is this very machine, for whoever reads it."""
+    """Whether its host is the reader's own machine."""
     host = urlsplit(origin).hostname or ""
     return host == "localhost" or host.endswith(".localhost") or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def _is_no_sites(host: str) -> bool:
-    """Whether no site of the Internet can have this host: an address, a name without a dot, or one of this network."""
+    """Whether no site of the Internet can have this host: an address, a name without a dot, or a local name."""
     return _is_address(host) or "." not in host or host.endswith((".localhost", ".local"))
 
 

@@ -1,4 +1,4 @@
-"""The parts of a running hub, in one typed bundle that sockets and HTTP handlers are given."""
+"""The parts of a running hub: `Service` is what sockets and HTTP handlers get, and `assemble` builds it."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -51,13 +51,13 @@ from tracking.store.positions import TrackRow
 
 HOUSEKEEPING_TIMEOUT = 60.0
 BACKLOG_GROUPS = 2
-"""Full groups that backlogs may fill: one that is stored, and one that is taken meanwhile."""
+"""Full groups that backlogs may fill: one is being stored, and one is taken meanwhile."""
 LISTS_AT_ONCE = 3
 SHAPES_AT_ONCE = 1
-"""Two threads that hold the interpreter by turns would take no less time, and keep the event loop waiting for both."""
+"""Two threads would share one interpreter. They would take no less time, and the event loop would wait for both."""
 SUM_TIMEOUT = 30.0
 TRACKS_AT_ONCE = 8
-"""Short ones by one question: together they are taken apart in one step of the event loop."""
+"""Short tracks that one query reads. They are decoded together in one step of the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +66,19 @@ class Service:
     clock: Clock
     auth: Auth
     marks: Marks
-    """of what was committed, whichever pool it went through"""
+    """of what was committed through any of the pools"""
     database: Database
-    """for short questions"""
+    """for short queries"""
     recording: Database
-    """for the recorder alone: nobody's question may keep it waiting"""
+    """for the recorder alone: no other query may delay it"""
     exports: Database
-    """for tracks, each piece a short question"""
+    """for tracks; each piece is a short query"""
     following: Database
-    """for the change log alone: nobody's question may keep it waiting"""
+    """for the change log alone: no other query may delay it"""
     housekeeping: Database
-    """for work that may take its time"""
+    """for work that may be slow"""
     summing: Database
-    """for days that are summed up for who asks"""
+    """for days that are summed up on request"""
     jobs: Jobs
     """for work on many rows, all jobs together"""
     ingest_vehicles: IngestVehicles
@@ -87,18 +87,18 @@ class Service:
     backlogs: Backlogs
     intake: Intake
     shown_trips: Gathered[str, tuple[Trip, int]]
-    """as the store has them, and as of which change; who asks beside others is answered with them"""
+    """as the store has them, with the number of the newest change; requests at the same time share one query"""
     lines: Lines
     """of trips that are watched"""
     hub: Hub
     connection_limits: ConnectionLimits
-    """the sockets that were let in, by the address that they came from"""
+    """admitted sockets, counted by address"""
     downloads: Downloads
     budgets: Budgets
     lists: Lanes
-    """for answers of up to a thousand things"""
+    """for lists of up to a thousand entries"""
     shapes: Lanes
-    """for the arithmetic of large polygons and routes, in a thread"""
+    """for calculations on large polygons and routes, in a thread"""
     follower: Follower[State]
     change_feed: ChangeFeed
     change_upkeep: ChangeUpkeep
@@ -124,153 +124,214 @@ class Service:
 
 
 def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_event: int = 0) -> Service:
-    """Builds the parts around the database at `url` and joins them; nothing runs yet.
+    """Builds the parts around the database at `url` and joins them. Nothing runs yet.
 
-    All that was read from the database is in these parts, but for `auth`, which knows tokens by their own unguessable ids, and
-    `last_event`, the last id that another service on this database may have told.
+    All that was read from the database is in these parts, with two exceptions. `auth` knows tokens by their unguessable ids.
+    `last_event` is the last id that another service on this database may have sent.
     """
-    marks = Marks()
-    # Questions and transactions leave nothing behind in their connection.
-    database = Database(url, marks=marks, timeout=settings.database_timeout, tidy=False)
-    recording = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
-    summing = Database(url, marks=marks, timeout=max(SUM_TIMEOUT, settings.database_timeout), size=1, tidy=False)
-    # One for the log, and one for its heartbeat and whoever begins.
-    following = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
-    # One connection for the history, and one for jobs.
-    housekeeping = Database(url, marks=marks, timeout=max(HOUSEKEEPING_TIMEOUT, settings.database_timeout), size=2)
-    latest = Latest(recording, interval=settings.latest_interval)
-    states = AlertStates()
-    hub = Hub(
-        clock,
-        keep_bytes=settings.feed_bytes,
-        keep_seconds=settings.feed_seconds,
-        linger=settings.feed_linger,
-        interval_watched=settings.interval_watched,
-        interval_trip=settings.interval_trip,
-        interval_idle=settings.interval_idle,
-        remembered=states,
-    )
-    ingest_vehicles = IngestVehicles(database, clock, lambda: follower.begin())
-    budgets = assemble_budgets(settings, clock)
-    queue = CommitQueue(rows=settings.commit_rows, limit=settings.queue_limit)
-    tracks = Gathered(lambda numbers: _tracks(database, numbers), most=TRACKS_AT_ONCE)
-    lines = Lines(database, tracks, queue.pending, clock, hub.erased)
-    revisions = Revisions(lines, hub, queue)
-    hub.on_former = revisions.late_one
-    summaries = Summaries(
-        housekeeping,
-        clock,
-        delay=settings.summary_delay,
-        retention_days=settings.retention_days,
-    )
-    backlogs = Backlogs(queue, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit)
-    recorder = Recorder(
-        queue,
-        recording,
-        interval=settings.commit_interval,
-        acks=Acks(settings.ack_interval),
-        latest=latest,
-        backlogs=backlogs,
-        late=revisions,
-        stored=summaries,
-    )
-    refiling = Refiling(
-        database, ingest_vehicles, hub, recorder, revisions, summaries, clock, ahead=lambda: follower.clock.ahead
-    )
-    ingest_vehicles.on_unsettled = refiling.refile
-    intake = Intake(settings, ingest_vehicles, recorder, backlogs, hub, budgets, marks, clock)
-    jobs = Jobs(housekeeping)
-    erasures = Erasures(database, jobs, clock, settled=recorder.settled)
-    sums = Sums(summing, clock)
-    events = Events(database, hub.fleets, last_event=last_event)
-    monitor = Monitor(database, hub.fleets, states, events, clock, gone_after=settings.gone_after)
-    silences = Silences(database, hub.fleets, events, clock, gone_after=settings.gone_after)
-    loader = Loader(
-        database,
-        hub.fleets,
-        monitor,
-        lambda: follower.begin(),
-        clock,
-        sweeping=silences.sweeping,
-        connected=hub.drivers,
-        gone_after=settings.gone_after,
-    )
-    forgetting = _Forgetting(recorder, latest, refiling, revisions, sums, erasures)
-    live = LiveState(ingest_vehicles, hub, monitor, loader, auth, clock, refiling, forgetting)
-    change_feed = ChangeFeed(
-        database,
-        auth,
-        applied=lambda: follower.applied,
-        begin=lambda: follower.begin(),
-        most_bytes=settings.change_feed_bytes,
-        readers=settings.change_readers,
-        per_token=settings.change_readers_per_token,
-    )
-    follower = Follower(following, database, marks, live, clock=clock, on_applied=change_feed.add)
-    events.on_stored = follower.wake
-    shapes = Lanes(SHAPES_AT_ONCE, rests=True, on_quiet=give_back)
-    return Service(
-        settings=settings,
-        clock=clock,
-        auth=auth,
-        marks=marks,
-        database=database,
-        recording=recording,
-        exports=Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False),
-        following=following,
-        housekeeping=housekeeping,
-        summing=summing,
-        jobs=jobs,
-        ingest_vehicles=ingest_vehicles,
-        recorder=recorder,
-        latest=latest,
-        backlogs=backlogs,
-        intake=intake,
-        shown_trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
-        lines=lines,
-        hub=hub,
-        connection_limits=ConnectionLimits(settings.connections_per_address),
-        budgets=budgets,
-        lists=Lanes(LISTS_AT_ONCE),
-        shapes=shapes,
-        downloads=Downloads(
-            auth,
+    return _Assembly(settings, url, auth, clock, last_event).service()
+
+
+class _Assembly:
+    """Builds the parts in the order in which they depend on each other. A part that comes later is reached by a lambda."""
+
+    def __init__(self, settings: Settings, url: str, auth: Auth, clock: Clock, last_event: int) -> None:
+        self.settings = settings
+        self.auth = auth
+        self.clock = clock
+        self._open_pools(url)
+        self._build_live()
+        self._build_history()
+        self._build_ingest()
+        self._build_erasures()
+        self._build_monitor(last_event)
+        self._build_loader()
+        self._build_following()
+
+    def _open_pools(self, url: str) -> None:
+        settings, marks = self.settings, Marks()
+        self.marks = marks
+        # Connections of pools that are not `tidy` are not reset: queries and transactions leave nothing behind in them.
+        self.database = Database(url, marks=marks, timeout=settings.database_timeout, tidy=False)
+        self.recording = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
+        self.exports = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
+        self.summing = Database(url, marks=marks, timeout=max(SUM_TIMEOUT, settings.database_timeout), size=1, tidy=False)
+        # One connection for the log, and one for its heartbeat and for `Follower.begin`.
+        self.following = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
+        # One connection for the history, and one for jobs.
+        self.housekeeping = Database(url, marks=marks, timeout=max(HOUSEKEEPING_TIMEOUT, settings.database_timeout), size=2)
+        self.jobs = Jobs(self.housekeeping)
+
+    def _build_live(self) -> None:
+        settings = self.settings
+        self.states = AlertStates()
+        self.hub = Hub(
+            self.clock,
+            keep_bytes=settings.feed_bytes,
+            keep_seconds=settings.feed_seconds,
+            linger=settings.feed_linger,
+            interval_watched=settings.interval_watched,
+            interval_trip=settings.interval_trip,
+            interval_idle=settings.interval_idle,
+            remembered=self.states,
+        )
+
+    def _build_history(self) -> None:
+        # Lines and revisions show what the recorder stored, with what still waits in its queue.
+        self.queue = CommitQueue(rows=self.settings.commit_rows, limit=self.settings.queue_limit)
+        tracks = Gathered(lambda numbers: _tracks(self.database, numbers), most=TRACKS_AT_ONCE)
+        self.lines = Lines(self.database, tracks, self.queue.pending, self.clock, self.hub.erased)
+        self.revisions = Revisions(self.lines, self.hub, self.queue)
+        self.hub.on_former = self.revisions.late_one
+        self.summaries = Summaries(
+            self.housekeeping,
+            self.clock,
+            delay=self.settings.summary_delay,
+            retention_days=self.settings.retention_days,
+        )
+        self.sums = Sums(self.summing, self.clock)
+
+    def _build_ingest(self) -> None:
+        settings = self.settings
+        self.ingest_vehicles = IngestVehicles(self.database, self.clock, lambda: self.follower.begin())
+        self.budgets = assemble_budgets(settings, self.clock)
+        self.latest = Latest(self.recording, interval=settings.latest_interval)
+        self.backlogs = Backlogs(self.queue, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit)
+        self.recorder = Recorder(
+            self.queue,
+            self.recording,
+            interval=settings.commit_interval,
+            acks=Acks(settings.ack_interval),
+            latest=self.latest,
+            backlogs=self.backlogs,
+            late=self.revisions,
+            stored=self.summaries,
+        )
+        self.refiling = Refiling(
+            self.database,
+            self.ingest_vehicles,
+            self.hub,
+            self.recorder,
+            self.revisions,
+            self.summaries,
+            self.clock,
+            ahead=lambda: self.follower.clock.ahead,
+        )
+        self.ingest_vehicles.on_unsettled = self.refiling.refile
+        self.intake = Intake(
+            settings, self.ingest_vehicles, self.recorder, self.backlogs, self.hub, self.budgets, self.marks, self.clock
+        )
+
+    def _build_erasures(self) -> None:
+        self.erasures = Erasures(self.database, self.jobs, self.clock, settled=self.recorder.settled)
+
+    def _build_monitor(self, last_event: int) -> None:
+        database, fleets, gone_after = self.database, self.hub.fleets, self.settings.gone_after
+        self.events = Events(database, fleets, last_event=last_event)
+        self.monitor = Monitor(database, fleets, self.states, self.events, self.clock, gone_after=gone_after)
+        self.silences = Silences(database, fleets, self.events, self.clock, gone_after=gone_after)
+
+    def _build_loader(self) -> None:
+        self.loader = Loader(
+            self.database,
+            self.hub.fleets,
+            self.monitor,
+            lambda: self.follower.begin(),
+            self.clock,
+            sweeping=self.silences.sweeping,
+            connected=self.hub.drivers,
+            gone_after=self.settings.gone_after,
+        )
+
+    def _build_following(self) -> None:
+        settings = self.settings
+        forgetting = _Forgetting(self.recorder, self.latest, self.refiling, self.revisions, self.sums, self.erasures)
+        live = LiveState(
+            self.ingest_vehicles, self.hub, self.monitor, self.loader, self.auth, self.clock, self.refiling, forgetting
+        )
+        self.change_feed = ChangeFeed(
+            self.database,
+            self.auth,
+            applied=lambda: self.follower.applied,
+            begin=lambda: self.follower.begin(),
+            most_bytes=settings.change_feed_bytes,
+            readers=settings.change_readers,
+            per_token=settings.change_readers_per_token,
+        )
+        self.follower = Follower(
+            self.following, self.database, self.marks, live, clock=self.clock, on_applied=self.change_feed.add
+        )
+        self.events.on_stored = self.follower.wake
+
+    def _retention(self) -> Retention:
+        forget = {
+            "revoked_tokens": self.auth.forget,
+            "revoked_unknown": self.auth.forget,
+            "latest": self.hub.fleets.forget_places,
+        }
+        return Retention(self.jobs, self.housekeeping, self.settings, self.clock, let_go=forget)
+
+    def _downloads(self) -> Downloads:
+        settings = self.settings
+        return Downloads(
+            self.auth,
             at_once=settings.downloads_at_once,
             per_token=settings.downloads_per_token,
             seconds=settings.download_seconds,
             least_rate=settings.download_least_rate,
-        ),
-        follower=follower,
-        change_feed=change_feed,
-        change_upkeep=ChangeUpkeep(jobs, housekeeping, settings, clock),
-        trips=Trips(follower, clock, per_fleet=settings.open_trips_per_fleet, per_vehicle=settings.open_trips_per_vehicle),
-        vehicles=Vehicles(follower, clock, per_fleet=settings.vehicles_per_fleet),
-        fleets=Fleets(follower, limit=settings.fleets_limit),
-        geofences=Geofences(follower, shapes, per_fleet=settings.geofences_per_fleet),
-        messages=Messages(follower, database, clock, budget=budgets.messages, most_unread=settings.unread_messages),
-        access=Access(follower, auth, clock, shares_per_trip=settings.shares_per_trip, revoked_limit=settings.revoked_limit),
-        revisions=revisions,
-        refiling=refiling,
-        summaries=summaries,
-        sums=sums,
-        erasures=erasures,
-        retention=Retention(
-            jobs,
-            housekeeping,
-            settings,
-            clock,
-            let_go={
-                "revoked_tokens": auth.forget,
-                "revoked_unknown": auth.forget,
-                "latest": hub.fleets.forget_places,
-            },
-        ),
-        monitor=monitor,
-        events=events,
-        loader=loader,
-        silences=silences,
-        audit=Audit(database, clock, addresses=settings.audit_addresses),
-    )
+        )
+
+    def service(self) -> Service:
+        settings, clock, database, follower, budgets = self.settings, self.clock, self.database, self.follower, self.budgets
+        shapes = Lanes(SHAPES_AT_ONCE, rests=True, on_quiet=give_back)
+        return Service(
+            settings=settings,
+            clock=clock,
+            auth=self.auth,
+            marks=self.marks,
+            database=database,
+            recording=self.recording,
+            exports=self.exports,
+            following=self.following,
+            housekeeping=self.housekeeping,
+            summing=self.summing,
+            jobs=self.jobs,
+            ingest_vehicles=self.ingest_vehicles,
+            recorder=self.recorder,
+            latest=self.latest,
+            backlogs=self.backlogs,
+            intake=self.intake,
+            shown_trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
+            lines=self.lines,
+            hub=self.hub,
+            connection_limits=ConnectionLimits(settings.connections_per_address),
+            downloads=self._downloads(),
+            budgets=budgets,
+            lists=Lanes(LISTS_AT_ONCE),
+            shapes=shapes,
+            follower=follower,
+            change_feed=self.change_feed,
+            change_upkeep=ChangeUpkeep(self.jobs, self.housekeeping, settings, clock),
+            trips=Trips(follower, clock, per_fleet=settings.open_trips_per_fleet, per_vehicle=settings.open_trips_per_vehicle),
+            vehicles=Vehicles(follower, clock, per_fleet=settings.vehicles_per_fleet),
+            fleets=Fleets(follower, limit=settings.fleets_limit),
+            geofences=Geofences(follower, shapes, per_fleet=settings.geofences_per_fleet),
+            messages=Messages(follower, database, clock, budget=budgets.messages, most_unread=settings.unread_messages),
+            access=Access(
+                follower, self.auth, clock, shares_per_trip=settings.shares_per_trip, revoked_limit=settings.revoked_limit
+            ),
+            revisions=self.revisions,
+            refiling=self.refiling,
+            summaries=self.summaries,
+            sums=self.sums,
+            erasures=self.erasures,
+            retention=self._retention(),
+            monitor=self.monitor,
+            events=self.events,
+            loader=self.loader,
+            silences=self.silences,
+            audit=Audit(database, clock, addresses=settings.audit_addresses),
+        )
 
 
 class _Forgetting(NamedTuple):
@@ -298,7 +359,7 @@ class _Forgetting(NamedTuple):
 
 async def _trips(database: Database, trip_ids: list[str]) -> dict[str, tuple[Trip, int]]:
     async with database.connection() as connection:
-        # First: what is read after it knows of that change at least.
+        # It is read first, so that what is read after it includes that change.
         newest = await changes.head(connection)
         found = await trips.get_all(connection, trip_ids)
     as_of = newest.number if newest is not None else 0

@@ -1,4 +1,4 @@
-"""A mixed load of changes on one fleet, and the truth about them: what everybody is told, held against PostgreSQL."""
+"""A mixed load of changes on one fleet, and the check of what every client is told against PostgreSQL."""
 
 import asyncio
 import contextlib
@@ -24,13 +24,13 @@ VEHICLES = 3
 FENCES = 2
 GATE = {"type": "Polygon", "coordinates": [[[9.52, 47.14], [9.53, 47.14], [9.53, 47.15], [9.52, 47.15], [9.52, 47.14]]]}
 STEP_MS = 10_000
-"""Between two fixes of the vehicle that goes in and out."""
+"""The time between two fixes of the vehicle that enters and leaves the geofence."""
 FIXES = 340
-"""All within an hour: of what is older, screens are told nothing."""
+"""All within an hour: dispatchers are told nothing older."""
 UNBOUND = {
     f"budget_{name}": "1000000/60" for name in ("writes", "connects", "messages", "looks", "shares", "sessions", "frames")
 } | {"connections_per_address": "1000", "latest_interval": "0.1"}
-"""Settings of a hub under this load, which has one token of a service."""
+"""Settings of a hub under this load. The load uses one token of a service."""
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 else:
@@ -39,7 +39,7 @@ _HUB_DIED = (OSError, EOFError, httpx.TransportError, websockets.ConnectionClose
 
 
 class Load:
-    """`begin` makes the fleet. In each life of the hub: `meet` checks what everybody is told, `running` changes things."""
+    """`begin` makes the fleet. After each start of the hub, `meet` checks what clients are told; `running` makes changes."""
 
     def __init__(self, url: str, database_url: str, rng: random.Random) -> None:
         self._url = url
@@ -48,16 +48,16 @@ class Load:
         self._database_url = database_url
         self._auth = Auth(load(jwt_secret=SECRET))
         self.answered = 0
-        """Changes that the hub said are made."""
+        """Changes that the hub confirmed."""
         self.unanswered = 0
         """Changes under way when the hub died."""
         self.faults: list[str] = []
-        """What somebody was told that is not so."""
+        """Errors: what a client was told and the database does not say."""
         self._fixes = 0
         self._begin = now_ms() - FIXES * STEP_MS
         self._session = str(uuid.uuid4())
         self._told_driver: set[str] = set()
-        """Texts, in this life or one before."""
+        """Texts, sent since this start of the hub or before it."""
         self._told_events: Counter[int] = Counter()
         self._revoked: list[tuple[str, str]] = []
         """Each token with its id."""
@@ -66,7 +66,7 @@ class Load:
         self.fleet_id = ""
         self.vehicles: list[str] = []
         self.trips: list[str] = []
-        """Of each vehicle, one that is under way."""
+        """A trip under way of each vehicle."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -109,7 +109,7 @@ class Load:
     # --- what everybody is told ---------------------------------------------------------------------------------------
 
     async def meet(self) -> None:
-        """Whoever comes now is told how things are in the store. Nothing changes meanwhile."""
+        """Checks that clients that connect now are told what the database says. Nothing changes meanwhile."""
         async with self._connection() as connection:
             trips = {row["trip_id"]: row for row in await connection.fetch("SELECT trip_id, status, version FROM trips")}
             plates = await _by_id(connection, "SELECT vehicle_id, plate FROM vehicles")
@@ -153,7 +153,7 @@ class Load:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Changes everything at once until the hub dies, within this."""
+        """Changes everything at once, until the hub dies within this context."""
         workers = [self._change_trip, self._change_trip, self._change_vehicle, self._change_fence, self._revoke]
         works = [self._over_http(worker) for worker in workers] + [self._chat(), self._listen(), self._drive(), self._look()]
         tasks = [asyncio.create_task(work) for work in works]
@@ -169,7 +169,7 @@ class Load:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def kill_under_load(self, hub: HubProcess) -> int:
-        """Kills the hub at a random instant of the load; how many changes were under way."""
+        """Kills the hub at a random moment of the load. Returns how many changes were under way."""
         self.unanswered = 0
         answered = self.answered + self._rng.randint(5, 40)
         async with self.running():
@@ -187,7 +187,7 @@ class Load:
             self.answered += 1
 
     async def _change_trip(self, api: Api) -> None:
-        """Of two at once one may find another version than it read."""
+        """Changes a trip. Of two changes at once, one may find another version than it read."""
         trip_id = self._rng.choice(self.trips)
         route = {"type": "LineString", "coordinates": [[9.521, 47.141], [9.515 + self._rng.random() / 1e4, 47.151]]}
         version = (await api.call("GET", f"/trips/{trip_id}"))["version"]
@@ -247,7 +247,7 @@ class Load:
                         self.faults.append(f"a driver was told {message['text']} twice")
 
     async def _drive(self) -> None:
-        """In and out of the gate: an event each time."""
+        """Drives in and out of the gate. Each time is an event."""
         async with Driver(self._url, self.vehicles[1], session=self._session) as driver:
             self._fixes = max(self._fixes, driver.handled)
             while self._fixes < FIXES:
@@ -267,7 +267,7 @@ class Load:
                         self.faults.append(f"a screen was told event {message['event_id']} twice")
 
     async def _read_unread(self, driver: Socket, texts: set[str]) -> None:
-        """Of a driver that has just come: all that it has not read is told, once each."""
+        """Checks that a driver that has just connected gets each unread message once."""
         seen: Counter[str] = Counter()
         while len(seen) < len(texts):
             seen[(await driver.expect("message"))["text"]] += 1
@@ -277,7 +277,7 @@ class Load:
     # --- the books ----------------------------------------------------------------------------------------------------
 
     async def wrongs(self) -> list[str]:
-        """What the log lacks, or says twice or otherwise than the tables do; and what somebody was told that is not so."""
+        """Errors: what the log lacks, has twice, or has differently from the tables, and what clients were wrongly told."""
         async with self._connection() as connection:
             log = await connection.fetch("SELECT kind, subject, public, internal FROM changes ORDER BY number")
             found = [
@@ -292,7 +292,7 @@ class Load:
         return found
 
     async def _wrong_trips(self, connection: Connection, log: list[asyncpg.Record]) -> list[str]:
-        """Each version of a trip is in the log once, in order."""
+        """Checks that each version of a trip is in the log once, in order."""
         versions: dict[str, list[int]] = {}
         for row in log:
             if row["kind"] in ("trip.created", "trip.changed"):
@@ -304,7 +304,7 @@ class Load:
         ]
 
     async def _wrong_things(self, connection: Connection, log: list[asyncpg.Record]) -> list[str]:
-        """Vehicles and geofences are as the last row in the log says."""
+        """Checks that vehicles and geofences are as the last row of the log says."""
         plates: dict[str, str] = {}
         fences: dict[str, Message] = {}
         for row in log:
@@ -322,7 +322,7 @@ class Load:
         return [f"the log says {said}, stored is {there}" for said, there in stored if said != there]
 
     async def _wrong_counts(self, connection: Connection, log: list[asyncpg.Record]) -> list[str]:
-        """Each message, revoked token and event is in the log once."""
+        """Checks that each message, revoked token and event is in the log once."""
         found = []
         for what, said, query in (
             (

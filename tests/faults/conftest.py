@@ -1,4 +1,4 @@
-"""A database that may be killed, hubs that may be killed, and the books at the end of each test."""
+"""A database and hubs that tests may kill, and the check at the end of each test that nothing was lost."""
 
 import asyncio
 import contextlib
@@ -33,14 +33,14 @@ MORTAL = {"recovery_init_sync_method": "syncfs"} if sys.platform == "linux" else
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
-    """Randomness that is the same at each run; FAULTS_SEED=… gives another."""
+    """Randomness that is the same in each run. FAULTS_SEED=… gives another."""
     seed = f"{SEED} {request.node.name}"
     print(f"seed: {seed}")
     return random.Random(seed)
 
 
 class Mortal:
-    """A PostgreSQL with a database for one test, to be killed, stalled and started again."""
+    """A PostgreSQL with a database for one test, which may kill, stall and restart it."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster = cluster
@@ -55,7 +55,7 @@ class Mortal:
         await asyncio.to_thread(self.cluster.start)
 
     async def copy(self) -> None:
-        """Copies its files while it is down: what `go_back` brings back, as a replica that lags has it."""
+        """Copies its files while it is down. `go_back` brings them back, as a replica that lags would have them."""
 
         def kill_copy_start() -> None:
             self.cluster.kill()
@@ -65,7 +65,7 @@ class Mortal:
         await asyncio.to_thread(kill_copy_start)
 
     async def go_back(self) -> None:
-        """Fails over to the copy: what was committed since is gone, and its numbers are given out again."""
+        """Fails over to the copy. What was committed since is lost, and its numbers are given out again."""
 
         def fail_over() -> None:
             self.cluster.kill()
@@ -86,7 +86,7 @@ class Mortal:
 
     @contextlib.contextmanager
     def stalled(self) -> Iterator[None]:
-        """All its processes stopped, as on a disk that no longer answers."""
+        """Stops all its processes, as a disk that no longer answers would."""
         stopped: list[psutil.Process] = []
         try:
             # The postmaster first, so that there are no new ones to miss.
@@ -108,7 +108,7 @@ class Mortal:
             await connection.close()
 
     async def handled(self, device: Device) -> int:
-        """The last seq of the device's session that is handled for good."""
+        """The last handled seq of the device's session, as it is stored."""
         handled = await self.fetchval("SELECT handled_seq FROM sessions WHERE name = $1", device.account.session)
         return handled if isinstance(handled, int) else 0
 
@@ -144,7 +144,7 @@ MakeHub = Callable[..., HubProcess]
 
 @pytest.fixture
 def hubs(database: Mortal, tmp_path: Path) -> Iterator[MakeHub]:
-    """Makes a hub of the test's own on the test's database; `url` for another way to it, settings as keywords."""
+    """Makes a hub for this test on the test's database. `url` is another address of the database. Settings are keywords."""
     made: list[HubProcess] = []
 
     def make(url: str | None = None, **settings: str) -> HubProcess:
@@ -160,7 +160,7 @@ def hubs(database: Mortal, tmp_path: Path) -> Iterator[MakeHub]:
 
 
 async def restart(hub: HubProcess) -> None:
-    """kill -9, and up again on the same port."""
+    """Kills the hub with SIGKILL, and starts it again on the same port."""
     await asyncio.to_thread(hub.kill)
     await asyncio.to_thread(hub.start)
 
@@ -190,7 +190,7 @@ async def watching(*watchers: Watcher) -> AsyncIterator[None]:
 
 
 async def on_the_road(hub: HubProcess, count: int) -> list[tuple[str, str]]:
-    """`(vehicle_id, trip_id)` of so many vehicles, each under way."""
+    """`(vehicle_id, trip_id)` of `count` vehicles, each on a trip."""
     async with Api(hub.url) as api:
         return [await api.under_way() for _ in range(count)]
 
@@ -198,7 +198,7 @@ async def on_the_road(hub: HubProcess, count: int) -> list[tuple[str, str]]:
 async def settle(
     database: Mortal, devices: list[Device], watchers: dict[str, Watcher] | None = None, *, seconds: float = 20.0
 ) -> None:
-    """The end of every test: all is acknowledged, the books are right, and each passenger (by trip) sees the stored line."""
+    """The end of every test: all fixes are acknowledged and stored right, and each passenger (by trip) sees the stored line."""
     for device in devices:
         await device.drained()
     assert await wrongs(database.url, [device.account for device in devices]) == []

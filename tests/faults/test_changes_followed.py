@@ -1,4 +1,4 @@
-"""The follower of the change log is cut off, late, told of nothing, or has much to catch up with."""
+"""The follower of the change log is cut off, late, not notified, or has much to catch up with."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,6 @@ import random
 import signal
 import statistics
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
@@ -14,19 +13,21 @@ import psutil
 import pytest
 
 from tests.faults.conftest import MakeHub, Mortal, ready
-from tests.faults.test_wire import hub_over_wire
+from tests.faults.over_wire import hub_over_wire
 from tests.faults.writer import Writer, change
 from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, new_id, token
 from tests.support.devices import until
 from tests.support.geofence_drives import YARD
 from tests.support.hub_process import HubProcess
+from tests.support.metrics import metrics
 from tests.support.proxy import ChaosProxy
+from tests.support.watched_trip import watched
 
 READS = b"FROM changes WHERE number >="
 LISTENS = b"LISTEN"
 POLL = 0.5
 SLACK = 0.7
-"""Seconds more, on a machine that does other things."""
+"""Extra seconds, for a busy machine."""
 ROUNDS = 5
 TRIES = 4
 MANY = 50_000
@@ -35,15 +36,15 @@ HELD = 500
 
 
 async def _cut_off(hub: HubProcess, wire: ChaosProxy, *words: bytes) -> None:
-    """From now on, no connection to the database that says one of these gets an answer."""
+    """From now on, a connection to the database that sends one of these gets no answer."""
     wire.stalled_at = words
-    # Those of the moment may have said it before.
+    # Open connections may have sent it before.
     wire.cut()
     await until(lambda: ready(hub), "the hub has other connections")
 
 
 async def _versions(passenger: Passenger, last: int) -> list[int]:
-    """Of the trip, as they are told, up to this one."""
+    """The versions of the trip that the passenger is told, up to this one."""
     versions = [0]
     while versions[-1] < last:
         versions.append((await passenger.expect("trip"))["trip"]["version"])
@@ -51,19 +52,11 @@ async def _versions(passenger: Passenger, last: int) -> list[int]:
 
 
 async def _patch(api: Api, trip_id: str) -> Message:
-    """Its route is another now."""
+    """Changes its route."""
     trip: Message = await api.call("GET", f"/trips/{trip_id}")
     route = {"type": "LineString", "coordinates": [[9.521, 47.141], [9.515, 47.151 + trip["version"] / 1e5]]}
     trip = await api.call("PATCH", f"/trips/{trip_id}", {"route": route, "version": trip["version"]})
     return trip
-
-
-@contextlib.asynccontextmanager
-async def watched(api: Api) -> AsyncIterator[tuple[str, Passenger, int]]:
-    """A trip under way, its passenger, and its version."""
-    _, trip_id = await api.under_way()
-    async with Passenger(api.url, trip_id, ping_interval=None) as passenger:
-        yield trip_id, passenger, (await passenger.expect("snapshot"))["trip"]["version"]
 
 
 # --- cut off ------------------------------------------------------------------------------------------------------------
@@ -188,7 +181,7 @@ async def test_trust_59_two_changes_of_one_trip_at_once_are_told_in_the_order_of
 
 
 async def _insist(api: Api, trip_id: str) -> None:
-    """Reads it again where it has become another one meanwhile."""
+    """Patches the trip. If it was changed meanwhile, reads it again."""
     while True:
         with contextlib.suppress(AssertionError):
             await _patch(api, trip_id)
@@ -277,7 +270,7 @@ async def test_a_hub_that_stood_still_catches_up_with_50_000_changes_in_seconds_
             after, grown = await _steps(api), process.memory_info().rss - memory
     steps = {bound: after[bound] - before[bound] for bound in after}
     print(f"{MANY} changes in {took:.1f} s, {busy:.1f} s of the processor, {grown / 1e6:.0f} MB more, steps {steps}")
-    # A busy machine takes it away for a while; what the hub itself needs is what counts.
+    # On a busy machine the hub waits for the processor. Its own processor time is what counts.
     assert busy < 30
     assert grown < 60e6
     assert steps["+Inf"] - steps["0.02"] <= 2, "the loop stood still"
@@ -310,14 +303,8 @@ async def _is_applied(api: Api, count: int) -> bool:
     return (await metrics(api))["tracking_changes_applied_total"] >= count - 1
 
 
-async def metrics(api: Api) -> dict[str, float]:
-    text = (await api.http.get(f"{api.url}/metrics")).text
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
-
-
 async def _steps(api: Api) -> dict[str, int]:
-    """Of the event loop, at most so many seconds long (a number, as text), all together."""
+    """Steps of the event loop by their upper bound in seconds (as text), cumulative."""
     prefix = 'tracking_loop_step_seconds_bucket{le="'
     return {
         name.removeprefix(prefix).removesuffix('"}'): int(value)

@@ -1,4 +1,4 @@
-"""The hub is killed between COMMIT and telling, or at any other moment of a mixed load of changes."""
+"""The hub is killed between COMMIT and notification, or at any other moment of a mixed load of changes."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""The change log says what this version does not understand, goes back, or stands in a database whose clock is wrong."""
+"""The change log has rows that this version does not understand, goes back, or is in a database whose clock is wrong."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -9,12 +9,13 @@ import asyncpg
 import pytest
 
 from tests.faults.conftest import MakeHub, Mortal
-from tests.faults.test_changes_followed import metrics, watched
 from tests.faults.writer import CHANGE, change
 from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, token
 from tests.support.devices import until
 from tests.support.geofence_drives import ELSEWHERE, put_fence
 from tests.support.hub_process import HubProcess
+from tests.support.metrics import metrics
+from tests.support.watched_trip import watched
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -24,7 +25,7 @@ else:
 
 @pytest.fixture
 def hub(database: Mortal, tmp_path: Path) -> Iterator[HubProcess]:
-    """One whose log may have tracebacks: of rows that can't be applied."""
+    """A hub whose log may have tracebacks, of rows that cannot be applied."""
     hub = HubProcess(database.url, tmp_path / "hub.log")
     yield hub.start()
     hub.kill()
@@ -38,7 +39,7 @@ async def store(database: Mortal) -> AsyncIterator[Connection]:
 
 
 async def _shows(hub: HubProcess, trip_id: str, version: int) -> bool:
-    """Whether a passenger who comes now is shown this version of the trip."""
+    """Whether a passenger that connects now gets this version of the trip."""
     async with Passenger(hub.url, trip_id) as passenger:
         message = await passenger.expect("snapshot")
         return bool(message["trip"]["version"] == version)
@@ -191,7 +192,7 @@ async def test_trust_68_a_log_that_went_back_is_noticed_by_its_marks_and_all_is_
 
 
 async def _set_clock(store: Connection, name: str, ahead: str) -> None:
-    """From now on, to whoever connects, the database's clock shows so much more."""
+    """From now on, the database's clock is ahead by this much for each new connection."""
     await store.execute("CREATE SCHEMA IF NOT EXISTS skewed")
     for clock in ("clock_timestamp", "now", "statement_timestamp", "transaction_timestamp"):
         await store.execute(

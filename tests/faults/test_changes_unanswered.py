@@ -1,4 +1,4 @@
-"""The answer to a COMMIT is lost: whoever watches is told what became of the change, though nobody repeats it (row 58)."""
+"""The answer to a COMMIT is lost: watchers are told the result of the change, though nobody repeats it (row 58)."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import MakeHub, Mortal
-from tests.faults.test_wire import hub_over_wire
+from tests.faults.over_wire import hub_over_wire
 from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, new_id
 from tests.support.devices import until
 from tests.support.geofence_drives import INSIDE, OUTSIDE, YARD, Drive, hour_ago, listed
@@ -18,7 +18,7 @@ from tests.support.proxy import ChaosProxy
 
 
 class Stage:
-    """A fleet with a vehicle, its driver and a screen, and a hub whose way to the database is a wire of ours."""
+    """A fleet with a vehicle, its driver and a screen, and a hub whose connections to the database go through a proxy."""
 
     def __init__(
         self,

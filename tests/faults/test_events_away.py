@@ -1,4 +1,4 @@
-"""Events while the database is away: they come when it is back, none twice, and the map goes on meanwhile."""
+"""Events while the database is away: they are told when it is back, none twice, and the map continues meanwhile."""
 
 from tests.faults.conftest import MakeHub, Mortal, readiness, ready
 from tests.support.clients import Api, Dispatcher, Driver, fix

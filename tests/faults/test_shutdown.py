@@ -1,4 +1,4 @@
-"""A hub that goes down takes every step of it, whatever became of the others, and ends."""
+"""A hub that stops takes every step of its shutdown, even if another fails, and ends."""
 
 import asyncio
 import random
@@ -26,7 +26,7 @@ NEWEST = "SELECT extract(epoch FROM max(fix_time)) * 1000 FROM latest_positions"
 
 
 def _ended(hub: HubProcess) -> dict[str, str]:
-    """The steps of going down that the log tells of, and how each ended."""
+    """The steps of the shutdown in the log, and how each ended."""
     took = re.findall(r"going down: ([a-z ]+) (took|failed|was cancelled)", hub.log.read_text())
     given_up = re.findall(r"going down: (gave up) ([a-z ]+):", hub.log.read_text())
     return dict(took) | {step: how for how, step in given_up}

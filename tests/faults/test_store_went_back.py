@@ -1,4 +1,4 @@
-"""PostgreSQL fails over to a replica that lagged, and the hub runs on: of what it remembers some is not there any more."""
+"""PostgreSQL fails over to a replica that lagged, while the hub runs. Some of what the hub remembers is lost there."""
 
 import asyncio
 import contextlib
@@ -84,7 +84,7 @@ async def test_a_store_that_went_back_is_noticed_though_nothing_is_written(
 
 
 async def _under_way_too_fast(api: Api) -> tuple[str, str]:
-    """`(vehicle_id, trip_id)` of a vehicle on a trip, in a fleet where its pace is an event."""
+    """`(vehicle_id, trip_id)` of a vehicle on a trip, in a fleet where its speed is an event."""
     vehicle_id, trip_id = await api.under_way()
     fleet_id = (await api.call("GET", f"/vehicles/{vehicle_id}"))["fleet_id"]
     await api.call("PUT", f"/fleets/{fleet_id}", {"name": "Slow", "speed_limit": PACE / 2})
@@ -92,7 +92,7 @@ async def _under_way_too_fast(api: Api) -> tuple[str, str]:
 
 
 async def _events(api: Api, device: Device) -> list[Message]:
-    """Of the device's vehicle, as soon as there are any."""
+    """The events of the device's vehicle, as soon as there are any."""
     fleet_id = (await api.call("GET", f"/vehicles/{device.account.vehicle_id}"))["fleet_id"]
     found: list[Message] = []
 
@@ -105,7 +105,7 @@ async def _events(api: Api, device: Device) -> list[Message]:
 
 
 def _forget(*devices: Device) -> None:
-    """What was acknowledged before the failover is lost by it, if it is lost: of that the hub's word is not asked."""
+    """Forgets what was acknowledged before the failover. The failover may lose it, and that is no error of the hub."""
     for device in devices:
         device.account.refused |= set(range(1, device.acknowledged + 1))
 
@@ -119,7 +119,7 @@ async def _insist(call: Callable[[], Awaitable[Answer]]) -> Answer:
 
 
 async def _in_others_tracks(database: Mortal, devices: list[Device]) -> int:
-    """Stored positions that their vehicle's own devices did not send. Each device drives on a longitude of its own."""
+    """Stored positions that devices of their vehicle did not send. Each device drives on its own longitude."""
     connection = await asyncpg.connect(database.url)
     try:
         rows = await connection.fetch(

@@ -1,19 +1,17 @@
-"""The wire is cut, slowed, stalled and deaf; at worst while the hub and the database die by turns: row 46."""
+"""Connections are cut, slowed, stalled and lose answers, also while the hub and the database die by turns: row 46."""
 
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from tests.faults.conftest import MakeHub, Mortal, on_the_road, ready, restart, settle, watching
+from tests.faults.over_wire import hub_over_wire
 from tests.support.clients import Driver, Socket, fix, now_ms, token
 from tests.support.devices import Device, until
-from tests.support.hub_process import HubProcess
 from tests.support.ledger import Account, stored_line, wrongs
 from tests.support.proxy import DOWN, UP, ChaosProxy
 from tests.support.watcher import Watcher
-from tracking.demo.postgres import PORT
 
 POSITIONS = b"PGCOPY"
 """A hub says this to the database before the COMMIT of a group of positions, and before no other."""
@@ -85,7 +83,7 @@ async def _has_handled_more(database: Mortal, device: Device, seq: int) -> bool:
 
 
 async def test_what_is_sent_again_is_acknowledged_again_and_stored_once(hubs: MakeHub, database: Mortal) -> None:
-    """Devices that send their backlog again whatever the answer to hello said; one of them with other content."""
+    """Devices send their backlog again, whatever the answer to hello said. One of them sends other content."""
     hub = hubs()
     places = await on_the_road(hub, 2)
     begin = now_ms()
@@ -108,18 +106,6 @@ async def test_what_is_sent_again_is_acknowledged_again_and_stored_once(hubs: Ma
         assert [point[0] for point in await stored_line(database.url, trip_id)] == [begin + seq * 100 for seq in range(1, 32)]
 
 
-@contextlib.asynccontextmanager
-async def hub_over_wire(
-    hubs: MakeHub, database: Mortal, rng: random.Random, directory: Path, **settings: str
-) -> AsyncIterator[tuple[HubProcess, ChaosProxy]]:
-    """A hub whose way to the database is a wire of ours."""
-    async with ChaosProxy(database.socket, rng=rng, listen=directory / f".s.PGSQL.{PORT}") as wire:
-        url = database.url.replace(str(database.cluster.socket_directory), str(directory))
-        hub = await asyncio.to_thread(hubs, url, **settings)
-        await until(lambda: ready(hub), "the hub is ready")
-        yield hub, wire
-
-
 async def test_a_commit_whose_answer_was_lost_is_not_made_twice(
     hubs: MakeHub, database: Mortal, rng: random.Random, tmp_path: Path
 ) -> None:
@@ -134,7 +120,7 @@ async def test_a_commit_whose_answer_was_lost_is_not_made_twice(
                 before = device.acknowledged
                 wire.deaf_after, wire.deaf_at = POSITIONS, b"COMMIT"
                 device.report(5)
-                # On a busy machine the five may come as two groups, and the second waits for the first one's answer.
+                # On a busy machine the five may be stored as two groups. The second waits for the first one's answer.
                 await until(lambda b=before: _has_handled_more(database, device, b), "fixes are committed")  # type: ignore[misc]
                 assert device.acknowledged == before
                 wire.swallow()

@@ -50,7 +50,7 @@ class Writer:
 
 
 async def change(database_url: str, trip_id: str) -> None:
-    """The same at once, by a connection of this process."""
+    """The same at once, on a connection of this process."""
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute(CHANGE, trip_id)

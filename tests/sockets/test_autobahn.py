@@ -1,4 +1,4 @@
-"""Autobahn's cases, which know RFC 6455 better than we do: framing, fragments, UTF-8, control frames, closing."""
+"""Autobahn's cases for RFC 6455: framing, fragments, UTF-8, control frames, closing."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from tests.support.serving import Echo, Echoes, echo_by_asgi, serving
 from tracking.sockets.server import SocketProtocol
 
 WITHOUT = ["9.*", "12.*", "13.*"]
-"""Mere load, and compression, which is never negotiated."""
+"""Load, and compression, which is never negotiated."""
 CASES = 247
 
 
 class WithBinary(SocketProtocol):
-    """The hub has no use for a binary message; Autobahn wants it back."""
+    """Echoes binary messages. The hub uses none, but Autobahn expects them back."""
 
     def send_receive_event_to_app(self) -> None:
         if self.curr_msg_data_type == "bytes" and isinstance(self._listener, Echo):

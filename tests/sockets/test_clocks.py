@@ -1,10 +1,11 @@
-"""A device whose clock is wrong, on real sockets of a hub in this process, whose own clock the test turns."""
+"""A device with a wrong clock, on real sockets of a hub in this process. The test sets the hub's clock."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.clients import Api, Dispatcher, Driver, Message, fix, now_ms
+from tests.support.clients import Api, Dispatcher, Driver, Message, fix
+from tests.support.clocks import ShiftedClock
 from tests.support.hub_process import SECRET
 from tests.support.serving import serving
 from tracking.app import create_app
@@ -15,17 +16,10 @@ MINUTE, HOUR = 60_000, 3_600_000
 VADUZ = (9.5, 47.1, 9.55, 47.2)
 
 
-class Turned:
-    offset = 0
-
-    def __call__(self) -> int:
-        return now_ms() + self.offset
-
-
 class Stage:
-    """A hub, a vehicle that reports once a second, and a dispatcher who looks at it."""
+    """A hub, a vehicle that reports once a second, and a dispatcher that watches it."""
 
-    def __init__(self, url: str, clock: Turned, api: Api, fleet_id: str, vehicle_id: str) -> None:
+    def __init__(self, url: str, clock: ShiftedClock, api: Api, fleet_id: str, vehicle_id: str) -> None:
         self.url = url
         self.clock = clock
         self.api = api
@@ -35,8 +29,8 @@ class Stage:
         self.errors: list[Message] = []
 
     async def report(self, driver: Driver, *fix_times: int) -> None:
-        """These fixes in one message; the hub's clock goes on by a second, and all is acknowledged."""
-        self.clock.offset += 1_000
+        """Reports these fixes in one message. The hub's clock advances by a second. Returns when all are acknowledged."""
+        self.clock.ahead += 1_000
         fixes = [fix(self.seq + i, fix_time=fix_time) for i, fix_time in enumerate(fix_times, 1)]
         self.seq += len(fixes)
         await driver.report(*fixes)
@@ -64,18 +58,18 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-async def served(cluster: Cluster, template: str) -> AsyncIterator[tuple[str, Turned]]:
+async def served(cluster: Cluster, template: str) -> AsyncIterator[tuple[str, ShiftedClock]]:
     """The address of the hub, and its clock."""
     cluster.create_database("clocks", template)
-    clock = Turned()
-    settings = load(database_url=cluster.url("clocks"), jwt_secret=SECRET, ack_interval=0)
+    clock = ShiftedClock()
+    settings = load(database_url=cluster.url("clocks"), jwt_secret=SECRET, ack_interval=0, commit_interval=0)
     async with serving(create_app(settings, clock=clock), lifespan="on") as served:
         yield served.url, clock
     cluster.drop_database("clocks")
 
 
 @pytest.fixture
-async def stage(served: tuple[str, Turned]) -> AsyncIterator[Stage]:
+async def stage(served: tuple[str, ShiftedClock]) -> AsyncIterator[Stage]:
     url, clock = served
     async with Api(url) as api:
         fleet_id = await api.fleet()
@@ -137,7 +131,7 @@ async def test_a_wrong_clock_is_told_to_its_driver_and_shown_to_dispatchers_unti
 async def test_a_backlog_is_no_wrong_clock(stage: Stage) -> None:
     async with Driver(stage.url, stage.vehicle_id) as driver:
         await stage.live(driver, 0, 3)
-        last, stage.clock.offset = stage.clock(), stage.clock.offset + 30 * MINUTE
+        last, stage.clock.ahead = stage.clock(), stage.clock.ahead + 30 * MINUTE
         # One fix a message, each ten seconds after the one before it.
         for i in range(1, 16):
             await stage.report(driver, last + i * 10_000)

@@ -1,4 +1,4 @@
-"""One contract, whichever wire the hub is served by: our own protocols, or plain ASGI under any server."""
+"""One contract for both wires: our own protocols, and plain ASGI under any server."""
 
 import json
 import uuid
@@ -9,8 +9,8 @@ import websockets
 
 from tests.support.clients import Api, Driver, Message, Passenger, Socket, fix, now_ms, token
 from tests.support.hub_process import HubProcess, Process, run_module
+from tests.support.offsets import assert_contiguous
 from tests.support.raw import TEXT, RawSocket, framed
-from tests.test_live import assert_contiguous
 from tracking.demo.postgres import Cluster
 
 HIGH_WATER = "4096"
@@ -27,7 +27,7 @@ class PlainHubProcess(HubProcess):
 def either(
     request: pytest.FixtureRequest, cluster: Cluster, template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[HubProcess]:
-    """A hub by either wire."""
+    """A hub with either wire."""
     name = f"contract_{request.param.__name__.lower()}"
     cluster.create_database(name, template)
     log = tmp_path_factory.mktemp(name) / "log"

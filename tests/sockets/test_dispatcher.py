@@ -1,4 +1,4 @@
-"""The fleet socket against a real hub: what a screen shows, and what it costs nobody."""
+"""The fleet socket against a real hub: what a dispatcher sees, and that others are not affected."""
 
 from collections.abc import Callable
 from typing import Any

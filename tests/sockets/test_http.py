@@ -1,9 +1,8 @@
-"""HTTP as clients speak it that are no browsers: old versions, offers of an upgrade, bodies in every framing."""
+"""HTTP from clients that are no browsers: old versions, offers of an upgrade, bodies in every framing."""
 
 import asyncio
 import json
 import socket
-from typing import NamedTuple
 
 import httpx
 import pytest
@@ -11,85 +10,17 @@ import uvicorn
 
 from tests.support.clients import TIMEOUT, Api, Driver, fix, now_ms, token
 from tests.support.hub_process import HubProcess
-from tracking.sockets.http import listening_socket
-
-H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
-"""What Java's HttpClient offers with its requests over plain HTTP."""
-WEBSOCKET = (
-    "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
-    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-)
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> dict[str, object]:
-        found: dict[str, object] = json.loads(self.body)
-        return found
-
-
-class Plain:
-    """A connection over which a client says its requests byte for byte."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    async def __aenter__(self) -> "Plain":
-        self._reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.writer.close()
-
-    def ask(self, line: str, headers: str = "", body: bytes = b"", bearer: str | None = None, *, length: bool = True) -> None:
-        """Says a request; `line` is `METHOD target` with or without a version."""
-        line = line if "HTTP/" in line else f"{line} HTTP/1.1"
-        bearer = bearer if bearer is not None else token("service")
-        headers = f"Host: hub\r\nAuthorization: Bearer {bearer}\r\n{headers}"
-        if length and body:
-            headers += f"Content-Length: {len(body)}\r\n"
-        self.writer.write(f"{line}\r\n{headers}\r\n".encode() + body)
-
-    async def answer(self, *, head: bool = False) -> Answer:
-        """The next answer; one without a length goes on to the end of the connection."""
-        async with asyncio.timeout(TIMEOUT):
-            said = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in said[1:-2])}
-            status = int(said[0].split()[1])
-            if head or status in (100, 101, 204):
-                body = b""
-            elif "content-length" in headers:
-                body = await self._reader.readexactly(int(headers["content-length"]))
-            elif headers.get("transfer-encoding") == "chunked":
-                body = b""
-                while size := int(await self._reader.readline(), 16):
-                    body += (await self._reader.readexactly(size + 2))[:-2]
-                await self._reader.readline()
-            else:
-                body = await self._reader.read()
-        return Answer(status, headers, body)
-
-    async def ended(self) -> bool:
-        async with asyncio.timeout(TIMEOUT):
-            return await self._reader.read() == b""
-
-
-def chunked(body: bytes, *, after: str = "") -> bytes:
-    first, second = body[:7], body[7:]
-    return b"%x\r\n%s\r\n%x\r\n%s\r\n0\r\n%s\r\n" % (len(first), first, len(second), second, after.encode())
+from tests.support.plain_http import H2C, WEBSOCKET, Plain, chunked
+from tracking.sockets.listening import listening_socket
 
 
 async def life_of_a_link(api: Api, plain: Plain, headers: str, body: bytes, *, length: bool = True, cut: int = 0) -> float:
-    """Seconds that the link lives which this request makes."""
+    """Makes a share link with this request. Returns how many seconds it is valid."""
     trip = await api.trip(await api.fleet(), None)
     plain.ask(f"POST /v1/trips/{trip['trip_id']}/shares", headers, body[:cut] if cut else body, length=length)
     if cut:
         await plain.writer.drain()
-        await api.call("GET", f"/trips/{trip['trip_id']}")  # what was said first has arrived by then
+        await api.call("GET", f"/trips/{trip['trip_id']}")  # the first part has arrived by then
         plain.writer.write(body[cut:])
     answer = await plain.answer()
     assert answer.status == 201, answer
@@ -103,7 +34,7 @@ FIVE_MINUTES = b'{"expires_in": 300}'
 
 @pytest.mark.parametrize("offer", ["", H2C, WEBSOCKET, "Connection: Upgrade\r\nUpgrade: TLS/1.0, other\r\n"])
 async def test_a_body_counts_whatever_upgrade_is_offered(hub: HubProcess, api: Api, offer: str) -> None:
-    """RFC 9110, 7.8: an upgrade that is not taken is ignored. And the connection goes on."""
+    """RFC 9110, 7.8: an upgrade that is not accepted is ignored. The connection continues."""
     async with Plain(hub.port) as plain:
         assert 290 < await life_of_a_link(api, plain, offer, FIVE_MINUTES) <= 300
         by_chunks = offer + "Transfer-Encoding: chunked\r\n"
@@ -138,7 +69,7 @@ async def test_requests_that_offer_an_upgrade_one_behind_the_other(hub: HubProce
 
 
 async def test_an_empty_body_is_an_error_where_all_fields_are_optional_too(api: Api) -> None:
-    """Lost on its way, it would have made a link that lives as long as by default."""
+    """If the body had been lost, the link would have the default lifetime."""
     trip = await api.trip(await api.fleet(), None)
     path = f"/trips/{trip['trip_id']}/shares"
     answer = await api.http.post(path)
@@ -166,7 +97,7 @@ async def test_a_compressed_body_is_refused_by_name(hub: HubProcess, api: Api, n
 
 
 async def test_http_1_0_gets_no_chunks(hub: HubProcess, api: Api) -> None:
-    """The lengths of the chunks would stand in the file that it stores."""
+    """Otherwise the lengths of the chunks would be in the file that the client stores."""
     vehicle_id = await api.vehicle(await api.fleet())
     async with Driver(hub.url, vehicle_id) as driver:
         await driver.report(*(fix(seq) for seq in range(1, 41)))
@@ -204,7 +135,7 @@ async def test_a_client_that_waits_to_be_asked_for_its_body(hub: HubProcess, api
         assert (await plain.answer()).status == 100
         plain.writer.write(body)
         assert (await plain.answer()).json["name"] == "Asked"
-        # One that is refused before may send it or not: nothing on this connection could be told apart any more.
+        # A client that is refused may send its body or not. What follows on this connection would be ambiguous.
         plain.ask("PUT /v1/fleets/other", headers, bearer="none")
         refused = await plain.answer()
         assert (refused.status, refused.headers["connection"]) == (401, "close")

@@ -1,9 +1,8 @@
-"""Whatever is said, however it is cut on its way, whenever the listener holds it back: the same texts in the same order."""
+"""Texts arrive whole and in order, however they are cut into segments, and whenever the listener holds them back."""
 
 import asyncio
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import uvicorn
 from hypothesis import given
@@ -12,45 +11,16 @@ from uvicorn.server import ServerState
 
 from tests.support.raw import CONTINUED, PING, PONG, TEXT, framed, opening
 from tests.support.serving import Echo, Echoes
+from tests.support.transport import Line
 from tracking.protocol.codec import MAX_FRAME_BYTES
+from tracking.sockets.frames import PINGS_AT_ONCE
 from tracking.sockets.http import HttpProtocol
-from tracking.sockets.server import PINGS_AT_ONCE, SocketProtocol
+from tracking.sockets.server import SocketProtocol
 from tracking.sockets.wire import Wire
 
 
-class Line:
-    """A transport that takes everything."""
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.reading = True
-        self.protocol: asyncio.BaseProtocol | None = None
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self.protocol = protocol
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        self.reading = True
-
-    def is_closing(self) -> bool:
-        return False
-
-    def close(self) -> None: ...
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
-
-    def set_write_buffer_limits(self, high: int) -> None: ...
-
-
 class Holding(Echo):
-    """Wants a pause after some of the messages, as a driver's connection does after each `hello`."""
+    """Holds the wire after some of the messages, as a driver's connection does after each `hello`."""
 
     def __init__(self, wire: Wire, holds: set[int]) -> None:
         super().__init__(wire)
@@ -78,13 +48,13 @@ control = st.tuples(st.sampled_from(["ping", "pong"]), st.lists(st.text("abc", m
 
 
 def bytes_of(kind: str, parts: Sequence[str], among: bytes) -> bytes:
-    """One message as frames; `among` its fragments another frame may stand."""
+    """One message as frames. `among` is a frame between its fragments."""
     if kind in ("ping", "pong"):
         return framed(PING if kind == "ping" else PONG, parts[0])
     if kind == "text":
         return framed(TEXT, parts[0])
     whole = "".join(parts).encode()
-    # Cut by bytes, so that letters are cut too.
+    # Cut between bytes, so that characters are cut too.
     size = max(1, len(whole) // len(parts))
     pieces = [whole[size * n : size * (n + 1)] for n in range(len(parts) - 1)]
     rest = whole[size * len(pieces) :]

@@ -1,4 +1,4 @@
-"""HTTP requests however they are cut on their way and however many come at once: the same requests, in the same order."""
+"""HTTP requests arrive whole and in order, however they are cut into segments and however many come at once."""
 
 import asyncio
 import json
@@ -12,16 +12,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from tests.sockets.test_http import H2C, WEBSOCKET, chunked
-from tests.sockets.test_order import Line
-from tracking.sockets.http import MAX_HEAD, MAX_HEADERS, PIECE_BYTES, TURN_BYTES, HttpProtocol
+from tests.support.plain_http import H2C, WEBSOCKET, chunked
+from tests.support.transport import Line
+from tracking.sockets.http import HttpProtocol
+from tracking.sockets.request_reader import MAX_HEAD, MAX_HEADERS, PIECE_BYTES, TURN_BYTES
 
 Said = tuple[str, str, bytes]
 """Method, path and body."""
 
 
 class Requests:
-    """An ASGI application that answers each request with 204, and knows what was said."""
+    """An ASGI application that answers each request with 204, and records what it got."""
 
     def __init__(self, *, reads: bool = True) -> None:
         self.said: list[Said] = []
@@ -43,7 +44,7 @@ class Requests:
 
 
 class Wire(Line):
-    """A transport that counts, and ends."""
+    """A transport that can be closed."""
 
     closed = False
 
@@ -61,7 +62,7 @@ class Wire(Line):
 
 
 async def hear(app: Requests, segments: Sequence[bytes], requests: int) -> tuple[Wire, HttpProtocol]:
-    """Gives these segments to the protocol, each as soon as it reads, until so many requests were heard, or it has refused."""
+    """Gives these segments to the protocol, each as soon as it reads, until `requests` are answered or one is refused."""
     config = uvicorn.Config(app, lifespan="off", log_config=None)
     config.load()
     wire = Wire()
@@ -226,7 +227,7 @@ async def test_a_request_has_100_headers_and_as_many_trailers(size: int) -> None
 
 
 async def test_a_body_in_the_smallest_chunks_is_a_body() -> None:
-    """What a chunk needs does not count: a client may write as it likes."""
+    """The bytes around a chunk do not count, so a client may use small chunks."""
     body = b"00000001\r\nx\r\n" * 50_000
     app = Requests()
     await hear(app, [request("PUT", "/", "Transfer-Encoding: chunked\r\n") + body + b"0\r\n\r\n"], 1)
@@ -255,7 +256,7 @@ async def test_a_body_in_the_smallest_chunks_is_a_body() -> None:
     ],
 )
 async def test_a_request_names_one_host(head: str, good: bool) -> None:
-    """RFC 9112, 3.2; HTTP/1.0 knew of none."""
+    """RFC 9112, 3.2. HTTP/1.0 requires no host."""
     wire, _ = await hear(Requests(), [head.encode()], 1)
     assert wire.written.split()[1] == (b"204" if good else b"400")
     if not good:

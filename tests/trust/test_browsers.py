@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.sockets.test_http import WEBSOCKET, Plain
 from tests.support.clients import Api
 from tests.support.hub_process import HubProcess
+from tests.support.plain_http import WEBSOCKET, Plain
 
 # --- which origins may open a socket ------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Rows 74 to 76: clients without a token can't take the hub's memory, time or connections."""
+"""Rows 9 and 74 to 76: clients without a token can't take the hub's memory, time or connections."""
 
 import asyncio
 import contextlib
@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from tests.attacks.strangers import PIPELINED, Endless, Idle, endless, idle, line, pour, put, read
-from tests.sockets.test_http import Plain
-from tests.sockets.test_limits import MIB, growing_less_than, until
 from tests.support.clients import TIMEOUT
 from tests.support.hub_process import HubProcess
+from tests.support.memory import MIB, growing_less_than
+from tests.support.plain_http import Plain
 from tests.support.serving import Served, serving
-from tracking.sockets.http import FAREWELL_SECONDS, HEAD_SECONDS, SLOW_BYTES, SLOW_SECONDS, UNWANTED_SECONDS, HttpProtocol
+from tests.support.waiting import until
+from tracking.sockets.client_time import FAREWELL_SECONDS, HEAD_SECONDS, SLOW_BYTES, SLOW_SECONDS, UNWANTED_SECONDS
+from tracking.sockets.http import HttpProtocol
 
 KEEP_ALIVE_SECONDS = 5.0
 """uvicorn's default, which the hub keeps."""
@@ -71,7 +73,7 @@ class Clock:
         return getattr(self._loop, name)
 
 
-class Turned:
+class SteppedServer:
     """The hub's HTTP protocol in a server of this process, with a clock that the test sets."""
 
     def __init__(self, served: Served, clock: Clock) -> None:
@@ -121,7 +123,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.fixture
-async def turned() -> AsyncIterator[Turned]:
+async def stepped() -> AsyncIterator[SteppedServer]:
     clock = Clock()
 
     class ByClock(HttpProtocol):
@@ -129,7 +131,7 @@ async def turned() -> AsyncIterator[Turned]:
             super().__init__(*of, **{**options, "_loop": clock})
 
     async with serving(application, http=ByClock) as served:
-        yield Turned(served, clock)
+        yield SteppedServer(served, clock)
 
 
 SECONDS = {
@@ -152,14 +154,14 @@ SECONDS = {
 }
 
 
-def quiet(turned: Turned) -> Callable[[], bool]:
+def quiet(stepped: SteppedServer) -> Callable[[], bool]:
     """Whether the protocol has read everything, and answered as far as it can."""
     seen: list[object] = []
 
     def same() -> bool:
-        if not turned.open:
+        if not stepped.open:
             return True
-        protocol = turned.protocol
+        protocol = stepped.protocol
         now = (protocol._stage, protocol._size, protocol._body, protocol.transport.get_write_buffer_size(), protocol.cycle)
         seen.append(now)
         return len(seen) > 20 and all(found == now for found in seen[-20:])
@@ -168,57 +170,57 @@ def quiet(turned: Turned) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("name", SECONDS)
-async def test_row_76_a_client_that_stops_is_closed(turned: Turned, name: str) -> None:
+async def test_row_76_a_client_that_stops_is_closed(stepped: SteppedServer, name: str) -> None:
     kind: Idle = idle()[name]
-    async with line(turned.served.port, None if kind.reads else 4096) as opened:
-        await until(lambda: turned.open)
+    async with line(stepped.served.port, None if kind.reads else 4096) as opened:
+        await until(lambda: stepped.open)
         ears = asyncio.create_task(read(opened)) if kind.reads else None
         await pour(opened, kind.begin, b"", len(kind.begin))
-        await until(quiet(turned))
+        await until(quiet(stepped))
         for _ in range(int(SECONDS[name]) - 1):
             with contextlib.suppress(OSError):
                 opened.send(kind.drip)
-            await turned.turn(1)
-        assert turned.open, "it was closed too early"
-        await turned.turn(3)
-        await until(lambda: not turned.open)
+            await stepped.turn(1)
+        assert stepped.open, "it was closed too early"
+        await stepped.turn(3)
+        await until(lambda: not stepped.open)
         if ears is not None:
             await ears
 
 
 @pytest.mark.parametrize("by_chunks", [False, True])
-async def test_row_76_a_body_on_a_slow_connection_is_accepted(turned: Turned, by_chunks: bool) -> None:
+async def test_row_76_a_body_on_a_slow_connection_is_accepted(stepped: SteppedServer, by_chunks: bool) -> None:
     """1 MiB at some 600 bytes a second takes half an hour."""
     size = MIB
     head = put("Transfer-Encoding: chunked" if by_chunks else f"Content-Length: {size}", bearer="x")
-    async with line(turned.served.port) as opened:
+    async with line(stepped.served.port) as opened:
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(opened, head)
-        await until(lambda: turned.open and turned.protocol.cycle is not None)
+        await until(lambda: stepped.open and stepped.protocol.cycle is not None)
         for come in range(SLOW_BYTES, size + 1, SLOW_BYTES):
             piece = b"x" * SLOW_BYTES
             await loop.sock_sendall(opened, b"%x\r\n%s\r\n" % (SLOW_BYTES, piece) if by_chunks else piece)
-            await until(lambda come=come: turned.protocol._body == come)  # type: ignore[misc]
-            await turned.turn(SLOW_SECONDS - 6)
+            await until(lambda come=come: stepped.protocol._body == come)  # type: ignore[misc]
+            await stepped.turn(SLOW_SECONDS - 6)
         if by_chunks:
             await loop.sock_sendall(opened, b"0\r\n\r\n")
         assert b"HTTP/1.1 200 " in await loop.sock_recv(opened, 4096)
 
 
-async def test_row_76_a_slow_reader_gets_its_answer(turned: Turned) -> None:
+async def test_row_76_a_slow_reader_gets_its_answer(stepped: SteppedServer) -> None:
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(TIMEOUT), line(turned.served.port, 65_536) as opened:
+    async with asyncio.timeout(TIMEOUT), line(stepped.served.port, 65_536) as opened:
         await loop.sock_sendall(opened, b"GET /web HTTP/1.1\r\nHost: x\r\n\r\n")
         heard = 0
         while data := await loop.sock_recv(opened, 262_144):
             heard += len(data)
-            await turned.turn(1)
+            await stepped.turn(1)
             if heard > ANSWER:
                 break
     assert heard > ANSWER
 
 
-async def test_row_76_a_slow_application_is_not_the_fault_of_its_client(turned: Turned) -> None:
+async def test_row_76_a_slow_application_is_not_the_fault_of_its_client(stepped: SteppedServer) -> None:
     """The client is not closed while the application waits."""
     go = asyncio.Event()
 
@@ -226,26 +228,26 @@ async def test_row_76_a_slow_application_is_not_the_fault_of_its_client(turned: 
         await go.wait()
         await application({"method": "PUT", "path": "/", "headers": [(b"authorization", b"x")]}, receive, send)
 
-    async with line(turned.served.port) as opened:
+    async with line(stepped.served.port) as opened:
         loop = asyncio.get_running_loop()
-        await until(lambda: turned.open)
-        turned.protocol.app = slow
+        await until(lambda: stepped.open)
+        stepped.protocol.app = slow
         # The body is larger than what is read ahead. The client is not to blame for the missing rest either.
         await loop.sock_sendall(opened, put("Content-Length: 200000", bearer="x") + b"x" * 100_000)
-        await until(lambda: turned.protocol._body == 100_000)
-        await turned.turn(300)
-        assert turned.open
+        await until(lambda: stepped.protocol._body == 100_000)
+        await stepped.turn(300)
+        assert stepped.open
         go.set()
         await loop.sock_sendall(opened, b"x" * 100_000)
         assert b"HTTP/1.1 200 " in await loop.sock_recv(opened, 4096)
 
 
-async def test_row_76_a_client_that_is_too_slow_gets_408(turned: Turned) -> None:
-    async with line(turned.served.port) as opened:
-        await until(lambda: turned.open)
+async def test_row_76_a_client_that_is_too_slow_gets_408(stepped: SteppedServer) -> None:
+    async with line(stepped.served.port) as opened:
+        await until(lambda: stepped.open)
         await asyncio.get_running_loop().sock_sendall(opened, b"GET / HTTP/1.1\r\nHost:")
-        await until(lambda: turned.protocol._size > 0)
-        await turned.turn(HEAD_SECONDS + 1)
+        await until(lambda: stepped.protocol._size > 0)
+        await stepped.turn(HEAD_SECONDS + 1)
         assert (await read(opened)).startswith(b"HTTP/1.1 408 ")
 
 
@@ -258,8 +260,8 @@ async def test_row_76_all_connections_share_one_timer() -> None:
         assert len(rounds) <= 20, "all connections must be in the sets of one KeepaliveTimer"
 
 
-async def test_a_reset_connection_leaves_nothing(turned: Turned) -> None:
-    async with line(turned.served.port) as opened:
+async def test_a_reset_connection_leaves_nothing(stepped: SteppedServer) -> None:
+    async with line(stepped.served.port) as opened:
         await pour(opened, b"", PIPELINED * 1_000, 2**20)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-    await until(lambda: turned.served.connections == 0 and not turned.served.server.server_state.tasks)
+    await until(lambda: stepped.served.connections == 0 and not stepped.served.server.server_state.tasks)

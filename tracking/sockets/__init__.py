@@ -1,1 +1,1 @@
-"""The WebSocket endpoints: what all connections share, and the driver's and the passenger's own."""
+"""The WebSocket endpoints: the protocols below them, what all connections share, and one module for each endpoint."""

@@ -1,4 +1,4 @@
-"""What every WebSocket of ours shares: who it is, what it may ask for, how much it may get wrong, how it ends."""
+"""What all WebSocket endpoints share: who the client is, its requests, its errors, and how the connection ends."""
 
 import asyncio
 import logging
@@ -24,23 +24,23 @@ logger = logging.getLogger(__name__)
 MAX_ERRORS = 50
 ERROR_SPAN_MS = 60_000
 RETRY_AFTER = 1.0
-"""Seconds told to who was `rate_limited`, where nothing else is known."""
+"""Seconds told to a client that was `rate_limited`, if nothing better is known."""
 MAX_REQUESTS = 100
 """Status changes and messages that may wait for the database, per connection."""
 FAREWELL_SECONDS = 5.0
-"""How long a closing connection may take to read what it was still owed."""
+"""How long a closing connection may take to read what was sent to it."""
 
 Request = Callable[[], Coroutine[Any, Any, None]]
 
 _under_way: set[asyncio.Task[None]] = set()
-"""The event loop itself holds its tasks weakly."""
+"""Tasks under way. The event loop itself has only weak references to them."""
 
 
 class Connection:
-    """One connection that was let in. A subclass says what happens at `opened`, for each message `received`, and at `left`.
+    """One admitted connection. A subclass defines `opened`, `received` for each message, and `left`.
 
-    None of these calls but `opened` may wait; what waits for the database goes through `ask`. Frames go out through `queue`,
-    `close` may be called from anywhere.
+    Only `opened` may wait. What waits for the database goes through `ask`. Frames go out through `queue`. `close` may be called
+    from anywhere.
     """
 
     __slots__ = (
@@ -74,10 +74,10 @@ class Connection:
         self._expiry: asyncio.TimerHandle | None = None
 
     async def opened(self) -> None:
-        """Called once, before anything is read. Raises `SocketClosed` to turn the client away."""
+        """Called once, before anything is read. Raises `SocketClosed` to refuse the client."""
 
     def received(self, data: bytes) -> None:
-        """One text message. Raises `Refusal` for an `error`, `SocketClosed` to end."""
+        """Handles one text message. Raises `Refusal` for an `error`, or `SocketClosed` to end the connection."""
         raise NotImplementedError
 
     def left(self) -> None:
@@ -101,7 +101,7 @@ class Connection:
         except StoreUnavailable as error:
             self._send_away(error)
         except Exception:
-            # Who goes while the store is asked is written to once more, in vain.
+            # A client that goes while the database is read gets one more frame in vain. That is no fault.
             if not self.wire.gone:
                 self._fault()
         except BaseException:
@@ -111,12 +111,12 @@ class Connection:
         await self.wire.served()
 
     def doer(self) -> Doer:
-        """Who it is, as the audit has it."""
+        """The client as the audit names it."""
         return self.service.audit.doer(self.principal, self.host)
 
     def _is_one_too_many(self) -> bool:
         if self._address is not None and not self.service.connection_limits.admit(self._address):
-            self._address = None  # not counted, so not to be counted out
+            self._address = None  # not counted, so `lost` must not release it
             return True
         settings, most = self.service.settings, self.service.settings.connections_per_token
         if self.principal.role is Role.DISPATCHER:
@@ -134,7 +134,7 @@ class Connection:
         self.queue.push(data)
 
     def tell_error(self, refusal: Refusal) -> None:
-        """Sends an `error`; the fiftieth within a minute ends the connection."""
+        """Sends an `error`. The fiftieth within a minute ends the connection."""
         SOCKET_ERRORS.labels(refusal.code.value).inc()
         now = self.service.clock()
         if self._errors is None:
@@ -148,16 +148,16 @@ class Connection:
             raise SocketClosed(CloseCode.BAD_PROTOCOL, f"{MAX_ERRORS} errors within a minute")
 
     def close(self, code: CloseCode, reason: str | None = None) -> None:
-        """Ends the connection, after what is still in the queue. Safe to call twice; the first reason stays."""
+        """Ends the connection, after what is still in the queue. It may be called twice; the first reason counts."""
         if self._closing is not None:
             return
         self._closing = SocketClosed(code, reason)
         if self.queue.blocked:
             asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self._give_up)
         else:
-            self._say_goodbye(self._closing)
+            self._send_close(self._closing)
 
-    def _say_goodbye(self, closing: SocketClosed) -> None:
+    def _send_close(self, closing: SocketClosed) -> None:
         self.queue.shut()
         self.wire.close(closing.code, closing.reason)
 
@@ -176,7 +176,7 @@ class Connection:
         logger.exception("a fault of ours in a socket's handler")
         self.close(CloseCode.INTERNAL_ERROR)
 
-    # --- told by the wire -------------------------------------------------------------------------------------------
+    # --- called by the wire -----------------------------------------------------------------------------------------
 
     def text_received(self, data: bytes) -> None:
         if self._closing is not None:
@@ -187,7 +187,7 @@ class Connection:
             self._answer_to(error)
 
     def _answer_to(self, error: Exception) -> None:
-        """To be called in the handler of what a message raised."""
+        """Handles what a message raised. Called in the exception handler, so that a fault is logged with its traceback."""
         if isinstance(error, Refusal):
             try:
                 self.tell_error(error)
@@ -207,7 +207,7 @@ class Connection:
     def writable(self) -> None:
         self.queue.flush()
         if self._closing is not None and not self.queue.blocked:
-            self._say_goodbye(self._closing)
+            self._send_close(self._closing)
 
     def going_down(self) -> None:
         self.close(CloseCode.GOING_DOWN)
@@ -217,12 +217,12 @@ class Connection:
             return
         self._over = True
         if self._closing is None:
-            self._closing = SocketClosed(CloseCode.GOING_DOWN, "gone")  # nothing more is taken from it
+            self._closing = SocketClosed(CloseCode.GOING_DOWN, "gone")  # so that nothing more is taken from it
         if self._expiry is not None:
             self._expiry.cancel()
         if self._worker is not None:
             self._worker.cancel()
-            # Both lead back to us: circles that would wait for the collector.
+            # Both refer back to this object: cycles that would wait for the garbage collector.
             self._worker = self._requests = None
         self.queue.shut()
         if self._address is not None:
@@ -233,13 +233,13 @@ class Connection:
     # --- requests that wait for the database, in order, one at a time -----------------------------------------------
 
     def ask(self, request: Request) -> None:
-        """What the client wants. Raises `Refusal` where too much of it waits."""
+        """Queues a request of the client. Raises `Refusal` if too many wait."""
         if self._requests is not None and len(self._requests) >= MAX_REQUESTS:
             raise Refusal(ErrorCode.RATE_LIMITED, f"{MAX_REQUESTS} requests wait for an answer: send fewer at once")
         self.ask_ourselves(request)
 
     def ask_ourselves(self, request: Request) -> None:
-        """What we want on our own, in its turn with what the client wants. Not to be called once the connection is over."""
+        """Queues a request of the hub, in order with those of the client. Must not be called once the connection is over."""
         if self._requests is None:
             self._requests = deque()
         self._requests.append(request)
@@ -253,13 +253,13 @@ class Connection:
             except StoreUnavailable:
                 pass
             except Exception:
-                # A request without an answer would be sent again for ever.
+                # A client would send a request without an answer again and again.
                 self._fault()
             requests.popleft()
         self._requests = self._worker = None
 
     async def answer(self, client_id: str, request: Request) -> None:
-        """Carries out a request and tells how it ended; while the database is away, that it may be sent again."""
+        """Carries out a request and sends the result. If the database is away, the result says to send it again."""
         answer = Done(client_id)
         try:
             await request()
@@ -273,7 +273,7 @@ class Connection:
 
 
 async def admit(websocket: WebSocket, service: Service) -> Principal | None:
-    """Accepts the connection and says who it is; None where it was turned away, with the code that says why."""
+    """Accepts the connection and returns its principal. None if it was refused; the close code says why."""
     origin = websocket.headers.get("origin")
     settings = service.settings
     host = websocket.headers.get("host", "")
@@ -297,12 +297,12 @@ async def refuse(websocket: WebSocket, code: CloseCode) -> None:
 
 
 def not_yours() -> SocketClosed:
-    """The same for what is missing and for what is another's."""
+    """One answer for what does not exist and for what belongs to somebody else."""
     return SocketClosed(CloseCode.NOT_FOUND)
 
 
 def start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """A task that is held until it ends."""
+    """Starts a task, and keeps a reference until it ends."""
     task = asyncio.create_task(work)
     _under_way.add(task)
     task.add_done_callback(_under_way.discard)
@@ -310,7 +310,7 @@ def start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 
 async def carried_through(request: Coroutine[Any, Any, None]) -> None:
-    """Waits for a request that goes on when whoever asked has gone: what a client sent before it went is carried out."""
+    """Waits for a request. If the client goes meanwhile, the request is still carried out."""
     task = start(request)
     try:
         await asyncio.shield(task)

@@ -1,4 +1,4 @@
-"""`/v1/fleets/{fleet_id}/live`: a fleet, live: what a dispatcher's screen shows of it, and all that happens in it."""
+"""`/v1/fleets/{fleet_id}/live`: a fleet, live: the vehicles of a dispatcher's viewport, and all events of the fleet."""
 
 import asyncio
 
@@ -62,7 +62,7 @@ class DispatcherConnection(Connection):
 
     def received(self, data: bytes) -> None:
         try:
-            # A screen that is dragged sends its viewport many times a second; past this it is not a screen any more.
+            # A map that is dragged sends its viewport many times a second. Past this budget it is no dispatcher's page.
             self.service.budgets.frames.spend(self.principal.jti, self.principal.role)
         except Refusal:
             raise SocketClosed(CloseCode.TOO_MANY_REQUESTS) from None
@@ -77,7 +77,7 @@ class DispatcherConnection(Connection):
         if self._feed is not None and self._viewport.coming is not None and not self.queue.blocked:
             self._feed.screens.go_on(self._viewport)
 
-    # --- what its viewport may be shown -------------------------------------------------------------------------------
+    # --- the budget of its viewport -----------------------------------------------------------------------------------
 
     def has_room(self) -> bool:
         return self.service.budgets.looks.has_room(self.principal.jti, self.principal.role)

@@ -6,24 +6,20 @@ import logging
 import math
 from collections.abc import Sequence
 
-import msgspec
 from starlette.websockets import WebSocket
 
-from tracking.auth import Principal, Role, is_of_incarnation, may_know_trip
+from tracking.auth import Principal, Role, is_of_incarnation
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
 from tracking.ingest.acks import settle
 from tracking.ingest.clocks import DRIFT
 from tracking.ingest.intake import Held, Prepaid, Taken, clock_advice
 from tracking.ingest.vehicles import IngestVehicle, Session
-from tracking.model import Fix, Trip
+from tracking.model import Fix
 from tracking.protocol.codec import frame
 from tracking.protocol.driver import (
     Ack,
     DriverMessage,
-    DriverTextMessage,
-    DriverTrip,
     Hello,
-    Interval,
     Rejected,
     Report,
     TripStatusChange,
@@ -35,25 +31,23 @@ from tracking.protocol.driver import (
 from tracking.protocol.fit import live_view
 from tracking.protocol.shared import TextMessage
 from tracking.service import Service
-from tracking.services.messages import PAGE
-from tracking.sockets.connection import Connection, admit, not_yours, refuse, start
+from tracking.sockets.connection import admit, not_yours, refuse, start
+from tracking.sockets.driver_trips import DriverTrips
 
 logger = logging.getLogger(__name__)
 
 LARGE = 8 * 1024
-"""Bytes of a frame that is not read at once, but in its turn: some 60 fixes, and a millisecond of work."""
+"""A frame of more bytes waits for its turn: some 60 fixes, and a millisecond of work."""
 HELD_SECONDS = 10.0
-"""How long a frame may be held back because its vehicle's budget is spent. One that would have to wait longer ends the
-connection: whoever waits for a pong would give it up as well."""
+"""How long a frame may be held back while its vehicle's budget is spent. If it would have to wait longer, the connection is
+closed: a client that waits for a pong would give it up as well."""
 TOLD_MS = 60_000
-"""A driver is told at most once in this time that it is held back."""
-MAX_TOLD = 1_000
-"""Messages remembered as told on a connection, the newest: what is posted may be found among the unread ones as well."""
+"""A driver is told at most once in this time that its reports are held back."""
 SKEW_TOLD_MS = 60_000
-"""A device whose clock is wrong is told so once a connection, and again where its skew changes, at most once in this time."""
+"""A device with a wrong clock is told so once a connection. It is told again if its skew changes, at most once in this time."""
 
 _tickets = itertools.count()
-"""Which of two connections came first, however long each took to be let in."""
+"""Numbers connections in the order in which they came, however long each took to be let in."""
 
 
 async def driver_endpoint(websocket: WebSocket) -> None:
@@ -67,50 +61,36 @@ async def driver_endpoint(websocket: WebSocket) -> None:
     await DriverConnection(websocket, service, principal).run()
 
 
-class DriverConnection(Connection):
-    """One vehicle's connection. Nothing in it waits for the database; at `hello`, what comes next is held back meanwhile.
+class DriverConnection(DriverTrips):
+    """One vehicle's connection. Nothing in it waits for the database, except `hello`: later frames are held back meanwhile.
 
-    A fix that comes as it happens is taken at once. A frame that is large, or more than the vehicle's budget of fixes, is taken
-    by parts, in turn with others (`ingest.backlogs`), and what comes behind it is held back meanwhile.
+    A fix that comes as it happens is taken at once. A frame may be large, or exceed the vehicle's budget of fixes. It is then
+    taken by parts, in turn with others (`ingest.backlogs`). Later frames are held back meanwhile.
     """
 
     __slots__ = (
         "_held_told_at",
         "_intake",
-        "_interval",
         "_part",
         "_prepaid",
         "_skew_told",
         "_skew_told_at",
-        "_told",
-        "_trips",
-        "_unread",
-        "_unread_after",
         "as_of",
         "session",
         "ticket",
-        "vehicle",
     )
 
     def __init__(self, websocket: WebSocket, service: Service, principal: Principal) -> None:
         super().__init__(websocket, service, principal)
         self.ticket = next(_tickets)
         self.as_of = 0
-        self.vehicle: IngestVehicle | None = None
         self.session: Session | None = None
-        self._interval = 0.0
         self._skew_told = 0
         self._skew_told_at = 0
-        self._unread: list[int] | None = None
-        self._told: set[int] | None = None
-        self._trips: dict[str, Trip] = {}
-        """Trips of the vehicle that the driver was told of and that are not over."""
-        self._unread_after: int | None = None
-        """The last message told of those that are unread, while the rest waits until the socket takes more."""
         self._intake = service.intake
         self._prepaid: Prepaid
         self._part: bytes | list[Fix | Unreadable] | None = None
-        """A frame that waits for its turn, or what is left of its fixes."""
+        """A frame that waits for its turn, or the rest of its fixes."""
         self._held_told_at = 0
 
     async def opened(self) -> None:
@@ -123,7 +103,7 @@ class DriverConnection(Connection):
         self._prepaid = self._intake.prepaid(vehicle)
         hub = self.service.hub
         if vehicle.vehicle_id not in hub.fleets.vehicles:
-            # Its fleet is not loaded yet, or its change is not applied.
+            # Its fleet is not loaded yet, or its change is not applied yet.
             live = hub.fleets.know(vehicle.vehicle, vehicle.joined_at, vehicle.number)
             live.as_of = vehicle.as_of
             hub.fleets.set_trip(vehicle.vehicle_id, vehicle.trip)
@@ -144,7 +124,7 @@ class DriverConnection(Connection):
         if self.vehicle is not None:
             self.service.hub.release(self.vehicle.vehicle_id, self)
             self._prepaid.give_back()
-        # Its turn may be a while from now.
+        # Its turn may come later than now, and would find a closed connection.
         self._part = None
         self._leave_session()
 
@@ -164,7 +144,7 @@ class DriverConnection(Connection):
             raise SocketClosed(CloseCode.TOO_MANY_REQUESTS)
         if self._unread and not self.queue.blocked:
             numbers, self._unread = self._unread, None
-            # Not refused, however much waits: the message that it came with is to be taken.
+            # It is not refused, however many requests wait: the message that it came with must be taken.
             self.ask_ourselves(lambda: self.service.messages.mark_read(numbers))
         if len(data) > LARGE:
             self._wait_turn(data)
@@ -189,7 +169,7 @@ class DriverConnection(Connection):
             self._carry_out(message)
 
     def _carry_out(self, message: DriverMessage) -> bool:
-        """What is no report of fixes. Whether its session is looked for, and the wire held until it is found."""
+        """Handles a message that is no report. Returns whether its session is being read, with the wire held until then."""
         if isinstance(message, Hello):
             known = self.vehicle.sessions.get(message.session) if self.vehicle is not None else None
             if known is not None:
@@ -209,7 +189,7 @@ class DriverConnection(Connection):
     # --- sessions and fixes -----------------------------------------------------------------------------------------
 
     def _spend_session(self) -> None:
-        """Without a session the device could report nothing: it is sent away, and comes back."""
+        """Closes the connection if the budget is spent: without a session the device could report nothing. It comes back."""
         assert self.vehicle is not None
         try:
             self._intake.spend_session(self.vehicle)
@@ -241,14 +221,14 @@ class DriverConnection(Connection):
         self.acknowledge(session, ())
 
     def _reporting(self) -> tuple[IngestVehicle, Session]:
-        """Whose fixes these are."""
+        """Vehicle and session of the fixes that arrive."""
         vehicle, session = self.vehicle, self.session
         if vehicle is None or session is None:
             raise _no_hello()
         return vehicle, session
 
     def _tell_outcome(self, taken: Taken) -> None:
-        """Tells what an ack will not tell."""
+        """Tells the driver what an ack does not say."""
         if taken.unreadable:
             for fix in taken.fixes:
                 if fix.seq is None:
@@ -293,7 +273,7 @@ class DriverConnection(Connection):
         return looked_at
 
     def _take_some(self, fixes: list[Fix | Unreadable], most: int, now: int) -> int:
-        """Takes the first `most` of these fixes, where the budget allows it. How many it looked at; the rest is `_part`."""
+        """Takes the first `most` of these fixes if the budget allows it. The rest becomes `_part`. Returns how many it read."""
         vehicle, session = self._reporting()
         taken = self._intake.take_part(vehicle, session, fixes, most, now)
         if type(taken) is Held:
@@ -309,7 +289,7 @@ class DriverConnection(Connection):
         return count
 
     def _hold_back(self, held: Held, now: int) -> None:
-        """Joins again when the budget has room. Raises `SocketClosed` where the frame would have to wait for too long."""
+        """Joins again when the budget has room. Raises `SocketClosed` if the frame would have to wait for too long."""
         if held.total > HELD_SECONDS or now - self._held_told_at >= TOLD_MS:
             self._held_told_at = now
             self.tell_error(held.refusal)
@@ -327,112 +307,22 @@ class DriverConnection(Connection):
             raise
 
     def _tell_skew(self, skew: int, now: int) -> None:
-        """Tells that the device's clock is wrong, but not with each report."""
+        """Tells the device that its clock is wrong, but not with each report."""
         told = self._skew_told
         if not told or (abs(skew - told) > DRIFT and now - self._skew_told_at >= SKEW_TOLD_MS):
             self._skew_told, self._skew_told_at = skew, now
             self.tell_error(clock_advice(skew))
 
     def acknowledge(self, session: Session, rejected: Sequence[Rejected]) -> None:
-        """Tells the device what is handled: called after COMMIT, or when an ack is due that was held back."""
+        """Tells the device what is handled. Called after COMMIT, or when a delayed ack is due."""
         if self.service.marks.went_back.is_set():
-            # It was committed in a store that is no more.
+            # It was committed in a database that has gone back since.
             return
         if rejected:
             for ack in acks(session.handled, rejected):
                 self.queue.push(frame(ack))
         else:
             self.queue.push(frame(Ack(session.handled)))
-
-    # --- trips and messages -----------------------------------------------------------------------------------------
-
-    def _tell_unread_after(self, number: int) -> None:
-        self._unread_after = None
-        self.ask_ourselves(lambda: self._tell_page(number))
-
-    async def _tell_page(self, after: int) -> None:
-        """Tells a page of what is unread, and then the next, for as long as the driver's socket takes them."""
-        vehicle = self.vehicle
-        assert vehicle is not None
-        page = await self.service.messages.unread(vehicle, after)
-        for message in page:
-            if self._closing is not None:
-                return
-            if self.queue.blocked:
-                self._unread_after = after
-                return
-            self.tell_message(message.number, message.trip_id, message.text, message.sender, message.server_time)
-            after = message.number
-        if len(page) == PAGE and self._closing is None:
-            self._tell_unread_after(after)
-
-    def writable(self) -> None:
-        super().writable()
-        if self._unread_after is not None and self._closing is None and not self.queue.blocked:
-            self._tell_unread_after(self._unread_after)
-
-    def _advance(self, change: TripStatusChange) -> None:
-        async def advance() -> None:
-            self.service.budgets.writes.spend(self.principal.jti)
-            await self.service.trips.change(
-                change.trip_id,
-                allowed=lambda trip: may_know_trip(self.principal, trip),
-                not_allowed=ErrorCode.FORBIDDEN,
-                status=change.status,
-            )
-
-        self.ask(lambda: self.answer(change.client_id, advance))
-
-    def _post(self, message: TextMessage) -> None:
-        async def post() -> None:
-            if not isinstance(message.trip_id, str):
-                raise Refusal(ErrorCode.BAD_FIELD, "`trip_id` is missing: say which trip's passenger you write to")
-            await self.service.messages.from_driver(self.principal, message.trip_id, message.client_id, message.text)
-
-        self.ask(lambda: self.answer(message.client_id, post))
-
-    # --- told by the hub --------------------------------------------------------------------------------------------
-
-    def ask_interval(self, interval: float) -> None:
-        if interval != self._interval:
-            self._interval = interval
-            self.send(frame(Interval(interval)))
-
-    def tell_trip(self, trip: Trip) -> None:
-        known = self._trips.get(trip.trip_id)
-        if known is not None and known.version > trip.version:
-            return  # What the driver came with may know of changes that are still to be applied.
-        if trip.status.over or trip.vehicle is None:
-            self._trips.pop(trip.trip_id, None)
-        else:
-            self._trips[trip.trip_id] = trip
-        self.send(frame(DriverTrip(live_view(trip))))
-
-    def knows_trip(self, trip_id: str) -> bool:
-        return trip_id in self._trips
-
-    def trip_gone(self, trip_id: str) -> None:
-        trip = self._trips.pop(trip_id, None)
-        if trip is not None:
-            self.send(frame(DriverTrip(live_view(msgspec.structs.replace(trip, vehicle=None)))))
-
-    @property
-    def number(self) -> int:
-        return self.vehicle.number if self.vehicle is not None else 0
-
-    def tell_message(self, number: int, trip_id: str, text: str, sender: str, server_time: int) -> None:
-        if self._told is None:
-            self._told = set()
-        if number in self._told:  # posted while the unread ones were being looked up
-            return
-        self._told.add(number)
-        if len(self._told) > MAX_TOLD:
-            self._told = set(sorted(self._told)[MAX_TOLD // 2 :])
-        # Read, as far as we can know, once the app is heard from again.
-        if self._unread is None:
-            self._unread = []
-        self._unread.append(number)
-        self.send(frame(DriverTextMessage(trip_id, text, sender, server_time)))
 
 
 def _no_hello() -> Refusal:

@@ -1,6 +1,6 @@
-"""The opening handshake of a WebSocket (RFC 6455, 4), judged by headers that HTTP's parser has read already.
+"""Judges the opening handshake of a WebSocket (RFC 6455, 4) by headers that the HTTP parser has read.
 
-`headers` are `(name, value)` in lower case and as they came.
+`headers` are pairs of a name in lower case and a value as it was sent.
 """
 
 import base64
@@ -19,7 +19,7 @@ VERSION = b"13"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_BYTES = 16
 _OF_UPGRADE = frozenset((b"upgrade", b"http2-settings"))
-"""Connection options, and headers, that are about an upgrade alone."""
+"""Connection options and headers that concern only an upgrade."""
 _CODES = {
     HTTPStatus.FORBIDDEN: ErrorCode.FORBIDDEN,
     HTTPStatus.INTERNAL_SERVER_ERROR: ErrorCode.UNAVAILABLE,
@@ -28,7 +28,7 @@ _CODES = {
 
 
 class BadHandshake(Exception):
-    """A request that asks for a WebSocket in a way that is none. `answer` is the whole HTTP response."""
+    """A request for a WebSocket that breaks the RFC. `answer` is the whole HTTP response."""
 
     def __init__(self, status: HTTPStatus, detail: str, *headers: bytes) -> None:
         super().__init__(detail)
@@ -38,7 +38,7 @@ class BadHandshake(Exception):
 def is_asked_for(method: bytes, version: str, headers: Headers) -> bool:
     """Whether a request with an upgrade asks for a WebSocket: a GET of HTTP/1.1 without a body.
 
-    Every other upgrade is ignored, and the request answered as it stands (RFC 9110, 7.8).
+    Any other upgrade is ignored, and the request is answered without it (RFC 9110, 7.8).
     """
     return (
         method == b"GET"
@@ -49,7 +49,7 @@ def is_asked_for(method: bytes, version: str, headers: Headers) -> bool:
 
 
 def without_upgrade(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """The same request's headers as a client sends them that offers no upgrade."""
+    """The headers of the same request without its offer of an upgrade."""
     kept = [(name, value) for name, value in headers if name not in _OF_UPGRADE and name != b"connection"]
     connection = [option for option in options(headers, b"connection") if option not in _OF_UPGRADE]
     return [*kept, (b"connection", b", ".join(connection))] if connection else kept
@@ -78,7 +78,7 @@ def accept_key(headers: Headers) -> bytes:
 
 
 def refusal(status: HTTPStatus, detail: str, *headers: bytes) -> bytes:
-    """A whole HTTP response that refuses a request and ends its connection, in the form of every error over HTTP."""
+    """A whole HTTP response that refuses a request and ends its connection. It has the form of all HTTP errors."""
     body = msgspec.json.encode({"error": {"code": _CODES.get(status, ErrorCode.BAD_FIELD).value, "detail": detail}})
     head = (
         b"HTTP/1.1 %d %s" % (status, status.phrase.encode()),

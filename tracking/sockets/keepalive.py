@@ -8,13 +8,13 @@ from uvicorn.server import ServerState
 
 
 class Visited(Protocol):
-    """A connection that wants to be visited."""
+    """A connection that is visited by a timer."""
 
     def visit(self) -> None: ...
 
 
 class KeepaliveTimer:
-    """Visits every connection of a server once in `seconds`: one timer for all, and nothing to do for who is heard anyway."""
+    """Visits every connection of a server every `seconds`, with one timer for all."""
 
     SLOTS = 20
 
@@ -33,7 +33,7 @@ class KeepaliveTimer:
         return all_of_it[seconds]
 
     def join(self, protocol: Visited) -> set[Visited]:
-        """To be visited in `seconds` from now, and again, until it leaves the set returned."""
+        """Visits it in `seconds` from now, and again and again, until it is removed from the returned set."""
         slot = self._slots[self._now - 1]
         slot.add(protocol)
         if self._timer is None:
@@ -41,7 +41,7 @@ class KeepaliveTimer:
         return slot
 
     def _visit(self) -> None:
-        # First, so that whatever happens at one visit, the others have theirs.
+        # The next timer is set first. If one visit fails, the others still take place.
         self._timer = self._loop.call_later(self._pause, self._visit) if any(self._slots) else None
         slot = self._slots[self._now]
         self._now = (self._now + 1) % self.SLOTS

@@ -4,11 +4,11 @@ import ipaddress
 from collections.abc import Iterable
 
 IPV6_PREFIX = 64
-"""Bits: what one household or phone is given whole, so that every address in it counts as one."""
+"""Bits. A household or phone gets a whole prefix of this length, so its addresses count as one."""
 
 
 class ConnectionLimits:
-    """Counts by address, an IPv6 address by its /64. Addresses in `exempt` (addresses or networks) are never too many."""
+    """Counts connections by address, IPv6 by /64. `exempt` are addresses or networks without a limit."""
 
     def __init__(self, limit: int, exempt: Iterable[str] = ()) -> None:
         self._limit = limit
@@ -19,14 +19,14 @@ class ConnectionLimits:
             if network == "*":
                 self._all_exempt = True
             else:
-                # A name, as of a Unix socket's peer, is no address that anybody could come from.
+                # A name, such as that of a Unix socket's peer, is no address of a client.
                 try:
                     self._exempt.append(ipaddress.ip_network(network, strict=False))
                 except ValueError:
                     continue
 
     def admit(self, address: str) -> bool:
-        """Counts one more from this address. False, and nothing counted, where that is too many."""
+        """Counts one more connection of this address. False if that is too many; then nothing is counted."""
         key = _counted_as(address)
         count = self._open.get(key, 0)
         if count >= self._limit and not self._is_exempt(address):
@@ -35,7 +35,7 @@ class ConnectionLimits:
         return True
 
     def release(self, address: str) -> None:
-        """A connection that was admitted is closed."""
+        """An admitted connection is closed."""
         key = _counted_as(address)
         count = self._open.get(key, 0)
         if count > 1:

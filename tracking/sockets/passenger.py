@@ -1,4 +1,4 @@
-"""`/v1/trips/{trip_id}/live`: one trip, live, for as long as its status lets this watcher see it."""
+"""`/v1/trips/{trip_id}/live`: one trip, live, as long as its status allows this watcher to see it."""
 
 from starlette.websockets import WebSocket
 
@@ -25,7 +25,7 @@ async def passenger_endpoint(websocket: WebSocket) -> None:
 
 
 class PassengerConnection(Connection):
-    """A watcher of one trip: a passenger, or a dispatcher or service that looks over a shoulder."""
+    """A watcher of one trip: its passenger, or a dispatcher or service."""
 
     __slots__ = ("_bucket", "_from", "_watch", "feed", "trip_id")
 
@@ -48,7 +48,7 @@ class PassengerConnection(Connection):
         elif not may_know_trip(self.principal, feed.trip):
             raise not_yours()
         else:
-            # It lives for another while.
+            # This prolongs the life of the feed.
             feed = self.service.hub.feed(feed.trip)
         self._check(feed.trip)
         epoch, offset = self._from
@@ -62,7 +62,7 @@ class PassengerConnection(Connection):
         self.service.hub.watched(feed)
 
     async def _load(self) -> TripFeed:
-        """Begins the trip's feed, with the trip as it is."""
+        """Begins the trip's feed, with the trip as the database has it."""
         service = self.service
         await service.follower.begin()
         with service.hub.loading.reading():
@@ -71,7 +71,7 @@ class PassengerConnection(Connection):
                 if found is None or not may_know_trip(self.principal, found[0]):
                     raise not_yours()
                 trip, as_of = found
-                # It names its vehicle.
+                # The trip includes its vehicle, so both must be current.
                 subjects = [self.trip_id] if trip.vehicle is None else [self.trip_id, trip.vehicle.vehicle_id]
                 if all(service.hub.loading.is_current(subject, as_of) for subject in subjects):
                     self._check(trip)
@@ -79,15 +79,15 @@ class PassengerConnection(Connection):
 
     async def _begin(self, feed: TripFeed) -> None:
         began = feed.offset
-        # What waits for a commit now may be committed after our reading began, and so be in neither.
+        # These wait for a commit. If they were taken later, one could be committed after our query began, and be in neither.
         unstored = list(self.service.recorder.queue.pending(self.trip_id))
         line = None
-        # What the line is joined with must be here when it was read, so nothing is awaited after it.
+        # The line is joined with what is here when it has been read, so nothing is awaited after it.
         with self.service.hub.erased() as erased:
             try:
                 line = await self.service.lines.of(feed)
             except StoreUnavailable:
-                # The live map goes on with what memory holds; the rest of the line follows as `track_revised`.
+                # The live map continues with what is in memory. The rest of the line follows as `track_revised`.
                 self.service.revisions.revise_all(feed.trip)
         if erased:
             unstored = [position for position in unstored if position.vehicle_id not in erased]
@@ -96,9 +96,9 @@ class PassengerConnection(Connection):
             raise SocketClosed(feed.ended or CloseCode.OVERLOADED)
         self._check(feed.trip)
         if feed.before_kept > (began if line is None else line.began):
-            # What was published while we read is no more here in full.
+            # Some of what was published during the query is no longer in memory.
             raise SocketClosed(CloseCode.OVERLOADED)
-        # From here to the registration nothing may be awaited: nothing falls through between them.
+        # From here to the registration nothing may be awaited, or an update between them would be lost.
         now = self.service.clock()
         if not may_see(self.principal.role, TripField.POSITION, feed.trip.status):
             feed.begin(self.queue, stored=(), unstored=(), last={}, now=now)

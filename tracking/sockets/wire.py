@@ -1,7 +1,7 @@
-"""A wire: one accepted WebSocket as the hub uses it. Ready frames go out without waiting, whole messages come in by a call.
+"""A wire: one accepted WebSocket as the hub uses it. Ready frames are sent without waiting. Whole messages arrive by a call.
 
-There are two kinds with one contract. `sockets.server.SocketProtocol` is its own wire, under the ASGI extension `EXTENSION`: no
-task and no queue stand between the transport and its listener. `AsgiWire` does the same by `websocket.send` and `receive`, for
+There are two implementations of one interface. `sockets.server.SocketProtocol` is its own wire, offered as the ASGI extension
+`EXTENSION`: it needs no task and no queue between transport and listener. `AsgiWire` uses `websocket.send` and `receive`, for
 any other server and for test clients.
 """
 
@@ -17,39 +17,39 @@ from tracking.metrics import CLOSED
 from tracking.protocol.codec import frame_ends, text_of
 
 FAREWELL_SECONDS = 5.0
-"""How long a client may take to read what was written before the goodbye."""
+"""How long a client may take to read what was written before the close frame."""
 
 EXTENSION = "tracking.wire"
 """The key in an ASGI scope's `extensions` under which a server offers `{"wire": Wire}`."""
 
 
 class Listener(Protocol):
-    """Whoever is at our end of a wire. Every call is made on the event loop, and none may wait."""
+    """The hub's side of a wire. Every call is made on the event loop, and none may wait."""
 
     def text_received(self, data: bytes) -> None:
         """One whole text message, as valid UTF-8."""
 
     def binary_received(self) -> None:
-        """A binary message, which nobody here has a use for."""
+        """A binary message. The hub uses none."""
 
     def full(self) -> None:
-        """More is unsent than the high-water mark: what need not be sent now should wait for `writable`."""
+        """More is unsent than the high-water mark. Frames that need not be sent now should wait for `writable`."""
 
     def writable(self) -> None:
-        """What was written has gone out, as far as the low-water mark: more may be."""
+        """Unsent bytes have fallen to the low-water mark, so more may be written."""
 
     def going_down(self) -> None:
-        """The server stops: say so and end."""
+        """The server stops. The listener closes the connection with a code that says so."""
 
     def lost(self) -> None:
-        """The wire is no more, whoever ended it, or good for nothing but a goodbye. Called once, last."""
+        """The connection is over, or only its close frame is still to be sent. Called once, as the last call."""
 
 
 class Wire(Protocol):
-    """One accepted connection. Messages are held back until `listen`, and while it is `hold`ing."""
+    """One accepted connection. Messages are held back until `listen`, and between `hold` and `release`."""
 
     def listen(self, listener: Listener, high_water: int) -> None:
-        """From now on `listener` is told what comes; `high_water` in bytes."""
+        """From now on `listener` is called. `high_water` is in bytes."""
 
     async def served(self) -> None:
         """Returns when the ASGI application may return."""
@@ -58,27 +58,27 @@ class Wire(Protocol):
     def write(self) -> Callable[[bytes], None]:
         """Sends a ready frame (`codec.frame`), or several at once, without waiting.
 
-        Not to be called after `close`, or once the wire is lost.
+        Must not be called after `close`, or once the wire is lost.
         """
 
     @property
     def gone(self) -> bool:
-        """Whether the client has gone. Before `listen` nobody is told of it, and to write then raises `RuntimeError`."""
+        """Whether the client has gone. Before `listen` nobody is told, and writing then raises `RuntimeError`."""
 
     def hold(self) -> None:
-        """Holds back what comes from now on, without loss, until `release`. A client can fill no memory meanwhile."""
+        """Holds back what arrives, without loss, until `release`. The client can fill no memory meanwhile."""
 
     def release(self) -> None: ...
 
     def close(self, code: int, reason: str) -> None:
-        """Says goodbye after what was written, and ends the connection when that was answered, or after a while."""
+        """Sends a close frame after what was written. The connection ends when it is answered, or after a while."""
 
     def abort(self) -> None:
-        """Ends the connection at once, whatever is unsent."""
+        """Ends the connection at once, and discards what is unsent."""
 
 
 def wire_of(websocket: WebSocket) -> Wire:
-    """The server's own wire where it offers one."""
+    """The server's own wire if it offers one."""
     offered = websocket.scope.get("extensions", {}).get(EXTENSION)
     if offered is not None:
         wire: Wire = offered["wire"]
@@ -87,7 +87,7 @@ def wire_of(websocket: WebSocket) -> Wire:
 
 
 class AsgiWire:
-    """A wire by ASGI's own messages: a task that reads and a task that writes, within `served`."""
+    """A wire that uses ASGI's messages: one task reads and one task writes, within `served`."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
@@ -171,7 +171,7 @@ class AsgiWire:
                     listener.text_received(text.encode())
 
     async def _write(self) -> None:
-        # The client may have gone first, which Starlette says in either way.
+        # If the client has gone first, Starlette raises either of these.
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             while self._closing is None or self._unsent:
                 if not self._unsent:
