@@ -31,9 +31,12 @@ def test_settings_that_agree() -> None:
 
 
 def test_a_variable_that_is_no_setting_is_told_with_what_was_meant() -> None:
-    environment = ("TRACKING_COMIT_INTERVAL", "TRACKING_SERVICE_TOKEN", "TRACKING_COMMIT_INTERVAL", "TRACKING_X", "PATH")
+    of_kubernetes = ("TRACKING_SERVICE_PORT_HTTP", "TRACKING_PORT_8000_TCP_ADDR", "TRACKING_PORT")
+    right = ("TRACKING_COMMIT_INTERVAL", "TRACKING_interval_idle", "TRACKING_SERVICE_TOKEN", "PATH")
+    environment = ("TRACKING_COMIT_INTERVAL", "tracking_comit_rows", "TRACKING_X", *right, *of_kubernetes)
     assert unknown_variables(environment) == [
         "TRACKING_COMIT_INTERVAL is no setting and has no effect: did you mean TRACKING_COMMIT_INTERVAL?",
+        "TRACKING_COMIT_ROWS is no setting and has no effect: did you mean TRACKING_COMMIT_ROWS?",
         "TRACKING_X is no setting and has no effect: docs/SETTINGS.md lists the settings",
     ]
 

@@ -348,7 +348,9 @@ def unknown_variables(environment: Iterable[str]) -> list[str]:
     """A sentence for each variable that is named like a setting and is none."""
     prefix = "TRACKING_"
     settings = [name.upper() for name in Settings.model_fields]
-    named = {name.removeprefix(prefix) for name in environment if name.startswith(prefix)}
+    # A setting is found in any case. Kubernetes sets variables of its own for a Service that is called `tracking`.
+    named = {name.upper().removeprefix(prefix) for name in environment if name.upper().startswith(prefix)}
+    named = {name for name in named if not re.match(r"(SERVICE_(HOST|PORT)|PORT)(_|$)", name)}
     sentences = []
     for name in sorted(named - VARIABLES_OF_PROGRAMS - set(settings)):
         near = get_close_matches(name, settings, 1)

@@ -1,11 +1,14 @@
 """Vehicles that stand for hours near a cell tower and between buildings, and vehicles that really jump."""
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from tests.support.fixes import NOW
-from tests.support.parked import HOME, Parked, Tunnel, off, place, seconds_until_shown, shown
+from tests.support.parked import BEGIN, HOME, Parked, Tunnel, off, place, seconds_until_shown, shown
 from tracking.ingest.filters import judge
 from tracking.ingest.jumps import AGREEING
 from tracking.ingest.motion import MAX_HOLD, ROOTED, STOOD, Motion
@@ -53,6 +56,27 @@ def test_no_bounce_is_believed_after_a_quarter_of_an_hour_at_one_place(
     parked = Parked(seed, every, sigma, memory, reports, hours=2)
     result = shown(parked.fixes(begin=900), motion)
     assert result.beyond(1_000) == 0
+
+
+@pytest.mark.parametrize("reports", [False, True])
+@pytest.mark.parametrize("seconds, speed, drives_on", [(30, 15.0, False), (30, 15.0, True), (20, 25.0, True)])
+def test_a_vehicle_that_drove_off_is_not_shown_at_home_for_a_few_old_fixes(
+    seconds: int, speed: float, drives_on: bool, reports: bool
+) -> None:
+    motion = Motion()
+    shown(Parked(1, 1.0, excursions=0, bounces=0, hours=0.25, reports=reports).fixes(), motion)
+
+    def fixes(begin: int, end: int, metres: float, pace: float) -> Iterator[Fix]:
+        for second in range(begin, end):
+            latitude, longitude = place(metres + pace * (second - begin), second % 7 / 10)
+            yield Fix(second, BEGIN + (900 + second) * 1_000, latitude, longitude, speed=pace if reports else UNSET)
+
+    left = shown(fixes(1, seconds, speed, speed), motion)
+    assert not left.doubted
+    old = shown(fixes(seconds, seconds + 3, 0.0, 0.0), motion)
+    assert not old.live
+    metres = (seconds + 3) * speed if drives_on else seconds * speed
+    assert not shown(fixes(seconds + 3, seconds + 180, metres, speed if drives_on else 0.0), motion).doubted
 
 
 @pytest.mark.parametrize("reports", [False, True])

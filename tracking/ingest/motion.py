@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from tracking.geo import METRES_PER_DEGREE, around, distance
 from tracking.ingest.jumps import AGREEING, Rival
-from tracking.ingest.kinematics import FASTEST, GRAIN, NOISE, PULL, STRAIGHT, UNKNOWN_SPEED
+from tracking.ingest.kinematics import FASTEST, GRAIN, MOVING, NOISE, PULL, STRAIGHT, UNKNOWN_SPEED
 from tracking.model import Fix
 
 EXCESS: Final = 30.0
@@ -280,7 +280,8 @@ class Motion:
 
     def _returned(self, fix: Fix) -> bool:
         """Whether the receiver of a standing vehicle strayed, and now reports a place near home again."""
-        if not self.hold:
+        # A vehicle that drove to its anchor has left its home, and is not shown there again for a few old fixes.
+        if not self.hold or self.speed >= MOVING:
             return False
         away = distance(self.home_latitude, self.home_longitude, fix.latitude, fix.longitude)
         return away <= NOISE and away < distance(self.home_latitude, self.home_longitude, self.latitude, self.longitude)

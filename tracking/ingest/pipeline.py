@@ -32,11 +32,6 @@ class Pipeline:
     def __init__(self, queue: CommitQueue) -> None:
         self._queue = queue
 
-    @property
-    def full(self) -> bool:
-        """Whether the queue can take no more. Then call `preview`, and close the connection with 4014."""
-        return self._queue.full
-
     def accept(self, vehicle: IngestVehicle, session: Session, fix: Fix | Unreadable, now: int) -> Position | None:
         """Offers the fix to the queue. Returns the position that must be shown.
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from tracking.model import EventKind
 from tracking.store.changes import EVENT, ChangeKind, FleetRow, Row
 
-OF_A_TRIP = frozenset({ChangeKind.TRIP_CREATED, ChangeKind.TRIP_CHANGED, ChangeKind.MESSAGE_POSTED})
-_PUBLIC = OF_A_TRIP | {
+ABOUT_A_TRIP = frozenset({ChangeKind.TRIP_CREATED, ChangeKind.TRIP_CHANGED, ChangeKind.MESSAGE_POSTED})
+_PUBLIC = ABOUT_A_TRIP | {
     ChangeKind.TRIP_DELETED,
     ChangeKind.VEHICLE_CHANGED,
     ChangeKind.VEHICLE_DELETED,

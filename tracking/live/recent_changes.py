@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from tracking.live.change_entries import OF_A_TRIP, Entry
+from tracking.live.change_entries import ABOUT_A_TRIP, Entry
 from tracking.model import Event
 from tracking.store.changes import ChangeKind, Row
 
@@ -85,7 +85,7 @@ class RecentChanges:
         self._bytes += ENTRY_BYTES + len(entry.frame or b"")
         if entry.vehicle is not None:
             self._of_vehicle.setdefault(entry.vehicle, deque()).append(entry)
-        if entry.kind in OF_A_TRIP and entry.subject is not None:
+        if entry.kind in ABOUT_A_TRIP and entry.subject is not None:
             self._of_trip.setdefault(entry.subject, deque()).append(entry)
         self.make_room()
         return entry.fleet_id
