@@ -24,7 +24,7 @@ class KeptBytes:
     """How much the feeds of a process keep for readers that resume: frames of at most `limit` bytes in all.
 
     Past the limit, a feed that publishes drops its oldest updates beyond its equal share. The values beside the frames are not
-    counted: 64 bytes for each position, about a third of its frame, and 24 for each point of a revision, about two thirds of it.
+    counted: 64 bytes for each position, about a third of its frame, and 24 for each point of a revision, two thirds of it.
     """
 
     __slots__ = ("feeds", "limit", "used")
