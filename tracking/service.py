@@ -335,7 +335,7 @@ class _Assembly:
 
 
 class _Forgetting(NamedTuple):
-    """What holds data of vehicles and trips, and drops it when they are removed."""
+    """The parts that hold data of vehicles and trips: they drop it when these are removed, and read a trip's line again."""
 
     recorder: Recorder
     latest: Latest
