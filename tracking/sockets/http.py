@@ -71,6 +71,8 @@ class HttpProtocol(RequestReader):
         self._rest = b""
         self._leave()
         super().connection_lost(exc)
+        # These refer to the protocol. The garbage collector does not visit old objects (see `cli`), so a circle would stay.
+        self.cycle = self.parser = self.scope = None  # type: ignore[assignment]
 
     def _leave(self) -> None:
         """It is no HTTP connection any more."""

@@ -124,6 +124,9 @@ class OpeningHandshake(FrameReader):
         if self._listener is not None:
             # A new dictionary, because one that was large stays large.
             self.__dict__ = {name: value for name, value in self.__dict__.items() if name not in _OF_HANDSHAKE}
+        else:
+            # It refers to this protocol. The garbage collector does not visit old objects, so such a circle would stay.
+            self.scope = None  # type: ignore[assignment]
 
     async def receive(self) -> Any:
         if self.handshake_complete and self.queue.empty():
