@@ -10,8 +10,13 @@ from typing import Any
 import pytest
 import websockets
 
+from tests.support.clients import Api, Dispatcher, Driver, Passenger, fix
 from tests.support.devices import until
+from tests.support.hub_process import SECRET
 from tests.support.serving import Echoes, Served, serving
+from tracking.app import create_app
+from tracking.config import load
+from tracking.sockets.connection import Connection
 from tracking.sockets.http import HttpProtocol
 from tracking.sockets.server import SocketProtocol
 
@@ -91,6 +96,34 @@ async def test_of_a_refused_websocket(served: Served) -> None:
         async with websockets.connect(f"ws://127.0.0.1:{served.port}/no", proxy=None):
             pass
     await _all_gone(2)
+
+
+async def test_of_each_socket_of_the_hub(database_url: str) -> None:
+    app = create_app(load(database_url=database_url, jwt_secret=SECRET, ack_interval=0))
+    async with serving(app, lifespan="on") as hub, Api(hub.url) as api:
+        vehicle_id, trip_id = await api.under_way()
+        fleet_id = (await api.call("GET", f"/vehicles/{vehicle_id}"))["fleet_id"]
+        gc.collect()
+        gc.disable()
+        try:
+            async with (
+                Driver(hub.url, vehicle_id) as driver,
+                Passenger(hub.url, trip_id) as passenger,
+                Dispatcher(hub.url, fleet_id) as dispatcher,
+            ):
+                await driver.report(fix(1))
+                await driver.acknowledged(1)
+                await passenger.expect("snapshot")
+                await dispatcher.look(9, 47, 10, 48)
+                await dispatcher.expect("fleet_snapshot")
+                assert len(_connections()) == 3
+            await until(lambda: not _connections(), "their connections are gone", 5)
+        finally:
+            gc.enable()
+
+
+def _connections() -> list[Connection]:
+    return [each for each in gc.get_objects() if issubclass(type(each), Connection)]
 
 
 async def _all_gone(count: int) -> None:

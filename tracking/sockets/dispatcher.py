@@ -9,6 +9,7 @@ from tracking.auth import Principal, may_manage_fleet
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed
 from tracking.live.fleet import FleetFeed
 from tracking.live.shown_vehicle import FleetViewport
+from tracking.live.viewport import Unlimited
 from tracking.metrics import DISPATCHERS
 from tracking.monitor.loader import WAIT_SECONDS
 from tracking.protocol.dispatcher import decode_dispatcher
@@ -57,6 +58,8 @@ class DispatcherConnection(Connection):
             self._turn.discard(self.queue)
             self._feed.screens.forget(self._viewport)
             DISPATCHERS.dec()
+        # The viewport refers to this connection as its allowance. Such a circle would stay in memory.
+        self._viewport.allowance = Unlimited()
         if self._watch is not None:
             self.service.audit.left(self._watch)
 
