@@ -50,11 +50,11 @@ def test_a_small_run_of_every_kind_counts_right(run: Run, tmp_path: Path) -> Non
 
 
 def test_a_small_run_of_those_that_ask_gets_what_it_asks_for(run: Run) -> None:
-    result = run(("nearest", 12_000), ("history", 10_000))
+    result = run(("nearest", 30_000), ("history", 100_000))
     for shape, questions in (("nearest", 6), ("history", 4)):
         wrong = {name: value for name, value in result[shape].items() if name.endswith("wrong")}
         assert (len(wrong), set(wrong.values())) == (questions, {0})
-    assert (result["history"]["positions"], result["history"]["fixes_of_a_day"]) == (10_000, 2)
+    assert (result["history"]["positions"], result["history"]["fixes_of_a_day"]) == (100_000, 20)
 
 
 def test_a_small_run_of_changes_sees_each_of_them(run: Run) -> None:

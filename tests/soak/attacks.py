@@ -22,10 +22,9 @@ from tests.attacks.scene import Attack, stage
 from tests.attacks.searches import searches
 from tests.attacks.shapes import fences, routes
 from tests.attacks.snapshots import revisions, snapshots
-from tests.attacks.stock import FLEET, MANY_VEHICLES, stock_trip, stock_vehicles
+from tests.attacks.stock import MANY_VEHICLES, stock_trip, stock_vehicles
 from tests.attacks.strangers import idling, pipelining, without_end
 from tests.attacks.unknown_keys import unknown_keys
-from tests.support.clients import Api
 from tests.support.hub_process import HubProcess
 from tracking.demo.postgres import Cluster
 from tracking.store.migrations import migrate
@@ -75,12 +74,6 @@ def attacks(seconds: float, names: tuple[str, ...]) -> None:
     sys.exit(1 if failed else 0)
 
 
-async def _load_fleet(url: str) -> None:
-    """A fleet that somebody uses is in memory. That is no effect of the attack."""
-    async with Api(url) as api:
-        await api.http.get(f"/fleets/{FLEET}/vehicles?limit=1")
-
-
 async def _run(seconds: float, names: tuple[str, ...]) -> int:
     """Returns how many attacks had an effect."""
     failed = 0
@@ -98,8 +91,6 @@ async def _run(seconds: float, names: tuple[str, ...]) -> int:
                     await STOCKS[name](cluster.url(database))
                 # Each attack has its own hub, so that it does not inherit the state of the one before.
                 hub = HubProcess(cluster.url(database), place / f"{name}.log").start()
-                if name in STOCKS:
-                    await _load_fleet(hub.url)
                 try:
                     outcome = await stage(hub, ATTACKS[name], seconds)
                     outcome.check()
