@@ -13,13 +13,15 @@ LAYERS = """
     config geojson keys lag lanes routes
     auth demo protocol
     access budgets downloads store
-    audit change_upkeep erasure gpx sockets.limits
+    audit change_upkeep erasure gpx nodes sockets.limits
     live
     ingest monitor
     history live_state services
     refiling
+    cluster
     service
     api sockets
+    life
     app
     cli
 """

@@ -15,9 +15,10 @@ from tests.support.clocks import ShiftedClock
 from tests.support.devices import until
 from tests.support.hub_process import SECRET
 from tests.support.serving import Served, serving
-from tracking.app import _read_revoked, _until_stored, create_app, let_go
+from tracking.app import create_app
 from tracking.config import load
 from tracking.ingest.vehicles import MAX_SPANS, TRIP_UNKNOWN
+from tracking.life import _read_revoked, _until_stored, let_go
 from tracking.live.hub import STEPS
 from tracking.service import Service
 from tracking.store.days import DAY_MS

@@ -3,21 +3,14 @@
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import time
-from collections.abc import AsyncIterator, Collection, Coroutine, Iterable
-from itertools import chain
-from typing import Any
+from collections.abc import AsyncIterator, Collection
 
-import asyncpg
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tracking import lag
 from tracking.api import (
     audit,
     changes,
@@ -36,43 +29,21 @@ from tracking.api import (
     trips,
     vehicles,
 )
-from tracking.auth import Auth, expiry_in
+from tracking.auth import Auth
 from tracking.config import Settings, require_database, require_key
 from tracking.errors import Refusal, StoreUnavailable, StoreWentBack
 from tracking.keys import Key
-from tracking.live.hub import BEATS, STEPS
-from tracking.live.viewport import SLICE_SECONDS
-from tracking.metrics import FLEET_TICK_SECONDS, WENT_BACK
+from tracking.life import Life, go_down_with
+from tracking.metrics import WENT_BACK
 from tracking.model import Clock, system_clock
-from tracking.service import Service, assemble
+from tracking.service import assemble
 from tracking.sockets.connection import start
 from tracking.sockets.dispatcher import dispatcher_endpoint
 from tracking.sockets.driver import driver_endpoint
 from tracking.sockets.passenger import passenger_endpoint
-from tracking.store import shares as share_store
-from tracking.store.days import DAY_MS
-from tracking.store.pool import Database
 
 logger = logging.getLogger(__name__)
 
-LATEST_SECONDS = 3.0
-"""How long a hub that stops tries to write the latest positions. They could also be read from the stored ones."""
-END_SECONDS = 2.0
-"""How long its tasks may take to end, and then its pools."""
-CANCEL_SECONDS = 1.0
-"""How long a cancelled step may take to end."""
-RECORDER, EVENTS, AUDIT = "recorder", "events", "audit"
-"""Tasks that the shutdown waits for."""
-PATIENCE_SECONDS = 3.0
-"""How long a start waits for the database before it continues without it."""
-DAYS_AHEAD = 3
-HOUSEKEEPING_SECONDS = 3600.0
-RETRY_SECONDS = 1.0
-FLEET_TICK = 0.25
-"""Seconds."""
-TICKS_OF_RECOUNT = 4
-CHECK_SECONDS = 1.0
-"""How long it may take to notice a database that went back while nothing is written."""
 BETWEEN_LIVES_SECONDS = 1.0
 """The least time between two services. If two databases answer by turns, clients are sent away no more often than this."""
 
@@ -144,7 +115,7 @@ class _Below:
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    life = _Life(app.state.service)
+    life = Life(app.state.service)
     await life.begin()
 
     async def begin_anew_whenever_the_store_went_back() -> None:
@@ -157,7 +128,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             logger.critical("the database lacks what this hub saw committed: all clients are sent away, all is read again")
             known = old.service
             url = require_database(known.settings)
-            life = _Life(assemble(known.settings, url, known.auth, known.clock, last_event=known.events.last_event))
+            life = Life(assemble(known.settings, url, known.auth, known.clock, last_event=known.events.last_event))
             await life.begin()
             app.state.service = life.service
             await old.give_up()
@@ -176,7 +147,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         keys.on_removed = refuse
         tasks.append(asyncio.create_task(keys.run(), name="keys"))
     for task in tasks:
-        task.add_done_callback(_go_down_with)
+        task.add_done_callback(go_down_with)
     try:
         yield
     finally:
@@ -184,216 +155,3 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await life.end()
-
-
-class _Life:
-    """A service with its tasks, from the opening of its pools to their closing."""
-
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-
-    @property
-    def _databases(self) -> tuple[Database, ...]:
-        service = self.service
-        return (
-            service.database,
-            service.recording,
-            service.exports,
-            service.following,
-            service.housekeeping,
-            service.summing,
-        )
-
-    async def begin(self) -> None:
-        service = self.service
-        for database in self._databases:
-            await database.open()
-        if service.auth.revoked is None:
-            with contextlib.suppress(StoreUnavailable, TimeoutError):
-                # Read before serving, so that the first client is not refused. If the database is away, a task tries again.
-                await asyncio.wait_for(_read_revoked(service), PATIENCE_SECONDS)
-        self._tasks = {
-            name: asyncio.create_task(work, name=name)
-            for name, work in {
-                RECORDER: service.recorder.run(),
-                "follower": service.follower.run(),
-                "notifications": service.follower.listen(),
-                "upkeep of the change log": service.change_upkeep.run(),
-                "heartbeat of the change log": service.follower.beat(),
-                "latest positions": service.latest.run(),
-                "revisions": service.revisions.run(),
-                "refiling": service.refiling.run(),
-                "summaries": service.summaries.run(),
-                "erasures": service.erasures.run(),
-                "retention": service.retention.run(),
-                "sums": service.sums.run(),
-                "beat": _beat(service),
-                "lag": lag.measure(service.settings.lag_interval),
-                "fleet tick": _fleet_tick(service),
-                "monitor": service.monitor.run(),
-                "fleets": service.loader.run(),
-                "silences": service.silences.run(),
-                EVENTS: service.events.deliver(),
-                AUDIT: service.audit.run(),
-                "revoked tokens": _learn_revoked(service),
-                "housekeeping": _keep_house(service),
-                "marks": _check_marks(service),
-            }.items()
-        }
-        for task in self._tasks.values():
-            task.add_done_callback(_go_down_with)
-
-    async def end(self) -> None:
-        """Stores what was accepted, as far as possible. Every step is tried, even if another failed.
-
-        It takes at most the setting `stop_timeout`, `LATEST_SECONDS` and twice `END_SECONDS`, and a second more for each. By
-        then nobody is connected.
-        """
-        service = self.service
-        seconds = service.settings.stop_timeout
-        await asyncio.gather(
-            # What is not stored was not acknowledged, so the devices still have it.
-            _step("storing the fixes", seconds, service.recorder.flush(), by=self._tasks.get(RECORDER)),
-            # These exist only here.
-            _step("storing the events", seconds, service.monitor.flush(), by=self._tasks.get(EVENTS)),
-        )
-        seconds = min(seconds, LATEST_SECONDS)
-        await asyncio.gather(
-            _step("writing the latest positions", seconds, service.latest.flush()),
-            # The ends of watches. Without them the next hub only knows that they ended before it started.
-            _step("writing the audit", seconds, service.audit.flush(), by=self._tasks.get(AUDIT)),
-        )
-        await self._stop()
-
-    async def give_up(self) -> None:
-        """Stores nothing: what is in memory belongs to another database. Devices send again what was not acknowledged."""
-        self.service.change_feed.close()
-        await _step("sending everybody away", END_SECONDS, self.service.hub.send_all_away())
-        await self._stop()
-
-    async def _stop(self) -> None:
-        self.service.recorder.give_up(StoreUnavailable("the hub goes down, and what waits is not stored: send it again"))
-        for task in self._tasks.values():
-            task.cancel()
-        await _step("ending the tasks", END_SECONDS, _ended(self._tasks.values()))
-        await asyncio.gather(*(_step("closing a pool", END_SECONDS, database.close()) for database in self._databases))
-
-
-async def _step(name: str, seconds: float, work: Coroutine[Any, Any, None], *, by: asyncio.Task[None] | None = None) -> None:
-    """Carries out one step of the shutdown and logs how it ended. Raises nothing, and returns when the time is over.
-
-    `by` is the task that does what `work` waits for. If it has ended, there is nothing to wait for.
-    """
-    began = time.monotonic()
-    task = asyncio.create_task(work, name=name)
-    awaited = {task} if by is None else {task, by}
-    await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    if not task.done():
-        task.cancel()
-        # Its cleanup may hang as well.
-        await asyncio.wait({task}, timeout=CANCEL_SECONDS)
-        why = f"the task {by.get_name()} has ended" if by is not None and by.done() else f"it takes more than {seconds:g} s"
-        logger.warning("going down: gave up %s: %s", name, why)
-    elif task.cancelled():
-        logger.warning("going down: %s was cancelled", name)
-    elif (error := task.exception()) is not None:
-        known = isinstance(error, StoreUnavailable | asyncpg.PostgresError)
-        logger.warning("going down: %s failed: %s", name, error, exc_info=None if known else error)
-    else:
-        logger.info("going down: %s took %.2f s", name, time.monotonic() - began)
-
-
-async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
-    await asyncio.wait(tasks)
-
-
-def _go_down_with(task: asyncio.Task[None]) -> None:
-    """Ends the hub if a task fails. Without its recorder, for example, it would accept fixes and never acknowledge them."""
-    if not task.cancelled() and task.exception() is not None:
-        logger.critical("the %s failed, so the hub goes down", task.get_name(), exc_info=task.exception())
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-async def _beat(service: Service) -> None:
-    while True:
-        await asyncio.sleep(service.settings.tick_interval / (BEATS * STEPS))
-        service.hub.beat()
-        service.lines.let_go()
-
-
-async def _fleet_tick(service: Service) -> None:
-    """Ticks by the loop's clock, so that work between two ticks does not delay the next one."""
-    loop = asyncio.get_running_loop()
-    due = loop.time()
-    count = 0
-    while True:
-        due = max(due + FLEET_TICK, loop.time())
-        await asyncio.sleep(due - loop.time())
-        count += 1
-        fleets, spent, began, slice_began = service.hub.fleets, 0.0, time.thread_time(), time.perf_counter()
-        for _ in chain(fleets.ticking(), fleets.recounting() if count % TICKS_OF_RECOUNT == 0 else ()):
-            if time.perf_counter() - slice_began > SLICE_SECONDS:
-                spent += time.thread_time() - began
-                await asyncio.sleep(0)
-                began, slice_began = time.thread_time(), time.perf_counter()
-        FLEET_TICK_SECONDS.observe(spent + time.thread_time() - began)
-
-
-async def _learn_revoked(service: Service) -> None:
-    """Reads the revoked tokens as soon as the database answers."""
-    await _until_stored(_read_revoked, service)
-
-
-async def _read_revoked(service: Service) -> None:
-    # The change log tells what is revoked from now on.
-    await service.follower.begin()
-    async with service.database.transaction() as connection:
-        if service.auth.revoked:
-            # A database that went back must not admit revoked tokens again.
-            lost = {jti: expiry_in(jti) for jti in service.auth.revoked}
-            await share_store.revoke_tokens(connection, lost, service.clock())
-        stored = await share_store.revoked_tokens(connection)
-    service.auth.know_revoked(stored)
-
-
-async def _keep_house(service: Service) -> None:
-    """Makes the partitions of the next days, at start and every hour. Every hour it also removes what is no longer used."""
-
-    async def ahead(service: Service) -> None:
-        today = service.clock() // DAY_MS
-        await service.recorder.make_partitions(set(range(today - 1, today + DAYS_AHEAD + 1)))
-
-    while True:
-        await _until_stored(ahead, service)
-        # At start there is nothing to remove. The audit must not write before it has ended what the previous hub left open.
-        await asyncio.sleep(HOUSEKEEPING_SECONDS)
-        await let_go(service)
-
-
-async def let_go(service: Service) -> None:
-    """Removes vehicles without a connection and past days from memory, and writes what waits for the audit."""
-    service.ingest_vehicles.let_go(service.hub.drivers)
-    service.recorder.forget_partitions()
-    with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
-        await service.audit.write()
-
-
-async def _check_marks(service: Service) -> None:
-    """Notices a database that went back while nothing is written. `_lifespan` waits for that."""
-    while True:
-        await asyncio.sleep(CHECK_SECONDS)
-        with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
-            await service.database.check_marks()
-
-
-async def _until_stored(work: http.ServiceWork, service: Service) -> None:
-    while True:
-        try:
-            await work(service)
-        except (StoreUnavailable, asyncpg.PostgresError) as error:
-            # The hub must not end for any of these errors.
-            logger.warning("%s; trying again", error)
-            await asyncio.sleep(RETRY_SECONDS)
-        else:
-            return

@@ -87,11 +87,11 @@ class Fix(msgspec.Struct, gc=False, omit_defaults=True):
     battery: float | msgspec.UnsetType = msgspec.UNSET
 
 
-class Position(msgspec.Struct, gc=False):
+class Position(msgspec.Struct, gc=False, array_like=True):
     """A fix that the hub accepted, with its vehicle, trip, arrival time and flags.
 
     `vehicle`, `session` and `trip` are the store's numbers. `vehicle_id` and `trip_id` are the public ids. `live` says that it
-    moves the marker: it is the newest of its vehicle and has no flag.
+    moves the marker: it is the newest of its vehicle and has no flag. Hubs send it to each other as an array.
     """
 
     vehicle: int

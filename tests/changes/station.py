@@ -16,10 +16,10 @@ import tracking.service
 from tests.changes.stand_ins import StandInWire
 from tests.changes.turns import ShakyDatabase, Turns, answer_lost
 from tests.support.hub_process import SECRET
-from tracking.app import _read_revoked
 from tracking.auth import Auth, Principal
 from tracking.config import Rate, load
 from tracking.errors import Refusal, StoreUnavailable, TokenRefused
+from tracking.life import _read_revoked
 from tracking.live import follower
 from tracking.model import Place, system_clock
 from tracking.service import Service, assemble

@@ -10,7 +10,6 @@ import asyncpg
 from tests.support.clients import fix, now_ms
 from tests.support.devices import until
 from tests.support.hub_process import SECRET
-from tracking.app import _Life
 from tracking.auth import Auth
 from tracking.config import load
 from tracking.ingest.acks import Acks
@@ -20,6 +19,7 @@ from tracking.ingest.intake import Taken
 from tracking.ingest.latest import Latest
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.vehicles import IngestVehicle, Session
+from tracking.life import Life
 from tracking.model import Fix, Fleet, Position, Vehicle, system_clock
 from tracking.protocol.driver import Unreadable
 from tracking.service import Service, assemble
@@ -33,11 +33,11 @@ MakeService = Callable[..., Awaitable[Service]]
 @contextlib.asynccontextmanager
 async def services(database_url: str) -> AsyncIterator[MakeService]:
     """Makes running services, each with its own settings. The database has the vehicle `VAN`."""
-    lives: list[_Life] = []
+    lives: list[Life] = []
 
     async def make(**settings: Any) -> Service:
         known = load(database_url=database_url, jwt_secret=SECRET, commit_interval=0, **settings)
-        life = _Life(assemble(known, database_url, Auth(known, system_clock), system_clock))
+        life = Life(assemble(known, database_url, Auth(known, system_clock), system_clock))
         lives.append(life)
         await life.begin()
         async with life.service.database.transaction() as connection:

@@ -1,0 +1,165 @@
+"""What hubs tell each other, as msgpack: a `Beat` to all each second, and `Packet`s from one hub to another.
+
+A packet holds positions and notices. Each notice is decoded by itself: a notice of an unknown kind, which a newer hub sends, is
+counted and left out. Fields are only added at the end, with a default.
+"""
+
+import msgspec
+
+from tracking.model import Position, Trip
+
+VERSION = 1
+"""Of this format. Messages of another version are counted and ignored."""
+MAX_BYTES = 256 * 1024
+"""The largest message."""
+
+
+class Beat(msgspec.Struct, array_like=True, gc=False):
+    """A hub is alive. `started_at` is an instant. `links` holds the last number of its link to each receiver.
+
+    `confirmed`: it has read the change log to its end a moment ago, so it reaches the database.
+    """
+
+    version: int
+    node: str
+    """its boot id"""
+    name: str
+    release: str
+    """the version of the program"""
+    started_at: int
+    confirmed: bool
+    life: int
+    links: dict[str, int]
+
+
+class Packet(msgspec.Struct, array_like=True, gc=False):
+    """What one hub has to tell another. `life` rises when the sender has connected to the broker again.
+
+    `number` is contiguous from 1 for each sender, life and receiver.
+    """
+
+    version: int
+    sender: str
+    life: int
+    number: int
+    positions: list[Position]
+    notices: list[msgspec.Raw]
+
+
+class Want(msgspec.Struct, tag="want", array_like=True, gc=False):
+    """The sender has readers of this trip, or keeps its feed for readers that return. Repeated when something of it changes.
+
+    `watched`: somebody reads it now, so its driver is asked to report often. `ask` is not 0 if the sender wants a `TripAnswer`
+    with this number. The answer has all of the trip from the instant `since` on, as far as it is in memory; 0: what is not
+    committed yet.
+    """
+
+    trip_id: str
+    watched: bool
+    ask: int = 0
+    since: int = 0
+
+
+class Unwant(msgspec.Struct, tag="unwant", array_like=True, gc=False):
+    """The sender's feed of this trip has ended."""
+
+    trip_id: str
+
+
+class TripAnswer(msgspec.Struct, tag="trip", array_like=True, gc=False):
+    """What the sender knows of a trip, all from the same step of its event loop. Every hub answers, with or without content.
+
+    `home`: the sender is the home of the trip's vehicle. `unstored` are positions that are not known to be committed. `recent`
+    are all positions of the trip since `recent_from` that are not suspect, in the order of their arrival; both are empty and 0
+    if the sender does not know all of them. `trip` is the trip as of the change `as_of`, with `recent` only. `quiet_from`: no
+    message was posted in the trip since this instant; 0: one was, or the sender does not know. `more`: another answer with the
+    same `ask` follows.
+    """
+
+    ask: int
+    trip_id: str
+    home: bool = False
+    unstored: list[Position] = []
+    recent: list[Position] = []
+    recent_from: int = 0
+    trip: Trip | None = None
+    as_of: int = 0
+    quiet_from: int = 0
+    more: bool = False
+
+
+class LateFixes(msgspec.Struct, tag="late", array_like=True, gc=False):
+    """The part of a trip's line between two fix times must be read again from the store. `trip` is the store's number.
+
+    `taken_out` is the last fix time of positions that turned out not to belong to the trip.
+    """
+
+    trip_id: str
+    trip: int
+    from_: int
+    to: int
+    taken_out: int | None = None
+
+
+class Refiled(msgspec.Struct, tag="refiled", array_like=True, gc=False):
+    """These positions of a vehicle turned out to belong to the trip (`got`), or not to belong to it (`lost`: fix times)."""
+
+    trip_id: str
+    trip: int
+    vehicle_id: str
+    lost: list[int] = []
+    got: list[Position] = []
+
+
+class HandOverAsk(msgspec.Struct, tag="hand_over_ask", array_like=True, gc=False):
+    """The sender is about to be the vehicle's home. `vehicle` is the store's number, `session` the name its driver said."""
+
+    ask: int
+    vehicle: int
+    vehicle_id: str
+    session: str
+
+
+class HandOver(msgspec.Struct, tag="hand_over", array_like=True, gc=False):
+    """The answer of the former home, which has forgotten the vehicle. `state` is what it knew; empty: nothing."""
+
+    ask: int
+    vehicle: int
+    state: bytes = b""
+
+
+class Committed(msgspec.Struct, tag="committed", array_like=True, gc=False):
+    """A hint: the sender has committed changes. The log is the authority.
+
+    `revoked` are the ids of revoked tokens, and `over` of trips that have ended: facts that never change again.
+    """
+
+    revoked: list[str] = []
+    over: list[str] = []
+
+
+Notice = Want | Unwant | TripAnswer | LateFixes | Refiled | HandOverAsk | HandOver | Committed
+
+_encoder = msgspec.msgpack.Encoder()
+_beats = msgspec.msgpack.Decoder(Beat)
+_packets = msgspec.msgpack.Decoder(Packet)
+_notices: msgspec.msgpack.Decoder[Notice] = msgspec.msgpack.Decoder(Notice)
+
+
+def encode(message: Beat | Packet | Notice) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_beat(data: bytes) -> Beat:
+    """Raises `msgspec.DecodeError`."""
+    return _beats.decode(data)
+
+
+def decode_packet(data: bytes) -> Packet:
+    """Raises `msgspec.DecodeError`. Check its `version` before its content."""
+    return _packets.decode(data)
+
+
+def decode_notice(data: msgspec.Raw) -> Notice:
+    """Raises `msgspec.DecodeError`, also for an unknown kind."""
+    return _notices.decode(data)
