@@ -72,6 +72,8 @@ class Events:
         self._waiting: list[Emitted] = []
         self._group: list[Emitted] = []
         """The events that are being stored."""
+        self._taken_back: set[int] = set()
+        """Which of them, by `id`, were taken back before they had ids."""
         self._arrived = asyncio.Event()
         self._all_told = asyncio.Event()
         self.on_stored: Callable[[], None] = lambda: None
@@ -104,6 +106,7 @@ class Events:
         Those that are being stored just now have their ids already, and may be stored here and again.
         """
         mine = [emitted.event for emitted in chain(self._group, self._waiting) if emitted.vehicle is vehicle]
+        self._taken_back.update(id(e) for e in self._group if e.vehicle is vehicle and not e.event.event_id)
         self._waiting[:] = [emitted for emitted in self._waiting if emitted.vehicle is not vehicle]
         return mine
 
@@ -126,7 +129,10 @@ class Events:
             while self._waiting:
                 group = self._group = self._waiting[:MAX_GROUP]
                 del self._waiting[:MAX_GROUP]
-                numbered = self._group = await self._number(group)
+                numbered = await self._number(group)
+                numbered = [one for one, before in zip(numbered, group, strict=True) if id(before) not in self._taken_back]
+                self._taken_back.clear()
+                self._group = numbered
                 await batch.store("events", numbered, self._commit, _FAULTS_OF_EVENTS, self._give_up)
                 self._group = []
 
