@@ -106,7 +106,6 @@ class Silences:
                 [one.fleet_id for one in found],
                 [one.vehicle for one in found],
                 [_event(number, one, now) for number, one in zip(ids, found, strict=True)],
-                newly_silent=True,
             )
         EVENTS.labels(EventKind.SIGNAL_LOST.value).inc(len(stored))
         self._events.on_stored()

@@ -24,9 +24,11 @@ class Quiet(NamedTuple):
 
 
 async def begin(connection: Connection, since: Mapping[int, int]) -> set[int]:
-    """Stores since when vehicles are silent. Returns those that were not silent before."""
+    """Stores since when vehicles are silent. Returns those that were not silent before: theirs is the event `signal_lost`."""
     if not since:
         return set()
+    # In one order, so that two hubs that write at once cannot deadlock.
+    since = dict(sorted(since.items()))
     rows = await connection.fetch(
         """
         INSERT INTO silences (vehicle, since) SELECT * FROM unnest($1::integer[], $2::timestamptz[])
@@ -38,9 +40,19 @@ async def begin(connection: Connection, since: Mapping[int, int]) -> set[int]:
     return {row["vehicle"] for row in rows}
 
 
-async def end(connection: Connection, vehicles: Sequence[int]) -> None:
-    if vehicles:
-        await connection.execute("DELETE FROM silences WHERE vehicle = ANY($1::integer[])", vehicles)
+async def end(connection: Connection, vehicles: Sequence[int]) -> set[int]:
+    """Ends silences. Returns those of the vehicles that were silent: theirs is the event `signal_back`."""
+    if not vehicles:
+        return set()
+    rows = await connection.fetch(
+        """
+        DELETE FROM silences s USING (
+            SELECT vehicle FROM silences WHERE vehicle = ANY($1::integer[]) ORDER BY vehicle FOR UPDATE
+        ) AS ended WHERE s.vehicle = ended.vehicle RETURNING s.vehicle
+        """,
+        vehicles,
+    )
+    return {row["vehicle"] for row in rows}
 
 
 async def silent(connection: Connection, vehicles: Sequence[int]) -> set[int]:
