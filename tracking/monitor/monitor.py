@@ -16,14 +16,15 @@ from tracking.errors import StoreUnavailable, StoreWentBack
 from tracking.live.fleet import FleetFeed, LiveVehicle
 from tracking.live.fleets import Fleets
 from tracking.metrics import CHANGES_FAILED
-from tracking.model import Clock, Fleet, Position
+from tracking.model import Clock, EventKind, Fleet, Position
 from tracking.monitor.alerts import Alerts, old_after
+from tracking.monitor.arrivals import Arrivals
 from tracking.monitor.events import Events
 from tracking.monitor.fences import FencesInForce, made, note_broken
 from tracking.monitor.geofences import Fence
 from tracking.monitor.judge import MoveJudge
-from tracking.monitor.last_heard import LastHeard
-from tracking.monitor.rules import Stay
+from tracking.monitor.last_heard import AtHome, LastHeard
+from tracking.monitor.rules import Alert, Stay
 from tracking.monitor.states import AlertStates
 from tracking.protocol.codec import frame
 from tracking.protocol.dispatcher import GeofenceGone, GeofenceNews
@@ -45,11 +46,19 @@ class Monitor:
     """`run` monitors the fleets in memory, until it is cancelled. It hands what it finds to `events`.
 
     `states` are those that `fleets` was given. `gone_after` (s) is how long a vehicle may be silent before it leaves its
-    fleet's map.
+    fleet's map. Of a vehicle that is not `at_home`, only its place and status are shown: another hub finds its events.
     """
 
     def __init__(
-        self, database: Database, fleets: Fleets, states: AlertStates, events: Events, clock: Clock, *, gone_after: float
+        self,
+        database: Database,
+        fleets: Fleets,
+        states: AlertStates,
+        events: Events,
+        clock: Clock,
+        *,
+        gone_after: float,
+        at_home: AtHome = lambda _: True,
     ) -> None:
         self._database = database
         self._fleets = fleets
@@ -58,7 +67,9 @@ class Monitor:
         self.states = states
         self.fences = FencesInForce()
         self._alerts = Alerts(events, clock)
-        self.last_heard = LastHeard(fleets, states, self._alerts, gone_after_ms=int(gone_after * 1000))
+        self.at_home = at_home
+        self.last_heard = LastHeard(fleets, states, self._alerts, at_home, gone_after_ms=int(gone_after * 1000))
+        self.arrivals = Arrivals(database, fleets, states)
         self.judge = MoveJudge(states, self.fences, self._alerts, self.last_heard)
         self._moves: deque[tuple[LiveVehicle, Position]] = deque()
         """Moves that are still to be judged in this look, in order."""
@@ -74,8 +85,9 @@ class Monitor:
         if position is not None and vehicle.position is None:
             now = self._clock()
             state.previous = position
-            # Its silence begins now: while its fleet was not in memory, it could not be heard.
-            state.heard = now
+            state.foreign = not self.at_home(vehicle.vehicle.vehicle_id)
+            # Its silence begins now: while its fleet was not in memory, it could not be heard. Its home could hear it.
+            state.heard = min(now, position.server_time) if state.foreign else now
             vehicle.lost = vehicle.age_of(position) >= old_after(vehicle.feed.fleet.signal_lost_after)
             vehicle.feed.moved(vehicle, position)
             self.last_heard.look_after(vehicle)
@@ -93,7 +105,36 @@ class Monitor:
     def is_heard(self, vehicle: LiveVehicle) -> bool:
         """Whether an event is still to be told if the vehicle falls silent."""
         state = self.states.get(vehicle)
-        return state is not None and state.due and not state.silent
+        return state is not None and state.due and not state.silent and self.at_home(vehicle.vehicle.vehicle_id)
+
+    # --- vehicles of other hubs -------------------------------------------------------------------------------------------
+
+    def seen_elsewhere(self, vehicle: LiveVehicle, position: Position) -> None:
+        """Shows where a vehicle is whose home is another hub, as the store has it. Finds no events."""
+        state = self.states[vehicle]
+        state.foreign = True
+        state.heard = position.server_time
+        vehicle.feed.moved(vehicle, position)
+        vehicle.lost = state.silent or vehicle.age_of(position) >= old_after(vehicle.feed.fleet.signal_lost_after)
+        vehicle.feed.restate(vehicle)
+        if not state.due:
+            self.last_heard.look_after(vehicle)
+
+    def signal_told(self, number: int, *, lost: bool) -> None:
+        """The log says that the signal of the vehicle with this number is lost, or back. This hub may have told it."""
+        vehicle = self._fleets.by_number.get(number)
+        state = self.states.get(vehicle) if vehicle is not None else None
+        if vehicle is None or state is None or state.silent is lost:
+            return
+        if not self.at_home(vehicle.vehicle.vehicle_id):
+            state.silent = vehicle.lost = lost
+            vehicle.feed.restate(vehicle)
+        elif lost and state.heard is not None:
+            if self._clock() - state.heard < vehicle.feed.fleet.signal_lost_after * 1000:
+                # Another hub took its home for dead. If this hub told it, its `signal_back` is in the log already.
+                self._alerts.tell(vehicle, vehicle.position, Alert(EventKind.SIGNAL_BACK))
+            else:
+                self.last_heard.fall_silent(vehicle)
 
     def fleet_changed(self, fleet: Fleet) -> None:
         """To be called after COMMIT: the fleet has this name and these thresholds now."""
@@ -136,6 +177,8 @@ class Monitor:
                 continue
             state = self.states[vehicle]
             state.dwell_at = 0.0
+            if state.foreign:
+                continue
             is_near = west <= fence.beside(position.longitude) <= east and south <= position.latitude <= north
             if is_near or geofence_id in state.inside:
                 asked.append((vehicle, position))
@@ -204,6 +247,7 @@ class Monitor:
     async def run(self) -> None:
         while True:
             await self._look_in_parts()
+            await self.arrivals.read()
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look_in_parts(self) -> None:
@@ -241,6 +285,9 @@ class Monitor:
             if not vehicle.feed.loaded:
                 self._fleets.wait(vehicle, position)
                 continue
+            if (state := self.states.get(vehicle)) is not None and state.foreign:
+                self.arrivals.wait(vehicle, position)
+                continue
             # A fleet must not see what a vehicle did before it joined.
             seen = min(position.fix_time - vehicle.clock_skew, position.server_time)
             if self._fleets.is_there(vehicle) and seen >= vehicle.joined_at:
@@ -267,7 +314,7 @@ class Monitor:
             for vehicle in feed.vehicles:
                 position = vehicle.position
                 state = self.states.get(vehicle)
-                if state is None or not state.inside or position is None or vehicle.lost:
+                if state is None or state.foreign or not state.inside or position is None or vehicle.lost:
                     continue
                 # This is time by the fixes: a vehicle that sends an hour's backlog has not stayed that hour yet.
                 instant = position.fix_time + max(0, now - position.server_time)

@@ -1,7 +1,7 @@
 """Positions and latest positions that are newer than those that a hub has shown, for vehicles whose home is another hub."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tracking.geo import unpack_point
 from tracking.model import Position
@@ -61,28 +61,28 @@ async def of_trips(connection: Connection, shown: Sequence[Shown], now: int) -> 
         MOST,
     )
     while rows := await cursor.fetch(ROWS_AT_ONCE):
-        found = []
-        for vehicle, vehicle_id, trip, trip_id, session, seq, fix_time, server_time, accuracy, speed, bearing, point in rows:
-            longitude, latitude = unpack_point(point)
-            found.append(
-                Position(
-                    vehicle=vehicle,
-                    vehicle_id=vehicle_id,
-                    session=session,
-                    seq=seq,
-                    fix_time=fix_time,
-                    server_time=server_time,
-                    latitude=latitude,
-                    longitude=longitude,
-                    accuracy=accuracy,
-                    altitude=None,
-                    speed=speed,
-                    bearing=bearing,
-                    battery=None,
-                    trip=trip,
-                    trip_id=trip_id,
-                    suspect=(),
-                    live=True,
-                )
-            )
-        yield found
+        yield [_position(row) for row in rows]
+
+
+def _position(row: Any) -> Position:
+    """A position that moves the marker of its trip's watchers. Its altitude and battery are not shown to them."""
+    longitude, latitude = unpack_point(row["point"])
+    return Position(
+        vehicle=row["vehicle"],
+        vehicle_id=row["vehicle_id"],
+        session=row["session"],
+        seq=row["seq"],
+        fix_time=row["fix_time"],
+        server_time=row["server_time"],
+        latitude=latitude,
+        longitude=longitude,
+        accuracy=row["accuracy"],
+        altitude=None,
+        speed=row["speed"],
+        bearing=row["bearing"],
+        battery=None,
+        trip=row["trip"],
+        trip_id=row["trip_id"],
+        suspect=(),
+        live=True,
+    )
