@@ -84,6 +84,8 @@ class Life:
                 "latest positions": service.latest.run(),
                 "revisions": service.revisions.run(),
                 "refiling": service.refiling.run(),
+                "nodes": service.nodes.run(),
+                "homes": service.homes.run(),
                 "summaries": service.summaries.run(),
                 "erasures": service.erasures.run(),
                 "retention": service.retention.run(),

@@ -78,6 +78,10 @@ DELIVERIES = Tally("tracking_deliveries", "Updates handed to watchers' queues")
 FLEET_DELIVERIES = Tally("tracking_fleet_deliveries", "Vehicles' updates handed to dispatchers' viewports")
 SKIPPED = Tally("tracking_positions_skipped", "Positions left out for slow readers")
 DRIVERS = Gauge("tracking_drivers", "Drivers connected", registry=REGISTRY)
+HOMES = Gauge("tracking_homes", "Vehicles whose home is this hub", registry=REGISTRY)
+HOME_CLAIMS = Counter("tracking_home_claims", "Homes of vehicles that this hub has taken", registry=REGISTRY)
+HOMES_LOST = Counter("tracking_homes_lost", "Homes of vehicles that other hubs have taken", ["reason"], registry=REGISTRY)
+HAND_OVERS = Counter("tracking_hand_overs", "Hand-overs of vehicles between hubs", ["outcome"], registry=REGISTRY)
 CLOCKS_WRONG = Gauge("tracking_clocks_wrong", "Vehicles whose device's clock is known to be wrong", registry=REGISTRY)
 WATCHERS = Gauge("tracking_watchers", "Passengers and others watching a trip", registry=REGISTRY)
 FLEET_TICK_SECONDS = Histogram(
@@ -154,4 +158,26 @@ KEY_READINGS = Tally(
     "Readings of the JWKS, by outcome: good, failed",
     "outcome",
     ("good", "failed"),
+)
+PEERS = Gauge("tracking_peers", "Other hubs that are alive", registry=REGISTRY)
+BROKER_CONNECTED = Gauge("tracking_broker_connected", "1 while this hub is connected to the broker", registry=REGISTRY)
+_TO_AND_FROM = ("out", "in")
+NODE_PACKETS = Tally("tracking_node_packets", "Packets to other hubs (out) and from them (in)", "direction", _TO_AND_FROM)
+NODE_BYTES = Tally(
+    "tracking_node_bytes", "Bytes of packets and beats to other hubs (out) and from them (in)", "direction", _TO_AND_FROM
+)
+NODE_POSITIONS = Tally("tracking_node_positions", "Positions to other hubs (out) and from them (in)", "direction", _TO_AND_FROM)
+NODE_GAPS = Tally("tracking_node_gaps", "Times that packets from another hub were lost")
+NODE_DROPPED = Tally(
+    "tracking_node_dropped",
+    "Positions and notices to other hubs that were dropped: the link was full, or the connection lost",
+    "kind",
+    ("position", "notice"),
+)
+NODE_IGNORED = Tally(
+    "tracking_node_ignored",
+    "Messages from the broker that were ignored: broken, of another version, of an unknown sender (foreign), repeated,"
+    " notices of an unknown kind, and notices that this hub failed to handle (failed)",
+    "reason",
+    ("broken", "version", "foreign", "repeated", "kind", "failed"),
 )

@@ -7,6 +7,8 @@ from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.budgets import Budgets, assemble_budgets
 from tracking.change_upkeep import ChangeUpkeep
+from tracking.cluster.assembly import assemble_homes
+from tracking.cluster.homes import Homes
 from tracking.config import Settings
 from tracking.downloads import Downloads
 from tracking.erasure import Erasures
@@ -21,7 +23,7 @@ from tracking.ingest.commit_queue import CommitQueue
 from tracking.ingest.intake import Intake
 from tracking.ingest.latest import Latest
 from tracking.ingest.recorder import Recorder
-from tracking.ingest.vehicles import IngestVehicles
+from tracking.ingest.vehicles import IngestVehicle, IngestVehicles, Session
 from tracking.lanes import Lanes, give_back
 from tracking.live.change_feed import ChangeFeed
 from tracking.live.follower import Follower
@@ -34,6 +36,9 @@ from tracking.monitor.loader import Loader
 from tracking.monitor.monitor import Monitor
 from tracking.monitor.silence import Silences
 from tracking.monitor.states import AlertStates
+from tracking.nodes.backplane import Backplane
+from tracking.nodes.node import this_node
+from tracking.nodes.nodes import Nodes
 from tracking.refiling import Refiling
 from tracking.services.access import Access
 from tracking.services.fleets import Fleets
@@ -109,6 +114,10 @@ class Service:
     messages: Messages
     access: Access
     revisions: Revisions
+    nodes: Nodes
+    """the other hubs on this database"""
+    homes: Homes
+    """of vehicles whose drivers are connected here"""
     refiling: Refiling
     """of fixes that raced a change of their vehicle's trips"""
     summaries: Summaries
@@ -123,19 +132,24 @@ class Service:
     audit: Audit
 
 
-def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_event: int = 0) -> Service:
+def assemble(
+    settings: Settings, url: str, auth: Auth, clock: Clock, *, last_event: int = 0, backplane: Backplane | None = None
+) -> Service:
     """Builds the parts around the database at `url` and joins them. Nothing runs yet.
 
     All that was read from the database is in these parts, with two exceptions. `auth` knows tokens by their unguessable ids.
     `last_event` is the last id that another service on this database may have sent.
     """
-    return _Assembly(settings, url, auth, clock, last_event).service()
+    return _Assembly(settings, url, auth, clock, last_event, backplane).service()
 
 
 class _Assembly:
     """Builds the parts in the order in which they depend on each other. A part that comes later is reached by a lambda."""
 
-    def __init__(self, settings: Settings, url: str, auth: Auth, clock: Clock, last_event: int) -> None:
+    def __init__(
+        self, settings: Settings, url: str, auth: Auth, clock: Clock, last_event: int, backplane: Backplane | None
+    ) -> None:
+        self._backplane = backplane
         self.settings = settings
         self.auth = auth
         self.clock = clock
@@ -164,6 +178,7 @@ class _Assembly:
 
     def _build_live(self) -> None:
         settings = self.settings
+        self.nodes = Nodes(this_node("", self.clock()), self._backplane)
         self.states = AlertStates()
         self.hub = Hub(
             self.clock,
@@ -219,8 +234,11 @@ class _Assembly:
         )
         self.ingest_vehicles.on_unsettled = self.refiling.refile
         self.intake = Intake(
-            settings, self.ingest_vehicles, self.recorder, self.backlogs, self.hub, self.budgets, self.marks, self.clock
+            settings, self._open_session, self.recorder, self.backlogs, self.hub, self.budgets, self.marks, self.clock
         )
+
+    async def _open_session(self, vehicle: IngestVehicle, name: str) -> Session | None:
+        return await self.homes.open_session(vehicle, name)
 
     def _build_erasures(self) -> None:
         self.erasures = Erasures(self.database, self.jobs, self.clock, settled=self.recorder.settled)
@@ -229,6 +247,10 @@ class _Assembly:
         database, fleets, gone_after = self.database, self.hub.fleets, self.settings.gone_after
         self.events = Events(database, fleets, last_event=last_event)
         self.monitor = Monitor(database, fleets, self.states, self.events, self.clock, gone_after=gone_after)
+        self.homes = assemble_homes(
+            *(database, self.ingest_vehicles, self.hub, self.recorder),
+            *(self.refiling, self.monitor, self.nodes, self.clock),
+        )
         self.silences = Silences(database, fleets, self.events, self.clock, gone_after=gone_after)
 
     def _build_loader(self) -> None:
@@ -321,6 +343,8 @@ class _Assembly:
                 follower, self.auth, clock, shares_per_trip=settings.shares_per_trip, revoked_limit=settings.revoked_limit
             ),
             revisions=self.revisions,
+            nodes=self.nodes,
+            homes=self.homes,
             refiling=self.refiling,
             summaries=self.summaries,
             sums=self.sums,

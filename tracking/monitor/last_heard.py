@@ -9,8 +9,8 @@ from tracking.monitor.alerts import Alerts
 from tracking.monitor.rules import Alert
 from tracking.monitor.states import AlertStates
 
-AtHome = Callable[[str], bool]
-"""Whether events of a vehicle, by its id, are found by this hub. Another hub finds them if it is the vehicle's home."""
+SpeaksFor = Callable[[LiveVehicle], bool]
+"""Whether this hub tells events of a vehicle. Its home tells them if that is another hub."""
 SWEEP_MS = 1_000
 PAUSE_MS = 10_000
 """A longer time between two sweeps means that the clock was set, or that this process stood still."""
@@ -24,8 +24,10 @@ class LastHeard:
     `gone_after_ms` is how long a vehicle may be silent before it leaves its fleet's map.
     """
 
-    def __init__(self, fleets: Fleets, states: AlertStates, alerts: Alerts, homes: AtHome, *, gone_after_ms: int) -> None:
-        self._at_home = homes
+    def __init__(
+        self, fleets: Fleets, states: AlertStates, alerts: Alerts, speaks_for: SpeaksFor, *, gone_after_ms: int
+    ) -> None:
+        self._speaks_for = speaks_for
         self._fleets = fleets
         self._states = states
         self._alerts = alerts
@@ -64,7 +66,7 @@ class LastHeard:
         """Schedules the check of this vehicle."""
         state = self._states[vehicle]
         assert state.heard is not None
-        lost = state.silent or (vehicle.lost and state.foreign)
+        lost = state.silent or (vehicle.lost and not self._speaks_for(vehicle))
         after = self._gone_after_ms if lost else int(vehicle.feed.fleet.signal_lost_after * 1000)
         second = max(min(state.heard + after, self._swept + LOOK_AFTER_MS), self._swept) // 1000 + 1
         state.due = True
@@ -86,14 +88,12 @@ class LastHeard:
             # Its moves wait to be judged.
             state.heard = now
         silent_for = now - state.heard
-        at_home = self._at_home(vehicle.vehicle.vehicle_id)
-        # What is remembered of it is read again with its next move here: see `arrivals`.
-        state.foreign = state.foreign or not at_home
-        if (state.silent or state.foreign) and silent_for >= self._gone_after_ms:
+        ours = self._speaks_for(vehicle)
+        if (state.silent or not ours) and silent_for >= self._gone_after_ms:
             feed.leave(vehicle)
             return
         if not state.silent and silent_for >= feed.fleet.signal_lost_after * 1000:
-            if at_home:
+            if ours:
                 self.fall_silent(vehicle)
                 self._alerts.tell(vehicle, vehicle.position, Alert(EventKind.SIGNAL_LOST))
             elif not vehicle.lost:

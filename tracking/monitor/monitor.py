@@ -18,13 +18,12 @@ from tracking.live.fleets import Fleets
 from tracking.metrics import CHANGES_FAILED
 from tracking.model import Clock, EventKind, Fleet, Position
 from tracking.monitor.alerts import Alerts, old_after
-from tracking.monitor.arrivals import Arrivals
 from tracking.monitor.events import Events
 from tracking.monitor.fences import FencesInForce, made, note_broken
 from tracking.monitor.geofences import Fence
 from tracking.monitor.judge import MoveJudge
-from tracking.monitor.last_heard import AtHome, LastHeard
-from tracking.monitor.rules import Alert, Stay
+from tracking.monitor.last_heard import LastHeard
+from tracking.monitor.rules import Alert, AlertState, Stay
 from tracking.monitor.states import AlertStates
 from tracking.protocol.codec import frame
 from tracking.protocol.dispatcher import GeofenceGone, GeofenceNews
@@ -46,7 +45,7 @@ class Monitor:
     """`run` monitors the fleets in memory, until it is cancelled. It hands what it finds to `events`.
 
     `states` are those that `fleets` was given. `gone_after` (s) is how long a vehicle may be silent before it leaves its
-    fleet's map. Of a vehicle that is not `at_home`, only its place and status are shown: another hub finds its events.
+    fleet's map.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class Monitor:
         clock: Clock,
         *,
         gone_after: float,
-        at_home: AtHome = lambda _: True,
     ) -> None:
         self._database = database
         self._fleets = fleets
@@ -67,10 +65,15 @@ class Monitor:
         self.states = states
         self.fences = FencesInForce()
         self._alerts = Alerts(events, clock)
-        self.at_home = at_home
-        self.last_heard = LastHeard(fleets, states, self._alerts, at_home, gone_after_ms=int(gone_after * 1000))
-        self.arrivals = Arrivals(database, fleets, states)
+        self.last_heard = LastHeard(
+            fleets, states, self._alerts, lambda vehicle: self.speaks_for(vehicle), gone_after_ms=int(gone_after * 1000)
+        )
         self.judge = MoveJudge(states, self.fences, self._alerts, self.last_heard)
+        self.speaks_for: Callable[[LiveVehicle], bool] = lambda _: True
+        """Whether events of a vehicle are told here. Another hub may be its home: then only its place and status are shown.
+
+        `cluster` sets it.
+        """
         self._moves: deque[tuple[LiveVehicle, Position]] = deque()
         """Moves that are still to be judged in this look, in order."""
 
@@ -85,9 +88,8 @@ class Monitor:
         if position is not None and vehicle.position is None:
             now = self._clock()
             state.previous = position
-            state.foreign = not self.at_home(vehicle.vehicle.vehicle_id)
-            # Its silence begins now: while its fleet was not in memory, it could not be heard. Its home could hear it.
-            state.heard = min(now, position.server_time) if state.foreign else now
+            # Its silence begins now: while its fleet was not in memory, it could not be heard. Another hub could hear it.
+            state.heard = now if self.speaks_for(vehicle) else min(now, position.server_time)
             vehicle.lost = vehicle.age_of(position) >= old_after(vehicle.feed.fleet.signal_lost_after)
             vehicle.feed.moved(vehicle, position)
             self.last_heard.look_after(vehicle)
@@ -102,21 +104,37 @@ class Monitor:
         if silent:
             self.last_heard.fall_silent(vehicle)
 
+    def go_on_with(self, vehicle: LiveVehicle, state: AlertState) -> None:
+        """Continues with what the vehicle's former home, or the store, remembers of it."""
+        known = self.states.get(vehicle)
+        state.due = known is not None and known.due
+        self.states[vehicle] = state
+        if state.heard is not None and not state.due:
+            self.last_heard.look_after(vehicle)
+
     def is_heard(self, vehicle: LiveVehicle) -> bool:
         """Whether an event is still to be told if the vehicle falls silent."""
         state = self.states.get(vehicle)
-        return state is not None and state.due and not state.silent and self.at_home(vehicle.vehicle.vehicle_id)
+        return state is not None and state.due and not state.silent and self.speaks_for(vehicle)
 
     # --- vehicles of other hubs -------------------------------------------------------------------------------------------
 
     def seen_elsewhere(self, vehicle: LiveVehicle, position: Position) -> None:
         """Shows where a vehicle is whose home is another hub, as the store has it. Finds no events."""
         state = self.states[vehicle]
-        state.foreign = True
-        state.heard = position.server_time
         vehicle.feed.moved(vehicle, position)
         vehicle.lost = state.silent or vehicle.age_of(position) >= old_after(vehicle.feed.fleet.signal_lost_after)
         vehicle.feed.restate(vehicle)
+        self._look_after(vehicle, position)
+
+    def lost_elsewhere(self, vehicle: LiveVehicle) -> None:
+        """Looks after a vehicle whose home is not here any more. Nothing is remembered of it but where it was."""
+        if vehicle not in self.states and vehicle.cell is not None and vehicle.position is not None:
+            self._look_after(vehicle, vehicle.position)
+
+    def _look_after(self, vehicle: LiveVehicle, position: Position) -> None:
+        state = self.states[vehicle]
+        state.heard = position.server_time
         if not state.due:
             self.last_heard.look_after(vehicle)
 
@@ -126,7 +144,7 @@ class Monitor:
         state = self.states.get(vehicle) if vehicle is not None else None
         if vehicle is None or state is None or state.silent is lost:
             return
-        if not self.at_home(vehicle.vehicle.vehicle_id):
+        if not self.speaks_for(vehicle):
             state.silent = vehicle.lost = lost
             vehicle.feed.restate(vehicle)
         elif lost and state.heard is not None:
@@ -156,7 +174,7 @@ class Monitor:
         """Returns the vehicles that are to be compared with it."""
         geofence = fence.geofence
         # The moves until now are judged by the geofences until now.
-        self._try_to_look()
+        self.look_now()
         self.fences.put(fence)
         feed = self._fleets.feeds.get(geofence.fleet_id)
         if feed is None:
@@ -175,10 +193,10 @@ class Monitor:
             position = vehicle.position
             if position is None or vehicle.cell is None or vehicle.feed.fleet.fleet_id != fleet_id:
                 continue
+            if not self.speaks_for(vehicle):
+                continue
             state = self.states[vehicle]
             state.dwell_at = 0.0
-            if state.foreign:
-                continue
             is_near = west <= fence.beside(position.longitude) <= east and south <= position.latitude <= north
             if is_near or geofence_id in state.inside:
                 asked.append((vehicle, position))
@@ -228,7 +246,7 @@ class Monitor:
 
     def geofence_gone(self, fleet_id: str, geofence_id: str) -> None:
         """Takes the geofence out of force, after COMMIT. No `exit` is told."""
-        self._try_to_look()
+        self.look_now()
         self.fences.remove(fleet_id, geofence_id)
         feed = self._fleets.feeds.get(fleet_id)
         if feed is not None:
@@ -247,7 +265,6 @@ class Monitor:
     async def run(self) -> None:
         while True:
             await self._look_in_parts()
-            await self.arrivals.read()
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look_in_parts(self) -> None:
@@ -258,7 +275,8 @@ class Monitor:
             await asyncio.sleep(0)
         self._try_to(self._look_for_the_silent)
 
-    def _try_to_look(self) -> None:
+    def look_now(self) -> None:
+        """`look`, whose errors are logged."""
         self._try_to(self.look)
 
     def _try_to(self, look: Callable[[], None]) -> None:
@@ -284,9 +302,6 @@ class Monitor:
             vehicle, position = self._moves.popleft()
             if not vehicle.feed.loaded:
                 self._fleets.wait(vehicle, position)
-                continue
-            if (state := self.states.get(vehicle)) is not None and state.foreign:
-                self.arrivals.wait(vehicle, position)
                 continue
             # A fleet must not see what a vehicle did before it joined.
             seen = min(position.fix_time - vehicle.clock_skew, position.server_time)
@@ -314,7 +329,9 @@ class Monitor:
             for vehicle in feed.vehicles:
                 position = vehicle.position
                 state = self.states.get(vehicle)
-                if state is None or state.foreign or not state.inside or position is None or vehicle.lost:
+                if state is None or not state.inside or position is None or vehicle.lost:
+                    continue
+                if not self.speaks_for(vehicle):
                     continue
                 # This is time by the fixes: a vehicle that sends an hour's backlog has not stayed that hour yet.
                 instant = position.fix_time + max(0, now - position.server_time)
@@ -323,7 +340,7 @@ class Monitor:
 
     async def flush(self) -> None:
         """Judges the last moves, and waits until all events are stored. To be called before the hub goes down."""
-        self._try_to_look()
+        self.look_now()
         await self.events.flush()
 
     def busy(self) -> set[FleetFeed]:

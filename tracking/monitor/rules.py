@@ -104,7 +104,6 @@ class AlertState:
         "due",
         "dwell_at",
         "fast_from",
-        "foreign",
         "heard",
         "idle",
         "inside",
@@ -119,8 +118,6 @@ class AlertState:
 
     def __init__(self) -> None:
         self.previous: Position | None = None
-        self.foreign = False
-        """Whether another hub may have judged it since, so that nothing here is known to be so."""
         self.heard: int | None = None
         """When its last position came, by the hub's clock."""
         self.silent = False
@@ -148,7 +145,6 @@ class AlertState:
         """The state for a fleet that the vehicle moves to: when it was heard of, and nothing about its places."""
         fresh = AlertState()
         fresh.heard, fresh.silent, fresh.due = self.heard, self.silent, self.due
-        fresh.foreign = self.foreign
         return fresh
 
     # --- one position after the other -----------------------------------------------------------------------------------

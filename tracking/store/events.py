@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from tracking.geo import pack_point, unpack_point
 from tracking.model import Event, EventKind
-from tracking.store import changes, geofence_stays, silences
+from tracking.store import changes, geofence_stays, homes, silences
 from tracking.store.changes import EVENT, Change
 from tracking.store.geofence_stays import StayRow
 from tracking.store.pool import Connection
@@ -50,10 +50,13 @@ async def insert(
     fleet_ids: Sequence[str],
     numbers: Sequence[int | None],
     events: Sequence[Event],
+    *,
+    terms: Sequence[int | None] = (),
 ) -> set[int]:
     """Stores events with their reserved ids, and what they change. Returns the ids of events whose vehicle still exists.
 
     `numbers` are the numbers of the vehicles, if known. A vehicle that got the id of an erased one gets none of its events.
+    `terms` are those of the vehicles' homes, if the events are by their homes. Events of a lost home are left out.
     Left out are a `signal_lost` of a vehicle that is silent already, and a `signal_back` of one that is not: another hub has
     told of it.
 
@@ -67,6 +70,10 @@ async def insert(
         for fleet_id, number, event in zip(fleet_ids, numbers, events, strict=True)
         if (vehicle := known.get(event.vehicle_id)) is not None and number in (None, vehicle)
     ]
+    if any(term is not None for term in terms):
+        by_event = {event.event_id: term for event, term in zip(events, terms, strict=True)}
+        in_force = await homes.terms_locked(connection, list({row.vehicle for row in rows}))
+        rows = [row for row in rows if by_event[row.event.event_id] in (None, in_force.get(row.vehicle, 0))]
     rows = await _change_silences(connection, rows)
     if not rows:
         return set()
