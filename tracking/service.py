@@ -1,17 +1,18 @@
 """The parts of a running hub: `Service` is what sockets and HTTP handlers get, and `assemble` builds it."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.budgets import Budgets, assemble_budgets
 from tracking.change_upkeep import ChangeUpkeep
 from tracking.cluster.assembly import assemble_homes
+from tracking.cluster.care import Care, Company, assemble_care
 from tracking.cluster.homes import Homes
 from tracking.config import Settings
 from tracking.downloads import Downloads
 from tracking.erasure import Erasures
+from tracking.forgetting import Forgetting
 from tracking.history.lines import Lines
 from tracking.history.retention import Retention
 from tracking.history.revisions import Revisions
@@ -36,9 +37,10 @@ from tracking.monitor.loader import Loader
 from tracking.monitor.monitor import Monitor
 from tracking.monitor.silence import Silences
 from tracking.monitor.states import AlertStates
+from tracking.nodes.assembly import assemble_nodes, assemble_registry
 from tracking.nodes.backplane import Backplane
-from tracking.nodes.node import this_node
 from tracking.nodes.nodes import Nodes
+from tracking.nodes.registry import Registry
 from tracking.refiling import Refiling
 from tracking.services.access import Access
 from tracking.services.fleets import Fleets
@@ -47,16 +49,17 @@ from tracking.services.messages import Messages
 from tracking.services.trips import Trips
 from tracking.services.vehicles import Vehicles
 from tracking.sockets.limits import ConnectionLimits
-from tracking.store import changes, trip_lines, trips
+from tracking.store import trip_lines, trips
 from tracking.store.gathered import Gathered
 from tracking.store.jobs import Jobs
 from tracking.store.marks import Marks
 from tracking.store.pool import Database
-from tracking.store.positions import TrackRow
 
 HOUSEKEEPING_TIMEOUT = 60.0
 BACKLOG_GROUPS = 2
 """Full groups that backlogs may fill: one is being stored, and one is taken meanwhile."""
+CONFIRMED_SECONDS = 3.0
+"""A hub tells others that it reaches the database if it read the change log to its end so long ago."""
 LISTS_AT_ONCE = 3
 SHAPES_AT_ONCE = 1
 """Two threads would share one interpreter. They would take no less time, and the event loop would wait for both."""
@@ -70,6 +73,10 @@ class Service:
     settings: Settings
     clock: Clock
     auth: Auth
+    nodes: Nodes
+    """this hub among the others"""
+    registry: Registry
+    """who is alive by the database; of the process, and so the same when all is built anew"""
     marks: Marks
     """of what was committed through any of the pools"""
     database: Database
@@ -114,10 +121,10 @@ class Service:
     messages: Messages
     access: Access
     revisions: Revisions
-    nodes: Nodes
-    """the other hubs on this database"""
     homes: Homes
     """of vehicles whose drivers are connected here"""
+    care: Care
+    """of several hubs on this database"""
     refiling: Refiling
     """of fixes that raced a change of their vehicle's trips"""
     summaries: Summaries
@@ -133,27 +140,46 @@ class Service:
 
 
 def assemble(
-    settings: Settings, url: str, auth: Auth, clock: Clock, *, last_event: int = 0, backplane: Backplane | None = None
+    settings: Settings,
+    url: str,
+    auth: Auth,
+    clock: Clock,
+    *,
+    last_event: int = 0,
+    registry: Registry | None = None,
+    backplane: Backplane | None = None,
 ) -> Service:
     """Builds the parts around the database at `url` and joins them. Nothing runs yet.
 
     All that was read from the database is in these parts, with two exceptions. `auth` knows tokens by their unguessable ids.
-    `last_event` is the last id that another service on this database may have sent.
+    `last_event` is the last id that another service on this database may have sent. `registry` says who this process is
+    already. `backplane` replaces the one that the settings name.
     """
-    return _Assembly(settings, url, auth, clock, last_event, backplane).service()
+    registry = registry or assemble_registry(settings, url, clock, backplane)
+    return _Assembly(settings, url, auth, clock, last_event, registry, backplane).service()
 
 
 class _Assembly:
     """Builds the parts in the order in which they depend on each other. A part that comes later is reached by a lambda."""
 
     def __init__(
-        self, settings: Settings, url: str, auth: Auth, clock: Clock, last_event: int, backplane: Backplane | None
+        self,
+        settings: Settings,
+        url: str,
+        auth: Auth,
+        clock: Clock,
+        last_event: int,
+        registry: Registry,
+        backplane: Backplane | None,
     ) -> None:
-        self._backplane = backplane
         self.settings = settings
         self.auth = auth
         self.clock = clock
+        self.registry = registry
         self._open_pools(url)
+        self.nodes = assemble_nodes(
+            settings, self.database, registry.node, backplane, confirmed=lambda: self.follower.behind < CONFIRMED_SECONDS
+        )
         self._build_live()
         self._build_history()
         self._build_ingest()
@@ -178,7 +204,6 @@ class _Assembly:
 
     def _build_live(self) -> None:
         settings = self.settings
-        self.nodes = Nodes(this_node("", self.clock()), self._backplane)
         self.states = AlertStates()
         self.hub = Hub(
             self.clock,
@@ -194,7 +219,7 @@ class _Assembly:
     def _build_history(self) -> None:
         # Lines and revisions show what the recorder stored, with what still waits in its queue.
         self.queue = CommitQueue(rows=self.settings.commit_rows, limit=self.settings.queue_limit)
-        tracks = Gathered(lambda numbers: _tracks(self.database, numbers), most=TRACKS_AT_ONCE)
+        tracks = Gathered(lambda numbers: trip_lines.read_short(self.database, numbers), most=TRACKS_AT_ONCE)
         self.lines = Lines(self.database, tracks, self.queue.pending, self.clock, self.hub.erased)
         self.revisions = Revisions(self.lines, self.hub, self.queue)
         self.hub.on_former = self.revisions.late_one
@@ -251,7 +276,17 @@ class _Assembly:
             *(database, self.ingest_vehicles, self.hub, self.recorder),
             *(self.refiling, self.monitor, self.nodes, self.clock),
         )
-        self.silences = Silences(database, fleets, self.events, self.clock, gone_after=gone_after)
+        self.company = Company(self.nodes, self.registry)
+        self.care = assemble_care(
+            *(self.company, database, self.clock),
+            auth=self.auth,
+            hub=self.hub,
+            monitor=self.monitor,
+            homes=self.homes,
+            revisions=self.revisions,
+            follower=lambda: self.follower,
+        )
+        self.silences = Silences(database, fleets, self.events, self.clock, gone_after=gone_after, hubs=self.company.hubs)
 
     def _build_loader(self) -> None:
         self.loader = Loader(
@@ -267,7 +302,7 @@ class _Assembly:
 
     def _build_following(self) -> None:
         settings = self.settings
-        forgetting = _Forgetting(self.recorder, self.latest, self.refiling, self.revisions, self.sums, self.erasures)
+        forgetting = Forgetting(self.recorder, self.latest, self.refiling, self.revisions, self.sums, self.erasures)
         live = LiveState(
             self.ingest_vehicles, self.hub, self.monitor, self.loader, self.auth, self.clock, self.refiling, forgetting
         )
@@ -281,7 +316,10 @@ class _Assembly:
             per_token=settings.change_readers_per_token,
         )
         self.follower = Follower(
-            self.following, self.database, self.marks, live, clock=self.clock, on_applied=self.change_feed.add
+            *(self.following, self.database, self.marks, live),
+            clock=self.clock,
+            on_applied=self.change_feed.add,
+            on_committed=self.care.hints.committed,
         )
         self.events.on_stored = self.follower.wake
 
@@ -310,6 +348,8 @@ class _Assembly:
             settings=settings,
             clock=clock,
             auth=self.auth,
+            nodes=self.nodes,
+            registry=self.registry,
             marks=self.marks,
             database=database,
             recording=self.recording,
@@ -323,7 +363,7 @@ class _Assembly:
             latest=self.latest,
             backlogs=self.backlogs,
             intake=self.intake,
-            shown_trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
+            shown_trips=Gathered(lambda trip_ids: trips.as_of_now(database, trip_ids)),
             lines=self.lines,
             hub=self.hub,
             connection_limits=ConnectionLimits(settings.connections_per_address),
@@ -343,8 +383,8 @@ class _Assembly:
                 follower, self.auth, clock, shares_per_trip=settings.shares_per_trip, revoked_limit=settings.revoked_limit
             ),
             revisions=self.revisions,
-            nodes=self.nodes,
             homes=self.homes,
+            care=self.care,
             refiling=self.refiling,
             summaries=self.summaries,
             sums=self.sums,
@@ -354,42 +394,10 @@ class _Assembly:
             events=self.events,
             loader=self.loader,
             silences=self.silences,
-            audit=Audit(database, clock, addresses=settings.audit_addresses),
+            audit=Audit(
+                *(database, clock),
+                addresses=settings.audit_addresses,
+                node=self.registry.node.node,
+                others=self.company.read_others,
+            ),
         )
-
-
-class _Forgetting(NamedTuple):
-    """The parts that hold data of vehicles and trips: they drop it when these are removed, and read a trip's line again."""
-
-    recorder: Recorder
-    latest: Latest
-    refiling: Refiling
-    revisions: Revisions
-    sums: Sums
-    erasures: Erasures
-
-    def forget(self, numbers: set[int]) -> None:
-        """See `live_state.applying.Forgetting`."""
-        self.recorder.forget(numbers)
-        self.latest.forget(numbers)
-        self.refiling.forget(numbers)
-        for number in numbers:
-            self.sums.forget(number)
-        self.erasures.asked()
-
-    def fill_line(self, trip: Trip) -> None:
-        self.revisions.revise_all(trip)
-
-
-async def _trips(database: Database, trip_ids: list[str]) -> dict[str, tuple[Trip, int]]:
-    async with database.connection() as connection:
-        # It is read first, so that what is read after it includes that change.
-        newest = await changes.head(connection)
-        found = await trips.get_all(connection, trip_ids)
-    as_of = newest.number if newest is not None else 0
-    return {trip_id: (trip, as_of) for trip_id, trip in found.items()}
-
-
-async def _tracks(database: Database, numbers: list[int]) -> dict[int, list[TrackRow]]:
-    async with database.connection() as connection:
-        return await trip_lines.short_tracks(connection, numbers)

@@ -33,7 +33,7 @@ async def of_trips(connection: Connection, shown: Sequence[Shown], now: int) -> 
     cursor = await connection.cursor(
         """
         SELECT w.vehicle, v.vehicle_id, w.trip, t.trip_id, p.session, p.seq, p.fix_time, p.server_time, p.accuracy, p.speed,
-            p.bearing, p.point
+            p.bearing, NULL::float8 AS battery, p.point
         FROM unnest($1::int[], $2::int[], $3::timestamptz[]) AS w (vehicle, trip, shown)
         JOIN vehicles v ON v.vehicle = w.vehicle JOIN trips t ON t.trip = w.trip
         CROSS JOIN LATERAL (
@@ -64,8 +64,27 @@ async def of_trips(connection: Connection, shown: Sequence[Shown], now: int) -> 
         yield [_position(row) for row in rows]
 
 
+async def of_fleets(connection: Connection, fleet_ids: Sequence[str], since: int) -> AsyncIterator[list[Position]]:
+    """The latest positions of vehicles of fleets that were heard of at `since` or later, some at a time.
+
+    Needs an open transaction.
+    """
+    cursor = await connection.cursor(
+        """
+        SELECT l.vehicle, v.vehicle_id, l.trip, t.trip_id, 0 AS session, 0 AS seq, l.fix_time, l.server_time, l.accuracy,
+            l.speed, l.bearing, l.battery, l.point
+        FROM latest_positions l JOIN vehicles v USING (vehicle) LEFT JOIN trips t ON t.trip = l.trip
+        WHERE v.fleet_id = ANY($1::text[]) AND l.server_time >= $2::timestamptz
+        """,
+        fleet_ids,
+        since,
+    )
+    while rows := await cursor.fetch(ROWS_AT_ONCE):
+        yield [_position(row) for row in rows]
+
+
 def _position(row: Any) -> Position:
-    """A position that moves the marker of its trip's watchers. Its altitude and battery are not shown to them."""
+    """A position that moves the marker. Its altitude is shown to nobody."""
     longitude, latitude = unpack_point(row["point"])
     return Position(
         vehicle=row["vehicle"],
@@ -80,7 +99,7 @@ def _position(row: Any) -> Position:
         altitude=None,
         speed=row["speed"],
         bearing=row["bearing"],
-        battery=None,
+        battery=row["battery"],
         trip=row["trip"],
         trip_id=row["trip_id"],
         suspect=(),
