@@ -58,6 +58,21 @@ class Want(msgspec.Struct, tag="want", array_like=True, gc=False):
     watched: bool
     ask: int = 0
     since: int = 0
+    vehicle_id: str = ""
+    """the vehicle that the trip has, as far as the sender knows: its home asks the driver to report often"""
+
+
+class Interests(msgspec.Struct, tag="interests", array_like=True, gc=False):
+    """All that the sender wants. What it wanted before, and is not in it, counts no more.
+
+    `first` and `last` mark the parts if there are several. `again`: the sender has missed messages of the receiver, and asks
+    for its `Interests`.
+    """
+
+    wants: list[Want]
+    first: bool = True
+    last: bool = True
+    again: bool = False
 
 
 class Unwant(msgspec.Struct, tag="unwant", array_like=True, gc=False):
@@ -138,7 +153,7 @@ class Committed(msgspec.Struct, tag="committed", array_like=True, gc=False):
     over: list[str] = []
 
 
-Notice = Want | Unwant | TripAnswer | LateFixes | Refiled | HandOverAsk | HandOver | Committed
+Notice = Want | Unwant | Interests | TripAnswer | LateFixes | Refiled | HandOverAsk | HandOver | Committed
 
 _encoder = msgspec.msgpack.Encoder()
 _beats = msgspec.msgpack.Decoder(Beat)
