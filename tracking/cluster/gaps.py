@@ -80,4 +80,4 @@ class Gaps:
         since = max(1, self._whole_until.get(peer, self._clock() - NOTICED_MS) - OVERLAP_MS)
         asks = [self._asks.begin(trip_id, since, [peer], fills=True) for trip_id in self._interest.ours]
         self._filling[peer] = asks
-        self._interest.tell_again(peer, {ask.trip_id: (ask.number, since) for ask in asks}, again=True)
+        self._interest.tell_again(peer, {ask.trip_id: (ask.number, since) for ask in asks})

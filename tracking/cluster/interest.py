@@ -50,7 +50,7 @@ class Interest:
         if self.ours.pop(trip_id, None) is not None:
             self._nodes.tell_all(Unwant(trip_id))
 
-    def tell_again(self, peer: str, asks: Mapping[str, tuple[int, int]], *, again: bool) -> None:
+    def tell_again(self, peer: str, asks: Mapping[str, tuple[int, int]]) -> None:
         """Tells a peer all that is wanted. `asks` has the number and the `since` of each trip that is asked for."""
         wants = []
         for trip_id, known in self.ours.items():
@@ -58,7 +58,7 @@ class Interest:
             wants.append(Want(trip_id, known.watched, ask, since, known.vehicle_id))
         parts = [wants[at : at + WANTS_AT_ONCE] for at in range(0, len(wants), WANTS_AT_ONCE)] or [[]]
         for number, part in enumerate(parts, 1):
-            self._nodes.tell(peer, Interests(part, number == 1, number == len(parts), again and number == 1))
+            self._nodes.tell(peer, Interests(part, number == 1, number == len(parts)))
 
     # --- theirs -------------------------------------------------------------------------------------------------------
 
@@ -93,8 +93,6 @@ class Interest:
         self._end_watching(peer, trip_id, want.vehicle_id)
 
     def _interests(self, peer: str, interests: Interests) -> None:
-        if interests.again:
-            self.tell_again(peer, {}, again=False)
         if interests.first:
             self._coming[peer] = {}
         coming = self._coming.get(peer)
