@@ -79,6 +79,12 @@ FLEET_DELIVERIES = Tally("tracking_fleet_deliveries", "Vehicles' updates handed 
 SKIPPED = Tally("tracking_positions_skipped", "Positions left out for slow readers")
 DRIVERS = Gauge("tracking_drivers", "Drivers connected", registry=REGISTRY)
 CLOCKS_WRONG = Gauge("tracking_clocks_wrong", "Vehicles whose device's clock is known to be wrong", registry=REGISTRY)
+JOINS = Tally(
+    "tracking_joins",
+    "Watchers of trips that joined, by where the line came from: resumed, kept, peers (hubs' memory), store (the database)",
+    "from",
+    ("resumed", "kept", "peers", "store"),
+)
 WATCHERS = Gauge("tracking_watchers", "Passengers and others watching a trip", registry=REGISTRY)
 FLEET_TICK_SECONDS = Histogram(
     "tracking_fleet_tick_seconds",

@@ -28,7 +28,7 @@ class Answers:
         self._queue = queue
         self._ingest_vehicles = ingest_vehicles
         self._recent = recent
-        self._applied = applied
+        self.applied = applied
 
     def is_home(self, trip_id: str, vehicle_id: str = "") -> bool:
         """Whether the trip's vehicle has its driver here. `vehicle_id` is the vehicle as the reader's hub knows it."""
@@ -38,11 +38,11 @@ class Answers:
         """The trip as memory has it, and the last change that it knows of."""
         feed = self._hub.feeds.get(trip_id)
         if feed is not None:
-            return feed.trip, max(feed.as_of, self._applied())
+            return feed.trip, max(feed.as_of, self.applied())
         vehicle = self._home_vehicle(trip_id)
         if vehicle is None or vehicle.trip is None:
             return None
-        return vehicle.trip, max(vehicle.as_of, self._applied())
+        return vehicle.trip, max(vehicle.as_of, self.applied())
 
     def complete_since(self, trip_id: str, since: int) -> bool:
         """Whether this hub is the home of the trip's vehicle, and knows all of the trip from this instant on."""

@@ -75,7 +75,8 @@ class TripsAcrossHubs:
         nodes.observe(self)
 
     async def run(self) -> None:
-        """Forgets what is old, until it is cancelled."""
+        """Forgets what is old, until it is cancelled. The change log must be followed already."""
+        self.hub.posted.begin(self.clock())
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self.recent.sweep(self.clock())

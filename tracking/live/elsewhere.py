@@ -1,6 +1,6 @@
 """What the live state tells of trips to other hubs, and asks of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from tracking.live.trips import TripFeed
@@ -36,6 +36,10 @@ class Elsewhere(Protocol):
 
     def watches(self, trip_id: str) -> bool:
         """Whether somebody reads the trip on another hub."""
+        ...
+
+    def forget(self, vehicles: Iterable[int]) -> None:
+        """These vehicles, by their numbers, were removed."""
         ...
 
     def begins_to_show(self, trip: Trip) -> None:

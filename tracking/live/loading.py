@@ -71,6 +71,10 @@ class LastChanges(Generic[Key]):
         if len(self._last) > self._most:
             self._before = max(self._before or 0, self._last.pop(next(iter(self._last))))
 
+    def knows(self, key: Key) -> bool:
+        """Whether the last change of this thing is remembered itself."""
+        return key in self._last
+
     def last(self, key: Key, otherwise: int) -> int:
         """The number of the thing's last change, or one that is not below it. `otherwise`: if nothing was noted yet."""
         return self._last.get(key, otherwise if self._before is None else self._before)

@@ -263,15 +263,20 @@ class TripFeed:
         now: int,
         *,
         newest: Position | None,
+        lacking_from: int,
     ) -> None:
         """Writes a snapshot that only adds to what the reader has, and registers the reader.
 
-        `positions` are all of the trip that the reader may lack, and `newest` is where its vehicle is.
+        `positions` are all of the trip that the reader may lack, and `newest` is where its vehicle is. What was published from
+        the instant `lacking_from` on is added.
         """
         seen = None if newest is None else snapshot_position(newest)
         if seen is not None:
             self._has_seen(seen)
-        driven = join((), positions, taken_out=self.taken_out)
+        published = self.updates.positions_after(self.updates.before)
+        fresh = ((offset, position) for offset, position in published if position.server_time >= lacking_from)
+        points = ((one.fix_time, one.longitude, one.latitude, self._vehicle_at(offset)) for offset, one in fresh)
+        driven = join((), positions, points, taken_out=self.taken_out)
         track, segments = fit_track(driven, self.vehicle_id, TRACK_ROOM - len(encode((self._shown_trip(), messages))))
         self._note_shown(segments)
         snapshot = Snapshot(self.epoch, self.offset, now, self._shown_trip(), track, segments, since=since, messages=messages)
