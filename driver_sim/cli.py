@@ -178,8 +178,8 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
     "--trips",
     default="1000,2000,4000",
     show_default=True,
-    help="Trips in `trips`, comma-separated, one run each. `steps`, `changes` and `hubs` use the largest, `hubs-change` too, but"
-    f" {CHANGING} at most.",
+    help="Trips in `trips`, comma-separated, one run each. `steps`, `changes` and `hubs` use the largest, `hubs-change` too,"
+    f" but {CHANGING} at most.",
 )
 @click.option("--idle", type=click.IntRange(100), default=4000, show_default=True, help="Drivers and passengers in `idle`.")
 @click.option("--passengers", type=click.IntRange(1), default=1000, show_default=True, help="Those of `popular` and `slow`.")
