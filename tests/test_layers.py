@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = """
     errors
-    bucket caps geo metrics model numbers origins
+    broker_settings bucket caps geo metrics model numbers origins
     config geojson keys lag lanes routes
     auth demo protocol
     access budgets downloads store

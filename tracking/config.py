@@ -7,8 +7,9 @@ from functools import cached_property
 from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
+from tracking.broker_settings import BrokerSettings
 from tracking.errors import ConfigError
 from tracking.origins import is_loopback, parse_address, parse_origin
 
@@ -47,7 +48,7 @@ def _parse_rate(text: object) -> Rate:
 RateSetting = Annotated[Rate, BeforeValidator(_parse_rate), NoDecode]
 
 
-class Settings(BaseSettings):
+class Settings(BrokerSettings):
     """Every setting with its default and unit. Build it with `load`, which explains what is wrong."""
 
     model_config = SettingsConfigDict(env_prefix="TRACKING_", frozen=True, extra="ignore")
@@ -285,6 +286,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if bool(self.nats_certificate) != bool(self.nats_key):
+            raise ValueError("TRACKING_NATS_CERTIFICATE and TRACKING_NATS_KEY belong together: set both, or neither")
         if self.outbox_high_water > self.outbox_limit:
             raise ValueError(
                 f"TRACKING_OUTBOX_HIGH_WATER ({self.outbox_high_water}) must not exceed TRACKING_OUTBOX_LIMIT"

@@ -144,3 +144,25 @@ KEY_READINGS = Tally(
     "outcome",
     ("good", "failed"),
 )
+PEERS = Gauge("tracking_peers", "Other hubs that are alive", registry=REGISTRY)
+BROKER_CONNECTED = Gauge("tracking_broker_connected", "1 while this hub is connected to the broker", registry=REGISTRY)
+_TO_AND_FROM = ("out", "in")
+NODE_PACKETS = Tally("tracking_node_packets", "Packets to other hubs (out) and from them (in)", "direction", _TO_AND_FROM)
+NODE_BYTES = Tally(
+    "tracking_node_bytes", "Bytes of packets and beats to other hubs (out) and from them (in)", "direction", _TO_AND_FROM
+)
+NODE_POSITIONS = Tally("tracking_node_positions", "Positions to other hubs (out) and from them (in)", "direction", _TO_AND_FROM)
+NODE_GAPS = Tally("tracking_node_gaps", "Times that packets from another hub were lost")
+NODE_DROPPED = Tally(
+    "tracking_node_dropped",
+    "Positions and notices to other hubs that were dropped: the link was full, or the connection lost",
+    "kind",
+    ("position", "notice"),
+)
+NODE_IGNORED = Tally(
+    "tracking_node_ignored",
+    "Messages from the broker that were ignored: broken, of another version, of an unknown sender (foreign), repeated,"
+    " notices of an unknown kind, and notices that this hub failed to handle (failed)",
+    "reason",
+    ("broken", "version", "foreign", "repeated", "kind", "failed"),
+)

@@ -1,7 +1,11 @@
 """The network between hubs, as one interface: `local.LocalBackplane` inside a process, `nats_backplane` through a broker."""
 
+import itertools
 from collections.abc import Callable
 from typing import Protocol
+
+lives = itertools.count(1)
+"""Numbers for lives. They rise in the process, because its boot id stays when the database went back and all is built anew."""
 
 Receive = Callable[[bytes], None]
 
@@ -36,4 +40,8 @@ class Backplane(Protocol):
 
     async def send_all(self, data: bytes) -> None:
         """A beat, to all hubs."""
+        ...
+
+    async def flush(self) -> None:
+        """Returns when all that was sent has left this process, or cannot leave it."""
         ...

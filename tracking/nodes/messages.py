@@ -30,6 +30,8 @@ class Beat(msgspec.Struct, array_like=True, gc=False):
     confirmed: bool
     life: int
     links: dict[str, int]
+    leaving: bool = False
+    """It goes down. This is its last message."""
 
 
 class Packet(msgspec.Struct, array_like=True, gc=False):
@@ -128,6 +130,10 @@ class HandOver(msgspec.Struct, tag="hand_over", array_like=True, gc=False):
     state: bytes = b""
 
 
+class Missed(msgspec.Struct, tag="missed", array_like=True, gc=False):
+    """Messages from the receiver to the sender were lost. `Nodes` alone reads it."""
+
+
 class Committed(msgspec.Struct, tag="committed", array_like=True, gc=False):
     """A hint: the sender has committed changes. The log is the authority.
 
@@ -138,7 +144,10 @@ class Committed(msgspec.Struct, tag="committed", array_like=True, gc=False):
     over: list[str] = []
 
 
-Notice = Want | Unwant | TripAnswer | LateFixes | Refiled | HandOverAsk | HandOver | Committed
+Notice = Want | Unwant | TripAnswer | LateFixes | Refiled | HandOverAsk | HandOver | Committed | Missed
+
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding may raise. Text that is not UTF-8 is a `ValueError`."""
 
 _encoder = msgspec.msgpack.Encoder()
 _beats = msgspec.msgpack.Decoder(Beat)
@@ -150,16 +159,25 @@ def encode(message: Beat | Packet | Notice) -> bytes:
     return _encoder.encode(message)
 
 
+def version_of(data: bytes) -> int | None:
+    """The version of a beat or packet that cannot be decoded; None if it is neither."""
+    try:
+        values = msgspec.msgpack.decode(data)
+    except UNREADABLE:
+        return None
+    return values[0] if isinstance(values, list) and values and type(values[0]) is int else None
+
+
 def decode_beat(data: bytes) -> Beat:
-    """Raises `msgspec.DecodeError`."""
+    """Raises one of `UNREADABLE`."""
     return _beats.decode(data)
 
 
 def decode_packet(data: bytes) -> Packet:
-    """Raises `msgspec.DecodeError`. Check its `version` before its content."""
+    """Raises one of `UNREADABLE`. Check its `version` before its content."""
     return _packets.decode(data)
 
 
 def decode_notice(data: msgspec.Raw) -> Notice:
-    """Raises `msgspec.DecodeError`, also for an unknown kind."""
+    """Raises one of `UNREADABLE`; for an unknown kind `msgspec.ValidationError`."""
     return _notices.decode(data)

@@ -1,0 +1,35 @@
+"""Builds the network of a hub from its settings."""
+
+from collections.abc import Callable
+
+from tracking.config import Settings
+from tracking.model import Clock
+from tracking.nodes.backplane import Backplane
+from tracking.nodes.nats_backplane import NatsBackplane
+from tracking.nodes.node import Node, this_node
+from tracking.nodes.nodes import Nodes
+from tracking.store import nodes as node_store
+from tracking.store.pool import Database
+
+
+def assemble_nodes(
+    settings: Settings,
+    clock: Clock,
+    database: Database,
+    *,
+    node: Node | None = None,
+    backplane: Backplane | None = None,
+    confirmed: Callable[[], bool],
+) -> Nodes:
+    """`node` is who this process is already. `backplane` replaces the one that the settings name.
+
+    Raises `ConfigError` if a file of the settings cannot be used.
+    """
+
+    async def cluster() -> str:
+        async with database.connection() as connection:
+            return await node_store.cluster(connection)
+
+    if backplane is None and settings.nats_url is not None:
+        backplane = NatsBackplane(settings, cluster)
+    return Nodes(node or this_node(settings.node_name, clock()), backplane, confirmed=confirmed)
