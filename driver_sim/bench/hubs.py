@@ -20,7 +20,7 @@ WHOLE_SECONDS = 10.0
 """For lines to be whole after the last report."""
 SUMMED = {"sent", "lost", "again", "stored_twice", "not_acknowledged", "not_delivered", "skipped", "breaks", "closed"}
 SAME = {"hubs", "drivers", "passengers"}
-SENT = "tracking_peer_positions_sent_total"
+SENT = 'tracking_node_positions_total{direction="out"}'
 """The metric: positions that a hub has sent to others."""
 JOINS = "tracking_trip_joins_total"
 """The metric: how passengers were served when they came."""

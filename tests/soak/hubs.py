@@ -23,6 +23,7 @@ import click
 from tqdm import tqdm
 
 from tests.soak.turnover import Passenger, Turnover
+from tests.support.clients import now_ms
 from tests.support.devices import Device, until
 from tests.support.ledger import stored_line, wrongs
 from tests.support.proxy import UP, ChaosProxy
@@ -63,10 +64,7 @@ class Hubs:
             self.turnover = Turnover(wire.url, passengers.url, self._rng)
             vehicles = await self.turnover.set_up(drivers, watched)
             wire.delay = passengers.delay = (0.0, 0.02)
-            self.devices = [
-                Device(wire.url, vehicle_id, self._rng, late=0.05, bad=0.02, ping=PING, step=int(EVERY * 1000))
-                for vehicle_id in vehicles
-            ]
+            self.devices = self._made(wire.url, vehicles)
             async with contextlib.AsyncExitStack() as stack:
                 for device in self.devices:
                     await stack.enter_async_context(device.running())
@@ -82,6 +80,23 @@ class Hubs:
                     await asyncio.gather(driving, turning, return_exceptions=True)
                 await self._settle()
             await self.turnover.leave()
+
+    def _made(self, url: str, vehicles: Sequence[str]) -> list[Device]:
+        """Their fix times are those of `_drive`, so that what they report is of the trip that is under way."""
+        step, begin = int(EVERY * 1000), now_ms()
+        return [
+            Device(
+                url,
+                vehicle_id,
+                self._rng,
+                late=0.05,
+                bad=0.02,
+                ping=PING,
+                step=step,
+                begin=begin + step * number // len(vehicles) - step,
+            )
+            for number, vehicle_id in enumerate(vehicles)
+        ]
 
     async def _strike_all(self, wire: ChaosProxy, passengers: ChaosProxy, running: Sequence[asyncio.Task[None]]) -> None:
         for event in tqdm(self._events, desc="faults", unit=" faults", mininterval=5.0):

@@ -36,7 +36,7 @@ class Device:
     """One vehicle's app, driving north.
 
     `late` is the share of fixes that are reported after the next few. `bad` is the share with an impossible latitude. `step` is
-    the time between two fixes by the device's clock (ms).
+    the time between two fixes by the device's clock (ms), which is `begin` before the first one, by default now.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Device:
         bad: float = 0.0,
         ping: float = 20.0,
         step: int = STEP_MS,
+        begin: int | None = None,
     ) -> None:
         self.outbox: Outbox = outbox if outbox is not None else MemoryOutbox()
         self.account = Account(vehicle_id, self.outbox.session)
@@ -64,7 +65,7 @@ class Device:
         self._step = step
         self._latitude = 47.0 + rng.random() / 10
         self.longitude = 9.5 + rng.random() / 10
-        self._begin = now_ms()
+        self._begin = now_ms() if begin is None else begin
         self._ticks = 0
         self._held: list[tuple[int, float]] = []
         self.client = self._app()

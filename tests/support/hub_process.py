@@ -81,8 +81,13 @@ class HubProcess:
         }
         self.process: Process | None = None
 
-    def start(self) -> "HubProcess":
+    def begin(self) -> Process:
+        """Starts it, and does not wait until it answers."""
         self.process = self._launch()
+        return self.process
+
+    def start(self) -> "HubProcess":
+        self.begin()
         wait_until(self._answers, f"the hub did not start; see {self.log}")
         return self
 

@@ -146,7 +146,9 @@ class NatsBackplane:
         trouble = f"{type(error).__name__} {error}".strip()
         if trouble != self._trouble:
             self._trouble = trouble
-            logger.warning("this hub cannot reach others by the NATS server %s: %s; trying again", client.server.address, trouble)
+            logger.warning(
+                "this hub cannot reach others by the NATS server %s: %s; trying again", client.server.address, trouble
+            )
 
 
 class _Client(Client):
