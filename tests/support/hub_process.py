@@ -66,7 +66,7 @@ def run_module(module: str, arguments: Sequence[str], environment: Mapping[str, 
 class HubProcess:
     """`tracking serve` on a fixed port, so that clients find it after a restart. `settings` are TRACKING_… variables."""
 
-    def __init__(self, database_url: str, log: Path, port: int | None = None, **settings: str) -> None:
+    def __init__(self, database_url: str, log: Path, port: int | None = None, /, **settings: str) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log

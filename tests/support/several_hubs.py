@@ -26,11 +26,14 @@ from tests.support.proxy import ChaosProxy
 PEERS = "tracking_peers"
 """The metric: how many other hubs a hub sees alive."""
 
+NONE: Mapping[str, str] = {}
+NO_OWN: Mapping[int, Mapping[str, str]] = {}
+
 
 class SeveralHubs:
     """`count` hubs. `settings` are TRACKING_… variables of all; `own` those of single hubs, by number.
 
-    One hub gets no broker, unless `broker` says so.
+    Several hubs have a broker, and one has none.
     """
 
     def __init__(
@@ -38,20 +41,13 @@ class SeveralHubs:
         database_url: str,
         directory: Path,
         count: int,
-        *,
-        own: Mapping[int, Mapping[str, str]] | None = None,
-        broker: bool | None = None,
-        **settings: str,
+        settings: Mapping[str, str] = NONE,
+        own: Mapping[int, Mapping[str, str]] = NO_OWN,
     ) -> None:
-        self.broker = Broker(directory / "broker.log") if (count > 1 if broker is None else broker) else None
+        self.broker = Broker(directory / "broker.log") if count > 1 else None
         nats = {"nats_url": self.broker.url} if self.broker is not None else {}
         self.hubs = [
-            HubProcess(
-                (own or {}).get(number, {}).get("database_url", database_url),
-                directory / f"hub-{number}.log",
-                None,
-                **{**nats, **settings, **{k: v for k, v in (own or {}).get(number, {}).items() if k != "database_url"}},
-            )
+            HubProcess(database_url, directory / f"hub-{number}.log", None, **{**nats, **settings, **own.get(number, NONE)})
             for number in range(count)
         ]
         self.dead: set[int] = set()
