@@ -84,6 +84,7 @@ class Life:
                 "latest positions": service.latest.run(),
                 "revisions": service.revisions.run(),
                 "refiling": service.refiling.run(),
+                "homes": service.homes.run(),
                 "summaries": service.summaries.run(),
                 "erasures": service.erasures.run(),
                 "retention": service.retention.run(),

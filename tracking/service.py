@@ -7,6 +7,8 @@ from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.budgets import Budgets, assemble_budgets
 from tracking.change_upkeep import ChangeUpkeep
+from tracking.cluster.homes import Homes
+from tracking.cluster.leaving import Leaving
 from tracking.config import Settings
 from tracking.downloads import Downloads
 from tracking.erasure import Erasures
@@ -21,7 +23,7 @@ from tracking.ingest.commit_queue import CommitQueue
 from tracking.ingest.intake import Intake
 from tracking.ingest.latest import Latest
 from tracking.ingest.recorder import Recorder
-from tracking.ingest.vehicles import IngestVehicles
+from tracking.ingest.vehicles import IngestVehicle, IngestVehicles, Session
 from tracking.lanes import Lanes, give_back
 from tracking.live.change_feed import ChangeFeed
 from tracking.live.follower import Follower
@@ -109,6 +111,8 @@ class Service:
     messages: Messages
     access: Access
     revisions: Revisions
+    homes: Homes
+    """of vehicles whose drivers are connected here"""
     refiling: Refiling
     """of fixes that raced a change of their vehicle's trips"""
     summaries: Summaries
@@ -145,6 +149,7 @@ class _Assembly:
         self._build_ingest()
         self._build_erasures()
         self._build_monitor(last_event)
+        self._build_homes()
         self._build_loader()
         self._build_following()
 
@@ -219,8 +224,21 @@ class _Assembly:
         )
         self.ingest_vehicles.on_unsettled = self.refiling.refile
         self.intake = Intake(
-            settings, self.ingest_vehicles, self.recorder, self.backlogs, self.hub, self.budgets, self.marks, self.clock
+            settings, self._open_session, self.recorder, self.backlogs, self.hub, self.budgets, self.marks, self.clock
         )
+
+    async def _open_session(self, vehicle: IngestVehicle, name: str) -> Session | None:
+        return await self.homes.open_session(vehicle, name)
+
+    def _build_homes(self) -> None:
+        known, hub, recorder, monitor = self.ingest_vehicles, self.hub, self.recorder, self.monitor
+
+        def forget(numbers: set[int]) -> None:
+            self.latest.forget(numbers)
+            self.refiling.forget(numbers)
+
+        self.homes = Homes(self.database, known, hub, recorder, monitor, self.nodes, self.clock, forget)
+        Leaving(known, hub, recorder, monitor, self.homes, self.nodes, self.clock)
 
     def _build_erasures(self) -> None:
         self.erasures = Erasures(self.database, self.jobs, self.clock, settled=self.recorder.settled)
@@ -321,6 +339,7 @@ class _Assembly:
                 follower, self.auth, clock, shares_per_trip=settings.shares_per_trip, revoked_limit=settings.revoked_limit
             ),
             revisions=self.revisions,
+            homes=self.homes,
             refiling=self.refiling,
             summaries=self.summaries,
             sums=self.sums,

@@ -111,6 +111,8 @@ def _position(
     vehicle: IngestVehicle, session: Session, fix: Fix, now: int, suspect: tuple[Suspicion, ...], live: bool
 ) -> Position:
     span = span_at(vehicle.windows, fix.fix_time)
+    if now < vehicle.floor:
+        now = vehicle.floor
     accuracy, altitude, speed, bearing, battery = fix.accuracy, fix.altitude, fix.speed, fix.bearing, fix.battery
     return Position(
         vehicle.number,
