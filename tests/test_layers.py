@@ -18,7 +18,7 @@ LAYERS = """
     ingest monitor
     history live_state services
     refiling
-    cluster
+    cluster forgetting
     service
     api sockets
     life

@@ -128,7 +128,9 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             logger.critical("the database lacks what this hub saw committed: all clients are sent away, all is read again")
             known = old.service
             url = require_database(known.settings)
-            life = Life(assemble(known.settings, url, known.auth, known.clock, last_event=known.events.last_event))
+            known.nodes.silence()
+            last_event, registry = known.events.last_event, known.registry
+            life = Life(assemble(known.settings, url, known.auth, known.clock, last_event=last_event, registry=registry))
             await life.begin()
             app.state.service = life.service
             await old.give_up()

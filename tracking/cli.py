@@ -17,7 +17,9 @@ from tracking.api.tokens import MAX_EXPIRES_IN
 from tracking.app import create_app
 from tracking.auth import CLAIM_OF_ROLE, Auth, Role
 from tracking.config import load, require_database, require_key, unknown_variables
-from tracking.errors import StoreUnavailable, TrackingError
+from tracking.errors import HubRefused, StoreUnavailable, TrackingError
+from tracking.life import go_down_with
+from tracking.nodes.registry import Registry
 from tracking.protocol.codec import MAX_FRAME_BYTES
 from tracking.sockets.http import HttpProtocol
 from tracking.sockets.limits import ConnectionLimits
@@ -79,20 +81,54 @@ def serve(host: str, port: int) -> None:
         log_config=None,
         server_header=False,
     )
-    _Server(config).run([listening_socket(config)])
+    server = _Server(config, app.state.service.registry)
+    server.run([listening_socket(config)])
+    if server.refusal is not None:
+        raise server.refusal
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, with garbage collection tuned for a process that keeps most of its objects."""
+    """uvicorn's server, with garbage collection tuned for a process that keeps most of its objects.
+
+    While it runs, the process is registered among the hubs of its database.
+    """
+
+    def __init__(self, config: uvicorn.Config, registry: Registry) -> None:
+        super().__init__(config)
+        self.refusal: HubRefused | None = None
+        """why this hub had to go down"""
+        self._registry = registry
+        self._registered: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._registry.admit(lambda: self.should_exit)
+        if self.should_exit:
+            return
         await super().startup(sockets)
+        self._registered = asyncio.create_task(self._registry.run(), name="registry")
+        self._registered.add_done_callback(self._unregistered)
         # A thread that parses a large polygon gives way to the event loop after one millisecond, not five.
         sys.setswitchinterval(SWITCH_SECONDS)
         # Objects that exist now stay. Connections live long and hold no cycles. Scanning 5,000 of them took 30 % of the CPU.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self._registered is not None:
+            self._registered.cancel()
+            await asyncio.wait({self._registered})
+        await self._registry.leave()
+
+    def _unregistered(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, HubRefused):
+            self.refusal, self.should_exit = error, True
+        else:
+            go_down_with(task)
 
 
 @main.command()

@@ -118,6 +118,10 @@ class ConfigError(TrackingError):
     """A setting is missing or wrong. The message says which one, what was expected, and what to do."""
 
 
+class HubRefused(TrackingError):
+    """This hub must not run beside another one on the same database."""
+
+
 class MigrationError(TrackingError):
     """The schema can't be migrated to what this code needs, or other migrations made it."""
 

@@ -32,7 +32,7 @@ END_SECONDS = 2.0
 """How long its tasks may take to end, and then its pools."""
 CANCEL_SECONDS = 1.0
 """How long a cancelled step may take to end."""
-RECORDER, EVENTS, AUDIT = "recorder", "events", "audit"
+RECORDER, EVENTS, AUDIT, NODES = "recorder", "events", "audit", "nodes"
 """Tasks that the shutdown waits for."""
 PATIENCE_SECONDS = 3.0
 """How long a start waits for the database before it continues without it."""
@@ -100,6 +100,7 @@ class Life:
                 "revoked tokens": _learn_revoked(service),
                 "housekeeping": _keep_house(service),
                 "marks": _check_marks(service),
+                NODES: service.nodes.run(),
             }.items()
         }
         for task in self._tasks.values():
@@ -108,7 +109,7 @@ class Life:
     async def end(self) -> None:
         """Stores what was accepted, as far as possible. Every step is tried, even if another failed.
 
-        It takes at most the setting `stop_timeout`, `LATEST_SECONDS` and twice `END_SECONDS`, and a second more for each. By
+        It takes at most the setting `stop_timeout`, `LATEST_SECONDS` and thrice `END_SECONDS`, and a second more for each. By
         then nobody is connected.
         """
         service = self.service
@@ -125,6 +126,8 @@ class Life:
             # The ends of watches. Without them the next hub only knows that they ended before it started.
             _step("writing the audit", seconds, service.audit.flush(), by=self._tasks.get(AUDIT)),
         )
+        if service.nodes.enabled:
+            await _step("leaving the other hubs", END_SECONDS, service.nodes.leave(), by=self._tasks.get(NODES))
         await self._stop()
 
     async def give_up(self) -> None:

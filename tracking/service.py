@@ -1,17 +1,17 @@
 """The parts of a running hub: `Service` is what sockets and HTTP handlers get, and `assemble` builds it."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.budgets import Budgets, assemble_budgets
 from tracking.change_upkeep import ChangeUpkeep
+from tracking.cluster.assembly import assemble_homes
 from tracking.cluster.homes import Homes
-from tracking.cluster.leaving import Leaving
 from tracking.config import Settings
 from tracking.downloads import Downloads
 from tracking.erasure import Erasures
+from tracking.forgetting import Forgetting
 from tracking.history.lines import Lines
 from tracking.history.retention import Retention
 from tracking.history.revisions import Revisions
@@ -36,6 +36,10 @@ from tracking.monitor.loader import Loader
 from tracking.monitor.monitor import Monitor
 from tracking.monitor.silence import Silences
 from tracking.monitor.states import AlertStates
+from tracking.nodes.assembly import assemble_nodes, assemble_registry
+from tracking.nodes.backplane import Backplane
+from tracking.nodes.nodes import Nodes
+from tracking.nodes.registry import Registry
 from tracking.refiling import Refiling
 from tracking.services.access import Access
 from tracking.services.fleets import Fleets
@@ -54,6 +58,8 @@ from tracking.store.positions import TrackRow
 HOUSEKEEPING_TIMEOUT = 60.0
 BACKLOG_GROUPS = 2
 """Full groups that backlogs may fill: one is being stored, and one is taken meanwhile."""
+CONFIRMED_SECONDS = 3.0
+"""A hub tells others that it reaches the database if it read the change log to its end so long ago."""
 LISTS_AT_ONCE = 3
 SHAPES_AT_ONCE = 1
 """Two threads would share one interpreter. They would take no less time, and the event loop would wait for both."""
@@ -67,6 +73,10 @@ class Service:
     settings: Settings
     clock: Clock
     auth: Auth
+    nodes: Nodes
+    """this hub among the others"""
+    registry: Registry
+    """who is alive by the database; of the process, and so the same when all is built anew"""
     marks: Marks
     """of what was committed through any of the pools"""
     database: Database
@@ -127,29 +137,52 @@ class Service:
     audit: Audit
 
 
-def assemble(settings: Settings, url: str, auth: Auth, clock: Clock, *, last_event: int = 0) -> Service:
+def assemble(
+    settings: Settings,
+    url: str,
+    auth: Auth,
+    clock: Clock,
+    *,
+    last_event: int = 0,
+    registry: Registry | None = None,
+    backplane: Backplane | None = None,
+) -> Service:
     """Builds the parts around the database at `url` and joins them. Nothing runs yet.
 
     All that was read from the database is in these parts, with two exceptions. `auth` knows tokens by their unguessable ids.
-    `last_event` is the last id that another service on this database may have sent.
+    `last_event` is the last id that another service on this database may have sent. `registry` says who this process is
+    already. `backplane` replaces the one that the settings name.
     """
-    return _Assembly(settings, url, auth, clock, last_event).service()
+    registry = registry or assemble_registry(settings, url, clock, backplane)
+    return _Assembly(settings, url, auth, clock, last_event, registry, backplane).service()
 
 
 class _Assembly:
     """Builds the parts in the order in which they depend on each other. A part that comes later is reached by a lambda."""
 
-    def __init__(self, settings: Settings, url: str, auth: Auth, clock: Clock, last_event: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        url: str,
+        auth: Auth,
+        clock: Clock,
+        last_event: int,
+        registry: Registry,
+        backplane: Backplane | None,
+    ) -> None:
         self.settings = settings
         self.auth = auth
         self.clock = clock
+        self.registry = registry
         self._open_pools(url)
+        self.nodes = assemble_nodes(
+            settings, self.database, registry.node, backplane, confirmed=lambda: self.follower.behind < CONFIRMED_SECONDS
+        )
         self._build_live()
         self._build_history()
         self._build_ingest()
         self._build_erasures()
         self._build_monitor(last_event)
-        self._build_homes()
         self._build_loader()
         self._build_following()
 
@@ -230,16 +263,6 @@ class _Assembly:
     async def _open_session(self, vehicle: IngestVehicle, name: str) -> Session | None:
         return await self.homes.open_session(vehicle, name)
 
-    def _build_homes(self) -> None:
-        known, hub, recorder, monitor = self.ingest_vehicles, self.hub, self.recorder, self.monitor
-
-        def forget(numbers: set[int]) -> None:
-            self.latest.forget(numbers)
-            self.refiling.forget(numbers)
-
-        self.homes = Homes(self.database, known, hub, recorder, monitor, self.nodes, self.clock, forget)
-        Leaving(known, hub, recorder, monitor, self.homes, self.nodes, self.clock)
-
     def _build_erasures(self) -> None:
         self.erasures = Erasures(self.database, self.jobs, self.clock, settled=self.recorder.settled)
 
@@ -247,6 +270,11 @@ class _Assembly:
         database, fleets, gone_after = self.database, self.hub.fleets, self.settings.gone_after
         self.events = Events(database, fleets, last_event=last_event)
         self.monitor = Monitor(database, fleets, self.states, self.events, self.clock, gone_after=gone_after)
+        self.homes = assemble_homes(
+            *(database, self.ingest_vehicles, self.hub, self.recorder),
+            *(self.refiling, self.monitor, self.nodes, self.clock),
+        )
+        self.homes.others_registered = lambda: self.registry.others_alive() > 0
         self.silences = Silences(database, fleets, self.events, self.clock, gone_after=gone_after)
 
     def _build_loader(self) -> None:
@@ -263,7 +291,7 @@ class _Assembly:
 
     def _build_following(self) -> None:
         settings = self.settings
-        forgetting = _Forgetting(self.recorder, self.latest, self.refiling, self.revisions, self.sums, self.erasures)
+        forgetting = Forgetting(self.recorder, self.latest, self.refiling, self.revisions, self.sums, self.erasures)
         live = LiveState(
             self.ingest_vehicles, self.hub, self.monitor, self.loader, self.auth, self.clock, self.refiling, forgetting
         )
@@ -306,6 +334,8 @@ class _Assembly:
             settings=settings,
             clock=clock,
             auth=self.auth,
+            nodes=self.nodes,
+            registry=self.registry,
             marks=self.marks,
             database=database,
             recording=self.recording,
@@ -351,29 +381,6 @@ class _Assembly:
             silences=self.silences,
             audit=Audit(database, clock, addresses=settings.audit_addresses),
         )
-
-
-class _Forgetting(NamedTuple):
-    """The parts that hold data of vehicles and trips: they drop it when these are removed, and read a trip's line again."""
-
-    recorder: Recorder
-    latest: Latest
-    refiling: Refiling
-    revisions: Revisions
-    sums: Sums
-    erasures: Erasures
-
-    def forget(self, numbers: set[int]) -> None:
-        """See `live_state.applying.Forgetting`."""
-        self.recorder.forget(numbers)
-        self.latest.forget(numbers)
-        self.refiling.forget(numbers)
-        for number in numbers:
-            self.sums.forget(number)
-        self.erasures.asked()
-
-    def fill_line(self, trip: Trip) -> None:
-        self.revisions.revise_all(trip)
 
 
 async def _trips(database: Database, trip_ids: list[str]) -> dict[str, tuple[Trip, int]]:

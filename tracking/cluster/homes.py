@@ -10,11 +10,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import asyncpg
 
 from tracking.cluster import hand_over
+from tracking.cluster.claims import Claims, Known
 from tracking.cluster.hand_over import State
 from tracking.errors import CloseCode, HomeLost, StoreUnavailable
 from tracking.ingest.recorder import Recorder
@@ -24,11 +25,9 @@ from tracking.metrics import HAND_OVERS, HOME_CLAIMS, HOMES, HOMES_LOST
 from tracking.model import Clock
 from tracking.monitor.events import Emitted
 from tracking.monitor.monitor import Monitor
-from tracking.monitor.rules import AlertState, Stay
 from tracking.nodes.messages import HandOverAsk
 from tracking.nodes.nodes import Nodes
-from tracking.store import geofence_stays, homes, latest_positions, silences
-from tracking.store.gathered import Gathered
+from tracking.store import homes
 from tracking.store.homes import Claimed
 from tracking.store.pool import Database
 
@@ -61,13 +60,6 @@ class Recent(Protocol):
     def take_up(self, vehicle_id: str, data: bytes) -> None: ...
 
 
-class _Known(NamedTuple):
-    """What the store has of a vehicle whose former home did not answer."""
-
-    last: latest_positions.Latest | None
-    alerts: AlertState
-
-
 class Homes:
     """`open_session` makes this hub the home. `run` keeps watch until it is cancelled."""
 
@@ -83,7 +75,6 @@ class Homes:
         forget: Callable[[set[int]], None],
     ) -> None:
         """`forget` drops what else is kept of vehicles, by their numbers, for work that only their home may do."""
-        self._database = database
         self._ingest_vehicles = ingest_vehicles
         self._hub = hub
         self._recorder = recorder
@@ -99,10 +90,7 @@ class Homes:
         self._waiting: list[Waiting] = []
         self._reading: asyncio.Task[None] | None = None
         self._read_at = -inf
-        self._rows = Gathered(self._read_rows)
-        self._claims = Gathered(self._claim_all)
-        self._opened = Gathered(self._open_all)
-        self._from_store = Gathered(self._read_known)
+        self._claims = Claims(database, nodes.node.node)
         recorder.on_lost = self._refused
         if nodes.enabled:
             monitor.speaks_for = lambda live: self.is_here(live.number)
@@ -142,7 +130,7 @@ class Homes:
         return session
 
     async def _open(self, vehicle: IngestVehicle, home: Home, name: str) -> Session | None:
-        opened = await self._opened.get((vehicle.number, name, home.term))
+        opened = await self._claims.open(vehicle.number, name, home.term)
         if opened is None:
             return None
         number, handled = opened
@@ -151,26 +139,19 @@ class Homes:
             raise HomeLost("another hub has become this vehicle's home: come back")
         return vehicle.sessions.setdefault(name, Session(number, name, handled, home))
 
-    async def _open_all(self, wanted: list[tuple[int, str, int]]) -> Mapping[tuple[int, str, int], tuple[int, int]]:
-        """`(session, handled_seq)`; session 0 if the home is lost."""
-        async with self._database.transaction() as connection:
-            opened, lost = await homes.open_sessions(connection, wanted)
-        found = {key: opened[key[:2]] for key in wanted if key[:2] in opened}
-        return found | {key: (0, 0) for key in wanted if key[0] in lost}
-
     async def _claim(self, vehicle: IngestVehicle, name: str) -> Session | None:
         told = await self._ask(vehicle, name) if self._nodes.enabled else None
-        claimed = await self._claims.get((vehicle.number, name))
+        claimed = await self._claims.claim(vehicle.number, name)
         if claimed is None:
             return None
         former, floor = claimed.former, 0
-        known: _Known | None = None
+        known: Known | None = None
         if told is not None and not _fits(told, vehicle, name, claimed):
             HAND_OVERS.labels("unfit").inc()
             told = None
         if told is None and self._nodes.enabled and former is not None and former.node != self._nodes.node.node:
             # It may have driven on another hub since it was loaded here.
-            known = await self._from_store.get(vehicle.number)
+            known = await self._claims.known(vehicle.number)
         # From here on nothing waits: the home and what is known of the vehicle come into force together.
         home = vehicle.home = Home(vehicle.number, claimed.term)
         session = vehicle.sessions[name] = Session(claimed.session, name, claimed.handled, home)
@@ -184,13 +165,9 @@ class Homes:
         HOME_CLAIMS.inc()
         return session
 
-    async def _claim_all(self, wanted: list[tuple[int, str]]) -> Mapping[tuple[int, str], Claimed]:
-        async with self._database.transaction() as connection:
-            return await homes.claim(connection, wanted, self._nodes.node.node)
-
     async def _ask(self, vehicle: IngestVehicle, name: str) -> State | None:
         """What the former home tells, if it is alive and answers in time."""
-        row = await self._rows.get(vehicle.number)
+        row = await self._claims.row(vehicle.number)
         if row is None or row.node == self._nodes.node.node or row.node not in self._nodes.peers:
             return None
         ask = HandOverAsk(0, vehicle.number, vehicle.vehicle_id, name)
@@ -199,10 +176,6 @@ class Homes:
         outcome = "timed_out" if answer is None else "empty" if not answer.state else "unread" if state is None else "taken_up"
         HAND_OVERS.labels(outcome).inc()
         return state
-
-    async def _read_rows(self, vehicles: list[int]) -> Mapping[int, homes.Home]:
-        async with self._database.connection() as connection:
-            return await homes.of(connection, vehicles)
 
     # --- what is known of a vehicle that comes here -------------------------------------------------------------------
 
@@ -222,28 +195,14 @@ class Homes:
         if self.recent is not None and told.recent:
             self.recent.take_up(vehicle.vehicle_id, told.recent)
 
-    async def _read_known(self, vehicles: list[int]) -> Mapping[int, _Known]:
-        async with self._database.connection() as connection:
-            newest = await latest_positions.newest(connection, vehicles)
-            places = await latest_positions.stored(connection, vehicles, 0)
-            stays = await geofence_stays.of_vehicles(connection, vehicles)
-            silent = await silences.silent(connection, vehicles)
-        states = {vehicle: AlertState() for vehicle in vehicles}
-        for vehicle, state in states.items():
-            state.previous = places.get(vehicle)
-            state.heard = self._clock()
-            state.silent = vehicle in silent
-        for stay in stays:
-            states[stay.vehicle].inside[stay.geofence_id] = Stay(stay.since, stay.dwelt)
-        return {vehicle: _Known(newest.get(vehicle), state) for vehicle, state in states.items()}
-
-    def _go_on_from(self, vehicle: IngestVehicle, known: _Known) -> None:
+    def _go_on_from(self, vehicle: IngestVehicle, known: Known) -> None:
         if known.last is not None:
             vehicle.go_on_from(known.last)
         live = self._hub.fleets.vehicles.get(vehicle.vehicle_id)
         if live is None:
             return
         if live.feed.loaded:
+            known.alerts.heard = self._clock()
             self._monitor.go_on_with(live, known.alerts)
         else:
             # The fleet's loading reads it.
@@ -322,9 +281,10 @@ class Homes:
         self._read_at = asyncio.get_running_loop().time()
 
     async def _read(self, *vehicles: int) -> None:
-        asked = {number: known.home for number in vehicles if (known := self._ingest_vehicles.by_number.get(number)) is not None}
-        async with self._database.connection() as connection:
-            rows = await homes.of(connection, list(asked))
+        asked = {
+            number: known.home for number in vehicles if (known := self._ingest_vehicles.by_number.get(number)) is not None
+        }
+        rows = await self._claims.rows(list(asked))
         for number, home in asked.items():
             row = rows.get(number)
             if home is not None and (row is None or row.term != home.term):
@@ -361,4 +321,3 @@ def _fits(told: State, vehicle: IngestVehicle, name: str, claimed: Claimed) -> b
     if former is None or former.term != told.term or claimed.term != told.term + 1:
         return False
     return all(claimed.handled <= session.shown for session in told.sessions if session.name == name)
-

@@ -189,8 +189,8 @@ async def file_anew(
 ) -> list[tuple[Accepted, int | None]] | None:
     """Gives positions of a vehicle other trips, or none, and returns those that it changed. Needs an open transaction.
 
-    Returns None if the vehicle was removed, or if its home has another `term` than this, if one is given. No position gets a trip that was removed. Positions that somebody else changed
-    since they were read stay as they are.
+    Returns None if the vehicle was removed, or its home has another `term` than the one given. No position gets a trip that was
+    removed. Positions that somebody else changed since they were read stay as they are.
     """
     known = await connection.fetch(
         # Other transactions lock in this order too: trips, then vehicles.
