@@ -48,7 +48,7 @@ lint: dev ## Check style and types: ruff, mypy --strict, tsc
 bench: dev ## Measure speed, memory and loss (ARGS='--shape trips'; ARGS='--help' shows all)
 	@exec $(BIN)/python -m driver_sim bench $(ARGS)
 
-soak: dev ## Run a long test (ARGS='kills', 'changed-hubs', 'changes', 'messy', 'churn' or 'attacks'; ARGS='kills --help' shows its arguments)
+soak: dev ## Run a long test (ARGS='kills', 'hubs', 'changed-hubs', 'changes', 'messy', 'churn' or 'attacks'; ARGS='kills --help' shows its arguments)
 	@exec $(BIN)/python -m tests.soak $(ARGS)
 
 lock: ## Remake the lock files from pyproject.toml, with PyPI's newest versions

@@ -66,7 +66,7 @@ def run_module(module: str, arguments: Sequence[str], environment: Mapping[str, 
 class HubProcess:
     """`tracking serve` on a fixed port, so that clients find it after a restart. `settings` are TRACKING_… variables."""
 
-    def __init__(self, database_url: str, log: Path, port: int | None = None, **settings: str) -> None:
+    def __init__(self, database_url: str, log: Path, port: int | None = None, /, **settings: str) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
@@ -81,8 +81,13 @@ class HubProcess:
         }
         self.process: Process | None = None
 
-    def start(self) -> "HubProcess":
+    def begin(self) -> Process:
+        """Starts it, and does not wait until it answers."""
         self.process = self._launch()
+        return self.process
+
+    def start(self) -> "HubProcess":
+        self.begin()
         wait_until(self._answers, f"the hub did not start; see {self.log}")
         return self
 
