@@ -1,11 +1,15 @@
 """Hubs joined by a real NATS server: its end, its silence, who may use it, and that nobody else is heard."""
 
+import base64
+import binascii
+import json
 import logging
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.nodes.network import Station, nats, running
 from tests.support.broker import Broker
@@ -150,6 +154,61 @@ async def test_tls_is_verified_on_both_sides_and_never_given_up(
         plain.kill()
     assert "s3cret" not in plain.log.read_text()
     assert '"user":"hub"' not in plain.log.read_text()
+
+
+class Key:
+    """A key of NATS. Its public form and its seed are base32 of a prefix, 32 bytes, and a CRC-16 with the low byte first."""
+
+    def __init__(self, kind: str) -> None:
+        self._key = Ed25519PrivateKey.generate()
+        prefix = {"O": 14, "A": 0, "U": 20}[kind] << 3
+        self.public = _base32(bytes([prefix]) + self._key.public_key().public_bytes_raw())
+        self.seed = _base32(bytes([(18 << 3) | (prefix >> 5), (prefix & 31) << 3]) + self._key.private_bytes_raw())
+
+    def vouch(self, subject: str, kind: str) -> str:
+        """A JWT for another key, signed by this one."""
+        claims = {"jti": "x", "iat": 1, "iss": self.public, "sub": subject, "nats": {"type": kind, "version": 2} | LIMITS[kind]}
+        text = b".".join(_base64(json.dumps(part).encode()) for part in ({"typ": "JWT", "alg": "ed25519-nkey"}, claims))
+        return (text + b"." + _base64(self._key.sign(text))).decode()
+
+
+LIMITS: dict[str, dict[str, object]] = {
+    "operator": {},
+    "account": {"limits": dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)},
+    "user": {"subs": -1, "data": -1, "payload": -1},
+}
+
+
+def _base64(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+def _base32(data: bytes) -> str:
+    return base64.b32encode(data + binascii.crc_hqx(data, 0).to_bytes(2, "little")).decode().rstrip("=")
+
+
+async def test_a_file_of_credentials_proves_who_the_hub_is(tmp_path: Path) -> None:
+    operator, account, user, stranger = Key("O"), Key("A"), Key("U"), Key("U")
+    configuration = tmp_path / "nats.conf"
+    configuration.write_text(
+        f"operator: {operator.vouch(operator.public, 'operator')}\nresolver: MEMORY\n"
+        f"resolver_preload: {{ {account.public}: {operator.vouch(account.public, 'account')} }}\n"
+    )
+    broker = Broker(tmp_path / "log", ["-c", str(configuration)]).start()
+    stations = []
+    for name, key in (("right", user), ("wrong", stranger)):
+        (tmp_path / name).write_text(
+            f"-----BEGIN NATS USER JWT-----\n{account.vouch(user.public, 'user')}\n------END NATS USER JWT------\n\n"
+            f"-----BEGIN USER NKEY SEED-----\n{key.seed}\n------END USER NKEY SEED------\n"
+        )
+        stations.append(Station(name, nats(broker.url, nats_credentials=str(tmp_path / name))))
+    right, wrong = stations
+    try:
+        async with running(right, wrong):
+            await until(lambda: right.nodes.connected and "authentication error" in broker.log.read_text())
+            assert not wrong.nodes.connected
+    finally:
+        broker.kill()
 
 
 @pytest.mark.parametrize(

@@ -302,3 +302,19 @@ def test_whatever_comes_nothing_raises(received: list[tuple[bool, bytes]]) -> No
             await asyncio.sleep(0)
 
     asyncio.new_event_loop().run_until_complete(receive())
+
+
+async def test_a_service_built_anew_takes_the_place_of_the_old_one_in_the_same_process() -> None:
+    clock = Clock()
+    a, b, network = two(clock)
+    async with running(a, b):
+        await met(a, b)
+        clock.now += 2
+        a.nodes.silence()
+        anew = Station("a", network.backplane(), clock)
+        async with running(anew):
+            await until(lambda: anew.knows("b") and b.missed_ == ["a", "a"])
+            a.nodes.tell("b", Want("of the old", True))
+            anew.nodes.tell("b", Want("of the new", True))
+            await until(lambda: b.wants == [("a", "of the new")])
+    assert b.gone_ == []

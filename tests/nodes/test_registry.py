@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
@@ -11,9 +12,15 @@ import pytest
 from tests.support.broker import Broker
 from tests.support.devices import until
 from tests.support.hub_process import HubProcess
+from tracking.demo.postgres import Cluster
 from tracking.errors import HubRefused
 from tracking.nodes.node import Node
 from tracking.nodes.registry import Registry
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
 
 MakeHub = Callable[..., HubProcess]
 
@@ -23,7 +30,7 @@ def registry(url: str, name: str, *, has_broker: bool = False) -> Registry:
 
 
 @contextlib.asynccontextmanager
-async def watching(url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+async def watching(url: str) -> AsyncIterator[Connection]:
     connection = await asyncpg.connect(url)
     yield connection
     await connection.close()
@@ -127,7 +134,7 @@ async def test_a_hub_that_finds_out_later_goes_down_with_the_reason(
         assert "Traceback" not in with_broker.log.read_text()
         with_broker.process = None
         # Its own start is refused too, before it serves.
-        await connection.execute("UPDATE nodes SET seen_at = now() - interval '8 s' WHERE node = 'alone'")
+        await connection.execute("UPDATE nodes SET seen_at = now() - interval '8.5 s' WHERE node = 'alone'")
         again = HubProcess(database_url, tmp_path / "again.log")
         again.log.touch()
         again.process = again._launch()
@@ -136,3 +143,15 @@ async def test_a_hub_that_finds_out_later_goes_down_with_the_reason(
         assert await asyncio.to_thread(again.process.wait, 20) == 1
         assert "Error: another hub" in again.log.read_text()
         assert "Traceback" not in again.log.read_text()
+
+
+async def test_a_copy_of_a_database_is_another_installation(
+    cluster: Cluster, database_url: str, administrator: Connection
+) -> None:
+    async with watching(database_url) as connection:
+        ours = await connection.fetchval("SELECT cluster_id()")
+        name = await connection.fetchval("SELECT current_database()")
+    await administrator.execute(f"CREATE DATABASE copy_of_it TEMPLATE {name}")
+    async with watching(cluster.url("copy_of_it")) as connection:
+        assert await connection.fetchval("SELECT cluster_id()") != ours
+    await administrator.execute("DROP DATABASE copy_of_it WITH (FORCE)")

@@ -25,9 +25,9 @@ from tracking.nodes.messages import MAX_BYTES
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3.0
-WAIT_SECONDS = 0.25
+WAIT_SECONDS = 0.1
 """Between two attempts to connect; up to twice as long, so that hubs do not come all at once."""
-LONGEST_WAIT = 2.0
+LONGEST_WAIT = 0.5
 PING_SECONDS = 1
 PINGS = 2
 """Unanswered pings after which a connection is given up."""
