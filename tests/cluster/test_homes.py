@@ -38,7 +38,7 @@ async def _is_here(service: Service, vehicle_id: str) -> bool:
     return vehicle is not None and vehicle.home is not None
 
 
-async def test_a_driver_that_moves_in_mid_commit_has_one_row_each_and_an_exact_ack(two: Hubs, database_url: str) -> None:
+async def test_row_60_a_driver_that_moves_in_mid_commit_has_one_row_each_and_an_exact_ack(two: Hubs, database_url: str) -> None:
     one, other = two
     van = await a_vehicle(one)
     async with Driver(one.url, van) as driver:
@@ -67,7 +67,7 @@ async def _moved(url: str, van: str, session: str) -> int:
         return handled
 
 
-async def test_the_newer_of_two_devices_on_two_hubs_wins(two: Hubs, database_url: str) -> None:
+async def test_row_62_the_newer_of_two_devices_on_two_hubs_wins(two: Hubs, database_url: str) -> None:
     one, other = two
     van = await a_vehicle(one)
     async with Driver(one.url, van) as older:
