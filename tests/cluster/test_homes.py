@@ -12,6 +12,7 @@ from tests.support.devices import until
 from tests.support.hub_in_process import has_events
 from tests.support.hubs_in_process import Hubs, a_vehicle, hubs
 from tracking.cluster import homes as cluster_homes
+from tracking.errors import StoreUnavailable
 from tracking.metrics import HAND_OVERS, SUSPECT
 from tracking.nodes.messages import HandOver
 from tracking.service import Service
@@ -137,6 +138,24 @@ async def test_a_hub_that_stood_still_reads_its_homes_before_it_shows_anything(t
             assert await stale.closed() == 1012
         assert vehicle.newest is None
         assert one.service.recorder.queue.offered == 0
+
+
+async def test_without_broker_and_database_nothing_is_held_back(two: Hubs, monkeypatch: pytest.MonkeyPatch) -> None:
+    homes = two[0].service.homes
+    tried = 0
+
+    async def away() -> None:
+        nonlocal tried
+        tried += 1
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(homes, "read_anew", away)
+    monkeypatch.setattr(homes, "others_registered", lambda: True)
+    monkeypatch.setattr(cluster_homes, "AWAY_SECONDS", 0.0)
+    two.exchange.cut()
+    await until(lambda: tried >= 1, "the homes are read")
+    looked = homes.looked
+    await until(lambda: tried >= 2 and homes.looked > looked, "it goes on")
 
 
 async def test_server_time_never_falls_though_the_clocks_of_hubs_differ(two: Hubs, database_url: str) -> None:

@@ -7,6 +7,7 @@ read anew. Then nothing of the vehicle is taken, shown or stored here any more.
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
@@ -38,6 +39,8 @@ ASK_SECONDS: Final = 0.2
 STOOD_STILL_MS: Final = 3_000
 """A hub whose event loop stood still for so long may be taken for dead by the others."""
 LOOK_SECONDS: Final = 0.5
+COUNTED_EVERY: Final = 10
+"""Looks after which the homes are counted."""
 AWAY_SECONDS: Final = 5.0
 """How often the homes are read anew while the broker is away, so that nobody can ask for them."""
 FLOOR_MS: Final = 10_000
@@ -100,6 +103,7 @@ class Homes:
         """
         self._waiting: list[Waiting] = []
         self._reading: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
         self._read_at = -inf
         self._claims = Claims(database, nodes.node.node)
         recorder.on_lost = self._refused
@@ -306,21 +310,33 @@ class Homes:
                 self.lose(home, self._code(home, row), "read")
 
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
         if self._nodes.enabled:
             self.looked = self._clock()
-        while True:
+        for count in itertools.count():
+            if count % COUNTED_EVERY == 0:
+                HOMES.set(sum(vehicle.home is not None for vehicle in self._ingest_vehicles.by_number.values()))
             await asyncio.sleep(LOOK_SECONDS)
-            HOMES.set(sum(vehicle.home is not None for vehicle in self._ingest_vehicles.by_number.values()))
-            if not self._nodes.enabled:
-                continue
-            now = self._clock()
-            if not 0 <= now - self.looked < STOOD_STILL_MS:
-                self._begin_reading()
-            elif self._reading is None:
-                self.looked = now
-                if not self._nodes.connected and loop.time() - self._read_at >= AWAY_SECONDS and self.others_registered():
-                    self._begin_reading()
+            if self._nodes.enabled:
+                self._look()
+
+    def _look(self) -> None:
+        now = self._clock()
+        if not 0 <= now - self.looked < STOOD_STILL_MS:
+            self._begin_reading()
+        elif self._reading is None:
+            self.looked = now
+            since = asyncio.get_running_loop().time() - self._read_at
+            if not self._nodes.connected and since >= AWAY_SECONDS and self.others_registered() and self._checking is None:
+                self._checking = asyncio.create_task(self._check(), name="checking the homes without the broker")
+
+    async def _check(self) -> None:
+        """Reads the homes, if the database answers. Nothing waits for it: the map goes on without broker and database."""
+        try:
+            await self.read_anew()
+        except (StoreUnavailable, asyncpg.PostgresError) as error:
+            logger.warning("the broker is away, and the homes can't be read: %s", error)
+        finally:
+            self._checking = None
 
 
 def said_by(vehicle: IngestVehicle) -> str | None:
