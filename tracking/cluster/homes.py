@@ -127,8 +127,11 @@ class Homes:
 
         Raises `HomeLost` if another hub took it over meanwhile, and `StoreUnavailable`.
         """
-        if vehicle.home is not None and (known := vehicle.sessions.get(name)) is not None:
-            return known
+        if vehicle.home is not None:
+            if vehicle.home.lost:
+                raise HomeLost("another hub has become this vehicle's home: come back")
+            if (known := vehicle.sessions.get(name)) is not None:
+                return known
         if vehicle.claiming is None:
             vehicle.claiming = asyncio.Lock()
         async with vehicle.claiming:
@@ -240,7 +243,8 @@ class Homes:
         self._recorder.drop(vehicle.sessions.values())
         driver = self._hub.drivers.get(vehicle.vehicle_id)
         if driver is not None and driver.number == vehicle.number:
-            driver.close(code)
+            # A connection that has said nothing yet may be the one that took the home: it comes back.
+            driver.close(code if driver.said is not None else CloseCode.GOING_DOWN)
         self._ingest_vehicles.forget(vehicle.vehicle_id)
         self._forget({vehicle.number})
         if self.recent is not None:
@@ -257,8 +261,8 @@ class Homes:
     def _code(self, home: Home, row: homes.Home | None) -> CloseCode:
         """How the driver's connection ends: 4409 if another device has replaced it, and 1012 in all other cases."""
         vehicle = self._ingest_vehicles.by_number.get(home.vehicle)
-        name = said_by(vehicle) if vehicle is not None else None
-        if row is None or row.term <= home.term or name is None or row.session == name:
+        driver = self._hub.drivers.get(vehicle.vehicle_id) if vehicle is not None else None
+        if row is None or row.term <= home.term or driver is None or driver.said == row.session:
             return CloseCode.GOING_DOWN
         return CloseCode.REPLACED
 
@@ -337,11 +341,6 @@ class Homes:
             logger.warning("the broker is away, and the homes can't be read: %s", error)
         finally:
             self._checking = None
-
-
-def said_by(vehicle: IngestVehicle) -> str | None:
-    """The name of the session that its driver said on the connection that is open."""
-    return next((session.name for session in vehicle.sessions.values() if session.receiver is not None), None)
 
 
 def _fits(told: State, vehicle: IngestVehicle, name: str, claimed: Claimed) -> bool:
