@@ -316,12 +316,17 @@ class Homes:
     async def run(self) -> None:
         if self._nodes.enabled:
             self.looked = self._clock()
-        for count in itertools.count():
-            if count % COUNTED_EVERY == 0:
-                HOMES.set(sum(vehicle.home is not None for vehicle in self._ingest_vehicles.by_number.values()))
-            await asyncio.sleep(LOOK_SECONDS)
-            if self._nodes.enabled:
-                self._look()
+        try:
+            for count in itertools.count():
+                if count % COUNTED_EVERY == 0:
+                    HOMES.set(sum(vehicle.home is not None for vehicle in self._ingest_vehicles.by_number.values()))
+                await asyncio.sleep(LOOK_SECONDS)
+                if self._nodes.enabled:
+                    self._look()
+        finally:
+            for task in (self._reading, self._checking):
+                if task is not None:
+                    task.cancel()
 
     def _look(self) -> None:
         now = self._clock()
