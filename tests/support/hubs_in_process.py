@@ -23,10 +23,9 @@ class Hubs(list[World]):
         super().__init__()
         self.exchange = Exchange()
 
-    async def knows(self, vehicle_id: str) -> None:
-        """Waits until each hub has applied the changes until now."""
-        for world in self:
-            await world.service.follower.begin()
+    async def joined(self) -> None:
+        """Waits until each hub knows all others."""
+        await until(lambda: all(len(world.service.nodes.peers) == len(self) - 1 for world in self), "the hubs know each other")
 
 
 @contextlib.asynccontextmanager
@@ -41,8 +40,7 @@ async def hubs(database_url: str, count: int = 2, **settings: Any) -> AsyncItera
             app.state.service = assemble(known, database_url, Auth(known, clock), clock, backplane=backplane)
             served = await stack.enter_async_context(serving(app, lifespan="on"))
             made.append(World(app.state.service, served.url, clock, database_url))
-        for world in made:
-            await until(lambda world=world: len(world.service.nodes.peers) == count - 1, "the hubs know each other")  # type: ignore[misc]
+        await made.joined()
         yield made
 
 
