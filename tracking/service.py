@@ -10,7 +10,7 @@ from tracking.cluster.assembly import assemble_homes
 from tracking.cluster.care import Care, Company, assemble_care
 from tracking.cluster.homes import Homes
 from tracking.config import Settings
-from tracking.downloads import Downloads
+from tracking.downloads import Downloads, assemble_downloads
 from tracking.erasure import Erasures
 from tracking.forgetting import Forgetting
 from tracking.history.lines import Lines
@@ -331,16 +331,6 @@ class _Assembly:
         }
         return Retention(self.jobs, self.housekeeping, self.settings, self.clock, let_go=forget)
 
-    def _downloads(self) -> Downloads:
-        settings = self.settings
-        return Downloads(
-            self.auth,
-            at_once=settings.downloads_at_once,
-            per_token=settings.downloads_per_token,
-            seconds=settings.download_seconds,
-            least_rate=settings.download_least_rate,
-        )
-
     def service(self) -> Service:
         settings, clock, database, follower, budgets = self.settings, self.clock, self.database, self.follower, self.budgets
         shapes = Lanes(SHAPES_AT_ONCE, rests=True, on_quiet=give_back)
@@ -367,7 +357,7 @@ class _Assembly:
             lines=self.lines,
             hub=self.hub,
             connection_limits=ConnectionLimits(settings.connections_per_address),
-            downloads=self._downloads(),
+            downloads=assemble_downloads(settings, self.auth),
             budgets=budgets,
             lists=Lanes(LISTS_AT_ONCE),
             shapes=shapes,
