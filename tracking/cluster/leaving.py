@@ -1,7 +1,7 @@
 """The former home's part of a hand-over: it answers a hub that is about to be the home of a vehicle.
 
-It takes nothing more of the vehicle, and commits what waits for it. Then it tells what it knows, and forgets the vehicle. What is
-not committed in time goes with the answer as verdicts: the device sends these fixes again, and they are not judged twice.
+It takes nothing more of the vehicle, and commits what waits for it. Then it tells what it knows, and forgets the vehicle. What
+is not committed in time goes with the answer as verdicts: the device sends these fixes again, and they are not judged twice.
 """
 
 import asyncio
