@@ -53,7 +53,7 @@ from tracking.store import trip_lines, trips
 from tracking.store.gathered import Gathered
 from tracking.store.jobs import Jobs
 from tracking.store.marks import Marks
-from tracking.store.pool import Database
+from tracking.store.pool import HELD_BY_A_HUB_SECONDS, Database
 
 HOUSEKEEPING_TIMEOUT = 60.0
 BACKLOG_GROUPS = 2
@@ -192,8 +192,9 @@ class _Assembly:
         settings, marks = self.settings, Marks()
         self.marks = marks
         # Connections of pools that are not `tidy` are not reset: queries and transactions leave nothing behind in them.
-        self.database = Database(url, marks=marks, timeout=settings.database_timeout, tidy=False)
-        self.recording = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
+        held, timeout = HELD_BY_A_HUB_SECONDS, settings.database_timeout
+        self.database = Database(url, marks=marks, timeout=timeout, tidy=False, held=held)
+        self.recording = Database(url, marks=marks, timeout=timeout, size=2, tidy=False, held=held)
         self.exports = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
         self.summing = Database(url, marks=marks, timeout=max(SUM_TIMEOUT, settings.database_timeout), size=1, tidy=False)
         # One connection for the log, and one for its heartbeat and for `Follower.begin`.
