@@ -87,6 +87,7 @@ class Life:
                 "homes": service.homes.run(),
                 "cut off": service.care.cut_off.run(),
                 "feed from the store": service.care.store_feed.run(),
+                "erased elsewhere": service.care.erased.run(),
                 "vehicles of other hubs": service.care.held_fleets.run(),
                 "summaries": service.summaries.run(),
                 "erasures": service.erasures.run(),
