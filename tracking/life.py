@@ -243,6 +243,8 @@ async def let_go(service: Service) -> None:
     """Removes vehicles without a connection and past days from memory, and writes what waits for the audit."""
     service.ingest_vehicles.let_go(service.hub.drivers)
     service.recorder.forget_partitions()
+    if service.settings.retention_days:
+        service.hub.fleets.forget_places_before((service.clock() // DAY_MS - service.settings.retention_days) * DAY_MS)
     with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
         await service.audit.write()
         await _forget_revoked(service)

@@ -90,6 +90,21 @@ async def test_a_hub_forgets_revoked_tokens_that_another_one_removed(two: Hubs) 
     assert one.service.auth.revoked == {"kept"}
 
 
+async def test_a_hub_forgets_last_places_that_another_one_removed(database_url: str) -> None:
+    async with hubs(database_url, count=1, retention_days=30, event_retention_days=30) as [one], Api(one.url) as api:
+        van = await api.vehicle(await api.fleet())
+        async with Driver(one.url, van) as driver:
+            await driver.report(fix(1))
+            await driver.acknowledged(1)
+        live = one.service.hub.fleets.vehicles[van]
+        live.feed.leave(live)
+        await let_go(one.service)
+        assert live.position is not None
+        one.clock.ahead += 40 * DAY_MS
+        await let_go(one.service)
+        assert live.position is None
+
+
 async def test_a_home_corrects_what_the_former_home_stored_before_it_knew_that_the_trip_was_over(
     two: Hubs, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
