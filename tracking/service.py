@@ -13,7 +13,7 @@ from tracking.cluster.resuming import Resuming
 from tracking.cluster.trips import TripsAcrossHubs
 from tracking.cluster.unstored import Unstored
 from tracking.config import Settings
-from tracking.downloads import Downloads
+from tracking.downloads import Downloads, assemble_downloads
 from tracking.erasure import Erasures
 from tracking.forgetting import Forgetting
 from tracking.history.lines import Lines
@@ -305,8 +305,13 @@ class _Assembly:
             *(database, self.ingest_vehicles, self.hub, self.recorder),
             *(self.refiling, self.monitor, self.nodes, self.clock),
         )
-        self.homes.others_registered = lambda: self.registry.others_alive() > 0
         self.company = Company(self.nodes, self.registry)
+        self.audit = Audit(
+            *(database, self.clock),
+            addresses=self.settings.audit_addresses,
+            node=self.registry.node.node,
+            others=self.company.read_others,
+        )
         self.care = assemble_care(
             *(self.company, database, self.clock),
             auth=self.auth,
@@ -314,6 +319,7 @@ class _Assembly:
             monitor=self.monitor,
             homes=self.homes,
             revisions=self.revisions,
+            audit=self.audit,
             follower=lambda: self.follower,
         )
         self.silences = Silences(database, fleets, self.events, self.clock, gone_after=gone_after, hubs=self.company.hubs)
@@ -348,7 +354,7 @@ class _Assembly:
         self.follower = Follower(
             *(self.following, self.database, self.marks, live),
             clock=self.clock,
-            on_applied=self.change_feed.add,
+            on_applied=self.care.erased.after(self.change_feed.add),
             on_committed=self.care.hints.committed,
         )
         self.events.on_stored = self.follower.wake
@@ -360,16 +366,6 @@ class _Assembly:
             "latest": self.hub.fleets.forget_places,
         }
         return Retention(self.jobs, self.housekeeping, self.settings, self.clock, let_go=forget)
-
-    def _downloads(self) -> Downloads:
-        settings = self.settings
-        return Downloads(
-            self.auth,
-            at_once=settings.downloads_at_once,
-            per_token=settings.downloads_per_token,
-            seconds=settings.download_seconds,
-            least_rate=settings.download_least_rate,
-        )
 
     def service(self) -> Service:
         settings, clock, database, follower, budgets = self.settings, self.clock, self.database, self.follower, self.budgets
@@ -400,7 +396,7 @@ class _Assembly:
             trips_across_hubs=self.trips_across_hubs,
             resuming=self.resuming,
             connection_limits=ConnectionLimits(settings.connections_per_address),
-            downloads=self._downloads(),
+            downloads=assemble_downloads(settings, self.auth),
             budgets=budgets,
             lists=Lanes(LISTS_AT_ONCE),
             shapes=shapes,
@@ -427,10 +423,5 @@ class _Assembly:
             events=self.events,
             loader=self.loader,
             silences=self.silences,
-            audit=Audit(
-                *(database, clock),
-                addresses=settings.audit_addresses,
-                node=self.registry.node.node,
-                others=self.company.read_others,
-            ),
+            audit=self.audit,
         )

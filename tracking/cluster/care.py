@@ -3,8 +3,10 @@
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.cluster.cut_off import CutOff
+from tracking.cluster.erased_elsewhere import ErasedElsewhere
 from tracking.cluster.held_fleets import HeldFleets
 from tracking.cluster.hints import Hints
 from tracking.cluster.homes import Homes
@@ -51,6 +53,22 @@ class Care(NamedTuple):
     cut_off: CutOff
     store_feed: StoreFeed
     held_fleets: HeldFleets
+    erased: ErasedElsewhere
+
+    def degraded(self) -> list[str]:
+        """For `/readyz`: what does not work now, and what to do."""
+        found = []
+        if self.cut_off.now:
+            found.append(
+                "this hub is cut off: it cannot read the change log, and another hub can. Passengers and dispatchers are sent"
+                " away, drivers are not acknowledged. Check this host's way to PostgreSQL"
+            )
+        if self.store_feed.feeding:
+            found.append(
+                "the broker is away, and other hubs run: watchers whose driver is on another hub are fed from the database,"
+                " some 2 s late. Start the NATS server, or check this host's way to it"
+            )
+        return found
 
 
 def assemble_care(
@@ -63,6 +81,7 @@ def assemble_care(
     monitor: Monitor,
     homes: Homes,
     revisions: Revisions,
+    audit: Audit,
     follower: Callable[[], Follower[State]],
 ) -> Care:
     """`follower` returns the follower, which is built later."""
@@ -78,4 +97,5 @@ def assemble_care(
         CutOff(hub, lambda: follower().behind, lambda: nodes.peers.values()),
         store_feed,
         HeldFleets(database, hub.fleets, monitor, clock, others=others),
+        ErasedElsewhere(database, audit),
     )
