@@ -10,6 +10,7 @@ import asyncpg
 
 from tests.support import devices
 from tests.support.clients import Api, Message, Passenger, fix, now_ms
+from tests.support.clocks import ShiftedClock
 from tests.support.hub_process import SECRET
 from tests.support.serving import serving
 from tests.support.watcher import Line
@@ -19,7 +20,6 @@ from tracking.cluster.trips import TripsAcrossHubs
 from tracking.config import load
 from tracking.life import Life
 from tracking.live.hub import STEPS
-from tracking.model import system_clock
 from tracking.nodes.local import Exchange, LocalBackplane
 from tracking.service import Service, assemble
 
@@ -29,7 +29,7 @@ _began = [0]
 
 
 def drive(seq: int) -> Message:
-    """The fix of this number: all are a second apart, within the grace before a trip begins."""
+    """The fix of this number: all are a second apart. The first are within the grace before the trip begins."""
     return fix(seq, fix_time=_began[0] - 20_000 + seq * 1_000)
 
 
@@ -98,10 +98,12 @@ class ClusterHub:
 class Cluster:
     """`hubs` of one database. `api` talks to the first."""
 
-    def __init__(self, database_url: str, hubs: list[ClusterHub], api: Api) -> None:
+    def __init__(self, database_url: str, hubs: list[ClusterHub], api: Api, clock: ShiftedClock) -> None:
         self.database_url = database_url
         self.hubs = hubs
         self.api = api
+        self.clock = clock
+        """of all hubs"""
 
     def last_change(self) -> int:
         """The last change that any hub has applied."""
@@ -128,6 +130,7 @@ async def cluster(database_url: str, count: int, **settings: Any) -> AsyncIterat
     """So many hubs that know each other."""
     exchange = Exchange()
     _began[0] = now_ms()
+    clock = ShiftedClock()
     async with contextlib.AsyncExitStack() as stack:
         hubs = []
         for number in range(count):
@@ -140,7 +143,7 @@ async def cluster(database_url: str, count: int, **settings: Any) -> AsyncIterat
                 **settings,
             )
             backplane = LossyBackplane(exchange)
-            life = Life(assemble(known, database_url, Auth(known, system_clock), system_clock, backplane=backplane))
+            life = Life(assemble(known, database_url, Auth(known, clock), clock, backplane=backplane))
             await life.begin()
             stack.push_async_callback(life.end)
             app = create_app(known)
@@ -152,7 +155,21 @@ async def cluster(database_url: str, count: int, **settings: Any) -> AsyncIterat
             lambda: all(hub.service.nodes.peers.keys() == everybody - {hub.name} for hub in hubs), "all hubs know each other"
         )
         api = await stack.enter_async_context(Api(hubs[0].url))
-        yield Cluster(database_url, hubs, api)
+        yield Cluster(database_url, hubs, api, clock)
+
+
+@contextlib.asynccontextmanager
+async def nothing_is_read(database_url: str) -> AsyncIterator[None]:
+    """Every query of trips, positions and messages waits inside this context."""
+    connection = await asyncpg.connect(database_url)
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("LOCK TABLE trips, positions, messages, vehicles IN ACCESS EXCLUSIVE MODE")
+    try:
+        yield
+    finally:
+        await transaction.rollback()
+        await connection.close()
 
 
 class Watching:
@@ -178,7 +195,8 @@ class Watching:
         kind = message["type"]
         if kind == "snapshot":
             self.offset = message["offset"]
-            self.line.begin(message["track"])
+            if "since" not in message:
+                self.line.begin(message["track"])
             if "position" in message:
                 self.positions.append(message["position"]["fix_time"])
         elif "offset" in message:
