@@ -77,13 +77,12 @@ class ClusterHub:
 
     @contextlib.contextmanager
     def not_following(self) -> Iterator[None]:
-        """This hub applies no change of the log meanwhile."""
+        """This hub applies no change of the log inside this context, or until `follow_again`."""
         follower = self.service.follower
-        gate = asyncio.Event()
-        read_on = follower._read_on
+        read_on, self._may_follow = follower._read_on, asyncio.Event()
 
         async def wait() -> bool:
-            await gate.wait()
+            await self._may_follow.wait()
             return await read_on()
 
         follower._read_on = wait  # type: ignore[method-assign]
@@ -91,8 +90,18 @@ class ClusterHub:
             yield
         finally:
             follower._read_on = read_on  # type: ignore[method-assign]
-            gate.set()
-            follower.wake()
+            self.follow_again()
+
+    def follow_again(self) -> None:
+        self._may_follow.set()
+        self.service.follower.wake()
+
+    def trips_times(self, trip_id: str) -> set[int]:
+        """The fix times of the trip's positions that peers have told."""
+        return {fix_time for _, fix_time in self.trips.unstored.keys(trip_id)}
+
+    def api(self) -> Api:
+        return Api(self.url)
 
 
 class Cluster:
@@ -223,6 +232,15 @@ class Watching:
 def _decode(data: str | bytes) -> Message:
     message: Message = json.loads(data)
     return message
+
+
+def is_whole(hubs: Cluster, watcher: Watching, trip_id: str) -> Callable[[], Awaitable[bool]]:
+    """A condition: the passenger's line is the stored one."""
+
+    async def check() -> bool:
+        return watcher.line.points == await hubs.stored_line(trip_id)
+
+    return check
 
 
 @contextlib.asynccontextmanager

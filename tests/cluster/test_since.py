@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cluster.hubs import Cluster, cluster, drive, nothing_is_read, until, watching
+from tests.cluster.hubs import Cluster, ClusterHub, cluster, drive, nothing_is_read, until, watching
 from tests.support.clients import Driver, Message, Passenger, now_ms, token
 from tracking.metrics import JOINS
 
@@ -113,23 +113,21 @@ async def test_a_change_that_this_hub_has_applied_counts_more_than_an_answer(dat
             since = now_ms() + 12_000
             with home.not_following():
                 if change == "over":
-                    await hubs_api(other, trip_id, "canceled")
+                    await change_through(other, trip_id, "canceled")
                     async with Passenger(other.url, trip_id, query=f"?since={since}") as passenger:
                         assert await passenger.closed() == 4506
                 else:
                     fleet = (await hubs.api.call("GET", f"/trips/{trip_id}"))["fleet_id"]
                     second = await hubs.api.vehicle(fleet)
-                    await hubs_api(other, trip_id, None, second)
+                    await change_through(other, trip_id, None, second)
                     snapshot = await joined(other.url, trip_id, since)
                     assert ("since" in snapshot, snapshot["trip"]["vehicle"]["vehicle_id"]) == (False, second)
                     assert "position" not in snapshot
 
 
-async def hubs_api(hub: object, trip_id: str, status: str | None, vehicle_id: str | None = None) -> None:
+async def change_through(hub: ClusterHub, trip_id: str, status: str | None, vehicle_id: str | None = None) -> None:
     """Changes the trip through this hub."""
-    from tests.support.clients import Api
-
-    async with Api(hub.url) as api:  # type: ignore[attr-defined]
+    async with hub.api() as api:
         version = (await api.call("GET", f"/trips/{trip_id}"))["version"]
         body = (
             {"version": version} | ({"status": status} if status else {}) | ({"vehicle_id": vehicle_id} if vehicle_id else {})

@@ -1,19 +1,11 @@
 """Passengers whose vehicle's driver is connected to another hub."""
 
 import uuid
-from collections.abc import Awaitable, Callable
 
-from tests.cluster.hubs import Cluster, Watching, cluster, drive, until, watching
+from tests.cluster.hubs import cluster, drive, is_whole, until, watching
 from tests.ingest.direct import nothing_is_stored
 from tests.support.clients import Driver, Passenger
 from tracking.metrics import NODE_POSITIONS
-
-
-def is_whole(hubs: Cluster, watcher: Watching, trip_id: str) -> Callable[[], Awaitable[bool]]:
-    async def check() -> bool:
-        return watcher.line.points == await hubs.stored_line(trip_id)
-
-    return check
 
 
 async def test_a_passenger_elsewhere_sees_all_in_order_and_none_twice(database_url: str) -> None:
