@@ -37,9 +37,13 @@ BENCH_SHAPES = (
     "geofences",
     "changes",
     "start",
+    "hubs",
+    "hubs-change",
     "nearest",
     "history",
 )
+CHANGING = 2_000
+"""Passengers in `hubs-change`, at most."""
 DEFAULT_HUB = "http://127.0.0.1:8000"
 
 
@@ -174,7 +178,8 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
     "--trips",
     default="1000,2000,4000",
     show_default=True,
-    help="Trips in `trips`, comma-separated, one run each. `steps` and `changes` use the largest.",
+    help="Trips in `trips`, comma-separated, one run each. `steps`, `changes` and `hubs` use the largest, `hubs-change` too, but"
+    f" {CHANGING} at most.",
 )
 @click.option("--idle", type=click.IntRange(100), default=4000, show_default=True, help="Drivers and passengers in `idle`.")
 @click.option("--passengers", type=click.IntRange(1), default=1000, show_default=True, help="Those of `popular` and `slow`.")
@@ -239,6 +244,8 @@ def bench(
         "fleet": [int(count) for count in fleet.split(",")],
         "changes": [max(int(count) for count in trips.split(","))],
         "start": [vehicles],
+        "hubs": [max(int(count) for count in trips.split(","))],
+        "hubs-change": [min(CHANGING, max(int(count) for count in trips.split(",")))],
         "nearest": [vehicles],
         "history": [positions],
     }

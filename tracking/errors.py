@@ -4,7 +4,8 @@
     |-- ConfigError            a setting is missing or wrong; the process does not start
     |-- MigrationError         the database's schema can't be used by this code
     |-- StoreUnavailable       PostgreSQL is away; the caller may try again
-    |   `-- StoreWentBack      the store is older than memory; this memory must not use it any more
+    |   |-- StoreWentBack      the store is older than memory; this memory must not use it any more
+    |   `-- HomeLost           another hub is the vehicle's home now; the device comes back and sends again
     |-- Refusal                a request that is understood and refused; carries an error code
     |   `-- TokenRefused       no token, or an invalid one; carries a close code too
     `-- SocketClosed           a WebSocket must be closed; carries a close code
@@ -134,6 +135,10 @@ class StoreWentBack(StoreUnavailable):
 
     A request treats it as a store that is away. A task that would retry must stop, because new memory replaces this one.
     """
+
+
+class HomeLost(StoreUnavailable):
+    """Another hub is the vehicle's home now, so nothing of it is stored here. The device must come back and send it again."""
 
 
 class Refusal(TrackingError):

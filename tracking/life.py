@@ -84,6 +84,7 @@ class Life:
                 "latest positions": service.latest.run(),
                 "revisions": service.revisions.run(),
                 "refiling": service.refiling.run(),
+                "homes": service.homes.run(),
                 "summaries": service.summaries.run(),
                 "erasures": service.erasures.run(),
                 "retention": service.retention.run(),
@@ -222,15 +223,14 @@ async def _read_revoked(service: Service) -> None:
 
 
 async def _across_hubs(service: Service) -> None:
-    trips = service.trips_across_hubs
-    if trips is None:
+    if service.across_hubs is None:
         return
 
     async def follow(service: Service) -> None:
         await service.follower.begin()
 
     await _until_stored(follow, service)
-    await trips.run()
+    await service.across_hubs.trips.run()
 
 
 async def _keep_house(service: Service) -> None:

@@ -78,6 +78,10 @@ DELIVERIES = Tally("tracking_deliveries", "Updates handed to watchers' queues")
 FLEET_DELIVERIES = Tally("tracking_fleet_deliveries", "Vehicles' updates handed to dispatchers' viewports")
 SKIPPED = Tally("tracking_positions_skipped", "Positions left out for slow readers")
 DRIVERS = Gauge("tracking_drivers", "Drivers connected", registry=REGISTRY)
+HOMES = Gauge("tracking_homes", "Vehicles whose home is this hub", registry=REGISTRY)
+HOME_CLAIMS = Counter("tracking_home_claims", "Homes of vehicles that this hub has taken", registry=REGISTRY)
+HOMES_LOST = Counter("tracking_homes_lost", "Homes of vehicles that other hubs have taken", ["reason"], registry=REGISTRY)
+HAND_OVERS = Counter("tracking_hand_overs", "Hand-overs of vehicles between hubs", ["outcome"], registry=REGISTRY)
 CLOCKS_WRONG = Gauge("tracking_clocks_wrong", "Vehicles whose device's clock is known to be wrong", registry=REGISTRY)
 JOINS = Tally(
     "tracking_joins",

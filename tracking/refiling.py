@@ -288,7 +288,8 @@ class Refiling:
             return
         async with self._database.transaction() as connection:
             await connection.execute(f"SET LOCAL lock_timeout = {LOCK_MS}")
-            changed = await positions.file_anew(connection, vehicle.number, moved)
+            term = vehicle.home.term if vehicle.home is not None else None
+            changed = await positions.file_anew(connection, vehicle.number, moved, term)
         if not changed:
             return
         self._summaries.refiled({trip for row, after in changed for trip in (row.trip, after) if trip is not None})

@@ -6,13 +6,14 @@ from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.budgets import Budgets, assemble_budgets
 from tracking.change_upkeep import ChangeUpkeep
-from tracking.cluster.resuming import Resuming
-from tracking.cluster.trips import TripsAcrossHubs
+from tracking.cluster.assembly import AcrossHubs, assemble_homes, assemble_trips
+from tracking.cluster.homes import Homes
 from tracking.cluster.unstored import Unstored
 from tracking.config import Settings
 from tracking.downloads import Downloads
 from tracking.erasure import Erasures
 from tracking.forgetting import Forgetting
+from tracking.history import watched_trips
 from tracking.history.lines import Lines
 from tracking.history.retention import Retention
 from tracking.history.revisions import Revisions
@@ -24,12 +25,11 @@ from tracking.ingest.commit_queue import CommitQueue
 from tracking.ingest.intake import Intake
 from tracking.ingest.latest import Latest
 from tracking.ingest.recorder import Recorder
-from tracking.ingest.vehicles import IngestVehicles
+from tracking.ingest.vehicles import IngestVehicle, IngestVehicles, Session
 from tracking.lanes import Lanes, give_back
 from tracking.live.change_feed import ChangeFeed
 from tracking.live.follower import Follower
 from tracking.live.hub import Hub
-from tracking.live.recent import RecentPositions
 from tracking.live_state.applying import LiveState
 from tracking.live_state.reading import State
 from tracking.model import Clock, Trip
@@ -50,12 +50,10 @@ from tracking.services.messages import Messages
 from tracking.services.trips import Trips
 from tracking.services.vehicles import Vehicles
 from tracking.sockets.limits import ConnectionLimits
-from tracking.store import changes, trip_lines, trips
 from tracking.store.gathered import Gathered
 from tracking.store.jobs import Jobs
 from tracking.store.marks import Marks
-from tracking.store.pool import Database
-from tracking.store.positions import TrackRow
+from tracking.store.pool import HELD_BY_A_HUB_SECONDS, Database
 
 HOUSEKEEPING_TIMEOUT = 60.0
 BACKLOG_GROUPS = 2
@@ -107,10 +105,8 @@ class Service:
     unstored: Unstored
     """positions that may not be committed"""
     hub: Hub
-    trips_across_hubs: TripsAcrossHubs | None
-    """None without a broker"""
-    resuming: Resuming | None
-    """of passengers who come from another hub; None without a broker"""
+    across_hubs: AcrossHubs | None
+    """trips whose vehicle or reader is on another hub; None without a broker"""
     connection_limits: ConnectionLimits
     """admitted sockets, counted by address"""
     downloads: Downloads
@@ -129,6 +125,8 @@ class Service:
     messages: Messages
     access: Access
     revisions: Revisions
+    homes: Homes
+    """of vehicles whose drivers are connected here"""
     refiling: Refiling
     """of fixes that raced a change of their vehicle's trips"""
     summaries: Summaries
@@ -187,7 +185,7 @@ class _Assembly:
         self._build_live()
         self._build_history()
         self._build_ingest()
-        self._build_cluster()
+        self._build_trips_across_hubs()
         self._build_erasures()
         self._build_monitor(last_event)
         self._build_loader()
@@ -197,8 +195,9 @@ class _Assembly:
         settings, marks = self.settings, Marks()
         self.marks = marks
         # Connections of pools that are not `tidy` are not reset: queries and transactions leave nothing behind in them.
-        self.database = Database(url, marks=marks, timeout=settings.database_timeout, tidy=False)
-        self.recording = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
+        held, timeout = HELD_BY_A_HUB_SECONDS, settings.database_timeout
+        self.database = Database(url, marks=marks, timeout=timeout, tidy=False, held=held)
+        self.recording = Database(url, marks=marks, timeout=timeout, size=2, tidy=False, held=held)
         self.exports = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
         self.summing = Database(url, marks=marks, timeout=max(SUM_TIMEOUT, settings.database_timeout), size=1, tidy=False)
         # One connection for the log, and one for its heartbeat and for `Follower.begin`.
@@ -224,9 +223,8 @@ class _Assembly:
     def _build_history(self) -> None:
         # Lines and revisions show what the recorder stored, with what still waits in its queue.
         self.queue = CommitQueue(rows=self.settings.commit_rows, limit=self.settings.queue_limit)
-        self.told_by_peers = RecentPositions()
-        self.unstored = Unstored(self.queue, self.told_by_peers)
-        tracks = Gathered(lambda numbers: _tracks(self.database, numbers), most=TRACKS_AT_ONCE)
+        self.unstored = Unstored(self.queue)
+        tracks = Gathered(lambda numbers: watched_trips.short_tracks(self.database, numbers), most=TRACKS_AT_ONCE)
         self.lines = Lines(self.database, tracks, self.unstored.pending, self.clock, self.hub.erased)
         self.revisions = Revisions(self.lines, self.hub, self.unstored)
         self.hub.on_former = self.revisions.late_one
@@ -266,23 +264,17 @@ class _Assembly:
         )
         self.ingest_vehicles.on_unsettled = self.refiling.refile
         self.intake = Intake(
-            settings, self.ingest_vehicles, self.recorder, self.backlogs, self.hub, self.budgets, self.marks, self.clock
+            settings, self._open_session, self.recorder, self.backlogs, self.hub, self.budgets, self.marks, self.clock
         )
 
-    def _build_cluster(self) -> None:
-        self.trips_across_hubs = self.resuming = None
-        if self.nodes.enabled:
-            self.trips_across_hubs = self.hub.elsewhere = TripsAcrossHubs(
-                self.nodes,
-                self.hub,
-                self.queue,
-                self.ingest_vehicles,
-                self.revisions,
-                self.clock,
-                applied=lambda: self.follower.applied,
-                unstored=self.told_by_peers,
-            )
-            self.resuming = Resuming(self.trips_across_hubs, self.database)
+    def _build_trips_across_hubs(self) -> None:
+        self.across_hubs = assemble_trips(
+            *(self.database, self.nodes, self.hub, self.unstored),
+            *(self.ingest_vehicles, self.revisions, self.clock, lambda: self.follower.applied),
+        )
+
+    async def _open_session(self, vehicle: IngestVehicle, name: str) -> Session | None:
+        return await self.homes.open_session(vehicle, name)
 
     def _build_erasures(self) -> None:
         self.erasures = Erasures(self.database, self.jobs, self.clock, settled=self.recorder.settled)
@@ -291,6 +283,12 @@ class _Assembly:
         database, fleets, gone_after = self.database, self.hub.fleets, self.settings.gone_after
         self.events = Events(database, fleets, last_event=last_event)
         self.monitor = Monitor(database, fleets, self.states, self.events, self.clock, gone_after=gone_after)
+        self.homes = assemble_homes(
+            *(database, self.ingest_vehicles, self.hub, self.recorder),
+            *(self.refiling, self.monitor, self.nodes, self.clock),
+        )
+        self.homes.recent = self.across_hubs.trips.recent if self.across_hubs is not None else None
+        self.homes.others_registered = lambda: self.registry.others_alive() > 0
         self.silences = Silences(database, fleets, self.events, self.clock, gone_after=gone_after)
 
     def _build_loader(self) -> None:
@@ -365,12 +363,11 @@ class _Assembly:
             latest=self.latest,
             backlogs=self.backlogs,
             intake=self.intake,
-            shown_trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
+            shown_trips=Gathered(lambda trip_ids: watched_trips.as_they_are(database, trip_ids)),
             lines=self.lines,
             unstored=self.unstored,
             hub=self.hub,
-            trips_across_hubs=self.trips_across_hubs,
-            resuming=self.resuming,
+            across_hubs=self.across_hubs,
             connection_limits=ConnectionLimits(settings.connections_per_address),
             downloads=self._downloads(),
             budgets=budgets,
@@ -388,6 +385,7 @@ class _Assembly:
                 follower, self.auth, clock, shares_per_trip=settings.shares_per_trip, revoked_limit=settings.revoked_limit
             ),
             revisions=self.revisions,
+            homes=self.homes,
             refiling=self.refiling,
             summaries=self.summaries,
             sums=self.sums,
@@ -399,17 +397,3 @@ class _Assembly:
             silences=self.silences,
             audit=Audit(database, clock, addresses=settings.audit_addresses),
         )
-
-
-async def _trips(database: Database, trip_ids: list[str]) -> dict[str, tuple[Trip, int]]:
-    async with database.connection() as connection:
-        # It is read first, so that what is read after it includes that change.
-        newest = await changes.head(connection)
-        found = await trips.get_all(connection, trip_ids)
-    as_of = newest.number if newest is not None else 0
-    return {trip_id: (trip, as_of) for trip_id, trip in found.items()}
-
-
-async def _tracks(database: Database, numbers: list[int]) -> dict[int, list[TrackRow]]:
-    async with database.connection() as connection:
-        return await trip_lines.short_tracks(connection, numbers)

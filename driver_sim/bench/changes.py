@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import msgspec
 
 from driver_sim.bench.clients import DispatcherClient, DriverClient, WatcherClient
-from driver_sim.bench.environment import Cost, Environment, EnvironmentFailed
+from driver_sim.bench.environment import Cost, Environment
 from driver_sim.bench.http import connect_http
+from driver_sim.bench.hub import EnvironmentFailed
 from driver_sim.bench.load import Result, busy, close, connected, drained, latencies, report
 from driver_sim.bench.writer import Done, Made, Task, TripAt
 from tracking.demo.postgres import ROOT

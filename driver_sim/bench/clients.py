@@ -39,6 +39,8 @@ class Client(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed: int | None = None
+        self.hub = 0
+        """The number of the hub that it connects to."""
         self.receive_buffer: int | None = None
         """Bytes that the system may hold of what is not read; None: as it likes."""
 
@@ -177,15 +179,20 @@ class DriverClient(Client):
 
 
 class WatcherClient(Client):
-    """Watches a trip: counts what comes, checks its numbering, and notes how long each position was under way."""
+    """Watches a trip: counts what comes, checks its numbering, and notes how long each position was under way.
 
-    def __init__(self, trip_id: str, token: str, driver: DriverClient | None = None) -> None:
-        super().__init__(f"/v1/trips/{trip_id}/live", token)
+    With a driver it also counts, in `again`, positions that are not newer than one before.
+    """
+
+    def __init__(self, trip_id: str, token: str, driver: DriverClient | None = None, query: str = "") -> None:
+        super().__init__(f"/v1/trips/{trip_id}/live{query}", token)
         self._driver = driver
         self._offset: int | None = None
         self.delivered = 0
         self.skipped = 0
         self.breaks = 0
+        self.again = 0
+        self._newest = 0
         self.to_watcher: list[float] = []
         self.trip_seen: dict[int, float] = {}
         """When each version of the trip came that was new while it watched."""
@@ -197,7 +204,11 @@ class WatcherClient(Client):
             self.delivered += 1
             if self._driver is not None and self._driver.sent_at is not None:
                 at = message.index(b'"fix_time":', end) + 11
-                sent = self._driver.sent_at.get(int(message[at : at + 13]))
+                fix_time = int(message[at : at + 13])
+                if fix_time <= self._newest:
+                    self.again += 1
+                self._newest = fix_time
+                sent = self._driver.sent_at.get(fix_time)
                 if sent is not None:
                     self.to_watcher.append(time.perf_counter() - sent)
         elif message.startswith(b'{"type":"trip","offset":'):
@@ -219,6 +230,60 @@ class WatcherClient(Client):
         if self._offset is not None and offset != self._offset + 1:
             self.breaks += 1
         self._offset = offset
+
+
+class LineClient(WatcherClient):
+    """Keeps the fix times of the line, goes on from what another one had, and notes when it saw the first position."""
+
+    def __init__(self, trip_id: str, token: str, before: "LineClient | None" = None) -> None:
+        query = "" if before is None else f"?epoch={before.epoch}&offset={before.offset}&since={before.since}"
+        super().__init__(trip_id, token, query=query)
+        self.trip_id = trip_id
+        self.line: set[int] = set() if before is None else set(before.line)
+        self.epoch: str = ""
+        self.offset: int = 0
+        self.since: int = 0 if before is None else before.since
+        self.added = False
+        """Its snapshot only added to the line."""
+        self.snapshot_at: float | None = None
+        self.position_at: float | None = None
+
+    def received(self, message: bytes) -> None:
+        super().received(message)
+        if message.startswith(b'{"type":"position","offset":'):
+            if self.position_at is None:
+                self.position_at = time.perf_counter()
+            at = message.index(b'"fix_time":') + 11
+            self.line.add(int(message[at : at + 13]))
+            at = message.index(b'"server_time":') + 14
+            self.since = max(self.since, int(message[at : at + 13]))
+        elif message.startswith(b'{"type":"snapshot"'):
+            self.snapshot_at = time.perf_counter()
+            snapshot = _decode_snapshot(message)
+            self.added = snapshot.since is not None
+            if not self.added:
+                self.line.clear()
+            self.line.update(int(point[2]) for point in snapshot.track)
+            self.epoch, self.since = snapshot.epoch, max(self.since, snapshot.server_time)
+        elif message.startswith(b'{"type":"track_revised"'):
+            revised = _decode_revision(message)
+            self.line = {at for at in self.line if not revised.from_ <= at <= revised.to}
+            self.line.update(int(point[2]) for point in revised.track)
+        if self._offset is not None:
+            self.offset = self._offset
+
+
+class _Snapshot(msgspec.Struct):
+    epoch: str
+    server_time: int
+    track: list[tuple[float, float, float]]
+    since: int | None = None
+
+
+class _Revision(msgspec.Struct, rename={"from_": "from"}):
+    from_: int
+    to: int
+    track: list[tuple[float, float, float]]
 
 
 class DispatcherClient(Client):
@@ -284,6 +349,8 @@ def _version(message: bytes) -> int:
     return int(message[at : message.index(b",", at)])
 
 
+_decode_snapshot = msgspec.json.Decoder(_Snapshot).decode
+_decode_revision = msgspec.json.Decoder(_Revision).decode
 _decode_event = msgspec.json.Decoder(EventNews).decode
 _decode_fleet = msgspec.json.Decoder(FleetUpdate).decode
 

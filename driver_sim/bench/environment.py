@@ -4,16 +4,12 @@ import asyncio
 import contextlib
 import os
 import secrets
-import signal
-import socket
-import subprocess
-import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import asyncpg
 import httpx
@@ -22,7 +18,8 @@ import psutil
 from tqdm import tqdm
 
 from driver_sim.backend import Backend
-from driver_sim.bench.clients import DispatcherClient, DriverClient, WatcherClient
+from driver_sim.bench.clients import DispatcherClient, DriverClient, LineClient, WatcherClient
+from driver_sim.bench.hub import READY_SECONDS, STOP_SECONDS, Broker, EnvironmentFailed, Hub, Launch, cpu, launch
 from tracking.demo.postgres import Cluster
 from tracking.errors import TrackingError
 from tracking.model import Place
@@ -30,36 +27,11 @@ from tracking.protocol.codec import encode
 from tracking.store.migrations import migrate
 
 FLEET = "bench"
-READY_SECONDS = 30.0
-STOP_SECONDS = 15.0
+PEERS = "tracking_peers"
+"""The metric: how many other hubs a hub sees alive."""
 SETTLE_SECONDS = 3.0
 """Before each measurement."""
 _PLACE = Place(47.0, 9.5)
-
-
-class HubProcess(Protocol):
-    """What the environment needs of `subprocess.Popen`."""
-
-    @property
-    def pid(self) -> int: ...
-    def poll(self) -> int | None: ...
-    def wait(self, timeout: float) -> int: ...
-    def send_signal(self, number: int, /) -> None: ...
-
-
-Launch = Callable[[Sequence[str], Mapping[str, str], Path], HubProcess]
-"""Starts `tracking` with arguments, an environment, and a file for what it writes."""
-
-
-def launch(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> HubProcess:
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "tracking.cli", *arguments],
-            env=environment,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
 
 
 @dataclass(frozen=True)
@@ -69,6 +41,8 @@ class Conditions:
     settle_seconds: float = SETTLE_SECONDS
     """How long each load goes on before it is measured."""
     launch: Launch = launch
+    hubs: tuple[int, ...] = (1, 2, 4)
+    """The numbers of hubs that are compared."""
     questions: int = 300
     """How often each question of the shapes that ask is asked."""
     cluster: Cluster | None = None
@@ -77,19 +51,16 @@ class Conditions:
     """The database of that cluster which is copied for each shape."""
 
 
-class EnvironmentFailed(Exception):
-    """The database or the hub could not be brought up, or went down."""
-
-
 @dataclass
 class Cost:
-    """What the operating system and the database have counted so far; seconds of CPU, bytes."""
+    """What the operating system and the database have counted so far; seconds of CPU, bytes. `hub`: all hubs together."""
 
     at: float
     hub: float
     database: float
     load: float
     wal: int
+    broker: float = 0.0
 
     def since(self, before: "Cost") -> "Cost":
         return Cost(
@@ -98,11 +69,15 @@ class Cost:
             self.database - before.database,
             self.load - before.load,
             self.wal - before.wal,
+            self.broker - before.broker,
         )
 
 
 class Environment:
-    """Made by `environment`. `vehicles` and `trips` are parallel: vehicle n is under way on trip n."""
+    """Made by `environment`. `vehicles` and `trips` are parallel: vehicle n is under way on trip n.
+
+    There is one hub without a broker, until `run_hubs` changes that.
+    """
 
     def __init__(
         self,
@@ -114,8 +89,7 @@ class Environment:
     ) -> None:
         self.settle_seconds = conditions.settle_seconds
         self.questions = conditions.questions
-        self.port = _free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.hub_counts = conditions.hubs
         self.vehicles: list[str] = []
         self.trips: list[str] = []
         self.fleet = FLEET
@@ -135,9 +109,9 @@ class Environment:
             **settings,
         }
         self.sql: asyncpg.Connection[Any]
-        self._hub: HubProcess | None = None
         self._launch = conditions.launch
-        self._hub_process: psutil.Process
+        self.broker: Broker | None = None
+        self.hubs = [self._hub(0)]
         self._postmaster = psutil.Process(int((cluster.data / "postmaster.pid").read_text().split("\n", 1)[0]))
 
     async def open(self) -> None:
@@ -152,29 +126,52 @@ class Environment:
         try:
             await self.sql.close(timeout=STOP_SECONDS)
         finally:
-            self.kill(graceful=True)
+            self._end_hubs()
+
+    @property
+    def port(self) -> int:
+        return self.hubs[0].port
+
+    @property
+    def url(self) -> str:
+        return self.hubs[0].url
+
+    def _hub(self, number: int) -> Hub:
+        nats = {"TRACKING_NATS_URL": self.broker.url} if self.broker is not None else {}
+        log = self._log if number == 0 else self._log.with_name(f"hub-{number}.log")
+        return Hub({**self._environment, **nats}, log, self._launch)
 
     async def start(self, timeout: float = READY_SECONDS) -> None:
-        """Starts the hub and waits until it is ready. Raises `EnvironmentFailed`."""
-        self._hub = self._launch(["serve", "--port", str(self.port)], self._environment, self._log)
-        self._hub_process = psutil.Process(self._hub.pid)
-        deadline = time.monotonic() + timeout
-        async with httpx.AsyncClient(trust_env=False, timeout=1.0) as http:
-            while True:
-                with contextlib.suppress(httpx.TransportError):
-                    if (await http.get(f"{self.url}/readyz")).is_success:
-                        return
-                if self._hub.poll() is not None or time.monotonic() > deadline:
-                    raise EnvironmentFailed(f"the hub did not become ready; its log is {self._log}")
-                await asyncio.sleep(0.02)
+        """Starts the first hub and waits until it is ready. Raises `EnvironmentFailed`."""
+        await self.hubs[0].start(timeout)
 
     def kill(self, *, graceful: bool = False) -> None:
-        if self._hub is not None:
-            self._hub.send_signal(signal.SIGTERM if graceful else signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._hub.wait(STOP_SECONDS)
-            self._hub.send_signal(signal.SIGKILL)
-            self._hub.wait(STOP_SECONDS)
+        """Ends the first hub."""
+        self.hubs[0].kill(graceful=graceful)
+
+    async def run_hubs(self, count: int) -> None:
+        """Replaces the hubs by so many new ones, joined by a broker if there are several. Raises `EnvironmentFailed`."""
+        self._end_hubs()
+        if count > 1:
+            self.broker = Broker(self._log.with_name("broker.log"))
+            await self.broker.start()
+        self.hubs = [self._hub(number) for number in range(count)]
+        await asyncio.gather(*(hub.start() for hub in self.hubs))
+        deadline = time.monotonic() + READY_SECONDS
+        while count > 1:
+            seen = [metrics.get(PEERS, 0.0) for metrics in await self.metrics_of_all()]
+            if seen == [count - 1] * count:
+                break
+            if time.monotonic() > deadline:
+                raise EnvironmentFailed(f"of {count} hubs, each sees so many others: {seen}; their logs are beside {self._log}")
+            await asyncio.sleep(0.05)
+
+    def _end_hubs(self) -> None:
+        for hub in self.hubs:
+            hub.kill(graceful=True)
+        if self.broker is not None:
+            self.broker.kill()
+            self.broker = None
 
     async def set_up(self, count: int) -> None:
         """Makes vehicles until there are `count`, each under way on a trip of its own; by SQL, as in `set_up_fleet`."""
@@ -242,15 +239,17 @@ class Environment:
                     raise EnvironmentFailed(f"the hub refused a geofence: {answer.text}")
 
     async def metric(self, name: str) -> float:
-        """The value of one of the hub's metrics."""
-        return (await self.metrics())[name]
+        """The value of one of the hubs' metrics, of all hubs together."""
+        return sum(metrics[name] for metrics in await self.metrics_of_all())
 
     async def metrics(self) -> dict[str, float]:
-        """The hub's metrics by their names, labels included."""
-        async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {self._token('operator')}"}) as http:
-            text = (await http.get(f"{self.url}/metrics")).text
-        pairs = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-        return {name: float(value) for name, value in pairs}
+        """The metrics of the first hub by their names, labels included."""
+        return await self.hubs[0].metrics(self._token("operator"))
+
+    async def metrics_of_all(self) -> list[dict[str, float]]:
+        """Those of each hub."""
+        token = self._token("operator")
+        return await asyncio.gather(*(hub.metrics(token) for hub in self.hubs))
 
     def dispatcher(
         self, bounds: tuple[float, float, float, float], drivers: Mapping[str, DriverClient] | None = None
@@ -268,6 +267,25 @@ class Environment:
         trip_id = self.trips[number]
         return WatcherClient(trip_id, self._token("passenger", trip_id=trip_id), driver)
 
+    def line_client(self, number: int, before: LineClient | None = None) -> LineClient:
+        """A passenger who goes on from what it had on another hub, if there is one before."""
+        trip_id = self.trips[number]
+        return LineClient(trip_id, self._token("passenger", trip_id=trip_id), before)
+
+    async def lines(self) -> dict[str, set[int]]:
+        """The fix times that passengers must have in the end, by trip."""
+        rows = await self.sql.fetch(
+            """
+            SELECT trip_id, array_agg(round(extract(epoch FROM fix_time) * 1000)::bigint) AS fix_times
+            FROM positions JOIN trips USING (trip) WHERE suspect IS NULL GROUP BY trip_id
+            """
+        )
+        return {row["trip_id"]: set(row["fix_times"]) for row in rows}
+
+    async def stored_twice(self) -> int:
+        """How many positions are stored that have the number of another one of the same session."""
+        return int(await self.sql.fetchval("SELECT count(*) - count(DISTINCT (session, seq)) FROM positions"))
+
     def service_token(self) -> str:
         return self._token("service")
 
@@ -282,13 +300,17 @@ class Environment:
     async def cost(self) -> Cost:
         wal = await self.sql.fetchval("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
         return Cost(
-            time.perf_counter(), _cpu(self._hub_process), _cpu_with_children(self._postmaster), time.process_time(), int(wal)
+            time.perf_counter(),
+            sum(hub.cpu() for hub in self.hubs),
+            _cpu_with_children(self._postmaster),
+            time.process_time(),
+            int(wal),
+            self.broker.cpu() if self.broker is not None else 0.0,
         )
 
     def memory(self) -> int:
-        """Bytes that the hub has in memory; look at what they grow by."""
-        # Not what is its alone: that changes with whoever else has the same libraries in use.
-        return int(self._hub_process.memory_info().rss)
+        """Bytes that the hubs have in memory; look at what they grow by."""
+        return sum(hub.memory() for hub in self.hubs)
 
     async def stored(self) -> tuple[int, int]:
         """How many positions are stored, and their bytes, indices included."""
@@ -322,22 +344,11 @@ async def environment(directory: Path, settings: Mapping[str, str], conditions: 
             cluster.drop_database("bench")
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
 def _cpu_with_children(process: psutil.Process) -> float:
     """With those that have ended too: a connection's process dies with it."""
     times = process.cpu_times()
     total = float(times.user + times.system + times.children_user + times.children_system)
     for child in process.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            total += _cpu(child)
+            total += cpu(child)
     return total

@@ -1,13 +1,14 @@
 """What the scenarios share: connecting clients, making them report, waiting for what is under way, and the figures of it."""
 
 import asyncio
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from driver_sim.bench.clients import Client, DriverClient, connect
+from driver_sim.bench.clients import Client, DriverClient, WatcherClient, connect
 from driver_sim.bench.environment import Cost, Environment
 
 Result = dict[str, Any]
@@ -34,8 +35,10 @@ def latencies(name: str, took: list[float]) -> Result:
 
 
 async def connected(environment: Environment, clients: Sequence[Client], name: str) -> None:
+    """Each client connects to its hub."""
     with tqdm(total=len(clients), desc=f"{name}: connecting", unit="", leave=False) as bar:
-        await connect(list(clients), environment.port, told=bar.update)
+        for number, hub in enumerate(environment.hubs):
+            await connect([client for client in clients if client.hub == number], hub.port, told=bar.update)
 
 
 async def report(drivers: Sequence[DriverClient], hertz: float, seconds: float, name: str) -> None:
@@ -70,3 +73,73 @@ async def drained(drivers: Sequence[DriverClient]) -> None:
 def close(clients: Sequence[Client]) -> None:
     for client in clients:
         client.close()
+
+
+async def at_once() -> None:
+    """In place of something to do when the measuring begins and when it ends."""
+
+
+async def measured(
+    environment: Environment,
+    drivers: list[DriverClient],
+    watchers: list[WatcherClient],
+    hertz: float,
+    seconds: float,
+    name: str,
+    *,
+    settle: float | None = None,
+    look: Callable[[], Awaitable[None]] = at_once,
+) -> Result:
+    """Connects all, lets the hubs settle, measures a while, and counts what was lost.
+
+    `look` is called when the measuring begins and when it ends.
+    """
+    stored_before, _ = await environment.stored()
+    await connected(environment, [*drivers, *watchers], name)
+    if watchers:
+        for driver in drivers:
+            driver.sent_at = {}
+    await report(drivers, hertz, environment.settle_seconds if settle is None else settle, f"{name}: settling")
+    for driver in drivers:
+        driver.to_ack.clear()
+    for watcher in watchers:
+        watcher.to_watcher.clear()
+    await look()
+    delivered = sum(watcher.delivered for watcher in watchers)
+    # Not what was acknowledged: an ack may come two seconds later.
+    handled = await environment.metric("tracking_positions_stored_total")
+    before = await environment.cost()
+    await report(drivers, hertz, seconds, name)
+    spent = (await environment.cost()).since(before)
+    handled = await environment.metric("tracking_positions_stored_total") - handled
+    delivered = sum(watcher.delivered for watcher in watchers) - delivered
+    memory = environment.memory()
+    await look()
+    await drained(drivers)
+    closed = sum(client.closed is not None for client in (*drivers, *watchers))
+    close([*drivers, *watchers])
+    sent = sum(driver.sent for driver in drivers)
+    stored, size = await environment.stored()
+    return {
+        "drivers": len(drivers),
+        "passengers": len(watchers),
+        "fixes_per_second": handled / spent.at,
+        "deliveries_per_second": delivered / spent.at,
+        **latencies("to_ack", [took for driver in drivers for took in driver.to_ack]),
+        **latencies("to_watcher", [took for watcher in watchers for took in watcher.to_watcher]),
+        "hub_us_per_fix": 1e6 * spent.hub / max(1, handled),
+        "hub_us_per_delivery": 1e6 * spent.hub / delivered if delivered else None,
+        "database_us_per_fix": 1e6 * spent.database / max(1, handled),
+        "wal_bytes_per_fix": spent.wal / max(1, handled),
+        "hub_memory_mb": memory / 2**20,
+        "stored_bytes_per_fix": size / max(1, stored),
+        **busy(spent),
+        "sent": sent,
+        "lost": sent - (stored - stored_before),
+        "not_acknowledged": sent - sum(driver.acknowledged for driver in drivers),
+        "not_delivered": sum(driver.sent - w.delivered for driver, w in zip(itertools.cycle(drivers), watchers, strict=False)),
+        "skipped": sum(watcher.skipped for watcher in watchers),
+        "breaks": sum(watcher.breaks for watcher in watchers),
+        "again": sum(watcher.again for watcher in watchers),
+        "closed": closed,
+    }

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 import uvloop
 
-from driver_sim.bench.environment import Conditions, EnvironmentFailed, environment
+from driver_sim.bench.environment import Conditions, environment
+from driver_sim.bench.hub import EnvironmentFailed
 from driver_sim.bench.load import Result
 from driver_sim.bench.queries import QUERIES, SETTINGS
 from driver_sim.bench.report import table, write
@@ -43,8 +44,12 @@ def run(
 
 async def _play(name: str, counts: Sequence[int], seconds: float, conditions: Conditions) -> list[Result]:
     shape = {**SHAPES, **QUERIES}[name]
+    results: list[Result] = []
     async with environment(ROOT / ".data" / "bench", SETTINGS.get(name, {}), conditions) as made:
-        return [await shape(made, count, seconds) for count in counts]
+        for count in counts:
+            result = await shape(made, count, seconds)
+            results += result if isinstance(result, list) else [result]
+    return results
 
 
 def _raise_open_files() -> None:

@@ -7,11 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 
 from driver_sim.bench.changes import changes
-from driver_sim.bench.clients import Client, DriverClient, Lost, WatcherClient, connect
+from driver_sim.bench.clients import Client, Lost, connect
 from driver_sim.bench.environment import Environment
 from driver_sim.bench.fleets import fleet
 from driver_sim.bench.geofences import geofences
-from driver_sim.bench.load import Result, busy, close, connected, drained, latencies, report, wait
+from driver_sim.bench.hubs import hubs, hubs_change
+from driver_sim.bench.load import Result, at_once, close, connected, drained, latencies, measured, report, wait
 from driver_sim.bench.start import start
 
 POPULAR_HZ = 10.0
@@ -28,10 +29,6 @@ FLOOD_BEARABLE = 1.0
 LONG_STEP = 0.005
 """Seconds: no step of the hub's event loop should be longer."""
 RETURN_SECONDS = 120.0
-
-
-async def _at_once() -> None:
-    """In place of something to do when the measuring begins and when it ends."""
 
 
 async def idle(environment: Environment, count: int, seconds: float) -> Result:
@@ -66,13 +63,11 @@ async def trips(environment: Environment, count: int, seconds: float) -> Result:
     return await _trips(environment, count, seconds)
 
 
-async def _trips(
-    environment: Environment, count: int, seconds: float, look: Callable[[], Awaitable[None]] = _at_once
-) -> Result:
+async def _trips(environment: Environment, count: int, seconds: float, look: Callable[[], Awaitable[None]] = at_once) -> Result:
     await environment.set_up(count)
     drivers = [environment.driver(n, 1.0) for n in range(count)]
     watchers = [environment.watcher(n, driver) for n, driver in enumerate(drivers)]
-    return await _measured(environment, drivers, watchers, 1.0, seconds, "trips", look=look)
+    return await measured(environment, drivers, watchers, 1.0, seconds, "trips", look=look)
 
 
 async def steps(environment: Environment, count: int, seconds: float) -> Result:
@@ -101,7 +96,7 @@ async def popular(environment: Environment, count: int, seconds: float) -> Resul
     """One driver at 10 Hz, and so many passengers."""
     await environment.set_up(1)
     driver = environment.driver(0, 1 / POPULAR_HZ)
-    return await _measured(
+    return await measured(
         environment, [driver], [environment.watcher(0, driver) for _ in range(count)], POPULAR_HZ, seconds, "popular"
     )
 
@@ -144,7 +139,7 @@ async def flood(environment: Environment, _count: int, _seconds: float) -> Resul
     for rate in range(FLOOD_FIRST, FLOOD_LAST, FLOOD_STEP):
         each = rate / FLOOD_DRIVERS
         drivers = [environment.driver(n, 1 / each) for n in range(FLOOD_DRIVERS)]
-        step = await _measured(environment, drivers, [], each, FLOOD_SECONDS, f"flood {rate}/s", settle=1.0)
+        step = await measured(environment, drivers, [], each, FLOOD_SECONDS, f"flood {rate}/s", settle=1.0)
         steps.append(step)
         behind = step["fixes_per_second"] < 0.97 * rate
         if behind or step["lost"] or step["closed"] or step["to_ack_p99_ms"] > FLOOD_BEARABLE * 1000:
@@ -200,7 +195,7 @@ async def come_back(environment: Environment, count: int, _seconds: float) -> Re
     }
 
 
-SHAPES: dict[str, Callable[[Environment, int, float], Awaitable[Result]]] = {
+SHAPES: dict[str, Callable[[Environment, int, float], Awaitable[Result | list[Result]]]] = {
     "idle": idle,
     "trips": trips,
     "steps": steps,
@@ -212,68 +207,6 @@ SHAPES: dict[str, Callable[[Environment, int, float], Awaitable[Result]]] = {
     "geofences": geofences,
     "changes": changes,
     "start": start,
+    "hubs": hubs,
+    "hubs-change": hubs_change,
 }
-
-
-# --- the parts ----------------------------------------------------------------------------------------------------------
-
-
-async def _measured(
-    environment: Environment,
-    drivers: list[DriverClient],
-    watchers: list[WatcherClient],
-    hertz: float,
-    seconds: float,
-    name: str,
-    *,
-    settle: float | None = None,
-    look: Callable[[], Awaitable[None]] = _at_once,
-) -> Result:
-    stored_before, _ = await environment.stored()
-    await connected(environment, [*drivers, *watchers], name)
-    if watchers:
-        for driver in drivers:
-            driver.sent_at = {}
-    await report(drivers, hertz, environment.settle_seconds if settle is None else settle, f"{name}: settling")
-    for driver in drivers:
-        driver.to_ack.clear()
-    for watcher in watchers:
-        watcher.to_watcher.clear()
-    await look()
-    delivered = sum(watcher.delivered for watcher in watchers)
-    # Not what was acknowledged: an ack may come two seconds later.
-    handled = await environment.metric("tracking_positions_stored_total")
-    before = await environment.cost()
-    await report(drivers, hertz, seconds, name)
-    spent = (await environment.cost()).since(before)
-    handled = await environment.metric("tracking_positions_stored_total") - handled
-    delivered = sum(watcher.delivered for watcher in watchers) - delivered
-    memory = environment.memory()
-    await look()
-    await drained(drivers)
-    closed = sum(client.closed is not None for client in (*drivers, *watchers))
-    close([*drivers, *watchers])
-    sent = sum(driver.sent for driver in drivers)
-    stored, size = await environment.stored()
-    return {
-        "drivers": len(drivers),
-        "passengers": len(watchers),
-        "fixes_per_second": handled / spent.at,
-        "deliveries_per_second": delivered / spent.at,
-        **latencies("to_ack", [took for driver in drivers for took in driver.to_ack]),
-        **latencies("to_watcher", [took for watcher in watchers for took in watcher.to_watcher]),
-        "hub_us_per_fix": 1e6 * spent.hub / max(1, handled),
-        "hub_us_per_delivery": 1e6 * spent.hub / delivered if delivered else None,
-        "database_us_per_fix": 1e6 * spent.database / max(1, handled),
-        "wal_bytes_per_fix": spent.wal / max(1, handled),
-        "hub_memory_mb": memory / 2**20,
-        "stored_bytes_per_fix": size / max(1, stored),
-        **busy(spent),
-        "sent": sent,
-        "lost": sent - (stored - stored_before),
-        "not_acknowledged": sent - sum(driver.acknowledged for driver in drivers),
-        "not_delivered": sum(driver.sent - w.delivered for driver, w in zip(itertools.cycle(drivers), watchers, strict=False)),
-        "skipped": sum(watcher.skipped for watcher in watchers),
-        "breaks": sum(watcher.breaks for watcher in watchers),
-        "closed": closed,
-    }

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from driver_sim.bench.clients import Client, DispatcherClient, Lost, connect
-from driver_sim.bench.environment import Environment, EnvironmentFailed
+from driver_sim.bench.environment import Environment
+from driver_sim.bench.hub import EnvironmentFailed
 from driver_sim.bench.load import Result, close, wait
 
 FLEETS = 50

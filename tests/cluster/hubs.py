@@ -23,7 +23,6 @@ from tracking.live.hub import STEPS
 from tracking.nodes.local import Exchange, LocalBackplane
 from tracking.service import Service, assemble
 
-
 _began = [0]
 """When the test's hubs were started."""
 
@@ -66,9 +65,8 @@ class ClusterHub:
 
     @property
     def trips(self) -> TripsAcrossHubs:
-        trips = self.service.trips_across_hubs
-        assert trips is not None
-        return trips
+        assert self.service.across_hubs is not None
+        return self.service.across_hubs.trips
 
     def beat(self) -> None:
         """Visits all feeds, as in a tick interval."""
@@ -125,7 +123,8 @@ class Cluster:
             rows = await connection.fetch(
                 """
                 SELECT (date_part('epoch', p.fix_time) * 1000)::bigint, ST_X(p.point), ST_Y(p.point)
-                FROM positions p JOIN trips USING (trip) WHERE trip_id = $1 AND coalesce(cardinality(p.suspect), 0) = 0 ORDER BY 1
+                FROM positions p JOIN trips USING (trip)
+                WHERE trip_id = $1 AND coalesce(cardinality(p.suspect), 0) = 0 ORDER BY 1
                 """,
                 trip_id,
             )

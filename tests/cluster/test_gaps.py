@@ -49,7 +49,7 @@ async def test_what_was_missed_and_waits_for_its_commit_is_shown_and_the_rest_is
 
 async def test_a_hub_that_dies_leaves_nothing_missing_and_its_wants_count_no_more(database_url: str) -> None:
     async with cluster(database_url, 3) as hubs:
-        here, there, third = hubs.hubs
+        _, there, third = hubs.hubs
         vehicle_id, trip_id = await hubs.api.under_way()
         async with Driver(third.url, vehicle_id) as driver, watching(there.url, trip_id) as watcher:
             await driver.report(drive(1))

@@ -112,7 +112,7 @@ async def test_a_trip_that_begins_to_show_shows_the_newest_position_in_both_orde
             trip = await hubs.api.trip(fleet_id, vehicle_id)
             trip_id = trip["trip_id"]
             async with Driver(here.url, vehicle_id) as driver, watching(there.url, trip_id) as watcher:
-                await until(lambda: bool(there.trips.interest.ours), "it is wanted")  # noqa: B023
+                await until(lambda: bool(there.trips.interest.ours), "it is wanted")
                 with late.not_following():
                     await hubs.api.advance(trip_id, "enroute_to_pickup")
                     other = there if late is here else here
@@ -120,7 +120,7 @@ async def test_a_trip_that_begins_to_show_shows_the_newest_position_in_both_orde
                     await driver.report(drive(1), drive(2))
                     await driver.acknowledged(2)
                     assert watcher.positions == []
-                await until(lambda: drive(2)["fix_time"] in watcher.positions, "the newest position")  # noqa: B023
+                await until(lambda: drive(2)["fix_time"] in watcher.positions, "the newest position")
                 await until(is_whole(hubs, watcher, trip_id), "the line")
                 assert watcher.breaks == []
 

@@ -23,7 +23,7 @@ def run(tmp_path: Path, cluster: Cluster, template: str) -> Run:
 
     def run(*counts: tuple[str, int]) -> dict[str, Any]:
         path = tmp_path / "bench.json"
-        trial = Conditions(settle_seconds=0.0, launch=launch, questions=10, cluster=cluster, template=template)
+        trial = Conditions(settle_seconds=0.0, launch=launch, hubs=(2,), questions=10, cluster=cluster, template=template)
         bench.run([(shape, [count]) for shape, count in counts], 1.0, path, trial)
         figures = json.loads(path.read_text())
         return {shape: figures[shape][0] for shape, _ in counts}
@@ -81,3 +81,18 @@ def test_a_small_run_of_a_start_serves_all_three(run: Run) -> None:
     assert result["vehicles_on_screen"] > 0
     assert 10 < result["hub_memory_mb (nobody)"] < 1000
     assert 10 < result["hub_memory_mb (three clients)"] < 1000
+
+
+def test_a_small_run_of_several_hubs_crosses_and_loses_nothing(run: Run) -> None:
+    result = run(("hubs", 4), ("hubs-change", 4))
+    crossing, change = result["hubs"], result["hubs-change"]
+    assert (crossing["hubs"], crossing["sent"], crossing["drivers"], crossing["passengers"]) == (2, 4, 4, 4)
+    nothing = ("lost", "again", "stored_twice", "not_acknowledged", "not_delivered", "breaks", "closed", "lost (unwatched)")
+    assert {name: crossing[name] for name in nothing} == dict.fromkeys(nothing, 0)
+    assert crossing["to_watcher_p50_ms"] < 1000
+    assert crossing["between_hubs_bytes_per_fix"] > 0
+    assert crossing["positions_to_broker (unwatched)"] == 0
+    assert (change["passengers"], change["added_to_the_line"]) == (4, 4)
+    assert {name: change[name] for name in ("lines_not_whole", "breaks", "closed")} == dict.fromkeys(
+        ("lines_not_whole", "breaks", "closed"), 0
+    )

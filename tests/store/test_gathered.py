@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from tests.ingest.direct import a_recorder
 from tests.support.clients import new_id
 from tests.support.devices import until
 from tests.support.hub_process import SECRET
 from tests.support.live_state import NothingElse
 from tracking.auth import Auth, Principal, Role
 from tracking.budgets import Budget
+from tracking.cluster.homes import Homes
 from tracking.config import Rate, load
 from tracking.errors import StoreUnavailable
 from tracking.ingest.vehicles import IngestVehicles
@@ -23,6 +25,8 @@ from tracking.model import Fleet, Place, Vehicle, system_clock
 from tracking.monitor.events import Events
 from tracking.monitor.monitor import Monitor
 from tracking.monitor.states import AlertStates
+from tracking.nodes.node import this_node
+from tracking.nodes.nodes import Nodes
 from tracking.services.messages import Messages
 from tracking.services.trips import Trips
 from tracking.store import fleets, messages, trips, vehicles
@@ -167,6 +171,13 @@ def new_messages(database: Database, follower: Follower[Any]) -> Messages:
     return Messages(follower, database, system_clock, budget=budget, most_unread=100)
 
 
+def new_homes(database: Database, ingest_vehicles: IngestVehicles) -> Homes:
+    hub = new_hub()
+    monitor = Monitor(database, hub.fleets, AlertStates(), Events(database, hub.fleets), system_clock, gone_after=3_600)
+    nodes = Nodes(this_node("", 0))
+    return Homes(database, ingest_vehicles, hub, a_recorder(database, rows=1), monitor, nodes, system_clock, lambda _: None)
+
+
 async def nothing() -> None: ...
 
 
@@ -178,6 +189,7 @@ async def test_a_storm_of_drivers_is_a_few_questions_and_a_return_none(database:
             await vehicles.put(connection, Vehicle(name, "fleet"))
     ingest_vehicles = IngestVehicles(database, system_clock, nothing)
     messaging = new_messages(database, new_follower(database, ingest_vehicles))
+    homes = new_homes(database, ingest_vehicles)
     database.uses = 0
 
     async def come(name: str) -> int:
@@ -186,7 +198,7 @@ async def test_a_storm_of_drivers_is_a_few_questions_and_a_return_none(database:
         assert vehicle.vehicle_id == name
         if not messaging.none_unread(vehicle):
             assert await messaging.unread(vehicle) == []
-        session = await ingest_vehicles.open_session(vehicle, "session")
+        session = await homes.open_session(vehicle, "session")
         assert session is not None
         return session.number
 
@@ -200,6 +212,7 @@ async def test_a_storm_of_drivers_is_a_few_questions_and_a_return_none(database:
     assert database.uses == 0
     # A hub that has just started finds the same.
     ingest_vehicles = IngestVehicles(database, system_clock, nothing)
+    homes = new_homes(database, ingest_vehicles)
     assert await asyncio.gather(*(come(name) for name in names)) == numbers
 
 

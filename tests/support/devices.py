@@ -35,7 +35,8 @@ async def until(condition: Callable[[], bool | Awaitable[object]], failure: str,
 class Device:
     """One vehicle's app, driving north.
 
-    `late` is the share of fixes that are reported after the next few. `bad` is the share with an impossible latitude.
+    `late` is the share of fixes that are reported after the next few. `bad` is the share with an impossible latitude. `step` is
+    the time between two fixes by the device's clock (ms).
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Device:
         late: float = 0.0,
         bad: float = 0.0,
         ping: float = 20.0,
+        step: int = STEP_MS,
     ) -> None:
         self.outbox: Outbox = outbox if outbox is not None else MemoryOutbox()
         self.account = Account(vehicle_id, self.outbox.session)
@@ -59,6 +61,7 @@ class Device:
         self._late = late
         self._bad = bad
         self._ping = ping
+        self._step = step
         self._latitude = 47.0 + rng.random() / 10
         self.longitude = 9.5 + rng.random() / 10
         self._begin = now_ms()
@@ -120,7 +123,7 @@ class Device:
 
     def _at(self, ticks: int) -> tuple[int, float]:
         """The fix time and the latitude after so many ticks."""
-        passed = ticks * STEP_MS
+        passed = ticks * self._step
         return self._begin + passed, self._latitude + passed / 1000 * PACE / _METRES_PER_DEGREE
 
     def _report_next(self) -> int:

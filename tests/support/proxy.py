@@ -99,9 +99,13 @@ class Wire:
 
 
 class ChaosProxy:
-    """Listens at `listen`, by default a free port of the loopback, and forwards to `target`. `rng` decides what is random."""
+    """Listens at `listen`, by default a free port of the loopback, and forwards to `targets`. `rng` decides what is random.
 
-    def __init__(self, target: Address, *, rng: random.Random, listen: Path | None = None) -> None:
+    With several targets it is a load balancer: each new connection goes to the next one, or to the one after it if that one
+    refuses.
+    """
+
+    def __init__(self, *targets: Address, rng: random.Random, listen: Path | None = None) -> None:
         self.rng = rng
         self.wires: list[Wire] = []
         self.accepted = 0
@@ -118,7 +122,8 @@ class ChaosProxy:
         """If set, that holds only for connections whose client has sent this before."""
         self.stalled_at: tuple[bytes, ...] = ()
         """A connection whose client sends one of these carries nothing until `flow`, not even these bytes."""
-        self._target = target
+        self.targets = list(targets)
+        self._turn = 0
         self._listen = listen
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -210,9 +215,19 @@ class ChaosProxy:
                 writer.close()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if isinstance(self._target, Path):
-            return await asyncio.open_unix_connection(self._target)
-        return await asyncio.open_connection(*self._target)
+        """Raises `OSError` if no target accepts."""
+        self._turn += 1
+        first, *others = (self.targets[(self._turn + n) % len(self.targets)] for n in range(len(self.targets)))
+        for target in others:
+            with contextlib.suppress(OSError):
+                return await _open(target)
+        return await _open(first)
+
+
+async def _open(target: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if isinstance(target, Path):
+        return await asyncio.open_unix_connection(target)
+    return await asyncio.open_connection(*target)
 
 
 async def _all_or_first_error(*pumps: Coroutine[None, None, None]) -> None:

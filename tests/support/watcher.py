@@ -25,6 +25,11 @@ class Line:
     def begin(self, track: list[list[float]]) -> None:
         self.points = sorted(_point(entry) for entry in track)
 
+    def add_to(self, track: list[list[float]]) -> None:
+        """Adds the points of a snapshot with `since`. A point replaces the one of the same fix time."""
+        points = {point[0]: point for point in self.points} | {point[0]: point for point in map(_point, track)}
+        self.points = sorted(points.values())
+
     def add(self, position: Message) -> None:
         insort(self.points, (position["fix_time"], position["longitude"], position["latitude"]))
 
@@ -37,8 +42,9 @@ class Line:
 class Watcher:
     """`run` lasts until it is cancelled, or until a close code forbids to reconnect. `ended` is then that code.
 
-    `breaks` lists what a passenger may rely on and did not get. It must stay empty in every fault. `on_position` is called with
-    each shown position and the monotonic time of its arrival.
+    It says `since` at each connection after the first, in case that it reaches another hub. `breaks` lists what a passenger may
+    rely on and did not get. It must stay empty in every fault. `on_position` is called with each shown position and the
+    monotonic time of its arrival, `on_message` with every message.
     """
 
     def __init__(
@@ -49,18 +55,27 @@ class Watcher:
         pause: Callable[[], float] = lambda: 0.05,
         ping_interval: float = 20.0,
         on_position: Callable[[Message, float], None] | None = None,
+        on_message: Callable[[Message, float], None] | None = None,
     ) -> None:
-        self._url = f"{url.replace('http', 'ws', 1)}/v1/trips/{trip_id}/live"
+        self.url = url
+        """Of the hub that it connects to next. `move` changes it at once."""
+        self.trip_id = trip_id
         self._token = token("passenger", trip_id)
         self._pause = pause
         self._ping_interval = ping_interval
         self._on_position = on_position
+        self._on_message = on_message
+        self._connection: ClientConnection | None = None
         self.line = Line()
         self.epoch: str | None = None
         self.offset = 0
         self.newest = 0
         """The newest fix time that moved the marker."""
+        self.since = 0
+        """The newest server time of what it was shown."""
         self.snapshots = 0
+        self.additions = 0
+        """How many of the snapshots only added to the line."""
         self.resumed = 0
         self.revisions = 0
         self.breaks: list[str] = []
@@ -75,10 +90,17 @@ class Watcher:
             self.connected.clear()
             await asyncio.sleep(self._pause())
 
+    async def move(self, url: str) -> None:
+        """Goes to another hub."""
+        self.url = url
+        if self._connection is not None:
+            self.connected.clear()
+            await self._connection.close()
+
     async def _connect(self) -> None:
-        resume = f"?epoch={self.epoch}&offset={self.offset}" if self.epoch is not None else ""
+        resume = f"?epoch={self.epoch}&offset={self.offset}&since={self.since}" if self.epoch is not None else ""
         async with connect(
-            self._url + resume,
+            f"{self.url.replace('http', 'ws', 1)}/v1/trips/{self.trip_id}/live{resume}",
             additional_headers={"Authorization": f"Bearer {self._token}"},
             max_size=None,
             compression=None,
@@ -88,6 +110,7 @@ class Watcher:
             ping_interval=self._ping_interval,
             ping_timeout=self._ping_interval,
         ) as line:
+            self._connection = line
             try:
                 await self._read(line)
             except websockets.ConnectionClosed:
@@ -106,14 +129,12 @@ class Watcher:
                 self.breaks.append(f"{kind} in mid-conversation")
             first = False
             self._take(kind, message, came)
+            if self._on_message is not None:
+                self._on_message(message, came)
 
     def _take(self, kind: str, message: Message, came: float) -> None:
         if kind == "snapshot":
-            self.snapshots += 1
-            self.epoch, self.offset = message["epoch"], message["offset"]
-            self.line.begin(message["track"])
-            self.newest = message["position"]["fix_time"] if "position" in message else 0
-            self.connected.set()
+            self._begin(message)
         elif kind == "resumed":
             self.resumed += 1
             if (message["epoch"], message["offset"]) != (self.epoch, self.offset):
@@ -123,6 +144,7 @@ class Watcher:
             self._count(message["from"], message["to"])
         elif "offset" in message:
             self._count(message["offset"], message["offset"])
+            self.since = max(self.since, message.get("server_time", 0))
             if kind == "position":
                 if message["fix_time"] < self.newest:
                     self.breaks.append(f"the marker went back to {message['fix_time']} from {self.newest}")
@@ -133,6 +155,20 @@ class Watcher:
             elif kind == "track_revised":
                 self.revisions += 1
                 self.line.revise(message)
+
+    def _begin(self, snapshot: Message) -> None:
+        self.snapshots += 1
+        if "since" in snapshot:
+            self.additions += 1
+            if self.epoch is None or snapshot["since"] != self.since:
+                self.breaks.append(f"asked for what came since {self.since}, got what came since {snapshot['since']}")
+            self.line.add_to(snapshot["track"])
+        else:
+            self.line.begin(snapshot["track"])
+        self.epoch, self.offset = snapshot["epoch"], snapshot["offset"]
+        self.newest = snapshot["position"]["fix_time"] if "position" in snapshot else 0
+        self.since = max(self.since, snapshot["server_time"])
+        self.connected.set()
 
     def _count(self, first: int, last: int) -> None:
         if first != self.offset + 1:

@@ -11,8 +11,8 @@ from tracking.cluster.answers import Answers
 from tracking.cluster.asks import Ask, Asks
 from tracking.cluster.gaps import Gaps
 from tracking.cluster.interest import Interest
+from tracking.cluster.unstored import Unstored
 from tracking.history.revisions import Revisions
-from tracking.ingest.commit_queue import CommitQueue
 from tracking.ingest.vehicles import IngestVehicles
 from tracking.live.hub import Hub
 from tracking.live.recent import RecentPositions
@@ -36,14 +36,13 @@ class TripsAcrossHubs:
         self,
         nodes: Nodes,
         hub: Hub,
-        queue: CommitQueue,
+        unstored: Unstored,
         ingest_vehicles: IngestVehicles,
         revisions: Revisions,
         clock: Clock,
         applied: Callable[[], int],
-        unstored: RecentPositions,
     ) -> None:
-        """`applied` returns the last change that memory knows of. `unstored` keeps what peers accepted of trips wanted here."""
+        """`applied` returns the last change that memory knows of. What peers accept of trips wanted here goes to `unstored`."""
         self.nodes = nodes
         self.hub = hub
         self._ingest_vehicles = ingest_vehicles
@@ -51,10 +50,10 @@ class TripsAcrossHubs:
         self.clock = clock
         self.recent = RecentPositions()
         """What this hub accepted itself."""
-        self.unstored = unstored
+        self.unstored = unstored.elsewhere
         self.interest = Interest(nodes)
         self.asks = Asks(nodes)
-        self.answers = Answers(hub, queue, ingest_vehicles, self.recent, applied)
+        self.answers = Answers(hub, unstored.queue, ingest_vehicles, self.recent, applied)
         self._gaps = Gaps(nodes, self.interest, self.asks, clock)
         self._asked: dict[str, Ask] = {}
         """What was asked when the feed of a trip began."""

@@ -54,6 +54,8 @@ class CommitQueue:
         self._indexed = 0
         self._erased: set[int] = set()
         """Numbers of vehicles that were removed while fixes of them waited. These fixes must not be shown any more."""
+        self.has_lost = False
+        """Whether fixes may wait here whose home was lost. They are not stored, and `pending` leaves them out."""
 
     @property
     def full(self) -> bool:
@@ -87,12 +89,18 @@ class CommitQueue:
             self.full_group.clear()
         return self.group
 
+    def hurry(self) -> None:
+        """Has the recorder take a group now, without waiting for more."""
+        if self.waiting:
+            self.full_group.set()
+
     def let_go(self) -> None:
         """Drops the group, after COMMIT."""
         self.group = []
         self._clear_index()
         if not self.waiting:
             self._erased.clear()
+            self.has_lost = False
             self.idle.set()
 
     # --- what is not committed yet ----------------------------------------------------------------------------------
@@ -111,6 +119,12 @@ class CommitQueue:
         """These vehicles, by their numbers, were removed. `pending` leaves their fixes out, and they are not stored."""
         if not self.idle.is_set():
             self._erased.update(vehicles)
+            self._clear_index()
+
+    def drop_lost(self) -> None:
+        """To be called when a home was lost: its fixes are neither shown nor stored any more."""
+        if not self.idle.is_set():
+            self.has_lost = True
             self._clear_index()
 
     def file_anew(self, positions: Sequence[Position], filed: Sequence[Filed]) -> None:
@@ -134,7 +148,7 @@ class CommitQueue:
         by_trip, by_vehicle, erased = self._by_trip, self._by_vehicle, self._erased
         for entry in self._not_indexed():
             position = entry.position
-            if position is None or position.vehicle in erased:
+            if position is None or position.vehicle in erased or entry.session.home.lost:
                 continue
             by_vehicle.setdefault(position.vehicle, []).append(position)
             if position.trip_id is not None:

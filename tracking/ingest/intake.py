@@ -9,7 +9,7 @@ belong to the vehicle, so a vehicle that uses several interfaces has one share.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -24,7 +24,7 @@ from tracking.ingest.clocks import AHEAD, BEHIND, DeviceClock, continues, descri
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.rejections import CLOCK_SKEW, TOO_OLD, reject
-from tracking.ingest.vehicles import IngestVehicle, IngestVehicles, Session
+from tracking.ingest.vehicles import IngestVehicle, Session
 from tracking.live.hub import Hub
 from tracking.metrics import FIXES
 from tracking.model import Clock, Fix
@@ -173,7 +173,7 @@ class Intake:
     def __init__(
         self,
         settings: Settings,
-        ingest_vehicles: IngestVehicles,
+        open_session: Callable[[IngestVehicle, str], Awaitable[Session | None]],
         recorder: Recorder,
         backlogs: Backlogs,
         hub: Hub,
@@ -182,7 +182,7 @@ class Intake:
         clock: Clock,
     ) -> None:
         self._settings = settings
-        self._ingest_vehicles = ingest_vehicles
+        self._open_session = open_session
         self._recorder = recorder
         self._queue = recorder.queue
         self._pipeline = Pipeline(recorder.queue)
@@ -226,7 +226,7 @@ class Intake:
         self._budgets.sessions.spend(vehicle.vehicle_id)
 
     async def open_session(self, vehicle: IngestVehicle, name: str) -> Session | None:
-        """The vehicle's session of this name; None if the vehicle was removed.
+        """The vehicle's session of this name, whose home is here from now on; None if the vehicle was removed.
 
         Raises `Refusal` as `spend_session` does, and `StoreUnavailable`.
         """
@@ -234,7 +234,7 @@ class Intake:
         if session is not None:
             return session
         self.spend_session(vehicle)
-        return await self._ingest_vehicles.open_session(vehicle, name)
+        return await self._open_session(vehicle, name)
 
     # --- fixes ------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ was most of what a fix cost the database. A crash loses nothing: a vehicle's mot
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import asyncpg
 
@@ -28,6 +28,8 @@ class Latest:
         self._database = database
         self._interval = interval
         self._newest: dict[int, Position] = {}
+        self.term_of: Callable[[int], int | None] = lambda _: None
+        """The term of a vehicle's home, if it is here. `cluster.homes` sets it."""
         self._writing = asyncio.Lock()
 
     def note(self, position: Position) -> None:
@@ -64,7 +66,9 @@ class Latest:
             for start in range(0, len(vehicles), ROWS):
                 newest = {v: self._newest[v] for v in vehicles[start : start + ROWS] if v in self._newest}
                 async with self._database.transaction() as connection:
-                    await latest_positions.move(connection, list(newest.values()))
+                    await latest_positions.move(
+                        connection, list(newest.values()), [self.term_of(vehicle) for vehicle in newest]
+                    )
                 for vehicle, position in newest.items():
                     if self._newest.get(vehicle) is position:
                         del self._newest[vehicle]

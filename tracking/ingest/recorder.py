@@ -3,23 +3,24 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import asyncpg
 
-from tracking.errors import ErrorCode, StoreUnavailable, StoreWentBack
+from tracking.errors import ErrorCode, HomeLost, StoreUnavailable, StoreWentBack
+from tracking.ingest import moving
 from tracking.ingest.acks import Acks
 from tracking.ingest.backlogs import Backlogs
 from tracking.ingest.commit_queue import CommitQueue, Entry
 from tracking.ingest.latest import Latest
-from tracking.ingest.vehicles import GRACE_MS, TRIP_UNKNOWN, Session, span_at, windows_of
+from tracking.ingest.vehicles import GRACE_MS, TRIP_UNKNOWN, Home, Session, span_at, windows_of
 from tracking.metrics import COMMIT_FAILURES, COMMIT_SECONDS, QUEUE, STORED
 from tracking.model import Position
 from tracking.protocol.driver import Rejected
-from tracking.store import batch, positions, sessions, trips
+from tracking.store import batch, homes, positions, trips
 from tracking.store.days import DAY_MS
-from tracking.store.pool import Connection, Database
+from tracking.store.pool import Database
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,8 @@ class Recorder:
         self._given_up: StoreUnavailable | None = None
         self._days: set[int] = set()
         """Days, counted from 1970-01-01, that are known to have a partition."""
+        self.on_lost: Callable[[Mapping[Home, homes.Home | None]], None] = lambda _: None
+        """Told of homes that the database refused, with who has them now. Set by `cluster.homes`."""
         self.trouble: str | None = None
         """Why nothing is being committed, while that is so."""
 
@@ -128,6 +131,8 @@ class Recorder:
         """Waits until all up to this seq, which was offered, is committed or rejected. Raises the error of `give_up`."""
         if session.handled >= seq:
             return
+        if session.home.lost:
+            raise HomeLost("another hub is this vehicle's home now: come back and send it again")
         if self._given_up is not None:
             raise _another(self._given_up)
         one = seq, asyncio.get_running_loop().create_future()
@@ -150,6 +155,14 @@ class Recorder:
             for _, future in waiting:
                 if not future.done():
                     future.set_exception(_another(error))
+
+    def drop(self, dropped: Iterable[Session]) -> None:
+        """The home of these sessions was lost. Callers that wait for them get `HomeLost`."""
+        self.queue.drop_lost()
+        for session in dropped:
+            for _, future in self._awaited.pop(session, ()):
+                if not future.done():
+                    future.set_exception(HomeLost("another hub is this vehicle's home now: come back and send it again"))
 
     def _tell_awaited(self, session: Session) -> None:
         waiting = self._awaited.pop(session, None)
@@ -230,6 +243,10 @@ class Recorder:
         await self._commit([Entry(entry.session, entry.seq, None, rejected)])
 
     async def _commit(self, group: Sequence[Entry]) -> None:
+        if self.queue.has_lost:
+            group = [entry for entry in group if not entry.session.home.lost]
+        if not group:
+            return
         handled: dict[Session, int] = {}
         rejected: dict[Session, list[Rejected]] = {}
         days = self._days
@@ -250,8 +267,13 @@ class Recorder:
         if unplaced:
             await self._place(unplaced)
         with COMMIT_SECONDS.time():
-            stored = await self._store(group, handled)
+            stored, lost = await self._store(group, handled)
         STORED.value += stored
+        if lost:
+            self.on_lost(lost)
+            group = [entry for entry in group if entry.session.home not in lost]
+            for session in [session for session in handled if session.home in lost]:
+                del handled[session]
         async for sessions_of_part in _parts(list(handled.items()), SESSIONS_AT_ONCE):
             for session, seq in sessions_of_part:
                 session.handled = max(session.handled, seq)
@@ -272,24 +294,16 @@ class Recorder:
                 self._late_fixes.late(late)
             self._stored_fixes.stored(part)
 
-    async def _store(self, group: Sequence[Entry], handled: dict[Session, int]) -> int:
-        """Stores the group in one transaction. Returns how many positions this attempt stored."""
+    async def _store(self, group: Sequence[Entry], handled: dict[Session, int]) -> tuple[int, dict[Home, homes.Home | None]]:
+        """Stores the group in one transaction. Returns how many positions this attempt stored, and the homes that are lost.
+
+        Nothing of a lost home is stored.
+        """
         async with self._database.transaction() as connection:
-            others = await sessions.move(
-                connection, [s.number for s in handled], list(handled.values()), [s.handled for s in handled]
-            )
-            if others:
-                # A seq up to the row's was committed by an attempt whose answer was lost.
-                # A session whose row is missing and can't be put back is of an erased vehicle: this transaction has found
-                # that the store did not go back. Its fixes must not be stored again.
-                if None in others.values():
-                    others |= await _put_back(connection, group, handled, others)
-                fresh = [e.position for e in group if e.position is not None and _is_fresh(e, others)]
-            else:
-                fresh = [e.position for e in group if e.position is not None]
+            fresh, lost = await moving.move(connection, group, handled)
             if fresh:
                 await positions.insert(connection, fresh)
-        return len(fresh)
+        return len(fresh), lost
 
     async def _place(self, unplaced: Sequence[Position]) -> None:
         """Sets the trip of positions that are older than the spans in memory, from the spans in the store."""
@@ -336,26 +350,3 @@ async def _parts(items: Sequence[Item], size: int) -> AsyncIterator[Sequence[Ite
         if start:
             await asyncio.sleep(0)
         yield items[start : start + size]
-
-
-async def _put_back(
-    connection: Connection, group: Sequence[Entry], handled: dict[Session, int], others: dict[int, int | None]
-) -> dict[int, int]:
-    """Restores missing rows of sessions in `others` whose vehicle exists. Returns what each had handled before this group.
-
-    A session with rejections alone is left out. Its row is not needed before it brings a position.
-    """
-    lost = {e.session: e.position.vehicle for e in group if e.position is not None and others.get(e.session.number, 0) is None}
-    if not lost:
-        return {}
-    rows = [(session.number, vehicle, session.name, handled[session]) for session, vehicle in lost.items()]
-    back = await sessions.put_back(connection, rows)
-    return {session.number: session.handled for session in lost if session.number in back}
-
-
-def _is_fresh(entry: Entry, others: dict[int, int | None]) -> bool:
-    number = entry.session.number
-    if number not in others:
-        return True
-    before = others[number]
-    return before is not None and entry.seq > before

@@ -1,5 +1,6 @@
 """A vehicle as ingest knows it: its motion, its sessions, and when it was under way on which trip."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from math import inf
 from typing import NamedTuple, Protocol
@@ -10,8 +11,9 @@ from tracking.ingest.motion import Motion
 from tracking.live.loading import Loading
 from tracking.model import Clock, Position, Suspicion, Trip, Vehicle
 from tracking.protocol.driver import Rejected
-from tracking.store import changes, latest_positions, sessions, trips, vehicles
+from tracking.store import changes, latest_positions, trips, vehicles
 from tracking.store.gathered import Gathered
+from tracking.store.latest_positions import Latest
 from tracking.store.pool import Connection, Database
 from tracking.store.trips import Span
 
@@ -43,6 +45,20 @@ class Verdict(NamedTuple):
     speed_believed: bool
 
 
+class Home:
+    """The right to store what a vehicle reports, by its number in the store. `term` is compared with the store's.
+
+    It is `lost` for ever once another hub has it. What was taken under it and is not committed is not stored then.
+    """
+
+    __slots__ = ("lost", "term", "vehicle")
+
+    def __init__(self, vehicle: int, term: int) -> None:
+        self.vehicle = vehicle
+        self.term = term
+        self.lost = False
+
+
 class Session:
     """A run of seqs. `seen` is the last seq taken, `handled` the last one stored or rejected for good.
 
@@ -53,6 +69,7 @@ class Session:
         "acknowledged",
         "acknowledged_at",
         "handled",
+        "home",
         "name",
         "number",
         "owed",
@@ -64,10 +81,11 @@ class Session:
         "shown",
     )
 
-    def __init__(self, number: int, name: str, handled: int) -> None:
+    def __init__(self, number: int, name: str, handled: int, home: Home | None = None) -> None:
         self.number = number
         self.name = name
         self.handled = handled
+        self.home = Home(0, 0) if home is None else home
         self.seen = handled
         self.receiver: Receiver | None = None
         self.acknowledged = handled
@@ -192,9 +210,12 @@ class IngestVehicle:
 
     __slots__ = (
         "as_of",
+        "claiming",
         "clock",
         "fixes",
+        "floor",
         "frames",
+        "home",
         "joined_at",
         "motion",
         "newest",
@@ -234,6 +255,12 @@ class IngestVehicle:
         self.clock: DeviceClock | None = None
         """Its device's clock, while fixes are too old or too young for a right clock."""
         self.sessions: dict[str, Session] = {}
+        self.home: Home | None = None
+        """None until its driver says hello here. Only then may its fixes be taken."""
+        self.claiming: asyncio.Lock | None = None
+        """Held while its home is claimed, or a session of it is opened."""
+        self.floor = 0
+        """Its `server_time` is never before this: another hub, whose clock may be ahead, has told it until then."""
         self.frames: Bucket | None = None
         """How many frames its driver may send over all its connections. `fixes` is the same for current fixes."""
         self.fixes: Bucket | None = None
@@ -265,6 +292,15 @@ class IngestVehicle:
             windows[MAX_SPANS:] = (_OLDER,)
         self.windows = windows
 
+    def go_on_from(self, last: Latest) -> None:
+        """Continues from its newest plausible position in the store. An older one than is known changes nothing."""
+        if last.fix_time > self.motion.time:
+            self.motion = Motion()
+            self.motion.seed(last.latitude, last.longitude, last.fix_time, last.speed)
+            if not is_right(last.server_time - last.fix_time):
+                # Fixes that continue from this one do not show that the clock was right.
+                self.clock = DeviceClock(queued=False)
+
     @property
     def waits(self) -> bool:
         """Whether a fix of it is not stored yet, or a connection gets its acks."""
@@ -293,7 +329,6 @@ class IngestVehicles:
         self.on_unsettled: Callable[[IngestVehicle, int], None] = lambda _vehicle, _since: None
         """Called with a vehicle that was loaded, and its `unsettled`."""
         self._stored = Gathered(self._read_all)
-        self._opened = Gathered(self._open_all)
 
     def get(self, vehicle_id: str) -> IngestVehicle | None:
         return self._by_id.get(vehicle_id)
@@ -346,36 +381,9 @@ class IngestVehicles:
             loaded[vehicle_id] = vehicle
             last = seen.get(number)
             if last is not None:
-                vehicle.motion.seed(last.latitude, last.longitude, last.fix_time, last.speed)
+                vehicle.go_on_from(last)
                 vehicle.unsettled = _unsettled(spans.get(number, ()), last.server_time)
-                if not is_right(last.server_time - last.fix_time):
-                    # Fixes that continue from this one do not show that the clock was right.
-                    vehicle.clock = DeviceClock(queued=False)
         return loaded
-
-    async def _open_all(self, wanted: list[tuple[int, str]]) -> Mapping[tuple[int, str], tuple[int, int]]:
-        # After a restart of the hub all drivers reconnect at once. Their sessions exist, so nothing is written.
-        async with self._database.connection() as connection:
-            found = await sessions.find_all(connection, wanted)
-        missing = [one for one in wanted if one not in found]
-        if missing:
-            async with self._database.transaction() as connection:
-                found |= await sessions.open_all(connection, missing)
-        return found
-
-    async def open_session(self, vehicle: IngestVehicle, name: str) -> Session | None:
-        """The session of this name, from memory or the store; None if the vehicle was removed. Raises `StoreUnavailable`."""
-        session = vehicle.sessions.get(name)
-        if session is None:
-            opened = await self._opened.get((vehicle.number, name))
-            if opened is None:
-                return None
-            number, handled = opened
-            session = vehicle.sessions.setdefault(name, Session(number, name, handled))
-            for other in [s for s in vehicle.sessions.values() if s is not session and s.receiver is None]:
-                if other.seen == other.handled:
-                    del vehicle.sessions[other.name]
-        return session
 
     def forget(self, vehicle_id: str) -> None:
         """Drops a vehicle that was removed, or must be read again."""

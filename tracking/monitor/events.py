@@ -41,6 +41,8 @@ class Emitted(NamedTuple):
     number: int | None
     """The store's number of the vehicle, if it is known."""
     event: Event
+    term: int | None = None
+    """That of the vehicle's home, if it was here."""
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -70,13 +72,18 @@ class Events:
         self._waiting: list[Emitted] = []
         self._group: list[Emitted] = []
         """The events that are being stored."""
+        self._taken_back: set[int] = set()
+        """Which of them, by `id`, were taken back before they had ids."""
         self._arrived = asyncio.Event()
         self._all_told = asyncio.Event()
         self.on_stored: Callable[[], None] = lambda: None
         """Called when events were committed, so that the change log is read."""
+        self.term_of: Callable[[int], int | None] = lambda _: None
+        """The term of a vehicle's home, if it is here. `cluster.homes` sets it."""
 
     def add(self, emitted: Emitted) -> None:
-        self._waiting.append(emitted)
+        """Takes an event of the vehicle's home, or of a hub that looks after vehicles without one."""
+        self._waiting.append(emitted._replace(term=self.term_of(emitted.vehicle.number)))
         if len(self._waiting) > MAX_WAITING:
             logger.error("%d events wait for the database: the oldest one is given up", MAX_WAITING)
             del self._waiting[0]
@@ -92,6 +99,16 @@ class Events:
     def busy(self) -> set[FleetFeed]:
         """The fleets with events that are still to be stored."""
         return {emitted.feed for emitted in chain(self._waiting, self._group)}
+
+    def take_back(self, vehicle: LiveVehicle) -> list[Event]:
+        """The events of a vehicle that are not known to be stored, in order. They are not stored here any more.
+
+        Those that are being stored just now have their ids already, and may be stored here and again.
+        """
+        mine = [emitted.event for emitted in chain(self._group, self._waiting) if emitted.vehicle is vehicle]
+        self._taken_back.update(id(e) for e in self._group if e.vehicle is vehicle and not e.event.event_id)
+        self._waiting[:] = [emitted for emitted in self._waiting if emitted.vehicle is not vehicle]
+        return mine
 
     def numbered(self, number: int) -> None:
         """An event with this id may have been sent."""
@@ -113,6 +130,9 @@ class Events:
                 group = self._group = self._waiting[:MAX_GROUP]
                 del self._waiting[:MAX_GROUP]
                 numbered = await self._number(group)
+                numbered = [one for one, before in zip(numbered, group, strict=True) if id(before) not in self._taken_back]
+                self._taken_back.clear()
+                self._group = numbered
                 await batch.store("events", numbered, self._commit, _FAULTS_OF_EVENTS, self._give_up)
                 self._group = []
 
@@ -122,12 +142,19 @@ class Events:
 
     @_until_stored.wraps
     async def _number(self, group: list[Emitted]) -> list[Emitted]:
+        count = sum(not emitted.event.event_id for emitted in group)
+        if not count:
+            return group
         async with self._database.transaction() as connection:
-            ids = await events.reserve(connection, len(group), after=self.last_event)
+            ids = await events.reserve(connection, count, after=self.last_event)
         self.numbered(ids[-1])
+        numbers = iter(ids)
         return [
-            emitted._replace(event=msgspec.structs.replace(emitted.event, event_id=number))
-            for number, emitted in zip(ids, group, strict=True)
+            # An event from a former home may have its id.
+            emitted
+            if emitted.event.event_id
+            else emitted._replace(event=msgspec.structs.replace(emitted.event, event_id=next(numbers)))
+            for emitted in group
         ]
 
     @_until_stored.wraps
@@ -138,7 +165,11 @@ class Events:
             return
         async with self._database.transaction() as connection:
             stored = await events.insert(
-                connection, [n.fleet_id for n in group], [n.number for n in group], [n.event for n in group]
+                connection,
+                [n.fleet_id for n in group],
+                [n.number for n in group],
+                [n.event for n in group],
+                terms=[n.term for n in group],
             )
         for emitted in group:
             # The vehicle may have been removed during COMMIT.

@@ -23,7 +23,7 @@ from tracking.monitor.fences import FencesInForce, made, note_broken
 from tracking.monitor.geofences import Fence
 from tracking.monitor.judge import MoveJudge
 from tracking.monitor.last_heard import LastHeard
-from tracking.monitor.rules import Stay
+from tracking.monitor.rules import AlertState, Stay
 from tracking.monitor.states import AlertStates
 from tracking.protocol.codec import frame
 from tracking.protocol.dispatcher import GeofenceGone, GeofenceNews
@@ -60,6 +60,8 @@ class Monitor:
         self._alerts = Alerts(events, clock)
         self.last_heard = LastHeard(fleets, states, self._alerts, gone_after_ms=int(gone_after * 1000))
         self.judge = MoveJudge(states, self.fences, self._alerts, self.last_heard)
+        self.speaks_for: Callable[[LiveVehicle], bool] = lambda _: True
+        """Whether events of a vehicle that stands are told here: another hub may be its home. `cluster.homes` sets it."""
         self._moves: deque[tuple[LiveVehicle, Position]] = deque()
         """Moves that are still to be judged in this look, in order."""
 
@@ -90,6 +92,14 @@ class Monitor:
         if silent:
             self.last_heard.fall_silent(vehicle)
 
+    def go_on_with(self, vehicle: LiveVehicle, state: AlertState) -> None:
+        """Continues with what the vehicle's former home, or the store, remembers of it."""
+        known = self.states.get(vehicle)
+        state.due = known is not None and known.due
+        self.states[vehicle] = state
+        if state.heard is not None and not state.due:
+            self.last_heard.look_after(vehicle)
+
     def is_heard(self, vehicle: LiveVehicle) -> bool:
         """Whether an event is still to be told if the vehicle falls silent."""
         state = self.states.get(vehicle)
@@ -115,7 +125,7 @@ class Monitor:
         """Returns the vehicles that are to be compared with it."""
         geofence = fence.geofence
         # The moves until now are judged by the geofences until now.
-        self._try_to_look()
+        self.look_now()
         self.fences.put(fence)
         feed = self._fleets.feeds.get(geofence.fleet_id)
         if feed is None:
@@ -133,6 +143,8 @@ class Monitor:
         for vehicle in vehicles:
             position = vehicle.position
             if position is None or vehicle.cell is None or vehicle.feed.fleet.fleet_id != fleet_id:
+                continue
+            if not self.speaks_for(vehicle):
                 continue
             state = self.states[vehicle]
             state.dwell_at = 0.0
@@ -185,7 +197,7 @@ class Monitor:
 
     def geofence_gone(self, fleet_id: str, geofence_id: str) -> None:
         """Takes the geofence out of force, after COMMIT. No `exit` is told."""
-        self._try_to_look()
+        self.look_now()
         self.fences.remove(fleet_id, geofence_id)
         feed = self._fleets.feeds.get(fleet_id)
         if feed is not None:
@@ -214,7 +226,8 @@ class Monitor:
             await asyncio.sleep(0)
         self._try_to(self._look_for_the_silent)
 
-    def _try_to_look(self) -> None:
+    def look_now(self) -> None:
+        """`look`, whose errors are logged."""
         self._try_to(self.look)
 
     def _try_to(self, look: Callable[[], None]) -> None:
@@ -269,6 +282,8 @@ class Monitor:
                 state = self.states.get(vehicle)
                 if state is None or not state.inside or position is None or vehicle.lost:
                     continue
+                if not self.speaks_for(vehicle):
+                    continue
                 # This is time by the fixes: a vehicle that sends an hour's backlog has not stayed that hour yet.
                 instant = position.fix_time + max(0, now - position.server_time)
                 if instant >= state.dwell_at:
@@ -276,7 +291,7 @@ class Monitor:
 
     async def flush(self) -> None:
         """Judges the last moves, and waits until all events are stored. To be called before the hub goes down."""
-        self._try_to_look()
+        self.look_now()
         await self.events.flush()
 
     def busy(self) -> set[FleetFeed]:

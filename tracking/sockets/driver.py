@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from starlette.websockets import WebSocket
 
 from tracking.auth import Principal, Role, is_of_incarnation
-from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
+from tracking.cluster.homes import STOOD_STILL_MS
+from tracking.errors import CloseCode, ErrorCode, HomeLost, Refusal, SocketClosed, StoreUnavailable
 from tracking.ingest.acks import settle
 from tracking.ingest.clocks import DRIFT
 from tracking.ingest.intake import Held, Prepaid, Taken, clock_advice
@@ -70,6 +71,7 @@ class DriverConnection(DriverTrips):
 
     __slots__ = (
         "_held_told_at",
+        "_homes",
         "_intake",
         "_part",
         "_prepaid",
@@ -88,6 +90,7 @@ class DriverConnection(DriverTrips):
         self._skew_told = 0
         self._skew_told_at = 0
         self._intake = service.intake
+        self._homes = service.homes
         self._prepaid: Prepaid
         self._part: bytes | list[Fix | Unreadable] | None = None
         """A frame that waits for its turn, or the rest of its fixes."""
@@ -140,6 +143,9 @@ class DriverConnection(DriverTrips):
 
     def received(self, data: bytes) -> None:
         now = self.service.clock()
+        if now - self._homes.looked >= STOOD_STILL_MS:
+            self._wait_for_homes(data)
+            return
         if not self._prepaid.take_frame(now):
             raise SocketClosed(CloseCode.TOO_MANY_REQUESTS)
         if self._unread and not self.queue.blocked:
@@ -171,7 +177,8 @@ class DriverConnection(DriverTrips):
     def _carry_out(self, message: DriverMessage) -> bool:
         """Handles a message that is no report. Returns whether its session is being read, with the wire held until then."""
         if isinstance(message, Hello):
-            known = self.vehicle.sessions.get(message.session) if self.vehicle is not None else None
+            vehicle = self.vehicle
+            known = vehicle.sessions.get(message.session) if vehicle is not None and vehicle.home is not None else None
             if known is not None:
                 self._leave_session()
                 self._enter(known)
@@ -201,11 +208,13 @@ class DriverConnection(DriverTrips):
         assert self.vehicle is not None
         self._leave_session()
         try:
-            session = await self.service.ingest_vehicles.open_session(self.vehicle, name)
+            session = await self._homes.open_session(self.vehicle, name)
             if session is None:
                 self.close(CloseCode.NOT_FOUND)
             elif self._closing is None:
                 self._enter(session)
+        except HomeLost:
+            self.close(CloseCode.GOING_DOWN)
         except StoreUnavailable as error:
             self._send_away(error)
         except Exception:
@@ -245,11 +254,24 @@ class DriverConnection(DriverTrips):
         self.wire.hold()
         self.service.backlogs.join(self)
 
+    def _wait_for_homes(self, part: bytes) -> None:
+        """The event loop stood still, and another hub may have become the vehicle's home."""
+        self._part = part
+        self.wire.hold()
+        self._homes.wait(self)
+
+    def go_on(self) -> None:
+        self.service.backlogs.join(self)
+
     def take_part(self, most: int) -> int:
         part, self._part = self._part, None
         if self._closing is not None or part is None:
             return 0
         now = self.service.clock()
+        if now - self._homes.looked >= STOOD_STILL_MS:
+            self._part = part
+            self._homes.wait(self)
+            return 0
         looked_at = 1
         beginning = False
         try:

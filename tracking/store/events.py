@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from tracking.geo import pack_point, unpack_point
 from tracking.model import Event, EventKind
-from tracking.store import changes, geofence_stays, silences
+from tracking.store import changes, geofence_stays, homes, silences
 from tracking.store.changes import EVENT, Change
 from tracking.store.geofence_stays import StayRow
 from tracking.store.pool import Connection
@@ -43,11 +43,13 @@ async def insert(
     numbers: Sequence[int | None],
     events: Sequence[Event],
     *,
+    terms: Sequence[int | None] = (),
     newly_silent: bool = False,
 ) -> set[int]:
     """Stores events with their reserved ids, and what they change. Returns the ids of events whose vehicle still exists.
 
     `numbers` are the numbers of the vehicles, if known. A vehicle that got the id of an erased one gets none of its events.
+    `terms` are those of the vehicles' homes, if the events are by their homes. Events of a lost home are left out.
     With `newly_silent` all events are `signal_lost`, and those of vehicles that are already silent are left out.
 
     Needs an open transaction. It may be repeated with the same events if nobody knows whether they were stored.
@@ -60,6 +62,10 @@ async def insert(
         for fleet_id, number, event in zip(fleet_ids, numbers, events, strict=True)
         if (vehicle := known.get(event.vehicle_id)) is not None and number in (None, vehicle)
     ]
+    if any(term is not None for term in terms):
+        by_event = {event.event_id: term for event, term in zip(events, terms, strict=True)}
+        in_force = await homes.terms_locked(connection, list({row.vehicle for row in rows}))
+        rows = [row for row in rows if by_event[row.event.event_id] in (None, in_force.get(row.vehicle, 0))]
     if newly_silent:
         begun = await silences.begin(connection, {row.vehicle: row.event.server_time for row in rows})
         rows = [row for row in rows if row.vehicle in begun]

@@ -16,11 +16,11 @@ class Latest(NamedTuple):
     speed: float | None
 
 
-async def move(connection: Connection, positions: Sequence[Position]) -> None:
+async def move(connection: Connection, positions: Sequence[Position], terms: Sequence[int | None] = ()) -> None:
     """Sets the latest positions of vehicles: at most one for each, in the order of `vehicle`.
 
     An older position changes nothing. Neither does one of a vehicle that was removed, nor one from before the vehicle joined
-    its fleet.
+    its fleet. `terms` are those of the vehicles' homes, if known. A position of a lost home changes nothing either.
     """
     # The rows are in the order of the key. So two hubs that write at once cannot deadlock.
     await connection.execute(
@@ -31,13 +31,15 @@ async def move(connection: Connection, positions: Sequence[Position]) -> None:
             ST_SetSRID(ST_MakePoint(longitude, latitude), 4326)
         FROM unnest(
             $1::int[], $2::int[], $3::timestamptz[], $4::timestamptz[], $5::float8[], $6::float8[], $7::float8[],
-            $8::float8[], $9::float8[], $10::float8[]
-        ) AS new (vehicle, trip, fix_time, server_time, accuracy, speed, bearing, battery, longitude, latitude)
+            $8::float8[], $9::float8[], $10::float8[], $11::bigint[]
+        ) AS new (vehicle, trip, fix_time, server_time, accuracy, speed, bearing, battery, longitude, latitude, term)
         JOIN (
             SELECT vehicle, fleet_id, joined_at FROM vehicles WHERE vehicle = ANY($1::int[]) ORDER BY vehicle FOR KEY SHARE
-        ) AS known USING (vehicle) JOIN fleets USING (fleet_id)
+        ) AS known USING (vehicle) JOIN fleets USING (fleet_id) LEFT JOIN homes USING (vehicle)
         -- The fleet may not see where the vehicle was before it joined.
         WHERE least(new.fix_time, new.server_time) >= coalesce(known.joined_at, '-infinity')
+            -- Nothing locks the home: a position that is later than the newest in the store is true, whoever brings it.
+            AND (new.term IS NULL OR new.term = coalesce(homes.term, 0))
         ON CONFLICT (vehicle) DO UPDATE SET
             fleet = EXCLUDED.fleet, trip = EXCLUDED.trip, fix_time = EXCLUDED.fix_time, server_time = EXCLUDED.server_time,
             accuracy = EXCLUDED.accuracy, speed = EXCLUDED.speed, bearing = EXCLUDED.bearing, battery = EXCLUDED.battery,
@@ -54,6 +56,7 @@ async def move(connection: Connection, positions: Sequence[Position]) -> None:
         [p.battery for p in positions],
         [p.longitude for p in positions],
         [p.latitude for p in positions],
+        list(terms) or [None] * len(positions),
     )
 
 

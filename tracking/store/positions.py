@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple
 
 from tracking.model import Position
+from tracking.store import homes
 from tracking.store.days import date_of
 from tracking.store.pool import Connection, to_microseconds
 
@@ -184,12 +185,12 @@ async def accepted_since(connection: Connection, wanted: Sequence[tuple[int, int
 
 
 async def file_anew(
-    connection: Connection, vehicle: int, moved: Sequence[tuple[Accepted, int | None]]
+    connection: Connection, vehicle: int, moved: Sequence[tuple[Accepted, int | None]], term: int | None = None
 ) -> list[tuple[Accepted, int | None]] | None:
     """Gives positions of a vehicle other trips, or none, and returns those that it changed. Needs an open transaction.
 
-    Returns None if the vehicle was removed. No position gets a trip that was removed. Positions that somebody else changed
-    since they were read stay as they are.
+    Returns None if the vehicle was removed, or its home has another `term` than the one given. No position gets a trip that was
+    removed. Positions that somebody else changed since they were read stay as they are.
     """
     known = await connection.fetch(
         # Other transactions lock in this order too: trips, then vehicles.
@@ -197,6 +198,8 @@ async def file_anew(
         [trip for _, trip in moved if trip is not None],
     )
     if await connection.fetchval("SELECT vehicle FROM vehicles WHERE vehicle = $1 FOR KEY SHARE", vehicle) is None:
+        return None
+    if term is not None and (await homes.terms_locked(connection, [vehicle])).get(vehicle, 0) != term:
         return None
     trips = {None, *(trip for (trip,) in known)}
     moved = [(position, trip) for position, trip in moved if trip in trips]

@@ -1,0 +1,63 @@
+"""Joins what hubs do together to the parts of this hub."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tracking.cluster.homes import Homes
+from tracking.cluster.leaving import Leaving
+from tracking.cluster.resuming import Resuming
+from tracking.cluster.trips import TripsAcrossHubs
+from tracking.cluster.unstored import Unstored
+from tracking.history.revisions import Revisions
+from tracking.ingest.recorder import Recorder
+from tracking.ingest.vehicles import IngestVehicles
+from tracking.live.hub import Hub
+from tracking.model import Clock
+from tracking.monitor.monitor import Monitor
+from tracking.nodes.nodes import Nodes
+from tracking.refiling import Refiling
+from tracking.store.pool import Database
+
+
+def assemble_homes(
+    database: Database,
+    ingest_vehicles: IngestVehicles,
+    hub: Hub,
+    recorder: Recorder,
+    refiling: Refiling,
+    monitor: Monitor,
+    nodes: Nodes,
+    clock: Clock,
+) -> Homes:
+    def forget(numbers: set[int]) -> None:
+        recorder.latest.forget(numbers)
+        refiling.forget(numbers)
+
+    homes = Homes(database, ingest_vehicles, hub, recorder, monitor, nodes, clock, forget)
+    Leaving(ingest_vehicles, hub, recorder, monitor, homes, nodes, clock)
+    return homes
+
+
+class AcrossHubs(NamedTuple):
+    """Trips across hubs, and readers who come from another hub."""
+
+    trips: TripsAcrossHubs
+    resuming: Resuming
+
+
+def assemble_trips(
+    database: Database,
+    nodes: Nodes,
+    hub: Hub,
+    unstored: Unstored,
+    ingest_vehicles: IngestVehicles,
+    revisions: Revisions,
+    clock: Clock,
+    applied: Callable[[], int],
+) -> AcrossHubs | None:
+    """`applied` returns the last change that memory knows of. None without a broker."""
+    if not nodes.enabled:
+        return None
+    trips = TripsAcrossHubs(nodes, hub, unstored, ingest_vehicles, revisions, clock, applied)
+    hub.elsewhere = trips
+    return AcrossHubs(trips, Resuming(trips, database))
