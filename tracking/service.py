@@ -270,7 +270,7 @@ class _Assembly:
     def _build_trips_across_hubs(self) -> None:
         self.across_hubs = assemble_trips(
             *(self.database, self.nodes, self.hub, self.unstored),
-            *(self.ingest_vehicles, self.revisions, self.clock, lambda: self.follower.applied),
+            *(self.ingest_vehicles, self.revisions, self.clock),
         )
 
     async def _open_session(self, vehicle: IngestVehicle, name: str) -> Session | None:
@@ -321,6 +321,8 @@ class _Assembly:
         self.follower = Follower(
             self.following, self.database, self.marks, live, clock=self.clock, on_applied=self.change_feed.add
         )
+        if self.across_hubs is not None:
+            self.across_hubs.trips.answers.applied = lambda: self.follower.applied
         self.events.on_stored = self.follower.wake
 
     def _retention(self) -> Retention:

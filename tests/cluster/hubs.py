@@ -18,6 +18,7 @@ from tracking.app import create_app
 from tracking.auth import Auth
 from tracking.cluster.trips import TripsAcrossHubs
 from tracking.config import load
+from tracking.errors import StoreUnavailable
 from tracking.life import Life
 from tracking.live.hub import STEPS
 from tracking.nodes.local import Exchange, LocalBackplane
@@ -33,7 +34,7 @@ def drive(seq: int) -> Message:
 
 
 async def until(condition: Callable[[], bool | Awaitable[object]], failure: str) -> None:
-    await devices.until(condition, failure, 6.0)
+    await devices.until(condition, failure, 15.0)
 
 
 class LossyBackplane(LocalBackplane):
@@ -89,6 +90,14 @@ class ClusterHub:
         finally:
             follower._read_on = read_on  # type: ignore[method-assign]
             self.follow_again()
+
+    def store_nothing(self) -> None:
+        """The database is away for the recorder of this hub from now on."""
+
+        async def fail(*_: object) -> int:
+            raise StoreUnavailable("away for this test")
+
+        self.service.recorder._store = fail  # type: ignore[method-assign]
 
     def follow_again(self) -> None:
         self._may_follow.set()

@@ -14,21 +14,15 @@ POSITIONS_AT_ONCE = 400
 
 
 class Answers:
-    """`applied` returns the last change of the log that this hub's memory knows of."""
+    """`recent` is what this hub accepted."""
 
-    def __init__(
-        self,
-        hub: Hub,
-        queue: CommitQueue,
-        ingest_vehicles: IngestVehicles,
-        recent: RecentPositions,
-        applied: Callable[[], int],
-    ) -> None:
+    def __init__(self, hub: Hub, queue: CommitQueue, ingest_vehicles: IngestVehicles, recent: RecentPositions) -> None:
         self._hub = hub
         self._queue = queue
         self._ingest_vehicles = ingest_vehicles
         self._recent = recent
-        self.applied = applied
+        self.applied: Callable[[], int] = lambda: 0
+        """Returns the last change of the log that this hub's memory knows of."""
 
     def is_home(self, trip_id: str, vehicle_id: str = "") -> bool:
         """Whether the trip's vehicle has its driver here. `vehicle_id` is the vehicle as the reader's hub knows it."""
@@ -56,10 +50,8 @@ class Answers:
         trip: Trip | None = None
         if want.since:
             positions, complete_from = self._recent.of(want.trip_id)
-            if complete_from <= want.since:
+            if complete_from < NEVER:
                 recent, recent_from = recent_since(positions, want.since), max(complete_from, 1)
-            elif complete_from < NEVER:
-                recent_from = complete_from
             known = self.trip(want.trip_id)
             if known is not None:
                 trip, as_of = known

@@ -1,6 +1,5 @@
 """Joins what hubs do together to the parts of this hub."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from tracking.cluster.homes import Homes
@@ -53,11 +52,10 @@ def assemble_trips(
     ingest_vehicles: IngestVehicles,
     revisions: Revisions,
     clock: Clock,
-    applied: Callable[[], int],
 ) -> AcrossHubs | None:
-    """`applied` returns the last change that memory knows of. None without a broker."""
+    """None without a broker."""
     if not nodes.enabled:
         return None
-    trips = TripsAcrossHubs(nodes, hub, unstored, ingest_vehicles, revisions, clock, applied)
+    trips = TripsAcrossHubs(nodes, hub, unstored, ingest_vehicles, revisions, clock)
     hub.elsewhere = trips
     return AcrossHubs(trips, Resuming(trips, database))

@@ -5,7 +5,7 @@ it showed before.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from tracking.cluster.answers import Answers
 from tracking.cluster.asks import Ask, Asks
@@ -40,9 +40,8 @@ class TripsAcrossHubs:
         ingest_vehicles: IngestVehicles,
         revisions: Revisions,
         clock: Clock,
-        applied: Callable[[], int],
     ) -> None:
-        """`applied` returns the last change that memory knows of. What peers accept of trips wanted here goes to `unstored`."""
+        """What peers accept of trips wanted here goes to `unstored`."""
         self.nodes = nodes
         self.hub = hub
         self._ingest_vehicles = ingest_vehicles
@@ -53,7 +52,7 @@ class TripsAcrossHubs:
         self.unstored = unstored.elsewhere
         self.interest = Interest(nodes)
         self.asks = Asks(nodes)
-        self.answers = Answers(hub, unstored.queue, ingest_vehicles, self.recent, applied)
+        self.answers = Answers(hub, unstored.queue, ingest_vehicles, self.recent)
         self._gaps = Gaps(nodes, self.interest, self.asks, clock)
         self._asked: dict[str, Ask] = {}
         """What was asked when the feed of a trip began."""
