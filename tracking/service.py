@@ -321,8 +321,7 @@ class _Assembly:
         self.follower = Follower(
             self.following, self.database, self.marks, live, clock=self.clock, on_applied=self.change_feed.add
         )
-        if self.across_hubs is not None:
-            self.across_hubs.trips.answers.applied = lambda: self.follower.applied
+        self.hub.applied = lambda: self.follower.applied
         self.events.on_stored = self.follower.wake
 
     def _retention(self) -> Retention:

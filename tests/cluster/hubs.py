@@ -97,7 +97,7 @@ class ClusterHub:
         async def fail(*_: object) -> int:
             raise StoreUnavailable("away for this test")
 
-        self.service.recorder._store = fail  # type: ignore[method-assign]
+        self.service.recorder._store = fail  # type: ignore[method-assign, assignment]
 
     def follow_again(self) -> None:
         self._may_follow.set()

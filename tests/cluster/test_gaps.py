@@ -61,7 +61,6 @@ async def test_a_hub_that_dies_leaves_nothing_missing_and_its_wants_count_no_mor
             await until(is_whole(hubs, watcher, trip_id), "the line is as stored")
             third.trips.gone(there.name)
             settings = third.service.settings
-            await asked_for(driver, settings.interval_watched)
             await asked_for(driver, settings.interval_trip)
             third.backplane.drops = lambda _: False
             # It was not dead.

@@ -1,6 +1,6 @@
 """Answers: what this hub knows of a trip that a peer asks about, all from one step of the event loop."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from tracking.ingest.commit_queue import CommitQueue
 from tracking.ingest.vehicles import IngestVehicle, IngestVehicles
@@ -21,8 +21,6 @@ class Answers:
         self._queue = queue
         self._ingest_vehicles = ingest_vehicles
         self._recent = recent
-        self.applied: Callable[[], int] = lambda: 0
-        """Returns the last change of the log that this hub's memory knows of."""
 
     def is_home(self, trip_id: str, vehicle_id: str = "") -> bool:
         """Whether the trip's vehicle has its driver here. `vehicle_id` is the vehicle as the reader's hub knows it."""
@@ -32,11 +30,11 @@ class Answers:
         """The trip as memory has it, and the last change that it knows of."""
         feed = self._hub.feeds.get(trip_id)
         if feed is not None:
-            return feed.trip, max(feed.as_of, self.applied())
+            return feed.trip, max(feed.as_of, self._hub.applied())
         vehicle = self._home_vehicle(trip_id)
         if vehicle is None or vehicle.trip is None:
             return None
-        return vehicle.trip, max(vehicle.as_of, self.applied())
+        return vehicle.trip, max(vehicle.as_of, self._hub.applied())
 
     def complete_since(self, trip_id: str, since: int) -> bool:
         """Whether this hub is the home of the trip's vehicle, and knows all of the trip from this instant on."""
