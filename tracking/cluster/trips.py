@@ -5,14 +5,14 @@ it showed before.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from tracking.cluster.answers import Answers
 from tracking.cluster.asks import Ask, Asks
 from tracking.cluster.gaps import Gaps
 from tracking.cluster.interest import Interest
+from tracking.cluster.unstored import Unstored
 from tracking.history.revisions import Revisions
-from tracking.ingest.commit_queue import CommitQueue
 from tracking.ingest.vehicles import IngestVehicles
 from tracking.live.hub import Hub
 from tracking.live.recent import RecentPositions
@@ -36,14 +36,12 @@ class TripsAcrossHubs:
         self,
         nodes: Nodes,
         hub: Hub,
-        queue: CommitQueue,
+        unstored: Unstored,
         ingest_vehicles: IngestVehicles,
         revisions: Revisions,
         clock: Clock,
-        applied: Callable[[], int],
-        unstored: RecentPositions,
     ) -> None:
-        """`applied` returns the last change that memory knows of. `unstored` keeps what peers accepted of trips wanted here."""
+        """What peers accept of trips wanted here goes to `unstored`."""
         self.nodes = nodes
         self.hub = hub
         self._ingest_vehicles = ingest_vehicles
@@ -51,10 +49,10 @@ class TripsAcrossHubs:
         self.clock = clock
         self.recent = RecentPositions()
         """What this hub accepted itself."""
-        self.unstored = unstored
+        self.unstored = unstored.elsewhere
         self.interest = Interest(nodes)
         self.asks = Asks(nodes)
-        self.answers = Answers(hub, queue, ingest_vehicles, self.recent, applied)
+        self.answers = Answers(hub, unstored.queue, ingest_vehicles, self.recent)
         self._gaps = Gaps(nodes, self.interest, self.asks, clock)
         self._asked: dict[str, Ask] = {}
         """What was asked when the feed of a trip began."""
@@ -217,6 +215,7 @@ class TripsAcrossHubs:
         """Shows a live position that another hub accepted. The trip shows its vehicle."""
         if position.vehicle_id == feed.vehicle_id and position.fix_time > feed.newest:
             self.unstored.keep(position)
+            feed.newest_elsewhere = position.fix_time
             feed.publish_position(position)
         elif (position.vehicle_id, position.fix_time) not in self._known(feed.trip.trip_id):
             # It belongs to the line, but it is older than the marker, or of another vehicle than the trip has now.
@@ -231,6 +230,7 @@ class TripsAcrossHubs:
         positions = [one for one in self.unstored.of(trip.trip_id).positions if one.vehicle_id == feed.vehicle_id]
         newest = max((one for one in positions if one.live), key=lambda one: one.fix_time, default=None)
         if newest is not None and newest.fix_time > feed.newest:
+            feed.newest_elsewhere = newest.fix_time
             feed.publish_position(newest)
         if len(positions) > 1 or trip.trip_id in self._unshown:
             self._unshown.discard(trip.trip_id)
@@ -260,6 +260,7 @@ class TripsAcrossHubs:
         """Shows those that are newer than what is shown, in order. The part of the line that has the others is sent again."""
         for position in sorted(positions, key=lambda one: one.fix_time):
             if position.live and position.vehicle_id == feed.vehicle_id and position.fix_time > feed.newest:
+                feed.newest_elsewhere = position.fix_time
                 feed.publish_position(position)
             elif position.vehicle_id != feed.vehicle_id or position.fix_time != feed.newest:
                 self._revisions.late_one(position)

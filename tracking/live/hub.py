@@ -144,6 +144,8 @@ class Hub:
         It is by a vehicle that the trip no longer has, or older than what another hub accepted before the vehicle came here.
         """
         self.elsewhere: Elsewhere | None = None
+        self.applied: Callable[[], int] = lambda: 0
+        """Returns the last change of the log that this memory knows of."""
         self.changed: LastChanges[str] = LastChanges()
         """When each trip and vehicle last changed, as numbers of the log."""
         self.posted: LastChanges[str] = LastChanges()
@@ -169,7 +171,8 @@ class Hub:
         if position.trip_id is not None:
             feed = self.feeds.get(position.trip_id)
             if feed is not None and feed.showing:
-                if position.vehicle_id == feed.vehicle_id and position.fix_time > feed.newest:
+                fix_time = position.fix_time
+                if position.vehicle_id == feed.vehicle_id and fix_time >= feed.newest and fix_time != feed.newest_elsewhere:
                     feed.publish_position(position)
                 else:
                     self.on_former(position)
