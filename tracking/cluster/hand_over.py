@@ -12,6 +12,7 @@ from tracking.ingest.clocks import DeviceClock
 from tracking.ingest.commit_queue import Entry
 from tracking.ingest.jumps import Rival
 from tracking.ingest.motion import Motion
+from tracking.ingest.pipeline import PLAIN
 from tracking.ingest.vehicles import IngestVehicle, Session, Verdict
 from tracking.live.fleet import LiveVehicle
 from tracking.model import Event, Position
@@ -78,7 +79,7 @@ class ClockState(msgspec.Struct, array_like=True):
 
 
 class SessionState(msgspec.Struct, array_like=True):
-    """A session, and the verdicts on its fixes that were shown and are not known to be stored (None: not judged).
+    """A session, and the verdicts on its fixes that were shown and are not known to be stored, except usual ones.
 
     `handled` is the last seq that is known to be stored, `shown` the last one that was judged.
     """
@@ -172,7 +173,8 @@ def state_of(vehicle: IngestVehicle, waiting: Iterable[Entry], live: Live, now: 
     for session, seq, position, _ in waiting:
         if session.home is vehicle.home and seq > session.handled:
             verdict = None if position is None else Verdict(position.suspect, position.live, position.speed is not None)
-            verdicts.setdefault(session.name, {})[seq] = verdict
+            if verdict != PLAIN:
+                verdicts.setdefault(session.name, {})[seq] = verdict
     alerts, shown = live.alerts, live.vehicle
     return State(
         vehicle.number,

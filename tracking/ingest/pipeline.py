@@ -22,7 +22,7 @@ _contradicted = UNKNOWN.labels("speed")
 
 MAX_PREVIEWED = 1_000
 """Verdicts on a session's fixes that are remembered while the queue is full. Further fixes are not shown."""
-_PLAIN = Verdict((), True, True)
+PLAIN = Verdict((), True, True)
 """The usual verdict, which is not remembered: not doubted, moved the marker, speed believed."""
 
 
@@ -52,7 +52,7 @@ class Pipeline:
             self._queue.offer(Entry(session, seq, None, _rejected_for(seq, *refused)))
             return None
         if seq <= session.shown:
-            verdict = session.previewed.pop(seq, _PLAIN)
+            verdict = session.previewed.pop(seq, PLAIN)
             if verdict is not None:
                 drop_untrue(fix)
                 if not verdict.speed_believed:
@@ -78,7 +78,7 @@ class Pipeline:
         reported = fix.speed
         position = _judged(vehicle, session, fix, now)
         verdict = Verdict(position.suspect, position.live, fix.speed is reported)
-        if verdict != _PLAIN:
+        if verdict != PLAIN:
             session.previewed[seq] = verdict
         return position
 

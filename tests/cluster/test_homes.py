@@ -1,0 +1,193 @@
+"""A driver moves between hubs: what is stored, what is acknowledged, and who is sent away."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from tests.ingest.direct import nothing_is_stored
+from tests.support.clients import Driver, fix
+from tests.support.devices import until
+from tests.support.hubs_in_process import Hubs, a_vehicle, hubs
+from tracking.cluster import homes as cluster_homes
+from tracking.nodes.messages import HandOver
+from tracking.service import Service
+
+
+@pytest.fixture
+async def two(database_url: str) -> AsyncIterator[Hubs]:
+    async with hubs(database_url, commit_interval=0) as made:
+        yield made
+
+
+async def _stored(database_url: str) -> list[tuple[int, int]]:
+    """`(seq, server_time in ms)` of all positions, in the order of seq."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        query = "SELECT seq, (date_part('epoch', server_time) * 1000)::bigint AS at FROM positions ORDER BY seq"
+        return [(row["seq"], row["at"]) for row in await connection.fetch(query)]
+    finally:
+        await connection.close()
+
+
+async def _is_here(service: Service, vehicle_id: str) -> bool:
+    vehicle = service.ingest_vehicles.get(vehicle_id)
+    return vehicle is not None and vehicle.home is not None
+
+
+async def test_a_driver_that_moves_in_mid_commit_has_one_row_each_and_an_exact_ack(two: Hubs, database_url: str) -> None:
+    one, other = two
+    van = await a_vehicle(one)
+    async with Driver(one.url, van) as driver:
+        await driver.report(fix(1))
+        await driver.acknowledged(1)
+        async with nothing_is_stored(database_url):
+            await driver.report(fix(2), fix(3))
+            await until(lambda: bool(one.service.recorder.queue.group), "a group is being stored")
+            moving = asyncio.create_task(_moved(other.url, van, driver.session))
+            # The same session elsewhere: the phone may come back by itself.
+            assert await driver.closed() == 1012
+        # It was told what the store had: all three, or the first.
+        handled = await moving
+    assert handled in (1, 3)
+    assert [seq for seq, _ in await _stored(database_url)] == [1, 2, 3, 4]
+    assert not await _is_here(one.service, van)
+    assert await _is_here(other.service, van)
+
+
+async def _moved(url: str, van: str, session: str) -> int:
+    """Says hello, sends what is not acknowledged and one more fix. Returns what was acknowledged at hello."""
+    async with Driver(url, van, session) as driver:
+        handled = driver.handled
+        await driver.report(*(fix(seq) for seq in range(handled + 1, 5)))
+        await driver.acknowledged(4)
+        return handled
+
+
+async def test_the_newer_of_two_devices_on_two_hubs_wins(two: Hubs, database_url: str) -> None:
+    one, other = two
+    van = await a_vehicle(one)
+    async with Driver(one.url, van) as older:
+        await older.report(fix(1))
+        await older.acknowledged(1)
+        async with Driver(other.url, van) as newer:
+            assert await older.closed() == 4409
+            await newer.report(fix(2))
+            await newer.acknowledged(2)
+            assert newer.connection.close_code is None
+    assert [seq for seq, _ in await _stored(database_url)] == [1, 2]
+
+
+async def test_a_phone_that_races_itself_over_two_hubs_ends_up_on_one(two: Hubs, database_url: str) -> None:
+    one, other = two
+    van = await a_vehicle(one)
+    async with Driver(one.url, van) as first:
+        await first.report(fix(1))
+        await first.acknowledged(1)
+        async with Driver(other.url, van, first.session) as second:
+            assert await first.closed() == 1012
+            await second.report(fix(2))
+            # Its old connection was delayed on its way to the first hub, and says hello only now.
+            async with Driver(one.url, van, first.session) as delayed:
+                assert await second.closed() == 1012
+            async with Driver(other.url, van, first.session) as third:
+                assert third.handled >= delayed.handled
+                await third.report(*(fix(seq) for seq in range(third.handled + 1, 4)))
+                await third.acknowledged(3)
+    assert [seq for seq, _ in await _stored(database_url)] == [1, 2, 3]
+
+
+async def test_a_home_that_was_not_asked_stores_nothing_more(two: Hubs, database_url: str) -> None:
+    """The broker is away. The former home learns of it by its next commit, which harms no other vehicle in the same group."""
+    one, other = two
+    van, bystander = await a_vehicle(one), await a_vehicle(one)
+    two.exchange.cut()
+    async with Driver(one.url, van) as stale, Driver(one.url, bystander) as good, Driver(other.url, van) as fresh:
+        await fresh.report(fix(1))
+        await fresh.acknowledged(1)
+        async with nothing_is_stored(database_url):
+            await good.report(fix(10))
+            await until(lambda: bool(one.service.recorder.queue.group), "a group is being stored")
+            await stale.report(fix(20), fix(21))
+            await good.report(fix(11))
+            await until(lambda: len(one.service.recorder.queue.waiting) == 3, "one group for both")
+        await good.acknowledged(11)
+        assert await stale.closed() == 4409
+        assert stale.handled == 0
+        assert one.service.ingest_vehicles.get(van) is None
+    assert [seq for seq, _ in await _stored(database_url)] == [1, 10, 11]
+
+
+async def test_a_hub_that_stood_still_reads_its_homes_before_it_shows_anything(two: Hubs, database_url: str) -> None:
+    one, other = two
+    van = await a_vehicle(one)
+    two.exchange.cut()
+    async with Driver(one.url, van) as stale:
+        async with Driver(other.url, van, stale.session) as fresh:
+            await fresh.report(fix(1))
+            await fresh.acknowledged(1)
+            vehicle = one.service.ingest_vehicles.get(van)
+            assert vehicle is not None
+            # The loop has not run for three seconds, as far as the clock shows.
+            one.clock.ahead = cluster_homes.STOOD_STILL_MS + 600
+            await stale.report(fix(20))
+            assert await stale.closed() == 1012
+        assert vehicle.newest is None
+        assert one.service.recorder.queue.offered == 0
+
+
+async def test_server_time_never_falls_though_the_clocks_of_hubs_differ(two: Hubs, database_url: str) -> None:
+    one, other = two
+    van = await a_vehicle(one)
+    one.clock.ahead = 2_000
+    session = ""
+    for count, hub in enumerate((one, other, one, other)):
+        if count == 3:
+            # Now nobody tells: the store does.
+            two.exchange.cut()
+        async with Driver(hub.url, van, session or None) as driver:
+            session = driver.session
+            await driver.report(fix(count + 1))
+            await driver.acknowledged(count + 1)
+    times = [at for _, at in await _stored(database_url)]
+    assert times == sorted(times)
+    assert len(times) == 4
+
+
+@pytest.mark.parametrize("state", [b"", b"\xc1", b"\x92\x63\x90", b"\x92\x01\x90"])
+async def test_an_answer_that_is_not_understood_is_as_good_as_none(two: Hubs, state: bytes, database_url: str) -> None:
+    """Empty, no msgpack, of version 99, and of this version without content."""
+    one, other = two
+    van = await a_vehicle(one)
+    async with Driver(one.url, van) as driver:
+        await driver.report(fix(1))
+        await driver.acknowledged(1)
+
+    async def answered(_peer: str, ask: object, _seconds: float) -> HandOver:
+        return HandOver(1, 1, state)
+
+    other.service.nodes.ask = answered  # type: ignore[method-assign,assignment]
+    async with Driver(other.url, van, driver.session) as driver:
+        assert driver.handled == 1
+        await driver.report(fix(2))
+        await driver.acknowledged(2)
+    assert [seq for seq, _ in await _stored(database_url)] == [1, 2]
+
+
+async def test_a_term_that_fell_sends_the_driver_away_to_come_back(two: Hubs, database_url: str) -> None:
+    one, _ = two
+    van = await a_vehicle(one)
+    async with Driver(one.url, van) as driver:
+        await driver.report(fix(1))
+        await driver.acknowledged(1)
+        connection = await asyncpg.connect(database_url)
+        await connection.execute("UPDATE homes SET term = 0")
+        await connection.execute("UPDATE sessions SET term = 0")
+        await connection.close()
+        await driver.report(fix(2))
+        assert await driver.closed() == 1012
+    async with Driver(one.url, van, driver.session) as driver:
+        assert driver.handled == 1
+        await driver.report(fix(2))
+        await driver.acknowledged(2)
