@@ -7,6 +7,7 @@ from tracking.history.revisions import Revisions
 from tracking.history.sums import Sums
 from tracking.ingest.latest import Latest
 from tracking.ingest.recorder import Recorder
+from tracking.live.hub import Hub
 from tracking.model import Trip
 from tracking.refiling import Refiling
 
@@ -20,6 +21,7 @@ class Forgetting(NamedTuple):
     revisions: Revisions
     sums: Sums
     erasures: Erasures
+    hub: Hub
 
     def forget(self, numbers: set[int]) -> None:
         """See `live_state.applying.Forgetting`."""
@@ -28,6 +30,8 @@ class Forgetting(NamedTuple):
         self.refiling.forget(numbers)
         for number in numbers:
             self.sums.forget(number)
+        if self.hub.elsewhere is not None:
+            self.hub.elsewhere.forget(numbers)
         self.erasures.asked()
 
     def fill_line(self, trip: Trip) -> None:

@@ -101,6 +101,7 @@ class Life:
                 "housekeeping": _keep_house(service),
                 "marks": _check_marks(service),
                 NODES: service.nodes.run(),
+                "trips across hubs": _across_hubs(service),
             }.items()
         }
         for task in self._tasks.values():
@@ -219,6 +220,18 @@ async def _read_revoked(service: Service) -> None:
             await share_store.revoke_tokens(connection, lost, service.clock())
         stored = await share_store.revoked_tokens(connection)
     service.auth.know_revoked(stored)
+
+
+async def _across_hubs(service: Service) -> None:
+    trips = service.trips_across_hubs
+    if trips is None:
+        return
+
+    async def follow(service: Service) -> None:
+        await service.follower.begin()
+
+    await _until_stored(follow, service)
+    await trips.run()
 
 
 async def _keep_house(service: Service) -> None:

@@ -83,6 +83,12 @@ HOME_CLAIMS = Counter("tracking_home_claims", "Homes of vehicles that this hub h
 HOMES_LOST = Counter("tracking_homes_lost", "Homes of vehicles that other hubs have taken", ["reason"], registry=REGISTRY)
 HAND_OVERS = Counter("tracking_hand_overs", "Hand-overs of vehicles between hubs", ["outcome"], registry=REGISTRY)
 CLOCKS_WRONG = Gauge("tracking_clocks_wrong", "Vehicles whose device's clock is known to be wrong", registry=REGISTRY)
+JOINS = Tally(
+    "tracking_joins",
+    "Watchers of trips that joined, by where the line came from: resumed, kept, peers (hubs' memory), store (the database)",
+    "from",
+    ("resumed", "kept", "peers", "store"),
+)
 WATCHERS = Gauge("tracking_watchers", "Passengers and others watching a trip", registry=REGISTRY)
 FLEET_TICK_SECONDS = Histogram(
     "tracking_fleet_tick_seconds",

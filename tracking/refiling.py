@@ -112,7 +112,7 @@ class Refiling:
             self._queue.file_anew([position for position, _ in of_queue], [filed for _, filed in of_queue])
             for position, filed in moved:
                 position.trip, position.trip_id = filed
-            self._tell(vehicle, told, before)
+            self._tell(vehicle, told, before, [position for position, _ in moved])
         self._show_newest(vehicle)
         known = self._due.get(vehicle.number)
         if known is not None:
@@ -134,6 +134,8 @@ class Refiling:
         vehicle = self._ingest_vehicles.get(trip.vehicle.vehicle_id) if trip.vehicle is not None else None
         if vehicle is not None:
             self._show_newest(vehicle)
+        if self._hub.elsewhere is not None:
+            self._hub.elsewhere.begins_to_show(trip)
 
     def _show_newest(self, vehicle: IngestVehicle) -> None:
         position = vehicle.newest
@@ -143,8 +145,17 @@ class Refiling:
         if position.fix_time > feed.newest:
             feed.publish_position(position)
 
-    def _tell(self, vehicle: IngestVehicle, moved: Iterable[_Moved], ids: Mapping[int | None, str | None]) -> None:
-        """Tells the watchers of trips that got or lost positions. `ids` has the ids of the trips that lost some, by number."""
+    def _tell(
+        self,
+        vehicle: IngestVehicle,
+        moved: Iterable[_Moved],
+        ids: Mapping[int | None, str | None],
+        held: Sequence[Position] = (),
+    ) -> None:
+        """Tells the watchers of trips that got or lost positions. `ids` has the ids of the trips that lost some, by number.
+
+        `held` are those of the positions that may not be committed.
+        """
         vehicle_id, newest = vehicle.vehicle_id, vehicle.newest
         lost: dict[tuple[int, str], list[int]] = {}
         got: dict[tuple[int, str], list[int]] = {}
@@ -156,6 +167,7 @@ class Refiling:
                 lost.setdefault((before, before_id), []).append(fix_time)
             if trip is not None and trip_id is not None:
                 got.setdefault((trip, trip_id), []).append(fix_time)
+        self._tell_elsewhere(vehicle_id, lost, got, held)
         for (trip, trip_id), times in lost.items():
             feed = self._hub.feeds.get(trip_id)
             if feed is not None:
@@ -171,6 +183,26 @@ class Refiling:
                 times = [fix_time for fix_time in times if fix_time != newest.fix_time]
             if times:
                 self._revisions.revise(trip_id, trip, min(times), max(times))
+
+    def _tell_elsewhere(
+        self,
+        vehicle_id: str,
+        lost: Mapping[tuple[int, str], list[int]],
+        got: Mapping[tuple[int, str], list[int]],
+        held: Sequence[Position],
+    ) -> None:
+        """The same to the watchers on other hubs. These may read the store before the positions are committed here."""
+        elsewhere = self._hub.elsewhere
+        if elsewhere is None:
+            return
+        for (trip, trip_id), times in lost.items():
+            elsewhere.refiled(trip_id, trip, vehicle_id, times, ())
+        for (trip, trip_id), times in got.items():
+            with_it = [position for position in held if position.trip_id == trip_id and not position.suspect]
+            if with_it:
+                elsewhere.refiled(trip_id, trip, vehicle_id, (), with_it)
+            else:
+                elsewhere.corrected(trip_id, trip, min(times), max(times))
 
     def forget(self, vehicles: Iterable[int]) -> None:
         """These vehicles, by their numbers, were removed."""

@@ -8,6 +8,9 @@ from tracking.budgets import Budgets, assemble_budgets
 from tracking.change_upkeep import ChangeUpkeep
 from tracking.cluster.assembly import assemble_homes
 from tracking.cluster.homes import Homes
+from tracking.cluster.resuming import Resuming
+from tracking.cluster.trips import TripsAcrossHubs
+from tracking.cluster.unstored import Unstored
 from tracking.config import Settings
 from tracking.downloads import Downloads
 from tracking.erasure import Erasures
@@ -28,6 +31,7 @@ from tracking.lanes import Lanes, give_back
 from tracking.live.change_feed import ChangeFeed
 from tracking.live.follower import Follower
 from tracking.live.hub import Hub
+from tracking.live.recent import RecentPositions
 from tracking.live_state.applying import LiveState
 from tracking.live_state.reading import State
 from tracking.model import Clock, Trip
@@ -102,7 +106,13 @@ class Service:
     """as the store has them, with the number of the newest change; requests at the same time share one query"""
     lines: Lines
     """of trips that are watched"""
+    unstored: Unstored
+    """positions that may not be committed"""
     hub: Hub
+    trips_across_hubs: TripsAcrossHubs | None
+    """None without a broker"""
+    resuming: Resuming | None
+    """of passengers who come from another hub; None without a broker"""
     connection_limits: ConnectionLimits
     """admitted sockets, counted by address"""
     downloads: Downloads
@@ -181,6 +191,7 @@ class _Assembly:
         self._build_live()
         self._build_history()
         self._build_ingest()
+        self._build_cluster()
         self._build_erasures()
         self._build_monitor(last_event)
         self._build_loader()
@@ -217,9 +228,11 @@ class _Assembly:
     def _build_history(self) -> None:
         # Lines and revisions show what the recorder stored, with what still waits in its queue.
         self.queue = CommitQueue(rows=self.settings.commit_rows, limit=self.settings.queue_limit)
+        self.told_by_peers = RecentPositions()
+        self.unstored = Unstored(self.queue, self.told_by_peers)
         tracks = Gathered(lambda numbers: _tracks(self.database, numbers), most=TRACKS_AT_ONCE)
-        self.lines = Lines(self.database, tracks, self.queue.pending, self.clock, self.hub.erased)
-        self.revisions = Revisions(self.lines, self.hub, self.queue)
+        self.lines = Lines(self.database, tracks, self.unstored.pending, self.clock, self.hub.erased)
+        self.revisions = Revisions(self.lines, self.hub, self.unstored)
         self.hub.on_former = self.revisions.late_one
         self.summaries = Summaries(
             self.housekeeping,
@@ -263,6 +276,21 @@ class _Assembly:
     async def _open_session(self, vehicle: IngestVehicle, name: str) -> Session | None:
         return await self.homes.open_session(vehicle, name)
 
+    def _build_cluster(self) -> None:
+        self.trips_across_hubs = self.resuming = None
+        if self.nodes.enabled:
+            self.trips_across_hubs = self.hub.elsewhere = TripsAcrossHubs(
+                self.nodes,
+                self.hub,
+                self.queue,
+                self.ingest_vehicles,
+                self.revisions,
+                self.clock,
+                applied=lambda: self.follower.applied,
+                unstored=self.told_by_peers,
+            )
+            self.resuming = Resuming(self.trips_across_hubs, self.database)
+
     def _build_erasures(self) -> None:
         self.erasures = Erasures(self.database, self.jobs, self.clock, settled=self.recorder.settled)
 
@@ -291,7 +319,7 @@ class _Assembly:
 
     def _build_following(self) -> None:
         settings = self.settings
-        forgetting = Forgetting(self.recorder, self.latest, self.refiling, self.revisions, self.sums, self.erasures)
+        forgetting = Forgetting(self.recorder, self.latest, self.refiling, self.revisions, self.sums, self.erasures, self.hub)
         live = LiveState(
             self.ingest_vehicles, self.hub, self.monitor, self.loader, self.auth, self.clock, self.refiling, forgetting
         )
@@ -351,7 +379,10 @@ class _Assembly:
             intake=self.intake,
             shown_trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
             lines=self.lines,
+            unstored=self.unstored,
             hub=self.hub,
+            trips_across_hubs=self.trips_across_hubs,
+            resuming=self.resuming,
             connection_limits=ConnectionLimits(settings.connections_per_address),
             downloads=self._downloads(),
             budgets=budgets,

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
+from typing import Protocol
 
 from tracking.errors import StoreUnavailable
 from tracking.history.lines import Lines
-from tracking.ingest.commit_queue import CommitQueue
 from tracking.ingest.vehicles import FOREVER, GRACE_MS
 from tracking.live.hub import Hub
 from tracking.live.trip_line import join
@@ -21,19 +22,29 @@ GATHER_SECONDS = 0.25
 """How long late fixes are gathered. Many of them come together, and then make one revision."""
 
 
+class Unstored(Protocol):
+    """Positions that are accepted, and perhaps not committed."""
+
+    def pending(self, trip_id: str) -> Sequence[Position]:
+        """Those of a trip."""
+        ...
+
+
 class Revisions:
     """Gathers late fixes, reads their part of the line from the store, and publishes it. `run` works until it is cancelled."""
 
-    def __init__(self, lines: Lines, hub: Hub, queue: CommitQueue) -> None:
+    def __init__(self, lines: Lines, hub: Hub, unstored: Unstored) -> None:
         self._lines = lines
         self._hub = hub
-        self._queue = queue
+        self._unstored = unstored
         self._spans: dict[str, tuple[int, int, int, int | None]] = {}
         """By trip: its number, the first and last fix time, and the fix time of the last fix that went to another trip."""
         self._arrived = asyncio.Event()
 
     def late(self, late: list[Position]) -> None:
         """Takes committed, plausible positions that came too late to move the marker."""
+        if self._hub.elsewhere is not None:
+            self._hub.elsewhere.committed_late(late)
         for position in late:
             if position.trip_id is None or position.trip is None or position.trip_id not in self._hub.feeds:
                 continue
@@ -55,9 +66,9 @@ class Revisions:
         self._spans[trip_id] = (trip, min(first, from_), max(last, to), out if taken_out is None else taken_out)
         self._arrived.set()
 
-    def revise_all(self, trip: Trip) -> None:
+    def revise_all(self, trip: Trip, *, taken_out: int | None = None) -> None:
         """Asks for the whole line."""
-        self.revise(trip.trip_id, trip.number, trip.created_at - GRACE_MS, FOREVER)
+        self.revise(trip.trip_id, trip.number, trip.created_at - GRACE_MS, FOREVER, taken_out=taken_out)
 
     async def run(self) -> None:
         while True:
@@ -78,7 +89,7 @@ class Revisions:
 
     async def _revise(self, trip_id: str, trip: int, first: int, last: int, out: int | None = None) -> None:
         # This is asked before the reading begins. What is committed meanwhile is then in at least one of both.
-        pending = [position for position in self._queue.pending(trip_id) if first <= position.fix_time <= last]
+        pending = [position for position in self._unstored.pending(trip_id) if first <= position.fix_time <= last]
         with self._hub.erased() as erased:
             stored = await self._lines.part(trip, first, last)
         feed = self._hub.feeds.get(trip_id)

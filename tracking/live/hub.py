@@ -8,9 +8,10 @@ from typing import Generic, Protocol, TypeVar
 from tracking.auth import Principal
 from tracking.errors import CloseCode
 from tracking.keys import Key
+from tracking.live.elsewhere import Elsewhere
 from tracking.live.fleets import Fleets, Remembered
 from tracking.live.kept_updates import KeptBytes
-from tracking.live.loading import Loading
+from tracking.live.loading import LastChanges, Loading
 from tracking.live.reader_queue import ReaderQueue
 from tracking.live.shown_vehicle import FleetSlices
 from tracking.live.trips import TripFeed
@@ -133,7 +134,15 @@ class Hub:
         self.fleets = Fleets(FleetSlices(lambda work: asyncio.get_running_loop().call_soon(work)), remembered)
         self.drivers: dict[str, DriverLink] = {}
         self.on_former: Callable[[Position], None] = lambda _: None
-        """Told of a position that belongs to the trip's line, by a vehicle that the trip no longer has."""
+        """Told of a position that belongs to the trip's line and does not move the marker.
+
+        It is by a vehicle that the trip no longer has, or older than what another hub accepted before the vehicle came here.
+        """
+        self.elsewhere: Elsewhere | None = None
+        self.changed: LastChanges[str] = LastChanges()
+        """When each trip and vehicle last changed, as numbers of the log."""
+        self.posted: LastChanges[str] = LastChanges()
+        """When a message was last posted in each trip, as instants."""
         self._erasures: list[set[str]] = []
         self._links: dict[str, set[Link]] = {}
         self._beaten = Steps(lambda: self.feeds.values(), STEPS)
@@ -146,12 +155,14 @@ class Hub:
 
     def publish(self, position: Position) -> None:
         """Shows a position to the watchers of its trip and its fleet, if it moves the marker."""
+        if self.elsewhere is not None:
+            self.elsewhere.accepted(position)
         if not position.live:
             return
         if position.trip_id is not None:
             feed = self.feeds.get(position.trip_id)
             if feed is not None and feed.showing:
-                if position.vehicle_id == feed.vehicle_id:
+                if position.vehicle_id == feed.vehicle_id and position.fix_time > feed.newest:
                     feed.publish_position(position)
                 else:
                     self.on_former(position)
@@ -166,6 +177,8 @@ class Hub:
             self.begun += 1
             self.feeds[trip.trip_id] = feed
             FEEDS.set(len(self.feeds))
+            if self.elsewhere is not None:
+                self.elsewhere.begun(feed)
         if not feed.queues:
             # Someone is about to watch it, so it lingers from now on.
             feed.unwatched_since = self._clock()
@@ -239,6 +252,8 @@ class Hub:
         del self.feeds[feed.trip.trip_id]
         feed.end()
         FEEDS.set(len(self.feeds))
+        if self.elsewhere is not None:
+            self.elsewhere.ended(feed.trip.trip_id)
 
     def claim(self, vehicle_id: str, driver: DriverLink) -> bool:
         """The newer connection of a vehicle replaces the older, which is closed with 4409. False: this one is the older."""
@@ -262,7 +277,9 @@ class Hub:
         if trip is None or not trip.status.under_way:
             return self._interval_idle
         feed = self.feeds.get(trip.trip_id)
-        return self._interval_watched if feed is not None and feed.queues else self._interval_trip
+        if (feed is not None and feed.queues) or (self.elsewhere is not None and self.elsewhere.watches(trip.trip_id)):
+            return self._interval_watched
+        return self._interval_trip
 
     def watched(self, feed: TripFeed) -> None:
         """Someone began to watch: the driver is asked for a higher rate at once. `beat` asks for a lower one."""
@@ -288,6 +305,8 @@ class Hub:
             queue.push(tick)
 
     def _ask_interval(self, feed: TripFeed) -> None:
+        if self.elsewhere is not None:
+            self.elsewhere.watched(feed)
         # Watchers of the vehicle's next trip do not change how often it reports on this one.
         vehicle = feed.trip.vehicle if feed.trip.status.under_way else None
         driver = self.drivers.get(vehicle.vehicle_id) if vehicle is not None else None

@@ -16,6 +16,7 @@ from tracking.protocol.fit import TRACK_ROOM, DrivenPoint, fit_track, live_view
 from tracking.protocol.http import TripView
 from tracking.protocol.passenger import (
     MessageUpdate,
+    PastMessage,
     Resumed,
     Segment,
     Snapshot,
@@ -73,7 +74,7 @@ class TripFeed:
         self.taken_out: set[tuple[str, int]] = set()
         """`(vehicle_id, fix_time)` of positions that turned out not to belong to the trip."""
         self.newest = 0
-        """The fix time of the last position that was published of the vehicle that the trip has now."""
+        """The fix time of the newest position of the vehicle that the trip has now, in updates or snapshots."""
         self.epoch = secrets.token_urlsafe(9)
         self.offset = 0
         self.queues: set[ReaderQueue] = set()
@@ -115,6 +116,7 @@ class TripFeed:
         snapshot = Snapshot(self.epoch, self.offset, now, live_view(self.trip), [])
         if newest is not None and self.showing:
             snapshot.position = newest
+            self.newest = newest.fix_time
         self.broadcast(frame(snapshot))
 
     def _note_shown(self, segments: Sequence[Segment] | UnsetType) -> None:
@@ -232,17 +234,61 @@ class TripFeed:
     ) -> Snapshot:
         """Joins what was read with what was published after that offset, without a `server_time`."""
         published = list(self.updates.positions_after(after))
+        newest = self._newest(published, unstored, last.get(self.vehicle_id))
+        if newest is not None:
+            self._has_seen(newest)
         driven = join(stored, unstored, self._points(published, after), taken_out=self.taken_out)
-        if self._view is None or self._view[0] is not self.trip:
-            self._view = self.trip, live_view(self.trip)
-        _, view = self._view
+        view = self._shown_trip()
         track, segments = fit_track(driven, self.vehicle_id, TRACK_ROOM - len(encode(view)))
         self._note_shown(segments)
         snapshot = Snapshot(self.epoch, self.offset, 0, view, track, segments)
-        newest = self._newest(published, unstored, last.get(self.vehicle_id))
         if newest is not None:
             snapshot.position = newest
         return snapshot
+
+    def _has_seen(self, newest: SnapshotPosition) -> None:
+        """A reader is about to see this position. The others are shown it too, if they were not, and nothing older follows."""
+        if not self.showing or newest.fix_time <= self.newest:
+            return
+        self.newest = newest.fix_time
+        if self.queues:
+            self.publish_position(_as_position(newest, self.vehicle_id, self.trip))
+
+    def begin_since(
+        self,
+        queue: ReaderQueue,
+        since: int,
+        positions: Iterable[Position],
+        messages: Sequence[PastMessage],
+        now: int,
+        *,
+        newest: Position | None,
+        lacking_from: int,
+    ) -> None:
+        """Writes a snapshot that only adds to what the reader has, and registers the reader.
+
+        `positions` are all of the trip that the reader may lack, and `newest` is where its vehicle is. What was published from
+        the instant `lacking_from` on is added.
+        """
+        seen = None if newest is None else snapshot_position(newest)
+        if seen is not None:
+            self._has_seen(seen)
+        published = self.updates.positions_after(self.updates.before)
+        fresh = ((offset, position) for offset, position in published if position.server_time >= lacking_from)
+        points = ((one.fix_time, one.longitude, one.latitude, self._vehicle_at(offset)) for offset, one in fresh)
+        driven = join((), positions, points, taken_out=self.taken_out)
+        track, segments = fit_track(driven, self.vehicle_id, TRACK_ROOM - len(encode((self._shown_trip(), messages))))
+        self._note_shown(segments)
+        snapshot = Snapshot(self.epoch, self.offset, now, self._shown_trip(), track, segments, since=since, messages=messages)
+        if seen is not None:
+            snapshot.position = seen
+        queue.push(frame(snapshot))
+        self.queues.add(queue)
+
+    def _shown_trip(self) -> TripView:
+        if self._view is None or self._view[0] is not self.trip:
+            self._view = self.trip, live_view(self.trip)
+        return self._view[1]
 
     def _points(self, published: Iterable[tuple[int, SnapshotPosition]], after: int) -> Iterator[DrivenPoint]:
         for offset, position in published:
@@ -296,3 +342,12 @@ class TripFeed:
     def _send(self, data: bytes) -> None:
         self.broadcast(data)
         DELIVERIES.value += len(self.queues)
+
+
+def _as_position(shown: SnapshotPosition, vehicle_id: str, trip: Trip) -> Position:
+    """The position as `publish_position` takes it. What watchers are not shown is left out."""
+    accuracy, speed, bearing = (None if value is UNSET else value for value in (shown.accuracy, shown.speed, shown.bearing))
+    return Position(
+        0, vehicle_id, 0, 0, shown.fix_time, shown.server_time, shown.latitude, shown.longitude,
+        accuracy, None, speed, bearing, None, trip.number, trip.trip_id, (), True,
+    )  # fmt: skip

@@ -70,6 +70,7 @@ class LiveState:
         self._monitor = monitor
         self._loader = loader
         self._auth = auth
+        self._clock = clock
         self._filing = filing
         self._forgetting = forgetting
         self._reader = StateReader(ingest_vehicles, hub, clock)
@@ -164,6 +165,8 @@ class LiveState:
 
     def _note(self, row: Row) -> None:
         """Marks what changed for loads that are running. Events and messages change nothing that a load reads."""
+        if row.kind == ChangeKind.MESSAGE_POSTED and row.subject is not None:
+            self._hub.posted.changed(row.subject, self._clock())
         if row.kind.startswith(EVENT) or row.kind == ChangeKind.MESSAGE_POSTED:
             return
         if row.vehicle is not None and (changes_vehicle(row.kind) or row.kind == ChangeKind.VEHICLE_DELETED):
@@ -173,6 +176,7 @@ class LiveState:
             self._ingest_vehicles.loading.changed(row.subject, row.number)
             self._hub.fleets.loading.changed(row.subject, row.number)
             self._hub.loading.changed(row.subject, row.number)
+            self._hub.changed.changed(row.subject, row.number)
 
     # --- vehicles -----------------------------------------------------------------------------------------------------
 

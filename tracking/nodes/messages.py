@@ -60,6 +60,19 @@ class Want(msgspec.Struct, tag="want", array_like=True, gc=False):
     watched: bool
     ask: int = 0
     since: int = 0
+    vehicle_id: str = ""
+    """the vehicle that the trip has, as far as the sender knows: its home asks the driver to report often"""
+
+
+class Interests(msgspec.Struct, tag="interests", array_like=True, gc=False):
+    """All that the sender wants. What it wanted before, and is not in it, counts no more.
+
+    `first` and `last` mark the parts if there are several.
+    """
+
+    wants: list[Want]
+    first: bool = True
+    last: bool = True
 
 
 class Unwant(msgspec.Struct, tag="unwant", array_like=True, gc=False):
@@ -144,7 +157,7 @@ class Committed(msgspec.Struct, tag="committed", array_like=True, gc=False):
     over: list[str] = []
 
 
-Notice = Want | Unwant | TripAnswer | LateFixes | Refiled | HandOverAsk | HandOver | Committed | Missed
+Notice = Want | Unwant | Interests | TripAnswer | LateFixes | Refiled | HandOverAsk | HandOver | Committed | Missed
 
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 """What decoding may raise. Text that is not UTF-8 is a `ValueError`."""

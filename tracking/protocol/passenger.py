@@ -30,7 +30,17 @@ Segment = tuple[int, str]
 """`(index, vehicle_id)`: from this index on, the track's points are that vehicle's."""
 
 
+class PastMessage(Struct):
+    """A message that was posted before the reader came."""
+
+    text: str
+    from_: str = msgspec.field(name="from")
+    server_time: int
+
+
 class Snapshot(Struct, tag="snapshot"):
+    """The state of a trip. With `since`, the reader has a line: `track` adds to it, and `messages` are those after `since`."""
+
     epoch: str
     offset: int
     server_time: int
@@ -39,6 +49,8 @@ class Snapshot(Struct, tag="snapshot"):
     segments: Sequence[Segment] | UnsetType = UNSET
     """Unset if the trip's present vehicle drove the whole track."""
     position: SnapshotPosition | UnsetType = UNSET
+    since: int | UnsetType = UNSET
+    messages: Sequence[PastMessage] | UnsetType = UNSET
 
 
 class Resumed(Struct, tag="resumed"):

@@ -7,7 +7,7 @@ from tracking.auth import MAY_SEE, Principal, Role, TripField, may_know_trip, ma
 from tracking.bucket import Bucket
 from tracking.errors import CloseCode, ErrorCode, Refusal, SocketClosed, StoreUnavailable
 from tracking.live.trips import TripFeed
-from tracking.metrics import WATCHERS
+from tracking.metrics import JOINS, WATCHERS
 from tracking.model import Trip
 from tracking.protocol.passenger import decode_passenger
 from tracking.service import Service
@@ -33,7 +33,8 @@ class PassengerConnection(Connection):
         super().__init__(websocket, service, principal)
         self.trip_id = trip_id
         self.feed: TripFeed | None = None
-        self._from = websocket.query_params.get("epoch"), _whole_number(websocket.query_params.get("offset"))
+        query = websocket.query_params
+        self._from = query.get("epoch"), _whole_number(query.get("offset")), _whole_number(query.get("since"))
         self._bucket: Bucket | None = None
         self._watch: Span | None = None
 
@@ -42,20 +43,35 @@ class PassengerConnection(Connection):
             raise not_yours()
         if not MAY_SEE[self.principal.role][TripField.LIVE]:
             raise not_yours()
-        feed = self.service.hub.feeds.get(self.trip_id)
+        epoch, offset, since = self._from
+        feed = self._feed_here()
+        room = self.service.settings.outbox_high_water
+        if feed is not None and offset is not None and feed.can_resume(epoch, offset, room):
+            feed.resume(self.queue, offset)
+            JOINS.labels("resumed").value += 1
+            return self._joined(feed)
+        if since is not None and self.service.resuming is not None:
+            resumed = await self.service.resuming.resume(self.principal, self.trip_id, since, self.queue)
+            if resumed is not None:
+                JOINS.labels("store" if resumed.asked_store else "peers").value += 1
+                return self._joined(resumed.feed)
+            feed = self._feed_here()
         if feed is None:
             feed = await self._load()
-        elif not may_know_trip(self.principal, feed.trip):
+        await self._begin(feed)
+        self._joined(feed)
+
+    def _feed_here(self) -> TripFeed | None:
+        """The trip's feed, if there is one. Its life is prolonged."""
+        feed = self.service.hub.feeds.get(self.trip_id)
+        if feed is None:
+            return None
+        if not may_know_trip(self.principal, feed.trip):
             raise not_yours()
-        else:
-            # This prolongs the life of the feed.
-            feed = self.service.hub.feed(feed.trip)
         self._check(feed.trip)
-        epoch, offset = self._from
-        if offset is not None and feed.can_resume(epoch, offset, self.service.settings.outbox_high_water):
-            feed.resume(self.queue, offset)
-        else:
-            await self._begin(feed)
+        return self.service.hub.feed(feed.trip)
+
+    def _joined(self, feed: TripFeed) -> None:
         self.feed = feed
         self._watch = self.service.audit.began(self.doer(), Kind.TRIP, self.trip_id)
         WATCHERS.inc()
@@ -78,10 +94,12 @@ class PassengerConnection(Connection):
                     return service.hub.feed(trip, as_of)
 
     async def _begin(self, feed: TripFeed) -> None:
+        if self.service.trips_across_hubs is not None:
+            await self.service.trips_across_hubs.ready(feed)
         began = feed.offset
         # These wait for a commit. If they were taken later, one could be committed after our query began, and be in neither.
-        unstored = list(self.service.recorder.queue.pending(self.trip_id))
-        line = None
+        unstored = list(self.service.unstored.pending(self.trip_id))
+        line, known, asked_at = None, False, self.service.clock()
         # The line is joined with what is here when it has been read, so nothing is awaited after it.
         with self.service.hub.erased() as erased:
             try:
@@ -106,8 +124,10 @@ class PassengerConnection(Connection):
             feed.begin(self.queue, stored=(), unstored=unstored, last={}, now=now)
         elif line is feed.line:
             feed.begin_with(self.queue, line, now)
+            known = line.read_at < asked_at
         else:
             feed.begin(self.queue, stored=line.stored, unstored=line.unstored, last=line.last, now=now)
+        JOINS.labels("kept" if known else "store").value += 1
 
     def _check(self, trip: Trip) -> None:
         if not may_see(self.principal.role, TripField.LIVE, trip.status):

@@ -89,6 +89,30 @@ async def unread_by_drivers(
     return unread
 
 
+async def posted_since(
+    connection: Connection, wanted: Sequence[tuple[int, int]], limit: int
+) -> dict[tuple[int, int], list[Message]]:
+    """The newest `limit` messages of each trip from an instant on, oldest first. By `(trip, since)`, with the trip's number."""
+    rows = await connection.fetch(
+        """
+        SELECT w.trip, w.since, m.message, t.trip_id, m.sender, m.text, m.server_time
+        FROM unnest($1::int[], $2::bigint[]) AS w (trip, since)
+        JOIN trips t USING (trip)
+        CROSS JOIN LATERAL (
+            SELECT * FROM messages m WHERE m.trip = w.trip AND m.server_time >= w.since ORDER BY m.message DESC LIMIT $3
+        ) m
+        ORDER BY m.message
+        """,
+        [trip for trip, _ in wanted],
+        [since for _, since in wanted],
+        limit,
+    )
+    found: dict[tuple[int, int], list[Message]] = {}
+    for trip, since, *message in rows:
+        found.setdefault((trip, since), []).append(Message(*message))
+    return found
+
+
 async def by_number(connection: Connection, numbers: Sequence[int]) -> dict[int, Message]:
     """Those of the messages that exist."""
     rows = await connection.fetch(
