@@ -18,9 +18,10 @@ import hmac
 import ipaddress
 import itertools
 import logging
+import time
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ from tracking.store.pool import Connection, Database
 logger = logging.getLogger(__name__)
 
 WRITE_SECONDS = 1.0
+LOOK_SECONDS = 10.0
+"""How often spans of hubs are ended that have died."""
 GROUP = 250
 """Rows written by one transaction. More would block the event loop for too long."""
 MAX_WAITING = 20_000
@@ -109,14 +112,29 @@ class Span:
         return _key(_doer(self.begin), self.begin.subject)
 
 
+async def nobody(_: Connection) -> Collection[str]:
+    """This hub is the only one."""
+    return ()
+
+
 class Audit:
     """`run` writes what waits, until it is cancelled. `flush` ends all watches and writes everything."""
 
-    def __init__(self, database: Database, clock: Clock, *, addresses: bool = True) -> None:
-        """Without `addresses` none is recorded."""
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        addresses: bool = True,
+        node: str = "",
+        others: Callable[[Connection], Awaitable[Collection[str]]] = nobody,
+    ) -> None:
+        """Without `addresses` none is recorded. `node` is the boot id of this hub. `others` reads those of other live hubs."""
         self._database = database
         self._clock = clock
         self._addresses = addresses
+        self._node = node
+        self._others = others
         self._key: bytes | None = None
         self._spans: dict[tuple[str, str, str | None], Span] = {}
         self._left: OrderedDict[Span, None] = OrderedDict()
@@ -188,7 +206,7 @@ class Audit:
         assert begin.span is not None
         async with self._database.transaction() as connection:
             await store.insert(connection, [begin], begin.at)
-            await store.open_spans(connection, [begin.span])
+            await store.open_spans(connection, [begin.span], self._node)
         return begin
 
     def ended(self, begin: Row, at: int | None = None, *, detail: Mapping[str, Detail] | None = None) -> None:
@@ -241,12 +259,19 @@ class Audit:
     # --- the writer ---------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        begun = False
+        begun, ended_at = False, 0.0
         while True:
-            # What the previous hub left open is ended before anything new is recorded.
-            begun = begun or await self._tried(self._end_what_was_cut_off())
+            # What dead hubs left open is ended before anything new is recorded: also by a hub before us in this process.
+            if not begun:
+                begun = await self._tried(self._end_what_was_cut_off([]))
+                ended_at = time.monotonic()
+            elif time.monotonic() - ended_at >= LOOK_SECONDS:
+                ended_at = time.monotonic()
+                await self._tried(self._end_what_was_cut_off([self._node]))
             if begun:
-                await self._tried(self.write())
+                away = self._trouble
+                if await self._tried(self.write()) and away:
+                    await self._tried(self._begin_anew())
             await asyncio.sleep(WRITE_SECONDS)
 
     async def write(self) -> None:
@@ -287,13 +312,26 @@ class Audit:
         self._trouble, self._lost = False, 0
         return True
 
-    async def _end_what_was_cut_off(self) -> None:
+    async def _end_what_was_cut_off(self, ours: Sequence[str]) -> None:
+        """Ends what hubs left open that are neither alive nor in `ours`."""
         async with self._database.transaction() as connection:
-            cut = await store.end_all_spans(connection, {str(begin): str(end) for begin, end in ENDS.items()}, self._clock())
+            alive = [*ours, *await self._others(connection)]
+            ends = {str(begin): str(end) for begin, end in ENDS.items()}
+            cut = await store.end_spans_of_dead(connection, ends, self._clock(), alive)
         if cut:
-            logger.warning(
-                "%d watches and exports were cut off by the end of the hub before: when they ended is uncertain", cut
-            )
+            logger.warning("%d watches and exports were cut off by the end of a hub: when they ended is uncertain", cut)
+
+    async def _begin_anew(self) -> None:
+        """Begins watches again that another hub ended, because it took this one for dead while the database was away."""
+        waiting = {row.span for row in self._waiting}
+        spans = {span.begin.span: span for span in self._spans.values() if span.recorded and span.begin.span not in waiting}
+        async with self._database.connection() as connection:
+            ended = await store.not_open(connection, [span for span in spans if span is not None])
+        for number in ended:
+            span = spans[number]
+            if self._spans.get(span.key) is span and span.begin.span == number:
+                span.begin = span.begin._replace(at=self._clock(), span=uuid.uuid4())
+                span.recorded = self._take(span.begin)
 
     async def _write(self) -> None:
         """Writes what waits, a group at a time. A group that failed stays, and is tried again."""
@@ -313,7 +351,7 @@ class Audit:
                 ends = [end for end in group if isinstance(end, Ending)]
                 if rows:
                     await store.insert(connection, rows, self._clock())
-                    await store.open_spans(connection, [row.span for row in rows if row.span is not None])
+                    await store.open_spans(connection, [row.span for row in rows if row.span is not None], self._node)
                 if ends:
                     await store.end_spans(connection, ends, self._clock())
             for _ in group:
@@ -326,23 +364,6 @@ class Audit:
         if erased is None or (row.kind == Kind.VEHICLE and row.at > erased[1]):
             return row
         return row._replace(subject=erased[0], holder=erased[0] if row.holder == row.subject else row.holder)
-
-
-def view(row: Row) -> dict[str, Any]:
-    """A row as HTTP returns it, without its number."""
-    shown: dict[str, Any] = {"time": row.at, "action": row.action, **principal_view(row)}
-    shown |= {"kind": row.kind, "subject": row.subject}
-    return shown | ({"detail": row.detail} if row.detail else {})
-
-
-def principal_view(row: Row) -> dict[str, Any]:
-    """Who did it."""
-    principal = {"role": row.role, "jti": row.jti}
-    if row.holder:
-        principal["subject"] = row.holder
-    if row.share_id is not None:
-        principal["share_id"] = row.share_id
-    return {"principal": principal} | ({"address": row.address} if row.address is not None else {})
 
 
 def _doer(row: Row) -> Doer:

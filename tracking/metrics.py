@@ -121,6 +121,17 @@ DATABASE_CLOCK = Gauge(
     "By how much the database's clock is ahead of this host's, at the least; below 0: behind",
     registry=REGISTRY,
 )
+CUT_OFF = Gauge(
+    "tracking_cut_off",
+    "1 while this hub shows nothing to passengers and dispatchers, because it cannot read the change log and another hub can",
+    registry=REGISTRY,
+)
+FED_FROM_STORE = Counter(
+    "tracking_fed_from_store",
+    "Positions shown to watchers from the store, because the broker was away and the driver is on another hub",
+    registry=REGISTRY,
+)
+HINTS = Counter("tracking_hints", "Commits that other hubs told this one of", registry=REGISTRY)
 ERASURES = Gauge("tracking_erasures", "Removed vehicles and trips whose rows are not all gone yet", registry=REGISTRY)
 ERASED = Counter("tracking_erased_rows", "Rows of removed vehicles and trips that are gone or changed", registry=REGISTRY)
 WENT_BACK = Counter("tracking_store_went_back", "Times that the database lacked what was committed", registry=REGISTRY)

@@ -7,6 +7,7 @@ from tracking.auth import Auth
 from tracking.budgets import Budgets, assemble_budgets
 from tracking.change_upkeep import ChangeUpkeep
 from tracking.cluster.assembly import assemble_homes
+from tracking.cluster.care import Care, Company, assemble_care
 from tracking.cluster.homes import Homes
 from tracking.cluster.resuming import Resuming
 from tracking.cluster.trips import TripsAcrossHubs
@@ -52,12 +53,11 @@ from tracking.services.messages import Messages
 from tracking.services.trips import Trips
 from tracking.services.vehicles import Vehicles
 from tracking.sockets.limits import ConnectionLimits
-from tracking.store import changes, trip_lines, trips
+from tracking.store import trip_lines, trips
 from tracking.store.gathered import Gathered
 from tracking.store.jobs import Jobs
 from tracking.store.marks import Marks
 from tracking.store.pool import Database
-from tracking.store.positions import TrackRow
 
 HOUSEKEEPING_TIMEOUT = 60.0
 BACKLOG_GROUPS = 2
@@ -133,6 +133,8 @@ class Service:
     revisions: Revisions
     homes: Homes
     """of vehicles whose drivers are connected here"""
+    care: Care
+    """of several hubs on this database"""
     refiling: Refiling
     """of fixes that raced a change of their vehicle's trips"""
     summaries: Summaries
@@ -230,7 +232,7 @@ class _Assembly:
         self.queue = CommitQueue(rows=self.settings.commit_rows, limit=self.settings.queue_limit)
         self.told_by_peers = RecentPositions()
         self.unstored = Unstored(self.queue, self.told_by_peers)
-        tracks = Gathered(lambda numbers: _tracks(self.database, numbers), most=TRACKS_AT_ONCE)
+        tracks = Gathered(lambda numbers: trip_lines.read_short(self.database, numbers), most=TRACKS_AT_ONCE)
         self.lines = Lines(self.database, tracks, self.unstored.pending, self.clock, self.hub.erased)
         self.revisions = Revisions(self.lines, self.hub, self.unstored)
         self.hub.on_former = self.revisions.late_one
@@ -302,8 +304,17 @@ class _Assembly:
             *(database, self.ingest_vehicles, self.hub, self.recorder),
             *(self.refiling, self.monitor, self.nodes, self.clock),
         )
-        self.homes.others_registered = lambda: self.registry.others_alive() > 0
-        self.silences = Silences(database, fleets, self.events, self.clock, gone_after=gone_after)
+        self.company = Company(self.nodes, self.registry)
+        self.care = assemble_care(
+            *(self.company, database, self.clock),
+            auth=self.auth,
+            hub=self.hub,
+            monitor=self.monitor,
+            homes=self.homes,
+            revisions=self.revisions,
+            follower=lambda: self.follower,
+        )
+        self.silences = Silences(database, fleets, self.events, self.clock, gone_after=gone_after, hubs=self.company.hubs)
 
     def _build_loader(self) -> None:
         self.loader = Loader(
@@ -333,7 +344,10 @@ class _Assembly:
             per_token=settings.change_readers_per_token,
         )
         self.follower = Follower(
-            self.following, self.database, self.marks, live, clock=self.clock, on_applied=self.change_feed.add
+            *(self.following, self.database, self.marks, live),
+            clock=self.clock,
+            on_applied=self.change_feed.add,
+            on_committed=self.care.hints.committed,
         )
         self.events.on_stored = self.follower.wake
 
@@ -377,7 +391,7 @@ class _Assembly:
             latest=self.latest,
             backlogs=self.backlogs,
             intake=self.intake,
-            shown_trips=Gathered(lambda trip_ids: _trips(database, trip_ids)),
+            shown_trips=Gathered(lambda trip_ids: trips.as_of_now(database, trip_ids)),
             lines=self.lines,
             unstored=self.unstored,
             hub=self.hub,
@@ -401,6 +415,7 @@ class _Assembly:
             ),
             revisions=self.revisions,
             homes=self.homes,
+            care=self.care,
             refiling=self.refiling,
             summaries=self.summaries,
             sums=self.sums,
@@ -410,19 +425,10 @@ class _Assembly:
             events=self.events,
             loader=self.loader,
             silences=self.silences,
-            audit=Audit(database, clock, addresses=settings.audit_addresses),
+            audit=Audit(
+                *(database, clock),
+                addresses=settings.audit_addresses,
+                node=self.registry.node.node,
+                others=self.company.read_others,
+            ),
         )
-
-
-async def _trips(database: Database, trip_ids: list[str]) -> dict[str, tuple[Trip, int]]:
-    async with database.connection() as connection:
-        # It is read first, so that what is read after it includes that change.
-        newest = await changes.head(connection)
-        found = await trips.get_all(connection, trip_ids)
-    as_of = newest.number if newest is not None else 0
-    return {trip_id: (trip, as_of) for trip_id, trip in found.items()}
-
-
-async def _tracks(database: Database, numbers: list[int]) -> dict[int, list[TrackRow]]:
-    async with database.connection() as connection:
-        return await trip_lines.short_tracks(connection, numbers)

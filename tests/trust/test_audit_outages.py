@@ -59,12 +59,12 @@ async def test_a_new_watch_does_not_end_with_those_that_a_killed_hub_left_open(
     """The hub first ends the old watches, even if the database is away at first. Only then it writes new ones."""
     end, tries = Audit._end_what_was_cut_off, 0
 
-    async def away_at_first(audit: Audit) -> None:
+    async def away_at_first(audit: Audit, ours: list[str]) -> None:
         nonlocal tries
         tries += 1
         if tries == 1:
             raise StoreUnavailable("away")
-        await end(audit)
+        await end(audit, ours)
 
     monkeypatch.setattr(Audit, "_end_what_was_cut_off", away_at_first)
     app = create_app(load(database_url=database_url, jwt_secret=SECRET))
@@ -136,7 +136,7 @@ async def test_a_group_whose_commit_is_repeated_is_written_once(audit_hub: Audit
     for _ in range(2):
         async with audit_hub.service.database.transaction() as connection:
             await store.insert(connection, [begin], audit_hub.clock())
-            await store.open_spans(connection, [begin.span])
+            await store.open_spans(connection, [begin.span], "")
             await store.end_spans(connection, [end], audit_hub.clock())
     assert [entry["action"] for entry in await audit_hub.of("t")] == ["watched", "watch_ended"]
 

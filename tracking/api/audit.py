@@ -10,7 +10,7 @@ from tracking.access import explain
 from tracking.api.fleets import MAX_LISTED
 from tracking.api.http import doer_of, require, resource, respond, service_of, whole_number
 from tracking.api.trips import known_trip
-from tracking.audit import Action, Kind, principal_view, view
+from tracking.audit import Action, Kind
 from tracking.auth import CLAIM_OF_ROLE, Principal, Role
 from tracking.errors import ErrorCode, Refusal
 from tracking.store import audit as store
@@ -34,7 +34,7 @@ async def list_entries(request: Request) -> Response:
     async with service.database.connection() as connection:
         subjects = None if subject is None else await service.audit.names_of(connection, subject)
         found = await store.page(connection, after=after, limit=limit, now=service.clock(), action=action, subjects=subjects)
-    return respond({"entries": [{"entry": entry, **view(row)} for entry, row in found]})
+    return respond({"entries": [{"entry": entry, **_view(row)} for entry, row in found]})
 
 
 async def watches(request: Request) -> Response:
@@ -50,7 +50,7 @@ async def watches(request: Request) -> Response:
 
 
 def _watch(span: Span) -> dict[str, Any]:
-    shown: dict[str, Any] = {"entry": span.entry, **principal_view(span.row), "from": span.row.at}
+    shown: dict[str, Any] = {"entry": span.entry, **_principal_view(span.row), "from": span.row.at}
     if span.ended_at is not None:
         shown["to"] = span.ended_at
         if span.end_detail and span.end_detail.get("uncertain"):
@@ -119,3 +119,20 @@ routes = [
     resource("/trips/{trip_id}/access", GET=access),
     resource("/trips/{trip_id}/audit", GET=watches),
 ]
+
+
+def _view(row: Row) -> dict[str, Any]:
+    """A row as HTTP returns it, without its number."""
+    shown: dict[str, Any] = {"time": row.at, "action": row.action, **_principal_view(row)}
+    shown |= {"kind": row.kind, "subject": row.subject}
+    return shown | ({"detail": row.detail} if row.detail else {})
+
+
+def _principal_view(row: Row) -> dict[str, Any]:
+    """Who did it."""
+    principal = {"role": row.role, "jti": row.jti}
+    if row.holder:
+        principal["subject"] = row.holder
+    if row.share_id is not None:
+        principal["share_id"] = row.share_id
+    return {"principal": principal} | ({"address": row.address} if row.address is not None else {})

@@ -81,7 +81,7 @@ class Follower(Generic[State]):
     """`run` follows the log until it is cancelled; `listen` and `beat` are tasks beside it.
 
     The log is read from `database`. Transactions that change something use `writing`. `on_applied` is given each row that was
-    applied, in order.
+    applied, in order, and `on_committed` the changes of each transaction of this hub.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class Follower(Generic[State]):
         *,
         clock: Clock = system_clock,
         on_applied: Callable[[Row], None] = lambda _: None,
+        on_committed: Callable[[Sequence[Change]], None] = lambda _: None,
     ) -> None:
         self._database = database
         self._writing = writing
@@ -100,6 +101,7 @@ class Follower(Generic[State]):
         self._live = live
         self.clock = DatabaseClock(clock)
         self._on_applied = on_applied
+        self._on_committed = on_committed
         self._cursor: Cursor | None = None
         self._beginning = asyncio.Lock()
         self._woken = asyncio.Event()
@@ -173,6 +175,7 @@ class Follower(Generic[State]):
                     applied = self._expected[number] = asyncio.get_running_loop().create_future()
             if applied is not None:
                 self.wake()
+                self._on_committed(transaction.changes)
                 await asyncio.wait({applied}, timeout=WAIT_SECONDS)
         finally:
             if number is not None:

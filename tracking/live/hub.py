@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
-from tracking.auth import Principal
+from tracking.auth import Principal, Role
 from tracking.errors import CloseCode
 from tracking.keys import Key
 from tracking.live.elsewhere import Elsewhere
@@ -152,6 +152,8 @@ class Hub:
             gauge.set(0)
         self.over = False
         """Whether another hub has taken over. New connections are sent there."""
+        self.cut_off = False
+        """Whether this hub cannot know what may be shown. Only drivers are admitted: see `tracking.cluster.cut_off`."""
 
     def publish(self, position: Position) -> None:
         """Shows a position to the watchers of its trip and its fleet, if it moves the marker."""
@@ -199,6 +201,12 @@ class Hub:
         if trip.status.over:
             self._end(feed, CloseCode.TRIP_OVER)
         return feed.showing and before != (True, feed.vehicle_id)
+
+    def trip_over(self, trip_id: str) -> None:
+        """The trip is over, though this hub has not read its end."""
+        feed = self.feeds.get(trip_id)
+        if feed is not None:
+            self._end(feed, CloseCode.TRIP_OVER)
 
     def trip_gone(self, trip_id: str) -> None:
         feed = self.feeds.get(trip_id)
@@ -331,6 +339,18 @@ class Hub:
         self.over = True
         for number, link in enumerate([link for links in self._links.values() for link in links], 1):
             link.close(CloseCode.GOING_DOWN)
+            if number % CLOSED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    async def send_readers_away(self) -> None:
+        """Closes all connections except drivers', some at a time, and ends all feeds. What comes meanwhile is shown nobody."""
+        for number, trip_id in enumerate(list(self.feeds), 1):
+            self.drop_feed(trip_id)
+            if number % CLOSED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        for number, link in enumerate([link for links in self._links.values() for link in links], 1):
+            if link.principal.role is not Role.DRIVER:
+                link.close(CloseCode.GOING_DOWN)
             if number % CLOSED_AT_ONCE == 0:
                 await asyncio.sleep(0)
 

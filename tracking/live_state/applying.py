@@ -12,11 +12,14 @@ from tracking.live.follower import NotRead, NotUnderstood
 from tracking.live.hub import Hub
 from tracking.live_state.reading import State, StateReader
 from tracking.live_state.rows import EVENTS, KINDS, OF_A_GEOFENCE, changes_vehicle, is_moved, number_in
-from tracking.model import Clock, Trip
+from tracking.model import Clock, EventKind, Trip
 from tracking.monitor.monitor import Monitor
 from tracking.store.changes import EVENT, ChangeKind, Row
 from tracking.store.pool import Connection
 from tracking.store.trips import Span
+
+_LOST = f"{EVENT}{EventKind.SIGNAL_LOST.value}"
+_OF_THE_SIGNAL = (_LOST, f"{EVENT}{EventKind.SIGNAL_BACK.value}")
 
 
 class Filing(Protocol):
@@ -111,6 +114,9 @@ class LiveState:
             number = number_in(row, "event")
             if number is None:
                 raise NotUnderstood("it does not say which event it is about")
+            self._monitor.events.numbered(number)
+            if row.vehicle is not None and row.kind in _OF_THE_SIGNAL:
+                self._monitor.signal_told(row.vehicle, lost=row.kind == _LOST)
             if (event := state.events.get(number)) is not None:
                 self._monitor.events.tell(row.fleet_id or "", event)
         else:

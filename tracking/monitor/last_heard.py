@@ -1,5 +1,7 @@
 """When each vehicle of the fleets in memory was last heard of, and which of them have been silent for too long."""
 
+from collections.abc import Callable
+
 from tracking.live.fleet import LiveVehicle
 from tracking.live.fleets import Fleets
 from tracking.model import EventKind
@@ -7,6 +9,8 @@ from tracking.monitor.alerts import Alerts
 from tracking.monitor.rules import Alert
 from tracking.monitor.states import AlertStates
 
+SpeaksFor = Callable[[LiveVehicle], bool]
+"""Whether this hub tells events of a vehicle. Its home tells them if that is another hub."""
 SWEEP_MS = 1_000
 PAUSE_MS = 10_000
 """A longer time between two sweeps means that the clock was set, or that this process stood still."""
@@ -20,7 +24,10 @@ class LastHeard:
     `gone_after_ms` is how long a vehicle may be silent before it leaves its fleet's map.
     """
 
-    def __init__(self, fleets: Fleets, states: AlertStates, alerts: Alerts, *, gone_after_ms: int) -> None:
+    def __init__(
+        self, fleets: Fleets, states: AlertStates, alerts: Alerts, speaks_for: SpeaksFor, *, gone_after_ms: int
+    ) -> None:
+        self._speaks_for = speaks_for
         self._fleets = fleets
         self._states = states
         self._alerts = alerts
@@ -59,7 +66,8 @@ class LastHeard:
         """Schedules the check of this vehicle."""
         state = self._states[vehicle]
         assert state.heard is not None
-        after = self._gone_after_ms if state.silent else int(vehicle.feed.fleet.signal_lost_after * 1000)
+        lost = state.silent or (vehicle.lost and not self._speaks_for(vehicle))
+        after = self._gone_after_ms if lost else int(vehicle.feed.fleet.signal_lost_after * 1000)
         second = max(min(state.heard + after, self._swept + LOOK_AFTER_MS), self._swept) // 1000 + 1
         state.due = True
         self._due.setdefault(second, []).append(vehicle)
@@ -80,11 +88,16 @@ class LastHeard:
             # Its moves wait to be judged.
             state.heard = now
         silent_for = now - state.heard
-        if state.silent:
-            if silent_for >= self._gone_after_ms:
-                feed.leave(vehicle)
-                return
-        elif silent_for >= feed.fleet.signal_lost_after * 1000:
-            self.fall_silent(vehicle)
-            self._alerts.tell(vehicle, vehicle.position, Alert(EventKind.SIGNAL_LOST))
+        ours = self._speaks_for(vehicle)
+        if (state.silent or not ours) and silent_for >= self._gone_after_ms:
+            feed.leave(vehicle)
+            return
+        if not state.silent and silent_for >= feed.fleet.signal_lost_after * 1000:
+            if ours:
+                self.fall_silent(vehicle)
+                self._alerts.tell(vehicle, vehicle.position, Alert(EventKind.SIGNAL_LOST))
+            elif not vehicle.lost:
+                # Its home tells of it, or `silence` if that hub is dead.
+                vehicle.lost = True
+                feed.restate(vehicle)
         self.look_after(vehicle)

@@ -16,14 +16,14 @@ from tracking.errors import StoreUnavailable, StoreWentBack
 from tracking.live.fleet import FleetFeed, LiveVehicle
 from tracking.live.fleets import Fleets
 from tracking.metrics import CHANGES_FAILED
-from tracking.model import Clock, Fleet, Position
+from tracking.model import Clock, EventKind, Fleet, Position
 from tracking.monitor.alerts import Alerts, old_after
 from tracking.monitor.events import Events
 from tracking.monitor.fences import FencesInForce, made, note_broken
 from tracking.monitor.geofences import Fence
 from tracking.monitor.judge import MoveJudge
 from tracking.monitor.last_heard import LastHeard
-from tracking.monitor.rules import AlertState, Stay
+from tracking.monitor.rules import Alert, AlertState, Stay
 from tracking.monitor.states import AlertStates
 from tracking.protocol.codec import frame
 from tracking.protocol.dispatcher import GeofenceGone, GeofenceNews
@@ -49,7 +49,14 @@ class Monitor:
     """
 
     def __init__(
-        self, database: Database, fleets: Fleets, states: AlertStates, events: Events, clock: Clock, *, gone_after: float
+        self,
+        database: Database,
+        fleets: Fleets,
+        states: AlertStates,
+        events: Events,
+        clock: Clock,
+        *,
+        gone_after: float,
     ) -> None:
         self._database = database
         self._fleets = fleets
@@ -58,10 +65,15 @@ class Monitor:
         self.states = states
         self.fences = FencesInForce()
         self._alerts = Alerts(events, clock)
-        self.last_heard = LastHeard(fleets, states, self._alerts, gone_after_ms=int(gone_after * 1000))
+        self.last_heard = LastHeard(
+            fleets, states, self._alerts, lambda vehicle: self.speaks_for(vehicle), gone_after_ms=int(gone_after * 1000)
+        )
         self.judge = MoveJudge(states, self.fences, self._alerts, self.last_heard)
         self.speaks_for: Callable[[LiveVehicle], bool] = lambda _: True
-        """Whether events of a vehicle that stands are told here: another hub may be its home. `cluster.homes` sets it."""
+        """Whether events of a vehicle are told here. Another hub may be its home: then only its place and status are shown.
+
+        `cluster` sets it.
+        """
         self._moves: deque[tuple[LiveVehicle, Position]] = deque()
         """Moves that are still to be judged in this look, in order."""
 
@@ -76,8 +88,8 @@ class Monitor:
         if position is not None and vehicle.position is None:
             now = self._clock()
             state.previous = position
-            # Its silence begins now: while its fleet was not in memory, it could not be heard.
-            state.heard = now
+            # Its silence begins now: while its fleet was not in memory, it could not be heard. Another hub could hear it.
+            state.heard = now if self.speaks_for(vehicle) else min(now, position.server_time)
             vehicle.lost = vehicle.age_of(position) >= old_after(vehicle.feed.fleet.signal_lost_after)
             vehicle.feed.moved(vehicle, position)
             self.last_heard.look_after(vehicle)
@@ -103,7 +115,44 @@ class Monitor:
     def is_heard(self, vehicle: LiveVehicle) -> bool:
         """Whether an event is still to be told if the vehicle falls silent."""
         state = self.states.get(vehicle)
-        return state is not None and state.due and not state.silent
+        return state is not None and state.due and not state.silent and self.speaks_for(vehicle)
+
+    # --- vehicles of other hubs -------------------------------------------------------------------------------------------
+
+    def seen_elsewhere(self, vehicle: LiveVehicle, position: Position) -> None:
+        """Shows where a vehicle is whose home is another hub, as the store has it. Finds no events."""
+        state = self.states[vehicle]
+        vehicle.feed.moved(vehicle, position)
+        vehicle.lost = state.silent or vehicle.age_of(position) >= old_after(vehicle.feed.fleet.signal_lost_after)
+        vehicle.feed.restate(vehicle)
+        self._look_after(vehicle, position)
+
+    def lost_elsewhere(self, vehicle: LiveVehicle) -> None:
+        """Looks after a vehicle whose home is not here any more. Nothing is remembered of it but where it was."""
+        if vehicle not in self.states and vehicle.cell is not None and vehicle.position is not None:
+            self._look_after(vehicle, vehicle.position)
+
+    def _look_after(self, vehicle: LiveVehicle, position: Position) -> None:
+        state = self.states[vehicle]
+        state.heard = position.server_time
+        if not state.due:
+            self.last_heard.look_after(vehicle)
+
+    def signal_told(self, number: int, *, lost: bool) -> None:
+        """The log says that the signal of the vehicle with this number is lost, or back. This hub may have told it."""
+        vehicle = self._fleets.by_number.get(number)
+        state = self.states.get(vehicle) if vehicle is not None else None
+        if vehicle is None or state is None or state.silent is lost:
+            return
+        if not self.speaks_for(vehicle):
+            state.silent = vehicle.lost = lost
+            vehicle.feed.restate(vehicle)
+        elif lost and state.heard is not None:
+            if self._clock() - state.heard < vehicle.feed.fleet.signal_lost_after * 1000:
+                # Another hub took its home for dead. If this hub told it, its `signal_back` is in the log already.
+                self._alerts.tell(vehicle, vehicle.position, Alert(EventKind.SIGNAL_BACK))
+            else:
+                self.last_heard.fall_silent(vehicle)
 
     def fleet_changed(self, fleet: Fleet) -> None:
         """To be called after COMMIT: the fleet has this name and these thresholds now."""

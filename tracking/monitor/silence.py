@@ -5,6 +5,7 @@ A sweep over the store finds them. For fleets in memory, `last_heard` does this.
 
 import asyncio
 import logging
+from collections.abc import Callable, Collection
 
 import asyncpg
 
@@ -39,7 +40,23 @@ class Silences:
     A silence counts only while the vehicle could have been heard: a hub ran, and could read the store for a driver who came.
     """
 
-    def __init__(self, database: Database, fleets: Fleets, to_tell: Events, clock: Clock, *, gone_after: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        fleets: Fleets,
+        to_tell: Events,
+        clock: Clock,
+        *,
+        gone_after: float,
+        hubs: Callable[[], Collection[str]] = lambda: (),
+    ) -> None:
+        """`hubs` returns the boot ids of all live hubs, with this one; nothing if it is alone.
+
+        With several hubs, a vehicle's home tells of its silence. A sweep tells of vehicles without a live home, also in fleets
+        that are in memory.
+        """
+        self._hubs = hubs
+        self._among_others = False
         self._database = database
         self._fleets = fleets
         self._events = to_tell
@@ -70,7 +87,10 @@ class Silences:
 
     async def sweep(self) -> bool:
         """Tells of vehicles that have been silent for too long; whether there may be more. Raises `StoreUnavailable`."""
-        now = self._clock()
+        now, hubs = self._clock(), self._hubs()
+        if bool(hubs) is not self._among_others:
+            # Other vehicles are left out from now on.
+            self._among_others, self._asked = bool(hubs), None
         if self._could_hear_since is None or not 0 <= now - self._swept < PAUSE_MS:
             self._could_hear_since = now
             self._asked = None
@@ -87,7 +107,8 @@ class Silences:
                     now,
                     longest=longest,
                     since=now - self._gone_after_ms,
-                    besides=list(self._fleets.held),
+                    besides=[] if hubs else list(self._fleets.held),
+                    homes=list(hubs),
                     limit=MOST,
                     asked=self._asked,
                 )
@@ -106,7 +127,6 @@ class Silences:
                 [one.fleet_id for one in found],
                 [one.vehicle for one in found],
                 [_event(number, one, now) for number, one in zip(ids, found, strict=True)],
-                newly_silent=True,
             )
         EVENTS.labels(EventKind.SIGNAL_LOST.value).inc(len(stored))
         self._events.on_stored()

@@ -95,7 +95,10 @@ class Connection:
             self._spend_connect()
             if self.service.hub.over:
                 raise SocketClosed(CloseCode.GOING_DOWN)
+            self._refuse_if_cut_off()
             await self.opened()
+            # What was read meanwhile may be older than the refusal.
+            self._refuse_if_cut_off()
         except SocketClosed as closed:
             self.close(closed.code, closed.reason)
         except StoreUnavailable as error:
@@ -122,6 +125,10 @@ class Connection:
         if self.principal.role is Role.DISPATCHER:
             most = min(most, settings.connections_per_dispatcher)
         return self.service.hub.open_links(self.principal.jti) >= most
+
+    def _refuse_if_cut_off(self) -> None:
+        if self.service.hub.cut_off and self.principal.role is not Role.DRIVER:
+            raise SocketClosed(CloseCode.OVERLOADED, "this hub cannot reach the database and another can: come back")
 
     def _spend_connect(self) -> None:
         try:

@@ -73,8 +73,17 @@ def _as_json(details: Iterable[Mapping[str, Any] | None]) -> list[str | None]:
     return [None if detail is None else msgspec.json.encode(detail).decode() for detail in details]
 
 
-async def open_spans(connection: Connection, spans: Sequence[uuid.UUID]) -> None:
-    await connection.execute("INSERT INTO audit_open SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING", spans)
+async def open_spans(connection: Connection, spans: Sequence[uuid.UUID], node: str) -> None:
+    """Notes spans that the hub with this boot id holds open."""
+    await connection.execute(
+        "INSERT INTO audit_open (span, node) SELECT unnest($1::uuid[]), $2 ON CONFLICT DO NOTHING", spans, node
+    )
+
+
+async def not_open(connection: Connection, spans: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    """Those of the spans that are not open: their end is stored."""
+    rows = await connection.fetch("SELECT unnest($1::uuid[]) AS span EXCEPT SELECT span FROM audit_open", spans)
+    return {row["span"] for row in rows}
 
 
 async def end_spans(connection: Connection, ends: Sequence[Ending], now: int) -> None:
@@ -97,11 +106,14 @@ async def end_spans(connection: Connection, ends: Sequence[Ending], now: int) ->
     await connection.execute("DELETE FROM audit_open WHERE span = ANY($1::uuid[])", spans)
 
 
-async def end_all_spans(connection: Connection, ends: Mapping[str, str], now: int) -> int:
-    """Ends spans that dead hubs left open, as uncertain, and not after `now`. `ends`: the action of an end by its begin's."""
+async def end_spans_of_dead(connection: Connection, ends: Mapping[str, str], now: int, alive: Sequence[str]) -> int:
+    """Ends spans that dead hubs left open, as uncertain, and not after `now`. Returns how many there were.
+
+    `ends` has the action of an end by its begin's, and `alive` the boot ids of hubs whose spans go on.
+    """
     cut: int = await connection.fetchval(
         f"""
-        WITH cut AS (DELETE FROM audit_open RETURNING span), added AS (
+        WITH cut AS (DELETE FROM audit_open WHERE node IS NULL OR node <> ALL($5::text[]) RETURNING span), added AS (
             INSERT INTO audit (recorded_at, {_COLUMNS})
             SELECT $3::timestamptz,
                 {_OF_BEGIN.format(at="greatest($3::timestamptz, b.at)", action="e.ending", detail="$4::text::jsonb")}
@@ -115,6 +127,7 @@ async def end_all_spans(connection: Connection, ends: Mapping[str, str], now: in
         list(ends.values()),
         now,
         '{"uncertain": true}',
+        alive,
     )
     return cut
 

@@ -21,6 +21,13 @@ SELECT_EVENTS = """
 """The columns that `event_of` reads."""
 
 
+_OF_THE_SIGNAL = (EventKind.SIGNAL_LOST, EventKind.SIGNAL_BACK)
+
+
+SKIPPED_AT_ONCE = 100_000
+"""Ids that one statement skips: some 50 ms."""
+
+
 class _Row(NamedTuple):
     vehicle: int
     fleet_id: str
@@ -31,8 +38,9 @@ async def reserve(connection: Connection, count: int, *, after: int = 0) -> list
     """Rising event ids that nobody else gets, higher than `after`. Ids up to `after` were told, and clients know them."""
     query = "SELECT nextval(pg_get_serial_sequence('events', 'event')) AS event FROM generate_series(1, $1::int)"
     rows = await connection.fetch(query, count)
-    if rows and rows[0]["event"] <= after:
-        await connection.execute("SELECT setval(pg_get_serial_sequence('events', 'event'), $1)", after)
+    while rows and rows[0]["event"] <= after:
+        # Numbers are used up, a part at a time. `setval` could set the sequence back behind numbers that another hub got.
+        await connection.execute(query, min(after - rows[0]["event"] + 1, SKIPPED_AT_ONCE))
         rows = await connection.fetch(query, count)
     return [row["event"] for row in rows]
 
@@ -44,13 +52,13 @@ async def insert(
     events: Sequence[Event],
     *,
     terms: Sequence[int | None] = (),
-    newly_silent: bool = False,
 ) -> set[int]:
     """Stores events with their reserved ids, and what they change. Returns the ids of events whose vehicle still exists.
 
     `numbers` are the numbers of the vehicles, if known. A vehicle that got the id of an erased one gets none of its events.
     `terms` are those of the vehicles' homes, if the events are by their homes. Events of a lost home are left out.
-    With `newly_silent` all events are `signal_lost`, and those of vehicles that are already silent are left out.
+    Left out are a `signal_lost` of a vehicle that is silent already, and a `signal_back` of one that is not: another hub has
+    told of it.
 
     Needs an open transaction. It may be repeated with the same events if nobody knows whether they were stored.
     """
@@ -66,9 +74,7 @@ async def insert(
         by_event = {event.event_id: term for event, term in zip(events, terms, strict=True)}
         in_force = await homes.terms_locked(connection, list({row.vehicle for row in rows}))
         rows = [row for row in rows if by_event[row.event.event_id] in (None, in_force.get(row.vehicle, 0))]
-    if newly_silent:
-        begun = await silences.begin(connection, {row.vehicle: row.event.server_time for row in rows})
-        rows = [row for row in rows if row.vehicle in begun]
+    rows = await _change_silences(connection, rows)
     if not rows:
         return set()
     inserted = await _insert_rows(connection, rows, kept_trips)
@@ -142,11 +148,31 @@ async def _append_changes(connection: Connection, rows: Sequence[_Row]) -> None:
     )
 
 
+async def _change_silences(connection: Connection, rows: Sequence[_Row]) -> list[_Row]:
+    """Begins and ends silences. Returns the events without those of the signal that changed nothing.
+
+    `signal_lost` belongs to whoever inserts the row of the silence, and `signal_back` to whoever deletes it.
+    """
+    of_vehicles: dict[int, list[_Row]] = {}
+    for row in rows:
+        if row.event.kind in _OF_THE_SIGNAL:
+            of_vehicles.setdefault(row.vehicle, []).append(row)
+    left_out: set[int] = set()
+    while of_vehicles:
+        # The next event of each vehicle. Two events of one vehicle are rare, so this is mostly one turn.
+        turn = [of_vehicle.pop(0) for of_vehicle in of_vehicles.values()]
+        of_vehicles = {vehicle: of_vehicle for vehicle, of_vehicle in of_vehicles.items() if of_vehicle}
+        lost = {row.vehicle: row.event.server_time for row in turn if row.event.kind is EventKind.SIGNAL_LOST}
+        changed = await silences.end(connection, [row.vehicle for row in turn if row.vehicle not in lost])
+        changed |= await silences.begin(connection, lost)
+        left_out.update(row.event.event_id for row in turn if row.vehicle not in changed)
+    return [row for row in rows if row.event.event_id not in left_out] if left_out else list(rows)
+
+
 async def _change_states(connection: Connection, rows: Sequence[_Row]) -> None:
-    """Stores the stays and silences after all of the events. The last event of a vehicle and geofence counts."""
+    """Stores the stays after all of the events. The last event of a vehicle and geofence counts."""
     stays: dict[geofence_stays.Key, tuple[int, bool] | None] = {}
     dwelt: set[geofence_stays.Key] = set()
-    silent_since: dict[int, int | None] = {}
     for vehicle, fleet_id, event in rows:
         key = vehicle, fleet_id, event.geofence_id or ""
         match event.kind:
@@ -160,15 +186,9 @@ async def _change_states(connection: Connection, rows: Sequence[_Row]) -> None:
                     stays[key] = entered[0], True
             case EventKind.EXIT:
                 stays[key] = None
-            case EventKind.SIGNAL_LOST:
-                silent_since[vehicle] = event.server_time
-            case EventKind.SIGNAL_BACK:
-                silent_since[vehicle] = None
     await geofence_stays.end(connection, [key for key, stay in stays.items() if stay is None])
     await geofence_stays.note_dwelt(connection, list(dwelt))
     await geofence_stays.begin(connection, [StayRow(*key, *stay) for key, stay in stays.items() if stay is not None])
-    await silences.begin(connection, {vehicle: since for vehicle, since in silent_since.items() if since is not None})
-    await silences.end(connection, [vehicle for vehicle, since in silent_since.items() if since is None])
 
 
 def _point(event: Event) -> bytes | None:

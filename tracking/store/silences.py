@@ -24,9 +24,11 @@ class Quiet(NamedTuple):
 
 
 async def begin(connection: Connection, since: Mapping[int, int]) -> set[int]:
-    """Stores since when vehicles are silent. Returns those that were not silent before."""
+    """Stores since when vehicles are silent. Returns those that were not silent before: theirs is the event `signal_lost`."""
     if not since:
         return set()
+    # In one order, so that two hubs that write at once cannot deadlock.
+    since = dict(sorted(since.items()))
     rows = await connection.fetch(
         """
         INSERT INTO silences (vehicle, since) SELECT * FROM unnest($1::integer[], $2::timestamptz[])
@@ -38,9 +40,19 @@ async def begin(connection: Connection, since: Mapping[int, int]) -> set[int]:
     return {row["vehicle"] for row in rows}
 
 
-async def end(connection: Connection, vehicles: Sequence[int]) -> None:
-    if vehicles:
-        await connection.execute("DELETE FROM silences WHERE vehicle = ANY($1::integer[])", vehicles)
+async def end(connection: Connection, vehicles: Sequence[int]) -> set[int]:
+    """Ends silences. Returns those of the vehicles that were silent: theirs is the event `signal_back`."""
+    if not vehicles:
+        return set()
+    rows = await connection.fetch(
+        """
+        DELETE FROM silences s USING (
+            SELECT vehicle FROM silences WHERE vehicle = ANY($1::integer[]) ORDER BY vehicle FOR UPDATE
+        ) AS ended WHERE s.vehicle = ended.vehicle RETURNING s.vehicle
+        """,
+        vehicles,
+    )
+    return {row["vehicle"] for row in rows}
 
 
 async def silent(connection: Connection, vehicles: Sequence[int]) -> set[int]:
@@ -58,12 +70,13 @@ async def quiet(
     besides: Sequence[str],
     limit: int,
     asked: tuple[int, float] | None = None,
+    homes: Sequence[str] = (),
 ) -> list[Quiet]:
     """Vehicles that were heard of at `since` or later, and have been silent for their fleet's `signal_lost_after` at `now`.
 
-    Vehicles that are stored as silent are left out. So are fleets whose `signal_lost_after` exceeds `longest` (s), and the
-    fleets `besides`. `asked` has `now` and `longest` of the query before. With it, vehicles that the query before could find
-    are left out.
+    Vehicles that are stored as silent are left out. So are fleets whose `signal_lost_after` exceeds `longest` (s), the fleets
+    `besides`, and vehicles whose home is one of the hubs `homes`. `asked` has `now` and `longest` of the query before. With it,
+    vehicles that the query before could find are left out.
     """
     before, longest_before = asked if asked is not None else (0, 0.0)
     # This reads all latest positions, because an index by time would slow each of their updates. The times are compared first,
@@ -82,7 +95,8 @@ async def quiet(
             FROM latest_positions l JOIN thresholds f USING (fleet)
             WHERE l.server_time >= $3::timestamptz AND l.server_time <= f.until AND l.server_time > f.past
         ), found AS MATERIALIZED (
-            SELECT * FROM aged a WHERE NOT EXISTS (SELECT FROM silences s WHERE s.vehicle = a.vehicle) LIMIT $5
+            SELECT * FROM aged a WHERE NOT EXISTS (SELECT FROM silences s WHERE s.vehicle = a.vehicle)
+                AND NOT EXISTS (SELECT FROM homes h WHERE h.vehicle = a.vehicle AND h.node = ANY($8::text[])) LIMIT $5
         )
         SELECT v.vehicle, v.vehicle_id, v.fleet_id, l.signal_lost_after, l.fix_time, l.server_time, l.point,
             u.trip_id, t.trip_id AS position_trip_id
@@ -97,5 +111,6 @@ async def quiet(
         limit,
         before,
         longest_before,
+        homes,
     )
     return [Quiet(*row) for row in rows]

@@ -5,7 +5,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 
-from tracking.store.pool import Connection
+from tracking.store.pool import Connection, Database
 from tracking.store.positions import TRACK_COLUMNS, TrackRow
 
 SHORT = 300
@@ -40,6 +40,12 @@ async def short_tracks(connection: Connection, trips: Sequence[int]) -> dict[int
     for trip, *row in rows:
         found[trip].append(TrackRow(*row))
     return {trip: track for trip, track in found.items() if len(track) <= SHORT}
+
+
+async def read_short(database: Database, trips: Sequence[int]) -> dict[int, list[TrackRow]]:
+    """`short_tracks` through a pool. Raises `StoreUnavailable`."""
+    async with database.connection() as connection:
+        return await short_tracks(connection, trips)
 
 
 async def line_of_trip(

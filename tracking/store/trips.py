@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tracking.model import Place, Trip, TripStatus, Vehicle
-from tracking.store.pool import Connection
+from tracking.store import changes
+from tracking.store.pool import Connection, Database
 
 _DIGITS = 7
 _WHOLE_ROUTE = f"ST_AsGeoJSON(t.route, {_DIGITS})::jsonb AS route"
@@ -120,6 +121,16 @@ async def get_shown(connection: Connection, trip_id: str) -> Listed | None:
     route = f"NULL::jsonb AS route, ST_AsGeoJSON(t.route, {_DIGITS}) AS listed_route"
     row = await connection.fetchrow(f"{_SELECT.replace(_WHOLE_ROUTE, route)} WHERE t.trip_id = $1", trip_id)
     return Listed(_trip(row), row["listed_route"]) if row else None
+
+
+async def as_of_now(database: Database, trip_ids: list[str]) -> dict[str, tuple[Trip, int]]:
+    """Trips by their ids, each with the number of a change that they include. Raises `StoreUnavailable`."""
+    async with database.connection() as connection:
+        # It is read first, so that what is read after it includes that change.
+        newest = await changes.head(connection)
+        found = await get_all(connection, trip_ids)
+    as_of = newest.number if newest is not None else 0
+    return {trip_id: (trip, as_of) for trip_id, trip in found.items()}
 
 
 async def get_all(connection: Connection, trip_ids: Sequence[str]) -> dict[str, Trip]:
