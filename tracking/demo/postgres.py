@@ -53,7 +53,7 @@ LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "",
     "port": str(PORT),
-    "max_connections": "50",
+    "max_connections": "100",  # PostgreSQL's own default; a hub opens up to 20
     "shared_buffers": "128MB",
     "fsync": "on",
     "synchronous_commit": "on",
