@@ -38,8 +38,9 @@ async def hubs(environment: Environment, count: int, seconds: float) -> list[Res
         found.setdefault(number, []).append(
             {
                 "hubs": number,
-                **await _crossing(environment, count, seconds),
+                # Before: a feed goes on for a while after its last reader, who may come back.
                 **await _unwatched(environment, count, min(seconds, UNWATCHED_SECONDS)),
+                **await _crossing(environment, count, seconds),
             }
         )
     results = [_joined(parts) for parts in found.values()]
