@@ -18,6 +18,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from tracking.auth import Auth, Principal, Role
+from tracking.config import Settings
 from tracking.errors import ErrorCode, Refusal, StoreUnavailable
 from tracking.metrics import DOWNLOADS, DOWNLOADS_CUT
 
@@ -257,3 +258,13 @@ def _why(error: BaseException) -> str:
             return "access"
         case _:
             return "fault"
+
+
+def assemble_downloads(settings: Settings, auth: Auth) -> Downloads:
+    return Downloads(
+        auth,
+        at_once=settings.downloads_at_once,
+        per_token=settings.downloads_per_token,
+        seconds=settings.download_seconds,
+        least_rate=settings.download_least_rate,
+    )

@@ -257,6 +257,19 @@ async def let_go(service: Service) -> None:
     service.recorder.forget_partitions()
     with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
         await service.audit.write()
+        await _forget_revoked(service)
+
+
+async def _forget_revoked(service: Service) -> None:
+    """Forgets revoked tokens that the store does not have any more: another hub may have removed them.
+
+    So a revoked token is not counted for ever, and not written back to a database that went back. Raises `StoreUnavailable`.
+    """
+    known = set(service.auth.revoked or ())
+    async with service.database.transaction() as connection:
+        stored = await share_store.revoked_tokens(connection)
+    # What was revoked meanwhile is not in `known`.
+    service.auth.forget(known - stored)
 
 
 async def _check_marks(service: Service) -> None:

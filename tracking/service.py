@@ -13,7 +13,7 @@ from tracking.cluster.resuming import Resuming
 from tracking.cluster.trips import TripsAcrossHubs
 from tracking.cluster.unstored import Unstored
 from tracking.config import Settings
-from tracking.downloads import Downloads
+from tracking.downloads import Downloads, assemble_downloads
 from tracking.erasure import Erasures
 from tracking.forgetting import Forgetting
 from tracking.history.lines import Lines
@@ -57,7 +57,7 @@ from tracking.store import trip_lines, trips
 from tracking.store.gathered import Gathered
 from tracking.store.jobs import Jobs
 from tracking.store.marks import Marks
-from tracking.store.pool import Database
+from tracking.store.pool import HELD_BY_A_HUB_SECONDS, Database
 
 HOUSEKEEPING_TIMEOUT = 60.0
 BACKLOG_GROUPS = 2
@@ -203,8 +203,9 @@ class _Assembly:
         settings, marks = self.settings, Marks()
         self.marks = marks
         # Connections of pools that are not `tidy` are not reset: queries and transactions leave nothing behind in them.
-        self.database = Database(url, marks=marks, timeout=settings.database_timeout, tidy=False)
-        self.recording = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
+        held, timeout = HELD_BY_A_HUB_SECONDS, settings.database_timeout
+        self.database = Database(url, marks=marks, timeout=timeout, tidy=False, held=held)
+        self.recording = Database(url, marks=marks, timeout=timeout, size=2, tidy=False, held=held)
         self.exports = Database(url, marks=marks, timeout=settings.database_timeout, size=2, tidy=False)
         self.summing = Database(url, marks=marks, timeout=max(SUM_TIMEOUT, settings.database_timeout), size=1, tidy=False)
         # One connection for the log, and one for its heartbeat and for `Follower.begin`.
@@ -359,16 +360,6 @@ class _Assembly:
         }
         return Retention(self.jobs, self.housekeeping, self.settings, self.clock, let_go=forget)
 
-    def _downloads(self) -> Downloads:
-        settings = self.settings
-        return Downloads(
-            self.auth,
-            at_once=settings.downloads_at_once,
-            per_token=settings.downloads_per_token,
-            seconds=settings.download_seconds,
-            least_rate=settings.download_least_rate,
-        )
-
     def service(self) -> Service:
         settings, clock, database, follower, budgets = self.settings, self.clock, self.database, self.follower, self.budgets
         shapes = Lanes(SHAPES_AT_ONCE, rests=True, on_quiet=give_back)
@@ -398,7 +389,7 @@ class _Assembly:
             trips_across_hubs=self.trips_across_hubs,
             resuming=self.resuming,
             connection_limits=ConnectionLimits(settings.connections_per_address),
-            downloads=self._downloads(),
+            downloads=assemble_downloads(settings, self.auth),
             budgets=budgets,
             lists=Lanes(LISTS_AT_ONCE),
             shapes=shapes,

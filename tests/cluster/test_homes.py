@@ -7,10 +7,12 @@ import asyncpg
 import pytest
 
 from tests.ingest.direct import nothing_is_stored
-from tests.support.clients import Driver, fix
+from tests.support.clients import Api, Driver, fix
 from tests.support.devices import until
+from tests.support.hub_in_process import has_events
 from tests.support.hubs_in_process import Hubs, a_vehicle, hubs
 from tracking.cluster import homes as cluster_homes
+from tracking.metrics import HAND_OVERS, SUSPECT
 from tracking.nodes.messages import HandOver
 from tracking.service import Service
 
@@ -36,7 +38,7 @@ async def _is_here(service: Service, vehicle_id: str) -> bool:
     return vehicle is not None and vehicle.home is not None
 
 
-async def test_a_driver_that_moves_in_mid_commit_has_one_row_each_and_an_exact_ack(two: Hubs, database_url: str) -> None:
+async def test_row_60_a_driver_that_moves_in_mid_commit_has_one_row_each_and_an_exact_ack(two: Hubs, database_url: str) -> None:
     one, other = two
     van = await a_vehicle(one)
     async with Driver(one.url, van) as driver:
@@ -65,7 +67,7 @@ async def _moved(url: str, van: str, session: str) -> int:
         return handled
 
 
-async def test_the_newer_of_two_devices_on_two_hubs_wins(two: Hubs, database_url: str) -> None:
+async def test_row_62_the_newer_of_two_devices_on_two_hubs_wins(two: Hubs, database_url: str) -> None:
     one, other = two
     van = await a_vehicle(one)
     async with Driver(one.url, van) as older:
@@ -191,3 +193,55 @@ async def test_a_term_that_fell_sends_the_driver_away_to_come_back(two: Hubs, da
         assert driver.handled == 1
         await driver.report(fix(2))
         await driver.acknowledged(2)
+
+
+async def test_what_is_not_stored_in_time_is_sent_again_and_not_judged_again(database_url: str) -> None:
+    async with hubs(database_url, commit_interval=30.0) as two:
+        one, other = two
+        van = await a_vehicle(one)
+        # The group is not stored while the other hub waits.
+        one.service.recorder.queue.hurry = lambda: None  # type: ignore[method-assign]
+        taken_up, doubted = (counter._value.get() for counter in (HAND_OVERS.labels("taken_up"), SUSPECT.labels("jump")))
+        fixes = [fix(1), fix(2), fix(3, latitude=47.6), fix(4)]
+        async with Driver(one.url, van) as driver:
+            await driver.report(*fixes)
+            await until(lambda: len(one.service.recorder.queue.waiting) == 4, "all are taken")
+            async with Driver(other.url, van, driver.session) as again:
+                assert again.handled == 0
+                await again.report(*fixes, fix(5))
+                await until(lambda: len(other.service.recorder.queue.waiting) == 5, "all are taken")
+                other.service.recorder.queue.hurry()
+                await again.acknowledged(5)
+        vehicle = other.service.ingest_vehicles.get(van)
+        assert vehicle is not None and vehicle.newest is not None and vehicle.newest.seq == 5
+        assert HAND_OVERS.labels("taken_up")._value.get() == taken_up + 1
+        assert SUSPECT.labels("jump")._value.get() == doubted + 1
+        one.service.recorder.queue.full_group.set()
+        await one.service.recorder.flush()
+    assert [seq for seq, _ in await _stored(database_url)] == [1, 2, 3, 4, 5]
+
+
+async def test_a_stay_goes_with_the_vehicle_and_each_event_is_told_once(two: Hubs, database_url: str) -> None:
+    one, other = two
+    square = [[9.5, 47.1], [9.6, 47.1], [9.6, 47.2], [9.5, 47.2], [9.5, 47.1]]
+    async with Api(one.url) as api:
+        fleet_id = await api.fleet()
+        van = await api.vehicle(fleet_id)
+        await api.call(
+            "PUT",
+            f"/fleets/{fleet_id}/geofences/yard",
+            {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [square]}, "properties": {}},
+        )
+        for world in two:
+            assert await world.service.loader.load(fleet_id) is not None
+        places = [(one, 47.0985), (one, 47.1015), (other, 47.102), (one, 47.1015), (other, 47.0985)]
+        session = None
+        for seq, (world, latitude) in enumerate(places, 1):
+            one.clock.ahead = other.clock.ahead = seq * 30_000
+            async with Driver(world.url, van, session) as driver:
+                session = driver.session
+                await driver.report(fix(seq, latitude=latitude, longitude=9.55, fix_time=world.clock()))
+                await driver.acknowledged(seq)
+        await until(lambda: has_events(api, fleet_id, 2), "it has entered and left")
+        listed = (await api.call("GET", f"/fleets/{fleet_id}/events"))["events"]
+    assert [event["kind"] for event in listed if event["kind"] in ("enter", "exit")] == ["enter", "exit"]

@@ -16,6 +16,7 @@ from tracking.store import (
     event_lists,
     events,
     fleets,
+    homes,
     latest_positions,
     position_days,
     tracks,
@@ -79,6 +80,7 @@ async def _everywhere(store: Database, connection: Connection) -> Van:
     await Summaries(store, SetClock((DAY + 2) * DAY_MS), delay=600).work()
     kinds = (EventKind.SIGNAL_LOST, *[EventKind.IDLE] * 30)
     async with store.transaction() as writer:
+        await homes.claim(writer, [(van.number, "session")], "node")
         found = [Event(number, kind, "van", BEGIN) for number, kind in enumerate(kinds, 1)]
         await events.insert(writer, ["fleet"] * len(found), [van.number] * len(found), found)
         await writer.execute(
@@ -155,7 +157,7 @@ async def test_trust_40_no_table_has_anything_of_an_erased_vehicle(store: Databa
     had = await _tables_with(connection, van.number)
     assert had >= {
         *("vehicles", "sessions", "latest_positions", "events", "silences", "geofence_stays", "vehicle_descriptions"),
-        *("vehicle_days", "trips", "trip_spans", "trip_summaries", "changes_default"),
+        *("homes", "vehicle_days", "trips", "trip_spans", "trip_summaries", "changes_default"),
         *(f"positions_{date_of(day):%Y%m%d}" for day in (DAY, DAY - 3)),
     }
     without = {table for table in await _tables_for(connection) if not any(f"{name}_".startswith(f"{table}_") for name in had)}

@@ -46,6 +46,7 @@ async def readyz(request: Request) -> Response:
         seconds = abs(follower.clock.offset) / 1000
         side = "ahead of" if follower.clock.offset > 0 else "behind"
         degraded.append(f"the database's clock is {seconds:.0f} s {side} this host's: set the one that is wrong")
+    degraded += service.care.degraded()
     body = {"status": "unready" if reasons else "ready", "reasons": reasons, "degraded": degraded}
     return respond(body, 503 if reasons else 200)
 

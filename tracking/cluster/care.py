@@ -52,6 +52,21 @@ class Care(NamedTuple):
     store_feed: StoreFeed
     held_fleets: HeldFleets
 
+    def degraded(self) -> list[str]:
+        """For `/readyz`: what does not work now, and what to do."""
+        found = []
+        if self.cut_off.now:
+            found.append(
+                "this hub is cut off: it cannot read the change log, and another hub can. Passengers and dispatchers are sent"
+                " away, drivers are not acknowledged. Check this host's way to PostgreSQL"
+            )
+        if self.store_feed.feeding:
+            found.append(
+                "the broker is away, and other hubs run: watchers whose driver is on another hub are fed from the database,"
+                " some 2 s late. Start the NATS server, or check this host's way to it"
+            )
+        return found
+
 
 def assemble_care(
     company: Company,

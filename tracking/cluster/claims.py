@@ -1,4 +1,4 @@
-"""What a claim asks of the database. Many claims at once share one transaction: after a restart all drivers say hello at once."""
+"""What a claim asks of the database. Many share one transaction: after a restart all drivers say hello at once."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -32,6 +32,11 @@ class CutOff:
         self._peers = peers
         CUT_OFF.set(0)
 
+    @property
+    def now(self) -> bool:
+        """Whether nothing is shown now."""
+        return self._hub.cut_off
+
     async def run(self) -> None:
         while True:
             await self.check()

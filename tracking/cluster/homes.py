@@ -2,13 +2,13 @@
 
     hello -> former home asked (200 ms) -> claim: one transaction for many -> what the former home knew, or the store
 
-A home is lost in three ways. Another hub asks for it (`leaving`), the recorder's `move` finds another term, or the homes are read
-anew. Then nothing of the vehicle is taken, shown or stored here any more.
+A home is lost in three ways. Another hub asks for it (`leaving`), the recorder's `move` finds another term, or the homes are
+read anew. Then nothing of the vehicle is taken, shown or stored here any more.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Final, Protocol
 
@@ -53,11 +53,19 @@ class Waiting(Protocol):
 
 
 class Recent(Protocol):
-    """Keeps the last minute of trips under way: `live.recent`. The bytes are its own."""
+    """Keeps the last minute of trips under way: `live.recent`. Vehicles are given by their numbers."""
 
-    def of_vehicle(self, vehicle_id: str) -> bytes: ...
+    def handed_over(self, vehicle: int) -> bytes:
+        """What is kept of the vehicle, for its new home. It is forgotten here."""
+        ...
 
-    def take_up(self, vehicle_id: str, data: bytes) -> None: ...
+    def take_up(self, vehicle: int, handed_over: bytes) -> None:
+        """Continues with what the former home handed over."""
+        ...
+
+    def forget_vehicles(self, numbers: Iterable[int]) -> None:
+        """These vehicles have another home now, or drove where this hub did not see it."""
+        ...
 
 
 class Homes:
@@ -86,7 +94,10 @@ class Homes:
         self.others_registered: Callable[[], bool] = lambda: True
         """Whether another hub is registered in the database. Asked while the broker is away."""
         self.looked: float = inf
-        """The instant (ms) at which the event loop was last known to run. If it is `STOOD_STILL_MS` ago, nothing may be taken."""
+        """The instant (ms) at which the event loop was last known to run. `STOOD_STILL_MS` later nothing may be taken.
+
+        Without a broker it lies in the future for ever: no other hub may run.
+        """
         self._waiting: list[Waiting] = []
         self._reading: asyncio.Task[None] | None = None
         self._read_at = -inf
@@ -193,11 +204,13 @@ class Homes:
             for event in told.events:
                 self._monitor.events.add(Emitted(live.feed, told.fleet_id, live, vehicle.number, event))
         if self.recent is not None and told.recent:
-            self.recent.take_up(vehicle.vehicle_id, told.recent)
+            self.recent.take_up(vehicle.number, told.recent)
 
     def _go_on_from(self, vehicle: IngestVehicle, known: Known) -> None:
         if known.last is not None:
             vehicle.go_on_from(known.last)
+        if self.recent is not None:
+            self.recent.forget_vehicles((vehicle.number,))
         live = self._hub.fleets.vehicles.get(vehicle.vehicle_id)
         if live is None:
             return
@@ -226,6 +239,8 @@ class Homes:
             driver.close(code)
         self._ingest_vehicles.forget(vehicle.vehicle_id)
         self._forget({vehicle.number})
+        if self.recent is not None:
+            self.recent.forget_vehicles((vehicle.number,))
         live = self._hub.fleets.vehicles.get(vehicle.vehicle_id)
         if live is not None:
             self._monitor.events.take_back(live)

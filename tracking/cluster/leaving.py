@@ -93,7 +93,12 @@ class Leaving:
             live,
             self._monitor.states.get(live) if live is not None else None,
             self._monitor.events.take_back(live) if live is not None else [],
-            recent.of_vehicle(vehicle.vehicle_id) if recent is not None else b"",
+            recent.handed_over(vehicle.number) if recent is not None else b"",
         )
-        state = hand_over.encode(hand_over.state_of(vehicle, (*queue.group, *queue.waiting), known, self._clock()))
-        return state if len(state) <= MOST_BYTES else b""
+        state = hand_over.state_of(vehicle, (*queue.group, *queue.waiting), known, self._clock())
+        for _ in range(2):
+            data = hand_over.encode(state)
+            if len(data) <= MOST_BYTES:
+                return data
+            state.recent = b""
+        return b""

@@ -71,6 +71,11 @@ RAISE_SECONDS = 3_600.0
 _GONE = "the store went back behind what this hub saw committed: all is read anew"
 
 
+HELD_SECONDS = 60.0
+HELD_BY_A_HUB_SECONDS = 5.0
+"""`held` of pools whose transactions lock what other hubs need. A hub that stands still must not make them wait."""
+
+
 class Database:
     """A lazy pool. It can be made without a server, and survives restarts of the server.
 
@@ -80,9 +85,18 @@ class Database:
     """
 
     def __init__(
-        self, url: str, *, timeout: float = 10.0, size: int = 10, tidy: bool = True, marks: Marks | None = None
+        self,
+        url: str,
+        *,
+        timeout: float = 10.0,
+        size: int = 10,
+        tidy: bool = True,
+        marks: Marks | None = None,
+        held: float = HELD_SECONDS,
     ) -> None:
         """Without `tidy`, a connection is returned as it is. This is for frequent users that leave nothing behind in it.
+
+        After `held` (s) PostgreSQL ends a transaction whose client does nothing, with the locks that it holds.
 
         `marks` are shared by all pools of a hub.
         """
@@ -94,6 +108,7 @@ class Database:
         self._reset = None if tidy else _leave
         self._timeout = timeout
         self._size = size
+        self._held = held
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def open(self) -> None:
@@ -108,7 +123,7 @@ class Database:
             server_settings={
                 "application_name": "tracking",
                 # A client that stops reading a download must not hold a snapshot open for ever.
-                "idle_in_transaction_session_timeout": "60s",
+                "idle_in_transaction_session_timeout": f"{self._held:g}s",
             },
         )
 

@@ -1,10 +1,15 @@
 """The UTC days that have a partition of `positions`: what became of each, and how one is removed."""
 
+import logging
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+import asyncpg
+
 from tracking.store.days import date_of, day_of
 from tracking.store.pool import Connection
+
+logger = logging.getLogger(__name__)
 
 DETACH_SECONDS = 5.0
 """How long a partition waits for readers of positions before it is detached. Meanwhile no partition can be made."""
@@ -67,17 +72,20 @@ async def note_settled_to(connection: Connection, day: int, vehicle: int) -> Non
 
 
 async def drop(connection: Connection, partition: PositionDay) -> None:
-    """Removes a day's positions. Must not be in a transaction.
+    """Removes a day's positions. Must not be in a transaction. Another hub may do the same at once.
 
     Raises `TimeoutError` if somebody reads positions for long. Half of the work is then done, and the next call does the rest.
     """
     name = date_of(partition.day).strftime(_NAME)
     # Dropping an attached partition locks all positions. That lock waits for every download, and the recorder waits for it.
-    if partition.detaching:
-        await connection.execute(f"ALTER TABLE positions DETACH PARTITION {name} FINALIZE", timeout=DETACH_SECONDS)
-    elif partition.attached:
-        await connection.execute(f"ALTER TABLE positions DETACH PARTITION {name} CONCURRENTLY", timeout=DETACH_SECONDS)
-    await connection.execute(f"DROP TABLE {name}")
+    try:
+        if partition.detaching:
+            await connection.execute(f"ALTER TABLE positions DETACH PARTITION {name} FINALIZE", timeout=DETACH_SECONDS)
+        elif partition.attached:
+            await connection.execute(f"ALTER TABLE positions DETACH PARTITION {name} CONCURRENTLY", timeout=DETACH_SECONDS)
+        await connection.execute(f"DROP TABLE {name}")
+    except (asyncpg.UndefinedTableError, asyncpg.ObjectNotInPrerequisiteStateError, asyncpg.WrongObjectTypeError) as error:
+        logger.info("another hub removes the positions of %s: %s", date_of(partition.day), error)
 
 
 async def horizon(connection: Connection) -> int | None:

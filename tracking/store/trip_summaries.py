@@ -20,6 +20,10 @@ VERTICES_AT_ONCE = 20_000
 """Vertices of a line that are held at once: half a megabyte."""
 
 
+_COMPACTING = 0x7472_6970
+"""The class of the advisory locks of trips that are compacted: "trip"."""
+
+
 class TripSummary(NamedTuple):
     """Metres and m/s.
 
@@ -35,6 +39,7 @@ class TripSummary(NamedTuple):
 
 async def compact_trip(connection: Connection, trip: int, now: int) -> None:
     """Makes the summary and line of a trip anew. Notes that it is compacted, if it is over. Needs an open transaction."""
+    await _take_turns(connection, [trip])
     # An erasure locks the vehicle first. Positions must not be read before the erasure and written after it.
     locked = await connection.fetch(
         """
@@ -80,6 +85,17 @@ async def compact_trip(connection: Connection, trip: int, now: int) -> None:
     )
 
 
+async def _take_turns(connection: Connection, trips: Sequence[int]) -> None:
+    """Waits until no other hub compacts one of the trips, and lets none begin until the transaction ends.
+
+    Otherwise a hub that has read the positions before a late fix could write the older summary after the newer one, or note
+    the trip as compacted after another hub has asked for it to be compacted anew.
+    """
+    await connection.execute(
+        "SELECT pg_advisory_xact_lock($1, trip) FROM (SELECT unnest($2::int[]) AS trip ORDER BY 1) AS t", _COMPACTING, trips
+    )
+
+
 async def trips_to_compact(connection: Connection, ended_before: int, but: Sequence[int], limit: int) -> list[int]:
     """Trips that ended before the instant and wait for their summaries, oldest first, without those in `but`."""
     rows = await connection.fetch(
@@ -111,7 +127,8 @@ async def trips_of_day(connection: Connection, day: int) -> list[int]:
 
 
 async def uncompact(connection: Connection, trips: Sequence[int]) -> None:
-    """Has those of the trips compacted anew that are compacted."""
+    """Has those of the trips compacted anew that are compacted. Needs an open transaction."""
+    await _take_turns(connection, trips)
     await connection.execute("UPDATE trips SET compacted = false WHERE trip = ANY($1::int[]) AND compacted", trips)
 
 

@@ -11,6 +11,10 @@ from tracking.store.days import bounds, date_of
 from tracking.store.pool import Connection
 
 
+_SUMMING_UP = 0x6461_7973
+"""The class of the advisory locks of vehicles whose days are summed up: "days"."""
+
+
 class VehicleDay(NamedTuple):
     """A UTC day of a vehicle, summed up from its plausible fixes. Metres, seconds, m/s."""
 
@@ -32,6 +36,8 @@ async def sum_up_day(connection: Connection, vehicle: int, day: int, now: int) -
     # An erasure locks the vehicle first. A vehicle that was removed has no days.
     if await connection.fetchval("SELECT vehicle FROM vehicles WHERE vehicle = $1 FOR KEY SHARE", vehicle) is None:
         return
+    # Another hub may sum it up too. The one that reads later must write later.
+    await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", _SUMMING_UP, vehicle)
     await connection.execute(
         f"""
         INSERT INTO vehicle_days (vehicle, day, built_at, {_DAY_COLUMNS})
