@@ -25,10 +25,10 @@ from tracking.nodes.messages import MAX_BYTES
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3.0
-WAIT_SECONDS = 0.25
+WAIT_SECONDS = 0.1
 """Between two attempts to connect; up to twice as long, so that hubs do not come all at once."""
-LONGEST_WAIT = 2.0
-PING_SECONDS = 1.0
+LONGEST_WAIT = 0.5
+PING_SECONDS = 1
 PINGS = 2
 """Unanswered pings after which a connection is given up."""
 LOOK_SECONDS = 0.25
@@ -176,7 +176,7 @@ class _Client(Client):
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
             connect_timeout=2,
-            ping_interval=1,
+            ping_interval=PING_SECONDS,
             max_outstanding_pings=PINGS,
             no_echo=True,
             # No buffer for times without a connection: what is in it would come late, and in another life.

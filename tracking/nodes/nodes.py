@@ -32,7 +32,9 @@ N = TypeVar("N", bound=Notice)
 
 FLUSH_SECONDS = 0.025
 """How long a position may wait for others."""
-CHECKS_A_SECOND = 4
+CHECK_SECONDS = 0.25
+"""Between two looks for dead peers."""
+CHECKS_A_BEAT = 4
 SETTLE_SECONDS = 0.2
 """After a beat, how long the packets that were sent before it may take to be read."""
 FULL_BYTES = 2**20
@@ -247,9 +249,9 @@ class Nodes:
         for count in itertools.count():
             for node in self._known.dead(self._now()):
                 self._went(node, "sent no beat for 3 s")
-            if count % CHECKS_A_SECOND == 0:
+            if count % CHECKS_A_BEAT == 0:
                 self._beat_soon()
-            await asyncio.sleep(1 / CHECKS_A_SECOND)
+            await asyncio.sleep(CHECK_SECONDS)
 
     def _beat_soon(self) -> None:
         self._beat_due = True
