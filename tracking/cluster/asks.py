@@ -50,6 +50,11 @@ class Asks:
         self._nodes = nodes
         self._open: dict[int, Ask] = {}
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an answer is expected."""
+        return bool(self._open)
+
     def begin(self, trip_id: str, since: int, peers: Iterable[str], *, fills: bool = False) -> Ask:
         """Notes a question. The caller sends it with this number."""
         self._expire()

@@ -217,6 +217,7 @@ class TripsAcrossHubs:
         """Shows a live position that another hub accepted. The trip shows its vehicle."""
         if position.vehicle_id == feed.vehicle_id and position.fix_time > feed.newest:
             self.unstored.keep(position)
+            feed.newest_elsewhere = position.fix_time
             feed.publish_position(position)
         elif (position.vehicle_id, position.fix_time) not in self._known(feed.trip.trip_id):
             # It belongs to the line, but it is older than the marker, or of another vehicle than the trip has now.
@@ -231,6 +232,7 @@ class TripsAcrossHubs:
         positions = [one for one in self.unstored.of(trip.trip_id).positions if one.vehicle_id == feed.vehicle_id]
         newest = max((one for one in positions if one.live), key=lambda one: one.fix_time, default=None)
         if newest is not None and newest.fix_time > feed.newest:
+            feed.newest_elsewhere = newest.fix_time
             feed.publish_position(newest)
         if len(positions) > 1 or trip.trip_id in self._unshown:
             self._unshown.discard(trip.trip_id)
@@ -260,6 +262,7 @@ class TripsAcrossHubs:
         """Shows those that are newer than what is shown, in order. The part of the line that has the others is sent again."""
         for position in sorted(positions, key=lambda one: one.fix_time):
             if position.live and position.vehicle_id == feed.vehicle_id and position.fix_time > feed.newest:
+                feed.newest_elsewhere = position.fix_time
                 feed.publish_position(position)
             elif position.vehicle_id != feed.vehicle_id or position.fix_time != feed.newest:
                 self._revisions.late_one(position)

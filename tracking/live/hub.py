@@ -164,7 +164,8 @@ class Hub:
         if position.trip_id is not None:
             feed = self.feeds.get(position.trip_id)
             if feed is not None and feed.showing:
-                if position.vehicle_id == feed.vehicle_id and position.fix_time > feed.newest:
+                fix_time = position.fix_time
+                if position.vehicle_id == feed.vehicle_id and fix_time >= feed.newest and fix_time != feed.newest_elsewhere:
                     feed.publish_position(position)
                 else:
                     self.on_former(position)

@@ -49,6 +49,7 @@ class TripFeed:
         "epoch",
         "line",
         "newest",
+        "newest_elsewhere",
         "offset",
         "queues",
         "showing",
@@ -75,6 +76,8 @@ class TripFeed:
         """`(vehicle_id, fix_time)` of positions that turned out not to belong to the trip."""
         self.newest = 0
         """The fix time of the newest position of the vehicle that the trip has now, in updates or snapshots."""
+        self.newest_elsewhere = 0
+        """The same of the last position that another hub accepted. It may come again from a driver that has moved here."""
         self.epoch = secrets.token_urlsafe(9)
         self.offset = 0
         self.queues: set[ReaderQueue] = set()

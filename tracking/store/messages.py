@@ -96,7 +96,7 @@ async def posted_since(
     rows = await connection.fetch(
         """
         SELECT w.trip, w.since, m.message, t.trip_id, m.sender, m.text, m.server_time
-        FROM unnest($1::int[], $2::bigint[]) AS w (trip, since)
+        FROM unnest($1::int[], $2::timestamptz[]) AS w (trip, since)
         JOIN trips t USING (trip)
         CROSS JOIN LATERAL (
             SELECT * FROM messages m WHERE m.trip = w.trip AND m.server_time >= w.since ORDER BY m.message DESC LIMIT $3

@@ -3,6 +3,9 @@ import { Track } from "./track.js";
 
 /** @typedef {import("../shared/messages.js").PassengerMessage} PassengerMessage */
 
+/** Messages that are remembered. A snapshot brings at most as many. */
+const REMEMBERED = 100;
+
 /**
  * The result of a message. `applied`: the state changed. `ignored`: a repeat, or a message without state. `gap`: updates are
  * missing, and the feed needs a snapshot.
@@ -23,15 +26,28 @@ export class Feed {
   /** @type {import("../shared/messages.js").Progress | null} */
   progress = null;
 
+  /**
+   * Messages of the last snapshot that were not received before.
+   * @type {import("../shared/messages.js").PastMessage[]}
+   */
+  missedMessages = [];
+
   /** @type {{epoch: string, offset: number} | null} */
   #cursor = null;
+
+  /** The newest `server_time` of a position or a message. Ticks do not count: something may be on its way. */
+  #since = 0;
+
+  /** The last messages, so that none is shown twice. @type {string[]} */
+  #messages = [];
 
   /** Whether this connection has said where it continues. An offset has no meaning before that. */
   #synced = false;
 
   /** The point to resume from, or null if a snapshot is needed. */
   get cursor() {
-    return this.#cursor ? { ...this.#cursor } : null;
+    if (!this.#cursor) return null;
+    return this.#since ? { ...this.#cursor, since: this.#since } : { ...this.#cursor };
   }
 
   /** A new connection begins. */
@@ -53,7 +69,9 @@ export class Feed {
   receive(message, localTime) {
     switch (message.type) {
       case "snapshot":
-        this.#replace(message);
+        if (message.since !== undefined && this.trip) this.#continue(message);
+        else this.#replace(message);
+        this.missedMessages = (message.messages ?? []).filter((one) => this.#isNew(one));
         this.clock.hear(message.server_time, localTime);
         return "applied";
       case "resumed":
@@ -79,6 +97,7 @@ export class Feed {
     switch (message.type) {
       case "position":
         this.track.add([message.longitude, message.latitude, message.fix_time]);
+        this.#hear(message.server_time);
         if (this.position && message.fix_time <= this.position.fix_time) return "ignored";
         this.position = message;
         return "applied";
@@ -92,9 +111,36 @@ export class Feed {
         this.track.revise(message.from, message.to, message.track, message.segments);
         return "applied";
       case "message":
-        return "applied";
+        return this.#isNew(message) ? "applied" : "ignored";
     }
     return "ignored";
+  }
+
+  /** @param {number} serverTime */
+  #hear(serverTime) {
+    this.#since = Math.max(this.#since, serverTime);
+  }
+
+  /** Whether a message is new. @param {import("../shared/messages.js").PastMessage} message */
+  #isNew({ from, server_time, text }) {
+    const key = JSON.stringify([from, server_time, text]);
+    this.#hear(server_time);
+    if (this.#messages.includes(key)) return false;
+    this.#messages = [...this.#messages.slice(1 - REMEMBERED), key];
+    return true;
+  }
+
+  /** Takes a snapshot whose track adds to the line. @param {import("../shared/messages.js").Snapshot} message */
+  #continue({ epoch, offset, trip, position, progress, track, segments }) {
+    this.#cursor = { epoch, offset };
+    this.#synced = true;
+    this.#take(trip);
+    this.track.merge(track, segments);
+    if (progress) this.progress = progress;
+    if (!position) return;
+    this.#hear(position.server_time);
+    this.track.add([position.longitude, position.latitude, position.fix_time]);
+    if (!this.position || position.fix_time > this.position.fix_time) this.position = position;
   }
 
   /** @param {import("../shared/messages.js").Snapshot} message */
@@ -107,6 +153,8 @@ export class Feed {
     this.track.replace(track, segments);
     // A position is shown before its commit. The line of a snapshot has only committed positions.
     if (position) this.track.add([position.longitude, position.latitude, position.fix_time]);
+    // It is another state than before, which may be older.
+    this.#since = position?.server_time ?? 0;
   }
 
   /** Takes a trip. If its vehicle changed, the old position is dropped. @param {import("../shared/messages.js").Trip} trip */

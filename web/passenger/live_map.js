@@ -48,6 +48,12 @@ export class LiveMap {
     else this.shown = null;
   }
 
+  /** Moves the car on after a snapshot that adds to what is shown. It never goes back. */
+  continue() {
+    if (this.#feed.position) this.takePosition(this.#feed.position);
+    else this.forgetCar();
+  }
+
   /** @param {import("../shared/messages.js").Position} position */
   takePosition(position) {
     this.#motion.push(position, performance.now());

@@ -84,7 +84,9 @@ export class PassengerPage {
     switch (message.type) {
       case "snapshot":
         this.#showLive();
-        this.#map.takeSnapshot();
+        if (message.since === undefined) this.#map.takeSnapshot();
+        else this.#map.continue();
+        for (const missed of this.#feed.missedMessages) this.#notices.addMessage(missed);
         break;
       case "resumed":
         this.#showLive();

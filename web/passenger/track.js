@@ -55,6 +55,20 @@ export class Track {
   }
 
   /**
+   * Adds points to the lines, each in the order of time. A point whose instant is known already is ignored.
+   * @param {readonly TrackPoint[]} points
+   * @param {readonly Segment[]} [segments] as above
+   */
+  merge(points, segments) {
+    for (const [vehicle, more] of this.#apart(points, segments)) {
+      const line = this.#lines.get(vehicle) ?? [];
+      const known = new Set(line.map(([, , time]) => time));
+      this.#lines.set(vehicle, tidy([...line, ...more.filter((point) => isTrackPoint(point) && !known.has(point[2]))]));
+    }
+    this.revision += 1;
+  }
+
+  /**
    * Adds a point in the order of time. A point whose instant is known already is ignored.
    * @param {TrackPoint} point
    */

@@ -15,10 +15,15 @@ import { endingOf, isBusy } from "./close_codes.js";
  */
 
 /**
+ * Where a feed stands: its epoch and offset, and the newest `server_time` of what it has, for a hub that does not know the epoch.
+ * @typedef {{epoch: string, offset: number, since?: number}} Cursor
+ */
+
+/**
  * @typedef {object} Options
  * @property {string} url without the cursor
  * @property {string} token goes into the subprotocol, and nowhere else
- * @property {() => {epoch: string, offset: number} | null} cursor where to resume
+ * @property {() => Cursor | null} cursor where to resume
  * @property {() => void} onOpen a new connection is open, and no message has arrived
  * @property {(frame: unknown) => void} onFrame
  * @property {(state: ConnectionState, ending: Ending | null) => void} onState
@@ -198,6 +203,7 @@ export class Connection {
   #url() {
     const cursor = this.#options.cursor();
     if (!cursor) return this.#options.url;
-    return `${this.#options.url}?epoch=${encodeURIComponent(cursor.epoch)}&offset=${cursor.offset}`;
+    const since = cursor.since === undefined ? "" : `&since=${cursor.since}`;
+    return `${this.#options.url}?epoch=${encodeURIComponent(cursor.epoch)}&offset=${cursor.offset}${since}`;
   }
 }

@@ -106,8 +106,13 @@ import { fromHub } from "./text.js";
  */
 
 /**
+ * A message that was posted while the page was not connected.
+ * @typedef {{text: string, from: string, server_time: number}} PastMessage
+ */
+
+/**
  * To a passenger's page; what has an offset is numbered.
- * @typedef {{type: "snapshot", epoch: string, offset: number, server_time: number, trip: Trip, position?: Position, track: TrackPoint[], segments?: Segment[], progress?: Progress}} Snapshot
+ * @typedef {{type: "snapshot", epoch: string, offset: number, server_time: number, trip: Trip, position?: Position, track: TrackPoint[], segments?: Segment[], progress?: Progress, since?: number, messages?: PastMessage[]}} Snapshot with `since`, the track only adds to the line
  * @typedef {{type: "resumed", epoch: string, offset: number}} Resumed
  * @typedef {{type: "position", offset: number} & Position} PositionUpdate
  * @typedef {{type: "trip", offset: number, trip: Trip}} TripUpdate
@@ -142,6 +147,7 @@ const isObject = (/** @type {unknown} */ value) => typeof value === "object" && 
 const isPoint = (/** @type {any} */ value) => isObject(value) && isNumber(value.latitude) && isNumber(value.longitude);
 const isPosition = (/** @type {any} */ value) => isPoint(value) && isNumber(value.fix_time) && isNumber(value.server_time);
 const isTrip = (/** @type {any} */ value) => isObject(value) && isText(value.status) && isPoint(value.pickup) && isPoint(value.dropoff);
+const isMessage = (/** @type {any} */ value) => isObject(value) && isText(value.text) && isNumber(value.server_time);
 const isListOrAbsent = (/** @type {unknown} */ value) => value === undefined || Array.isArray(value);
 const areSegments = (/** @type {any} */ value) => value === undefined || (Array.isArray(value) && value.every((segment) => Array.isArray(segment) && isNumber(segment[0])));
 
@@ -165,6 +171,8 @@ const FOR_PASSENGER = {
     isTrip(m.trip) &&
     Array.isArray(m.track) &&
     areSegments(m.segments) &&
+    (m.since === undefined || isNumber(m.since)) &&
+    (m.messages === undefined || (Array.isArray(m.messages) && m.messages.every(isMessage))) &&
     (m.position === undefined || isPosition(m.position)),
   resumed: (m) => isText(m.epoch) && isNumber(m.offset),
   position: (m) => isNumber(m.offset) && isPosition(m),

@@ -216,8 +216,68 @@ test("through breaks, restarts, lost and repeated frames the page ends with the 
     }
     connect();
     assert.deepEqual(feed.track.points, hub.track, `seed ${seed}`);
-    assert.deepEqual(feed.cursor, { epoch: hub.epoch, offset: hub.offset });
+    assert.deepEqual([feed.cursor?.epoch, feed.cursor?.offset], [hub.epoch, hub.offset]);
     assert.equal(feed.trip?.status, hub.status);
     assert.equal(feed.position?.fix_time, hub.last?.fix_time);
+  }
+});
+
+test("`since` is the newest time of what was received, and ticks don't count", () => {
+  const { feed } = feedOf([snapshot(4, "e", { position: position(4) })]);
+  assert.deepEqual(feed.cursor, { epoch: "e", offset: 4, since: 4_050 });
+  feedOf([position(5), { type: "tick", server_time: 99_000 }], feed);
+  assert.equal(feed.cursor?.since, 5_050);
+  feedOf([{ type: "message", offset: 6, text: "hello", from: "driver", server_time: 7_000 }], feed);
+  assert.equal(feed.cursor?.since, 7_000);
+  // Another state, which may be older.
+  feedOf([snapshot(2, "f")], feed);
+  assert.deepEqual(feed.cursor, { epoch: "f", offset: 2 });
+  feed.forget();
+  assert.equal(feed.cursor, null);
+});
+
+test("a snapshot with `since` adds to the line, keeps the marker, and brings each message once", () => {
+  const hello = { type: "message", offset: 6, text: "hello", from: "driver", server_time: 5_500 };
+  const { feed } = feedOf([snapshot(4, "e", { track: [[9, 47, 1]], position: position(4) }), position(5), hello]);
+  feed.begin();
+  const missed = { text: "here", from: "driver", server_time: 6_000 };
+  const more = { since: 5_500, position: position(4), messages: [hello, missed], track: [[9.6, 47, 4_000], [9.7, 47, 4_500]], segments: [[0, ""]] };
+  feedOf([snapshot(1, "f", more)], feed);
+  assert.equal(feed.position?.fix_time, 5_000);
+  assert.deepEqual(feed.track.points.map(([longitude, , time]) => [longitude, time]), [[9, 1], [9.5, 4_000], [9.7, 4_500], [9.5, 5_000]]);
+  assert.deepEqual(feed.missedMessages.map(({ text }) => text), ["here"]);
+  assert.deepEqual(feed.cursor, { epoch: "f", offset: 1, since: 6_000 });
+  assert.deepEqual(feedOf([{ ...position(7), offset: 2 }], feed).outcomes, ["applied"]);
+  // The part of another vehicle is its own line, and a page without a state takes all of it.
+  feed.begin();
+  feedOf([snapshot(3, "g", { since: 7_050, track: [[9.8, 47, 100]], segments: [[0, "former"]] })], feed);
+  assert.deepEqual(feed.track.former, [[[9.8, 47, 100]]]);
+  const fresh = feedOf([snapshot(3, "g", more)]).feed;
+  assert.deepEqual(fresh.track.points.map(([, , time]) => time), [4_000, 4_500]);
+});
+
+test("snapshots that overlap make the same line, wherever the page was cut off", () => {
+  for (let seed = 1; seed <= 100; seed += 1) {
+    const { integer, chance } = seeded(seed);
+    /** @type {[number, number, number][]} */
+    const line = [];
+    const feed = new Feed();
+    feedOf([snapshot(0, "e0")], feed);
+    let offset = 0;
+    for (let step = 1; step <= 60; step += 1) {
+      const time = step * 1_000;
+      line.push([9.5, 47.1, time]);
+      if (chance(0.6)) feedOf([position((offset += 1), time)], feed);
+      else {
+        const since = feed.cursor?.since;
+        const track = line.filter(([, , at]) => since === undefined || at + 50 >= since - integer(0, 5) * 1_000);
+        const newest = { ...position(0, time), offset: undefined };
+        offset = integer(0, 9);
+        feed.begin();
+        feedOf([snapshot(offset, `e${step}`, { track, position: newest, ...(since === undefined ? {} : { since, messages: [] }) })], feed);
+      }
+      assert.equal(feed.position?.fix_time, time);
+      assert.deepEqual(feed.track.points, line, `seed ${seed}`);
+    }
   }
 });

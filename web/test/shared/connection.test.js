@@ -37,8 +37,12 @@ test("after a break it resumes where the feed stood", () => {
   turn(1_000);
   assert.equal(sockets.length, 2);
   assert.equal(last().url, "ws://hub/v1/trips/t/live?epoch=a%2Fb&offset=7");
+  seen.cursor = { epoch: "a", offset: 7, since: 1_234 };
+  last().onclose({ code: 1006 });
+  turn(2_000);
+  assert.equal(last().url, "ws://hub/v1/trips/t/live?epoch=a&offset=7&since=1234");
   assert.deepEqual(seen.frames, ["one"]);
-  assert.deepEqual(seen.states, ["connecting", "open", "waiting", "connecting"]);
+  assert.deepEqual(seen.states, ["connecting", "open", "waiting", "connecting", "waiting", "connecting"]);
 });
 
 test("each failure waits longer, up to a limit, and a steady line starts afresh", () => {

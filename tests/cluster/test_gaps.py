@@ -1,0 +1,93 @@
+"""What is lost between hubs is asked for again, and the line is whole in the end."""
+
+from tests.cluster.hubs import cluster, drive, is_whole, until, watching
+from tests.ingest.direct import nothing_is_stored
+from tests.support.clients import Driver
+from tracking.cluster import gaps
+
+
+async def test_trust_63_watchers_end_up_whole_though_every_third_packet_is_lost(database_url: str) -> None:
+    async with cluster(database_url, 2) as hubs:
+        here, there = hubs.hubs
+        vehicle_id, trip_id = await hubs.api.under_way()
+        async with Driver(here.url, vehicle_id) as driver, watching(there.url, trip_id) as watcher:
+            here.backplane.drops = there.backplane.drops = lambda number: number % 3 == 0
+            for seq in range(1, 31):
+                await driver.report(drive(seq))
+                await driver.acknowledged(seq)
+            late = {**drive(31), "fix_time": drive(10)["fix_time"] + 500, "latitude": drive(10)["latitude"]}
+            await driver.report(late)
+            await driver.acknowledged(31)
+            assert here.backplane.sent > 3
+            await until(lambda: watcher.positions[-1:] == [drive(30)["fix_time"]], "the newest")
+            await until(is_whole(hubs, watcher, trip_id), "the line is as stored")
+            assert watcher.breaks == []
+
+
+async def test_what_was_missed_and_waits_for_its_commit_is_shown_and_the_rest_is_read_from_the_store(database_url: str) -> None:
+    async with cluster(database_url, 2) as hubs:
+        here, there = hubs.hubs
+        vehicle_id, trip_id = await hubs.api.under_way()
+        async with Driver(here.url, vehicle_id) as driver, watching(there.url, trip_id) as watcher:
+            await driver.report(drive(1))
+            await until(lambda: len(watcher.positions) == 1, "the first")
+            here.backplane.drops = lambda _: True
+            await driver.report(drive(2), drive(3))
+            await driver.acknowledged(3)
+            # What came so long ago is in no hub's memory.
+            here.trips.recent.forget_trip(trip_id)
+            async with nothing_is_stored(database_url):
+                await driver.report(drive(4))
+                await until(lambda: bool(here.service.recorder.queue.pending(trip_id)), "one waits for its commit")
+                here.backplane.drops = lambda _: False
+                await until(lambda: watcher.positions[-1:] == [drive(4)["fix_time"]], "the newest")
+                await until(lambda: len(watcher.line.points) == 4, "the line has what was missed")
+            await driver.acknowledged(4)
+            await until(is_whole(hubs, watcher, trip_id), "the line is as stored")
+            assert watcher.breaks == []
+
+
+async def test_a_hub_that_dies_leaves_nothing_missing_and_its_wants_count_no_more(database_url: str) -> None:
+    async with cluster(database_url, 3) as hubs:
+        here, there, third = hubs.hubs
+        vehicle_id, trip_id = await hubs.api.under_way()
+        async with Driver(third.url, vehicle_id) as driver, watching(there.url, trip_id) as watcher:
+            await driver.report(drive(1))
+            await until(lambda: len(watcher.positions) == 1, "the first")
+            third.backplane.drops = lambda _: True
+            await driver.report(drive(2), drive(3))
+            await driver.acknowledged(3)
+            there.trips.gone(third.name)
+            await until(is_whole(hubs, watcher, trip_id), "the line is as stored")
+            third.trips.gone(there.name)
+            settings = third.service.settings
+            await asked_for(driver, settings.interval_watched)
+            await asked_for(driver, settings.interval_trip)
+            third.backplane.drops = lambda _: False
+            # It was not dead.
+            third.trips.missed(there.name)
+            there.trips.missed(third.name)
+            await asked_for(driver, settings.interval_watched)
+            await driver.report(drive(4))
+            await until(lambda: watcher.positions[-1:] == [drive(4)["fix_time"]], "the newest")
+            await until(is_whole(hubs, watcher, trip_id), "the line is as stored")
+            assert watcher.breaks == []
+
+
+async def asked_for(driver: Driver, interval: float) -> None:
+    """Waits until the driver is asked for this interval."""
+    while (await driver.expect("interval"))["interval"] != interval:
+        pass
+
+
+async def test_a_peer_is_asked_again_at_most_once_a_second(database_url: str) -> None:
+    async with cluster(database_url, 2) as hubs:
+        _, there = hubs.hubs
+        peer = next(iter(there.service.nodes.peers))
+        told = []
+        there.trips._gaps._interest.tell_again = lambda *wants: told.append(wants)  # type: ignore[method-assign]
+        there.trips._gaps._asked_at.clear()
+        for _ in range(100):
+            there.trips.missed(peer)
+        assert len(told) == 1
+        assert gaps.AGAIN_SECONDS >= 1
