@@ -189,6 +189,9 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
     "--vehicles", type=click.IntRange(1000), default=100_000, show_default=True, help="Those of `nearest` and `start`."
 )
 @click.option(
+    "--hubs", "hub_counts", default="1,2,4", show_default=True, help="Numbers of hubs that `hubs` compares, comma-separated."
+)
+@click.option(
     "--positions",
     type=click.IntRange(5000),
     default=20_000_000,
@@ -226,6 +229,7 @@ def bench(
     clients: int,
     fleet: str,
     vehicles: int,
+    hub_counts: str,
     positions: int,
     seconds: float | None,
     settle_seconds: float,
@@ -251,7 +255,8 @@ def bench(
     }
     # Imported here, because the drivers' apps do not need it.
     chosen = [(shape, counts[shape]) for shape in shapes or BENCH_SHAPES]
-    conditions = import_module("driver_sim.bench.environment").Conditions(settle_seconds)
+    compared = tuple(int(count) for count in hub_counts.split(","))
+    conditions = import_module("driver_sim.bench.environment").Conditions(settle_seconds, hubs=compared)
     import_module("driver_sim.bench.run").run(chosen, seconds, path, conditions)
 
 

@@ -22,7 +22,7 @@ SUMMED = {"sent", "lost", "again", "stored_twice", "not_acknowledged", "not_deli
 SAME = {"hubs", "drivers", "passengers"}
 SENT = 'tracking_node_positions_total{direction="out"}'
 """The metric: positions that a hub has sent to others."""
-JOINS = "tracking_trip_joins_total"
+JOINS = "tracking_joins_total"
 """The metric: how passengers were served when they came."""
 
 
@@ -38,8 +38,9 @@ async def hubs(environment: Environment, count: int, seconds: float) -> list[Res
         found.setdefault(number, []).append(
             {
                 "hubs": number,
-                **await _crossing(environment, count, seconds),
+                # Before: a feed goes on for a while after its last reader, who may come back.
                 **await _unwatched(environment, count, min(seconds, UNWATCHED_SECONDS)),
+                **await _crossing(environment, count, seconds),
             }
         )
     results = [_joined(parts) for parts in found.values()]

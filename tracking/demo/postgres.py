@@ -53,7 +53,7 @@ LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "",
     "port": str(PORT),
-    "max_connections": "120",
+    "max_connections": "120",  # a hub opens up to 20
     "shared_buffers": "128MB",
     "fsync": "on",
     "synchronous_commit": "on",
