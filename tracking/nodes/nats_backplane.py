@@ -202,8 +202,7 @@ class _Client(Client):
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.close()
-                return
-        # Closing waits for a server that reads nothing. The library has no way to end that.
+        # The library closes a lost connection only when the server has read what waits, and has no way to end that.
         transport: Any = self._transport
         with contextlib.suppress(AttributeError):
             transport._io_writer.transport.abort()
