@@ -37,7 +37,7 @@ async def met(a: Station, b: Station) -> None:
 
 
 async def test_hubs_meet_tell_and_part() -> None:
-    a, b, _ = two()
+    a, b, _ = two(Clock())  # by which nobody dies of silence
     async with running(a, b):
         await met(a, b)
         assert a.nodes.peers["b"].name == "hub b"
