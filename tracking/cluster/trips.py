@@ -55,7 +55,7 @@ class TripsAcrossHubs:
         self.answers = Answers(hub, unstored.queue, ingest_vehicles, self.recent)
         self._gaps = Gaps(nodes, self.interest, self.asks, clock)
         self._asked: dict[str, Ask] = {}
-        """What was asked when the feed of a trip began."""
+        """What was asked last about a trip that is wanted."""
         self._joining: dict[str, int] = {}
         """Readers that ask about a trip before it has a feed."""
         self._sources: dict[str, str] = {}
@@ -143,14 +143,13 @@ class TripsAcrossHubs:
 
     def begun(self, feed: TripFeed) -> None:
         trip_id = feed.trip.trip_id
-        if trip_id in self.interest.ours:
+        if trip_id in self._asked:
             # A reader has asked already.
             self.interest.set_watched(trip_id, bool(feed.queues), feed.vehicle_id)
         else:
-            self._asked[trip_id] = self.ask(trip_id, 0, feed.vehicle_id)
+            self.ask(trip_id, 0, feed.vehicle_id)
 
     def ended(self, trip_id: str) -> None:
-        self._asked.pop(trip_id, None)
         if trip_id not in self._joining:
             self._unwant(trip_id)
 
@@ -160,7 +159,7 @@ class TripsAcrossHubs:
 
     def ask(self, trip_id: str, since: int, vehicle_id: str = "") -> Ask:
         """Wants the trip from now on, and asks all peers for what they have of it. `since` as in `Want`."""
-        ask = self.asks.begin(trip_id, since, self.nodes.peers)
+        ask = self._asked[trip_id] = self.asks.begin(trip_id, since, self.nodes.peers)
         known = self.interest.ours.get(trip_id)
         watched = known.watched if known is not None else False
         self.interest.want(Want(trip_id, watched, ask.number, since, vehicle_id or (known.vehicle_id if known else "")))
@@ -189,6 +188,7 @@ class TripsAcrossHubs:
         await self.asks.wait(ask)
 
     def _unwant(self, trip_id: str) -> None:
+        self._asked.pop(trip_id, None)
         self.interest.unwant(trip_id)
         self.unstored.forget_trip(trip_id)
         self._sources.pop(trip_id, None)
@@ -328,6 +328,11 @@ class TripsAcrossHubs:
     def connection_changed(self, connected: bool) -> None:
         if not connected:
             self._gaps.cut_off()
+
+    def trip_gone(self, trip_id: str) -> None:
+        """The trip was removed."""
+        self.recent.forget_trip(trip_id)
+        self.unstored.forget_trip(trip_id)
 
     def forget(self, vehicles: Iterable[int]) -> None:
         """These vehicles, by their numbers, were removed. Nothing of them is shown any more."""
