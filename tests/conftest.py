@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support import machine, prepared
+from tests.support.broker import Broker
 from tests.support.clients import Api
 from tests.support.hub_process import HubProcess
 from tracking.demo.postgres import Cluster
@@ -123,6 +124,14 @@ async def database_url(
     await administrator.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     yield cluster.url(name)
     await administrator.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """The NATS server that tests share. Hubs of different databases do not hear each other. Who stops it makes another."""
+    broker = Broker(tmp_path_factory.mktemp("broker") / "log").start()
+    yield broker
+    broker.kill()
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,13 @@ from tracking.auth import Role
 from tracking.errors import StoreUnavailable
 from tracking.live.database_clock import CLOCK_TOLERANCE_MS
 from tracking.metrics import REGISTRY
+from tracking.service import Service
 
 PING_SECONDS = 2.0
 BEHIND_SECONDS = 10.0
 """Above this, `/readyz` says that the hub is behind the change log."""
+AWAY_SECONDS = 2.0
+"""Above this, `/readyz` says that the broker is away."""
 
 
 async def healthz(_: Request) -> Response:
@@ -46,8 +49,27 @@ async def readyz(request: Request) -> Response:
         seconds = abs(follower.clock.offset) / 1000
         side = "ahead of" if follower.clock.offset > 0 else "behind"
         degraded.append(f"the database's clock is {seconds:.0f} s {side} this host's: set the one that is wrong")
-    body = {"status": "unready" if reasons else "ready", "reasons": reasons, "degraded": degraded}
+    away = service.nodes.away_seconds
+    if away is not None and away > AWAY_SECONDS:
+        others = ", ".join(other.name for other in service.registry.others) or "none"
+        degraded.append(f"the NATS server has been away for {away:.0f} s; other hubs by the database: {others}")
+    status = "unready" if reasons else "ready"
+    body = {"status": status, "reasons": reasons, "degraded": degraded, "nodes": _nodes(service)}
     return respond(body, 503 if reasons else 200)
+
+
+def _nodes(service: Service) -> dict[str, object]:
+    """This hub, and those that it hears by the broker."""
+    nodes = service.nodes
+    peers = [{"node": peer.node, "name": peer.name, "release": peer.release} for peer in nodes.peers.values()]
+    node = nodes.node
+    return {
+        "node": node.node,
+        "name": node.name,
+        "release": node.release,
+        "connected": nodes.connected if nodes.enabled else None,
+        "peers": sorted(peers, key=lambda peer: (peer["name"], peer["node"])),
+    }
 
 
 async def metrics(request: Request) -> Response:

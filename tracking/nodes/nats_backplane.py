@@ -25,10 +25,10 @@ from tracking.nodes.messages import MAX_BYTES
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3.0
-WAIT_SECONDS = 0.25
+WAIT_SECONDS = 0.1
 """Between two attempts to connect; up to twice as long, so that hubs do not come all at once."""
-LONGEST_WAIT = 2.0
-PING_SECONDS = 1.0
+LONGEST_WAIT = 0.5
+PING_SECONDS = 1
 PINGS = 2
 """Unanswered pings after which a connection is given up."""
 LOOK_SECONDS = 0.25
@@ -124,8 +124,12 @@ class NatsBackplane:
             await client.begin(node, self._credentials, self._tls)
             for subject, receive in ((f"{self._subject}.beat", beat), (f"{self._subject}.to.{node}", packet)):
                 await client.subscribe(subject, cb=_handler(receive), pending_bytes_limit=UNREAD_BYTES)
-            # The server has both subscriptions before a beat tells others that we are here.
-            await client.flush(int(CONNECT_SECONDS))
+            await client.publish(f"{self._subject}.to.{node}")  # Nobody gets it. It shows whether we may.
+            # The library's first question overtakes what waits. When the second is answered, the server has judged it all.
+            for _ in range(2):
+                await client.flush(int(CONNECT_SECONDS))
+        if client.refusal is not None and "permissions violation" in str(client.refusal).lower():
+            raise errors.Error(f"{client.refusal}: allow this user to publish and to subscribe to {self._prefix}.>")
 
     def _connected(self, client: "_Client", seconds: float) -> None:
         self._client, self._trouble = client, None
@@ -176,7 +180,7 @@ class _Client(Client):
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
             connect_timeout=2,
-            ping_interval=1,
+            ping_interval=PING_SECONDS,
             max_outstanding_pings=PINGS,
             no_echo=True,
             # No buffer for times without a connection: what is in it would come late, and in another life.

@@ -32,7 +32,9 @@ N = TypeVar("N", bound=Notice)
 
 FLUSH_SECONDS = 0.025
 """How long a position may wait for others."""
-CHECKS_A_SECOND = 4
+CHECK_SECONDS = 0.25
+"""Between two looks for dead peers."""
+CHECKS_A_BEAT = 4
 SETTLE_SECONDS = 0.2
 """After a beat, how long the packets that were sent before it may take to be read."""
 FULL_BYTES = 2**20
@@ -102,7 +104,7 @@ class Nodes:
         return None if self._backplane is None or self._was_connected else self._now() - self._lost_at
 
     def listen(self, kind: type[N], heard: Callable[[str, N], None]) -> None:
-        """`heard` is called with the boot id of the sender and each notice of this kind."""
+        """`heard` is called with the sender's boot id and each notice of this kind, after the positions of the same packet."""
         self._listeners.listen(kind, heard)
 
     def listen_positions(self, heard: Callable[[str, list[Position]], None]) -> None:
@@ -247,9 +249,9 @@ class Nodes:
         for count in itertools.count():
             for node in self._known.dead(self._now()):
                 self._went(node, "sent no beat for 3 s")
-            if count % CHECKS_A_SECOND == 0:
+            if count % CHECKS_A_BEAT == 0:
                 self._beat_soon()
-            await asyncio.sleep(1 / CHECKS_A_SECOND)
+            await asyncio.sleep(CHECK_SECONDS)
 
     def _beat_soon(self) -> None:
         self._beat_due = True
@@ -274,6 +276,8 @@ class Nodes:
         if connected != self._was_connected:
             self._was_connected = connected
             self._lost_at = self._now()
+            if self._leaving:
+                self._left.set()  # Nobody can be told.
             self._listeners.connection_changed(connected)
         if connected:
             for peer in list(self.peers):

@@ -60,10 +60,14 @@ class Registry:
 
         It does not wait for a database that is away: `run` then does the same later. It returns early when `stopped`.
         """
-        deadline = time.monotonic() + START_SECONDS
         while self._began_at is None and not stopped():
-            reached = await self._tried()
-            if not reached and time.monotonic() > deadline:
+            try:
+                async with asyncio.timeout(START_SECONDS):
+                    reached = await self._tried()
+            except TimeoutError:
+                reached = False
+                self._disconnect()
+            if not reached:
                 return
             if self._began_at is None:
                 await asyncio.sleep(RETRY_SECONDS)
