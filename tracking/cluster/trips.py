@@ -27,6 +27,8 @@ LATE_MS = 50_000
 TOLD_MS = 20_000
 """How long it may take at most until all readers have been told of a change of the line."""
 MOST_REMOVED = 10_000
+BACK_SECONDS = 5.0
+"""When the broker is back, each hub that lives has been heard after this time."""
 
 
 class TripsAcrossHubs:
@@ -318,16 +320,25 @@ class TripsAcrossHubs:
     def gone(self, peer: str) -> None:
         self._gaps.gone(peer)
         self.interest.gone(peer)
-        for trip_id in [trip_id for trip_id, source in self._sources.items() if source == peer]:
+        # While the broker is away, nobody knows who is dead.
+        if self.nodes.connected:
+            self._read_what_dead_hubs_had()
+
+    def connection_changed(self, connected: bool) -> None:
+        if connected:
+            asyncio.get_running_loop().call_later(BACK_SECONDS, self._read_what_dead_hubs_had)
+        else:
+            self._gaps.cut_off()
+
+    def _read_what_dead_hubs_had(self) -> None:
+        """A hub that died may have committed what it did not send. The lines of the trips that it fed are read again."""
+        if not self.nodes.connected:
+            return
+        for trip_id in [trip_id for trip_id, source in self._sources.items() if source not in self.nodes.peers]:
             del self._sources[trip_id]
             feed = self.hub.feeds.get(trip_id)
             if feed is not None:
-                # It may have committed what it did not send.
                 self._revisions.revise_all(feed.trip)
-
-    def connection_changed(self, connected: bool) -> None:
-        if not connected:
-            self._gaps.cut_off()
 
     def trip_gone(self, trip_id: str) -> None:
         """The trip was removed."""
