@@ -57,15 +57,13 @@ async def test_a_hub_that_dies_leaves_nothing_missing_and_its_wants_count_no_mor
             third.backplane.drops = lambda _: True
             await driver.report(drive(2), drive(3))
             await driver.acknowledged(3)
-            there.trips.gone(third.name)
+            there.service.nodes._went(third.name, "is taken for dead")
             await until(is_whole(hubs, watcher, trip_id), "the line is as stored")
-            third.trips.gone(there.name)
+            third.service.nodes._went(there.name, "is taken for dead")
             settings = third.service.settings
             await asked_for(driver, settings.interval_trip)
             third.backplane.drops = lambda _: False
-            # It was not dead.
-            third.trips.missed(there.name)
-            there.trips.missed(third.name)
+            # It was not dead: its next beat is heard.
             await asked_for(driver, settings.interval_watched)
             await driver.report(drive(4))
             await until(lambda: watcher.positions[-1:] == [drive(4)["fix_time"]], "the newest")

@@ -27,6 +27,8 @@ LATE_MS = 50_000
 TOLD_MS = 20_000
 """How long it may take at most until all readers have been told of a change of the line."""
 MOST_REMOVED = 10_000
+BACK_SECONDS = 5.0
+"""When the broker is back, each hub that lives has been heard after this time."""
 
 
 class TripsAcrossHubs:
@@ -55,7 +57,7 @@ class TripsAcrossHubs:
         self.answers = Answers(hub, unstored.queue, ingest_vehicles, self.recent)
         self._gaps = Gaps(nodes, self.interest, self.asks, clock)
         self._asked: dict[str, Ask] = {}
-        """What was asked when the feed of a trip began."""
+        """What was asked last about a trip that is wanted."""
         self._joining: dict[str, int] = {}
         """Readers that ask about a trip before it has a feed."""
         self._sources: dict[str, str] = {}
@@ -143,14 +145,13 @@ class TripsAcrossHubs:
 
     def begun(self, feed: TripFeed) -> None:
         trip_id = feed.trip.trip_id
-        if trip_id in self.interest.ours:
+        if trip_id in self._asked:
             # A reader has asked already.
             self.interest.set_watched(trip_id, bool(feed.queues), feed.vehicle_id)
         else:
-            self._asked[trip_id] = self.ask(trip_id, 0, feed.vehicle_id)
+            self.ask(trip_id, 0, feed.vehicle_id)
 
     def ended(self, trip_id: str) -> None:
-        self._asked.pop(trip_id, None)
         if trip_id not in self._joining:
             self._unwant(trip_id)
 
@@ -160,7 +161,7 @@ class TripsAcrossHubs:
 
     def ask(self, trip_id: str, since: int, vehicle_id: str = "") -> Ask:
         """Wants the trip from now on, and asks all peers for what they have of it. `since` as in `Want`."""
-        ask = self.asks.begin(trip_id, since, self.nodes.peers)
+        ask = self._asked[trip_id] = self.asks.begin(trip_id, since, self.nodes.peers)
         known = self.interest.ours.get(trip_id)
         watched = known.watched if known is not None else False
         self.interest.want(Want(trip_id, watched, ask.number, since, vehicle_id or (known.vehicle_id if known else "")))
@@ -189,6 +190,7 @@ class TripsAcrossHubs:
         await self.asks.wait(ask)
 
     def _unwant(self, trip_id: str) -> None:
+        self._asked.pop(trip_id, None)
         self.interest.unwant(trip_id)
         self.unstored.forget_trip(trip_id)
         self._sources.pop(trip_id, None)
@@ -318,16 +320,30 @@ class TripsAcrossHubs:
     def gone(self, peer: str) -> None:
         self._gaps.gone(peer)
         self.interest.gone(peer)
-        for trip_id in [trip_id for trip_id, source in self._sources.items() if source == peer]:
+        # While the broker is away, nobody knows who is dead.
+        if self.nodes.connected:
+            self._read_what_dead_hubs_had()
+
+    def connection_changed(self, connected: bool) -> None:
+        if connected:
+            asyncio.get_running_loop().call_later(BACK_SECONDS, self._read_what_dead_hubs_had)
+        else:
+            self._gaps.cut_off()
+
+    def _read_what_dead_hubs_had(self) -> None:
+        """A hub that died may have committed what it did not send. The lines of the trips that it fed are read again."""
+        if not self.nodes.connected:
+            return
+        for trip_id in [trip_id for trip_id, source in self._sources.items() if source not in self.nodes.peers]:
             del self._sources[trip_id]
             feed = self.hub.feeds.get(trip_id)
             if feed is not None:
-                # It may have committed what it did not send.
                 self._revisions.revise_all(feed.trip)
 
-    def connection_changed(self, connected: bool) -> None:
-        if not connected:
-            self._gaps.cut_off()
+    def trip_gone(self, trip_id: str) -> None:
+        """The trip was removed."""
+        self.recent.forget_trip(trip_id)
+        self.unstored.forget_trip(trip_id)
 
     def forget(self, vehicles: Iterable[int]) -> None:
         """These vehicles, by their numbers, were removed. Nothing of them is shown any more."""

@@ -206,6 +206,8 @@ class Hub:
             return False
         before = feed.showing, feed.vehicle_id
         feed.publish_trip(trip)
+        if self.elsewhere is not None:
+            self.elsewhere.watched(feed)
         if trip.status.over:
             self._end(feed, CloseCode.TRIP_OVER)
         return feed.showing and before != (True, feed.vehicle_id)
