@@ -211,6 +211,24 @@ async def test_a_file_of_credentials_proves_who_the_hub_is(tmp_path: Path) -> No
         broker.kill()
 
 
+@pytest.mark.parametrize("forbidden", ["publish", "subscribe"])
+async def test_a_user_who_may_not_use_the_subjects_is_not_connected_and_told(
+    forbidden: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    configuration = tmp_path / "nats.conf"
+    configuration.write_text(
+        f'authorization {{ users: [{{user: hub, password: x, permissions: {{ {forbidden}: {{ deny: ["tracking.>"] }} }} }}] }}'
+    )
+    broker = Broker(tmp_path / "log", ["-c", str(configuration)]).start()
+    station = Station("a", nats(f"nats://hub:x@127.0.0.1:{broker.port}"))
+    try:
+        async with running(station):
+            await until(lambda: "to publish and to subscribe to tracking.>" in caplog.text)
+            assert not station.nodes.connected
+    finally:
+        broker.kill()
+
+
 @pytest.mark.parametrize(
     "settings, said",
     [

@@ -124,8 +124,12 @@ class NatsBackplane:
             await client.begin(node, self._credentials, self._tls)
             for subject, receive in ((f"{self._subject}.beat", beat), (f"{self._subject}.to.{node}", packet)):
                 await client.subscribe(subject, cb=_handler(receive), pending_bytes_limit=UNREAD_BYTES)
-            # The server has both subscriptions before a beat tells others that we are here.
-            await client.flush(int(CONNECT_SECONDS))
+            await client.publish(f"{self._subject}.to.{node}")  # Nobody gets it. It shows whether we may.
+            # The library's first question overtakes what waits. When the second is answered, the server has judged it all.
+            for _ in range(2):
+                await client.flush(int(CONNECT_SECONDS))
+        if client.refusal is not None and "permissions violation" in str(client.refusal).lower():
+            raise errors.Error(f"{client.refusal}: allow this user to publish and to subscribe to {self._prefix}.>")
 
     def _connected(self, client: "_Client", seconds: float) -> None:
         self._client, self._trouble = client, None

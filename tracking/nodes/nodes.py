@@ -104,7 +104,7 @@ class Nodes:
         return None if self._backplane is None or self._was_connected else self._now() - self._lost_at
 
     def listen(self, kind: type[N], heard: Callable[[str, N], None]) -> None:
-        """`heard` is called with the boot id of the sender and each notice of this kind."""
+        """`heard` is called with the sender's boot id and each notice of this kind, after the positions of the same packet."""
         self._listeners.listen(kind, heard)
 
     def listen_positions(self, heard: Callable[[str, list[Position]], None]) -> None:
@@ -276,6 +276,8 @@ class Nodes:
         if connected != self._was_connected:
             self._was_connected = connected
             self._lost_at = self._now()
+            if self._leaving:
+                self._left.set()  # Nobody can be told.
             self._listeners.connection_changed(connected)
         if connected:
             for peer in list(self.peers):
