@@ -30,6 +30,10 @@ class Hubs(list[World]):
         for world in self:
             await world.service.follower.begin()
 
+    async def joined(self) -> None:
+        """Waits until each hub knows all others."""
+        await until(lambda: all(len(world.service.nodes.peers) == len(self) - 1 for world in self), "the hubs know each other")
+
 
 @contextlib.asynccontextmanager
 async def hubs(
