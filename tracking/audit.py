@@ -39,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 WRITE_SECONDS = 1.0
 LOOK_SECONDS = 10.0
-"""How often spans of hubs are ended that have died."""
 GROUP = 250
 """Rows written by one transaction. More would block the event loop for too long."""
 MAX_WAITING = 20_000
@@ -171,6 +170,15 @@ class Audit:
 
     async def record_erasure(self, connection: Connection, by: Doer, kind: Kind, id_: str) -> None:
         """Records that a vehicle or trip was erased, under a pseudonym. The pseudonym replaces its id in the whole audit."""
+        pseudonym = await self.disguise(connection, kind, id_)
+        action = Action.VEHICLE_ERASED if kind is Kind.VEHICLE else Action.TRIP_ERASED
+        await self.record(connection, by, action, kind, pseudonym)
+
+    def knows_erased(self, kind: Kind, id_: str) -> bool:
+        return (kind, id_) in self._erased
+
+    async def disguise(self, connection: Connection, kind: Kind, id_: str) -> str:
+        """Replaces the id of something that was erased by its pseudonym, also in rows that wait. Returns the pseudonym."""
         pseudonym = await self._pseudonym(connection, kind, id_)
         self._erased[kind, id_] = pseudonym, self._clock()
         if len(self._erased) > MAX_ERASED:
@@ -178,8 +186,7 @@ class Audit:
         async with self._writing:
             pass  # a group that is being written may still contain the id
         await store.disguise(connection, kind, id_, pseudonym)
-        action = Action.VEHICLE_ERASED if kind is Kind.VEHICLE else Action.TRIP_ERASED
-        await self.record(connection, by, action, kind, pseudonym)
+        return pseudonym
 
     async def _pseudonym(self, connection: Connection, kind: str, id_: str) -> str:
         if self._key is None:
@@ -267,7 +274,7 @@ class Audit:
                 ended_at = time.monotonic()
             elif time.monotonic() - ended_at >= LOOK_SECONDS:
                 ended_at = time.monotonic()
-                await self._tried(self._end_what_was_cut_off([self._node]))
+                await self._tried(self._end_what_was_cut_off([self._node]))  # of hubs that have died since
             if begun:
                 away = self._trouble
                 if await self._tried(self.write()) and away:

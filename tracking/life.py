@@ -87,6 +87,7 @@ class Life:
                 "homes": service.homes.run(),
                 "cut off": service.care.cut_off.run(),
                 "feed from the store": service.care.store_feed.run(),
+                "erased elsewhere": service.care.erased.run(),
                 "vehicles of other hubs": service.care.held_fleets.run(),
                 "summaries": service.summaries.run(),
                 "erasures": service.erasures.run(),
@@ -255,6 +256,8 @@ async def let_go(service: Service) -> None:
     """Removes vehicles without a connection and past days from memory, and writes what waits for the audit."""
     service.ingest_vehicles.let_go(service.hub.drivers)
     service.recorder.forget_partitions()
+    if service.settings.retention_days:
+        service.hub.fleets.forget_places_before((service.clock() // DAY_MS - service.settings.retention_days) * DAY_MS)
     with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
         await service.audit.write()
         await _forget_revoked(service)

@@ -306,6 +306,12 @@ class _Assembly:
             *(self.refiling, self.monitor, self.nodes, self.clock),
         )
         self.company = Company(self.nodes, self.registry)
+        self.audit = Audit(
+            *(database, self.clock),
+            addresses=self.settings.audit_addresses,
+            node=self.registry.node.node,
+            others=self.company.read_others,
+        )
         self.care = assemble_care(
             *(self.company, database, self.clock),
             auth=self.auth,
@@ -313,6 +319,7 @@ class _Assembly:
             monitor=self.monitor,
             homes=self.homes,
             revisions=self.revisions,
+            audit=self.audit,
             follower=lambda: self.follower,
         )
         self.silences = Silences(database, fleets, self.events, self.clock, gone_after=gone_after, hubs=self.company.hubs)
@@ -347,7 +354,7 @@ class _Assembly:
         self.follower = Follower(
             *(self.following, self.database, self.marks, live),
             clock=self.clock,
-            on_applied=self.change_feed.add,
+            on_applied=self.care.erased.after(self.change_feed.add),
             on_committed=self.care.hints.committed,
         )
         self.events.on_stored = self.follower.wake
@@ -416,10 +423,5 @@ class _Assembly:
             events=self.events,
             loader=self.loader,
             silences=self.silences,
-            audit=Audit(
-                *(database, clock),
-                addresses=settings.audit_addresses,
-                node=self.registry.node.node,
-                others=self.company.read_others,
-            ),
+            audit=self.audit,
         )

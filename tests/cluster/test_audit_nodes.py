@@ -4,8 +4,11 @@ from collections.abc import AsyncIterator, Collection
 
 import pytest
 
+from tests.support.clients import Api
 from tests.support.clocks import ShiftedClock
-from tracking.audit import GAP_MS, Audit, Doer, Kind
+from tests.support.devices import until
+from tests.support.hubs_in_process import hubs as two_hubs
+from tracking.audit import GAP_MS, Action, Audit, Doer, Kind
 from tracking.store import audit as store
 from tracking.store.marks import Marks
 from tracking.store.pool import Connection, Database
@@ -77,3 +80,21 @@ async def test_a_hub_that_was_taken_for_dead_begins_its_watches_anew(hubs: Hubs)
     away.left(watch)
     await away.flush()
     assert [action for action, _ in await hubs.rows()] == ["watched", "watch_ended"] * 2
+
+
+async def test_an_id_that_another_hub_erased_is_not_written_here_any_more(database_url: str) -> None:
+    async with two_hubs(database_url, commit_interval=0) as (one, other), Api(one.url) as api:
+        _, trip_id = await api.under_way()
+        audit = other.service.audit
+        # One row waits when the trip is erased, and one is noted before this hub has read of it.
+        audit.note(BY, Action.WATCHED, Kind.TRIP, trip_id)
+        await api.advance(trip_id, "canceled")
+        await api.call("DELETE", f"/trips/{trip_id}", expect=204)
+        audit.note(BY, Action.WATCHED, Kind.TRIP, trip_id)
+        await audit.write()
+        await until(lambda: audit.knows_erased(Kind.TRIP, trip_id) and not other.service.care.erased._waiting, "it is replaced")
+        audit.note(BY, Action.WATCHED, Kind.TRIP, trip_id)
+        await audit.write()
+        async with one.service.database.connection() as connection:
+            found = await connection.fetch("SELECT subject FROM audit WHERE kind = 'trip' AND action = 'watched'")
+        assert len(found) == 3 and all(row["subject"].startswith("~") for row in found)

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.ingest.direct import nothing_is_stored
 from tests.support.clients import Api, Driver, fix, now_ms
+from tests.support.devices import until
 from tests.support.hubs_in_process import Hubs, hubs
 from tracking.life import let_go
 from tracking.store import events, position_days, positions, trip_summaries, vehicle_days
@@ -86,3 +88,57 @@ async def test_a_hub_forgets_revoked_tokens_that_another_one_removed(two: Hubs) 
         await api.call("DELETE", "/tokens/kept", expect=204)
     await let_go(one.service)
     assert one.service.auth.revoked == {"kept"}
+
+
+async def test_a_hub_forgets_last_places_that_another_one_removed(database_url: str) -> None:
+    async with hubs(database_url, count=1, retention_days=30, event_retention_days=30) as [one], Api(one.url) as api:
+        van = await api.vehicle(await api.fleet())
+        async with Driver(one.url, van) as driver:
+            await driver.report(fix(1))
+            await driver.acknowledged(1)
+        live = one.service.hub.fleets.vehicles[van]
+        live.feed.leave(live)
+        await let_go(one.service)
+        assert live.position is not None
+        one.clock.ahead += 40 * DAY_MS
+        await let_go(one.service)
+        assert live.position is None
+
+
+async def test_a_home_corrects_what_the_former_home_stored_before_it_knew_that_the_trip_was_over(
+    two: Hubs, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former home stores the fix after the new one has loaded the vehicle, and before that one is its home."""
+    former, home = two
+
+    async def nothing() -> bool:
+        await asyncio.Event().wait()
+        return False
+
+    async with Api(home.url) as api:
+        van, trip_id = await api.under_way()
+        async with Driver(former.url, van) as driver:
+            await driver.report(fix(1))
+            await driver.acknowledged(1)
+            # The former home reads no change any more.
+            monkeypatch.setattr(former.service.follower, "_read_on", nothing)
+            former.service.follower.wake()
+            await asyncio.sleep(0)
+            await api.advance(trip_id, "canceled")
+            async with nothing_is_stored(database_url):
+                await driver.report(fix(2, fix_time=now_ms()))
+                await until(lambda: bool(former.service.recorder.queue.group), "it is being stored")
+                moving = asyncio.create_task(_hello(home.url, van, driver.session))
+                await until(lambda: home.service.ingest_vehicles.get(van) is not None, "the new home has loaded it")
+                await home.service.refiling.flush()
+            await moving
+    await home.service.refiling.flush()
+    async with home.service.database.connection() as connection:
+        rows = await connection.fetch("SELECT seq, trip IS NULL AS has_no_trip FROM positions ORDER BY seq")
+    assert [tuple(row) for row in rows] == [(1, False), (2, True)]
+
+
+async def _hello(url: str, van: str, session: str) -> None:
+    async with Driver(url, van, session) as driver:
+        await driver.report(fix(3, fix_time=now_ms() - 60_000))
+        await driver.acknowledged(2)

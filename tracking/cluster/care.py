@@ -3,8 +3,10 @@
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.cluster.cut_off import CutOff
+from tracking.cluster.erased_elsewhere import ErasedElsewhere
 from tracking.cluster.held_fleets import HeldFleets
 from tracking.cluster.hints import Hints
 from tracking.cluster.homes import Homes
@@ -51,6 +53,7 @@ class Care(NamedTuple):
     cut_off: CutOff
     store_feed: StoreFeed
     held_fleets: HeldFleets
+    erased: ErasedElsewhere
 
     def degraded(self) -> list[str]:
         """For `/readyz`: what does not work now, and what to do."""
@@ -78,6 +81,7 @@ def assemble_care(
     monitor: Monitor,
     homes: Homes,
     revisions: Revisions,
+    audit: Audit,
     follower: Callable[[], Follower[State]],
 ) -> Care:
     """`follower` returns the follower, which is built later."""
@@ -93,4 +97,5 @@ def assemble_care(
         CutOff(hub, lambda: follower().behind, lambda: nodes.peers.values()),
         store_feed,
         HeldFleets(database, hub.fleets, monitor, clock, others=others),
+        ErasedElsewhere(database, audit),
     )

@@ -180,6 +180,8 @@ class Homes:
             floor = known.last.server_time if known.last is not None else 0
             self._go_on_from(vehicle, known)
         vehicle.floor = min(floor, self._clock() + FLOOR_MS)
+        if former is not None and former.node != self._nodes.node.node:
+            self._ingest_vehicles.taken_over(vehicle)
         HOME_CLAIMS.inc()
         return session
 

@@ -57,13 +57,17 @@ class StoreFeed:
     # --- the work -----------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
+        trouble = False
         while True:
             self._changed.clear()
             began = time.monotonic()
             try:
                 await self.work()
+                trouble = False
             except (StoreUnavailable, asyncpg.PostgresError) as error:
-                logger.warning("watched trips can't be fed from the store now, trying again: %s", error)
+                if not trouble:
+                    logger.warning("watched trips can't be fed from the store now, trying again: %s", error)
+                trouble = True
             # Something that changes by turns must not have the store read all the time.
             await asyncio.sleep(EVERY_SECONDS / 4)
             try:

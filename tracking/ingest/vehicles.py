@@ -353,6 +353,12 @@ class IngestVehicles:
         if kept is vehicle and vehicle.unsettled is not None:
             self.on_unsettled(vehicle, vehicle.unsettled)
 
+    def taken_over(self, vehicle: IngestVehicle) -> None:
+        """Another hub took its fixes until now. It may not have known of the last change of the vehicle's trips."""
+        since = _unsettled([window.span for window in vehicle.windows if not _is_older(window.span)], self._clock())
+        if since is not None:
+            self.on_unsettled(vehicle, since)
+
     def let_go(self, connected: Container[str]) -> None:
         """Drops vehicles that have nothing waiting and were not `connected` in the last call either. Call this every hour."""
         for vehicle_id, vehicle in list(self._by_id.items()):

@@ -184,6 +184,12 @@ class Fleets:
             if live is not None and live.cell is None:
                 live.position = None
 
+    def forget_places_before(self, instant: int) -> None:
+        """The same for places from before the instant: another hub may have removed them from the store."""
+        for live in self.vehicles.values():
+            if live.cell is None and live.position is not None and live.position.fix_time < instant:
+                live.position = None
+
     def set_trip(self, vehicle_id: str, trip: Trip | None) -> None:
         """The trip that the vehicle's driver is to see: the one under way, or the next."""
         live = self.vehicles.get(vehicle_id)

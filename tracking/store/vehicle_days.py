@@ -10,7 +10,6 @@ from typing import NamedTuple
 from tracking.store.days import bounds, date_of
 from tracking.store.pool import Connection
 
-
 _SUMMING_UP = 0x6461_7973
 """The class of the advisory locks of vehicles whose days are summed up: "days"."""
 
