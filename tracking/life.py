@@ -227,15 +227,14 @@ async def _read_revoked(service: Service) -> None:
 
 
 async def _across_hubs(service: Service) -> None:
-    trips = service.trips_across_hubs
-    if trips is None:
+    if service.across_hubs is None:
         return
 
     async def follow(service: Service) -> None:
         await service.follower.begin()
 
     await _until_stored(follow, service)
-    await trips.run()
+    await service.across_hubs.trips.run()
 
 
 async def _keep_house(service: Service) -> None:

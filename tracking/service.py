@@ -6,16 +6,15 @@ from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.budgets import Budgets, assemble_budgets
 from tracking.change_upkeep import ChangeUpkeep
-from tracking.cluster.assembly import assemble_homes
+from tracking.cluster.assembly import AcrossHubs, assemble_homes, assemble_trips
 from tracking.cluster.care import Care, Company, assemble_care
 from tracking.cluster.homes import Homes
-from tracking.cluster.resuming import Resuming
-from tracking.cluster.trips import TripsAcrossHubs
 from tracking.cluster.unstored import Unstored
 from tracking.config import Settings
 from tracking.downloads import Downloads, assemble_downloads
 from tracking.erasure import Erasures
 from tracking.forgetting import Forgetting
+from tracking.history import watched_trips
 from tracking.history.lines import Lines
 from tracking.history.retention import Retention
 from tracking.history.revisions import Revisions
@@ -32,7 +31,6 @@ from tracking.lanes import Lanes, give_back
 from tracking.live.change_feed import ChangeFeed
 from tracking.live.follower import Follower
 from tracking.live.hub import Hub
-from tracking.live.recent import RecentPositions
 from tracking.live_state.applying import LiveState
 from tracking.live_state.reading import State
 from tracking.model import Clock, Trip
@@ -53,7 +51,6 @@ from tracking.services.messages import Messages
 from tracking.services.trips import Trips
 from tracking.services.vehicles import Vehicles
 from tracking.sockets.limits import ConnectionLimits
-from tracking.store import trip_lines, trips
 from tracking.store.gathered import Gathered
 from tracking.store.jobs import Jobs
 from tracking.store.marks import Marks
@@ -109,10 +106,8 @@ class Service:
     unstored: Unstored
     """positions that may not be committed"""
     hub: Hub
-    trips_across_hubs: TripsAcrossHubs | None
-    """None without a broker"""
-    resuming: Resuming | None
-    """of passengers who come from another hub; None without a broker"""
+    across_hubs: AcrossHubs | None
+    """trips whose vehicle or reader is on another hub; None without a broker"""
     connection_limits: ConnectionLimits
     """admitted sockets, counted by address"""
     downloads: Downloads
@@ -193,7 +188,7 @@ class _Assembly:
         self._build_live()
         self._build_history()
         self._build_ingest()
-        self._build_cluster()
+        self._build_trips_across_hubs()
         self._build_erasures()
         self._build_monitor(last_event)
         self._build_loader()
@@ -231,9 +226,8 @@ class _Assembly:
     def _build_history(self) -> None:
         # Lines and revisions show what the recorder stored, with what still waits in its queue.
         self.queue = CommitQueue(rows=self.settings.commit_rows, limit=self.settings.queue_limit)
-        self.told_by_peers = RecentPositions()
-        self.unstored = Unstored(self.queue, self.told_by_peers)
-        tracks = Gathered(lambda numbers: trip_lines.read_short(self.database, numbers), most=TRACKS_AT_ONCE)
+        self.unstored = Unstored(self.queue)
+        tracks = Gathered(lambda numbers: watched_trips.short_tracks(self.database, numbers), most=TRACKS_AT_ONCE)
         self.lines = Lines(self.database, tracks, self.unstored.pending, self.clock, self.hub.erased)
         self.revisions = Revisions(self.lines, self.hub, self.unstored)
         self.hub.on_former = self.revisions.late_one
@@ -276,23 +270,14 @@ class _Assembly:
             settings, self._open_session, self.recorder, self.backlogs, self.hub, self.budgets, self.marks, self.clock
         )
 
+    def _build_trips_across_hubs(self) -> None:
+        self.across_hubs = assemble_trips(
+            *(self.database, self.nodes, self.hub, self.unstored),
+            *(self.ingest_vehicles, self.revisions, self.clock),
+        )
+
     async def _open_session(self, vehicle: IngestVehicle, name: str) -> Session | None:
         return await self.homes.open_session(vehicle, name)
-
-    def _build_cluster(self) -> None:
-        self.trips_across_hubs = self.resuming = None
-        if self.nodes.enabled:
-            self.trips_across_hubs = self.hub.elsewhere = TripsAcrossHubs(
-                self.nodes,
-                self.hub,
-                self.queue,
-                self.ingest_vehicles,
-                self.revisions,
-                self.clock,
-                applied=lambda: self.follower.applied,
-                unstored=self.told_by_peers,
-            )
-            self.resuming = Resuming(self.trips_across_hubs, self.database)
 
     def _build_erasures(self) -> None:
         self.erasures = Erasures(self.database, self.jobs, self.clock, settled=self.recorder.settled)
@@ -305,6 +290,7 @@ class _Assembly:
             *(database, self.ingest_vehicles, self.hub, self.recorder),
             *(self.refiling, self.monitor, self.nodes, self.clock),
         )
+        self.homes.recent = self.across_hubs.trips.recent if self.across_hubs is not None else None
         self.company = Company(self.nodes, self.registry)
         self.audit = Audit(
             *(database, self.clock),
@@ -357,6 +343,7 @@ class _Assembly:
             on_applied=self.care.erased.after(self.change_feed.add),
             on_committed=self.care.hints.committed,
         )
+        self.hub.applied = lambda: self.follower.applied
         self.events.on_stored = self.follower.wake
 
     def _retention(self) -> Retention:
@@ -389,12 +376,11 @@ class _Assembly:
             latest=self.latest,
             backlogs=self.backlogs,
             intake=self.intake,
-            shown_trips=Gathered(lambda trip_ids: trips.as_of_now(database, trip_ids)),
+            shown_trips=Gathered(lambda trip_ids: watched_trips.as_they_are(database, trip_ids)),
             lines=self.lines,
             unstored=self.unstored,
             hub=self.hub,
-            trips_across_hubs=self.trips_across_hubs,
-            resuming=self.resuming,
+            across_hubs=self.across_hubs,
             connection_limits=ConnectionLimits(settings.connections_per_address),
             downloads=assemble_downloads(settings, self.auth),
             budgets=budgets,

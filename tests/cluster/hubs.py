@@ -18,11 +18,11 @@ from tracking.app import create_app
 from tracking.auth import Auth
 from tracking.cluster.trips import TripsAcrossHubs
 from tracking.config import load
+from tracking.errors import StoreUnavailable
 from tracking.life import Life
 from tracking.live.hub import STEPS
 from tracking.nodes.local import Exchange, LocalBackplane
 from tracking.service import Service, assemble
-
 
 _began = [0]
 """When the test's hubs were started."""
@@ -34,7 +34,7 @@ def drive(seq: int) -> Message:
 
 
 async def until(condition: Callable[[], bool | Awaitable[object]], failure: str) -> None:
-    await devices.until(condition, failure, 6.0)
+    await devices.until(condition, failure, 15.0)
 
 
 class LossyBackplane(LocalBackplane):
@@ -66,9 +66,8 @@ class ClusterHub:
 
     @property
     def trips(self) -> TripsAcrossHubs:
-        trips = self.service.trips_across_hubs
-        assert trips is not None
-        return trips
+        assert self.service.across_hubs is not None
+        return self.service.across_hubs.trips
 
     def beat(self) -> None:
         """Visits all feeds, as in a tick interval."""
@@ -91,6 +90,14 @@ class ClusterHub:
         finally:
             follower._read_on = read_on  # type: ignore[method-assign]
             self.follow_again()
+
+    def store_nothing(self) -> None:
+        """The database is away for the recorder of this hub from now on."""
+
+        async def fail(*_: object) -> int:
+            raise StoreUnavailable("away for this test")
+
+        self.service.recorder._store = fail  # type: ignore[method-assign, assignment]
 
     def follow_again(self) -> None:
         self._may_follow.set()
@@ -125,7 +132,8 @@ class Cluster:
             rows = await connection.fetch(
                 """
                 SELECT (date_part('epoch', p.fix_time) * 1000)::bigint, ST_X(p.point), ST_Y(p.point)
-                FROM positions p JOIN trips USING (trip) WHERE trip_id = $1 AND coalesce(cardinality(p.suspect), 0) = 0 ORDER BY 1
+                FROM positions p JOIN trips USING (trip)
+                WHERE trip_id = $1 AND coalesce(cardinality(p.suspect), 0) = 0 ORDER BY 1
                 """,
                 trip_id,
             )

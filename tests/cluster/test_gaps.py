@@ -49,7 +49,7 @@ async def test_what_was_missed_and_waits_for_its_commit_is_shown_and_the_rest_is
 
 async def test_a_hub_that_dies_leaves_nothing_missing_and_its_wants_count_no_more(database_url: str) -> None:
     async with cluster(database_url, 3) as hubs:
-        here, there, third = hubs.hubs
+        _, there, third = hubs.hubs
         vehicle_id, trip_id = await hubs.api.under_way()
         async with Driver(third.url, vehicle_id) as driver, watching(there.url, trip_id) as watcher:
             await driver.report(drive(1))
@@ -57,16 +57,13 @@ async def test_a_hub_that_dies_leaves_nothing_missing_and_its_wants_count_no_mor
             third.backplane.drops = lambda _: True
             await driver.report(drive(2), drive(3))
             await driver.acknowledged(3)
-            there.trips.gone(third.name)
+            there.service.nodes._went(third.name, "is taken for dead")
             await until(is_whole(hubs, watcher, trip_id), "the line is as stored")
-            third.trips.gone(there.name)
+            third.service.nodes._went(there.name, "is taken for dead")
             settings = third.service.settings
-            await asked_for(driver, settings.interval_watched)
             await asked_for(driver, settings.interval_trip)
             third.backplane.drops = lambda _: False
-            # It was not dead.
-            third.trips.missed(there.name)
-            there.trips.missed(third.name)
+            # It was not dead: its next beat is heard.
             await asked_for(driver, settings.interval_watched)
             await driver.report(drive(4))
             await until(lambda: watcher.positions[-1:] == [drive(4)["fix_time"]], "the newest")

@@ -88,15 +88,15 @@ async def test_fixes_that_come_again_to_another_hub_are_shown_once(database_url:
         first, second, third = hubs.hubs
         vehicle_id, trip_id = await hubs.api.under_way()
         async with watching(third.url, trip_id) as watcher, watching(second.url, trip_id) as beside:
-            async with nothing_is_stored(database_url):
-                async with Driver(first.url, vehicle_id, session) as driver:
-                    await driver.report(*(drive(seq) for seq in range(1, 6)))
-                    await until(lambda: len(watcher.positions) == len(beside.positions) == 5, "shown before their commit")
-                async with Driver(second.url, vehicle_id, session) as driver:
-                    await driver.report(*(drive(seq) for seq in range(1, 9)))
-                    await until(lambda: len(watcher.positions) == len(beside.positions) == 8, "the new ones")
+            first.store_nothing()
+            async with Driver(first.url, vehicle_id, session) as driver:
+                await driver.report(*(drive(seq) for seq in range(1, 6)))
+                await until(lambda: len(watcher.positions) == len(beside.positions) == 5, "shown before their commit")
             async with Driver(second.url, vehicle_id, session) as driver:
+                assert driver.handled == 0
+                await driver.report(*(drive(seq) for seq in range(1, 9)))
                 await driver.acknowledged(8)
+                await until(lambda: len(watcher.positions) == len(beside.positions) == 8, "the new ones")
             for one in (watcher, beside):
                 await until(is_whole(hubs, one, trip_id), "the line is as stored")
                 assert one.positions == [drive(seq)["fix_time"] for seq in range(1, 9)]
@@ -112,7 +112,7 @@ async def test_a_trip_that_begins_to_show_shows_the_newest_position_in_both_orde
             trip = await hubs.api.trip(fleet_id, vehicle_id)
             trip_id = trip["trip_id"]
             async with Driver(here.url, vehicle_id) as driver, watching(there.url, trip_id) as watcher:
-                await until(lambda: bool(there.trips.interest.ours), "it is wanted")  # noqa: B023
+                await until(lambda: bool(there.trips.interest.ours), "it is wanted")
                 with late.not_following():
                     await hubs.api.advance(trip_id, "enroute_to_pickup")
                     other = there if late is here else here
@@ -120,7 +120,7 @@ async def test_a_trip_that_begins_to_show_shows_the_newest_position_in_both_orde
                     await driver.report(drive(1), drive(2))
                     await driver.acknowledged(2)
                     assert watcher.positions == []
-                await until(lambda: drive(2)["fix_time"] in watcher.positions, "the newest position")  # noqa: B023
+                await until(lambda: drive(2)["fix_time"] in watcher.positions, "the newest position")
                 await until(is_whole(hubs, watcher, trip_id), "the line")
                 assert watcher.breaks == []
 

@@ -1,6 +1,6 @@
 """Answers: what this hub knows of a trip that a peer asks about, all from one step of the event loop."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from tracking.ingest.commit_queue import CommitQueue
 from tracking.ingest.vehicles import IngestVehicle, IngestVehicles
@@ -14,21 +14,13 @@ POSITIONS_AT_ONCE = 400
 
 
 class Answers:
-    """`applied` returns the last change of the log that this hub's memory knows of."""
+    """`recent` is what this hub accepted."""
 
-    def __init__(
-        self,
-        hub: Hub,
-        queue: CommitQueue,
-        ingest_vehicles: IngestVehicles,
-        recent: RecentPositions,
-        applied: Callable[[], int],
-    ) -> None:
+    def __init__(self, hub: Hub, queue: CommitQueue, ingest_vehicles: IngestVehicles, recent: RecentPositions) -> None:
         self._hub = hub
         self._queue = queue
         self._ingest_vehicles = ingest_vehicles
         self._recent = recent
-        self.applied = applied
 
     def is_home(self, trip_id: str, vehicle_id: str = "") -> bool:
         """Whether the trip's vehicle has its driver here. `vehicle_id` is the vehicle as the reader's hub knows it."""
@@ -38,11 +30,11 @@ class Answers:
         """The trip as memory has it, and the last change that it knows of."""
         feed = self._hub.feeds.get(trip_id)
         if feed is not None:
-            return feed.trip, max(feed.as_of, self.applied())
+            return feed.trip, max(feed.as_of, self._hub.applied())
         vehicle = self._home_vehicle(trip_id)
         if vehicle is None or vehicle.trip is None:
             return None
-        return vehicle.trip, max(vehicle.as_of, self.applied())
+        return vehicle.trip, max(vehicle.as_of, self._hub.applied())
 
     def complete_since(self, trip_id: str, since: int) -> bool:
         """Whether this hub is the home of the trip's vehicle, and knows all of the trip from this instant on."""
@@ -56,10 +48,8 @@ class Answers:
         trip: Trip | None = None
         if want.since:
             positions, complete_from = self._recent.of(want.trip_id)
-            if complete_from <= want.since:
+            if complete_from < NEVER:
                 recent, recent_from = recent_since(positions, want.since), max(complete_from, 1)
-            elif complete_from < NEVER:
-                recent_from = complete_from
             known = self.trip(want.trip_id)
             if known is not None:
                 trip, as_of = known

@@ -1,7 +1,13 @@
 """Joins what hubs do together to the parts of this hub."""
 
+from typing import NamedTuple
+
 from tracking.cluster.homes import Homes
 from tracking.cluster.leaving import Leaving
+from tracking.cluster.resuming import Resuming
+from tracking.cluster.trips import TripsAcrossHubs
+from tracking.cluster.unstored import Unstored
+from tracking.history.revisions import Revisions
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.vehicles import IngestVehicles
 from tracking.live.hub import Hub
@@ -29,3 +35,27 @@ def assemble_homes(
     homes = Homes(database, ingest_vehicles, hub, recorder, monitor, nodes, clock, forget)
     Leaving(ingest_vehicles, hub, recorder, monitor, homes, nodes, clock)
     return homes
+
+
+class AcrossHubs(NamedTuple):
+    """Trips across hubs, and readers who come from another hub."""
+
+    trips: TripsAcrossHubs
+    resuming: Resuming
+
+
+def assemble_trips(
+    database: Database,
+    nodes: Nodes,
+    hub: Hub,
+    unstored: Unstored,
+    ingest_vehicles: IngestVehicles,
+    revisions: Revisions,
+    clock: Clock,
+) -> AcrossHubs | None:
+    """None without a broker."""
+    if not nodes.enabled:
+        return None
+    trips = TripsAcrossHubs(nodes, hub, unstored, ingest_vehicles, revisions, clock)
+    hub.elsewhere = trips
+    return AcrossHubs(trips, Resuming(trips, database))

@@ -108,7 +108,7 @@ class Resuming:
         """Whether no change of the trip or its vehicle, which comes with it, was applied here after that one."""
         if trip.vehicle is None:
             return False
-        applied = self._trips.answers.applied()
+        applied = self._hub.applied()
         return all(self._hub.changed.last(one, applied) <= as_of for one in (trip.trip_id, trip.vehicle.vehicle_id))
 
     def _posted_at(self, trip_id: str, lacking_from: int, ask: Ask | None) -> int | None:

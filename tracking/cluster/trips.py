@@ -5,14 +5,14 @@ it showed before.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from tracking.cluster.answers import Answers
 from tracking.cluster.asks import Ask, Asks
 from tracking.cluster.gaps import Gaps
 from tracking.cluster.interest import Interest
+from tracking.cluster.unstored import Unstored
 from tracking.history.revisions import Revisions
-from tracking.ingest.commit_queue import CommitQueue
 from tracking.ingest.vehicles import IngestVehicles
 from tracking.live.hub import Hub
 from tracking.live.recent import RecentPositions
@@ -27,6 +27,8 @@ LATE_MS = 50_000
 TOLD_MS = 20_000
 """How long it may take at most until all readers have been told of a change of the line."""
 MOST_REMOVED = 10_000
+BACK_SECONDS = 5.0
+"""When the broker is back, each hub that lives has been heard after this time."""
 
 
 class TripsAcrossHubs:
@@ -36,14 +38,12 @@ class TripsAcrossHubs:
         self,
         nodes: Nodes,
         hub: Hub,
-        queue: CommitQueue,
+        unstored: Unstored,
         ingest_vehicles: IngestVehicles,
         revisions: Revisions,
         clock: Clock,
-        applied: Callable[[], int],
-        unstored: RecentPositions,
     ) -> None:
-        """`applied` returns the last change that memory knows of. `unstored` keeps what peers accepted of trips wanted here."""
+        """What peers accept of trips wanted here goes to `unstored`."""
         self.nodes = nodes
         self.hub = hub
         self._ingest_vehicles = ingest_vehicles
@@ -51,13 +51,13 @@ class TripsAcrossHubs:
         self.clock = clock
         self.recent = RecentPositions()
         """What this hub accepted itself."""
-        self.unstored = unstored
+        self.unstored = unstored.elsewhere
         self.interest = Interest(nodes)
         self.asks = Asks(nodes)
-        self.answers = Answers(hub, queue, ingest_vehicles, self.recent, applied)
+        self.answers = Answers(hub, unstored.queue, ingest_vehicles, self.recent)
         self._gaps = Gaps(nodes, self.interest, self.asks, clock)
         self._asked: dict[str, Ask] = {}
-        """What was asked when the feed of a trip began."""
+        """What was asked last about a trip that is wanted."""
         self._joining: dict[str, int] = {}
         """Readers that ask about a trip before it has a feed."""
         self._sources: dict[str, str] = {}
@@ -145,14 +145,13 @@ class TripsAcrossHubs:
 
     def begun(self, feed: TripFeed) -> None:
         trip_id = feed.trip.trip_id
-        if trip_id in self.interest.ours:
+        if trip_id in self._asked:
             # A reader has asked already.
             self.interest.set_watched(trip_id, bool(feed.queues), feed.vehicle_id)
         else:
-            self._asked[trip_id] = self.ask(trip_id, 0, feed.vehicle_id)
+            self.ask(trip_id, 0, feed.vehicle_id)
 
     def ended(self, trip_id: str) -> None:
-        self._asked.pop(trip_id, None)
         if trip_id not in self._joining:
             self._unwant(trip_id)
 
@@ -162,7 +161,7 @@ class TripsAcrossHubs:
 
     def ask(self, trip_id: str, since: int, vehicle_id: str = "") -> Ask:
         """Wants the trip from now on, and asks all peers for what they have of it. `since` as in `Want`."""
-        ask = self.asks.begin(trip_id, since, self.nodes.peers)
+        ask = self._asked[trip_id] = self.asks.begin(trip_id, since, self.nodes.peers)
         known = self.interest.ours.get(trip_id)
         watched = known.watched if known is not None else False
         self.interest.want(Want(trip_id, watched, ask.number, since, vehicle_id or (known.vehicle_id if known else "")))
@@ -191,6 +190,7 @@ class TripsAcrossHubs:
         await self.asks.wait(ask)
 
     def _unwant(self, trip_id: str) -> None:
+        self._asked.pop(trip_id, None)
         self.interest.unwant(trip_id)
         self.unstored.forget_trip(trip_id)
         self._sources.pop(trip_id, None)
@@ -320,16 +320,30 @@ class TripsAcrossHubs:
     def gone(self, peer: str) -> None:
         self._gaps.gone(peer)
         self.interest.gone(peer)
-        for trip_id in [trip_id for trip_id, source in self._sources.items() if source == peer]:
+        # While the broker is away, nobody knows who is dead.
+        if self.nodes.connected:
+            self._read_what_dead_hubs_had()
+
+    def connection_changed(self, connected: bool) -> None:
+        if connected:
+            asyncio.get_running_loop().call_later(BACK_SECONDS, self._read_what_dead_hubs_had)
+        else:
+            self._gaps.cut_off()
+
+    def _read_what_dead_hubs_had(self) -> None:
+        """A hub that died may have committed what it did not send. The lines of the trips that it fed are read again."""
+        if not self.nodes.connected:
+            return
+        for trip_id in [trip_id for trip_id, source in self._sources.items() if source not in self.nodes.peers]:
             del self._sources[trip_id]
             feed = self.hub.feeds.get(trip_id)
             if feed is not None:
-                # It may have committed what it did not send.
                 self._revisions.revise_all(feed.trip)
 
-    def connection_changed(self, connected: bool) -> None:
-        if not connected:
-            self._gaps.cut_off()
+    def trip_gone(self, trip_id: str) -> None:
+        """The trip was removed."""
+        self.recent.forget_trip(trip_id)
+        self.unstored.forget_trip(trip_id)
 
     def forget(self, vehicles: Iterable[int]) -> None:
         """These vehicles, by their numbers, were removed. Nothing of them is shown any more."""

@@ -8,13 +8,13 @@ from tracking.model import Position
 
 
 class Unstored:
-    """`queue` has what waits for a commit here. `elsewhere` has what peers told lately: they do not tell when it is stored."""
+    """`queue` has what waits for a commit here. `elsewhere` has what peers told lately. They do not tell when it is stored."""
 
-    def __init__(self, queue: CommitQueue, elsewhere: RecentPositions) -> None:
-        self._queue = queue
-        self._elsewhere = elsewhere
+    def __init__(self, queue: CommitQueue) -> None:
+        self.queue = queue
+        self.elsewhere = RecentPositions()
 
     def pending(self, trip_id: str) -> Sequence[Position]:
         """The trip's positions that are not known to be committed. Read them at once: more may join."""
-        found = self._queue.pending(trip_id)
-        return [*found, *self._elsewhere.of(trip_id).positions] if trip_id in self._elsewhere else found
+        found = self.queue.pending(trip_id)
+        return [*found, *self.elsewhere.of(trip_id).positions] if trip_id in self.elsewhere else found

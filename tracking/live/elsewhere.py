@@ -38,6 +38,10 @@ class Elsewhere(Protocol):
         """Whether somebody reads the trip on another hub."""
         ...
 
+    def trip_gone(self, trip_id: str) -> None:
+        """The trip was removed."""
+        ...
+
     def forget(self, vehicles: Iterable[int]) -> None:
         """These vehicles, by their numbers, were removed."""
         ...

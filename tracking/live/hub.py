@@ -144,6 +144,8 @@ class Hub:
         It is by a vehicle that the trip no longer has, or older than what another hub accepted before the vehicle came here.
         """
         self.elsewhere: Elsewhere | None = None
+        self.applied: Callable[[], int] = lambda: 0
+        """Returns the last change of the log that this memory knows of."""
         self.changed: LastChanges[str] = LastChanges()
         """When each trip and vehicle last changed, as numbers of the log."""
         self.posted: LastChanges[str] = LastChanges()
@@ -204,6 +206,8 @@ class Hub:
             return False
         before = feed.showing, feed.vehicle_id
         feed.publish_trip(trip)
+        if self.elsewhere is not None:
+            self.elsewhere.watched(feed)
         if trip.status.over:
             self._end(feed, CloseCode.TRIP_OVER)
         return feed.showing and before != (True, feed.vehicle_id)

@@ -98,6 +98,8 @@ class LiveState:
             return None
         if row.kind == ChangeKind.TRIP_DELETED:
             self._forgetting.forget(set())
+            if subject is not None and self._hub.elsewhere is not None:
+                self._hub.elsewhere.trip_gone(subject)
         if row.vehicle is not None and changes_vehicle(row.kind):
             self._apply_vehicle(row, row.vehicle, state, as_of)
         if subject is None:

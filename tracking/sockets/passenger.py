@@ -50,8 +50,8 @@ class PassengerConnection(Connection):
             feed.resume(self.queue, offset)
             JOINS.labels("resumed").value += 1
             return self._joined(feed)
-        if since is not None and self.service.resuming is not None:
-            resumed = await self.service.resuming.resume(self.principal, self.trip_id, since, self.queue)
+        if since is not None and self.service.across_hubs is not None:
+            resumed = await self.service.across_hubs.resuming.resume(self.principal, self.trip_id, since, self.queue)
             if resumed is not None:
                 JOINS.labels("store" if resumed.asked_store else "peers").value += 1
                 return self._joined(resumed.feed)
@@ -94,8 +94,8 @@ class PassengerConnection(Connection):
                     return service.hub.feed(trip, as_of)
 
     async def _begin(self, feed: TripFeed) -> None:
-        if self.service.trips_across_hubs is not None:
-            await self.service.trips_across_hubs.ready(feed)
+        if self.service.across_hubs is not None:
+            await self.service.across_hubs.trips.ready(feed)
         began = feed.offset
         # These wait for a commit. If they were taken later, one could be committed after our query began, and be in neither.
         unstored = list(self.service.unstored.pending(self.trip_id))
