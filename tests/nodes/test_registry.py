@@ -93,13 +93,25 @@ async def test_a_lease_that_lapses_makes_room_and_the_one_that_began_later_goes_
 
 async def test_two_that_begin_at_once_are_not_both_admitted(database_url: str) -> None:
     hubs = [registry(database_url, name) for name in "ab"]
-    tasks = [asyncio.create_task(hub.admit()) for hub in hubs]
-    done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    assert len(done) == len(waiting) == 1
-    await hubs[tasks.index(done.pop())].leave()
-    await waiting.pop()  # the other has left
-    for hub in hubs:
-        await hub.leave()
+    async with watching(database_url) as connection, connection.transaction():
+        # Both read who is there before either writes its row, unless they take turns.
+        await connection.execute("LOCK TABLE nodes IN EXCLUSIVE MODE")
+        tasks = [asyncio.create_task(hub.admit()) for hub in hubs]
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        async with watching(database_url) as witness:
+            await until(lambda: _all_wait(witness, waiting), "both wait")
+    first, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    [number] = [number for number, task in enumerate(tasks) if task in first]
+    other = 1 - number
+    await until(lambda: hubs[other].others_alive() == 1, "the other has seen it")
+    assert not tasks[other].done()
+    await hubs[number].leave()
+    await tasks[other]
+    await hubs[other].leave()
+
+
+async def _all_wait(witness: Connection, waiting: str) -> bool:
+    return bool(await witness.fetchval(waiting) == 2)
 
 
 async def test_a_killed_hub_delays_nobody_and_a_stopped_one_leaves_no_row(own_hub: MakeHub, database_url: str) -> None:

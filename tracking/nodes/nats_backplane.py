@@ -36,6 +36,8 @@ CLOSE_SECONDS = 1.0
 UNREAD_BYTES = 32 * 2**20
 """Received, but not yet handled. What comes above this is lost, and the links notice."""
 SLICE_SECONDS = 0.002
+IDLE_SECONDS = 0.0005
+"""After so long without a message, the event loop has done other things."""
 
 
 class Server(NamedTuple):
@@ -202,8 +204,7 @@ class _Client(Client):
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.close()
-                return
-        # Closing waits for a server that reads nothing. The library has no way to end that.
+        # The library closes a lost connection only when the server has read what waits, and has no way to end that.
         transport: Any = self._transport
         with contextlib.suppress(AttributeError):
             transport._io_writer.transport.abort()
@@ -235,15 +236,18 @@ class Credentials(NamedTuple):
 
 def _handler(receive: Receive) -> Callable[[Msg], Awaitable[None]]:
     """Hands out messages, and lets the event loop do other things after 2 ms. The library would hand out all that wait."""
-    began = 0.0
+    began = ended = 0.0
 
     async def handle(message: Msg) -> None:
-        nonlocal began
+        nonlocal began, ended
         now = time.perf_counter()
-        if now - began > SLICE_SECONDS:
+        if now - ended > IDLE_SECONDS:
+            began = now
+        elif now - began > SLICE_SECONDS:
             await asyncio.sleep(0)
             began = time.perf_counter()
         receive(message.data)
+        ended = time.perf_counter()
 
     return handle
 
