@@ -15,7 +15,7 @@ from tracking.cluster import homes as cluster_homes
 from tracking.demo.postgres import Cluster
 from tracking.errors import StoreUnavailable
 from tracking.metrics import HAND_OVERS, SUSPECT
-from tracking.nodes.messages import HandOver
+from tracking.nodes.messages import HandOver, HandOverAsk
 from tracking.service import Service
 
 
@@ -277,7 +277,7 @@ async def test_a_stay_goes_with_the_vehicle_and_each_event_is_told_once(two: Hub
         )
         for world in two:
             assert await world.service.loader.load(fleet_id) is not None
-        places = [(one, 47.0985), (one, 47.1015), (other, 47.102), (one, 47.1015), (other, 47.0985)]
+        places = [(one, 47.0985), (one, 47.1015), (other, 47.102), (one, 47.1015), (one, 47.102), (other, 47.0985)]
         session = None
         for seq, (world, latitude) in enumerate(places, 1):
             one.clock.ahead = other.clock.ahead = seq * 30_000
@@ -285,6 +285,13 @@ async def test_a_stay_goes_with_the_vehicle_and_each_event_is_told_once(two: Hub
                 session = driver.session
                 await driver.report(fix(seq, latitude=latitude, longitude=9.55, fix_time=world.clock()))
                 await driver.acknowledged(seq)
+            if seq == 4:
+                # The other hub asks for it, and then does not become its home.
+                vehicle = one.service.ingest_vehicles.get(van)
+                assert vehicle is not None
+                ask = HandOverAsk(0, vehicle.number, van, session)
+                answer = await other.service.nodes.ask(one.service.nodes.node.node, ask, 5.0)
+                assert answer is not None and answer.state
         await until(lambda: has_events(api, fleet_id, 2), "it has entered and left")
         listed = (await api.call("GET", f"/fleets/{fleet_id}/events"))["events"]
     assert [event["kind"] for event in listed if event["kind"] in ("enter", "exit")] == ["enter", "exit"]

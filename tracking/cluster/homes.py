@@ -101,6 +101,9 @@ class Homes:
 
         Without a broker it lies in the future for ever: no other hub may run.
         """
+        self._unsure: set[int] = set()
+        """Vehicles that may have driven elsewhere, though the store says that their home was here: a claim was broken off, or a
+        hub that asked for them never came."""
         self._waiting: list[Waiting] = []
         self._reading: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[None] | None = None
@@ -159,6 +162,8 @@ class Homes:
 
     async def _claim(self, vehicle: IngestVehicle, name: str) -> Session | None:
         told = await self._ask(vehicle, name) if self._nodes.enabled else None
+        was_here = vehicle.number not in self._unsure
+        self._unsure.add(vehicle.number)
         claimed = await self._claims.claim(vehicle.number, name)
         if claimed is None:
             return None
@@ -167,7 +172,8 @@ class Homes:
         if told is not None and not _fits(told, vehicle, name, claimed):
             HAND_OVERS.labels("unfit").inc()
             told = None
-        if told is None and self._nodes.enabled and former is not None and former.node != self._nodes.node.node:
+        was_here = was_here and former is not None and former.node == self._nodes.node.node
+        if told is None and self._nodes.enabled and former is not None and not was_here:
             # It may have driven on another hub since it was loaded here.
             known = await self._claims.known(vehicle.number)
         # From here on nothing waits: the home and what is known of the vehicle come into force together.
@@ -179,6 +185,7 @@ class Homes:
         elif known is not None:
             floor = known.last.server_time if known.last is not None else 0
             self._go_on_from(vehicle, known)
+        self._unsure.discard(vehicle.number)
         vehicle.floor = min(floor, self._clock() + FLOOR_MS)
         if former is not None and former.node != self._nodes.node.node:
             self._ingest_vehicles.taken_over(vehicle)
@@ -238,6 +245,7 @@ class Homes:
             return
         home.lost = True
         HOMES_LOST.labels(why).inc()
+        self._unsure.add(home.vehicle)
         vehicle = self._ingest_vehicles.by_number.get(home.vehicle)
         if vehicle is None or vehicle.home is not home:
             self._recorder.queue.drop_lost()
