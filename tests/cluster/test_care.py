@@ -166,6 +166,8 @@ async def test_a_reader_elsewhere_is_fed_from_the_store_while_the_broker_is_away
             assert seen == sorted(set(seen)) and set(seen) <= set(reported)
             assert max(late) < 3_000
             two.exchange.restore()
+            for _ in range(2):
+                await other.service.care.store_feed.work()
             await until(lambda: revised >= set(reported), "the line is whole")
             watching.cancel()
             assert not other.service.care.store_feed._fed
