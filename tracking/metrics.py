@@ -84,7 +84,7 @@ HOMES_LOST = Counter("tracking_homes_lost", "Homes of vehicles that other hubs h
 HAND_OVERS = Counter("tracking_hand_overs", "Hand-overs of vehicles between hubs", ["outcome"], registry=REGISTRY)
 CLOCKS_WRONG = Gauge("tracking_clocks_wrong", "Vehicles whose device's clock is known to be wrong", registry=REGISTRY)
 JOINS = Tally(
-    "tracking_joins",
+    "tracking_trip_joins",
     "Watchers of trips that joined, by where the line came from: resumed, kept, peers (hubs' memory), store (the database)",
     "from",
     ("resumed", "kept", "peers", "store"),

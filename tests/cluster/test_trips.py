@@ -2,6 +2,8 @@
 
 import uuid
 
+import pytest
+
 from tests.cluster.hubs import cluster, drive, is_whole, until, watching
 from tests.ingest.direct import nothing_is_stored
 from tests.support.clients import Driver, Passenger
@@ -82,7 +84,9 @@ async def test_a_fix_that_waits_for_its_commit_at_the_home_is_in_the_snapshot_el
                     ]
 
 
-async def test_fixes_that_come_again_to_another_hub_are_shown_once(database_url: str) -> None:
+@pytest.mark.parametrize("told", [True, False], ids=["with its state", "without"])
+async def test_fixes_that_come_again_to_another_hub_are_shown_once(database_url: str, told: bool) -> None:
+    """`told`: the former home hands over what it knows of the vehicle."""
     session = str(uuid.uuid4())
     async with cluster(database_url, 3) as hubs:
         first, second, third = hubs.hubs
@@ -92,6 +96,8 @@ async def test_fixes_that_come_again_to_another_hub_are_shown_once(database_url:
             async with Driver(first.url, vehicle_id, session) as driver:
                 await driver.report(*(drive(seq) for seq in range(1, 6)))
                 await until(lambda: len(watcher.positions) == len(beside.positions) == 5, "shown before their commit")
+            if not told:
+                first.backplane.drops = lambda _: True
             async with Driver(second.url, vehicle_id, session) as driver:
                 assert driver.handled == 0
                 await driver.report(*(drive(seq) for seq in range(1, 9)))

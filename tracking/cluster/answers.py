@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from tracking.ingest.commit_queue import CommitQueue
 from tracking.ingest.vehicles import IngestVehicle, IngestVehicles
 from tracking.live.hub import Hub
-from tracking.live.recent import NEVER, RecentPositions
+from tracking.live.recent import NEVER, Recent, RecentPositions
 from tracking.model import Position, Trip
 from tracking.nodes.messages import TripAnswer, Want
 
@@ -38,7 +38,7 @@ class Answers:
 
     def complete_since(self, trip_id: str, since: int) -> bool:
         """Whether this hub is the home of the trip's vehicle, and knows all of the trip from this instant on."""
-        return self.is_home(trip_id) and self._recent.of(trip_id).complete_from <= since
+        return self.is_home(trip_id) and self._complete(trip_id).complete_from <= since
 
     def to(self, want: Want) -> Iterator[TripAnswer]:
         """The parts of the answer."""
@@ -47,7 +47,7 @@ class Answers:
         recent_from = as_of = 0
         trip: Trip | None = None
         if want.since:
-            positions, complete_from = self._recent.of(want.trip_id)
+            positions, complete_from = self._complete(want.trip_id)
             if complete_from < NEVER:
                 recent, recent_from = recent_since(positions, want.since), max(complete_from, 1)
             known = self.trip(want.trip_id)
@@ -61,6 +61,18 @@ class Answers:
             yield TripAnswer(
                 want.ask, want.trip_id, home, some, others, recent_from, trip, as_of, quiet_from, number < len(parts)
             )
+
+    def _complete(self, trip_id: str) -> Recent:
+        """The trip's recent positions. What another vehicle brought, before this one took the trip over, may lack."""
+        recent = self._recent.of(trip_id)
+        vehicle = self._home_vehicle(trip_id)
+        if vehicle is None or vehicle.trip is None:
+            return recent
+        began = max((window.span.started_at for window in vehicle.windows if window.span.trip_id == trip_id), default=NEVER)
+        first_began = vehicle.trip.started_at
+        if first_began is not None and began <= first_began:
+            return recent
+        return recent._replace(complete_from=max(recent.complete_from, began))
 
     def _home_vehicle(self, trip_id: str) -> IngestVehicle | None:
         for number in self._recent.vehicles_of(trip_id):

@@ -22,6 +22,7 @@ from tracking.errors import CloseCode, HomeLost, StoreUnavailable
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.vehicles import Home, IngestVehicle, IngestVehicles, Session
 from tracking.live.hub import Hub
+from tracking.live.recent import SPAN_MS
 from tracking.metrics import HAND_OVERS, HOME_CLAIMS, HOMES, HOMES_LOST
 from tracking.model import Clock
 from tracking.monitor.events import Emitted
@@ -64,6 +65,10 @@ class Recent(Protocol):
 
     def take_up(self, vehicle: int, handed_over: bytes) -> None:
         """Continues with what the former home handed over."""
+        ...
+
+    def begins_here(self, vehicle: int, instant: int) -> None:
+        """From now on the vehicle's positions come to this hub. From `instant` on none came to another one."""
         ...
 
     def forget_vehicles(self, numbers: Iterable[int]) -> None:
@@ -227,6 +232,7 @@ class Homes:
             vehicle.go_on_from(known.last)
         if self.recent is not None:
             self.recent.forget_vehicles((vehicle.number,))
+            self.recent.begins_here(vehicle.number, self._alone_since(known))
         live = self._hub.fleets.vehicles.get(vehicle.vehicle_id)
         if live is None:
             return
@@ -236,6 +242,14 @@ class Homes:
         else:
             # The fleet's loading reads it.
             self._monitor.states.forget(live)
+
+    def _alone_since(self, known: Known) -> int:
+        """The instant from which on no other hub took anything of the vehicle. What it did not store comes again."""
+        now = self._clock()
+        if known.last is None:
+            return 0
+        # A former home may have taken late fixes after the newest one. After a minute nobody asks for them.
+        return known.last.server_time + 1 if now - known.last.server_time > SPAN_MS else now
 
     # --- losses -------------------------------------------------------------------------------------------------------
 

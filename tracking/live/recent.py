@@ -16,6 +16,8 @@ SLACK_MS = 15_000
 """How much longer some are kept, so that not every position removes one."""
 MOST = 512
 """Positions of one trip. A backlog brings more: then the oldest are dropped."""
+MOST_VEHICLES = 50_000
+"""Vehicles of which it is remembered since when they come here."""
 FORGOTTEN_MS = 180_000
 """A trip without a position for so long is forgotten. A parked vehicle reports every minute."""
 
@@ -103,9 +105,13 @@ class RecentPositions:
         self._most = most
         self._trips: dict[str, _Trip] = {}
         self._of_vehicle: dict[int, set[str]] = {}
+        self._here_from: dict[int, int] = {}
+        """By vehicle: the instant from which on all its positions came to this hub."""
 
     def __contains__(self, trip_id: str) -> bool:
-        return trip_id in self._trips
+        """Whether a position of the trip is kept."""
+        trip = self._trips.get(trip_id)
+        return trip is not None and bool(trip.records)
 
     def __len__(self) -> int:
         return len(self._trips)
@@ -116,7 +122,9 @@ class RecentPositions:
         assert trip_id is not None
         trip = self._trips.get(trip_id)
         if trip is None:
-            trip = self._trips[trip_id] = _Trip(position.server_time)
+            trip = self._trips[trip_id] = _Trip(self._complete_from(position))
+        if not trip.records:
+            trip.oldest_at = position.server_time
         index = 0
         if not trip.vehicles or trip.vehicles[0][0] != position.vehicle:
             index = trip.index_of(position)
@@ -147,7 +155,9 @@ class RecentPositions:
     def of(self, trip_id: str) -> Recent:
         """The trip's positions; of an unknown trip none, complete from never on."""
         trip = self._trips.get(trip_id)
-        return Recent([], NEVER) if trip is None else Recent(list(trip.positions(trip_id)), trip.complete_from)
+        return (
+            Recent([], NEVER) if trip is None or not trip.records else Recent(list(trip.positions(trip_id)), trip.complete_from)
+        )
 
     def keys(self, trip_id: str) -> set[tuple[str, int]]:
         """Of the trip's positions: `(vehicle_id, fix_time)`."""
@@ -165,8 +175,9 @@ class RecentPositions:
     def incomplete_before(self, trip_id: str, instant: int) -> None:
         """Something of the trip changed that these positions do not show."""
         trip = self._trips.get(trip_id)
-        if trip is not None:
-            trip.complete_from = max(trip.complete_from, instant)
+        if trip is None:
+            trip = self._trips[trip_id] = _Trip(instant)
+        trip.complete_from = max(trip.complete_from, instant)
 
     def take_out(self, trip_id: str, vehicle_id: str, fix_times: Iterable[int]) -> None:
         """These positions turned out not to belong to the trip."""
@@ -181,8 +192,21 @@ class RecentPositions:
     def forget_vehicles(self, numbers: Iterable[int]) -> None:
         """These vehicles, by their numbers, were removed, or have another home now."""
         for number in numbers:
+            self._here_from.pop(number, None)
             for trip_id in self._of_vehicle.pop(number, ()):
                 self._keep_only(trip_id, partial(_is_of_another, number))
+
+    def begins_here(self, vehicle: int, instant: int) -> None:
+        """From now on the vehicle's positions come to this hub. From `instant` on none came to another one."""
+        self._here_from.pop(vehicle, None)
+        self._here_from[vehicle] = instant
+        if len(self._here_from) > MOST_VEHICLES:
+            del self._here_from[next(iter(self._here_from))]
+
+    def _complete_from(self, first: Position) -> int:
+        """For a trip of which this is the first position. Those that were forgotten are older than `SPAN_MS`."""
+        here_from = self._here_from.get(first.vehicle, first.server_time)
+        return min(first.server_time, max(here_from, first.server_time - SPAN_MS))
 
     def sweep(self, now: int) -> None:
         """Forgets trips without a position for a while. To be called every minute or so."""
@@ -216,7 +240,7 @@ class RecentPositions:
                 if position.trip_id == part.trip_id and position.vehicle == vehicle:
                     self.keep(position)
             trip = self._trips.get(part.trip_id)
-            if trip is not None and part.positions and trip.complete_from == part.positions[0].server_time:
+            if trip is not None and part.positions and trip.complete_from <= part.positions[0].server_time:
                 trip.complete_from = part.complete_from
 
     def _keep_only(self, trip_id: str, stays: _Stays) -> None:

@@ -173,8 +173,8 @@ class LiveState:
 
     def _note(self, row: Row) -> None:
         """Marks what changed for loads that are running. Events and messages change nothing that a load reads."""
-        if row.kind == ChangeKind.MESSAGE_POSTED and row.subject is not None:
-            self._hub.posted.changed(row.subject, self._clock())
+        if row.subject is not None and self._hub.elsewhere is not None:
+            self._note_for_peers(row, row.subject)
         if row.kind.startswith(EVENT) or row.kind == ChangeKind.MESSAGE_POSTED:
             return
         if row.vehicle is not None and (changes_vehicle(row.kind) or row.kind == ChangeKind.VEHICLE_DELETED):
@@ -184,7 +184,13 @@ class LiveState:
             self._ingest_vehicles.loading.changed(row.subject, row.number)
             self._hub.fleets.loading.changed(row.subject, row.number)
             self._hub.loading.changed(row.subject, row.number)
-            self._hub.changed.changed(row.subject, row.number)
+
+    def _note_for_peers(self, row: Row, subject: str) -> None:
+        """Remembers when things last changed, so that what other hubs know of them can be compared."""
+        if row.kind == ChangeKind.MESSAGE_POSTED:
+            self._hub.posted.changed(subject, self._clock())
+        elif not row.kind.startswith(EVENT):
+            self._hub.changed.changed(subject, row.number)
 
     # --- vehicles -----------------------------------------------------------------------------------------------------
 
