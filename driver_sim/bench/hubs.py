@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from driver_sim.bench.clients import LineClient, connect
+from driver_sim.bench.clients import METRES_PER_DEGREE, SPEED, DriverClient, LineClient, connect
 from driver_sim.bench.environment import Environment
 from driver_sim.bench.load import Result, close, connected, drained, latencies, measured, report
 
@@ -16,8 +16,11 @@ UNWATCHED_SECONDS = 5.0
 """At most."""
 CHANGE_HUBS = 3
 """A passenger's first hub, its second one, and its driver's are all different."""
+REMEMBERED_SECONDS = 8.0
+"""Before passengers change. Hubs must know some seconds more than what a passenger lacks."""
 WHOLE_SECONDS = 10.0
 """For lines to be whole after the last report."""
+LATITUDE, LONGITUDE = 47.0, 9.521345
 SUMMED = {"sent", "lost", "again", "stored_twice", "not_acknowledged", "not_delivered", "skipped", "breaks", "closed"}
 SAME = {"hubs", "drivers", "passengers"}
 SENT = 'tracking_node_positions_total{direction="out"}'
@@ -30,6 +33,7 @@ async def hubs(environment: Environment, count: int, seconds: float) -> list[Res
     """So many drivers at 1 Hz, each with one passenger on another hub; on several numbers of hubs by turns."""
     await environment.set_up(count)
     turns = list(environment.hub_counts)
+    began = time.perf_counter()
     if seconds >= TURNS_SECONDS:
         turns += reversed(turns)  # so that what slows down with time is no fault of many hubs
     found: dict[int, list[Result]] = {}
@@ -39,8 +43,8 @@ async def hubs(environment: Environment, count: int, seconds: float) -> list[Res
             {
                 "hubs": number,
                 # Before: a feed goes on for a while after its last reader, who may come back.
-                **await _unwatched(environment, count, min(seconds, UNWATCHED_SECONDS)),
-                **await _crossing(environment, count, seconds),
+                **await _unwatched(environment, _drivers(environment, count, began), min(seconds, UNWATCHED_SECONDS)),
+                **await _crossing(environment, _drivers(environment, count, began), seconds),
             }
         )
     results = [_joined(parts) for parts in found.values()]
@@ -49,12 +53,20 @@ async def hubs(environment: Environment, count: int, seconds: float) -> list[Res
     return results
 
 
-async def _crossing(environment: Environment, count: int, seconds: float) -> Result:
+def _drivers(environment: Environment, count: int, began: float) -> list[DriverClient]:
+    """Each on its hub, and where it has come to by now: a vehicle that went back, or not on, would be suspect."""
+    place = (LATITUDE + (time.perf_counter() - began) * SPEED / METRES_PER_DEGREE, LONGITUDE)
+    drivers = [environment.driver(n, 1.0, place) for n in range(count)]
+    for n, driver in enumerate(drivers):
+        driver.hub = n % len(environment.hubs)
+    return drivers
+
+
+async def _crossing(environment: Environment, drivers: Sequence[DriverClient], seconds: float) -> Result:
     several = len(environment.hubs)
-    drivers = [environment.driver(n, 1.0) for n in range(count)]
     watchers = [environment.watcher(n, driver) for n, driver in enumerate(drivers)]
-    for n in range(count):
-        drivers[n].hub, watchers[n].hub = n % several, (n + 1) % several
+    for n, watcher in enumerate(watchers):
+        watcher.hub = (n + 1) % several
     traffic = _Traffic(environment)
     before = await environment.stored_twice()
     result = await measured(environment, drivers, watchers, 1.0, seconds, f"{several} hubs", look=traffic.look)
@@ -67,12 +79,9 @@ async def _crossing(environment: Environment, count: int, seconds: float) -> Res
     }
 
 
-async def _unwatched(environment: Environment, count: int, seconds: float) -> Result:
+async def _unwatched(environment: Environment, drivers: Sequence[DriverClient], seconds: float) -> Result:
     """The same drivers without passengers: nothing of theirs may reach the broker."""
     several = len(environment.hubs)
-    drivers = [environment.driver(n, 1.0) for n in range(count)]
-    for n, driver in enumerate(drivers):
-        driver.hub = n % several
     traffic = _Traffic(environment)
     result = await measured(environment, drivers, [], 1.0, seconds, f"{several} hubs, unwatched", look=traffic.look)
     wanted = ("hub_us_per_fix", "lost", "closed")
@@ -146,7 +155,7 @@ async def hubs_change(environment: Environment, count: int, seconds: float) -> R
     for n in range(count):
         drivers[n].hub, before[n].hub = n % CHANGE_HUBS, (n + 1) % CHANGE_HUBS
     await connected(environment, [*drivers, *before], "hubs-change")
-    await report(drivers, 1.0, max(1.0, environment.settle_seconds), "hubs-change: settling")
+    await report(drivers, 1.0, REMEMBERED_SECONDS if environment.settle_seconds else 1.0, "hubs-change: settling")
     joins = await _joins(environment)
     reporting = asyncio.create_task(report(drivers, 1.0, max(2.0, seconds), "hubs-change"))
     began = time.perf_counter()

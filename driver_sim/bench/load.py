@@ -81,8 +81,8 @@ async def at_once() -> None:
 
 async def measured(
     environment: Environment,
-    drivers: list[DriverClient],
-    watchers: list[WatcherClient],
+    drivers: Sequence[DriverClient],
+    watchers: Sequence[WatcherClient],
     hertz: float,
     seconds: float,
     name: str,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 
 import websockets
@@ -30,8 +30,13 @@ class Line:
         points = {point[0]: point for point in self.points} | {point[0]: point for point in map(_point, track)}
         self.points = sorted(points.values())
 
-    def add(self, position: Message) -> None:
-        insort(self.points, (position["fix_time"], position["longitude"], position["latitude"]))
+    def add(self, position: Message) -> bool:
+        """Whether the line did not have a point of this fix time."""
+        at = bisect_left(self.points, position["fix_time"], key=_time_of)
+        if at < len(self.points) and self.points[at][0] == position["fix_time"]:
+            return False
+        self.points.insert(at, (position["fix_time"], position["longitude"], position["latitude"]))
+        return True
 
     def revise(self, revision: Message) -> None:
         first = bisect_left(self.points, revision["from"], key=_time_of)
@@ -149,7 +154,8 @@ class Watcher:
                 if message["fix_time"] < self.newest:
                     self.breaks.append(f"the marker went back to {message['fix_time']} from {self.newest}")
                 self.newest = message["fix_time"]
-                self.line.add(message)
+                if not self.line.add(message):
+                    self.breaks.append(f"the position of {self.newest} was shown already, in epoch {self.epoch}")
                 if self._on_position is not None:
                     self._on_position(message, came)
             elif kind == "track_revised":

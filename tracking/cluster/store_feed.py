@@ -116,5 +116,6 @@ class StoreFeed:
             and position.fix_time > feed.newest
             and (position.vehicle_id, position.fix_time) not in feed.taken_out
         ):
+            feed.newest_elsewhere = position.fix_time
             feed.publish_position(position)
             FED_FROM_STORE.inc()
