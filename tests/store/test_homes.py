@@ -2,9 +2,13 @@
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from tests.support.positions import a_position, a_vehicle
+from tracking.cluster import claims
 from tracking.demo.postgres import Cluster
 from tracking.model import Event, EventKind
 from tracking.store import events, geofence_stays, homes, latest_positions, migrations, positions, sessions
@@ -84,6 +88,33 @@ async def test_claims_and_commits_that_run_into_each_other_never_deadlock(store:
 
     await asyncio.gather(claim("one"), claim("other"), claim("third"), commit(0), commit(10))
     assert refused
+
+
+async def test_a_hub_that_stopped_within_a_copy_does_not_keep_its_vehicles(
+    store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "STALLED_SECONDS", 0.3)
+    vehicle, session = await a_vehicle(store, "van")
+    copying = asyncio.Event()
+
+    async def stopped() -> AsyncIterator[bytes]:
+        copying.set()
+        await asyncio.Event().wait()
+        yield b""
+
+    async def commit() -> None:
+        async with store.transaction() as connection:
+            await sessions.move(connection, [session], [5], [0], [0])
+            await connection.copy_to_table("positions", source=stopped())
+
+    stalled = asyncio.create_task(commit())
+    await copying.wait()
+    # Before the client of this process gives its statement up, which a hub that is stopped does not.
+    async with asyncio.timeout(5):
+        claimed = await claims.Claims(store, "node").claim(vehicle, "session")
+    assert claimed is not None and (claimed.session, claimed.handled) == (session, 0)
+    stalled.cancel()
+    await asyncio.gather(stalled, return_exceptions=True)
 
 
 async def test_a_database_with_sessions_gets_term_0(cluster: Cluster, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Several hubs in the test's process, on one database, joined without a broker."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from tests.support.clients import Api
@@ -13,6 +14,7 @@ from tracking.app import create_app
 from tracking.auth import Auth
 from tracking.config import load
 from tracking.nodes.local import Exchange, LocalBackplane
+from tracking.nodes.registry import Registry
 from tracking.service import assemble
 
 
@@ -28,22 +30,41 @@ class Hubs(list[World]):
         for world in self:
             await world.service.follower.begin()
 
+    async def joined(self) -> None:
+        """Waits until each hub knows all others."""
+        await until(lambda: all(len(world.service.nodes.peers) == len(self) - 1 for world in self), "the hubs know each other")
+
 
 @contextlib.asynccontextmanager
-async def hubs(database_url: str, count: int = 2, **settings: Any) -> AsyncIterator[Hubs]:
+async def hubs(
+    database_url: str, count: int = 2, *, urls: Sequence[str] = (), registered: bool = False, **settings: Any
+) -> AsyncIterator[Hubs]:
+    """`urls` are those of the database for each hub, if they differ. With `registered` they are in the table `nodes`."""
     made = Hubs()
     async with contextlib.AsyncExitStack() as stack:
-        for _ in range(count):
+        for url in urls or [database_url] * count:
             clock = ShiftedClock()
-            known = load(database_url=database_url, **SETTINGS, **settings)
+            known = load(database_url=url, **SETTINGS, **settings)
             app = create_app(known, clock=clock)
             backplane = LocalBackplane(made.exchange)
-            app.state.service = assemble(known, database_url, Auth(known, clock), clock, backplane=backplane)
+            app.state.service = assemble(known, url, Auth(known, clock), clock, backplane=backplane)
             served = await stack.enter_async_context(serving(app, lifespan="on"))
             made.append(World(app.state.service, served.url, clock, database_url))
+            if registered:
+                await stack.enter_async_context(_registered(app.state.service.registry))
         for world in made:
             await until(lambda world=world: len(world.service.nodes.peers) == count - 1, "the hubs know each other")  # type: ignore[misc]
         yield made
+
+
+@contextlib.asynccontextmanager
+async def _registered(registry: Registry) -> AsyncIterator[None]:
+    await registry.admit()
+    task = asyncio.create_task(registry.run())
+    yield
+    task.cancel()
+    await asyncio.wait({task})
+    await registry.leave()
 
 
 async def a_vehicle(world: World) -> str:

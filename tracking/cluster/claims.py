@@ -1,13 +1,24 @@
 """What a claim asks of the database. Many share one transaction: after a restart all drivers say hello at once."""
 
+import asyncio
+import contextlib
+import logging
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import asyncpg
+
+from tracking.errors import StoreUnavailable
 from tracking.monitor.rules import AlertState, Stay
 from tracking.store import geofence_stays, homes, latest_positions, silences
 from tracking.store.gathered import Gathered
 from tracking.store.homes import Claimed
 from tracking.store.pool import Database
+
+logger = logging.getLogger(__name__)
+
+STALLED_SECONDS = 3.0
+"""How long a claim may wait for another hub's transaction before it is taken for one that stands still."""
 
 
 class Known(NamedTuple):
@@ -54,6 +65,24 @@ class Claims:
         return await self.rows(vehicles)
 
     async def _claim_all(self, wanted: list[tuple[int, str]]) -> Mapping[tuple[int, str], Claimed]:
+        work = asyncio.create_task(self._claim_at_once(wanted))
+        try:
+            await asyncio.wait({work}, timeout=STALLED_SECONDS)
+            if not work.done():
+                await self._end_stalled()
+            return await work
+        finally:
+            work.cancel()
+
+    async def _end_stalled(self) -> None:
+        """Another hub may have stopped within a commit. The timeout of `Database` does not end a `COPY`."""
+        with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
+            async with self._database.connection() as connection:
+                ended = await homes.end_stalled(connection, STALLED_SECONDS)
+            if ended:
+                logger.warning("ended %d transactions of a hub that stands still and made drivers wait", ended)
+
+    async def _claim_at_once(self, wanted: list[tuple[int, str]]) -> Mapping[tuple[int, str], Claimed]:
         async with self._database.transaction() as connection:
             return await homes.claim(connection, wanted, self._node)
 

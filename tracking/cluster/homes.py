@@ -7,6 +7,7 @@ read anew. Then nothing of the vehicle is taken, shown or stored here any more.
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
@@ -39,6 +40,8 @@ ASK_SECONDS: Final = 0.2
 STOOD_STILL_MS: Final = 3_000
 """A hub whose event loop stood still for so long may be taken for dead by the others."""
 LOOK_SECONDS: Final = 0.5
+COUNTED_EVERY: Final = 10
+"""Looks after which the homes are counted."""
 AWAY_SECONDS: Final = 5.0
 """How often the homes are read anew while the broker is away, so that nobody can ask for them."""
 FLOOR_MS: Final = 10_000
@@ -103,8 +106,12 @@ class Homes:
 
         Without a broker it lies in the future for ever: no other hub may run.
         """
+        self._unsure: set[int] = set()
+        """Vehicles that may have driven elsewhere, though the store says that their home was here: a claim was broken off, or a
+        hub that asked for them never came."""
         self._waiting: list[Waiting] = []
         self._reading: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
         self._read_at = -inf
         self._claims = Claims(database, nodes.node.node)
         recorder.on_lost = self._refused
@@ -128,8 +135,11 @@ class Homes:
 
         Raises `HomeLost` if another hub took it over meanwhile, and `StoreUnavailable`.
         """
-        if vehicle.home is not None and (known := vehicle.sessions.get(name)) is not None:
-            return known
+        if vehicle.home is not None:
+            if vehicle.home.lost:
+                raise HomeLost("another hub has become this vehicle's home: come back")
+            if (known := vehicle.sessions.get(name)) is not None:
+                return known
         if vehicle.claiming is None:
             vehicle.claiming = asyncio.Lock()
         async with vehicle.claiming:
@@ -157,6 +167,8 @@ class Homes:
 
     async def _claim(self, vehicle: IngestVehicle, name: str) -> Session | None:
         told = await self._ask(vehicle, name) if self._nodes.enabled else None
+        was_here = vehicle.number not in self._unsure
+        self._unsure.add(vehicle.number)
         claimed = await self._claims.claim(vehicle.number, name)
         if claimed is None:
             return None
@@ -165,7 +177,8 @@ class Homes:
         if told is not None and not _fits(told, vehicle, name, claimed):
             HAND_OVERS.labels("unfit").inc()
             told = None
-        if told is None and self._nodes.enabled and former is not None and former.node != self._nodes.node.node:
+        was_here = was_here and former is not None and former.node == self._nodes.node.node
+        if told is None and self._nodes.enabled and former is not None and not was_here:
             # It may have driven on another hub since it was loaded here.
             known = await self._claims.known(vehicle.number)
         # From here on nothing waits: the home and what is known of the vehicle come into force together.
@@ -180,6 +193,7 @@ class Homes:
         elif self.recent is not None:
             # It had no home, or this one.
             self.recent.begins_here(vehicle.number, 0)
+        self._unsure.discard(vehicle.number)
         vehicle.floor = min(floor, self._clock() + FLOOR_MS)
         HOME_CLAIMS.inc()
         return session
@@ -246,6 +260,7 @@ class Homes:
             return
         home.lost = True
         HOMES_LOST.labels(why).inc()
+        self._unsure.add(home.vehicle)
         vehicle = self._ingest_vehicles.by_number.get(home.vehicle)
         if vehicle is None or vehicle.home is not home:
             self._recorder.queue.drop_lost()
@@ -253,7 +268,8 @@ class Homes:
         self._recorder.drop(vehicle.sessions.values())
         driver = self._hub.drivers.get(vehicle.vehicle_id)
         if driver is not None and driver.number == vehicle.number:
-            driver.close(code)
+            # A connection that has said nothing yet may be the one that took the home: it comes back.
+            driver.close(code if driver.said is not None else CloseCode.GOING_DOWN)
         self._ingest_vehicles.forget(vehicle.vehicle_id)
         self._forget({vehicle.number})
         if self.recent is not None:
@@ -270,8 +286,8 @@ class Homes:
     def _code(self, home: Home, row: homes.Home | None) -> CloseCode:
         """How the driver's connection ends: 4409 if another device has replaced it, and 1012 in all other cases."""
         vehicle = self._ingest_vehicles.by_number.get(home.vehicle)
-        name = said_by(vehicle) if vehicle is not None else None
-        if row is None or row.term <= home.term or name is None or row.session == name:
+        driver = self._hub.drivers.get(vehicle.vehicle_id) if vehicle is not None else None
+        if row is None or row.term <= home.term or driver is None or driver.said == row.session:
             return CloseCode.GOING_DOWN
         return CloseCode.REPLACED
 
@@ -323,26 +339,38 @@ class Homes:
                 self.lose(home, self._code(home, row), "read")
 
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
         if self._nodes.enabled:
             self.looked = self._clock()
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            HOMES.set(sum(vehicle.home is not None for vehicle in self._ingest_vehicles.by_number.values()))
-            if not self._nodes.enabled:
-                continue
-            now = self._clock()
-            if not 0 <= now - self.looked < STOOD_STILL_MS:
-                self._begin_reading()
-            elif self._reading is None:
-                self.looked = now
-                if not self._nodes.connected and loop.time() - self._read_at >= AWAY_SECONDS and self.others_registered():
-                    self._begin_reading()
+        try:
+            for count in itertools.count():
+                if count % COUNTED_EVERY == 0:
+                    HOMES.set(sum(vehicle.home is not None for vehicle in self._ingest_vehicles.by_number.values()))
+                await asyncio.sleep(LOOK_SECONDS)
+                if self._nodes.enabled:
+                    self._look()
+        finally:
+            for task in (self._reading, self._checking):
+                if task is not None:
+                    task.cancel()
 
+    def _look(self) -> None:
+        now = self._clock()
+        if not 0 <= now - self.looked < STOOD_STILL_MS:
+            self._begin_reading()
+        elif self._reading is None:
+            self.looked = now
+            since = asyncio.get_running_loop().time() - self._read_at
+            if not self._nodes.connected and since >= AWAY_SECONDS and self.others_registered() and self._checking is None:
+                self._checking = asyncio.create_task(self._check(), name="checking the homes without the broker")
 
-def said_by(vehicle: IngestVehicle) -> str | None:
-    """The name of the session that its driver said on the connection that is open."""
-    return next((session.name for session in vehicle.sessions.values() if session.receiver is not None), None)
+    async def _check(self) -> None:
+        """Reads the homes, if the database answers. Nothing waits for it: the map goes on without broker and database."""
+        try:
+            await self.read_anew()
+        except (StoreUnavailable, asyncpg.PostgresError) as error:
+            logger.warning("the broker is away, and the homes can't be read: %s", error)
+        finally:
+            self._checking = None
 
 
 def _fits(told: State, vehicle: IngestVehicle, name: str, claimed: Claimed) -> bool:

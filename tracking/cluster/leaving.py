@@ -10,7 +10,7 @@ from typing import Final
 
 from tracking.cluster import hand_over
 from tracking.cluster.hand_over import Live
-from tracking.cluster.homes import Homes, said_by
+from tracking.cluster.homes import Homes
 from tracking.errors import CloseCode, StoreUnavailable
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.vehicles import IngestVehicle, IngestVehicles
@@ -58,9 +58,8 @@ class Leaving:
             return
         driver = self._hub.drivers.get(vehicle.vehicle_id)
         if driver is not None and driver.number == vehicle.number:
-            name = said_by(vehicle)
             # Nothing more is read from it. A device that comes back by itself would take the home from another one.
-            driver.close(CloseCode.GOING_DOWN if name in (None, ask.session) else CloseCode.REPLACED)
+            driver.close(CloseCode.GOING_DOWN if driver.said in (None, ask.session) else CloseCode.REPLACED)
         task = self._tasks[ask.vehicle] = asyncio.create_task(self._leave(peer, ask, vehicle), name="handing a vehicle over")
         task.add_done_callback(lambda _: self._tasks.pop(ask.vehicle, None))
 

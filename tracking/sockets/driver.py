@@ -136,6 +136,10 @@ class DriverConnection(DriverTrips):
             settle(self.session, asyncio.get_running_loop().time())
         super().close(code, reason)
 
+    @property
+    def said(self) -> str | None:
+        return self.session.name if self.session is not None else None
+
     def _leave_session(self) -> None:
         if self.session is not None and self.session.receiver is self:
             self.session.receiver = None

@@ -83,6 +83,26 @@ async def claim(connection: Connection, wanted: Sequence[tuple[int, str]], node:
     return {key: Claimed(*session, terms[key[0]], former.get(key[0])) for key, session in opened.items()}
 
 
+async def end_stalled(connection: Connection, seconds: float) -> int:
+    """Ends transactions of hubs that make others wait for a lock, and have sent nothing for so long. Returns how many.
+
+    Such a hub stands still. If it only was slow, it tries again.
+    """
+    ended: int = await connection.fetchval(
+        """
+        SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE application_name = 'tracking' AND datname = current_database() AND usename = current_user
+            AND wait_event = 'ClientRead' AND state <> 'idle' AND state_change < now() - make_interval(secs => $1)
+            AND pid IN (
+                SELECT unnest(pg_blocking_pids(pid)) FROM pg_stat_activity
+                WHERE application_name = 'tracking' AND datname = current_database() AND wait_event_type = 'Lock'
+            )
+        """,
+        seconds,
+    )
+    return ended
+
+
 async def open_sessions(
     connection: Connection, wanted: Sequence[tuple[int, str, int]]
 ) -> tuple[dict[tuple[int, str], tuple[int, int]], set[int]]:
