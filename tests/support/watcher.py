@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 
 import websockets
@@ -31,7 +31,11 @@ class Line:
         self.points = sorted(points.values())
 
     def add(self, position: Message) -> None:
-        insort(self.points, (position["fix_time"], position["longitude"], position["latitude"]))
+        point = position["fix_time"], position["longitude"], position["latitude"]
+        at = bisect_left(self.points, point)
+        # A revision may have brought it already: then the position only moves the marker.
+        if self.points[at : at + 1] != [point]:
+            self.points.insert(at, point)
 
     def revise(self, revision: Message) -> None:
         first = bisect_left(self.points, revision["from"], key=_time_of)
