@@ -20,6 +20,7 @@ LAYERS = """
     refiling
     cluster forgetting
     service
+    assembly
     api sockets
     life
     app

@@ -29,6 +29,7 @@ from tracking.api import (
     trips,
     vehicles,
 )
+from tracking.assembly import assemble
 from tracking.auth import Auth
 from tracking.config import Settings, require_database, require_key
 from tracking.errors import Refusal, StoreUnavailable, StoreWentBack
@@ -36,7 +37,6 @@ from tracking.keys import Key
 from tracking.life import Life, go_down_with
 from tracking.metrics import WENT_BACK
 from tracking.model import Clock, system_clock
-from tracking.service import assemble
 from tracking.sockets.connection import start
 from tracking.sockets.dispatcher import dispatcher_endpoint
 from tracking.sockets.driver import driver_endpoint

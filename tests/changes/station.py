@@ -12,17 +12,18 @@ from unittest import mock
 
 import asyncpg
 
-import tracking.service
+import tracking.assembly
 from tests.changes.stand_ins import StandInWire
 from tests.changes.turns import ShakyDatabase, Turns, answer_lost
 from tests.support.hub_process import SECRET
+from tracking.assembly import assemble
 from tracking.auth import Auth, Principal
 from tracking.config import Rate, load
 from tracking.errors import Refusal, StoreUnavailable, TokenRefused
 from tracking.life import _read_revoked
 from tracking.live import follower
 from tracking.model import Place, system_clock
-from tracking.service import Service, assemble
+from tracking.service import Service
 from tracking.sockets.connection import Connection
 from tracking.store import changes
 from tracking.store import pool as pools
@@ -85,7 +86,7 @@ class FuzzHub:
         self.world: Book | None = None
         auth = Auth(station.settings, station.clock)
         self._database = type("_Database", (ShakyDatabase,), {"turns": turns})
-        with mock.patch.object(tracking.service, "Database", self._database):
+        with mock.patch.object(tracking.assembly, "Database", self._database):
             self.service: Service = assemble(station.settings, station.url, auth, station.clock)
         self.applied: list[Applied] = []
         self.began = 0

@@ -15,6 +15,7 @@ from tests.support.hub_process import SECRET
 from tests.support.serving import serving
 from tests.support.watcher import Line
 from tracking.app import create_app
+from tracking.assembly import assemble
 from tracking.auth import Auth
 from tracking.cluster.trips import TripsAcrossHubs
 from tracking.config import load
@@ -22,7 +23,7 @@ from tracking.errors import StoreUnavailable
 from tracking.life import Life
 from tracking.live.hub import STEPS
 from tracking.nodes.local import Exchange, LocalBackplane
-from tracking.service import Service, assemble
+from tracking.service import Service
 
 _began = [0]
 """When the test's hubs were started."""

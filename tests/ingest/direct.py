@@ -10,6 +10,7 @@ import asyncpg
 from tests.support.clients import fix, now_ms
 from tests.support.devices import until
 from tests.support.hub_process import SECRET
+from tracking.assembly import assemble
 from tracking.auth import Auth
 from tracking.config import load
 from tracking.ingest.acks import Acks
@@ -22,7 +23,7 @@ from tracking.ingest.vehicles import IngestVehicle, Session
 from tracking.life import Life
 from tracking.model import Fix, Fleet, Position, Vehicle, system_clock
 from tracking.protocol.driver import Unreadable
-from tracking.service import Service, assemble
+from tracking.service import Service
 from tracking.store import fleets, vehicles
 from tracking.store.pool import Database
 

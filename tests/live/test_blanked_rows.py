@@ -9,9 +9,10 @@ from tests.support.changes import Hub, a_hub
 from tests.support.changes import changes as changes_of
 from tests.support.clients import now_ms
 from tests.support.hub_process import SECRET
+from tracking.assembly import assemble
 from tracking.auth import Auth
 from tracking.config import load
-from tracking.service import Service, assemble
+from tracking.service import Service
 from tracking.store import changes
 
 

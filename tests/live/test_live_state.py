@@ -5,6 +5,7 @@ import pytest
 from tests.support.hub_in_process import SETTINGS
 from tests.support.live_state import NothingElse
 from tests.support.monitoring import BEGIN, FLEET, Monitored
+from tracking.assembly import assemble
 from tracking.auth import Auth
 from tracking.config import load
 from tracking.live.follower import NotRead
@@ -12,7 +13,7 @@ from tracking.live.hub import Hub
 from tracking.live_state.applying import LiveState
 from tracking.live_state.reading import State
 from tracking.model import Fleet, Place, Trip, TripStatus, Vehicle
-from tracking.service import Service, assemble
+from tracking.service import Service
 from tracking.store.changes import ChangeKind, Row
 
 

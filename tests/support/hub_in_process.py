@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from tests.support.clients import Api, Message
 from tests.support.clocks import ShiftedClock
 from tests.support.hub_process import SECRET
+from tracking.assembly import assemble
 from tracking.auth import Auth
 from tracking.config import load
 from tracking.live.fleet import FleetFeed
-from tracking.service import Service, assemble
+from tracking.service import Service
 
 SETTINGS: Message = {"jwt_secret": SECRET, "ack_interval": 0}
 

@@ -11,11 +11,11 @@ from tests.support.devices import until
 from tests.support.hub_in_process import SETTINGS, World
 from tests.support.serving import serving
 from tracking.app import create_app
+from tracking.assembly import assemble
 from tracking.auth import Auth
 from tracking.config import load
 from tracking.nodes.local import Exchange, LocalBackplane
 from tracking.nodes.registry import Registry
-from tracking.service import assemble
 
 
 class Hubs(list[World]):
