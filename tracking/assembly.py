@@ -5,7 +5,7 @@ from tracking.auth import Auth
 from tracking.budgets import assemble_budgets
 from tracking.change_upkeep import ChangeUpkeep
 from tracking.cluster.assembly import assemble_homes, assemble_trips
-from tracking.cluster.care import Company, assemble_care
+from tracking.cluster.care import Membership, assemble_care
 from tracking.cluster.unstored import Unstored
 from tracking.config import Settings
 from tracking.downloads import assemble_downloads
@@ -212,15 +212,15 @@ class _Assembly:
             *(self.refiling, self.monitor, self.nodes, self.clock),
         )
         self.homes.recent = self.across_hubs.trips.recent if self.across_hubs is not None else None
-        self.company = Company(self.nodes, self.registry)
+        self.membership = Membership(self.nodes, self.registry)
         self.audit = Audit(
             *(database, self.clock),
             addresses=self.settings.audit_addresses,
             node=self.registry.node.node,
-            others=self.company.read_others,
+            others=self.membership.read_others,
         )
         self.care = assemble_care(
-            *(self.company, database, self.clock),
+            *(self.membership, database, self.clock),
             auth=self.auth,
             hub=self.hub,
             monitor=self.monitor,
@@ -229,7 +229,7 @@ class _Assembly:
             audit=self.audit,
             follower=lambda: self.follower,
         )
-        self.silences = Silences(database, fleets, self.events, self.clock, gone_after=gone_after, hubs=self.company.hubs)
+        self.silences = Silences(database, fleets, self.events, self.clock, gone_after=gone_after, hubs=self.membership.hubs)
 
     def _build_loader(self) -> None:
         self.loader = Loader(

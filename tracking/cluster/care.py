@@ -23,7 +23,7 @@ from tracking.store import nodes as node_store
 from tracking.store.pool import Connection, Database
 
 
-class Company(NamedTuple):
+class Membership(NamedTuple):
     """The other hubs of this database, as the broker and the database know them."""
 
     nodes: Nodes
@@ -48,7 +48,7 @@ class Company(NamedTuple):
 
 
 class Care(NamedTuple):
-    company: Company
+    membership: Membership
     hints: Hints
     cut_off: CutOff
     store_feed: StoreFeed
@@ -72,7 +72,7 @@ class Care(NamedTuple):
 
 
 def assemble_care(
-    company: Company,
+    membership: Membership,
     database: Database,
     clock: Clock,
     *,
@@ -85,14 +85,14 @@ def assemble_care(
     follower: Callable[[], Follower[State]],
 ) -> Care:
     """`follower` returns the follower, which is built later."""
-    nodes, others = company.nodes, company.others
+    nodes, others = membership.nodes, membership.others
     # Alone, a hub tells events of all vehicles. Otherwise another hub may be a vehicle's home.
     monitor.speaks_for = lambda vehicle: homes.is_here(vehicle.number) or not others()
-    homes.others_registered = lambda: bool(company.registry.others)
-    store_feed = StoreFeed(database, hub, revisions, clock, away=company.broker_away)
+    homes.others_registered = lambda: bool(membership.registry.others)
+    store_feed = StoreFeed(database, hub, revisions, clock, away=membership.broker_away)
     nodes.observe(store_feed)
     return Care(
-        company,
+        membership,
         Hints(nodes, auth, hub, lambda: follower().wake()),
         CutOff(hub, lambda: follower().behind, lambda: nodes.peers.values()),
         store_feed,
