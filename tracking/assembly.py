@@ -5,7 +5,7 @@ from tracking.auth import Auth
 from tracking.budgets import assemble_budgets
 from tracking.change_upkeep import ChangeUpkeep
 from tracking.cluster.assembly import assemble_homes, assemble_trips
-from tracking.cluster.care import Membership, assemble_care
+from tracking.cluster.safeguards import Membership, assemble_safeguards
 from tracking.cluster.unstored import Unstored
 from tracking.config import Settings
 from tracking.downloads import assemble_downloads
@@ -219,7 +219,7 @@ class _Assembly:
             node=self.registry.node.node,
             others=self.membership.read_others,
         )
-        self.care = assemble_care(
+        self.safeguards = assemble_safeguards(
             *(self.membership, database, self.clock),
             auth=self.auth,
             hub=self.hub,
@@ -261,8 +261,8 @@ class _Assembly:
         self.follower = Follower(
             *(self.following, self.database, self.marks, live),
             clock=self.clock,
-            on_applied=self.care.erased.after(self.change_feed.add),
-            on_committed=self.care.hints.committed,
+            on_applied=self.safeguards.erased.after(self.change_feed.add),
+            on_committed=self.safeguards.hints.committed,
         )
         self.hub.applied = lambda: self.follower.applied
         self.events.on_stored = self.follower.wake
@@ -320,7 +320,7 @@ class _Assembly:
             ),
             revisions=self.revisions,
             homes=self.homes,
-            care=self.care,
+            safeguards=self.safeguards,
             refiling=self.refiling,
             summaries=self.summaries,
             sums=self.sums,

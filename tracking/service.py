@@ -7,8 +7,8 @@ from tracking.auth import Auth
 from tracking.budgets import Budgets
 from tracking.change_upkeep import ChangeUpkeep
 from tracking.cluster.assembly import AcrossHubs
-from tracking.cluster.care import Care
 from tracking.cluster.homes import Homes
+from tracking.cluster.safeguards import Safeguards
 from tracking.cluster.unstored import Unstored
 from tracking.config import Settings
 from tracking.downloads import Downloads
@@ -108,7 +108,7 @@ class Service:
     revisions: Revisions
     homes: Homes
     """of vehicles whose drivers are connected here"""
-    care: Care
+    safeguards: Safeguards
     """of several hubs on this database"""
     refiling: Refiling
     """of fixes that raced a change of their vehicle's trips"""

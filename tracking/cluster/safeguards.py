@@ -47,7 +47,7 @@ class Membership(NamedTuple):
         return {*self.nodes.peers, *(one.node for one in await node_store.others(connection, self.nodes.node.node))}
 
 
-class Care(NamedTuple):
+class Safeguards(NamedTuple):
     membership: Membership
     hints: Hints
     cut_off: CutOff
@@ -71,7 +71,7 @@ class Care(NamedTuple):
         return found
 
 
-def assemble_care(
+def assemble_safeguards(
     membership: Membership,
     database: Database,
     clock: Clock,
@@ -83,7 +83,7 @@ def assemble_care(
     revisions: Revisions,
     audit: Audit,
     follower: Callable[[], Follower[State]],
-) -> Care:
+) -> Safeguards:
     """`follower` returns the follower, which is built later."""
     nodes, others = membership.nodes, membership.others
     # Alone, a hub tells events of all vehicles. Otherwise another hub may be a vehicle's home.
@@ -91,7 +91,7 @@ def assemble_care(
     homes.others_registered = lambda: bool(membership.registry.others)
     store_feed = StoreFeed(database, hub, revisions, clock, away=membership.broker_away)
     nodes.observe(store_feed)
-    return Care(
+    return Safeguards(
         membership,
         Hints(nodes, auth, hub, lambda: follower().wake()),
         CutOff(hub, lambda: follower().behind, lambda: nodes.peers.values()),
