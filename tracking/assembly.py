@@ -262,7 +262,7 @@ class _Assembly:
             *(self.following, self.database, self.marks, live),
             clock=self.clock,
             on_applied=self.safeguards.erased.after(self.change_feed.add),
-            on_committed=self.safeguards.hints.committed,
+            on_committed=self.safeguards.commit_notices.committed,
         )
         self.hub.applied = lambda: self.follower.applied
         self.events.on_stored = self.follower.wake

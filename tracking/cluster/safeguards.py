@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from tracking.audit import Audit
 from tracking.auth import Auth
+from tracking.cluster.commit_notices import CommitNotices
 from tracking.cluster.cut_off import CutOff
 from tracking.cluster.erased_elsewhere import ErasedElsewhere
 from tracking.cluster.held_fleets import HeldFleets
-from tracking.cluster.hints import Hints
 from tracking.cluster.homes import Homes
 from tracking.cluster.store_feed import StoreFeed
 from tracking.history.revisions import Revisions
@@ -49,7 +49,7 @@ class Membership(NamedTuple):
 
 class Safeguards(NamedTuple):
     membership: Membership
-    hints: Hints
+    commit_notices: CommitNotices
     cut_off: CutOff
     store_feed: StoreFeed
     held_fleets: HeldFleets
@@ -93,7 +93,7 @@ def assemble_safeguards(
     nodes.observe(store_feed)
     return Safeguards(
         membership,
-        Hints(nodes, auth, hub, lambda: follower().wake()),
+        CommitNotices(nodes, auth, hub, lambda: follower().wake()),
         CutOff(hub, lambda: follower().behind, lambda: nodes.peers.values()),
         store_feed,
         HeldFleets(database, hub.fleets, monitor, clock, others=others),
