@@ -6,7 +6,7 @@ from tracking.budgets import assemble_budgets
 from tracking.change_upkeep import ChangeUpkeep
 from tracking.cluster.assembly import assemble_homes, assemble_trips
 from tracking.cluster.safeguards import Membership, assemble_safeguards
-from tracking.cluster.unstored import Unstored
+from tracking.cluster.uncommitted import UncommittedPositions
 from tracking.config import Settings
 from tracking.downloads import assemble_downloads
 from tracking.erasure import Erasures
@@ -147,10 +147,10 @@ class _Assembly:
     def _build_history(self) -> None:
         # Lines and revisions show what the recorder stored, with what still waits in its queue.
         self.queue = CommitQueue(rows=self.settings.commit_rows, limit=self.settings.queue_limit)
-        self.unstored = Unstored(self.queue)
+        self.uncommitted = UncommittedPositions(self.queue)
         tracks = Gathered(lambda numbers: trip_lines.read_short(self.database, numbers), most=TRACKS_AT_ONCE)
-        self.lines = Lines(self.database, tracks, self.unstored.pending, self.clock, self.hub.erased)
-        self.revisions = Revisions(self.lines, self.hub, self.unstored)
+        self.lines = Lines(self.database, tracks, self.uncommitted.pending, self.clock, self.hub.erased)
+        self.revisions = Revisions(self.lines, self.hub, self.uncommitted)
         self.hub.on_former = self.revisions.late_one
         self.summaries = Summaries(
             self.housekeeping,
@@ -193,7 +193,7 @@ class _Assembly:
 
     def _build_trips_across_hubs(self) -> None:
         self.across_hubs = assemble_trips(
-            *(self.database, self.nodes, self.hub, self.unstored),
+            *(self.database, self.nodes, self.hub, self.uncommitted),
             *(self.ingest_vehicles, self.revisions, self.clock),
         )
 
@@ -299,7 +299,7 @@ class _Assembly:
             intake=self.intake,
             shown_trips=Gathered(lambda trip_ids: trips.as_of_now(database, trip_ids)),
             lines=self.lines,
-            unstored=self.unstored,
+            uncommitted=self.uncommitted,
             hub=self.hub,
             across_hubs=self.across_hubs,
             connection_limits=ConnectionLimits(settings.connections_per_address),

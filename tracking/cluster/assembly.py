@@ -6,7 +6,7 @@ from tracking.cluster.homes import Homes
 from tracking.cluster.leaving import Leaving
 from tracking.cluster.resuming import Resuming
 from tracking.cluster.trips import TripsAcrossHubs
-from tracking.cluster.unstored import Unstored
+from tracking.cluster.uncommitted import UncommittedPositions
 from tracking.history.revisions import Revisions
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.vehicles import IngestVehicles
@@ -48,7 +48,7 @@ def assemble_trips(
     database: Database,
     nodes: Nodes,
     hub: Hub,
-    unstored: Unstored,
+    uncommitted: UncommittedPositions,
     ingest_vehicles: IngestVehicles,
     revisions: Revisions,
     clock: Clock,
@@ -56,6 +56,6 @@ def assemble_trips(
     """None without a broker."""
     if not nodes.enabled:
         return None
-    trips = TripsAcrossHubs(nodes, hub, unstored, ingest_vehicles, revisions, clock)
+    trips = TripsAcrossHubs(nodes, hub, uncommitted, ingest_vehicles, revisions, clock)
     hub.elsewhere = trips
     return AcrossHubs(trips, Resuming(trips, database))

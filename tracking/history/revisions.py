@@ -22,7 +22,7 @@ GATHER_SECONDS = 0.25
 """How long late fixes are gathered. Many of them come together, and then make one revision."""
 
 
-class Unstored(Protocol):
+class UncommittedPositions(Protocol):
     """Positions that are accepted, and perhaps not committed."""
 
     def pending(self, trip_id: str) -> Sequence[Position]:
@@ -33,10 +33,10 @@ class Unstored(Protocol):
 class Revisions:
     """Gathers late fixes, reads their part of the line from the store, and publishes it. `run` works until it is cancelled."""
 
-    def __init__(self, lines: Lines, hub: Hub, unstored: Unstored) -> None:
+    def __init__(self, lines: Lines, hub: Hub, uncommitted: UncommittedPositions) -> None:
         self._lines = lines
         self._hub = hub
-        self._unstored = unstored
+        self._unstored = uncommitted
         self._spans: dict[str, tuple[int, int, int, int | None]] = {}
         """By trip: its number, the first and last fix time, and the fix time of the last fix that went to another trip."""
         self._arrived = asyncio.Event()
