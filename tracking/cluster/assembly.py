@@ -57,5 +57,5 @@ def assemble_trips(
     if not nodes.enabled:
         return None
     trips = TripsAcrossHubs(nodes, hub, uncommitted, ingest_vehicles, revisions, clock)
-    hub.elsewhere = trips
+    hub.trip_exchange = trips
     return AcrossHubs(trips, Resuming(trips, database))

@@ -32,7 +32,7 @@ BACK_SECONDS = 5.0
 
 
 class TripsAcrossHubs:
-    """What `Hub.elsewhere` needs: see `live.hub.Elsewhere`. It observes peers, and hears what they tell of trips."""
+    """What `Hub.trip_exchange` needs: see `live.hub.TripExchange`. It observes peers, and hears what they tell of trips."""
 
     def __init__(
         self,

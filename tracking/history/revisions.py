@@ -43,8 +43,8 @@ class Revisions:
 
     def late(self, late: list[Position]) -> None:
         """Takes committed, plausible positions that came too late to move the marker."""
-        if self._hub.elsewhere is not None:
-            self._hub.elsewhere.committed_late(late)
+        if self._hub.trip_exchange is not None:
+            self._hub.trip_exchange.committed_late(late)
         for position in late:
             if position.trip_id is None or position.trip is None or position.trip_id not in self._hub.feeds:
                 continue
