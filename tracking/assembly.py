@@ -261,7 +261,7 @@ class _Assembly:
         self.follower = Follower(
             *(self.following, self.database, self.marks, live),
             clock=self.clock,
-            on_applied=self.safeguards.erased.after(self.change_feed.add),
+            on_applied=self.safeguards.remote_erasures.after(self.change_feed.add),
             on_committed=self.safeguards.commit_notices.committed,
         )
         self.hub.applied = lambda: self.follower.applied

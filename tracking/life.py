@@ -87,7 +87,7 @@ class Life:
                 "homes": service.homes.run(),
                 "cut off": service.safeguards.cut_off.run(),
                 "feed from the store": service.safeguards.store_feed.run(),
-                "erased elsewhere": service.safeguards.erased.run(),
+                "erasures by other hubs": service.safeguards.remote_erasures.run(),
                 "vehicles of other hubs": service.safeguards.held_fleets.run(),
                 "summaries": service.summaries.run(),
                 "erasures": service.erasures.run(),

@@ -93,7 +93,8 @@ async def test_an_id_that_another_hub_erased_is_not_written_here_any_more(databa
         audit.note(BY, Action.WATCHED, Kind.TRIP, trip_id)
         await audit.write()
         await until(
-            lambda: audit.knows_erased(Kind.TRIP, trip_id) and not other.service.safeguards.erased._waiting, "it is replaced"
+            lambda: audit.knows_erased(Kind.TRIP, trip_id) and not other.service.safeguards.remote_erasures._waiting,
+            "it is replaced",
         )
         audit.note(BY, Action.WATCHED, Kind.TRIP, trip_id)
         await audit.write()

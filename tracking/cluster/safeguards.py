@@ -7,9 +7,9 @@ from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.cluster.commit_notices import CommitNotices
 from tracking.cluster.cut_off import CutOff
-from tracking.cluster.erased_elsewhere import ErasedElsewhere
 from tracking.cluster.held_fleets import HeldFleets
 from tracking.cluster.homes import Homes
+from tracking.cluster.remote_erasures import RemoteErasures
 from tracking.cluster.store_feed import StoreFeed
 from tracking.history.revisions import Revisions
 from tracking.live.follower import Follower
@@ -53,7 +53,7 @@ class Safeguards(NamedTuple):
     cut_off: CutOff
     store_feed: StoreFeed
     held_fleets: HeldFleets
-    erased: ErasedElsewhere
+    remote_erasures: RemoteErasures
 
     def degraded(self) -> list[str]:
         """For `/readyz`: what does not work now, and what to do."""
@@ -97,5 +97,5 @@ def assemble_safeguards(
         CutOff(hub, lambda: follower().behind, lambda: nodes.peers.values()),
         store_feed,
         HeldFleets(database, hub.fleets, monitor, clock, others=others),
-        ErasedElsewhere(database, audit),
+        RemoteErasures(database, audit),
     )
