@@ -88,7 +88,7 @@ class Life:
                 "cut off": service.safeguards.cut_off.run(),
                 "feed from the store": service.safeguards.store_feed.run(),
                 "erasures by other hubs": service.safeguards.remote_erasures.run(),
-                "vehicles of other hubs": service.safeguards.held_fleets.run(),
+                "vehicles of other hubs": service.safeguards.remote_vehicles.run(),
                 "summaries": service.summaries.run(),
                 "erasures": service.erasures.run(),
                 "retention": service.retention.run(),

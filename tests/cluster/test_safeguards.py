@@ -185,7 +185,7 @@ async def test_a_hub_that_is_not_the_home_shows_a_vehicle_and_tells_nothing_of_i
                     await driver.report(fix(seq, fix_time=now_ms(), latitude=47.141 + seq * 1e-4))
                     await driver.acknowledged(seq)
                     await home.service.latest.flush()
-                    await other.service.safeguards.held_fleets.work()
+                    await other.service.safeguards.remote_vehicles.work()
                     while _latitude(dispatcher, van) != pytest.approx(47.141 + seq * 1e-4):
                         await dispatcher.receive()
                 assert dispatcher.vehicles[van]["status"] == "on_trip"

@@ -7,9 +7,9 @@ from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.cluster.commit_notices import CommitNotices
 from tracking.cluster.cut_off import CutOff
-from tracking.cluster.held_fleets import HeldFleets
 from tracking.cluster.homes import Homes
 from tracking.cluster.remote_erasures import RemoteErasures
+from tracking.cluster.remote_vehicles import RemoteVehicles
 from tracking.cluster.store_feed import StoreFeed
 from tracking.history.revisions import Revisions
 from tracking.live.follower import Follower
@@ -52,7 +52,7 @@ class Safeguards(NamedTuple):
     commit_notices: CommitNotices
     cut_off: CutOff
     store_feed: StoreFeed
-    held_fleets: HeldFleets
+    remote_vehicles: RemoteVehicles
     remote_erasures: RemoteErasures
 
     def degraded(self) -> list[str]:
@@ -96,6 +96,6 @@ def assemble_safeguards(
         CommitNotices(nodes, auth, hub, lambda: follower().wake()),
         CutOff(hub, lambda: follower().behind, lambda: nodes.peers.values()),
         store_feed,
-        HeldFleets(database, hub.fleets, monitor, clock, others=others),
+        RemoteVehicles(database, hub.fleets, monitor, clock, others=others),
         RemoteErasures(database, audit),
     )
