@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
+from tracking.cluster.hand_over_answers import HandOverAnswers
 from tracking.cluster.homes import Homes
-from tracking.cluster.leaving import Leaving
 from tracking.cluster.resuming import Resuming
 from tracking.cluster.trips import TripsAcrossHubs
 from tracking.cluster.uncommitted import UncommittedPositions
@@ -33,7 +33,7 @@ def assemble_homes(
         refiling.forget(numbers)
 
     homes = Homes(database, ingest_vehicles, hub, recorder, monitor, nodes, clock, forget)
-    Leaving(ingest_vehicles, hub, recorder, monitor, homes, nodes, clock)
+    HandOverAnswers(ingest_vehicles, hub, recorder, monitor, homes, nodes, clock)
     return homes
 
 
