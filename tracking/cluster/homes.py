@@ -101,12 +101,12 @@ class Homes:
         self.recent: Recent | None = None
         self.others_registered: Callable[[], bool] = lambda: True
         """Whether another hub is registered in the database. Asked while the broker is away."""
-        self.looked: float = inf
+        self.loop_ran_at: float = inf
         """The instant (ms) at which the event loop was last known to run. `STOOD_STILL_MS` later nothing may be taken.
 
         Without a broker it lies in the future for ever: no other hub may run.
         """
-        self._unsure: set[int] = set()
+        self._possibly_moved: set[int] = set()
         """Vehicles that may have driven elsewhere, though the store says that their home was here: a claim was broken off, or a
         hub that asked for them never came."""
         self._waiting: list[Waiting] = []
@@ -167,8 +167,8 @@ class Homes:
 
     async def _claim(self, vehicle: IngestVehicle, name: str) -> Session | None:
         told = await self._ask(vehicle, name) if self._nodes.enabled else None
-        was_here = vehicle.number not in self._unsure
-        self._unsure.add(vehicle.number)
+        was_here = vehicle.number not in self._possibly_moved
+        self._possibly_moved.add(vehicle.number)
         claimed = await self._claims.claim(vehicle.number, name)
         if claimed is None:
             return None
@@ -193,7 +193,7 @@ class Homes:
         elif self.recent is not None:
             # It had no home, or this one.
             self.recent.begins_here(vehicle.number, 0)
-        self._unsure.discard(vehicle.number)
+        self._possibly_moved.discard(vehicle.number)
         vehicle.floor = min(floor, self._clock() + FLOOR_MS)
         if former is not None and former.node != self._nodes.node.node:
             self._ingest_vehicles.taken_over(vehicle)
@@ -262,7 +262,7 @@ class Homes:
             return
         home.lost = True
         HOMES_LOST.labels(why).inc()
-        self._unsure.add(home.vehicle)
+        self._possibly_moved.add(home.vehicle)
         vehicle = self._ingest_vehicles.by_number.get(home.vehicle)
         if vehicle is None or vehicle.home is not home:
             self._recorder.queue.drop_lost()
@@ -318,7 +318,7 @@ class Homes:
                         break
         finally:
             self._reading = None
-        self.looked = self._clock()
+        self.loop_ran_at = self._clock()
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             one.go_on()
@@ -342,7 +342,7 @@ class Homes:
 
     async def run(self) -> None:
         if self._nodes.enabled:
-            self.looked = self._clock()
+            self.loop_ran_at = self._clock()
         try:
             for count in itertools.count():
                 if count % COUNTED_EVERY == 0:
@@ -357,10 +357,10 @@ class Homes:
 
     def _look(self) -> None:
         now = self._clock()
-        if not 0 <= now - self.looked < STOOD_STILL_MS:
+        if not 0 <= now - self.loop_ran_at < STOOD_STILL_MS:
             self._begin_reading()
         elif self._reading is None:
-            self.looked = now
+            self.loop_ran_at = now
             since = asyncio.get_running_loop().time() - self._read_at
             if not self._nodes.connected and since >= AWAY_SECONDS and self.others_registered() and self._checking is None:
                 self._checking = asyncio.create_task(self._check(), name="checking the homes without the broker")
