@@ -116,7 +116,7 @@ class Homes:
         self._claims = Claims(database, nodes.node.node)
         recorder.on_lost = self._refused
         if nodes.enabled:
-            monitor.speaks_for = lambda live: self.is_here(live.number)
+            monitor.finds_events_of = lambda live: self.is_here(live.number)
         recorder.latest.term_of = monitor.events.term_of = self.term_of
 
     def term_of(self, vehicle: int) -> int | None:

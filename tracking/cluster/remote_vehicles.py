@@ -60,7 +60,7 @@ class RemoteVehicles:
             async for positions in newer_positions.of_fleets(connection, names, self._clock() - WITHIN_MS):
                 for position in positions:
                     vehicle = self._fleets.by_number.get(position.vehicle)
-                    if vehicle is None or not vehicle.feed.loaded or self._monitor.speaks_for(vehicle):
+                    if vehicle is None or not vehicle.feed.loaded or self._monitor.finds_events_of(vehicle):
                         continue
                     shown = vehicle.position
                     # The fleet may not see what was before the vehicle joined it, and nothing older than it saw.
@@ -74,7 +74,7 @@ class RemoteVehicles:
     async def _show_lost(self, feed: FleetFeed) -> None:
         began = time.perf_counter()
         for vehicle in list(feed.vehicles):
-            if not self._monitor.speaks_for(vehicle) and self._fleets.is_there(vehicle):
+            if not self._monitor.finds_events_of(vehicle) and self._fleets.is_there(vehicle):
                 self._monitor.lost_elsewhere(vehicle)
             if time.perf_counter() - began > SLICE_SECONDS:
                 await asyncio.sleep(0)

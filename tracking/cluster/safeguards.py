@@ -87,7 +87,7 @@ def assemble_safeguards(
     """`follower` returns the follower, which is built later."""
     nodes, others = membership.nodes, membership.others
     # Alone, a hub tells events of all vehicles. Otherwise another hub may be a vehicle's home.
-    monitor.speaks_for = lambda vehicle: homes.is_here(vehicle.number) or not others()
+    monitor.finds_events_of = lambda vehicle: homes.is_here(vehicle.number) or not others()
     homes.others_registered = lambda: bool(membership.registry.others)
     store_feed = StoreFeed(database, hub, revisions, clock, away=membership.broker_away)
     nodes.observe(store_feed)

@@ -25,9 +25,9 @@ class LastHeard:
     """
 
     def __init__(
-        self, fleets: Fleets, states: AlertStates, alerts: Alerts, speaks_for: SpeaksFor, *, gone_after_ms: int
+        self, fleets: Fleets, states: AlertStates, alerts: Alerts, finds_events_of: SpeaksFor, *, gone_after_ms: int
     ) -> None:
-        self._speaks_for = speaks_for
+        self._speaks_for = finds_events_of
         self._fleets = fleets
         self._states = states
         self._alerts = alerts
