@@ -215,7 +215,7 @@ class Nodes:
         for link in list(self._outgoing.values()):
             while link.waits:
                 if backplane.waiting > FULL_BYTES and not self._leaving:
-                    link.thin()
+                    link.keep_newest()
                     self._flush_later()
                     break
                 data, positions = link.pack()
@@ -230,7 +230,7 @@ class Nodes:
     async def _send_beat(self, backplane: Backplane) -> None:
         now, links = self._now(), {}
         for peer, link in self._outgoing.items():
-            link.own_up(now)
+            link.mark_loss(now)
             links[peer] = link.number
         beat = Beat(VERSION, *self.node, self._confirmed(), self._life, links, self._leaving)
         data = messages.encode(beat)
