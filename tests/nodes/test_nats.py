@@ -54,13 +54,13 @@ async def test_a_broker_that_answers_nothing_is_given_up(
     async with running(a, b):
         await until(lambda: a.knows("b") and b.knows("a"))
         before = _connections(own_broker.port)
-        own_broker.freeze()
+        own_broker.suspend()
         for _ in range(200):  # more than the connection takes
             await a.backplane.send("b", bytes(200_000))
         await until(lambda: not a.nodes.connected and not b.nodes.connected)
         # The connections that the broker does not read are closed, although data waits in one.
         await until(lambda: not before & _connections(own_broker.port))
-        own_broker.thaw()
+        own_broker.resume()
         await until(lambda: a.nodes.connected and b.nodes.connected and a.knows("b") and b.knows("a"))
         a.nodes.forward(a_position(1, 1, 99_999), ("b",))
         await until(lambda: 99_999 in b.seqs)
