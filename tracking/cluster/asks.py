@@ -10,7 +10,9 @@ from tracking.nodes.messages import TripAnswer
 from tracking.nodes.nodes import Nodes
 
 ASK_SECONDS = 0.2
-"""How long a joining waits for the answers of all peers."""
+"""How long a joining waits for the answer of a peer that answers nothing."""
+MOST_SECONDS = 3.0
+"""How long it waits at most for peers that answer other questions: many ask at once."""
 STEPS_AFTER = 3
 """Steps of the event loop that follow the wait. If the loop was late, the answers may have come meanwhile."""
 EXPIRED_SECONDS = 10.0
@@ -49,6 +51,8 @@ class Asks:
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
         self._open: dict[int, Ask] = {}
+        self._heard_at: dict[str, float] = {}
+        """By peer: when it answered last."""
 
     @property
     def is_waiting(self) -> bool:
@@ -64,9 +68,11 @@ class Asks:
         return ask
 
     async def wait(self, ask: Ask) -> bool:
-        """Waits for the answers, `ASK_SECONDS` after it was asked at most. Returns whether all have answered."""
-        left = ask.begun_at + ASK_SECONDS - asyncio.get_running_loop().time()
-        if not ask.settled.is_set() and left > 0:
+        """Waits for the answers, as long as each peer that lacks has answered something within `ASK_SECONDS`.
+
+        Returns whether all have answered.
+        """
+        while not ask.settled.is_set() and (left := self._left(ask)) > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ask.settled.wait(), left)
         for _ in range(STEPS_AFTER):
@@ -75,6 +81,12 @@ class Asks:
             await asyncio.sleep(0)
         return ask.settled.is_set()
 
+    def _left(self, ask: Ask) -> float:
+        """Seconds to wait."""
+        heard_at = min(self._heard_at.get(peer, 0.0) for peer in ask.waiting)
+        end = min(max(ask.begun_at, heard_at) + ASK_SECONDS, ask.begun_at + MOST_SECONDS)
+        return end - asyncio.get_running_loop().time()
+
     def open(self, peer: str, answer: TripAnswer) -> Ask | None:
         """The question that is answered; None if it is not known, or no longer."""
         ask = self._open.get(answer.ask)
@@ -82,12 +94,14 @@ class Asks:
 
     def heard(self, ask: Ask, peer: str, answer: TripAnswer) -> None:
         """Notes a part of an answer, after its positions were kept."""
+        self._heard_at[peer] = asyncio.get_running_loop().time()
         ask.answers[peer] = msgspec.structs.replace(answer, unstored=[], recent=[])
         if not answer.more:
             self._answered(ask, peer)
 
     def gone(self, peer: str) -> None:
         """Nothing more is expected of the peer."""
+        self._heard_at.pop(peer, None)
         for ask in list(self._open.values()):
             if peer in ask.waiting:
                 self._answered(ask, peer)
