@@ -190,6 +190,9 @@ class Homes:
         elif known is not None:
             floor = known.last.server_time if known.last is not None else 0
             self._go_on_from(vehicle, known)
+        elif self.recent is not None:
+            # It had no home, or this one.
+            self.recent.begins_here(vehicle.number, 0)
         self._unsure.discard(vehicle.number)
         vehicle.floor = min(floor, self._clock() + FLOOR_MS)
         if former is not None and former.node != self._nodes.node.node:
