@@ -10,9 +10,9 @@ from tracking.nodes.messages import TripAnswer
 from tracking.nodes.nodes import Nodes
 
 ASK_SECONDS = 0.2
-"""How long a joining waits for the answer of a peer that answers nothing."""
-MOST_SECONDS = 3.0
-"""How long it waits at most for peers that answer other questions: many ask at once."""
+"""How long a joining waits for the answers of all peers."""
+HOME_SECONDS = 2.0
+"""How long a reader that returns waits for the home's answer. If thousands return at once, each hub is busy for a second."""
 STEPS_AFTER = 3
 """Steps of the event loop that follow the wait. If the loop was late, the answers may have come meanwhile."""
 EXPIRED_SECONDS = 10.0
@@ -22,7 +22,7 @@ EXPIRED_SECONDS = 10.0
 class Ask:
     """One question about a trip. `fills`: it is asked because messages were missed, so the answer fills a gap."""
 
-    __slots__ = ("answers", "begun_at", "fills", "number", "settled", "since", "trip_id", "waiting")
+    __slots__ = ("answers", "begun_at", "fills", "home", "number", "settled", "since", "trip_id", "waiting")
 
     def __init__(self, number: int, trip_id: str, since: int, peers: Iterable[str], *, fills: bool) -> None:
         self.number = number
@@ -36,8 +36,11 @@ class Ask:
         self.begun_at = asyncio.get_running_loop().time()
         self.settled = asyncio.Event()
         """Set when all have answered."""
+        self.home = asyncio.Event()
+        """Set when the home of the trip's vehicle has answered, or all have."""
         if not self.waiting:
             self.settled.set()
+            self.home.set()
 
     @property
     def is_late(self) -> bool:
@@ -51,8 +54,6 @@ class Asks:
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
         self._open: dict[int, Ask] = {}
-        self._heard_at: dict[str, float] = {}
-        """By peer: when it answered last."""
 
     @property
     def is_waiting(self) -> bool:
@@ -68,11 +69,9 @@ class Asks:
         return ask
 
     async def wait(self, ask: Ask) -> bool:
-        """Waits for the answers, as long as each peer that lacks has answered something within `ASK_SECONDS`.
-
-        Returns whether all have answered.
-        """
-        while not ask.settled.is_set() and (left := self._left(ask)) > 0:
+        """Waits for the answers, `ASK_SECONDS` after it was asked at most. Returns whether all have answered."""
+        left = ask.begun_at + ASK_SECONDS - asyncio.get_running_loop().time()
+        if not ask.settled.is_set() and left > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ask.settled.wait(), left)
         for _ in range(STEPS_AFTER):
@@ -81,11 +80,11 @@ class Asks:
             await asyncio.sleep(0)
         return ask.settled.is_set()
 
-    def _left(self, ask: Ask) -> float:
-        """Seconds to wait."""
-        heard_at = min(self._heard_at.get(peer, 0.0) for peer in ask.waiting)
-        end = min(max(ask.begun_at, heard_at) + ASK_SECONDS, ask.begun_at + MOST_SECONDS)
-        return end - asyncio.get_running_loop().time()
+    async def wait_for_home(self, ask: Ask) -> bool:
+        """Waits for the answer of the home, `HOME_SECONDS` at most. Returns whether it, or all peers, have answered."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ask.home.wait(), HOME_SECONDS)
+        return ask.home.is_set()
 
     def open(self, peer: str, answer: TripAnswer) -> Ask | None:
         """The question that is answered; None if it is not known, or no longer."""
@@ -94,14 +93,14 @@ class Asks:
 
     def heard(self, ask: Ask, peer: str, answer: TripAnswer) -> None:
         """Notes a part of an answer, after its positions were kept."""
-        self._heard_at[peer] = asyncio.get_running_loop().time()
         ask.answers[peer] = msgspec.structs.replace(answer, unstored=[], recent=[])
         if not answer.more:
+            if answer.home:
+                ask.home.set()
             self._answered(ask, peer)
 
     def gone(self, peer: str) -> None:
         """Nothing more is expected of the peer."""
-        self._heard_at.pop(peer, None)
         for ask in list(self._open.values()):
             if peer in ask.waiting:
                 self._answered(ask, peer)
@@ -111,6 +110,7 @@ class Asks:
         if not ask.waiting:
             del self._open[ask.number]
             ask.settled.set()
+            ask.home.set()
 
     def _expire(self) -> None:
         due = asyncio.get_running_loop().time() - EXPIRED_SECONDS
