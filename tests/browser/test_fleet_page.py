@@ -61,7 +61,7 @@ async def test_a_vehicle_is_found_by_name_or_plate_wherever_it_is(hub: HubProces
             await report_at(three, 1, *SYDNEY)
             await page.page.keyboard.press("/")
             await page.page.keyboard.type("777")
-            await page.until("tracking.list.join('|') === 'Bus|TripExchange in the fleet|Ute'")
+            await page.until("tracking.list.join('|') === 'Bus|Elsewhere in the fleet|Ute'")
             await page.page.click("#list [role=option]:has-text('Ute')")
             await page.until(f"tracking.selected === '{far}' && tracking.vehicles.some(({{ id }}) => id === '{far}')")
             assert await page.page.input_value("#search") == "777"

@@ -11,6 +11,8 @@ from tracking.nodes.nodes import Nodes
 
 ASK_SECONDS = 0.2
 """How long a joining waits for the answers of all peers."""
+HOME_SECONDS = 2.0
+"""How long a reader that returns waits for the home's answer. If thousands return at once, each hub is busy for a second."""
 STEPS_AFTER = 3
 """Steps of the event loop that follow the wait. If the loop was late, the answers may have come meanwhile."""
 EXPIRED_SECONDS = 10.0
@@ -20,7 +22,7 @@ EXPIRED_SECONDS = 10.0
 class Ask:
     """One question about a trip. `fills`: it is asked because messages were missed, so the answer fills a gap."""
 
-    __slots__ = ("answers", "begun_at", "fills", "number", "settled", "since", "trip_id", "waiting")
+    __slots__ = ("answers", "begun_at", "fills", "home", "number", "settled", "since", "trip_id", "waiting")
 
     def __init__(self, number: int, trip_id: str, since: int, peers: Iterable[str], *, fills: bool) -> None:
         self.number = number
@@ -34,8 +36,11 @@ class Ask:
         self.begun_at = asyncio.get_running_loop().time()
         self.settled = asyncio.Event()
         """Set when all have answered."""
+        self.home = asyncio.Event()
+        """Set when the home of the trip's vehicle has answered, or all have."""
         if not self.waiting:
             self.settled.set()
+            self.home.set()
 
     @property
     def is_late(self) -> bool:
@@ -75,6 +80,12 @@ class Asks:
             await asyncio.sleep(0)
         return ask.settled.is_set()
 
+    async def wait_for_home(self, ask: Ask) -> bool:
+        """Waits for the answer of the home, `HOME_SECONDS` at most. Returns whether it, or all peers, have answered."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ask.home.wait(), HOME_SECONDS)
+        return ask.home.is_set()
+
     def open(self, peer: str, answer: TripAnswer) -> Ask | None:
         """The question that is answered; None if it is not known, or no longer."""
         ask = self._open.get(answer.ask)
@@ -84,6 +95,8 @@ class Asks:
         """Notes a part of an answer, after its positions were kept."""
         ask.answers[peer] = msgspec.structs.replace(answer, uncommitted=[], recent=[])
         if not answer.more:
+            if answer.home:
+                ask.home.set()
             self._answered(ask, peer)
 
     def gone(self, peer: str) -> None:
@@ -97,6 +110,7 @@ class Asks:
         if not ask.waiting:
             del self._open[ask.number]
             ask.settled.set()
+            ask.home.set()
 
     def _expire(self) -> None:
         due = asyncio.get_running_loop().time() - EXPIRED_SECONDS

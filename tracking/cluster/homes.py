@@ -2,8 +2,8 @@
 
     hello -> former home asked (200 ms) -> claim: one transaction for many -> what the former home knew, or the store
 
-A home is lost in three ways. Another hub asks for it (`hand_over_answers`), the recorder's `move` finds another term, or the homes are
-read anew. Then nothing of the vehicle is taken, shown or stored here any more.
+A home is lost in three ways. Another hub asks for it (`hand_over_answers`), the recorder's `move` finds another term, or the
+homes are read anew. Then nothing of the vehicle is taken, shown or stored here any more.
 """
 
 import asyncio

@@ -17,8 +17,8 @@ def join(
 ) -> list[DrivenPoint]:
     """The points of a trip in the order of time, each once. Suspect positions are no part of the line.
 
-    `uncommitted` are positions that waited for a commit before `stored` was read. So a position that was committed meanwhile is in
-    one of the two at least. `published` is what watchers were sent since then. The line leaves out `taken_out`, as
+    `uncommitted` are positions that waited for a commit before `stored` was read. So a position that was committed meanwhile is
+    in one of the two at least. `published` is what watchers were sent since then. The line leaves out `taken_out`, as
     `(vehicle_id, fix_time)`, and all points of the vehicles in `erased`.
     """
     driven = {

@@ -204,8 +204,8 @@ class TripFeed:
     ) -> None:
         """Writes a snapshot and registers the reader.
 
-        `stored` is the track as it was read from the database. `last` is each vehicle's last position in it. `uncommitted` are the
-        positions that waited for a commit when the reading began. Positions that were published since then are added here. The
+        `stored` is the track as it was read from the database. `last` is each vehicle's last position in it. `uncommitted` are
+        the positions that waited for a commit when the reading began. Positions that were published since then are added here. The
         position shown is the newest of the vehicle that the trip has now.
 
         Check first that they are still here: `before_kept` must not be above the `offset` of when the reading began.
@@ -253,7 +253,8 @@ class TripFeed:
         """A reader is about to see this position. The others are shown it too, if they were not, and nothing older follows."""
         if not self.showing or newest.fix_time <= self.newest:
             return
-        self.newest = newest.fix_time
+        # The store or another hub had it before this one. It may come again from a driver that has moved here.
+        self.newest = self.newest_elsewhere = newest.fix_time
         if self.queues:
             self.publish_position(_as_position(newest, self.vehicle_id, self.trip))
 

@@ -125,14 +125,14 @@ class Monitor:
         vehicle.feed.moved(vehicle, position)
         vehicle.lost = state.silent or vehicle.age_of(position) >= old_after(vehicle.feed.fleet.signal_lost_after)
         vehicle.feed.restate(vehicle)
-        self._show_lost(vehicle, position)
+        self._look_after(vehicle, position)
 
     def lost_elsewhere(self, vehicle: LiveVehicle) -> None:
         """Looks after a vehicle whose home is not here any more. Nothing is remembered of it but where it was."""
         if vehicle not in self.states and vehicle.cell is not None and vehicle.position is not None:
-            self._show_lost(vehicle, vehicle.position)
+            self._look_after(vehicle, vehicle.position)
 
-    def _show_lost(self, vehicle: LiveVehicle, position: Position) -> None:
+    def _look_after(self, vehicle: LiveVehicle, position: Position) -> None:
         state = self.states[vehicle]
         state.heard = position.server_time
         if not state.due:

@@ -29,9 +29,9 @@ class Outgoing:
 
     __slots__ = (
         "_dropped",
+        "_loss_marked_at",
         "_notice_bytes",
         "_notices",
-        "_loss_marked_at",
         "_sender",
         "_shorten_above",
         "life",

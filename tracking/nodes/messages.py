@@ -84,8 +84,8 @@ class Unwant(msgspec.Struct, tag="unwant", array_like=True, gc=False):
 class TripAnswer(msgspec.Struct, tag="trip", array_like=True, gc=False):
     """What the sender knows of a trip, all from the same step of its event loop. Every hub answers, with or without content.
 
-    `home`: the sender is the home of the trip's vehicle. `uncommitted` are positions that are not known to be committed. `recent`
-    are positions of the trip that are not suspect, in the order of their arrival: all that arrived from the later of
+    `home`: the sender is the home of the trip's vehicle. `uncommitted` are positions that are not known to be committed.
+    `recent` are positions of the trip that are not suspect, in the order of their arrival: all that arrived from the later of
     `recent_from` and the `since` of the `Want` on. `recent_from` is 0 if the sender knows none. `trip` is the trip as of the
     change `as_of`, if there is a `since`. `quiet_from`: no message was posted in the trip since this instant; 0: the sender
     does not know. `more`: another answer with the same `ask` follows.

@@ -127,7 +127,7 @@ class Registry:
                 connection.terminate()
 
     async def _enter(self, connection: Connection) -> None:
-        """Writes the row if nobody is in the way. Raises `HubRefused` when the rows of those who are should have lapsed."""
+        """Writes the row if no other hub conflicts. Raises `HubRefused` when the rows of those that do should have lapsed."""
         async with connection.transaction():
             await node_store.take_turn(connection)
             self.others = await node_store.others(connection, self.node.node)
@@ -145,7 +145,7 @@ class Registry:
             raise HubRefused(self._reason(conflicting[0]))
 
     def _stop_if_later(self, began_at: datetime) -> None:
-        """Of two hubs that find out later, the one that began later goes down."""
+        """Of two hubs that find a conflict later, the one that began later stops."""
         for other in self._conflicting():
             if (other.began_at, other.node) < (began_at, self.node.node):
                 raise HubRefused(self._reason(other))
