@@ -195,8 +195,13 @@ class _Assembly:
 
     def _build_trips_across_hubs(self) -> None:
         self.across_hubs = assemble_trips(
-            *(self.database, self.nodes, self.hub, self.uncommitted),
-            *(self.ingest_vehicles, self.revisions, self.clock),
+            self.database,
+            self.nodes,
+            self.hub,
+            self.uncommitted,
+            self.ingest_vehicles,
+            self.revisions,
+            self.clock,
         )
 
     def _commit_interval(self) -> float:
@@ -214,19 +219,28 @@ class _Assembly:
         self.events = Events(database, fleets, last_event=last_event)
         self.monitor = Monitor(database, fleets, self.states, self.events, self.clock, gone_after=gone_after)
         self.homes = assemble_homes(
-            *(database, self.ingest_vehicles, self.hub, self.recorder),
-            *(self.refiling, self.monitor, self.nodes, self.clock),
+            database,
+            self.ingest_vehicles,
+            self.hub,
+            self.recorder,
+            self.refiling,
+            self.monitor,
+            self.nodes,
+            self.clock,
         )
         self.homes.recent = self.across_hubs.trips.recent if self.across_hubs is not None else None
         self.membership = Membership(self.nodes, self.registry)
         self.audit = Audit(
-            *(database, self.clock),
+            database,
+            self.clock,
             addresses=self.settings.audit_addresses,
             node=self.registry.node.node,
             others=self.membership.read_others,
         )
         self.safeguards = assemble_safeguards(
-            *(self.membership, database, self.clock),
+            self.membership,
+            database,
+            self.clock,
             auth=self.auth,
             hub=self.hub,
             monitor=self.monitor,
@@ -265,7 +279,10 @@ class _Assembly:
             per_token=settings.change_readers_per_token,
         )
         self.follower = Follower(
-            *(self.following, self.database, self.marks, live),
+            self.following,
+            self.database,
+            self.marks,
+            live,
             clock=self.clock,
             on_applied=self.safeguards.remote_erasures.after(self.change_feed.add),
             on_committed=self.safeguards.commit_notices.committed,

@@ -129,12 +129,12 @@ async def test_secrets_of_the_url_are_used_and_never_logged(
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`cert.pem` for 127.0.0.1 and its `key.pem`, signed by itself."""
     folder = tmp_path_factory.mktemp("certificate")
+    options = (
+        "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+        " -subj /CN=broker -addext subjectAltName=IP:127.0.0.1"
+    )
     subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", folder / "key.pem", "-out", folder / "cert.pem", "-days", "2", "-subj", "/CN=broker"),
-            *("-addext", "subjectAltName=IP:127.0.0.1"),
-        ],
+        ["openssl", "req", *options.split(), "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
         check=True,
         capture_output=True,
     )

@@ -205,8 +205,8 @@ class TripFeed:
         """Writes a snapshot and registers the reader.
 
         `stored` is the track as it was read from the database. `last` is each vehicle's last position in it. `uncommitted` are
-        the positions that waited for a commit when the reading began. Positions that were published since then are added here. The
-        position shown is the newest of the vehicle that the trip has now.
+        the positions that waited for a commit when the reading began. Positions that were published since then are added here.
+        The position shown is the newest of the vehicle that the trip has now.
 
         Check first that they are still here: `before_kept` must not be above the `offset` of when the reading began.
         """
