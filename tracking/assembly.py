@@ -5,7 +5,8 @@ from tracking.auth import Auth
 from tracking.budgets import assemble_budgets
 from tracking.change_upkeep import ChangeUpkeep
 from tracking.cluster.assembly import assemble_homes, assemble_trips
-from tracking.cluster.safeguards import Membership, assemble_safeguards
+from tracking.cluster.membership import Membership
+from tracking.cluster.safeguards import assemble_safeguards
 from tracking.cluster.uncommitted import UncommittedPositions
 from tracking.config import Settings
 from tracking.downloads import assemble_downloads

@@ -1,6 +1,6 @@
 """What keeps several hubs on one database from harming each other, and what they do without the broker or the database."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import NamedTuple
 
 from tracking.audit import Audit
@@ -8,6 +8,7 @@ from tracking.auth import Auth
 from tracking.cluster.commit_notices import CommitNotices
 from tracking.cluster.cut_off import CutOff
 from tracking.cluster.homes import Homes
+from tracking.cluster.membership import Membership
 from tracking.cluster.remote_erasures import RemoteErasures
 from tracking.cluster.remote_vehicles import RemoteVehicles
 from tracking.cluster.store_feed import StoreFeed
@@ -17,37 +18,12 @@ from tracking.live.hub import Hub
 from tracking.live_state.reading import State
 from tracking.model import Clock
 from tracking.monitor.monitor import Monitor
-from tracking.nodes.nodes import Nodes
-from tracking.nodes.registry import Registry
-from tracking.store import nodes as node_store
-from tracking.store.pool import Connection, Database
-
-
-class Membership(NamedTuple):
-    """The other hubs of this database, as the broker and the database know them."""
-
-    nodes: Nodes
-    registry: Registry
-
-    def others(self) -> bool:
-        """Whether another hub is alive, as far as this one knows."""
-        return bool(self.nodes.peers or self.registry.others)
-
-    def hubs(self) -> Collection[str]:
-        """The boot ids of all live hubs, with this one; nothing if it is alone."""
-        others = {*self.nodes.peers, *(other.node for other in self.registry.others)}
-        return {self.nodes.node.node, *others} if others else ()
-
-    def broker_away(self) -> bool:
-        """Whether the broker is away, while another hub is alive by the database."""
-        return self.nodes.enabled and not self.nodes.connected and bool(self.registry.others)
-
-    async def read_others(self, connection: Connection) -> Collection[str]:
-        """The boot ids of other live hubs, as of now."""
-        return {*self.nodes.peers, *(one.node for one in await node_store.others(connection, self.nodes.node.node))}
+from tracking.store.pool import Database
 
 
 class Safeguards(NamedTuple):
+    """The parts that keep hubs from harming each other. `life` runs them."""
+
     membership: Membership
     commit_notices: CommitNotices
     cut_off: CutOff
