@@ -1,6 +1,6 @@
 """Tells other hubs at once what was committed here, and applies what they tell. The change log stays the authority.
 
-A hint can only close something. A revoked token is refused from now on, also by a hub that cannot reach the database. A trip
+A notice can only close something. A revoked token is refused from now on, also by a hub that cannot reach the database. A trip
 that is over loses its readers. Everything else in the log is only read sooner.
 """
 
@@ -18,7 +18,7 @@ from tracking.store.changes import Change, ChangeKind
 LOG_SECONDS = 0.3
 """How long the log has time to say that a trip is over. Its readers then get the trip as it ended, before they are closed."""
 NAMED = 200
-"""Tokens and trips in one hint."""
+"""Tokens and trips in one notice."""
 _OVER = frozenset(status.value for status in OVER)
 
 

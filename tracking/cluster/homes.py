@@ -366,7 +366,7 @@ class Homes:
                 self._checking = asyncio.create_task(self._check(), name="checking the homes without the broker")
 
     async def _check(self) -> None:
-        """Reads the homes, if the database answers. Nothing waits for it: the map goes on without broker and database."""
+        """Reads the homes, if the database answers. Nothing waits for it: the live map needs neither broker nor database."""
         try:
             await self.read_anew()
         except (StoreUnavailable, asyncpg.PostgresError) as error:

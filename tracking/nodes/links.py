@@ -19,7 +19,7 @@ NOTICE_BYTES = MAX_BYTES - 4 * 1024
 NOTICE_BYTES_A_PACKET = 64 * 1024
 """A packet takes no further notice above this."""
 NOTICE_BYTES_KEPT = 4 * 2**20
-"""If more wait, all are dropped. The receiver then notices a gap, and what it must know is told anew."""
+"""If more wait, all are dropped. The receiver then notices a gap, and what it must know is told again."""
 LOSS_MARK_SECONDS = 5.0
 """The least time between two gaps that tell the receiver of dropped messages. To repair a gap costs messages too."""
 

@@ -31,7 +31,7 @@ class Beat(msgspec.Struct, array_like=True, gc=False):
     life: int
     links: dict[str, int]
     leaving: bool = False
-    """It goes down. This is its last message."""
+    """It stops. This is its last message."""
 
 
 class Packet(msgspec.Struct, array_like=True, gc=False):
@@ -148,7 +148,7 @@ class Missed(msgspec.Struct, tag="missed", array_like=True, gc=False):
 
 
 class Committed(msgspec.Struct, tag="committed", array_like=True, gc=False):
-    """A hint: the sender has committed changes. The log is the authority.
+    """The sender has committed changes. The change log is the authority.
 
     `revoked` are the ids of revoked tokens, and `over` of trips that have ended: facts that never change again.
     """

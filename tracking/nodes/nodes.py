@@ -174,7 +174,7 @@ class Nodes:
         self._listeners.close()
 
     async def leave(self) -> None:
-        """Sends what waits, and tells all peers that this hub goes down. `run` must be running."""
+        """Sends what waits, and tells all peers that this hub stops. `run` must be running."""
         if self._was_connected and not self._silent:
             self._leaving = True
             self._wake.set()
@@ -308,7 +308,7 @@ class Nodes:
             NODE_IGNORED.labels("repeated").value += 1
             return
         if beat.leaving:
-            self._went(beat.node, "went down")
+            self._went(beat.node, "has stopped")
             return
         if incoming is None:
             incoming = self._incoming[beat.node] = Incoming(beat.life)

@@ -27,7 +27,7 @@ BEAT_SECONDS = 2.0
 RETRY_SECONDS = 0.5
 MARGIN_SECONDS = 0.5
 START_SECONDS = 3.0
-"""How long a start waits for the database before it goes on without it."""
+"""How long a start waits for the database before it continues without it."""
 LEAVE_SECONDS = 2.0
 FAILED = (*AWAY, asyncpg.PostgresError)
 
