@@ -287,6 +287,8 @@ class Audit:
         while self._left and not 0 <= now - (span := next(iter(self._left))).left_at < GAP_MS:
             self._end(span)
         await self._write()
+        # What was erased during the write is not older than this instant.
+        now = self._clock()
         while self._erased and not 0 <= now - next(iter(self._erased.values()))[1] < GAP_MS:
             self._erased.popitem(last=False)
 

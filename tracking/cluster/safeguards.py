@@ -39,7 +39,7 @@ class Safeguards(NamedTuple):
                 "this hub is cut off: it cannot read the change log, and another hub can. Passengers and dispatchers are sent"
                 " away, drivers are not acknowledged. Check this host's way to PostgreSQL"
             )
-        if self.store_feed.feeding:
+        if self.store_feed.feeding and self.membership.broker_away():
             found.append(
                 "the broker is away, and other hubs run: watchers whose driver is on another hub are fed from the database,"
                 " some 2 s late. Start the NATS server, or check this host's way to it"
