@@ -229,6 +229,7 @@ class _Assembly:
             self.nodes,
             self.clock,
         )
+        self.homes.revise = lambda trip: self.revisions.revise_all(trip) if trip.trip_id in self.hub.feeds else None
         self.homes.recent = self.across_hubs.trips.recent if self.across_hubs is not None else None
         self.membership = Membership(self.nodes, self.registry)
         self.audit = Audit(

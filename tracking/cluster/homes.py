@@ -24,7 +24,7 @@ from tracking.ingest.vehicles import Home, IngestVehicle, IngestVehicles, Sessio
 from tracking.live.hub import Hub
 from tracking.live.recent import SPAN_MS
 from tracking.metrics import HAND_OVERS, HOME_CLAIMS, HOMES, HOMES_LOST
-from tracking.model import Clock
+from tracking.model import Clock, Trip
 from tracking.monitor.events import Emitted
 from tracking.monitor.monitor import Monitor
 from tracking.nodes.messages import HandOverAsk
@@ -99,6 +99,8 @@ class Homes:
         self._clock = clock
         self._forget = forget
         self.recent: Recent | None = None
+        self.revise: Callable[[Trip], None] = lambda _: None
+        """Reads the line of a trip again, if it is watched here. The former home may have stored what was not shown here."""
         self.others_registered: Callable[[], bool] = lambda: True
         """Whether another hub is registered in the database. Asked while the broker is away."""
         self.loop_ran_at: float = inf
@@ -231,6 +233,8 @@ class Homes:
             self.recent.take_up(vehicle.number, told.recent)
 
     def _go_on_from(self, vehicle: IngestVehicle, known: Known) -> None:
+        if vehicle.trip is not None:
+            self.revise(vehicle.trip)
         if known.last is not None:
             vehicle.go_on_from(known.last)
         if self.recent is not None:

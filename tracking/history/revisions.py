@@ -36,7 +36,7 @@ class Revisions:
     def __init__(self, lines: Lines, hub: Hub, uncommitted: UncommittedPositions) -> None:
         self._lines = lines
         self._hub = hub
-        self._unstored = uncommitted
+        self._uncommitted = uncommitted
         self._spans: dict[str, tuple[int, int, int, int | None]] = {}
         """By trip: its number, the first and last fix time, and the fix time of the last fix that went to another trip."""
         self._arrived = asyncio.Event()
@@ -89,7 +89,7 @@ class Revisions:
 
     async def _revise(self, trip_id: str, trip: int, first: int, last: int, out: int | None = None) -> None:
         # This is asked before the reading begins. What is committed meanwhile is then in at least one of both.
-        pending = [position for position in self._unstored.pending(trip_id) if first <= position.fix_time <= last]
+        pending = [position for position in self._uncommitted.pending(trip_id) if first <= position.fix_time <= last]
         with self._hub.erased() as erased:
             stored = await self._lines.part(trip, first, last)
         feed = self._hub.feeds.get(trip_id)
