@@ -71,8 +71,8 @@ class ClusterHub:
         return self.service.across_hubs.trips
 
     def beat(self) -> None:
-        """Visits all feeds, as in a tick interval."""
-        for _ in range(STEPS):
+        """Visits all feeds, as in two tick intervals: the first may have begun before a feed."""
+        for _ in range(2 * STEPS):
             self.service.hub.beat()
 
     @contextlib.contextmanager

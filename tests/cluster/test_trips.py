@@ -33,6 +33,7 @@ async def test_a_passenger_elsewhere_sees_all_in_order_and_none_twice(database_u
                 await until(lambda: bool(watcher.of_type("track_revised")), "the late fix")
                 await until(is_whole(hubs, watcher, trip_id), "the line with it")
                 assert watcher.breaks == []
+            await until(lambda: not there.service.hub.feeds[trip_id].queues, "the hub knows that the passenger has left")
             # `beat` notices that nobody reads the trip any more, and tells it.
             for hub in hubs.hubs:
                 hub.beat()
