@@ -1,9 +1,13 @@
 """What is lost between hubs is asked for again, and the line is whole in the end."""
 
+import asyncio
+import time
+
 from tests.cluster.hubs import cluster, drive, is_whole, until, watching
 from tests.ingest.direct import nothing_is_stored
 from tests.support.clients import Driver
 from tracking.cluster import gaps
+from tracking.nodes.messages import Notice, Want
 
 
 async def test_trust_63_watchers_end_up_whole_though_every_third_packet_is_lost(database_url: str) -> None:
@@ -82,9 +86,58 @@ async def test_a_peer_is_asked_again_at_most_once_a_second(database_url: str) ->
         _, there = hubs.hubs
         peer = next(iter(there.service.nodes.peers))
         told = []
-        there.trips._gaps._interest.tell_again = lambda *wants: told.append(wants)  # type: ignore[method-assign]
+        there.trips._gaps._interest.tell_again = lambda *wants, **_: told.append(wants)  # type: ignore[method-assign]
         there.trips._gaps._asked_at.clear()
         for _ in range(100):
             there.trips.missed(peer)
         assert len(told) == 1
         assert gaps.AGAIN_SECONDS >= 1
+
+
+async def test_thousands_of_trips_are_asked_for_and_answered_some_in_each_step(database_url: str) -> None:
+    async with cluster(database_url, 2) as hubs:
+        here, there = hubs.hubs
+        told: list[Notice] = []
+        answered: list[tuple[int, str]] = []
+        steps = 0
+
+        async def count() -> None:
+            nonlocal steps
+            while True:
+                steps += 1
+                await asyncio.sleep(0)
+
+        tell, answer = there.service.nodes.tell, here.trips._answer
+
+        def noted(peer: str, notice: Notice) -> None:
+            told.append(notice)
+            tell(peer, notice)
+
+        def slow(peer: str, want: Want) -> None:
+            answered.append((steps, want.trip_id))
+            end = time.perf_counter() + 0.0005
+            while time.perf_counter() < end:
+                pass
+            answer(peer, want)
+
+        there.service.nodes.tell = noted  # type: ignore[method-assign]
+        here.trips._answer = slow  # type: ignore[method-assign]
+        counting = asyncio.create_task(count())
+        names = [f"trip {number}" for number in range(1_000)]
+        for name in names:
+            there.trips.interest.ours[name] = Want(name, False)
+        there.trips._gaps._asked_at.clear()
+        there.trips.missed(here.name)
+        assert len(told) == 1
+        # This one is in no part of what is told again.
+        await until(lambda: len(told) > 1, "the second part")
+        there.trips.interest.want(Want("another", True))
+        await until(lambda: not there.trips._gaps._filling, "all is answered")
+        assert {trip_id for _, trip_id in answered} == set(names)
+        counting.cancel()
+        assert len({step for step, _ in answered}) >= 1_000 // 10
+        assert here.trips.interest.theirs.keys() >= {*names, "another"}
+        del there.trips.interest.ours[names[0]]
+        there.trips._gaps._asked_at.clear()
+        there.trips.missed(here.name)
+        await until(lambda: names[0] not in here.trips.interest.theirs, "what is not wanted any more is dropped")

@@ -20,7 +20,7 @@ EXPIRED_SECONDS = 10.0
 class Ask:
     """One question about a trip. `fills`: it is asked because messages were missed, so the answer fills a gap."""
 
-    __slots__ = ("answers", "begun_at", "fills", "number", "settled", "since", "trip_id", "waiting")
+    __slots__ = ("_settled", "answers", "begun_at", "fills", "number", "since", "trip_id", "waiting")
 
     def __init__(self, number: int, trip_id: str, since: int, peers: Iterable[str], *, fills: bool) -> None:
         self.number = number
@@ -32,10 +32,26 @@ class Ask:
         self.answers: dict[str, TripAnswer] = {}
         """By peer: its answer, without positions. They are kept elsewhere."""
         self.begun_at = asyncio.get_running_loop().time()
-        self.settled = asyncio.Event()
-        """Set when all have answered."""
-        if not self.waiting:
-            self.settled.set()
+        self._settled: asyncio.Event | None = None
+        """Most are waited for by nobody."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all have answered."""
+        return not self.waiting
+
+    async def settled(self) -> None:
+        """Waits until all have answered."""
+        if self._settled is None:
+            self._settled = asyncio.Event()
+        if self.waiting:
+            await self._settled.wait()
+
+    def answered(self, peer: str) -> None:
+        """Nothing more is expected of this peer."""
+        self.waiting.discard(peer)
+        if not self.waiting and self._settled is not None:
+            self._settled.set()
 
     @property
     def is_late(self) -> bool:
@@ -66,14 +82,14 @@ class Asks:
     async def wait(self, ask: Ask) -> bool:
         """Waits for the answers, `ASK_SECONDS` after it was asked at most. Returns whether all have answered."""
         left = ask.begun_at + ASK_SECONDS - asyncio.get_running_loop().time()
-        if not ask.settled.is_set() and left > 0:
+        if not ask.is_settled and left > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ask.settled.wait(), left)
+                await asyncio.wait_for(ask.settled(), left)
         for _ in range(STEPS_AFTER):
-            if ask.settled.is_set():
+            if ask.is_settled:
                 break
             await asyncio.sleep(0)
-        return ask.settled.is_set()
+        return ask.is_settled
 
     def open(self, peer: str, answer: TripAnswer) -> Ask | None:
         """The question that is answered; None if it is not known, or no longer."""
@@ -93,10 +109,9 @@ class Asks:
                 self._answered(ask, peer)
 
     def _answered(self, ask: Ask, peer: str) -> None:
-        ask.waiting.discard(peer)
-        if not ask.waiting:
+        ask.answered(peer)
+        if ask.is_settled:
             del self._open[ask.number]
-            ask.settled.set()
 
     def _expire(self) -> None:
         due = asyncio.get_running_loop().time() - EXPIRED_SECONDS

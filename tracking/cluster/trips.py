@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from tracking.cluster.answers import Answers
 from tracking.cluster.asks import Ask, Asks
 from tracking.cluster.gaps import Gaps
+from tracking.cluster.gradually import Gradually
 from tracking.cluster.interest import Interest
 from tracking.cluster.unstored import Unstored
 from tracking.history.revisions import Revisions
@@ -67,7 +68,10 @@ class TripsAcrossHubs:
         self._removed: dict[int, None] = {}
         """Numbers of vehicles that were removed. A peer may not know of it yet."""
         self.interest.on_asked = self._answer
-        self.interest.on_watched = self._watched_elsewhere
+        answers: Gradually[tuple[str, Want]] = Gradually(lambda asked: self._answer(*asked))
+        self.interest.on_asked_again = lambda peer, want: answers.add((peer, want))
+        # A hub that comes or goes may watch thousands of trips.
+        self.interest.on_watched = Gradually(self._watched_elsewhere).add
         nodes.listen_positions(self._positions)
         nodes.listen(TripAnswer, self._answered)
         nodes.listen(LateFixes, self._late)
