@@ -58,6 +58,8 @@ BACKLOG_GROUPS = 2
 CONFIRMED_SECONDS = 3.0
 """A hub tells others that it reaches the database if it read the change log to its end so long ago."""
 LISTS_AT_ONCE = 3
+MAX_HUBS_COUNTED = 3
+"""A fix waits for its commit for up to so many intervals. With more hubs than this they commit more often together."""
 SHAPES_AT_ONCE = 1
 """Two threads would share one interpreter. They would take no less time, and the event loop would wait for both."""
 SUM_TIMEOUT = 30.0
@@ -169,7 +171,7 @@ class _Assembly:
         self.recorder = Recorder(
             self.queue,
             self.recording,
-            interval=settings.commit_interval,
+            interval=self._commit_interval,
             acks=Acks(settings.ack_interval),
             latest=self.latest,
             backlogs=self.backlogs,
@@ -196,6 +198,10 @@ class _Assembly:
             *(self.database, self.nodes, self.hub, self.unstored),
             *(self.ingest_vehicles, self.revisions, self.clock),
         )
+
+    def _commit_interval(self) -> float:
+        """Seconds. It rises with the number of hubs: together they then commit about as often as one hub does."""
+        return self.settings.commit_interval * min(1 + len(self.nodes.peers), MAX_HUBS_COUNTED)
 
     async def _open_session(self, vehicle: IngestVehicle, name: str) -> Session | None:
         return await self.homes.open_session(vehicle, name)

@@ -86,7 +86,10 @@ class Settings(BrokerSettings):
     driver_frames_at_once: int = Field(1_000, gt=0, description="WebSocket frames that a driver may send at once")
 
     commit_interval: float = Field(
-        0.1, ge=0, description="Seconds that the recorder waits for more fixes before it commits a group"
+        0.1,
+        ge=0,
+        description="Seconds that the recorder waits for more fixes before it commits a group; twice that with two hubs,"
+        " and three times with more",
     )
     commit_rows: int = Field(
         2_000, gt=0, description="Fixes that make a group full. A group takes all fixes that wait, up to 20,000"

@@ -215,6 +215,8 @@ class WatcherClient(Client):
             now = time.perf_counter()
             self._follows(int(message[24 : message.index(b",", 24)]))
             self.trip_seen[_version(message)] = now
+        elif message.startswith(b'{"type":"track_revised","offset":'):
+            self._follows(int(message[33 : message.index(b",", 33)]))
         elif message.startswith(b'{"type":"skipped","from":'):
             first, last = (int(part.rpartition(b":")[2]) for part in message[:-1].split(b",")[1:])
             self.skipped += last - first + 1

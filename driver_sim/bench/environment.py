@@ -124,7 +124,8 @@ class Environment:
 
     async def close(self) -> None:
         try:
-            await self.sql.close(timeout=STOP_SECONDS)
+            if hasattr(self, "sql"):  # not if the hub did not start
+                await self.sql.close(timeout=STOP_SECONDS)
         finally:
             self._end_hubs()
 

@@ -25,7 +25,7 @@ SUMMED = {"sent", "lost", "again", "stored_twice", "not_acknowledged", "not_deli
 SAME = {"hubs", "drivers", "passengers"}
 SENT = 'tracking_node_positions_total{direction="out"}'
 """The metric: positions that a hub has sent to others."""
-JOINS = "tracking_joins_total"
+JOINS = "tracking_trip_joins_total"
 """The metric: how passengers were served when they came."""
 
 

@@ -116,7 +116,7 @@ async def measured(
     memory = environment.memory()
     await look()
     await drained(drivers)
-    closed = sum(client.closed is not None for client in (*drivers, *watchers))
+    counts = _counts(drivers, watchers)
     close([*drivers, *watchers])
     sent = sum(driver.sent for driver in drivers)
     stored, size = await environment.stored()
@@ -136,10 +136,17 @@ async def measured(
         **busy(spent),
         "sent": sent,
         "lost": sent - (stored - stored_before),
-        "not_acknowledged": sent - sum(driver.acknowledged for driver in drivers),
+        **counts,
+    }
+
+
+def _counts(drivers: Sequence[DriverClient], watchers: Sequence[WatcherClient]) -> Result:
+    """What went wrong."""
+    return {
+        "not_acknowledged": sum(driver.sent - driver.acknowledged for driver in drivers),
         "not_delivered": sum(driver.sent - w.delivered for driver, w in zip(itertools.cycle(drivers), watchers, strict=False)),
         "skipped": sum(watcher.skipped for watcher in watchers),
         "breaks": sum(watcher.breaks for watcher in watchers),
         "again": sum(watcher.again for watcher in watchers),
-        "closed": closed,
+        "closed": sum(client.closed is not None for client in (*drivers, *watchers)),
     }

@@ -81,7 +81,7 @@ def a_recorder(
     return kind(
         backlogs.queue,
         database,
-        interval=0,
+        interval=lambda: 0.0,
         acks=Acks(0),
         latest=Latest(database, interval=0),
         backlogs=backlogs,

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from tests.soak.turnover import Passenger, Turnover
 from tests.support.clients import now_ms
-from tests.support.devices import Device, until
+from tests.support.devices import Device, DeviceClock, until
 from tests.support.ledger import stored_line, wrongs
 from tests.support.proxy import UP, ChaosProxy
 from tests.support.several_hubs import SeveralHubs
@@ -92,8 +92,7 @@ class Hubs:
                 late=0.05,
                 bad=0.02,
                 ping=PING,
-                step=step,
-                begin=begin + step * number // len(vehicles) - step,
+                clock=DeviceClock(step, begin + step * number // len(vehicles) - step),
             )
             for number, vehicle_id in enumerate(vehicles)
         ]

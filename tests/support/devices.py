@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from inspect import isawaitable
+from typing import NamedTuple
 
 from driver_sim.callbacks import Callbacks, Rejection
 from driver_sim.client import DriverClient
@@ -32,11 +33,20 @@ async def until(condition: Callable[[], bool | Awaitable[object]], failure: str,
         await asyncio.sleep(0.01)
 
 
+class DeviceClock(NamedTuple):
+    """`step`: the time between two fixes (ms). `begin`: the instant one step before the first fix; None: now."""
+
+    step: int = STEP_MS
+    begin: int | None = None
+
+
+QUICK = DeviceClock()
+
+
 class Device:
     """One vehicle's app, driving north.
 
-    `late` is the share of fixes that are reported after the next few. `bad` is the share with an impossible latitude. `step` is
-    the time between two fixes by the device's clock (ms), which is `begin` before the first one, by default now.
+    `late` is the share of fixes that are reported after the next few. `bad` is the share with an impossible latitude.
     """
 
     def __init__(
@@ -49,8 +59,7 @@ class Device:
         late: float = 0.0,
         bad: float = 0.0,
         ping: float = 20.0,
-        step: int = STEP_MS,
-        begin: int | None = None,
+        clock: DeviceClock = QUICK,
     ) -> None:
         self.outbox: Outbox = outbox if outbox is not None else MemoryOutbox()
         self.account = Account(vehicle_id, self.outbox.session)
@@ -62,10 +71,10 @@ class Device:
         self._late = late
         self._bad = bad
         self._ping = ping
-        self._step = step
+        self._step = clock.step
         self._latitude = 47.0 + rng.random() / 10
         self.longitude = 9.5 + rng.random() / 10
-        self._begin = now_ms() if begin is None else begin
+        self._begin = now_ms() if clock.begin is None else clock.begin
         self._ticks = 0
         self._held: list[tuple[int, float]] = []
         self.client = self._app()

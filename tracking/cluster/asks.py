@@ -11,6 +11,8 @@ from tracking.nodes.nodes import Nodes
 
 ASK_SECONDS = 0.2
 """How long a joining waits for the answers of all peers."""
+HOME_SECONDS = 2.0
+"""How long a reader that returns waits for the home's answer. If thousands return at once, each hub is busy for a second."""
 STEPS_AFTER = 3
 """Steps of the event loop that follow the wait. If the loop was late, the answers may have come meanwhile."""
 EXPIRED_SECONDS = 10.0
@@ -20,7 +22,7 @@ EXPIRED_SECONDS = 10.0
 class Ask:
     """One question about a trip. `fills`: it is asked because messages were missed, so the answer fills a gap."""
 
-    __slots__ = ("_settled", "answers", "begun_at", "fills", "number", "since", "trip_id", "waiting")
+    __slots__ = ("_awaited", "answers", "begun_at", "fills", "has_home", "number", "since", "trip_id", "waiting")
 
     def __init__(self, number: int, trip_id: str, since: int, peers: Iterable[str], *, fills: bool) -> None:
         self.number = number
@@ -32,7 +34,9 @@ class Ask:
         self.answers: dict[str, TripAnswer] = {}
         """By peer: its answer, without positions. They are kept elsewhere."""
         self.begun_at = asyncio.get_running_loop().time()
-        self._settled: asyncio.Event | None = None
+        self.has_home = not self.waiting
+        """Whether the home of the trip's vehicle has answered, or all have."""
+        self._awaited: asyncio.Event | None = None
         """Most are waited for by nobody."""
 
     @property
@@ -42,16 +46,26 @@ class Ask:
 
     async def settled(self) -> None:
         """Waits until all have answered."""
-        if self._settled is None:
-            self._settled = asyncio.Event()
-        if self.waiting:
-            await self._settled.wait()
+        while not self.is_settled:
+            await self._next_answer()
 
-    def answered(self, peer: str) -> None:
-        """Nothing more is expected of this peer."""
+    async def home(self) -> None:
+        """Waits until `has_home`."""
+        while not self.has_home:
+            await self._next_answer()
+
+    async def _next_answer(self) -> None:
+        if self._awaited is None:
+            self._awaited = asyncio.Event()
+        await self._awaited.wait()
+
+    def answered(self, peer: str, *, home: bool = False) -> None:
+        """Nothing more is expected of this peer. `home`: it is the home of the trip's vehicle."""
         self.waiting.discard(peer)
-        if not self.waiting and self._settled is not None:
-            self._settled.set()
+        self.has_home = self.has_home or home or not self.waiting
+        if self._awaited is not None:
+            self._awaited.set()
+            self._awaited = None
 
     @property
     def is_late(self) -> bool:
@@ -91,6 +105,12 @@ class Asks:
             await asyncio.sleep(0)
         return ask.is_settled
 
+    async def wait_for_home(self, ask: Ask) -> bool:
+        """Waits for the answer of the home, `HOME_SECONDS` at most. Returns whether it, or all peers, have answered."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ask.home(), HOME_SECONDS)
+        return ask.has_home
+
     def open(self, peer: str, answer: TripAnswer) -> Ask | None:
         """The question that is answered; None if it is not known, or no longer."""
         ask = self._open.get(answer.ask)
@@ -100,7 +120,7 @@ class Asks:
         """Notes a part of an answer, after its positions were kept."""
         ask.answers[peer] = msgspec.structs.replace(answer, unstored=[], recent=[])
         if not answer.more:
-            self._answered(ask, peer)
+            self._answered(ask, peer, home=answer.home)
 
     def gone(self, peer: str) -> None:
         """Nothing more is expected of the peer."""
@@ -108,8 +128,8 @@ class Asks:
             if peer in ask.waiting:
                 self._answered(ask, peer)
 
-    def _answered(self, ask: Ask, peer: str) -> None:
-        ask.answered(peer)
+    def _answered(self, ask: Ask, peer: str, *, home: bool = False) -> None:
+        ask.answered(peer, home=home)
         if ask.is_settled:
             del self._open[ask.number]
 

@@ -67,7 +67,7 @@ class Resuming:
         ask: Ask | None = None
         if not self._trips.answers.complete_since(trip_id, lacking_from):
             ask = self._trips.ask(trip_id, lacking_from)
-            if not await self._trips.asks.wait(ask):
+            if not await self._trips.asks.wait_for_home(ask):
                 return None
         messages: list[PastMessage] = []
         asked_at: int | None = None

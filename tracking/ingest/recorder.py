@@ -56,8 +56,8 @@ class StoredFixes(Protocol):
 class Recorder:
     """Commits and acknowledges what is in the queue. `run` does so until it is cancelled.
 
-    A group may fill for `interval` seconds. It takes all that waits, up to `MAX_ROWS`: if commits are slow, more fixes wait,
-    and the larger groups make up for it.
+    A group may fill for as many seconds as `interval` returns. It takes all that waits, up to `MAX_ROWS`. If commits are slow,
+    more fixes wait, and the larger groups make up for it.
     After COMMIT `acks` learns each session's share of the group, and `latest` each position that moved the marker. `late`
     learns the plausible positions that came too late for that, and `stored` the whole group.
     """
@@ -67,7 +67,7 @@ class Recorder:
         queue: CommitQueue,
         database: Database,
         *,
-        interval: float,
+        interval: Callable[[], float],
         acks: Acks,
         latest: Latest,
         backlogs: Backlogs,
@@ -193,9 +193,10 @@ class Recorder:
                 QUEUE.set(0)
 
     async def _fill(self) -> None:
-        if self._interval > 0 and not self.queue.full_group.is_set():
+        interval = self._interval()
+        if interval > 0 and not self.queue.full_group.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.queue.full_group.wait(), self._interval)
+                await asyncio.wait_for(self.queue.full_group.wait(), interval)
 
     async def _commit_until_done(self, group: Sequence[Entry]) -> None:
         if self.trouble is None:

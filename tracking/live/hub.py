@@ -172,7 +172,9 @@ class Hub:
             feed = self.feeds.get(position.trip_id)
             if feed is not None and feed.showing:
                 fix_time = position.fix_time
-                if position.vehicle_id == feed.vehicle_id and fix_time >= feed.newest and fix_time != feed.newest_elsewhere:
+                # With several hubs, one of the same time may be the same fix: it comes again where it was not acknowledged.
+                newer = fix_time > feed.newest or (fix_time == feed.newest and self.elsewhere is None)
+                if newer and position.vehicle_id == feed.vehicle_id:
                     feed.publish_position(position)
                 else:
                     self.on_former(position)

@@ -253,7 +253,8 @@ class TripFeed:
         """A reader is about to see this position. The others are shown it too, if they were not, and nothing older follows."""
         if not self.showing or newest.fix_time <= self.newest:
             return
-        self.newest = newest.fix_time
+        # The store or another hub had it before this one. It may come again from a driver that has moved here.
+        self.newest = self.newest_elsewhere = newest.fix_time
         if self.queues:
             self.publish_position(_as_position(newest, self.vehicle_id, self.trip))
 

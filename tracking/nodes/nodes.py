@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 N = TypeVar("N", bound=Notice)
 
-FLUSH_SECONDS = 0.025
+FLUSH_SECONDS = 0.04
 """How long a position may wait for others."""
 CHECK_SECONDS = 0.25
 """Between two looks for dead peers."""
@@ -138,7 +138,7 @@ class Nodes:
         self._wake.set()
 
     def forward(self, position: Position, peers: Collection[str]) -> None:
-        """Sends a position with all others of the next 25 ms. If a link is full, only the newest of each vehicle is kept."""
+        """Sends a position with all others of the next 40 ms. If a link is full, only the newest of each vehicle is kept."""
         links = self._outgoing
         for peer in peers:
             link = links.get(peer)
