@@ -75,6 +75,28 @@ async def test_a_hub_that_dies_leaves_nothing_missing_and_its_wants_count_no_mor
             assert watcher.breaks == []
 
 
+async def test_a_revision_has_no_point_that_comes_as_a_position_later(database_url: str) -> None:
+    async with cluster(database_url, 2) as hubs:
+        here, there = hubs.hubs
+        vehicle_id, trip_id = await hubs.api.under_way()
+        async with Driver(here.url, vehicle_id) as driver, watching(there.url, trip_id) as watcher:
+            await driver.report(drive(1))
+            await until(lambda: len(watcher.positions) == 1, "the first")
+            here.backplane.drops = lambda _: True
+            await driver.report(*(drive(seq) for seq in range(2, 41)))
+            await driver.acknowledged(40)
+            # The line is read again before the gap is noticed.
+            there.trips._revisions.revise_all(there.service.hub.feeds[trip_id].trip)
+            await until(lambda: len(watcher.line.points) == 40, "the line")
+            here.backplane.drops = lambda _: False
+            await driver.report(drive(41))
+            await until(lambda: watcher.positions[-1:] == [drive(41)["fix_time"]], "the newest")
+            await until(lambda: not there.trips._gaps._filling, "the gap is filled")
+            await until(is_whole(hubs, watcher, trip_id), "the line is as stored")
+            assert watcher.breaks == []
+            assert watcher.positions == [drive(seq)["fix_time"] for seq in range(1, 42)]
+
+
 async def asked_for(driver: Driver, interval: float) -> None:
     """Waits until the driver is asked for this interval."""
     while (await driver.expect("interval"))["interval"] != interval:
