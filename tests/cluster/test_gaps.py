@@ -156,8 +156,14 @@ async def test_thousands_of_trips_are_asked_for_and_answered_some_in_each_step(d
         there.trips.interest.want(Want("another", True))
         await until(lambda: not there.trips._gaps._filling, "all is answered")
         assert {trip_id for _, trip_id in answered} == set(names)
-        counting.cancel()
         assert len({step for step, _ in answered}) >= 1_000 // 10
+        # The same if so many readers return.
+        answered.clear()
+        for number, name in enumerate(names[:100], 1):
+            here.trips.interest._want(there.name, Want(name, True, 10_000_000 + number, 1))
+        await until(lambda: len(answered) == 100, "all are answered")
+        assert len({step for step, _ in answered}) >= 100 // 10
+        counting.cancel()
         assert here.trips.interest.theirs.keys() >= {*names, "another"}
         del there.trips.interest.ours[names[0]]
         there.trips._gaps._asked_at.clear()
