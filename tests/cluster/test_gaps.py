@@ -135,12 +135,12 @@ async def test_thousands_of_trips_are_asked_for_and_answered_some_in_each_step(d
             told.append(notice)
             tell(peer, notice)
 
-        def slow(peer: str, want: Want) -> None:
+        def slow(peer: str, want: Want, **how: bool) -> None:
             answered.append((steps, want.trip_id))
             end = time.perf_counter() + 0.0005
             while time.perf_counter() < end:
                 pass
-            answer(peer, want)
+            answer(peer, want, **how)
 
         there.service.nodes.tell = noted  # type: ignore[method-assign]
         here.trips._answer = slow  # type: ignore[method-assign]

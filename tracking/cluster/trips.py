@@ -7,7 +7,7 @@ it showed before.
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from tracking.cluster.answers import Answers
+from tracking.cluster.answers import POSITIONS_AT_ONCE, Answers
 from tracking.cluster.asks import Ask, Asks
 from tracking.cluster.gaps import Gaps
 from tracking.cluster.gradually import Gradually
@@ -28,6 +28,8 @@ LATE_MS = 50_000
 TOLD_MS = 20_000
 """How long it may take at most until all readers have been told of a change of the line."""
 MOST_REMOVED = 10_000
+TIMES_AT_ONCE = 10_000
+"""Fix times in one notice: 90 KB."""
 BACK_SECONDS = 5.0
 """When the broker is back, each hub that lives has been heard after this time."""
 
@@ -68,7 +70,7 @@ class TripsAcrossHubs:
         self._removed: dict[int, None] = {}
         """Numbers of vehicles that were removed. A peer may not know of it yet."""
         self._returning: Gradually[tuple[str, Want]] = Gradually(lambda asked: self._answer(*asked))
-        answers: Gradually[tuple[str, Want]] = Gradually(lambda asked: self._answer(*asked))
+        answers: Gradually[tuple[str, Want]] = Gradually(lambda asked: self._answer(*asked, with_trip=False))
         self.interest.on_asked = self._asked_now
         self.interest.on_asked_again = lambda peer, want: answers.add((peer, want))
         # A hub that comes or goes may watch thousands of trips.
@@ -125,8 +127,15 @@ class TripsAcrossHubs:
             if not position.suspect:
                 self.recent.keep(position)
         self.recent.incomplete_before(trip_id, self.clock() + TOLD_MS)
+        times, positions = list(lost), list(got)
+        parts = [
+            Refiled(trip_id, trip, vehicle_id, times[at : at + TIMES_AT_ONCE]) for at in range(0, len(times), TIMES_AT_ONCE)
+        ]
+        for at in range(0, len(positions), POSITIONS_AT_ONCE):
+            parts.append(Refiled(trip_id, trip, vehicle_id, [], positions[at : at + POSITIONS_AT_ONCE]))
         for peer in self.interest.theirs.get(trip_id, ()):
-            self.nodes.tell(peer, Refiled(trip_id, trip, vehicle_id, list(lost), list(got)))
+            for part in parts:
+                self.nodes.tell(peer, part)
 
     def corrected(self, trip_id: str, trip: int, from_: int, to: int) -> None:
         """Committed positions between two fix times belong to the trip after all."""
@@ -149,8 +158,8 @@ class TripsAcrossHubs:
         else:
             self._answer(peer, want)
 
-    def _answer(self, peer: str, want: Want) -> None:
-        for part in self.answers.to(want):
+    def _answer(self, peer: str, want: Want, *, with_trip: bool = True) -> None:
+        for part in self.answers.to(want, with_trip=with_trip):
             self.nodes.tell(peer, part)
 
     # --- what our readers want ----------------------------------------------------------------------------------------
