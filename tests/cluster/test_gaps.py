@@ -5,7 +5,7 @@ import time
 
 from tests.cluster.hubs import cluster, drive, is_whole, until, watching
 from tests.ingest.direct import nothing_is_stored
-from tests.support.clients import Driver
+from tests.support.clients import Driver, Passenger
 from tracking.cluster import gaps
 from tracking.nodes.messages import Notice, Want
 
@@ -95,6 +95,27 @@ async def test_a_revision_has_no_point_that_comes_as_a_position_later(database_u
             await until(is_whole(hubs, watcher, trip_id), "the line is as stored")
             assert watcher.breaks == []
             assert watcher.positions == [drive(seq)["fix_time"] for seq in range(1, 42)]
+
+
+async def test_a_reader_that_resumes_gets_what_only_the_snapshot_of_another_one_had(database_url: str) -> None:
+    async with cluster(database_url, 2) as hubs:
+        here, there = hubs.hubs
+        vehicle_id, trip_id = await hubs.api.under_way()
+        async with Driver(here.url, vehicle_id) as driver:
+            async with watching(there.url, trip_id) as watcher:
+                await driver.report(drive(1))
+                await until(lambda: len(watcher.positions) == 1, "the first")
+            epoch, offset = watcher.of_type("snapshot")[0]["epoch"], watcher.offset
+            feed = there.service.hub.feeds[trip_id]
+            await until(lambda: not feed.queues, "it has left")
+            here.backplane.drops = lambda _: True
+            await driver.report(drive(2))
+            await driver.acknowledged(2)
+            async with Passenger(there.url, trip_id) as another:
+                assert (await another.expect("snapshot"))["position"]["fix_time"] == drive(2)["fix_time"]
+                async with Passenger(there.url, trip_id, query=f"?epoch={epoch}&offset={offset}") as resumed:
+                    await resumed.expect("resumed")
+                    assert (await resumed.expect("position"))["fix_time"] == drive(2)["fix_time"]
 
 
 async def asked_for(driver: Driver, interval: float) -> None:

@@ -275,8 +275,8 @@ class TripsAcrossHubs:
                 self.unstored.keep(position)
         self.asks.heard(ask, peer, answer)
         self._gaps.heard(peer)
-        # Who is still joining takes them into the snapshot.
-        if feed is not None and feed.showing and (feed.queues or ask.fills or ask.is_late):
+        # Who is still joining takes them into the snapshot. Others may have left, and resume.
+        if feed is not None and feed.showing and (feed.queues or feed.offset or ask.fills or ask.is_late):
             self._fill(feed, fresh.values())
 
     def _fill(self, feed: TripFeed, positions: Iterable[Position]) -> None:
