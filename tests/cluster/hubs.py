@@ -225,7 +225,8 @@ class Watching:
                 if self.positions and message["fix_time"] <= self.positions[-1]:
                     self.breaks.append(f"position {message['fix_time']} after {self.positions[-1]}")
                 self.positions.append(message["fix_time"])
-                self.line.add(message)
+                if not self.line.add(message):
+                    self.breaks.append(f"position {message['fix_time']} was on the line already")
             elif kind == "track_revised":
                 self.line.revise(message)
 

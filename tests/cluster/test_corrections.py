@@ -3,6 +3,8 @@
 from tests.cluster.hubs import cluster, drive, is_whole, until, watching
 from tests.ingest.direct import nothing_is_stored
 from tests.support.clients import Driver, now_ms
+from tracking.model import Position
+from tracking.nodes.messages import Refiled
 
 
 async def test_fixes_after_the_end_of_a_trip_are_taken_from_its_line_and_given_to_the_next(database_url: str) -> None:
@@ -45,3 +47,40 @@ async def test_fixes_after_the_end_of_a_trip_are_taken_from_its_line_and_given_t
                 await until(is_whole(hubs, one, trip_id), "the line is as stored")
             assert [time for time, *_ in of_first.line.points] == [drive(1)["fix_time"]]
             assert [time for time, *_ in of_second.line.points] == [fix["fix_time"] for fix in fixes]
+
+
+async def test_a_backlog_that_turns_out_to_belong_to_a_trip_is_told_in_parts(database_url: str) -> None:
+    async with cluster(database_url, 2) as hubs:
+        here, there = hubs.hubs
+        vehicle_id, trip_id = await hubs.api.under_way()
+        async with Driver(here.url, vehicle_id), watching(there.url, trip_id):
+            await until(lambda: trip_id in here.trips.interest.theirs, "it is wanted")
+            came: list[Refiled] = []
+            there.service.nodes.listen(Refiled, lambda _, refiled: came.append(refiled))
+            vehicle = here.service.ingest_vehicles.get(vehicle_id)
+            assert vehicle is not None and vehicle.trip is not None
+            got = [
+                Position(
+                    vehicle=vehicle.number,
+                    vehicle_id=vehicle_id,
+                    session=1,
+                    seq=seq,
+                    fix_time=now_ms() + seq,
+                    server_time=now_ms(),
+                    latitude=47.0,
+                    longitude=8.0,
+                    accuracy=None,
+                    altitude=None,
+                    speed=None,
+                    bearing=None,
+                    battery=None,
+                    trip=vehicle.trip.number,
+                    trip_id=trip_id,
+                    suspect=(),
+                    live=True,
+                )
+                for seq in range(1, 3_001)
+            ]
+            here.trips.refiled(trip_id, vehicle.trip.number, vehicle_id, range(20_000), got)
+            await until(lambda: sum(len(part.got) for part in came) == 3_000, "all of them")
+            assert sum(len(part.lost) for part in came) == 20_000

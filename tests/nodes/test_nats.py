@@ -45,6 +45,24 @@ async def test_a_broker_that_restarts_is_another_life_and_all_is_missed(own_brok
         assert a.gone_ == b.gone_ == []
 
 
+async def test_hubs_find_each_other_again_while_the_database_is_away(own_broker: Broker) -> None:
+    is_away = False
+
+    async def cluster() -> str:
+        if is_away:
+            raise StoreUnavailable("away for this test")
+        return "cluster"
+
+    a, b = (Station(name, NatsBackplane(load(nats_url=own_broker.url), cluster)) for name in "ab")
+    async with running(a, b):
+        await until(lambda: a.knows("b") and b.knows("a"))
+        is_away = True
+        own_broker.kill()
+        await until(lambda: not a.nodes.connected and not b.nodes.connected)
+        own_broker.start()
+        await until(lambda: a.missed_ == ["b", "b"] and b.missed_ == ["a", "a"])
+
+
 async def test_a_broker_that_answers_nothing_is_given_up(
     own_broker: Broker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

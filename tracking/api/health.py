@@ -51,7 +51,7 @@ async def readyz(request: Request) -> Response:
         degraded.append(f"the database's clock is {seconds:.0f} s {side} this host's: set the one that is wrong")
     away = service.nodes.away_seconds
     if away is not None and away > AWAY_SECONDS:
-        others = ", ".join(other.name for other in service.registry.others) or "none"
+        others = service.registry.others_alive()
         degraded.append(f"the NATS server has been away for {away:.0f} s; other hubs by the database: {others}")
     degraded += service.safeguards.degraded()
     status = "unready" if reasons else "ready"
@@ -60,16 +60,12 @@ async def readyz(request: Request) -> Response:
 
 
 def _nodes(service: Service) -> dict[str, object]:
-    """This hub, and those that it hears by the broker."""
+    """This hub, and those that it hears by the broker: random ids alone, because everybody may read this."""
     nodes = service.nodes
-    peers = [{"node": peer.node, "name": peer.name, "release": peer.release} for peer in nodes.peers.values()]
-    node = nodes.node
     return {
-        "node": node.node,
-        "name": node.name,
-        "release": node.release,
+        "node": nodes.node.node,
         "connected": nodes.connected if nodes.enabled else None,
-        "peers": sorted(peers, key=lambda peer: (peer["name"], peer["node"])),
+        "peers": sorted(nodes.peers),
     }
 
 

@@ -40,8 +40,8 @@ class Answers:
         """Whether this hub is the home of the trip's vehicle, and knows all of the trip from this instant on."""
         return self.is_home(trip_id) and self._complete(trip_id).complete_from <= since
 
-    def to(self, want: Want) -> Iterator[TripAnswer]:
-        """The parts of the answer."""
+    def to(self, want: Want, *, with_trip: bool = True) -> Iterator[TripAnswer]:
+        """The parts of the answer. Who only fills a gap needs no trip, whose route may be long."""
         uncommitted = list(self._queue.pending(want.trip_id))
         recent: list[Position] = []
         recent_from = as_of = 0
@@ -50,7 +50,7 @@ class Answers:
             positions, complete_from = self._complete(want.trip_id)
             if complete_from < NEVER:
                 recent, recent_from = recent_since(positions, want.since), max(complete_from, 1)
-            known = self.trip(want.trip_id)
+            known = self.trip(want.trip_id) if with_trip else None
             if known is not None:
                 trip, as_of = known
         home = self.is_home(want.trip_id, want.vehicle_id)

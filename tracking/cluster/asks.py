@@ -22,7 +22,7 @@ EXPIRED_SECONDS = 10.0
 class Ask:
     """One question about a trip. `fills`: it is asked because messages were missed, so the answer fills a gap."""
 
-    __slots__ = ("answers", "begun_at", "fills", "home", "number", "settled", "since", "trip_id", "waiting")
+    __slots__ = ("_awaited", "answers", "begun_at", "fills", "has_home", "number", "since", "trip_id", "waiting")
 
     def __init__(self, number: int, trip_id: str, since: int, peers: Iterable[str], *, fills: bool) -> None:
         self.number = number
@@ -34,13 +34,38 @@ class Ask:
         self.answers: dict[str, TripAnswer] = {}
         """By peer: its answer, without positions. They are kept elsewhere."""
         self.begun_at = asyncio.get_running_loop().time()
-        self.settled = asyncio.Event()
-        """Set when all have answered."""
-        self.home = asyncio.Event()
-        """Set when the home of the trip's vehicle has answered, or all have."""
-        if not self.waiting:
-            self.settled.set()
-            self.home.set()
+        self.has_home = not self.waiting
+        """Whether the home of the trip's vehicle has answered, or all have."""
+        self._awaited: asyncio.Event | None = None
+        """Most are waited for by nobody."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all have answered."""
+        return not self.waiting
+
+    async def settled(self) -> None:
+        """Waits until all have answered."""
+        while not self.is_settled:
+            await self._next_answer()
+
+    async def home(self) -> None:
+        """Waits until `has_home`."""
+        while not self.has_home:
+            await self._next_answer()
+
+    async def _next_answer(self) -> None:
+        if self._awaited is None:
+            self._awaited = asyncio.Event()
+        await self._awaited.wait()
+
+    def answered(self, peer: str, *, home: bool = False) -> None:
+        """Nothing more is expected of this peer. `home`: it is the home of the trip's vehicle."""
+        self.waiting.discard(peer)
+        self.has_home = self.has_home or home or not self.waiting
+        if self._awaited is not None:
+            self._awaited.set()
+            self._awaited = None
 
     @property
     def is_late(self) -> bool:
@@ -71,20 +96,20 @@ class Asks:
     async def wait(self, ask: Ask) -> bool:
         """Waits for the answers, `ASK_SECONDS` after it was asked at most. Returns whether all have answered."""
         left = ask.begun_at + ASK_SECONDS - asyncio.get_running_loop().time()
-        if not ask.settled.is_set() and left > 0:
+        if not ask.is_settled and left > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ask.settled.wait(), left)
+                await asyncio.wait_for(ask.settled(), left)
         for _ in range(STEPS_AFTER):
-            if ask.settled.is_set():
+            if ask.is_settled:
                 break
             await asyncio.sleep(0)
-        return ask.settled.is_set()
+        return ask.is_settled
 
     async def wait_for_home(self, ask: Ask) -> bool:
         """Waits for the answer of the home, `HOME_SECONDS` at most. Returns whether it, or all peers, have answered."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ask.home.wait(), HOME_SECONDS)
-        return ask.home.is_set()
+            await asyncio.wait_for(ask.home(), HOME_SECONDS)
+        return ask.has_home
 
     def open(self, peer: str, answer: TripAnswer) -> Ask | None:
         """The question that is answered; None if it is not known, or no longer."""
@@ -95,9 +120,7 @@ class Asks:
         """Notes a part of an answer, after its positions were kept."""
         ask.answers[peer] = msgspec.structs.replace(answer, uncommitted=[], recent=[])
         if not answer.more:
-            if answer.home:
-                ask.home.set()
-            self._answered(ask, peer)
+            self._answered(ask, peer, home=answer.home)
 
     def gone(self, peer: str) -> None:
         """Nothing more is expected of the peer."""
@@ -105,12 +128,10 @@ class Asks:
             if peer in ask.waiting:
                 self._answered(ask, peer)
 
-    def _answered(self, ask: Ask, peer: str) -> None:
-        ask.waiting.discard(peer)
-        if not ask.waiting:
+    def _answered(self, ask: Ask, peer: str, *, home: bool = False) -> None:
+        ask.answered(peer, home=home)
+        if ask.is_settled:
             del self._open[ask.number]
-            ask.settled.set()
-            ask.home.set()
 
     def _expire(self) -> None:
         due = asyncio.get_running_loop().time() - EXPIRED_SECONDS

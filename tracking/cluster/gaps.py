@@ -12,6 +12,18 @@ NOTICED_MS = 6_000
 OVERLAP_MS = 5_000
 """How much more is asked for. Clocks of hubs differ."""
 AGAIN_SECONDS = 1.0
+TRIPS_AT_ONCE = 200
+"""Trips that are asked for in one step of the event loop: some 2 ms, and 20 KB."""
+
+
+class _Filling:
+    """What was asked of a peer because of a gap. `told`: all of it."""
+
+    __slots__ = ("asks", "told")
+
+    def __init__(self) -> None:
+        self.asks: list[Ask] = []
+        self.told = False
 
 
 class Gaps:
@@ -24,19 +36,19 @@ class Gaps:
         self._clock = clock
         self._whole_until: dict[str, int] = {}
         """By peer: from this instant on something may be missing."""
-        self._filling: dict[str, list[Ask]] = {}
-        """By peer: what was asked last because of a gap."""
+        self._filling: dict[str, _Filling] = {}
+        """By peer: the last one."""
         self._asked_at: dict[str, float] = {}
         self._due: dict[str, asyncio.TimerHandle] = {}
 
     def heard(self, peer: str) -> None:
         """To be called after each message of the peer. Once all answers are there, nothing is missing."""
         filling = self._filling.get(peer)
-        if filling is None:
+        if filling is None or not filling.told:
             return
-        while filling and filling[-1].settled.is_set():
-            filling.pop()
-        if not filling:
+        while filling.asks and filling.asks[-1].is_settled:
+            filling.asks.pop()
+        if not filling.asks:
             del self._filling[peer]
             self._whole_until.pop(peer, None)
 
@@ -78,6 +90,20 @@ class Gaps:
             return
         self._asked_at[peer] = asyncio.get_running_loop().time()
         since = max(1, self._whole_until.get(peer, self._clock() - NOTICED_MS) - OVERLAP_MS)
-        asks = [self._asks.begin(trip_id, since, [peer], fills=True) for trip_id in self._interest.ours]
-        self._filling[peer] = asks
-        self._interest.tell_again(peer, {ask.trip_id: (ask.number, since) for ask in asks})
+        filling = self._filling[peer] = _Filling()
+        self._ask_some(peer, filling, since, list(self._interest.ours), 0)
+
+    def _ask_some(self, peer: str, filling: _Filling, since: int, trips: list[str], begin: int) -> None:
+        """Asks for trips from the index `begin` on, some in each step of the event loop."""
+        if self._filling.get(peer) is not filling:
+            return  # The peer is gone, or is asked for all of them anew.
+        end = begin + TRIPS_AT_ONCE
+        # What is wanted since the first step is told and asked by itself.
+        wanted = [trip_id for trip_id in trips[begin:end] if trip_id in self._interest.ours]
+        asks = [self._asks.begin(trip_id, since, [peer], fills=True) for trip_id in wanted]
+        filling.asks += asks
+        filling.told = end >= len(trips)
+        told = {ask.trip_id: (ask.number, since) for ask in asks}
+        self._interest.tell_again(peer, told, first=begin == 0, last=filling.told)
+        if not filling.told:
+            asyncio.get_running_loop().call_soon(self._ask_some, peer, filling, since, trips, end)

@@ -8,15 +8,12 @@ from collections.abc import Callable, Mapping
 from tracking.nodes.messages import Interests, Unwant, Want
 from tracking.nodes.nodes import Nodes
 
-WANTS_AT_ONCE = 1_000
-"""Wants in one notice: about 100 KB."""
-
 
 class Interest:
     """`ours` are the trips that this hub wants. `theirs` has the boot ids of the peers that want a trip.
 
-    `on_asked` is called with a peer and a want that asks for an answer, and `on_watched` with a vehicle whose trip is watched
-    on a peer from now on, or no longer.
+    `on_asked` is called with a peer and a want that asks for an answer, `on_asked_again` with each of a thousand of them, and
+    `on_watched` with a vehicle whose trip is watched on a peer from now on, or no longer.
     """
 
     def __init__(self, nodes: Nodes) -> None:
@@ -24,6 +21,7 @@ class Interest:
         self.ours: dict[str, Want] = {}
         self.theirs: dict[str, set[str]] = {}
         self.on_asked: Callable[[str, Want], None] = lambda _peer, _want: None
+        self.on_asked_again: Callable[[str, Want], None] = lambda _peer, _want: None
         self.on_watched: Callable[[str], None] = lambda _vehicle_id: None
         self._of_peer: dict[str, dict[str, Want]] = {}
         self._watching: dict[str, set[str]] = {}
@@ -50,15 +48,13 @@ class Interest:
         if self.ours.pop(trip_id, None) is not None:
             self._nodes.tell_all(Unwant(trip_id))
 
-    def tell_again(self, peer: str, asks: Mapping[str, tuple[int, int]]) -> None:
-        """Tells a peer all that is wanted. `asks` has the number and the `since` of each trip that is asked for."""
+    def tell_again(self, peer: str, asks: Mapping[str, tuple[int, int]], *, first: bool, last: bool) -> None:
+        """Tells a peer a part of what is wanted. `asks` has the number and the `since` of the ask for each trip of it."""
         wants = []
-        for trip_id, known in self.ours.items():
-            ask, since = asks.get(trip_id, (0, 0))
+        for trip_id, (ask, since) in asks.items():
+            known = self.ours[trip_id]
             wants.append(Want(trip_id, known.watched, ask, since, known.vehicle_id))
-        parts = [wants[at : at + WANTS_AT_ONCE] for at in range(0, len(wants), WANTS_AT_ONCE)] or [[]]
-        for number, part in enumerate(parts, 1):
-            self._nodes.tell(peer, Interests(part, number == 1, number == len(parts)))
+        self._nodes.tell(peer, Interests(wants, first, last))
 
     # --- theirs -------------------------------------------------------------------------------------------------------
 
@@ -74,6 +70,15 @@ class Interest:
         self._of_peer.pop(peer, None)
 
     def _want(self, peer: str, want: Want) -> None:
+        self._note(peer, want)
+        coming = self._coming.get(peer)
+        if coming is not None:
+            # It was wanted after the first part was told, so it may be in none of them.
+            coming[want.trip_id] = want
+        if want.ask:
+            self.on_asked(peer, want)
+
+    def _note(self, peer: str, want: Want) -> None:
         wants = self._of_peer.setdefault(peer, {})
         before = wants.get(want.trip_id)
         wants[want.trip_id] = want
@@ -82,8 +87,6 @@ class Interest:
             self._end_watching(peer, want.trip_id, before.vehicle_id)
         if want.watched:
             self._begin_watching(peer, want)
-        if want.ask:
-            self.on_asked(peer, want)
 
     def _drop(self, peer: str, trip_id: str) -> None:
         want = self._of_peer.get(peer, {}).pop(trip_id, None)
@@ -100,7 +103,9 @@ class Interest:
             return  # the first part was missed, so they will be told again
         for want in interests.wants:
             coming[want.trip_id] = want
-            self._want(peer, want)
+            self._note(peer, want)
+            if want.ask:
+                self.on_asked_again(peer, want)
         if interests.last:
             del self._coming[peer]
             for trip_id in self._of_peer.get(peer, {}).keys() - coming.keys():

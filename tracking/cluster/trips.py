@@ -7,9 +7,10 @@ it showed before.
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from tracking.cluster.answers import Answers
+from tracking.cluster.answers import POSITIONS_AT_ONCE, Answers
 from tracking.cluster.asks import Ask, Asks
 from tracking.cluster.gaps import Gaps
+from tracking.cluster.gradually import Gradually
 from tracking.cluster.interest import Interest
 from tracking.cluster.uncommitted import UncommittedPositions
 from tracking.history.revisions import Revisions
@@ -27,6 +28,8 @@ LATE_MS = 50_000
 TOLD_MS = 20_000
 """How long it may take at most until all readers have been told of a change of the line."""
 MOST_REMOVED = 10_000
+TIMES_AT_ONCE = 10_000
+"""Fix times in one notice: 90 KB."""
 BACK_SECONDS = 5.0
 """When the broker is back, each hub that lives has been heard after this time."""
 
@@ -66,8 +69,12 @@ class TripsAcrossHubs:
         """Trips that do not show their vehicle, and whose line changed meanwhile."""
         self._removed: dict[int, None] = {}
         """Numbers of vehicles that were removed. A peer may not know of it yet."""
-        self.interest.on_asked = self._answer
-        self.interest.on_watched = self._watched_elsewhere
+        self._returning: Gradually[tuple[str, Want]] = Gradually(lambda asked: self._answer(*asked))
+        answers: Gradually[tuple[str, Want]] = Gradually(lambda asked: self._answer(*asked, with_trip=False))
+        self.interest.on_asked = self._asked_now
+        self.interest.on_asked_again = lambda peer, want: answers.add((peer, want))
+        # A hub that comes or goes may watch thousands of trips.
+        self.interest.on_watched = Gradually(self._watched_elsewhere).add
         nodes.listen_positions(self._positions)
         nodes.listen(TripAnswer, self._answered)
         nodes.listen(LateFixes, self._late)
@@ -120,8 +127,15 @@ class TripsAcrossHubs:
             if not position.suspect:
                 self.recent.keep(position)
         self.recent.incomplete_before(trip_id, self.clock() + TOLD_MS)
+        times, positions = list(lost), list(got)
+        parts = [
+            Refiled(trip_id, trip, vehicle_id, times[at : at + TIMES_AT_ONCE]) for at in range(0, len(times), TIMES_AT_ONCE)
+        ]
+        for at in range(0, len(positions), POSITIONS_AT_ONCE):
+            parts.append(Refiled(trip_id, trip, vehicle_id, [], positions[at : at + POSITIONS_AT_ONCE]))
         for peer in self.interest.theirs.get(trip_id, ()):
-            self.nodes.tell(peer, Refiled(trip_id, trip, vehicle_id, list(lost), list(got)))
+            for part in parts:
+                self.nodes.tell(peer, part)
 
     def corrected(self, trip_id: str, trip: int, from_: int, to: int) -> None:
         """Committed positions between two fix times belong to the trip after all."""
@@ -137,8 +151,15 @@ class TripsAcrossHubs:
         if vehicle is not None and driver is not None:
             driver.ask_interval(self.hub.interval_for(vehicle.trip))
 
-    def _answer(self, peer: str, want: Want) -> None:
-        for part in self.answers.to(want):
+    def _asked_now(self, peer: str, want: Want) -> None:
+        if want.since:
+            # Readers return by the thousand, and each answer takes a fifth of a millisecond.
+            self._returning.add((peer, want))
+        else:
+            self._answer(peer, want)
+
+    def _answer(self, peer: str, want: Want, *, with_trip: bool = True) -> None:
+        for part in self.answers.to(want, with_trip=with_trip):
             self.nodes.tell(peer, part)
 
     # --- what our readers want ----------------------------------------------------------------------------------------
@@ -254,8 +275,8 @@ class TripsAcrossHubs:
                 self.uncommitted.keep(position)
         self.asks.heard(ask, peer, answer)
         self._gaps.heard(peer)
-        # Who is still joining takes them into the snapshot.
-        if feed is not None and feed.showing and (feed.queues or ask.fills or ask.is_late):
+        # Who is still joining takes them into the snapshot. Others may have left, and resume.
+        if feed is not None and feed.showing and (feed.queues or feed.offset or ask.fills or ask.is_late):
             self._fill(feed, fresh.values())
 
     def _fill(self, feed: TripFeed, positions: Iterable[Position]) -> None:

@@ -13,10 +13,10 @@ from msgspec import UNSET
 
 from tracking.live.trip_line import Line
 from tracking.live.trips import TripFeed
-from tracking.model import Clock, Position
+from tracking.model import Clock, Position, Trip
 from tracking.protocol.fit import TRACK_ROOM, DrivenPoint, thinned
 from tracking.protocol.passenger import SnapshotPosition
-from tracking.store import trip_lines
+from tracking.store import newer_positions, trip_lines
 from tracking.store.gathered import Gathered
 from tracking.store.pool import Connection, Database
 from tracking.store.positions import TrackRow
@@ -85,6 +85,18 @@ class Lines:
             async with self._database.reading() as connection:
                 pieces = await _pieces(connection, trip, from_, to)
             return await asyncio.to_thread(_joined, pieces)
+
+    async def newer(self, trip: Trip, shown: int) -> list[Position]:
+        """The next plausible positions of the trip's vehicle after this fix time, in order. If it is 0: the newest one alone.
+
+        Raises `StoreUnavailable`.
+        """
+        if trip.vehicle_number is None:
+            return []
+        async with self._database.reading() as connection:
+            wanted = [newer_positions.Shown(trip.vehicle_number, trip.number, shown)]
+            parts = newer_positions.of_trips(connection, wanted, self._clock())
+            return [position async for part in parts for position in part]
 
     def let_go(self) -> None:
         """Drops lines that were kept long enough. To be called every few seconds."""

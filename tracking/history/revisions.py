@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 from tracking.errors import StoreUnavailable
@@ -11,7 +11,9 @@ from tracking.history.lines import Lines
 from tracking.ingest.vehicles import FOREVER, GRACE_MS
 from tracking.live.hub import Hub
 from tracking.live.trip_line import join
+from tracking.live.trips import TripFeed
 from tracking.model import Position, Trip
+from tracking.protocol.fit import DrivenPoint
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +94,53 @@ class Revisions:
         pending = [position for position in self._uncommitted.pending(trip_id) if first <= position.fix_time <= last]
         with self._hub.erased() as erased:
             stored = await self._lines.part(trip, first, last)
+            ahead = await self._ahead(trip_id, [*stored, *map(_point, pending)])
         feed = self._hub.feeds.get(trip_id)
         if feed is None or not feed.trip.status.under_way:
             return
+        shown = self._show(feed, [*ahead, *pending], erased) if ahead else 0
         track = join(stored, pending, taken_out=feed.taken_out, erased=erased)
+        if shown and (rest := [point for point in track if _is_ahead(feed, point)]):
+            # There are many. They are read again, and shown from the marker on.
+            track = [point for point in track if not _is_ahead(feed, point)]
+            self.revise(trip_id, trip, rest[0][0], rest[-1][0])
         if track or out is not None:
             # The revision ends where the reading ended. Later fixes are on the passengers' lines already, and must stay.
             feed.publish_revision(first, max([time for time, *_ in track[-1:]] + ([] if out is None else [out])), track)
+
+    # --- what the store has and the marker has not reached ------------------------------------------------------------
+
+    async def _ahead(self, trip_id: str, track: Iterable[DrivenPoint]) -> list[Position]:
+        """Positions after the marker, if the track has some: another hub accepted them, and they were lost on the way.
+
+        They are shown as positions, so that a revision has no point that comes as a position later. Raises `StoreUnavailable`.
+        """
+        feed = self._hub.feeds.get(trip_id)
+        if (
+            self._hub.trip_exchange is None
+            or feed is None
+            or not feed.showing
+            or not any(_is_ahead(feed, one) for one in track)
+        ):
+            return []
+        return await self._lines.newer(feed.trip, feed.newest)
+
+    def _show(self, feed: TripFeed, positions: Iterable[Position], erased: Collection[str]) -> int:
+        """Moves the marker through positions that are newer. Returns how many."""
+        shown = 0
+        for position in sorted(positions, key=lambda one: one.fix_time):
+            if position.suspect or position.vehicle_id in erased or (position.vehicle_id, position.fix_time) in feed.taken_out:
+                continue
+            if feed.showing and self._hub.trip_exchange is not None and _is_ahead(feed, _point(position)):
+                self._hub.trip_exchange.show(feed, position)
+                shown += 1
+        return shown
+
+
+def _point(position: Position) -> DrivenPoint:
+    return position.fix_time, position.longitude, position.latitude, position.vehicle_id
+
+
+def _is_ahead(feed: TripFeed, point: DrivenPoint) -> bool:
+    """Whether it is of the vehicle that the trip has now, and newer than the marker."""
+    return point[3] == feed.vehicle_id and point[0] > feed.newest

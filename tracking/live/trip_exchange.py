@@ -46,6 +46,10 @@ class TripExchange(Protocol):
         """These vehicles, by their numbers, were removed."""
         ...
 
+    def show(self, feed: TripFeed, position: Position) -> None:
+        """Shows a position that another hub accepted, and that is newer than the marker."""
+        ...
+
     def begins_to_show(self, trip: Trip) -> None:
         """The watchers of this trip are shown its vehicle, or another one, from now on."""
         ...

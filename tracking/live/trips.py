@@ -255,7 +255,9 @@ class TripFeed:
             return
         # The store or another hub had it before this one. It may come again from a driver that has moved here.
         self.newest = self.newest_elsewhere = newest.fix_time
-        if self.queues:
+        kept = self.updates.positions_after(self.updates.before)
+        # Those who left and resume lack it too.
+        if self.queues or (self.offset and all(position.fix_time != newest.fix_time for _, position in kept)):
             self.publish_position(_as_position(newest, self.vehicle_id, self.trip))
 
     def begin_since(

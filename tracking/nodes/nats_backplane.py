@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from tracking.broker_settings import BrokerSettings, split_servers
-from tracking.errors import ConfigError
+from tracking.errors import ConfigError, StoreUnavailable
 from tracking.nodes.backplane import Receive, lives
 from tracking.nodes.messages import MAX_BYTES
 
@@ -61,6 +61,8 @@ class NatsBackplane:
         self.servers = [_server(url, settings) for url in split_servers(settings.nats_url)]
         self._prefix = settings.nats_prefix
         self._cluster = cluster
+        self._name: str | None = None
+        """What `cluster` returned last."""
         self._credentials = _credentials(settings.nats_credentials) if settings.nats_credentials else None
         self._tls = _tls(settings, any(server.encrypted for server in self.servers))
         self._client: _Client | None = None
@@ -121,7 +123,7 @@ class NatsBackplane:
                     self._note(client, error)
 
     async def _connect(self, client: "_Client", node: str, beat: Receive, packet: Receive) -> None:
-        self._subject = f"{self._prefix}.{await self._cluster()}"
+        self._subject = f"{self._prefix}.{await self._known_cluster()}"
         async with asyncio.timeout(CONNECT_SECONDS):
             await client.begin(node, self._credentials, self._tls)
             for subject, receive in ((f"{self._subject}.beat", beat), (f"{self._subject}.to.{node}", packet)):
@@ -132,6 +134,15 @@ class NatsBackplane:
                 await client.flush(int(CONNECT_SECONDS))
         if client.refusal is not None and "permissions violation" in str(client.refusal).lower():
             raise errors.Error(f"{client.refusal}: allow this user to publish and to subscribe to {self._prefix}.>")
+
+    async def _known_cluster(self) -> str:
+        try:
+            self._name = await self._cluster()
+        except (OSError, StoreUnavailable):
+            # The database is away. Hubs go on without it, and need each other then.
+            if self._name is None:
+                raise
+        return self._name
 
     def _connected(self, client: "_Client", seconds: float) -> None:
         self._client, self._trouble = client, None
