@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from tracking.cluster.answers import POSITIONS_AT_ONCE, Answers
 from tracking.cluster.asks import Ask, Asks
 from tracking.cluster.gaps import Gaps
-from tracking.cluster.gradually import Gradually
 from tracking.cluster.interest import Interest
+from tracking.cluster.sliced_work import SlicedWork
 from tracking.cluster.uncommitted import UncommittedPositions
 from tracking.history.revisions import Revisions
 from tracking.ingest.vehicles import IngestVehicles
@@ -69,12 +69,12 @@ class TripsAcrossHubs:
         """Trips that do not show their vehicle, and whose line changed meanwhile."""
         self._removed: dict[int, None] = {}
         """Numbers of vehicles that were removed. A peer may not know of it yet."""
-        self._returning: Gradually[tuple[str, Want]] = Gradually(lambda asked: self._answer(*asked))
-        answers: Gradually[tuple[str, Want]] = Gradually(lambda asked: self._answer(*asked, with_trip=False))
+        self._returning: SlicedWork[tuple[str, Want]] = SlicedWork(lambda asked: self._answer(*asked))
+        answers: SlicedWork[tuple[str, Want]] = SlicedWork(lambda asked: self._answer(*asked, with_trip=False))
         self.interest.on_asked = self._asked_now
         self.interest.on_asked_again = lambda peer, want: answers.add((peer, want))
         # A hub that comes or goes may watch thousands of trips.
-        self.interest.on_watched = Gradually(self._watched_elsewhere).add
+        self.interest.on_watched = SlicedWork(self._watched_elsewhere).add
         nodes.listen_positions(self._positions)
         nodes.listen(TripAnswer, self._answered)
         nodes.listen(LateFixes, self._late)

@@ -14,7 +14,7 @@ Thing = TypeVar("Thing")
 SLICE_SECONDS = 0.002
 
 
-class Gradually(Generic[Thing]):
+class SlicedWork(Generic[Thing]):
     """Does `work` for each thing, in their order."""
 
     def __init__(self, work: Callable[[Thing], None]) -> None:
