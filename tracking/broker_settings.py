@@ -23,7 +23,9 @@ class BrokerSettings(BaseSettings):
     nats_ca: str = Field("", description="File with the certificates that the NATS server's must come from. It demands TLS")
     nats_certificate: str = Field("", description="File with this hub's certificate for the NATS server. It demands TLS")
     nats_key: str = Field("", description="File with the key of that certificate")
-    node_name: str = Field("", max_length=100, description="Name of this hub in `/readyz` and logs; empty: the host's name")
+    node_name: str = Field(
+        "", max_length=100, description="Name of this hub in logs and for other hubs; empty: the host's name"
+    )
 
     @field_validator("nats_url")
     @classmethod
