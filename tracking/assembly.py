@@ -5,8 +5,9 @@ from tracking.auth import Auth
 from tracking.budgets import assemble_budgets
 from tracking.change_upkeep import ChangeUpkeep
 from tracking.cluster.assembly import assemble_homes, assemble_trips
-from tracking.cluster.care import Company, assemble_care
-from tracking.cluster.unstored import Unstored
+from tracking.cluster.membership import Membership
+from tracking.cluster.safeguards import assemble_safeguards
+from tracking.cluster.uncommitted import UncommittedPositions
 from tracking.config import Settings
 from tracking.downloads import assemble_downloads
 from tracking.erasure import Erasures
@@ -149,10 +150,10 @@ class _Assembly:
     def _build_history(self) -> None:
         # Lines and revisions show what the recorder stored, with what still waits in its queue.
         self.queue = CommitQueue(rows=self.settings.commit_rows, limit=self.settings.queue_limit)
-        self.unstored = Unstored(self.queue)
+        self.uncommitted = UncommittedPositions(self.queue)
         tracks = Gathered(lambda numbers: trip_lines.read_short(self.database, numbers), most=TRACKS_AT_ONCE)
-        self.lines = Lines(self.database, tracks, self.unstored.pending, self.clock, self.hub.erased)
-        self.revisions = Revisions(self.lines, self.hub, self.unstored)
+        self.lines = Lines(self.database, tracks, self.uncommitted.pending, self.clock, self.hub.erased)
+        self.revisions = Revisions(self.lines, self.hub, self.uncommitted)
         self.hub.on_former = self.revisions.late_one
         self.summaries = Summaries(
             self.housekeeping,
@@ -195,8 +196,13 @@ class _Assembly:
 
     def _build_trips_across_hubs(self) -> None:
         self.across_hubs = assemble_trips(
-            *(self.database, self.nodes, self.hub, self.unstored),
-            *(self.ingest_vehicles, self.revisions, self.clock),
+            self.database,
+            self.nodes,
+            self.hub,
+            self.uncommitted,
+            self.ingest_vehicles,
+            self.revisions,
+            self.clock,
         )
 
     def _commit_interval(self) -> float:
@@ -214,19 +220,29 @@ class _Assembly:
         self.events = Events(database, fleets, last_event=last_event)
         self.monitor = Monitor(database, fleets, self.states, self.events, self.clock, gone_after=gone_after)
         self.homes = assemble_homes(
-            *(database, self.ingest_vehicles, self.hub, self.recorder),
-            *(self.refiling, self.monitor, self.nodes, self.clock),
+            database,
+            self.ingest_vehicles,
+            self.hub,
+            self.recorder,
+            self.refiling,
+            self.monitor,
+            self.nodes,
+            self.clock,
         )
+        self.homes.revise = lambda trip: self.revisions.revise_all(trip) if trip.trip_id in self.hub.feeds else None
         self.homes.recent = self.across_hubs.trips.recent if self.across_hubs is not None else None
-        self.company = Company(self.nodes, self.registry)
+        self.membership = Membership(self.nodes, self.registry)
         self.audit = Audit(
-            *(database, self.clock),
+            database,
+            self.clock,
             addresses=self.settings.audit_addresses,
             node=self.registry.node.node,
-            others=self.company.read_others,
+            others=self.membership.read_others,
         )
-        self.care = assemble_care(
-            *(self.company, database, self.clock),
+        self.safeguards = assemble_safeguards(
+            self.membership,
+            database,
+            self.clock,
             auth=self.auth,
             hub=self.hub,
             monitor=self.monitor,
@@ -238,7 +254,7 @@ class _Assembly:
         self.silences = Silences(
             *(database, fleets, self.events, self.clock),
             gone_after=gone_after,
-            others=self.company.other_hubs,
+            others=self.membership.other_hubs,
             is_here=self.homes.is_here,
         )
 
@@ -270,10 +286,13 @@ class _Assembly:
             per_token=settings.change_readers_per_token,
         )
         self.follower = Follower(
-            *(self.following, self.database, self.marks, live),
+            self.following,
+            self.database,
+            self.marks,
+            live,
             clock=self.clock,
-            on_applied=self.care.erased.after(self.change_feed.add),
-            on_committed=self.care.hints.committed,
+            on_applied=self.safeguards.remote_erasures.after(self.change_feed.add),
+            on_committed=self.safeguards.commit_notices.committed,
         )
         self.hub.applied = lambda: self.follower.applied
         self.events.on_stored = self.follower.wake
@@ -310,7 +329,7 @@ class _Assembly:
             intake=self.intake,
             shown_trips=Gathered(lambda trip_ids: trips.as_of_now(database, trip_ids)),
             lines=self.lines,
-            unstored=self.unstored,
+            uncommitted=self.uncommitted,
             hub=self.hub,
             across_hubs=self.across_hubs,
             connection_limits=ConnectionLimits(settings.connections_per_address),
@@ -331,7 +350,7 @@ class _Assembly:
             ),
             revisions=self.revisions,
             homes=self.homes,
-            care=self.care,
+            safeguards=self.safeguards,
             refiling=self.refiling,
             summaries=self.summaries,
             sums=self.sums,

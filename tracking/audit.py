@@ -287,7 +287,7 @@ class Audit:
         while self._left and not 0 <= now - (span := next(iter(self._left))).left_at < GAP_MS:
             self._end(span)
         await self._write()
-        while self._erased and not 0 <= now - next(iter(self._erased.values()))[1] < GAP_MS:
+        while self._erased and not 0 <= self._clock() - next(iter(self._erased.values()))[1] < GAP_MS:
             self._erased.popitem(last=False)
 
     async def flush(self) -> None:

@@ -30,8 +30,8 @@ class Forgetting(NamedTuple):
         self.refiling.forget(numbers)
         for number in numbers:
             self.sums.forget(number)
-        if self.hub.elsewhere is not None:
-            self.hub.elsewhere.forget(numbers)
+        if self.hub.trip_exchange is not None:
+            self.hub.trip_exchange.forget(numbers)
         self.erasures.asked()
 
     def fill_line(self, trip: Trip) -> None:

@@ -131,7 +131,7 @@ FED_FROM_STORE = Counter(
     "Positions shown to watchers from the store, because the broker was away and the driver is on another hub",
     registry=REGISTRY,
 )
-HINTS = Counter("tracking_hints", "Commits that other hubs told this one of", registry=REGISTRY)
+COMMIT_NOTICES = Counter("tracking_commit_notices", "Commits that other hubs told this one of", registry=REGISTRY)
 ERASURES = Gauge("tracking_erasures", "Removed vehicles and trips whose rows are not all gone yet", registry=REGISTRY)
 ERASED = Counter("tracking_erased_rows", "Rows of removed vehicles and trips that are gone or changed", registry=REGISTRY)
 WENT_BACK = Counter("tracking_store_went_back", "Times that the database lacked what was committed", registry=REGISTRY)

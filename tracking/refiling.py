@@ -134,8 +134,8 @@ class Refiling:
         vehicle = self._ingest_vehicles.get(trip.vehicle.vehicle_id) if trip.vehicle is not None else None
         if vehicle is not None:
             self._show_newest(vehicle)
-        if self._hub.elsewhere is not None:
-            self._hub.elsewhere.begins_to_show(trip)
+        if self._hub.trip_exchange is not None:
+            self._hub.trip_exchange.begins_to_show(trip)
 
     def _show_newest(self, vehicle: IngestVehicle) -> None:
         position = vehicle.newest
@@ -192,17 +192,17 @@ class Refiling:
         held: Sequence[Position],
     ) -> None:
         """The same to the watchers on other hubs. These may read the store before the positions are committed here."""
-        elsewhere = self._hub.elsewhere
-        if elsewhere is None:
+        trip_exchange = self._hub.trip_exchange
+        if trip_exchange is None:
             return
         for (trip, trip_id), times in lost.items():
-            elsewhere.refiled(trip_id, trip, vehicle_id, times, ())
+            trip_exchange.refiled(trip_id, trip, vehicle_id, times, ())
         for (trip, trip_id), times in got.items():
             with_it = [position for position in held if position.trip_id == trip_id and not position.suspect]
             if with_it:
-                elsewhere.refiled(trip_id, trip, vehicle_id, (), with_it)
+                trip_exchange.refiled(trip_id, trip, vehicle_id, (), with_it)
             else:
-                elsewhere.corrected(trip_id, trip, min(times), max(times))
+                trip_exchange.corrected(trip_id, trip, min(times), max(times))
 
     def forget(self, vehicles: Iterable[int]) -> None:
         """These vehicles, by their numbers, were removed."""

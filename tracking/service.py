@@ -7,9 +7,9 @@ from tracking.auth import Auth
 from tracking.budgets import Budgets
 from tracking.change_upkeep import ChangeUpkeep
 from tracking.cluster.assembly import AcrossHubs
-from tracking.cluster.care import Care
 from tracking.cluster.homes import Homes
-from tracking.cluster.unstored import Unstored
+from tracking.cluster.safeguards import Safeguards
+from tracking.cluster.uncommitted import UncommittedPositions
 from tracking.config import Settings
 from tracking.downloads import Downloads
 from tracking.erasure import Erasures
@@ -83,7 +83,7 @@ class Service:
     """as the store has them, with the number of the newest change; requests at the same time share one query"""
     lines: Lines
     """of trips that are watched"""
-    unstored: Unstored
+    uncommitted: UncommittedPositions
     """positions that may not be committed"""
     hub: Hub
     across_hubs: AcrossHubs | None
@@ -108,7 +108,7 @@ class Service:
     revisions: Revisions
     homes: Homes
     """of vehicles whose drivers are connected here"""
-    care: Care
+    safeguards: Safeguards
     """of several hubs on this database"""
     refiling: Refiling
     """of fixes that raced a change of their vehicle's trips"""

@@ -8,7 +8,9 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
+import asyncpg
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -17,6 +19,7 @@ from tests.attacks.scene import Scene, stage
 from tests.support.clients import KEY_VARIABLE, Socket
 from tests.support.hub_process import HubProcess
 from tests.support.provider import Provider, providing, public
+from tracking.store.migrations import migrate
 
 STRANGERS = 20
 PAUSE_SECONDS = 0.05
@@ -47,9 +50,7 @@ async def hub_with_a_provider(scene: Scene) -> AsyncIterator[tuple[HubProcess, P
         place = Path(folder)
         (place / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         async with providing(public(key, "tests")) as provider:
-            hub = HubProcess(
-                scene.hub.environment["TRACKING_DATABASE_URL"], place / "log", jwks=provider.url, jwks_refresh="0.5"
-            )
+            hub = HubProcess(await _database_beside(scene), place / "log", jwks=provider.url, jwks_refresh="0.5")
             del hub.environment["TRACKING_JWT_SECRET"]
             await asyncio.to_thread(hub.start)
             os.environ[KEY_VARIABLE] = str(place / "key.pem")
@@ -58,6 +59,21 @@ async def hub_with_a_provider(scene: Scene) -> AsyncIterator[tuple[HubProcess, P
             finally:
                 del os.environ[KEY_VARIABLE]
                 hub.kill()
+
+
+async def _database_beside(scene: Scene) -> str:
+    """The URL of a new database. Two hubs without a broker may not share one."""
+    url = urlsplit(scene.database_url)
+    name = f"{url.path.removeprefix('/')}_keys"
+    connection = await asyncpg.connect(scene.database_url)
+    try:
+        await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    finally:
+        await connection.close()
+    beside = urlunsplit(url._replace(path=f"/{name}"))
+    await migrate(beside)
+    return beside
 
 
 async def _stranger(hub: HubProcess, ends: float) -> set[int]:

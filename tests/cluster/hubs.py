@@ -106,7 +106,7 @@ class ClusterHub:
 
     def trips_times(self, trip_id: str) -> set[int]:
         """The fix times of the trip's positions that peers have told."""
-        return {fix_time for _, fix_time in self.trips.unstored.keys(trip_id)}
+        return {fix_time for _, fix_time in self.trips.uncommitted.keys(trip_id)}
 
     def api(self) -> Api:
         return Api(self.url)

@@ -92,7 +92,10 @@ async def test_an_id_that_another_hub_erased_is_not_written_here_any_more(databa
         await api.call("DELETE", f"/trips/{trip_id}", expect=204)
         audit.note(BY, Action.WATCHED, Kind.TRIP, trip_id)
         await audit.write()
-        await until(lambda: audit.knows_erased(Kind.TRIP, trip_id) and not other.service.care.erased._waiting, "it is replaced")
+        await until(
+            lambda: audit.knows_erased(Kind.TRIP, trip_id) and not other.service.safeguards.remote_erasures._waiting,
+            "it is replaced",
+        )
         audit.note(BY, Action.WATCHED, Kind.TRIP, trip_id)
         await audit.write()
         async with one.service.database.connection() as connection:

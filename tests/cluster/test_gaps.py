@@ -1,6 +1,7 @@
 """What is lost between hubs is asked for again, and the line is whole in the end."""
 
 import asyncio
+import contextlib
 import time
 
 from tests.cluster.hubs import cluster, drive, is_whole, until, watching
@@ -71,6 +72,29 @@ async def test_a_hub_that_dies_leaves_nothing_missing_and_its_wants_count_no_mor
             await asked_for(driver, settings.interval_watched)
             await driver.report(drive(4))
             await until(lambda: watcher.positions[-1:] == [drive(4)["fix_time"]], "the newest")
+            await until(is_whole(hubs, watcher, trip_id), "the line is as stored")
+            assert watcher.breaks == []
+
+
+async def test_a_new_home_that_could_not_ask_the_former_one_reads_the_line_again(database_url: str) -> None:
+    async with cluster(database_url, 2) as hubs, contextlib.AsyncExitStack() as stack:
+        here, there = hubs.hubs
+        vehicle_id, trip_id = await hubs.api.under_way()
+        async with Driver(here.url, vehicle_id) as driver:
+            await driver.report(drive(1))
+            await driver.acknowledged(1)
+            for hub in hubs.hubs:
+                hub.backplane.disconnect()
+            async with nothing_is_stored(database_url):
+                await driver.report(drive(2))
+                await until(lambda: bool(here.service.recorder.queue.pending(trip_id)), "one waits for its commit")
+                watcher = await stack.enter_async_context(watching(there.url, trip_id))
+            await driver.acknowledged(2)
+            assert len(watcher.line.points) == 1
+        async with Driver(there.url, vehicle_id, driver.session) as again:
+            assert again.handled == 2
+            await again.report(drive(3))
+            await again.acknowledged(3)
             await until(is_whole(hubs, watcher, trip_id), "the line is as stored")
             assert watcher.breaks == []
 

@@ -36,7 +36,9 @@ async def two(shared: Hubs) -> AsyncIterator[Hubs]:
         world.clock.ahead = 0
     await shared.joined()
     # Each has noticed that its clock was set.
-    await until(lambda: all(0 <= world.clock() - world.service.homes.looked < 1_000 for world in shared), "they look again")
+    await until(
+        lambda: all(0 <= world.clock() - world.service.homes.loop_ran_at < 1_000 for world in shared), "they look again"
+    )
 
 
 async def _stored(database_url: str, van: str) -> list[tuple[int, int]]:
@@ -174,8 +176,8 @@ async def test_without_broker_and_database_nothing_is_held_back(two: Hubs, monke
     monkeypatch.setattr(cluster_homes, "AWAY_SECONDS", 0.0)
     two.exchange.cut()
     await until(lambda: tried >= 1, "the homes are read")
-    looked = homes.looked
-    await until(lambda: tried >= 2 and homes.looked > looked, "it goes on")
+    looked = homes.loop_ran_at
+    await until(lambda: tried >= 2 and homes.loop_ran_at > looked, "it goes on")
 
 
 async def test_server_time_never_falls_though_the_clocks_of_hubs_differ(two: Hubs) -> None:

@@ -15,7 +15,7 @@ EVENTS = ("hub", "change", "broker", "hub", "cut", "hub")
 async def test_killed_hubs_and_a_killed_broker_lose_nothing(database_url: str, tmp_path: Path) -> None:
     rng = random.Random(20261128)
     async with SeveralHubs(database_url, tmp_path, 3).running() as hubs:
-        run = Hubs(hubs, database_url, rng, EVENTS)
+        run = Hubs(hubs, database_url, rng, EVENTS, broker_down=(0.2, 3.5))
         await run.run(12, 4, turn_every=1.0)
         broken = await run.broken()
     assert broken == []

@@ -155,10 +155,10 @@ async def test_nothing_of_an_erased_vehicle_is_shown_though_its_home_goes_on(dat
             await driver.report(drive(1))
             await driver.acknowledged(1)
             await until(lambda: len(watcher.positions) == 1, "the first")
-            [position] = there.trips.unstored.of(trip_id).positions
+            [position] = there.trips.uncommitted.of(trip_id).positions
             number = position.vehicle
             there.trips.forget([number])
-            assert trip_id not in there.trips.unstored
+            assert trip_id not in there.trips.uncommitted
             await driver.report(drive(2))
             await driver.acknowledged(2)
             await until(lambda: bool(here.trips.interest.theirs.get(trip_id)), "still wanted")
@@ -171,4 +171,4 @@ async def test_nothing_of_an_erased_vehicle_is_shown_though_its_home_goes_on(dat
             there.trips.missed(here.name)
             await until(lambda: not there.trips.asks.is_waiting, "answered")
             assert len(watcher.positions) == 1
-            assert trip_id not in there.trips.unstored
+            assert trip_id not in there.trips.uncommitted

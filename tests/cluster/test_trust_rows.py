@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
 
@@ -222,10 +223,22 @@ def _all_connected(devices: list[Device], watchers: dict[str, Watcher]) -> bool:
     return all(device.client.connected.is_set() for device in devices) and all(w.connected.is_set() for w in watchers.values())
 
 
+SHORTER_LEASES = """
+    CREATE FUNCTION seen_earlier() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN NEW.seen_at := NEW.seen_at - interval '5 s'; RETURN NEW; END $$;
+    CREATE TRIGGER seen_earlier BEFORE UPDATE ON nodes FOR EACH ROW EXECUTE FUNCTION seen_earlier();
+    UPDATE nodes SET seen_at = seen_at;
+"""
+"""Leases have 5 s left after each beat, and not 10."""
+
+
 async def test_row_67_a_second_hub_without_the_broker_is_refused_with_the_reason(
     two_hubs: MakeHubs, database: Mortal, tmp_path: Path
 ) -> None:
     async with two_hubs() as hubs:
+        connection = await asyncpg.connect(database.url)
+        await connection.execute(SHORTER_LEASES)
+        await connection.close()
         second = HubProcess(database.url, tmp_path / "second.log")
         process = second.begin()
         try:

@@ -80,7 +80,11 @@ async def test_rows_of_another_version_are_counted_and_all_others_are_told(
             async with Passenger(hub.url, trip_id), Driver(hub.url, vehicle_id):
                 await store.execute(
                     "INSERT INTO pending_changes (kind, subject, fleet_id, vehicle, internal) VALUES ($1, $2, $3, $4, $5)",
-                    *(kind, names.get(subject or "", subject), trip["fleet_id"], number, internal),
+                    kind,
+                    names.get(subject or "", subject),
+                    trip["fleet_id"],
+                    number,
+                    internal,
                 )
                 await change(database.url, trip_id)
                 version += 1
@@ -104,7 +108,9 @@ async def test_what_cannot_be_applied_is_read_anew_and_all_else_goes_on(
             await store.execute(
                 "WITH t AS (UPDATE trips SET status = 'teleporting', version = version + 1 WHERE trip_id = $1)"
                 " INSERT INTO pending_changes (kind, subject, fleet_id, vehicle) VALUES ('trip.changed', $1, $2, $3)",
-                *(bad, fleet_id, number),
+                bad,
+                fleet_id,
+                number,
             )
             assert await passenger.closed() == 1012
             assert await driver.closed() == 1012
@@ -114,7 +120,9 @@ async def test_what_cannot_be_applied_is_read_anew_and_all_else_goes_on(
         await store.execute(
             "WITH t AS (UPDATE trips SET status = 'arrived_at_pickup' WHERE trip_id = $1)"
             " INSERT INTO pending_changes (kind, subject, fleet_id, vehicle) VALUES ('trip.changed', $1, $2, $3)",
-            *(bad, fleet_id, number),
+            bad,
+            fleet_id,
+            number,
         )
         async with Passenger(hub.url, bad) as passenger:
             assert (await passenger.expect("snapshot"))["trip"]["status"] == "arrived_at_pickup"

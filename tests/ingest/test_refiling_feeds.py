@@ -18,7 +18,7 @@ from tracking.store import trips, vehicles
 def watched(service: Service, trip: Trip) -> tuple[TripFeed, Reader]:
     """Starts to watch the trip, with an empty line."""
     feed, reader = service.hub.feed(trip), Reader()
-    feed.begin(reader.queue, stored=(), unstored=(), last={}, now=now_ms())
+    feed.begin(reader.queue, stored=(), uncommitted=(), last={}, now=now_ms())
     reader.read()
     return feed, reader
 
@@ -26,8 +26,8 @@ def watched(service: Service, trip: Trip) -> tuple[TripFeed, Reader]:
 def snapshot(service: Service, feed: TripFeed) -> dict[str, Any]:
     """The snapshot for a new watcher while the line can't be read from the store."""
     reader = Reader()
-    unstored = list(service.recorder.queue.pending(feed.trip.trip_id))
-    feed.begin(reader.queue, stored=(), unstored=unstored, last={}, now=now_ms())
+    uncommitted = list(service.recorder.queue.pending(feed.trip.trip_id))
+    feed.begin(reader.queue, stored=(), uncommitted=uncommitted, last={}, now=now_ms())
     feed.leave(reader.queue, now_ms())
     [found] = reader.read()
     return found

@@ -31,7 +31,7 @@ def position(fix: Fix, suspect: bool = False) -> Position:
 
 
 @given(
-    st.dictionaries(fixes, st.sets(st.sampled_from(["stored", "unstored", "published"]), min_size=1)),
+    st.dictionaries(fixes, st.sets(st.sampled_from(["stored", "uncommitted", "published"]), min_size=1)),
     st.sets(fixes),
     st.sets(fixes),
     st.sets(st.sampled_from(VEHICLES)),
@@ -46,7 +46,7 @@ def test_a_line_is_the_same_wherever_its_points_are(
 
     line = join(
         map(point, at("stored")),
-        [position(fix) for fix in at("unstored")] + [position(fix, suspect=True) for fix in suspects - places.keys()],
+        [position(fix) for fix in at("uncommitted")] + [position(fix, suspect=True) for fix in suspects - places.keys()],
         map(point, at("published")),
         taken_out={(vehicle_id, BEGIN + second * 1000) for second, vehicle_id in taken_out},
         erased=erased,

@@ -14,10 +14,10 @@ from tracking.protocol.shared import Tick
 
 def test_a_snapshot_joins_what_is_stored_what_waits_and_what_came_since() -> None:
     feed = a_feed()
-    unstored = [a_position(2), a_position(3)]
+    uncommitted = [a_position(2), a_position(3)]
     feed.publish_position(a_position(4))
     stored = [(BEGIN + 1000, 9.5, 47.001, "van-1"), (BEGIN + 2000, 9.5, 47.002, "van-1")]
-    snapshot = begin(feed, Reader(), stored=stored, unstored=unstored)
+    snapshot = begin(feed, Reader(), stored=stored, uncommitted=uncommitted)
     assert [point[2] for point in snapshot["track"]] == [BEGIN + 1000, BEGIN + 2000, BEGIN + 3000, BEGIN + 4000]
     assert snapshot["position"]["fix_time"] == BEGIN + 4000
     assert snapshot["offset"] == 1
@@ -27,7 +27,7 @@ def test_a_snapshot_holds_no_suspect() -> None:
     feed = a_feed()
     doubted = a_position(2, live=False)
     doubted.suspect = ("jump",)  # type: ignore[assignment]
-    snapshot = begin(feed, Reader(), unstored=[a_position(1), doubted])
+    snapshot = begin(feed, Reader(), uncommitted=[a_position(1), doubted])
     assert [point[2] for point in snapshot["track"]] == [BEGIN + 1000]
 
 
@@ -38,13 +38,13 @@ def test_the_place_of_a_vehicle_that_gave_the_trip_away_is_not_the_next_ones() -
     stored = [(BEGIN + 49_000, 9.5, 47.049, "van-1")]
     feed.publish_trip(a_trip(version=3, vehicle_id="van-2"))
     last = {"van-1": snapshot_position(a_position(49))}
-    before = begin(feed, Reader(), stored=stored, last=last, unstored=[a_position(51)])
+    before = begin(feed, Reader(), stored=stored, last=last, uncommitted=[a_position(51)])
     assert "position" not in before
     assert before["segments"] == [[0, "van-1"]]
     feed.publish_position(a_position(10, vehicle_id="van-2"))
     feed.publish_revision(BEGIN + 8_000, BEGIN + 8_000, [(BEGIN + 8_000, 9.5, 47.008, "van-1")])
     feed.publish_position(a_position(50, vehicle_id="van-2"))
-    snapshot = begin(feed, Reader(), stored=stored, last=last, unstored=[a_position(51), a_position(9, vehicle_id="van-2")])
+    snapshot = begin(feed, Reader(), stored=stored, last=last, uncommitted=[a_position(51), a_position(9, vehicle_id="van-2")])
     assert snapshot["position"]["fix_time"] == BEGIN + 50_000
     assert [(time - BEGIN) // 1000 for _, _, time in snapshot["track"]] == [8, 9, 10, 49, 50, 50, 51]
     assert snapshot["segments"] == [[0, "van-1"], [1, "van-2"], [3, "van-1"], [5, "van-2"], [6, "van-1"]]

@@ -131,12 +131,16 @@ async def test_nobody_is_sent_away_for_an_event_that_cannot_be_told(world: World
                 event = await store.fetchval(
                     "INSERT INTO events (fleet_id, vehicle, kind, server_time) VALUES ($1, $2, 'levitating', now())"
                     " RETURNING event",
-                    *(fleet_id, number),
+                    fleet_id,
+                    number,
                 )
                 await store.execute(
                     "INSERT INTO pending_changes (kind, subject, fleet_id, vehicle, internal)"
                     " VALUES ($1, $2::bigint::text, $3, $4, jsonb_build_object('event', $2::bigint))",
-                    *(kind, event, fleet_id, number),
+                    kind,
+                    event,
+                    fleet_id,
+                    number,
                 )
             await api.fleet()
             assert feed.loaded

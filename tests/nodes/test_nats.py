@@ -72,13 +72,13 @@ async def test_a_broker_that_answers_nothing_is_given_up(
     async with running(a, b):
         await until(lambda: a.knows("b") and b.knows("a"))
         before = _connections(own_broker.port)
-        own_broker.freeze()
+        own_broker.suspend()
         for _ in range(200):  # more than the connection takes
             await a.backplane.send("b", bytes(200_000))
         await until(lambda: not a.nodes.connected and not b.nodes.connected)
         # The connections that the broker does not read are closed, although data waits in one.
         await until(lambda: not before & _connections(own_broker.port))
-        own_broker.thaw()
+        own_broker.resume()
         await until(lambda: a.nodes.connected and b.nodes.connected and a.knows("b") and b.knows("a"))
         a.nodes.forward(a_position(1, 1, 99_999), ("b",))
         await until(lambda: 99_999 in b.seqs)
@@ -147,12 +147,12 @@ async def test_secrets_of_the_url_are_used_and_never_logged(
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`cert.pem` for 127.0.0.1 and its `key.pem`, signed by itself."""
     folder = tmp_path_factory.mktemp("certificate")
+    options = (
+        "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+        " -subj /CN=broker -addext subjectAltName=IP:127.0.0.1"
+    )
     subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", folder / "key.pem", "-out", folder / "cert.pem", "-days", "2", "-subj", "/CN=broker"),
-            *("-addext", "subjectAltName=IP:127.0.0.1"),
-        ],
+        ["openssl", "req", *options.split(), "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
         check=True,
         capture_output=True,
     )

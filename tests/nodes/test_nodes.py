@@ -207,8 +207,8 @@ def test_notices_above_the_bound_are_dropped_and_a_number_is_left_out() -> None:
     for _ in range(links.NOTICE_BYTES_KEPT // len(notice) + 1):
         link.tell(notice)
     assert not link.waits
-    link.own_up(0)
-    link.own_up(1)
+    link.mark_loss(0)
+    link.mark_loss(1)
     assert link.number == 1
 
 

@@ -47,13 +47,22 @@ class Hubs:
     """One run. `events` are "hub", "broker", "stop", "cut", "half_close" and "change", in the order of the faults."""
 
     def __init__(
-        self, hubs: SeveralHubs, database_url: str, rng: random.Random, events: Sequence[str], *, stop: float = 10.0
+        self,
+        hubs: SeveralHubs,
+        database_url: str,
+        rng: random.Random,
+        events: Sequence[str],
+        *,
+        stop: float = 10.0,
+        broker_down: tuple[float, float] = BROKER_DOWN,
     ) -> None:
+        """`stop` is how long a hub stands still, and `broker_down` the least and the most time without a broker, in seconds."""
         self.hubs = hubs
         self._database_url = database_url
         self._rng = rng
         self._events = events
         self._stop = stop
+        self._broker_down_for = broker_down
         self.devices: list[Device] = []
         self.turnover: Turnover
         self._restarts: set[asyncio.Task[None]] = set()
@@ -135,7 +144,7 @@ class Hubs:
                 await until(lambda: not self._broker_down, "the broker is back", PATIENCE)
                 self._broker_down = True
                 await self.hubs.kill_broker()
-                self._later(self._rng.uniform(*BROKER_DOWN), self._start_broker())
+                self._later(self._rng.uniform(*self._broker_down_for), self._start_broker())
             case "stop":
                 number = await self._victim()
                 self.hubs.pause(number)

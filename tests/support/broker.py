@@ -46,11 +46,11 @@ class Broker:
     def kill(self) -> None:
         self._end(signal.SIGKILL)
 
-    def freeze(self) -> None:
+    def suspend(self) -> None:
         """Stops it by SIGSTOP: its connections stay, and nothing is answered."""
         self._signal(signal.SIGSTOP)
 
-    def thaw(self) -> None:
+    def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
     @property

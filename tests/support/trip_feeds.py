@@ -53,6 +53,6 @@ class Reader:
 
 
 def begin(feed: TripFeed, reader: Reader, **changes: Any) -> dict[str, Any]:
-    feed.begin(reader.queue, **{"stored": [], "unstored": [], "last": {}, "now": BEGIN, **changes})
+    feed.begin(reader.queue, **{"stored": [], "uncommitted": [], "last": {}, "now": BEGIN, **changes})
     [snapshot] = reader.read()
     return snapshot

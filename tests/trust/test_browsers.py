@@ -7,6 +7,7 @@ import pytest
 from tests.support.clients import Api
 from tests.support.hub_process import HubProcess
 from tests.support.plain_http import WEBSOCKET, Plain
+from tracking.demo.postgres import Cluster
 
 # --- which origins may open a socket ------------------------------------------------------------------------------------------
 
@@ -14,11 +15,11 @@ PUBLIC = "https://track.example"
 
 
 @pytest.fixture(scope="module")
-def public_hub(hub: HubProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+def public_hub(cluster: Cluster, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
     """A hub with a public address."""
     log = tmp_path_factory.mktemp("public") / "log"
-    database = hub.environment["TRACKING_DATABASE_URL"]
-    process = HubProcess(database, log, public_url=PUBLIC, allowed_origins="capacitor://localhost").start()
+    cluster.create_database("public_hub", template)
+    process = HubProcess(cluster.url("public_hub"), log, public_url=PUBLIC, allowed_origins="capacitor://localhost").start()
     yield process
     process.stop()
 

@@ -53,7 +53,7 @@ async def readyz(request: Request) -> Response:
     if away is not None and away > AWAY_SECONDS:
         others = service.registry.others_alive()
         degraded.append(f"the NATS server has been away for {away:.0f} s; other hubs by the database: {others}")
-    degraded += service.care.degraded()
+    degraded += service.safeguards.degraded()
     status = "unready" if reasons else "ready"
     body = {"status": status, "reasons": reasons, "degraded": degraded, "nodes": _nodes(service)}
     return respond(body, 503 if reasons else 200)

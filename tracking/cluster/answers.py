@@ -42,7 +42,7 @@ class Answers:
 
     def to(self, want: Want, *, with_trip: bool = True) -> Iterator[TripAnswer]:
         """The parts of the answer. Who only fills a gap needs no trip, whose route may be long."""
-        unstored = list(self._queue.pending(want.trip_id))
+        uncommitted = list(self._queue.pending(want.trip_id))
         recent: list[Position] = []
         recent_from = as_of = 0
         trip: Trip | None = None
@@ -56,7 +56,7 @@ class Answers:
         home = self.is_home(want.trip_id, want.vehicle_id)
         quiet_from = self._hub.posted.last(want.trip_id, NEVER)
         quiet_from = 0 if quiet_from == NEVER else quiet_from
-        parts = list(_parts(unstored, recent))
+        parts = list(_parts(uncommitted, recent))
         for number, (some, others) in enumerate(parts, 1):
             yield TripAnswer(
                 want.ask, want.trip_id, home, some, others, recent_from, trip, as_of, quiet_from, number < len(parts)
@@ -97,10 +97,10 @@ def recent_since(positions: list[Position], since: int) -> list[Position]:
     return lacking
 
 
-def _parts(unstored: list[Position], recent: list[Position]) -> Iterator[tuple[list[Position], list[Position]]]:
-    yield unstored[:POSITIONS_AT_ONCE], [] if len(unstored) > POSITIONS_AT_ONCE else recent[:POSITIONS_AT_ONCE]
-    for at in range(POSITIONS_AT_ONCE, len(unstored), POSITIONS_AT_ONCE):
-        yield unstored[at : at + POSITIONS_AT_ONCE], []
-    first = 0 if len(unstored) > POSITIONS_AT_ONCE else POSITIONS_AT_ONCE
+def _parts(uncommitted: list[Position], recent: list[Position]) -> Iterator[tuple[list[Position], list[Position]]]:
+    yield uncommitted[:POSITIONS_AT_ONCE], [] if len(uncommitted) > POSITIONS_AT_ONCE else recent[:POSITIONS_AT_ONCE]
+    for at in range(POSITIONS_AT_ONCE, len(uncommitted), POSITIONS_AT_ONCE):
+        yield uncommitted[at : at + POSITIONS_AT_ONCE], []
+    first = 0 if len(uncommitted) > POSITIONS_AT_ONCE else POSITIONS_AT_ONCE
     for at in range(first, len(recent), POSITIONS_AT_ONCE):
         yield [], recent[at : at + POSITIONS_AT_ONCE]

@@ -118,7 +118,7 @@ class Asks:
 
     def heard(self, ask: Ask, peer: str, answer: TripAnswer) -> None:
         """Notes a part of an answer, after its positions were kept."""
-        ask.answers[peer] = msgspec.structs.replace(answer, unstored=[], recent=[])
+        ask.answers[peer] = msgspec.structs.replace(answer, uncommitted=[], recent=[])
         if not answer.more:
             self._answered(ask, peer, home=answer.home)
 

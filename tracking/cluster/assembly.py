@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
+from tracking.cluster.hand_over_answers import HandOverAnswers
 from tracking.cluster.homes import Homes
-from tracking.cluster.leaving import Leaving
 from tracking.cluster.resuming import Resuming
 from tracking.cluster.trips import TripsAcrossHubs
-from tracking.cluster.unstored import Unstored
+from tracking.cluster.uncommitted import UncommittedPositions
 from tracking.history.revisions import Revisions
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.vehicles import IngestVehicles
@@ -33,7 +33,7 @@ def assemble_homes(
         refiling.forget(numbers)
 
     homes = Homes(database, ingest_vehicles, hub, recorder, monitor, nodes, clock, forget)
-    Leaving(ingest_vehicles, hub, recorder, monitor, homes, nodes, clock)
+    HandOverAnswers(ingest_vehicles, hub, recorder, monitor, homes, nodes, clock)
     return homes
 
 
@@ -48,7 +48,7 @@ def assemble_trips(
     database: Database,
     nodes: Nodes,
     hub: Hub,
-    unstored: Unstored,
+    uncommitted: UncommittedPositions,
     ingest_vehicles: IngestVehicles,
     revisions: Revisions,
     clock: Clock,
@@ -56,6 +56,6 @@ def assemble_trips(
     """None without a broker."""
     if not nodes.enabled:
         return None
-    trips = TripsAcrossHubs(nodes, hub, unstored, ingest_vehicles, revisions, clock)
-    hub.elsewhere = trips
+    trips = TripsAcrossHubs(nodes, hub, uncommitted, ingest_vehicles, revisions, clock)
+    hub.trip_exchange = trips
     return AcrossHubs(trips, Resuming(trips, database))

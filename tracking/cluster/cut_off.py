@@ -1,8 +1,8 @@
-"""What a hub does that cannot read the change log while another hub can: it does not know which trips are over by now.
+"""Closes readers while this hub cannot read the change log and another hub can. It does not know which trips are over.
 
 It shows nothing to passengers and dispatchers until it has read the log to its end. They are closed with 1012, so that they
 come back, to another hub if a proxy stands before several. Drivers stay: their fixes wait here, and nothing is acknowledged.
-Alone, or while no hub can read the log, a hub goes on.
+Alone, or while no hub can read the log, a hub continues as before.
 """
 
 import asyncio

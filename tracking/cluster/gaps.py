@@ -27,7 +27,7 @@ class _Filling:
 
 
 class Gaps:
-    """Asks a peer again about all trips, from the instant on at which its messages were last known to be whole."""
+    """Asks a peer again about all trips, from the instant until which no message of it was missed."""
 
     def __init__(self, nodes: Nodes, interest: Interest, asks: Asks, clock: Clock) -> None:
         self._nodes = nodes

@@ -1,6 +1,6 @@
 """What the home of a vehicle knows of it, as bytes, for the hub that takes it over.
 
-The state has a version. A hub that does not know the version goes on from the store. Budgets are not handed over.
+The state has a version. A hub that does not know the version continues from the store. Budgets are not handed over.
 """
 
 from collections.abc import Iterable

@@ -2,8 +2,8 @@
 
     hello -> former home asked (200 ms) -> claim: one transaction for many -> what the former home knew, or the store
 
-A home is lost in three ways. Another hub asks for it (`leaving`), the recorder's `move` finds another term, or the homes are
-read anew. Then nothing of the vehicle is taken, shown or stored here any more.
+A home is lost in three ways. Another hub asks for it (`hand_over_answers`), the recorder's `move` finds another term, or the
+homes are read anew. Then nothing of the vehicle is taken, shown or stored here any more.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from tracking.ingest.vehicles import Home, IngestVehicle, IngestVehicles, Sessio
 from tracking.live.hub import Hub
 from tracking.live.recent import SPAN_MS
 from tracking.metrics import HAND_OVERS, HOME_CLAIMS, HOMES, HOMES_LOST
-from tracking.model import Clock
+from tracking.model import Clock, Trip
 from tracking.monitor.events import Emitted
 from tracking.monitor.monitor import Monitor
 from tracking.nodes.messages import HandOverAsk
@@ -99,14 +99,16 @@ class Homes:
         self._clock = clock
         self._forget = forget
         self.recent: Recent | None = None
+        self.revise: Callable[[Trip], None] = lambda _: None
+        """Reads the line of a trip again, if it is watched here. The former home may have stored what was not shown here."""
         self.others_registered: Callable[[], bool] = lambda: True
         """Whether another hub is registered in the database. Asked while the broker is away."""
-        self.looked: float = inf
+        self.loop_ran_at: float = inf
         """The instant (ms) at which the event loop was last known to run. `STOOD_STILL_MS` later nothing may be taken.
 
         Without a broker it lies in the future for ever: no other hub may run.
         """
-        self._unsure: set[int] = set()
+        self._possibly_moved: set[int] = set()
         """Vehicles that may have driven elsewhere, though the store says that their home was here: a claim was broken off, or a
         hub that asked for them never came."""
         self._waiting: list[Waiting] = []
@@ -116,7 +118,7 @@ class Homes:
         self._claims = Claims(database, nodes.node.node)
         recorder.on_lost = self._refused
         if nodes.enabled:
-            monitor.speaks_for = lambda live: self.is_here(live.number)
+            monitor.finds_events_of = lambda live: self.is_here(live.number)
         recorder.latest.term_of = monitor.events.term_of = self.term_of
 
     def term_of(self, vehicle: int) -> int | None:
@@ -167,8 +169,8 @@ class Homes:
 
     async def _claim(self, vehicle: IngestVehicle, name: str) -> Session | None:
         told = await self._ask(vehicle, name) if self._nodes.enabled else None
-        was_here = vehicle.number not in self._unsure
-        self._unsure.add(vehicle.number)
+        was_here = vehicle.number not in self._possibly_moved
+        self._possibly_moved.add(vehicle.number)
         claimed = await self._claims.claim(vehicle.number, name)
         if claimed is None:
             return None
@@ -193,7 +195,7 @@ class Homes:
         elif self.recent is not None:
             # It had no home, or this one.
             self.recent.begins_here(vehicle.number, 0)
-        self._unsure.discard(vehicle.number)
+        self._possibly_moved.discard(vehicle.number)
         vehicle.floor = min(floor, self._clock() + FLOOR_MS)
         if former is not None and former.node != self._nodes.node.node:
             self._ingest_vehicles.taken_over(vehicle)
@@ -231,6 +233,8 @@ class Homes:
             self.recent.take_up(vehicle.number, told.recent)
 
     def _go_on_from(self, vehicle: IngestVehicle, known: Known) -> None:
+        if vehicle.trip is not None:
+            self.revise(vehicle.trip)
         if known.last is not None:
             vehicle.go_on_from(known.last)
         if self.recent is not None:
@@ -262,7 +266,7 @@ class Homes:
             return
         home.lost = True
         HOMES_LOST.labels(why).inc()
-        self._unsure.add(home.vehicle)
+        self._possibly_moved.add(home.vehicle)
         vehicle = self._ingest_vehicles.by_number.get(home.vehicle)
         if vehicle is None or vehicle.home is not home:
             self._recorder.queue.drop_lost()
@@ -318,7 +322,7 @@ class Homes:
                         break
         finally:
             self._reading = None
-        self.looked = self._clock()
+        self.loop_ran_at = self._clock()
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             one.go_on()
@@ -342,7 +346,7 @@ class Homes:
 
     async def run(self) -> None:
         if self._nodes.enabled:
-            self.looked = self._clock()
+            self.loop_ran_at = self._clock()
         try:
             for count in itertools.count():
                 if count % COUNTED_EVERY == 0:
@@ -357,16 +361,16 @@ class Homes:
 
     def _look(self) -> None:
         now = self._clock()
-        if not 0 <= now - self.looked < STOOD_STILL_MS:
+        if not 0 <= now - self.loop_ran_at < STOOD_STILL_MS:
             self._begin_reading()
         elif self._reading is None:
-            self.looked = now
+            self.loop_ran_at = now
             since = asyncio.get_running_loop().time() - self._read_at
             if not self._nodes.connected and since >= AWAY_SECONDS and self.others_registered() and self._checking is None:
                 self._checking = asyncio.create_task(self._check(), name="checking the homes without the broker")
 
     async def _check(self) -> None:
-        """Reads the homes, if the database answers. Nothing waits for it: the map goes on without broker and database."""
+        """Reads the homes, if the database answers. Nothing waits for it: the live map needs neither broker nor database."""
         try:
             await self.read_anew()
         except (StoreUnavailable, asyncpg.PostgresError) as error:

@@ -39,7 +39,7 @@ class Interest:
         self._nodes.tell_all(want)
 
     def set_watched(self, trip_id: str, watched: bool, vehicle_id: str) -> None:
-        """Somebody reads the trip, or nobody does. Tells it if it is news."""
+        """Somebody reads the trip, or nobody does. Tells peers if that has changed."""
         known = self.ours.get(trip_id)
         if known is not None and (known.watched, known.vehicle_id) != (watched, vehicle_id):
             self.want(Want(trip_id, watched, vehicle_id=vehicle_id))
@@ -63,7 +63,7 @@ class Interest:
         return trip_id in self._watching
 
     def gone(self, peer: str) -> None:
-        """The peer's wants count no more."""
+        """The peer wants nothing any more."""
         self._coming.pop(peer, None)
         for trip_id in list(self._of_peer.get(peer, ())):
             self._drop(peer, trip_id)

@@ -123,7 +123,7 @@ class Resuming:
 
     def _begin(self, feed: TripFeed, since: int, queue: ReaderQueue, messages: Sequence[PastMessage]) -> None:
         trip_id, lacking_from = feed.trip.trip_id, since - OVERLAP_MS
-        kept = [*self._trips.recent.of(trip_id).positions, *self._trips.unstored.of(trip_id).positions]
+        kept = [*self._trips.recent.of(trip_id).positions, *self._trips.uncommitted.of(trip_id).positions]
         belong = [one for one in kept if (one.vehicle_id, one.fix_time) not in feed.taken_out]
         of_vehicle = [one for one in belong if one.live and one.vehicle_id == feed.vehicle_id]
         newest = max(of_vehicle, key=lambda one: one.fix_time, default=None)

@@ -68,7 +68,7 @@ class StoreFeed:
                 if not trouble:
                     logger.warning("watched trips can't be fed from the store now, trying again: %s", error)
                 trouble = True
-            # Something that changes by turns must not have the store read all the time.
+            # If the connection changes again and again, the store is still read at most twice a second.
             await asyncio.sleep(EVERY_SECONDS / 4)
             try:
                 await asyncio.wait_for(self._changed.wait(), max(0.0, EVERY_SECONDS - (time.monotonic() - began)))

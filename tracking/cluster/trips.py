@@ -12,7 +12,7 @@ from tracking.cluster.asks import Ask, Asks
 from tracking.cluster.gaps import Gaps
 from tracking.cluster.gradually import Gradually
 from tracking.cluster.interest import Interest
-from tracking.cluster.unstored import Unstored
+from tracking.cluster.uncommitted import UncommittedPositions
 from tracking.history.revisions import Revisions
 from tracking.ingest.vehicles import IngestVehicles
 from tracking.live.hub import Hub
@@ -35,18 +35,18 @@ BACK_SECONDS = 5.0
 
 
 class TripsAcrossHubs:
-    """What `Hub.elsewhere` needs: see `live.hub.Elsewhere`. It observes peers, and hears what they tell of trips."""
+    """What `Hub.trip_exchange` needs: see `live.hub.TripExchange`. It observes peers, and hears what they tell of trips."""
 
     def __init__(
         self,
         nodes: Nodes,
         hub: Hub,
-        unstored: Unstored,
+        uncommitted: UncommittedPositions,
         ingest_vehicles: IngestVehicles,
         revisions: Revisions,
         clock: Clock,
     ) -> None:
-        """What peers accept of trips wanted here goes to `unstored`."""
+        """What peers accept of trips wanted here goes to `uncommitted`."""
         self.nodes = nodes
         self.hub = hub
         self._ingest_vehicles = ingest_vehicles
@@ -54,10 +54,10 @@ class TripsAcrossHubs:
         self.clock = clock
         self.recent = RecentPositions()
         """What this hub accepted itself."""
-        self.unstored = unstored.elsewhere
+        self.uncommitted = uncommitted.of_peers
         self.interest = Interest(nodes)
         self.asks = Asks(nodes)
-        self.answers = Answers(hub, unstored.queue, ingest_vehicles, self.recent)
+        self.answers = Answers(hub, uncommitted.queue, ingest_vehicles, self.recent)
         self._gaps = Gaps(nodes, self.interest, self.asks, clock)
         self._asked: dict[str, Ask] = {}
         """What was asked last about a trip that is wanted."""
@@ -87,7 +87,7 @@ class TripsAcrossHubs:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self.recent.sweep(self.clock())
-            self.unstored.sweep(self.clock())
+            self.uncommitted.sweep(self.clock())
 
     # --- what this hub accepts, for peers -----------------------------------------------------------------------------
 
@@ -213,7 +213,7 @@ class TripsAcrossHubs:
     def _unwant(self, trip_id: str) -> None:
         self._asked.pop(trip_id, None)
         self.interest.unwant(trip_id)
-        self.unstored.forget_trip(trip_id)
+        self.uncommitted.forget_trip(trip_id)
         self._sources.pop(trip_id, None)
         self._unshown.discard(trip_id)
 
@@ -230,19 +230,19 @@ class TripsAcrossHubs:
             feed = feeds.get(trip_id)
             if feed is None or not feed.showing:
                 # It is shown as soon as the trip shows its vehicle.
-                self.unstored.keep(position)
+                self.uncommitted.keep(position)
             else:
                 self.show(feed, position)
 
     def show(self, feed: TripFeed, position: Position) -> None:
         """Shows a live position that another hub accepted. The trip shows its vehicle."""
         if position.vehicle_id == feed.vehicle_id and position.fix_time > feed.newest:
-            self.unstored.keep(position)
+            self.uncommitted.keep(position)
             feed.newest_elsewhere = position.fix_time
             feed.publish_position(position)
         elif (position.vehicle_id, position.fix_time) not in self._known(feed.trip.trip_id):
             # It belongs to the line, but it is older than the marker, or of another vehicle than the trip has now.
-            self.unstored.keep(position)
+            self.uncommitted.keep(position)
             self._revisions.late_one(position)
 
     def begins_to_show(self, trip: Trip) -> None:
@@ -250,7 +250,7 @@ class TripsAcrossHubs:
         feed = self.hub.feeds.get(trip.trip_id)
         if feed is None:
             return
-        positions = [one for one in self.unstored.of(trip.trip_id).positions if one.vehicle_id == feed.vehicle_id]
+        positions = [one for one in self.uncommitted.of(trip.trip_id).positions if one.vehicle_id == feed.vehicle_id]
         newest = max((one for one in positions if one.live), key=lambda one: one.fix_time, default=None)
         if newest is not None and newest.fix_time > feed.newest:
             feed.newest_elsewhere = newest.fix_time
@@ -268,11 +268,11 @@ class TripsAcrossHubs:
             self._read_again_if_from(peer, feed, answer)
         known = self._known(answer.trip_id)
         fresh: dict[tuple[str, int], Position] = {}
-        for position in (*answer.recent, *answer.unstored):
+        for position in (*answer.recent, *answer.uncommitted):
             key = position.vehicle_id, position.fix_time
             if self._belongs(answer.trip_id, position) and key not in known and key not in fresh:
                 fresh[key] = position
-                self.unstored.keep(position)
+                self.uncommitted.keep(position)
         self.asks.heard(ask, peer, answer)
         self._gaps.heard(peer)
         # Who is still joining takes them into the snapshot. Others may have left, and resume.
@@ -294,7 +294,7 @@ class TripsAcrossHubs:
         The marker may be past what the store has.
         """
         if answer.home or answer.recent_from or self._sources.get(answer.trip_id) == peer:
-            self.unstored.forget_trip(feed.trip.trip_id)
+            self.uncommitted.forget_trip(feed.trip.trip_id)
             self._revisions.revise_all(feed.trip, taken_out=feed.newest or None)
 
     def _late(self, peer: str, late: LateFixes) -> None:
@@ -308,7 +308,7 @@ class TripsAcrossHubs:
         trip_id, vehicle_id, lost = refiled.trip_id, refiled.vehicle_id, refiled.lost
         if trip_id not in self.interest.ours:
             return
-        self.unstored.take_out(trip_id, vehicle_id, lost)
+        self.uncommitted.take_out(trip_id, vehicle_id, lost)
         feed = self.hub.feeds.get(trip_id)
         got = [position for position in refiled.got if self._belongs(trip_id, position)]
         if feed is not None:
@@ -317,7 +317,7 @@ class TripsAcrossHubs:
             if lost and feed.showing:
                 self._revisions.revise(trip_id, feed.trip.number, min(lost), max(lost), taken_out=max(lost))
         for position in got:
-            self.unstored.keep(position)
+            self.uncommitted.keep(position)
         if feed is not None and feed.showing and got:
             # As at its home: the newest is the vehicle's place, and the others are a part of the line.
             newest = max(got, key=lambda one: one.fix_time)
@@ -331,7 +331,7 @@ class TripsAcrossHubs:
 
     def _known(self, trip_id: str) -> set[tuple[str, int]]:
         """What was shown lately, or is in the snapshots of all who join."""
-        return self.unstored.keys(trip_id) | self.recent.keys(trip_id)
+        return self.uncommitted.keys(trip_id) | self.recent.keys(trip_id)
 
     # --- peers that come and go ---------------------------------------------------------------------------------------
 
@@ -364,13 +364,13 @@ class TripsAcrossHubs:
     def trip_gone(self, trip_id: str) -> None:
         """The trip was removed."""
         self.recent.forget_trip(trip_id)
-        self.unstored.forget_trip(trip_id)
+        self.uncommitted.forget_trip(trip_id)
 
     def forget(self, vehicles: Iterable[int]) -> None:
         """These vehicles, by their numbers, were removed. Nothing of them is shown any more."""
         numbers = list(vehicles)
         self.recent.forget_vehicles(numbers)
-        self.unstored.forget_vehicles(numbers)
+        self.uncommitted.forget_vehicles(numbers)
         for number in numbers:
             self._removed[number] = None
         while len(self._removed) > MOST_REMOVED:

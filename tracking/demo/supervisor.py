@@ -79,7 +79,7 @@ class _Asked(BaseException):
 
 
 class _Signals:
-    """Raises `_Asked` once for SIGINT, SIGTERM or SIGHUP, inside `interruptible` only. Elsewhere the signal waits.
+    """Raises `_Asked` once for SIGINT, SIGTERM or SIGHUP, inside `interruptible` only. TripExchange the signal waits.
 
     So no signal comes between the start of a child and its registration, and none disturbs the stopping.
     """

@@ -68,11 +68,11 @@ class Lines:
             return line
         reading = self._readings.get(feed)
         if reading is None:
-            began, unstored = feed.offset, list(self._pending(feed.trip.trip_id))
+            began, uncommitted = feed.offset, list(self._pending(feed.trip.trip_id))
             rows = await self._tracks.get(feed.trip.number)
             if rows is not None:
                 track = [(row.fix_time, row.longitude, row.latitude, row.vehicle_id) for row in rows]
-                return Line(began, self._clock(), track, unstored, _last(rows))
+                return Line(began, self._clock(), track, uncommitted, _last(rows))
             reading = self._readings.get(feed)
         if reading is None:
             reading = self._readings[feed] = asyncio.create_task(self._read(feed))
@@ -107,14 +107,14 @@ class Lines:
 
     async def _read(self, feed: TripFeed) -> Line:
         # This is noted before the reading begins. What is committed meanwhile is then in at least one of both.
-        began, read_at, unstored = feed.offset, self._clock(), list(self._pending(feed.trip.trip_id))
+        began, read_at, uncommitted = feed.offset, self._clock(), list(self._pending(feed.trip.trip_id))
         with self._erased() as erased:
             async with self._turns:
                 async with self._database.reading() as connection:
                     pieces = await _pieces(connection, feed.trip.number)
                     last = _last(await trip_lines.last_of_trip(connection, feed.trip.number))
                 stored = await asyncio.to_thread(_joined, pieces)
-        line = Line(began, read_at, stored, unstored, last).without(erased)
+        line = Line(began, read_at, stored, uncommitted, last).without(erased)
         self._kept.pop(feed, None)
         if len(self._kept) >= MAX_KEPT:
             self._drop(next(iter(self._kept)))

@@ -24,7 +24,7 @@ GATHER_SECONDS = 0.25
 """How long late fixes are gathered. Many of them come together, and then make one revision."""
 
 
-class Unstored(Protocol):
+class UncommittedPositions(Protocol):
     """Positions that are accepted, and perhaps not committed."""
 
     def pending(self, trip_id: str) -> Sequence[Position]:
@@ -35,18 +35,18 @@ class Unstored(Protocol):
 class Revisions:
     """Gathers late fixes, reads their part of the line from the store, and publishes it. `run` works until it is cancelled."""
 
-    def __init__(self, lines: Lines, hub: Hub, unstored: Unstored) -> None:
+    def __init__(self, lines: Lines, hub: Hub, uncommitted: UncommittedPositions) -> None:
         self._lines = lines
         self._hub = hub
-        self._unstored = unstored
+        self._uncommitted = uncommitted
         self._spans: dict[str, tuple[int, int, int, int | None]] = {}
         """By trip: its number, the first and last fix time, and the fix time of the last fix that went to another trip."""
         self._arrived = asyncio.Event()
 
     def late(self, late: list[Position]) -> None:
         """Takes committed, plausible positions that came too late to move the marker."""
-        if self._hub.elsewhere is not None:
-            self._hub.elsewhere.committed_late(late)
+        if self._hub.trip_exchange is not None:
+            self._hub.trip_exchange.committed_late(late)
         for position in late:
             if position.trip_id is None or position.trip is None or position.trip_id not in self._hub.feeds:
                 continue
@@ -91,7 +91,7 @@ class Revisions:
 
     async def _revise(self, trip_id: str, trip: int, first: int, last: int, out: int | None = None) -> None:
         # This is asked before the reading begins. What is committed meanwhile is then in at least one of both.
-        pending = [position for position in self._unstored.pending(trip_id) if first <= position.fix_time <= last]
+        pending = [position for position in self._uncommitted.pending(trip_id) if first <= position.fix_time <= last]
         with self._hub.erased() as erased:
             stored = await self._lines.part(trip, first, last)
             ahead = await self._ahead(trip_id, [*stored, *map(_point, pending)])
@@ -116,7 +116,12 @@ class Revisions:
         They are shown as positions, so that a revision has no point that comes as a position later. Raises `StoreUnavailable`.
         """
         feed = self._hub.feeds.get(trip_id)
-        if self._hub.elsewhere is None or feed is None or not feed.showing or not any(_is_ahead(feed, one) for one in track):
+        if (
+            self._hub.trip_exchange is None
+            or feed is None
+            or not feed.showing
+            or not any(_is_ahead(feed, one) for one in track)
+        ):
             return []
         return await self._lines.newer(feed.trip, feed.newest)
 
@@ -126,8 +131,8 @@ class Revisions:
         for position in sorted(positions, key=lambda one: one.fix_time):
             if position.suspect or position.vehicle_id in erased or (position.vehicle_id, position.fix_time) in feed.taken_out:
                 continue
-            if feed.showing and self._hub.elsewhere is not None and _is_ahead(feed, _point(position)):
-                self._hub.elsewhere.show(feed, position)
+            if feed.showing and self._hub.trip_exchange is not None and _is_ahead(feed, _point(position)):
+                self._hub.trip_exchange.show(feed, position)
                 shown += 1
         return shown
 

@@ -8,12 +8,12 @@ from typing import Generic, Protocol, TypeVar
 from tracking.auth import Principal, Role
 from tracking.errors import CloseCode
 from tracking.keys import Key
-from tracking.live.elsewhere import Elsewhere
 from tracking.live.fleets import Fleets, Remembered
 from tracking.live.kept_updates import KeptBytes
 from tracking.live.loading import LastChanges, Loading
 from tracking.live.reader_queue import ReaderQueue
 from tracking.live.shown_vehicle import FleetSlices
+from tracking.live.trip_exchange import TripExchange
 from tracking.live.trips import TripFeed
 from tracking.metrics import DRIVERS, FEEDS
 from tracking.model import Clock, Position, Trip
@@ -143,7 +143,7 @@ class Hub:
 
         It is by a vehicle that the trip no longer has, or older than what another hub accepted before the vehicle came here.
         """
-        self.elsewhere: Elsewhere | None = None
+        self.trip_exchange: TripExchange | None = None
         self.applied: Callable[[], int] = lambda: 0
         """Returns the last change of the log that this memory knows of."""
         self.changed: LastChanges[str] = LastChanges()
@@ -164,8 +164,8 @@ class Hub:
 
     def publish(self, position: Position) -> None:
         """Shows a position to the watchers of its trip and its fleet, if it moves the marker."""
-        if self.elsewhere is not None:
-            self.elsewhere.accepted(position)
+        if self.trip_exchange is not None:
+            self.trip_exchange.accepted(position)
         if not position.live:
             return
         if position.trip_id is not None:
@@ -173,7 +173,7 @@ class Hub:
             if feed is not None and feed.showing:
                 fix_time = position.fix_time
                 # With several hubs, one of the same time may be the same fix: it comes again where it was not acknowledged.
-                newer = fix_time > feed.newest or (fix_time == feed.newest and self.elsewhere is None)
+                newer = fix_time > feed.newest or (fix_time == feed.newest and self.trip_exchange is None)
                 if newer and position.vehicle_id == feed.vehicle_id:
                     feed.publish_position(position)
                 else:
@@ -189,8 +189,8 @@ class Hub:
             self.begun += 1
             self.feeds[trip.trip_id] = feed
             FEEDS.set(len(self.feeds))
-            if self.elsewhere is not None:
-                self.elsewhere.begun(feed)
+            if self.trip_exchange is not None:
+                self.trip_exchange.begun(feed)
         if not feed.queues:
             # Someone is about to watch it, so it lingers from now on.
             feed.unwatched_since = self._clock()
@@ -208,8 +208,8 @@ class Hub:
             return False
         before = feed.showing, feed.vehicle_id
         feed.publish_trip(trip)
-        if self.elsewhere is not None:
-            self.elsewhere.watched(feed)
+        if self.trip_exchange is not None:
+            self.trip_exchange.watched(feed)
         if trip.status.over:
             self._end(feed, CloseCode.TRIP_OVER)
         return feed.showing and before != (True, feed.vehicle_id)
@@ -272,8 +272,8 @@ class Hub:
         del self.feeds[feed.trip.trip_id]
         feed.end()
         FEEDS.set(len(self.feeds))
-        if self.elsewhere is not None:
-            self.elsewhere.ended(feed.trip.trip_id)
+        if self.trip_exchange is not None:
+            self.trip_exchange.ended(feed.trip.trip_id)
 
     def claim(self, vehicle_id: str, driver: DriverLink) -> bool:
         """The newer connection of a vehicle replaces the older, which is closed with 4409. False: this one is the older."""
@@ -297,7 +297,7 @@ class Hub:
         if trip is None or not trip.status.under_way:
             return self._interval_idle
         feed = self.feeds.get(trip.trip_id)
-        if (feed is not None and feed.queues) or (self.elsewhere is not None and self.elsewhere.watches(trip.trip_id)):
+        if (feed is not None and feed.queues) or (self.trip_exchange is not None and self.trip_exchange.watches(trip.trip_id)):
             return self._interval_watched
         return self._interval_trip
 
@@ -325,8 +325,8 @@ class Hub:
             queue.push(tick)
 
     def _ask_interval(self, feed: TripFeed) -> None:
-        if self.elsewhere is not None:
-            self.elsewhere.watched(feed)
+        if self.trip_exchange is not None:
+            self.trip_exchange.watched(feed)
         # Watchers of the vehicle's next trip do not change how often it reports on this one.
         vehicle = feed.trip.vehicle if feed.trip.status.under_way else None
         driver = self.drivers.get(vehicle.vehicle_id) if vehicle is not None else None

@@ -9,7 +9,7 @@ from tracking.protocol.passenger import SnapshotPosition
 
 def join(
     stored: Iterable[DrivenPoint],
-    unstored: Iterable[Position],
+    uncommitted: Iterable[Position],
     published: Iterable[DrivenPoint] = (),
     *,
     taken_out: Collection[tuple[str, int]] = (),
@@ -17,13 +17,13 @@ def join(
 ) -> list[DrivenPoint]:
     """The points of a trip in the order of time, each once. Suspect positions are no part of the line.
 
-    `unstored` are positions that waited for a commit before `stored` was read. So a position that was committed meanwhile is in
-    one of the two at least. `published` is what watchers were sent since then. The line leaves out `taken_out`, as
+    `uncommitted` are positions that waited for a commit before `stored` was read. So a position that was committed meanwhile is
+    in one of the two at least. `published` is what watchers were sent since then. The line leaves out `taken_out`, as
     `(vehicle_id, fix_time)`, and all points of the vehicles in `erased`.
     """
     driven = {
         (position.fix_time, position.longitude, position.latitude, position.vehicle_id)
-        for position in unstored
+        for position in uncommitted
         if not position.suspect
     }
     driven.update(stored)
@@ -36,26 +36,26 @@ def join(
 class Line:
     """A trip's line as it was read from the store once, for all who begin to watch it within a while.
 
-    `began` is the feed's offset when the reading began. `unstored` waited for a commit then. `stored` and `last` are as
+    `began` is the feed's offset when the reading began. `uncommitted` waited for a commit then. `stored` and `last` are as
     `TripFeed.begin` takes them.
     """
 
-    __slots__ = ("began", "last", "read_at", "snapshot", "stored", "unstored", "vehicles")
+    __slots__ = ("began", "last", "read_at", "snapshot", "stored", "uncommitted", "vehicles")
 
     def __init__(
         self,
         began: int,
         read_at: int,
         stored: Sequence[DrivenPoint] = (),
-        unstored: Sequence[Position] = (),
+        uncommitted: Sequence[Position] = (),
         last: Mapping[str, SnapshotPosition] | None = None,
     ) -> None:
         self.began = began
         self.read_at = read_at
         self.stored = stored
-        self.unstored = unstored
+        self.uncommitted = uncommitted
         self.last = last or {}
-        self.vehicles = {point[3] for point in stored} | {position.vehicle_id for position in unstored} | self.last.keys()
+        self.vehicles = {point[3] for point in stored} | {position.vehicle_id for position in uncommitted} | self.last.keys()
         """The vehicles that drove parts of it."""
         self.snapshot: tuple[int, Trip, bytes, bytes] | None = None
         """The last snapshot that was sent: its offset, its trip, and its JSON before and after `server_time`."""
@@ -68,6 +68,6 @@ class Line:
             self.began,
             self.read_at,
             [point for point in self.stored if point[3] not in erased],
-            [position for position in self.unstored if position.vehicle_id not in erased],
+            [position for position in self.uncommitted if position.vehicle_id not in erased],
             {vehicle_id: position for vehicle_id, position in self.last.items() if vehicle_id not in erased},
         )

@@ -198,19 +198,19 @@ class TripFeed:
         queue: ReaderQueue,
         *,
         stored: Iterable[DrivenPoint],
-        unstored: Iterable[Position],
+        uncommitted: Iterable[Position],
         last: Mapping[str, SnapshotPosition],
         now: int,
     ) -> None:
         """Writes a snapshot and registers the reader.
 
-        `stored` is the track as it was read from the database. `last` is each vehicle's last position in it. `unstored` are the
-        positions that waited for a commit when the reading began. Positions that were published since then are added here. The
-        position shown is the newest of the vehicle that the trip has now.
+        `stored` is the track as it was read from the database. `last` is each vehicle's last position in it. `uncommitted` are
+        the positions that waited for a commit when the reading began. Positions that were published since then are added here.
+        The position shown is the newest of the vehicle that the trip has now.
 
         Check first that they are still here: `before_kept` must not be above the `offset` of when the reading began.
         """
-        snapshot = self._snapshot(stored, list(unstored), last, after=self.updates.before)
+        snapshot = self._snapshot(stored, list(uncommitted), last, after=self.updates.before)
         snapshot.server_time = now
         queue.push(frame(snapshot))
         self.queues.add(queue)
@@ -220,7 +220,7 @@ class TripFeed:
         known = line.snapshot
         if known is None or known[0] != self.offset or known[1] is not self.trip:
             # Positions from before the reading are in the line.
-            snapshot = self._snapshot(line.stored, line.unstored, line.last, after=line.began)
+            snapshot = self._snapshot(line.stored, line.uncommitted, line.last, after=line.began)
             head, tail = encode(snapshot).split(b'"server_time":0,', 1)
             known = line.snapshot = self.offset, self.trip, head, tail
         _, _, head, tail = known
@@ -230,17 +230,17 @@ class TripFeed:
     def _snapshot(
         self,
         stored: Iterable[DrivenPoint],
-        unstored: Collection[Position],
+        uncommitted: Collection[Position],
         last: Mapping[str, SnapshotPosition],
         *,
         after: int,
     ) -> Snapshot:
         """Joins what was read with what was published after that offset, without a `server_time`."""
         published = list(self.updates.positions_after(after))
-        newest = self._newest(published, unstored, last.get(self.vehicle_id))
+        newest = self._newest(published, uncommitted, last.get(self.vehicle_id))
         if newest is not None:
             self._has_seen(newest)
-        driven = join(stored, unstored, self._points(published, after), taken_out=self.taken_out)
+        driven = join(stored, uncommitted, self._points(published, after), taken_out=self.taken_out)
         view = self._shown_trip()
         track, segments = fit_track(driven, self.vehicle_id, TRACK_ROOM - len(encode(view)))
         self._note_shown(segments)
@@ -304,14 +304,14 @@ class TripFeed:
     def _newest(
         self,
         published: Iterable[tuple[int, SnapshotPosition]],
-        unstored: Iterable[Position],
+        uncommitted: Iterable[Position],
         last: SnapshotPosition | None,
     ) -> SnapshotPosition | None:
         """The newest position of the vehicle that the trip has now. `last` is the last one that is stored."""
         vehicle_id = self.vehicle_id
         found = [] if last is None else [last]
         # Of two with the same fix time the stored one counts, and then the one that waits for a commit.
-        found += [snapshot_position(one) for one in unstored if one.vehicle_id == vehicle_id and not one.suspect]
+        found += [snapshot_position(one) for one in uncommitted if one.vehicle_id == vehicle_id and not one.suspect]
         found += [position for offset, position in published if self._vehicle_at(offset) == vehicle_id]
         belong = (one for one in found if (vehicle_id, one.fix_time) not in self.taken_out)
         return max(belong, key=lambda one: one.fix_time, default=None)

@@ -98,8 +98,8 @@ class LiveState:
             return None
         if row.kind == ChangeKind.TRIP_DELETED:
             self._forgetting.forget(set())
-            if subject is not None and self._hub.elsewhere is not None:
-                self._hub.elsewhere.trip_gone(subject)
+            if subject is not None and self._hub.trip_exchange is not None:
+                self._hub.trip_exchange.trip_gone(subject)
         if row.vehicle is not None and changes_vehicle(row.kind):
             self._apply_vehicle(row, row.vehicle, state, as_of)
         if subject is None:
@@ -173,7 +173,7 @@ class LiveState:
 
     def _note(self, row: Row) -> None:
         """Marks what changed for loads that are running. Events and messages change nothing that a load reads."""
-        if row.subject is not None and self._hub.elsewhere is not None:
+        if row.subject is not None and self._hub.trip_exchange is not None:
             self._note_for_peers(row, row.subject)
         if row.kind.startswith(EVENT) or row.kind == ChangeKind.MESSAGE_POSTED:
             return

@@ -9,7 +9,7 @@ from tracking.monitor.alerts import Alerts
 from tracking.monitor.rules import Alert
 from tracking.monitor.states import AlertStates
 
-SpeaksFor = Callable[[LiveVehicle], bool]
+FindsEventsOf = Callable[[LiveVehicle], bool]
 """Whether this hub tells events of a vehicle. Its home tells them if that is another hub."""
 SWEEP_MS = 1_000
 PAUSE_MS = 10_000
@@ -25,9 +25,9 @@ class LastHeard:
     """
 
     def __init__(
-        self, fleets: Fleets, states: AlertStates, alerts: Alerts, speaks_for: SpeaksFor, *, gone_after_ms: int
+        self, fleets: Fleets, states: AlertStates, alerts: Alerts, finds_events_of: FindsEventsOf, *, gone_after_ms: int
     ) -> None:
-        self._speaks_for = speaks_for
+        self._finds_events_of = finds_events_of
         self._fleets = fleets
         self._states = states
         self._alerts = alerts
@@ -66,7 +66,7 @@ class LastHeard:
         """Schedules the check of this vehicle."""
         state = self._states[vehicle]
         assert state.heard is not None
-        lost = state.silent or (vehicle.lost and not self._speaks_for(vehicle))
+        lost = state.silent or (vehicle.lost and not self._finds_events_of(vehicle))
         after = self._gone_after_ms if lost else int(vehicle.feed.fleet.signal_lost_after * 1000)
         second = max(min(state.heard + after, self._swept + LOOK_AFTER_MS), self._swept) // 1000 + 1
         state.due = True
@@ -88,7 +88,7 @@ class LastHeard:
             # Its moves wait to be judged.
             state.heard = now
         silent_for = now - state.heard
-        ours = self._speaks_for(vehicle)
+        ours = self._finds_events_of(vehicle)
         if (state.silent or not ours) and silent_for >= self._gone_after_ms:
             feed.leave(vehicle)
             return

@@ -66,10 +66,10 @@ class Monitor:
         self.fences = FencesInForce()
         self._alerts = Alerts(events, clock)
         self.last_heard = LastHeard(
-            fleets, states, self._alerts, lambda vehicle: self.speaks_for(vehicle), gone_after_ms=int(gone_after * 1000)
+            fleets, states, self._alerts, lambda vehicle: self.finds_events_of(vehicle), gone_after_ms=int(gone_after * 1000)
         )
         self.judge = MoveJudge(states, self.fences, self._alerts, self.last_heard)
-        self.speaks_for: Callable[[LiveVehicle], bool] = lambda _: True
+        self.finds_events_of: Callable[[LiveVehicle], bool] = lambda _: True
         """Whether events of a vehicle are told here. Another hub may be its home: then only its place and status are shown.
 
         `cluster` sets it.
@@ -89,7 +89,7 @@ class Monitor:
             now = self._clock()
             state.previous = position
             # Its silence begins now: while its fleet was not in memory, it could not be heard. Another hub could hear it.
-            state.heard = now if self.speaks_for(vehicle) else min(now, position.server_time)
+            state.heard = now if self.finds_events_of(vehicle) else min(now, position.server_time)
             vehicle.lost = vehicle.age_of(position) >= old_after(vehicle.feed.fleet.signal_lost_after)
             vehicle.feed.moved(vehicle, position)
             self.last_heard.look_after(vehicle)
@@ -115,7 +115,7 @@ class Monitor:
     def is_heard(self, vehicle: LiveVehicle) -> bool:
         """Whether an event is still to be told if the vehicle falls silent."""
         state = self.states.get(vehicle)
-        return state is not None and state.due and not state.silent and self.speaks_for(vehicle)
+        return state is not None and state.due and not state.silent and self.finds_events_of(vehicle)
 
     # --- vehicles of other hubs -------------------------------------------------------------------------------------------
 
@@ -144,7 +144,7 @@ class Monitor:
         state = self.states.get(vehicle) if vehicle is not None else None
         if vehicle is None or state is None or state.silent is lost:
             return
-        if not self.speaks_for(vehicle):
+        if not self.finds_events_of(vehicle):
             state.silent = vehicle.lost = lost
             vehicle.feed.restate(vehicle)
         elif lost and state.heard is not None:
@@ -193,7 +193,7 @@ class Monitor:
             position = vehicle.position
             if position is None or vehicle.cell is None or vehicle.feed.fleet.fleet_id != fleet_id:
                 continue
-            if not self.speaks_for(vehicle):
+            if not self.finds_events_of(vehicle):
                 continue
             state = self.states[vehicle]
             state.dwell_at = 0.0
@@ -331,7 +331,7 @@ class Monitor:
                 state = self.states.get(vehicle)
                 if state is None or not state.inside or position is None or vehicle.lost:
                     continue
-                if not self.speaks_for(vehicle):
+                if not self.finds_events_of(vehicle):
                     continue
                 # This is time by the fixes: a vehicle that sends an hour's backlog has not stayed that hour yet.
                 instant = position.fix_time + max(0, now - position.server_time)

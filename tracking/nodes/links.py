@@ -19,8 +19,8 @@ NOTICE_BYTES = MAX_BYTES - 4 * 1024
 NOTICE_BYTES_A_PACKET = 64 * 1024
 """A packet takes no further notice above this."""
 NOTICE_BYTES_KEPT = 4 * 2**20
-"""If more wait, all are dropped. The receiver then notices a gap, and what it must know is told anew."""
-OWN_UP_SECONDS = 5.0
+"""If more wait, all are dropped. The receiver then notices a gap, and what it must know is told again."""
+LOSS_MARK_SECONDS = 5.0
 """The least time between two gaps that tell the receiver of dropped messages. To repair a gap costs messages too."""
 
 
@@ -29,11 +29,11 @@ class Outgoing:
 
     __slots__ = (
         "_dropped",
+        "_loss_marked_at",
         "_notice_bytes",
         "_notices",
-        "_owned_up_at",
         "_sender",
-        "_thin_above",
+        "_shorten_above",
         "life",
         "number",
         "peer",
@@ -50,8 +50,8 @@ class Outgoing:
         self._notices: list[bytes] = []
         self._notice_bytes = 0
         self._dropped = False
-        self._owned_up_at = float("-inf")
-        self._thin_above = POSITIONS_KEPT
+        self._loss_marked_at = float("-inf")
+        self._shorten_above = POSITIONS_KEPT
 
     @property
     def waits(self) -> bool:
@@ -64,15 +64,15 @@ class Outgoing:
             self._drop(len(self._notices), "notice")
             self._notices, self._notice_bytes = [], 0
 
-    def thin(self) -> None:
+    def keep_newest(self) -> None:
         """Keeps the newest position of each vehicle, if too many wait."""
-        if len(self.positions) > self._thin_above:
+        if len(self.positions) > self._shorten_above:
             newest = list({position.vehicle: position for position in self.positions}.values())
             if len(newest) < len(self.positions):
                 self._drop(len(self.positions) - len(newest), "position")
                 self.positions[:] = newest
             # This work is not repeated before as many have come again.
-            self._thin_above = max(POSITIONS_KEPT, 2 * len(newest))
+            self._shorten_above = max(POSITIONS_KEPT, 2 * len(newest))
 
     def drop_all(self) -> None:
         """The peer or the connection is gone. It is known elsewhere that messages were lost."""
@@ -81,11 +81,11 @@ class Outgoing:
         self.positions.clear()
         self._notices, self._notice_bytes = [], 0
 
-    def own_up(self, now: float) -> None:
+    def mark_loss(self, now: float) -> None:
         """Leaves out a number if messages were dropped, so that the receiver notices."""
-        if self._dropped and not self.waits and now - self._owned_up_at >= OWN_UP_SECONDS:
+        if self._dropped and not self.waits and now - self._loss_marked_at >= LOSS_MARK_SECONDS:
             self._dropped = False
-            self._owned_up_at = now
+            self._loss_marked_at = now
             self.number += 1
 
     def pack(self) -> tuple[bytes, int]:

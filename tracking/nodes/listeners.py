@@ -30,7 +30,7 @@ class Observer(Protocol):
         ...
 
     def gone(self, peer: str) -> None:
-        """The peer is dead, or went down. What it wanted counts no more."""
+        """The peer is dead, or has stopped. It wants nothing any more."""
         ...
 
     def connection_changed(self, connected: bool) -> None:

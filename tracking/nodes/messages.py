@@ -31,7 +31,7 @@ class Beat(msgspec.Struct, array_like=True, gc=False):
     life: int
     links: dict[str, int]
     leaving: bool = False
-    """It goes down. This is its last message."""
+    """It stops. This is its last message."""
 
 
 class Packet(msgspec.Struct, array_like=True, gc=False):
@@ -84,8 +84,8 @@ class Unwant(msgspec.Struct, tag="unwant", array_like=True, gc=False):
 class TripAnswer(msgspec.Struct, tag="trip", array_like=True, gc=False):
     """What the sender knows of a trip, all from the same step of its event loop. Every hub answers, with or without content.
 
-    `home`: the sender is the home of the trip's vehicle. `unstored` are positions that are not known to be committed. `recent`
-    are positions of the trip that are not suspect, in the order of their arrival: all that arrived from the later of
+    `home`: the sender is the home of the trip's vehicle. `uncommitted` are positions that are not known to be committed.
+    `recent` are positions of the trip that are not suspect, in the order of their arrival: all that arrived from the later of
     `recent_from` and the `since` of the `Want` on. `recent_from` is 0 if the sender knows none. `trip` is the trip as of the
     change `as_of`, if there is a `since`. `quiet_from`: no message was posted in the trip since this instant; 0: the sender
     does not know. `more`: another answer with the same `ask` follows.
@@ -94,7 +94,7 @@ class TripAnswer(msgspec.Struct, tag="trip", array_like=True, gc=False):
     ask: int
     trip_id: str
     home: bool = False
-    unstored: list[Position] = []
+    uncommitted: list[Position] = []
     recent: list[Position] = []
     recent_from: int = 0
     trip: Trip | None = None
@@ -148,7 +148,7 @@ class Missed(msgspec.Struct, tag="missed", array_like=True, gc=False):
 
 
 class Committed(msgspec.Struct, tag="committed", array_like=True, gc=False):
-    """A hint: the sender has committed changes. The log is the authority.
+    """The sender has committed changes. The change log is the authority.
 
     `revoked` are the ids of revoked tokens, and `over` of trips that have ended: facts that never change again.
     """

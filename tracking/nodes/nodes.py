@@ -174,7 +174,7 @@ class Nodes:
         self._listeners.close()
 
     async def leave(self) -> None:
-        """Sends what waits, and tells all peers that this hub goes down. `run` must be running."""
+        """Sends what waits, and tells all peers that this hub stops. `run` must be running."""
         if self._was_connected and not self._silent:
             self._leaving = True
             self._wake.set()
@@ -215,7 +215,7 @@ class Nodes:
         for link in list(self._outgoing.values()):
             while link.waits:
                 if backplane.waiting > FULL_BYTES and not self._leaving:
-                    link.thin()
+                    link.keep_newest()
                     self._flush_later()
                     break
                 data, positions = link.pack()
@@ -230,7 +230,7 @@ class Nodes:
     async def _send_beat(self, backplane: Backplane) -> None:
         now, links = self._now(), {}
         for peer, link in self._outgoing.items():
-            link.own_up(now)
+            link.mark_loss(now)
             links[peer] = link.number
         beat = Beat(VERSION, *self.node, self._confirmed(), self._life, links, self._leaving)
         data = messages.encode(beat)
@@ -308,7 +308,7 @@ class Nodes:
             NODE_IGNORED.labels("repeated").value += 1
             return
         if beat.leaving:
-            self._went(beat.node, "went down")
+            self._went(beat.node, "has stopped")
             return
         if incoming is None:
             incoming = self._incoming[beat.node] = Incoming(beat.life)

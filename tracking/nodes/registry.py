@@ -27,7 +27,7 @@ BEAT_SECONDS = 2.0
 RETRY_SECONDS = 0.5
 MARGIN_SECONDS = 0.5
 START_SECONDS = 3.0
-"""How long a start waits for the database before it goes on without it."""
+"""How long a start waits for the database before it continues without it."""
 LEAVE_SECONDS = 2.0
 FAILED = (*AWAY, asyncpg.PostgresError)
 
@@ -100,7 +100,7 @@ class Registry:
             else:
                 await node_store.renew(connection, self._row, self._began_at)
                 self.others = await node_store.others(connection, self.node.node)
-                self._give_way(self._began_at)
+                self._stop_if_later(self._began_at)
         except FAILED as error:
             self._disconnect()
             if not self._is_away:
@@ -127,30 +127,30 @@ class Registry:
                 connection.terminate()
 
     async def _enter(self, connection: Connection) -> None:
-        """Writes the row if nobody is in the way. Raises `HubRefused` when the rows of those who are should have lapsed."""
+        """Writes the row if no other hub conflicts. Raises `HubRefused` when the rows of those that do should have lapsed."""
         async with connection.transaction():
             await node_store.take_turn(connection)
             self.others = await node_store.others(connection, self.node.node)
-            in_the_way = self._in_the_way()
-            if not in_the_way:
+            conflicting = self._conflicting()
+            if not conflicting:
                 self._began_at = await node_store.renew(connection, self._row, None)
                 self._deadline = None
                 return
         now = time.monotonic()
         if self._deadline is None:
-            wait = max(other.lapses_in for other in in_the_way)
+            wait = max(other.lapses_in for other in conflicting)
             self._deadline = now + wait + MARGIN_SECONDS
-            logger.warning("%s; waiting %.0f s for it to be gone", self._reason(in_the_way[0]), wait)
+            logger.warning("%s; waiting %.0f s for it to be gone", self._reason(conflicting[0]), wait)
         elif now > self._deadline:
-            raise HubRefused(self._reason(in_the_way[0]))
+            raise HubRefused(self._reason(conflicting[0]))
 
-    def _give_way(self, began_at: datetime) -> None:
-        """Of two hubs that find out later, the one that began later goes down."""
-        for other in self._in_the_way():
+    def _stop_if_later(self, began_at: datetime) -> None:
+        """Of two hubs that find a conflict later, the one that began later stops."""
+        for other in self._conflicting():
             if (other.began_at, other.node) < (began_at, self.node.node):
                 raise HubRefused(self._reason(other))
 
-    def _in_the_way(self) -> list[Other]:
+    def _conflicting(self) -> list[Other]:
         return [other for other in self.others if not (other.has_broker and self._row.has_broker)]
 
     def _reason(self, other: Other) -> str:

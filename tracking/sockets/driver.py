@@ -147,7 +147,7 @@ class DriverConnection(DriverTrips):
 
     def received(self, data: bytes) -> None:
         now = self.service.clock()
-        if now - self._homes.looked >= STOOD_STILL_MS:
+        if now - self._homes.loop_ran_at >= STOOD_STILL_MS:
             self._wait_for_homes(data)
             return
         if not self._prepaid.take_frame(now):
@@ -272,7 +272,7 @@ class DriverConnection(DriverTrips):
         if self._closing is not None or part is None:
             return 0
         now = self.service.clock()
-        if now - self._homes.looked >= STOOD_STILL_MS:
+        if now - self._homes.loop_ran_at >= STOOD_STILL_MS:
             self._part = part
             self._homes.wait(self)
             return 0

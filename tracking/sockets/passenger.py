@@ -98,7 +98,7 @@ class PassengerConnection(Connection):
             await self.service.across_hubs.trips.ready(feed)
         began = feed.offset
         # These wait for a commit. If they were taken later, one could be committed after our query began, and be in neither.
-        unstored = list(self.service.unstored.pending(self.trip_id))
+        uncommitted = list(self.service.uncommitted.pending(self.trip_id))
         line, known, asked_at = None, False, self.service.clock()
         # The line is joined with what is here when it has been read, so nothing is awaited after it.
         with self.service.hub.erased() as erased:
@@ -108,7 +108,7 @@ class PassengerConnection(Connection):
                 # The live map continues with what is in memory. The rest of the line follows as `track_revised`.
                 self.service.revisions.revise_all(feed.trip)
         if erased:
-            unstored = [position for position in unstored if position.vehicle_id not in erased]
+            uncommitted = [position for position in uncommitted if position.vehicle_id not in erased]
             line = None if line is None else line.without(erased)
         if self.service.hub.feeds.get(self.trip_id) is not feed:
             raise SocketClosed(feed.ended or CloseCode.OVERLOADED)
@@ -119,14 +119,14 @@ class PassengerConnection(Connection):
         # From here to the registration nothing may be awaited, or an update between them would be lost.
         now = self.service.clock()
         if not may_see(self.principal.role, TripField.POSITION, feed.trip.status):
-            feed.begin(self.queue, stored=(), unstored=(), last={}, now=now)
+            feed.begin(self.queue, stored=(), uncommitted=(), last={}, now=now)
         elif line is None:
-            feed.begin(self.queue, stored=(), unstored=unstored, last={}, now=now)
+            feed.begin(self.queue, stored=(), uncommitted=uncommitted, last={}, now=now)
         elif line is feed.line:
             feed.begin_with(self.queue, line, now)
             known = line.read_at < asked_at
         else:
-            feed.begin(self.queue, stored=line.stored, unstored=line.unstored, last=line.last, now=now)
+            feed.begin(self.queue, stored=line.stored, uncommitted=line.uncommitted, last=line.last, now=now)
         JOINS.labels("kept" if known else "store").value += 1
 
     def _check(self, trip: Trip) -> None:

@@ -27,7 +27,7 @@ MOST_BYTES: Final = MAX_BYTES - 4096
 """Of a state that is sent. A larger one is left out, and the store is enough."""
 
 
-class Leaving:
+class HandOverAnswers:
     """Answers the asks of other hubs."""
 
     def __init__(

@@ -7,7 +7,7 @@ from tracking.live.trips import TripFeed
 from tracking.model import Position, Trip
 
 
-class Elsewhere(Protocol):
+class TripExchange(Protocol):
     """Readers and vehicles on other hubs: `cluster.trips`. Only a hub with a broker has it."""
 
     def accepted(self, position: Position) -> None:

@@ -132,7 +132,7 @@ async def test_revocation_with_the_broker_dead_closes_every_socket_on_every_hub_
 
 
 async def test_a_reader_elsewhere_is_fed_from_the_store_while_the_broker_is_away(two: Hubs) -> None:
-    """Row 64: positions come at most 3 s late, and the line is whole afterwards."""
+    """Rows 52 and 64: positions come at most 3 s late, and the line is whole afterwards."""
     one, other = two
     async with Api(one.url) as api:
         van, trip_id = await api.under_way()
@@ -161,16 +161,16 @@ async def test_a_reader_elsewhere_is_fed_from_the_store_while_the_broker_is_away
                 await driver.report(fix(len(reported), fix_time=reported[-1], latitude=47.141 + len(reported) * 1e-5))
                 await asyncio.sleep(0.25)
             await driver.acknowledged(len(reported))
-            assert other.service.care.store_feed.feeding and "broker" in str((await _ready(other))["degraded"])
+            assert other.service.safeguards.store_feed.feeding and "broker" in str((await _ready(other))["degraded"])
             await until(lambda: bool(seen) and seen[-1] == reported[-1], "all were shown")
             assert seen == sorted(set(seen)) and set(seen) <= set(reported)
             assert max(late) < 3_000
             two.exchange.restore()
             for _ in range(2):
-                await other.service.care.store_feed.work()
+                await other.service.safeguards.store_feed.work()
             await until(lambda: revised >= set(reported), "the line is whole")
             watching.cancel()
-            assert not other.service.care.store_feed._fed
+            assert not other.service.safeguards.store_feed._fed
 
 
 async def test_a_hub_that_is_not_the_home_shows_a_vehicle_and_tells_nothing_of_it(two: Hubs) -> None:
@@ -185,7 +185,7 @@ async def test_a_hub_that_is_not_the_home_shows_a_vehicle_and_tells_nothing_of_i
                     await driver.report(fix(seq, fix_time=now_ms(), latitude=47.141 + seq * 1e-4))
                     await driver.acknowledged(seq)
                     await home.service.latest.flush()
-                    await other.service.care.held_fleets.work()
+                    await other.service.safeguards.remote_vehicles.work()
                     while _latitude(dispatcher, van) != pytest.approx(47.141 + seq * 1e-4):
                         await dispatcher.receive()
                 assert dispatcher.vehicles[van]["status"] == "on_trip"

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
 
 
-class ErasedElsewhere:
+class RemoteErasures:
     """`applied` takes each row of the change log. `run` works until it is cancelled."""
 
     def __init__(self, database: Database, audit: Audit) -> None:

@@ -27,7 +27,7 @@ WITHIN_MS = 60_000
 """Rows that were written so long before the reading are read. A home may be late, and its clock may be behind."""
 
 
-class HeldFleets:
+class RemoteVehicles:
     """`run` works until it is cancelled. `others` tells whether other hubs are alive: alone, nothing is read."""
 
     def __init__(
@@ -53,14 +53,14 @@ class HeldFleets:
         if not feeds:
             return
         for feed in feeds:
-            await self._look_after(feed)
+            await self._show_lost(feed)
         names = [feed.fleet.fleet_id for feed in feeds]
         async with self._database.reading() as connection:
             began = time.perf_counter()
             async for positions in newer_positions.of_fleets(connection, names, self._clock() - WITHIN_MS):
                 for position in positions:
                     vehicle = self._fleets.by_number.get(position.vehicle)
-                    if vehicle is None or not vehicle.feed.loaded or self._monitor.speaks_for(vehicle):
+                    if vehicle is None or not vehicle.feed.loaded or self._monitor.finds_events_of(vehicle):
                         continue
                     shown = vehicle.position
                     # The fleet may not see what was before the vehicle joined it, and nothing older than it saw.
@@ -71,10 +71,10 @@ class HeldFleets:
                         await asyncio.sleep(0)
                         began = time.perf_counter()
 
-    async def _look_after(self, feed: FleetFeed) -> None:
+    async def _show_lost(self, feed: FleetFeed) -> None:
         began = time.perf_counter()
         for vehicle in list(feed.vehicles):
-            if not self._monitor.speaks_for(vehicle) and self._fleets.is_there(vehicle):
+            if not self._monitor.finds_events_of(vehicle) and self._fleets.is_there(vehicle):
                 self._monitor.lost_elsewhere(vehicle)
             if time.perf_counter() - began > SLICE_SECONDS:
                 await asyncio.sleep(0)
