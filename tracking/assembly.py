@@ -251,7 +251,12 @@ class _Assembly:
             audit=self.audit,
             follower=lambda: self.follower,
         )
-        self.silences = Silences(database, fleets, self.events, self.clock, gone_after=gone_after, hubs=self.membership.hubs)
+        self.silences = Silences(
+            *(database, fleets, self.events, self.clock),
+            gone_after=gone_after,
+            others=self.membership.other_hubs,
+            is_here=self.homes.is_here,
+        )
 
     def _build_loader(self) -> None:
         self.loader = Loader(

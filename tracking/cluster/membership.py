@@ -19,10 +19,9 @@ class Membership(NamedTuple):
         """Whether another hub is alive, as far as this one knows."""
         return bool(self.nodes.peers or self.registry.others)
 
-    def hubs(self) -> Collection[str]:
-        """The boot ids of all live hubs, with this one; nothing if it is alone."""
-        others = {*self.nodes.peers, *(other.node for other in self.registry.others)}
-        return {self.nodes.node.node, *others} if others else ()
+    def other_hubs(self) -> Collection[str]:
+        """The boot ids of other live hubs."""
+        return {*self.nodes.peers, *(other.node for other in self.registry.others)}
 
     def broker_away(self) -> bool:
         """Whether the broker is away, while another hub is alive by the database."""

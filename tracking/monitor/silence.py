@@ -5,7 +5,7 @@ A sweep over the store finds them. For fleets in memory, `last_heard` does this.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import asyncpg
 
@@ -48,14 +48,17 @@ class Silences:
         clock: Clock,
         *,
         gone_after: float,
-        hubs: Callable[[], Collection[str]] = lambda: (),
+        others: Callable[[], Collection[str]] = lambda: (),
+        is_here: Callable[[int], bool] = lambda _: True,
     ) -> None:
-        """`hubs` returns the boot ids of all live hubs, with this one; nothing if it is alone.
+        """`others` returns the boot ids of other live hubs; nothing if this one is alone. `is_here` tells whether this hub
+        knows that it is the home of a vehicle, by its number.
 
-        With several hubs, a vehicle's home tells of its silence. A sweep tells of vehicles without a live home, also in fleets
-        that are in memory.
+        With several hubs, a vehicle's home tells of its silence. A sweep tells of vehicles that have no live home, or that this
+        hub does not know any more, also in fleets that are in memory.
         """
-        self._hubs = hubs
+        self._others = others
+        self._is_here = is_here
         self._among_others = False
         self._database = database
         self._fleets = fleets
@@ -87,10 +90,10 @@ class Silences:
 
     async def sweep(self) -> bool:
         """Tells of vehicles that have been silent for too long; whether there may be more. Raises `StoreUnavailable`."""
-        now, hubs = self._clock(), self._hubs()
-        if bool(hubs) is not self._among_others:
+        now, others = self._clock(), self._others()
+        if bool(others) is not self._among_others:
             # Other vehicles are left out from now on.
-            self._among_others, self._asked = bool(hubs), None
+            self._among_others, self._asked = bool(others), None
         if self._could_hear_since is None or not 0 <= now - self._swept < PAUSE_MS:
             self._could_hear_since = now
             self._asked = None
@@ -101,22 +104,37 @@ class Silences:
             self._asked_anew = now
         longest = (now - self._could_hear_since) / 1000
         async with self.sweeping:
-            async with self._database.connection() as connection:
-                found = await silences.quiet(
-                    connection,
-                    now,
-                    longest=longest,
-                    since=now - self._gone_after_ms,
-                    besides=[] if hubs else list(self._fleets.held),
-                    homes=list(hubs),
-                    limit=MOST,
-                    asked=self._asked,
-                )
+            found, skipped = await self._find(now, longest, others), []
+            while others and found and (ours := [one.vehicle for one in found if self._looks_after(one.vehicle)]):
+                if len(ours) < len(found) or len(found) < MOST:
+                    found = [one for one in found if one.vehicle not in ours]
+                    break
+                skipped += ours
+                found = await self._find(now, longest, others, skipped)
             if found:
                 await self._tell(found, now)
         if len(found) < MOST:
             self._asked = now, longest
         return len(found) == MOST
+
+    async def _find(self, now: int, longest: float, others: Collection[str], skipped: Sequence[int] = ()) -> list[Quiet]:
+        async with self._database.connection() as connection:
+            return await silences.quiet(
+                connection,
+                now,
+                longest=longest,
+                since=now - self._gone_after_ms,
+                besides=[] if others else list(self._fleets.held),
+                homes=list(others),
+                limit=MOST,
+                asked=self._asked,
+                skipped=skipped,
+            )
+
+    def _looks_after(self, number: int) -> bool:
+        """Whether the vehicle's home is here and its fleet in memory: then `last_heard` tells of it."""
+        vehicle = self._fleets.by_number.get(number)
+        return vehicle is not None and self._is_here(number) and self._fleets.holds(vehicle.feed.fleet.fleet_id)
 
     async def _tell(self, found: list[Quiet], now: int) -> None:
         async with self._database.transaction() as connection:

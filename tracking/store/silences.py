@@ -71,12 +71,13 @@ async def quiet(
     limit: int,
     asked: tuple[int, float] | None = None,
     homes: Sequence[str] = (),
+    skipped: Sequence[int] = (),
 ) -> list[Quiet]:
     """Vehicles that were heard of at `since` or later, and have been silent for their fleet's `signal_lost_after` at `now`.
 
     Vehicles that are stored as silent are left out. So are fleets whose `signal_lost_after` exceeds `longest` (s), the fleets
-    `besides`, and vehicles whose home is one of the hubs `homes`. `asked` has `now` and `longest` of the query before. With it,
-    vehicles that the query before could find are left out.
+    `besides`, vehicles whose home is one of the hubs `homes`, and those `skipped`. `asked` has `now` and `longest` of the
+    query before. With it, vehicles that the query before could find are left out.
     """
     before, longest_before = asked if asked is not None else (0, 0.0)
     # This reads all latest positions, because an index by time would slow each of their updates. The times are compared first,
@@ -96,7 +97,8 @@ async def quiet(
             WHERE l.server_time >= $3::timestamptz AND l.server_time <= f.until AND l.server_time > f.past
         ), found AS MATERIALIZED (
             SELECT * FROM aged a WHERE NOT EXISTS (SELECT FROM silences s WHERE s.vehicle = a.vehicle)
-                AND NOT EXISTS (SELECT FROM homes h WHERE h.vehicle = a.vehicle AND h.node = ANY($8::text[])) LIMIT $5
+                AND NOT EXISTS (SELECT FROM homes h WHERE h.vehicle = a.vehicle AND h.node = ANY($8::text[]))
+                AND a.vehicle <> ALL($9::integer[]) LIMIT $5
         )
         SELECT v.vehicle, v.vehicle_id, v.fleet_id, l.signal_lost_after, l.fix_time, l.server_time, l.point,
             u.trip_id, t.trip_id AS position_trip_id
@@ -112,5 +114,6 @@ async def quiet(
         before,
         longest_before,
         homes,
+        skipped,
     )
     return [Quiet(*row) for row in rows]
