@@ -225,9 +225,9 @@ def take_up(vehicle: IngestVehicle, state: State) -> None:
     vehicle.newest = state.newest
     vehicle.unsettled = None
     for told in state.sessions:
-        # The store may have more of it by now. The recorder finds that out.
-        session = vehicle.sessions.setdefault(told.name, Session(told.number, told.name, told.handled, vehicle.home))
-        if session.number == told.number:
+        # Only what the store says is acknowledged. Sessions that are not read yet are read from it when the driver says them.
+        session = vehicle.sessions.get(told.name)
+        if session is not None and session.number == told.number:
             session.shown = max(session.handled, told.shown)
             session.previewed = {seq: verdict for seq, verdict in told.verdicts.items() if seq > session.handled}
 
