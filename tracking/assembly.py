@@ -54,8 +54,8 @@ from tracking.store.marks import Marks
 from tracking.store.pool import HELD_BY_A_HUB_SECONDS, Database
 
 HOUSEKEEPING_TIMEOUT = 60.0
-BACKLOG_GROUPS = 2
-"""Full groups that backlogs may fill: one is being stored, and one is taken meanwhile."""
+BACKLOG_GROUPS = 1.75
+"""Full groups that backlogs may fill: one is being stored, and most of one is taken meanwhile. More costs memory in a flood."""
 CONFIRMED_SECONDS = 3.0
 """A hub tells others that it reaches the database if it read the change log to its end so long ago."""
 LISTS_AT_ONCE = 3
@@ -168,7 +168,7 @@ class _Assembly:
         self.ingest_vehicles = IngestVehicles(self.database, self.clock, lambda: self.follower.begin())
         self.budgets = assemble_budgets(settings, self.clock)
         self.latest = Latest(self.recording, interval=settings.latest_interval)
-        self.backlogs = Backlogs(self.queue, most=BACKLOG_GROUPS * settings.commit_rows, limit=settings.queue_limit)
+        self.backlogs = Backlogs(self.queue, most=int(BACKLOG_GROUPS * settings.commit_rows), limit=settings.queue_limit)
         self.recorder = Recorder(
             self.queue,
             self.recording,
