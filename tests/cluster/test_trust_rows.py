@@ -20,6 +20,7 @@ from tests.faults.conftest import Mortal, database, mortal_cluster, on_the_road,
 from tests.support.clients import PLAIN, now_ms, token
 from tests.support.devices import STEP_MS, Device, until
 from tests.support.hub_process import HubProcess, wait_until
+from tests.support.machine import alone
 from tests.support.several_hubs import SeveralHubs
 from tests.support.watcher import Watcher
 
@@ -160,7 +161,7 @@ async def test_row_55_hundreds_who_come_at_once_are_served_by_the_other_hub(two_
 async def test_row_64_without_the_broker_acks_go_on_and_readers_elsewhere_are_three_seconds_behind(
     two_hubs: MakeHubs, database: Mortal, rng: random.Random
 ) -> None:
-    async with two_hubs() as hubs:
+    async with alone(), two_hubs() as hubs:
         places = await on_the_road(hubs.hubs[0], 2)
         devices = [Device(url, vehicle_id, rng) for url, (vehicle_id, _) in zip(hubs.urls, places, strict=True)]
         watchers = {trip: Watcher(url, trip) for url, (_, trip) in zip(reversed(hubs.urls), places, strict=True)}
