@@ -1,6 +1,6 @@
 """The soak of several hubs, small: hubs and the broker are killed, connections are cut, trips turn over.
 
-Rows 44, 46, 60 and 64. `make soak ARGS='hubs'` is the long one.
+Rows 44, 60 and 64. `make soak ARGS='hubs'` is the long one.
 """
 
 import random

@@ -134,7 +134,7 @@ async def test_revocation_with_the_broker_dead_closes_every_socket_on_every_hub_
 async def test_a_reader_elsewhere_is_fed_from_the_store_while_the_broker_is_away(
     two: Hubs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows 52 and 64: positions come at most 3 s late, and the line is whole afterwards."""
+    """Row 64: positions come at most 3 s late, and the line is whole afterwards."""
     one, other = two
     # `test_row_64_…` has the real pace, in real hubs.
     monkeypatch.setattr(store_feed, "EVERY_SECONDS", 0.5)

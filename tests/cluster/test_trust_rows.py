@@ -1,6 +1,6 @@
 """Two real hubs on one database: the faults that one hub survives, and those of the broker.
 
-Rows 45, 47, 48, 54, 55, 64, 66 and 67.
+Rows 45, 47, 48, 54, 64 and 67. Two more tests are about returns and restarts by turns, with few clients.
 """
 
 import asyncio
@@ -134,7 +134,7 @@ async def test_row_54_a_hub_that_stops_gives_its_clients_to_the_other(
             await settle(database, devices, watchers)
 
 
-async def test_row_55_hundreds_who_come_at_once_are_served_by_the_other_hub(two_hubs: MakeHubs) -> None:
+async def test_hundreds_who_come_at_once_are_served_by_the_other_hub(two_hubs: MakeHubs) -> None:
     async with two_hubs(connections_per_address="10000") as hubs:
         places = [place for part in await asyncio.gather(*(on_the_road(hubs.hubs[0], 10) for _ in range(5))) for place in part]
 
@@ -201,7 +201,7 @@ async def _degraded(hub: HubProcess) -> tuple[int, str]:
     return response.status_code, "; ".join(response.json().get("degraded", []))
 
 
-async def test_row_66_hubs_that_restart_by_turns_lose_nothing(two_hubs: MakeHubs, database: Mortal, rng: random.Random) -> None:
+async def test_hubs_that_restart_by_turns_lose_nothing(two_hubs: MakeHubs, database: Mortal, rng: random.Random) -> None:
     async with two_hubs() as hubs, hubs.proxy(rng) as wire:
         places = await on_the_road(hubs.hubs[0], 6)
         devices = [Device(wire.url, vehicle_id, rng) for vehicle_id, _ in places]

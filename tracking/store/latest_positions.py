@@ -1,7 +1,7 @@
 """The latest position of each vehicle. The hub writes `latest_positions` every few seconds."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tracking.geo import unpack_point
 from tracking.model import Position
@@ -95,34 +95,36 @@ async def stored(connection: Connection, vehicles: Sequence[int], since: int) ->
     """The rows of `latest_positions` of vehicles that were heard of since the instant."""
     rows = await connection.fetch(
         """
-        SELECT l.vehicle, v.vehicle_id, l.trip, t.trip_id, l.fix_time, l.server_time, l.accuracy, l.speed, l.bearing, l.battery,
-            l.point
+        SELECT l.vehicle, v.vehicle_id, l.trip, t.trip_id, 0 AS session, 0 AS seq, l.fix_time, l.server_time, l.accuracy,
+            l.speed, l.bearing, l.battery, l.point
         FROM latest_positions l JOIN vehicles v USING (vehicle) LEFT JOIN trips t ON t.trip = l.trip
         WHERE l.vehicle = ANY($1::int[]) AND l.server_time >= $2::timestamptz
         """,
         vehicles,
         since,
     )
-    found = {}
-    for row in rows:
-        longitude, latitude = unpack_point(row["point"])
-        found[row["vehicle"]] = Position(
-            vehicle=row["vehicle"],
-            vehicle_id=row["vehicle_id"],
-            session=0,
-            seq=0,
-            fix_time=row["fix_time"],
-            server_time=row["server_time"],
-            latitude=latitude,
-            longitude=longitude,
-            accuracy=row["accuracy"],
-            altitude=None,
-            speed=row["speed"],
-            bearing=row["bearing"],
-            battery=row["battery"],
-            trip=row["trip"],
-            trip_id=row["trip_id"],
-            suspect=(),
-            live=True,
-        )
-    return found
+    return {row["vehicle"]: as_position(row) for row in rows}
+
+
+def as_position(row: Any) -> Position:
+    """A position that moves the marker. Its altitude is shown to nobody."""
+    longitude, latitude = unpack_point(row["point"])
+    return Position(
+        vehicle=row["vehicle"],
+        vehicle_id=row["vehicle_id"],
+        session=row["session"],
+        seq=row["seq"],
+        fix_time=row["fix_time"],
+        server_time=row["server_time"],
+        latitude=latitude,
+        longitude=longitude,
+        accuracy=row["accuracy"],
+        altitude=None,
+        speed=row["speed"],
+        bearing=row["bearing"],
+        battery=row["battery"],
+        trip=row["trip"],
+        trip_id=row["trip_id"],
+        suspect=(),
+        live=True,
+    )

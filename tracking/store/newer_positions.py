@@ -1,16 +1,16 @@
 """Positions and latest positions that are newer than those that a hub has shown, for vehicles whose home is another hub."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from tracking.geo import unpack_point
 from tracking.model import Position
+from tracking.store.latest_positions import as_position
 from tracking.store.pool import Connection
 
 MOST = 30
 """Positions of one trip in one reading. The rest come with the next reading."""
 ROWS_AT_ONCE = 300
-"""Rows that are decoded in one step of the event loop: some 2 ms."""
+"""Rows that are decoded in one step of the event loop."""
 
 
 class Shown(NamedTuple):
@@ -61,7 +61,7 @@ async def of_trips(connection: Connection, shown: Sequence[Shown], now: int) -> 
         MOST,
     )
     while rows := await cursor.fetch(ROWS_AT_ONCE):
-        yield [_position(row) for row in rows]
+        yield [as_position(row) for row in rows]
 
 
 async def of_fleets(connection: Connection, fleet_ids: Sequence[str], since: int) -> AsyncIterator[list[Position]]:
@@ -80,28 +80,4 @@ async def of_fleets(connection: Connection, fleet_ids: Sequence[str], since: int
         since,
     )
     while rows := await cursor.fetch(ROWS_AT_ONCE):
-        yield [_position(row) for row in rows]
-
-
-def _position(row: Any) -> Position:
-    """A position that moves the marker. Its altitude is shown to nobody."""
-    longitude, latitude = unpack_point(row["point"])
-    return Position(
-        vehicle=row["vehicle"],
-        vehicle_id=row["vehicle_id"],
-        session=row["session"],
-        seq=row["seq"],
-        fix_time=row["fix_time"],
-        server_time=row["server_time"],
-        latitude=latitude,
-        longitude=longitude,
-        accuracy=row["accuracy"],
-        altitude=None,
-        speed=row["speed"],
-        bearing=row["bearing"],
-        battery=row["battery"],
-        trip=row["trip"],
-        trip_id=row["trip_id"],
-        suspect=(),
-        live=True,
-    )
+        yield [as_position(row) for row in rows]
