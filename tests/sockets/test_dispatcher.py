@@ -177,18 +177,23 @@ async def test_more_than_2000_vehicles_come_as_clusters(own_hub: Callable[..., H
 
 
 async def _fill(hub: HubProcess, fleet_id: str, count: int) -> None:
-    """Vehicles with a latest position each, in rows over a degree of longitude and half of one of latitude."""
+    """Vehicles with a latest position each, spread over a degree of longitude and half of one of latitude.
+
+    All are well inside these bounds. A place on a bound by chance, which a cluster's rounding can reach, would lie outside.
+    """
     connection = await asyncpg.connect(hub.environment["TRACKING_DATABASE_URL"])
     await connection.execute(
         """
         WITH made AS (
             INSERT INTO vehicles (vehicle_id, fleet_id, name)
             SELECT 'many-' || n, $1, 'Van ' || n FROM generate_series(1, $2::int) AS n RETURNING vehicle
-        )
+        ),
+        numbered AS (SELECT vehicle, row_number() OVER () AS n FROM made)
         INSERT INTO latest_positions (vehicle, fleet, fix_time, server_time, point)
         SELECT vehicle, (SELECT fleet FROM fleets WHERE fleet_id = $1), now(), now(),
-            ST_Point(9 + (row_number() OVER () - 0.5) / $2, 46.9 + 0.5 * random(), 4326)
-        FROM made
+            -- 7919 is a prime: neighbours in longitude are far apart in latitude.
+            ST_Point(9 + (n - 0.5) / $2, 46.9 + 0.5 * ((n * 7919) % $2 + 0.5) / $2, 4326)
+        FROM numbered
         """,
         fleet_id,
         count,
