@@ -25,6 +25,7 @@ from tracking.nodes.listeners import Observer as Observer
 from tracking.nodes.messages import VERSION, Beat, HandOver, HandOverAsk, Missed, Notice, Packet
 from tracking.nodes.node import Node, Peer
 from tracking.nodes.peers import Peers
+from tracking.nodes.questions import Questions, numbers
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,6 @@ FULL_BYTES = 2**20
 """While more than this waits for the broker, nothing is packed."""
 SLICE_SECONDS = 0.002
 NUMBERS_KEPT = 1_000
-
-asks = itertools.count(1)
 
 
 class Nodes:
@@ -78,7 +77,7 @@ class Nodes:
         self._lost_at = now()
         self._was_connected = False
         self._listeners = Listeners(now)
-        self._asked: dict[int, tuple[str, asyncio.Future[HandOver | None]]] = {}
+        self._questions = Questions()
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._beat_due = False
@@ -86,7 +85,7 @@ class Nodes:
         self._left = asyncio.Event()
         self._silent = False
         self._listeners.listen(Missed, lambda peer, _: self._listeners.missed(peer))
-        self._listeners.listen(HandOver, self._answered)
+        self._listeners.listen(HandOver, self._questions.answered)
 
     @property
     def enabled(self) -> bool:
@@ -152,20 +151,12 @@ class Nodes:
         notice.ask = self.next_ask()
         if peer not in self._outgoing:
             return None
-        answer: asyncio.Future[HandOver | None] = asyncio.get_running_loop().create_future()
-        self._asked[notice.ask] = peer, answer
         self.tell(peer, notice)
-        try:
-            async with asyncio.timeout(seconds):
-                return await answer
-        except TimeoutError:
-            return None
-        finally:
-            del self._asked[notice.ask]
+        return await self._questions.wait(peer, notice.ask, seconds)
 
     def next_ask(self) -> int:
-        """A number for `Want.ask`, which this hub never used before."""
-        return next(asks)
+        """A number for `Want.ask`, which this process never used before."""
+        return next(numbers)
 
     def silence(self) -> None:
         """Sends and hears nothing from now on. Another object takes the place of this one in the same process."""
@@ -389,12 +380,5 @@ class Nodes:
             self._numbers[peer] = link.number
             if len(self._numbers) > NUMBERS_KEPT:
                 del self._numbers[next(iter(self._numbers))]
-        for asked, answer in list(self._asked.values()):
-            if asked == peer and not answer.done():
-                answer.set_result(None)
+        self._questions.gone(peer)
         self._listeners.gone(peer)
-
-    def _answered(self, peer: str, answer: HandOver) -> None:
-        asked, waiting = self._asked.get(answer.ask, (None, None))
-        if asked == peer and waiting is not None and not waiting.done():
-            waiting.set_result(answer)
