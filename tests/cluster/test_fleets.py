@@ -6,17 +6,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.clients import Api, Dispatcher, Driver, Message, fix, now_ms
+from tests.cluster.dispatchers import across, drive, live, looking
+from tests.support.clients import Api, Driver, now_ms
 from tests.support.devices import until
-from tests.support.hub_in_process import World
 from tests.support.hubs_in_process import Hubs, hubs
-from tracking.cluster.fleets import FleetsAcrossHubs
 from tracking.demo.postgres import Cluster
 from tracking.live.fleet import LiveVehicle
 from tracking.metrics import FLEET_MOVES, FLEET_READINGS, NODE_DROPPED
 from tracking.nodes.messages import FleetMoves, SeenVehicle
-
-EVERYTHING = (9.0, 47.0, 10.0, 48.0)
 
 
 @pytest.fixture(scope="module")
@@ -35,73 +32,6 @@ async def three(shared: Hubs) -> AsyncIterator[Hubs]:
     await shared.joined()
 
 
-def across(world: World) -> FleetsAcrossHubs:
-    assert world.service.safeguards.fleets is not None
-    return world.service.safeguards.fleets
-
-
-def live(world: World, van: str) -> LiveVehicle:
-    return world.service.hub.fleets.vehicles[van]
-
-
-@contextlib.asynccontextmanager
-async def looking(world: World, fleet_id: str) -> AsyncIterator["Screen"]:
-    async with Dispatcher(world.url, fleet_id) as dispatcher:
-        await dispatcher.look(*EVERYTHING)
-        screen = Screen(dispatcher)
-        try:
-            yield screen
-        finally:
-            await screen.stop()
-
-
-class Screen:
-    """A dispatcher who reads all the time, and notes each vehicle that goes back in time."""
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self.dispatcher = dispatcher
-        self.back: list[str] = []
-        self.left: list[str] = []
-        self.statuses: dict[str, list[str]] = {}
-        """By vehicle: each status that differs from the one before."""
-        self._reading = asyncio.create_task(self._read())
-
-    @property
-    def vehicles(self) -> dict[str, Message]:
-        return self.dispatcher.vehicles
-
-    async def _read(self) -> None:
-        while True:
-            before = {van: shown.get("fix_time", 0) for van, shown in self.vehicles.items()}
-            # A quiet map is no fault.
-            with contextlib.suppress(TimeoutError):
-                message = await self.dispatcher.receive()
-                self.left += message.get("left", [])
-            for van, shown in self.vehicles.items():
-                if shown.get("fix_time", 0) < before.get(van, 0):
-                    self.back.append(f"{van} from {before[van]} to {shown['fix_time']}")
-                told = self.statuses.setdefault(van, [])
-                if shown.get("status") and told[-1:] != [shown["status"]]:
-                    told.append(shown["status"])
-
-    async def shows(self, van: str, fix_time: int) -> None:
-        await until(lambda: self.vehicles.get(van, {}).get("fix_time") == fix_time, f"{van} is shown at {fix_time}")
-
-    async def stop(self) -> None:
-        self._reading.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await self._reading
-        assert self.back == []
-
-
-async def drive(driver: Driver, seq: int, **fields: float) -> int:
-    """Reports a fix of now. Returns its time."""
-    sent = fix(seq, **fields)
-    await driver.report(sent)
-    await driver.acknowledged(seq)
-    return int(sent["fix_time"])
-
-
 async def test_a_dispatcher_elsewhere_sees_a_vehicle_at_once_with_its_status(three: Hubs) -> None:
     home, other, _ = three
     async with Api(home.url) as api:
@@ -110,7 +40,7 @@ async def test_a_dispatcher_elsewhere_sees_a_vehicle_at_once_with_its_status(thr
         async with Driver(home.url, van) as driver:
             first = await drive(driver, 1)
             # The other hub knows nothing of it but what its home tells: the store has no latest position.
-            async with looking(other, fleet_id) as screen:
+            async with looking(other.url, fleet_id) as screen:
                 await screen.shows(van, first)
                 assert screen.statuses[van] == ["on_trip"]
                 readings = FLEET_READINGS._value.get()
@@ -144,10 +74,10 @@ async def test_lists_and_near_elsewhere_have_the_place_and_the_status(three: Hub
             assert (near["vehicle_id"], near["status"]) == (van, "available")
             assert (await there.call("GET", f"/vehicles/{van}"))["vehicle_id"] == van
             # A minute after the last look the home is told that nobody looks any more.
-            assert fleet_id in across(home).interest.theirs
-            across(other)._looked_at[fleet_id] -= 61
-            across(other).let_go()
-            await until(lambda: fleet_id not in across(home).interest.theirs, "it is not wanted any more")
+            assert fleet_id in across(home.service).interest.theirs
+            across(other.service)._looked_at[fleet_id] -= 61
+            across(other.service).let_go()
+            await until(lambda: fleet_id not in across(home.service).interest.theirs, "it is not wanted any more")
             assert home.service.hub.fleets.feeds[fleet_id].noted is None
             told = FLEET_MOVES.labels("out").value
             await drive(driver, 3)
@@ -158,7 +88,7 @@ async def test_a_driver_moves_between_hubs_while_dispatchers_watch_everywhere(th
     async with Api(three[0].url) as api, contextlib.AsyncExitStack() as stack:
         fleet_id = await api.fleet()
         van = await api.vehicle(fleet_id)
-        screens = [await stack.enter_async_context(looking(world, fleet_id)) for world in three]
+        screens = [await stack.enter_async_context(looking(world.url, fleet_id)) for world in three]
         session = None
         for seq in range(1, 9):
             async with Driver(three[seq % 3].url, van, session) as driver:
@@ -179,7 +109,7 @@ async def test_three_hundred_vehicles_change_their_hub_within_a_second(three: Hu
         vans = await asyncio.gather(*(api.vehicle(fleet_id) for _ in range(300)))
         drivers = await asyncio.gather(*(stack.enter_async_context(Driver(one.url, van)) for van in vans))
         await asyncio.gather(*(drive(driver, 1) for driver in drivers))
-        async with looking(third, fleet_id) as screen:
+        async with looking(third.url, fleet_id) as screen:
             await until(lambda: len(screen.vehicles) == len(vans), "all are shown")
 
             async def change(van: str, session: str) -> int:
@@ -202,23 +132,23 @@ async def test_who_is_removed_or_moves_to_another_fleet_is_gone_at_once_and_for_
         async with (
             Driver(home.url, removed) as first,
             Driver(home.url, moved) as second,
-            looking(other, fleet_id) as screen,
-            looking(other, another) as new,
+            looking(other.url, fleet_id) as screen,
+            looking(other.url, another) as new,
         ):
             for driver, van in ((first, removed), (second, moved)):
                 await screen.shows(van, await drive(driver, 1))
-            stale = [_moves(fleet_id, live(home, van)) for van in (removed, moved)]
+            stale = [_moves(fleet_id, live(home.service, van)) for van in (removed, moved)]
             await api.call("DELETE", f"/vehicles/{removed}")
             await api.call("PUT", f"/vehicles/{moved}", {"fleet_id": another, "name": "Van 1"})
             await until(lambda: not screen.vehicles, "both are gone")
             # What its home told before it knew of the change comes late.
             for moves in stale:
-                across(home)._nodes.tell_all(moves)
-                across(home)._nodes.tell_all(FleetMoves(another, now_ms(), moves.vehicles))
+                across(home.service)._nodes.tell_all(moves)
+                across(home.service)._nodes.tell_all(FleetMoves(another, now_ms(), moves.vehicles))
             reported = await drive(second, 2)
             await new.shows(moved, reported)
             assert not screen.vehicles
-            assert live(other, moved).feed.fleet.fleet_id == another
+            assert live(other.service, moved).feed.fleet.fleet_id == another
             assert removed not in other.service.hub.fleets.vehicles
             gone = screen.left + [m["vehicle_id"] for m in screen.dispatcher.messages if m["type"] == "vehicle_gone"]
             assert sorted(set(gone)) == sorted((removed, moved))
@@ -234,7 +164,7 @@ async def test_what_is_told_before_the_log_says_so_is_shown_when_it_does(three: 
     home, other, _ = three
     async with Api(home.url) as api:
         fleet_id = await api.fleet()
-        async with looking(other, fleet_id) as screen:
+        async with looking(other.url, fleet_id) as screen:
             follower = other.service.follower
             read_on, may_follow = follower._read_on, asyncio.Event()
 
@@ -246,9 +176,9 @@ async def test_what_is_told_before_the_log_says_so_is_shown_when_it_does(three: 
             try:
                 van = await api.vehicle(fleet_id)
                 async with Driver(home.url, van) as driver:
-                    waiting = across(other)._waiting_again
+                    waiting = across(other.service)._waiting_again
                     reported = await drive(driver, 1)
-                    await until(lambda: across(other)._waiting_again > waiting, "it is told")
+                    await until(lambda: across(other.service)._waiting_again > waiting, "it is told")
                     may_follow.set()
                     await screen.shows(van, reported)
             finally:
@@ -263,7 +193,7 @@ async def test_a_full_link_keeps_the_newest_of_each_vehicle(three: Hubs, monkeyp
         van, parked = [await api.vehicle(fleet_id) for _ in range(2)]
         async with Driver(home.url, van) as driver, Driver(home.url, parked) as still:
             await drive(still, 1)
-            async with looking(other, fleet_id) as screen, looking(third, fleet_id) as quick:
+            async with looking(other.url, fleet_id) as screen, looking(third.url, fleet_id) as quick:
                 await screen.shows(van, await drive(driver, 1))
                 nodes = home.service.nodes
                 has_room, name = nodes.has_room, other.service.nodes.node.node
@@ -273,7 +203,7 @@ async def test_a_full_link_keeps_the_newest_of_each_vehicle(three: Hubs, monkeyp
                     reported = await drive(driver, seq)
                     # The other link is not full.
                     await quick.shows(van, reported)
-                owed = across(home).telling._wanted[fleet_id][name]
+                owed = across(home.service).telling._wanted[fleet_id][name]
                 assert {vehicle.vehicle.vehicle_id for vehicle in owed.behind} == {van}
                 assert NODE_DROPPED.labels("position").value >= dropped + 3
                 assert screen.vehicles[van]["fix_time"] < reported
@@ -292,5 +222,5 @@ async def test_clusters_count_the_vehicles_of_all_hubs(three: Hubs, monkeypatch:
         for number, van in enumerate(vans):
             driver = await stack.enter_async_context(Driver((one, other)[number % 2].url, van))
             await drive(driver, 1)
-        async with looking(third, fleet_id) as screen:
+        async with looking(third.url, fleet_id) as screen:
             await until(lambda: sum(row[2] for row in screen.dispatcher.clusters or ()) == len(vans), "all are counted")
