@@ -24,9 +24,9 @@ from typing import IO
 
 import httpx
 
+from tracking.child_processes import die_with_parent, how_it_ended
 from tracking.demo.links import FLEET, LOOK_SECONDS, READY_SECONDS, Links, say
 from tracking.demo.postgres import ROOT, Cluster
-from tracking.demo.processes import die_with_parent
 from tracking.errors import ConfigError
 
 HOST = "127.0.0.1"
@@ -142,8 +142,7 @@ class _Child:
         code = self.process.poll()
         if code is None:
             return None
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"the {self.name} {how}; the last lines of {_shown(self.log)}:\n{self.last_lines()}"
+        return f"the {self.name} {how_it_ended(code)}; the last lines of {_shown(self.log)}:\n{self.last_lines()}"
 
     def last_lines(self, count: int = 12) -> str:
         with self.log.open(errors="replace") as lines:
