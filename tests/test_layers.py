@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = """
     errors
-    broker_settings bucket caps geo metrics model numbers origins
+    broker_settings bucket caps geo metrics model moving_settings numbers origins
     config geojson keys lag lanes routes
     auth demo protocol
     access budgets downloads store
@@ -23,7 +23,7 @@ LAYERS = """
     assembly
     api sockets
     life
-    app
+    app drain
     cli
 """
 """From bottom to top. What is in one row does not import each other; modules of one package may."""

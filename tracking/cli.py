@@ -8,7 +8,9 @@ import re
 import resource
 import socket
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from types import FrameType
 
 import click
 import uvicorn
@@ -17,10 +19,12 @@ from tracking.api.tokens import MAX_EXPIRES_IN
 from tracking.app import create_app
 from tracking.auth import CLAIM_OF_ROLE, Auth, Role
 from tracking.config import load, require_database, require_key, unknown_variables
+from tracking.drain import Drain
 from tracking.errors import HubRefused, StoreUnavailable, TrackingError
 from tracking.life import go_down_with
-from tracking.nodes.registry import Registry
 from tracking.protocol.codec import MAX_FRAME_BYTES
+from tracking.service import Service
+from tracking.sockets.door import Door
 from tracking.sockets.http import HttpProtocol
 from tracking.sockets.limits import ConnectionLimits
 from tracking.sockets.listening import listening_socket
@@ -81,7 +85,7 @@ def serve(host: str, port: int) -> None:
         log_config=None,
         server_header=False,
     )
-    server = _Server(config, app.state.service.registry)
+    server = _Server(config, lambda: app.state.service)
     server.run([listening_socket(config)])
     if server.refusal is not None:
         raise server.refusal
@@ -93,11 +97,14 @@ class _Server(uvicorn.Server):
     While it runs, the process is registered among the hubs of its database.
     """
 
-    def __init__(self, config: uvicorn.Config, registry: Registry) -> None:
+    def __init__(self, config: uvicorn.Config, service: Callable[[], Service], *, shared: bool = False) -> None:
+        """`shared`: another process holds the same listening socket, and goes on to listen when this one stops."""
         super().__init__(config)
         self.refusal: HubRefused | None = None
         """why this hub had to go down"""
-        self._registry = registry
+        self._shared = shared
+        self._drain = Drain(service)
+        self._registry = service().registry
         self._registered: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -114,12 +121,30 @@ class _Server(uvicorn.Server):
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and not self._drain.is_over:
+            self._captured_signals.append(sig)
+            self._drain.end_now()
+        else:
+            super().handle_exit(sig, frame)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ticking = asyncio.create_task(self._tick_on(), name="date header")
+        try:
+            await self._drain.run(Door(self, sockets or [], shared=self._shared))
+        finally:
+            ticking.cancel()
         await super().shutdown(sockets)
         if self._registered is not None:
             self._registered.cancel()
             await asyncio.wait({self._registered})
         await self._registry.leave()
+
+    async def _tick_on(self) -> None:
+        """uvicorn's own loop has ended."""
+        while True:
+            await self.on_tick(0)
+            await asyncio.sleep(1.0)
 
     def _unregistered(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -127,6 +152,7 @@ class _Server(uvicorn.Server):
         error = task.exception()
         if isinstance(error, HubRefused):
             self.refusal, self.should_exit = error, True
+            self._drain.end_now()
         else:
             go_down_with(task)
 

@@ -150,6 +150,8 @@ class Hub:
             gauge.set(0)
         self.over = False
         """Whether another hub has taken over. New connections are sent there."""
+        self.draining = False
+        """Whether this hub stops and sends its clients to other hubs. No connection is admitted."""
         self.cut_off = False
         """Whether this hub cannot know what may be shown. Only drivers are admitted: see `tracking.cluster.cut_off`."""
 

@@ -93,7 +93,7 @@ class Connection:
             if too_many:
                 raise SocketClosed(CloseCode.TOO_MANY_CONNECTIONS)
             self._spend_connect()
-            if self.service.hub.over:
+            if self.service.hub.over or self.service.hub.draining:
                 raise SocketClosed(CloseCode.GOING_DOWN)
             self._refuse_if_cut_off()
             await self.opened()
