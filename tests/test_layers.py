@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = """
     errors
-    broker_settings bucket caps child_processes geo logs metrics model numbers origins
+    broker_settings bucket caps child_processes geo logs metrics model moving_settings numbers origins
     config geojson keys lag lanes routes sockets.listening
     auth demo protocol workers
     access budgets downloads store
@@ -23,7 +23,7 @@ LAYERS = """
     assembly readiness
     api sockets
     life
-    app
+    app drain
     serving
     cli
 """

@@ -109,6 +109,7 @@ class _Assembly:
         self.nodes = assemble_nodes(
             settings, self.database, registry.node, backplane, confirmed=lambda: self.follower.behind < CONFIRMED_SECONDS
         )
+        self.nodes.connections = lambda: self.hub.links.count
         self._build_live()
         self._build_history()
         self._build_ingest()

@@ -42,6 +42,8 @@ RETRY_SECONDS = 1.0
 FLEET_TICK = 0.25
 """Seconds."""
 TICKS_OF_RECOUNT = 4
+failed: set[str] = set()
+"""Tasks that failed in this process. It goes down at once."""
 CHECK_SECONDS = 1.0
 """How long it may take to notice a database that went back while nothing is written."""
 
@@ -180,6 +182,7 @@ async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
 def go_down_with(task: asyncio.Task[None]) -> None:
     """Ends the hub if a task fails. Without its recorder, for example, it would accept fixes and never acknowledge them."""
     if not task.cancelled() and task.exception() is not None:
+        failed.add(task.get_name())
         logger.critical("the %s failed, so the hub goes down", task.get_name(), exc_info=task.exception())
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -7,19 +7,22 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
 
 from tracking.app import create_app
 from tracking.config import Settings, load, unknown_variables
+from tracking.drain import Drain
 from tracking.errors import ConfigError, HubRefused, MigrationError, StoreUnavailable
 from tracking.life import go_down_with
 from tracking.logs import set_up_logging
-from tracking.nodes.registry import Registry
 from tracking.protocol.codec import MAX_FRAME_BYTES
 from tracking.readiness import unready
+from tracking.service import Service
+from tracking.sockets.door import Door
 from tracking.sockets.http import HttpProtocol
 from tracking.sockets.limits import ConnectionLimits
 from tracking.sockets.listening import BACKLOG, address, bound_socket
@@ -45,7 +48,7 @@ def serve(host: str, port: int) -> None:
     _check_database(settings)
     listener = bound_socket(host, port)
     logger.info("listening on http://%s", address(host, listener.getsockname()[1]))
-    _run(_Server(_config(app, settings), listener))
+    _run(_Server(_config(app, settings), listener, lambda: app.state.service))
 
 
 def work(left: str) -> None:
@@ -61,7 +64,8 @@ def work(left: str) -> None:
         app = create_app(settings)
         _check_database(settings)
         listener = socket.socket(fileno=inherited.listener)
-        _run(_Worker(_config(app, settings), listener, channel, successor=inherited.successor))
+        config = _config(app, settings)
+        _run(_Worker(config, listener, lambda: app.state.service, channel, successor=inherited.successor))
     except (ConfigError, MigrationError) as error:
         channel.refuse(str(error))
         raise SystemExit(1) from None
@@ -125,12 +129,18 @@ class _Server(uvicorn.Server):
     While it runs, the process is registered among the hubs of its database.
     """
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
+    def __init__(
+        self, config: uvicorn.Config, listener: socket.socket, service: Callable[[], Service], *, shared: bool = False
+    ) -> None:
+        """`shared`: another process holds the same listening socket, and goes on to listen when this one stops."""
         super().__init__(config)
         self.listener = listener
         self.refusal: HubRefused | None = None
         """why this hub had to go down"""
-        self._registry: Registry = config.app.state.service.registry  # type: ignore[union-attr]
+        self._shared = shared
+        self._service = service
+        self._drain = Drain(service)
+        self._registry = service().registry
         self._registered: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -147,12 +157,30 @@ class _Server(uvicorn.Server):
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and not self._drain.is_over:
+            self._captured_signals.append(sig)
+            self._drain.end_now()
+        else:
+            super().handle_exit(sig, frame)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ticking = asyncio.create_task(self._tick_on(), name="date header")
+        try:
+            await self._drain.run(Door(self, sockets or [], shared=self._shared))
+        finally:
+            ticking.cancel()
         await super().shutdown(sockets)
         if self._registered is not None:
             self._registered.cancel()
             await asyncio.wait({self._registered})
         await self._registry.leave()
+
+    async def _tick_on(self) -> None:
+        """uvicorn's own loop has ended."""
+        while True:
+            await self.on_tick(0)
+            await asyncio.sleep(1.0)
 
     def _unregistered(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -160,6 +188,7 @@ class _Server(uvicorn.Server):
         error = task.exception()
         if isinstance(error, HubRefused):
             self.refusal, self.should_exit = error, True
+            self._drain.end_now()
         else:
             go_down_with(task)
 
@@ -167,8 +196,16 @@ class _Server(uvicorn.Server):
 class _Worker(_Server):
     """A hub that a supervisor has started. It tells when it is ready, and does not outlive the supervisor."""
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket, channel: Channel, *, successor: bool) -> None:
-        super().__init__(config, listener)
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listener: socket.socket,
+        service: Callable[[], Service],
+        channel: Channel,
+        *,
+        successor: bool,
+    ) -> None:
+        super().__init__(config, listener, service, shared=True)
         self._channel = channel
         self._successor = successor
         self._announcement: asyncio.Task[None] | None = None
@@ -191,7 +228,7 @@ class _Worker(_Server):
     async def _become_ready(self) -> None:
         said = None
         while not self.should_exit:
-            why = unready(self.config.app.state.service)  # type: ignore[union-attr]
+            why = unready(self._service())
             if why is None:
                 self._channel.ready()
                 return

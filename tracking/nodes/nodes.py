@@ -73,6 +73,10 @@ class Nodes:
         self._incoming: dict[str, Incoming] = {}
         self._numbers: dict[str, int] = {}
         """of links in this life to peers that went: they may come back"""
+        self.draining = False
+        """Whether this hub sends its clients to others. Told with each beat."""
+        self.connections: Callable[[], int] = lambda: 0
+        """Counts the open sockets of clients. Told with each beat."""
         self._life = 0
         self._lost_at = now()
         self._was_connected = False
@@ -223,7 +227,10 @@ class Nodes:
         for peer, link in self._outgoing.items():
             link.mark_loss(now)
             links[peer] = link.number
-        beat = Beat(VERSION, *self.node, self._confirmed(), self._life, links, self._leaving)
+        beat = Beat(
+            *(VERSION, *self.node, self._confirmed(), self._life, links),
+            *(self._leaving, self.draining, self.connections()),
+        )
         data = messages.encode(beat)
         NODE_BYTES.labels("out").value += len(data)
         await backplane.send_all(data)
@@ -241,10 +248,11 @@ class Nodes:
             for node in self._known.dead(self._now()):
                 self._went(node, "sent no beat for 3 s")
             if count % CHECKS_A_BEAT == 0:
-                self._beat_soon()
+                self.beat_soon()
             await asyncio.sleep(CHECK_SECONDS)
 
-    def _beat_soon(self) -> None:
+    def beat_soon(self) -> None:
+        """Sends a beat in the next step of the event loop."""
         self._beat_due = True
         self._wake.set()
 
@@ -262,7 +270,7 @@ class Nodes:
         self._life = life
         if connected:
             self._outgoing.update({peer: Outgoing(self.node.node, peer, life, 0) for peer in self.peers})
-            self._beat_soon()
+            self.beat_soon()
         BROKER_CONNECTED.set(connected)
         if connected != self._was_connected:
             self._was_connected = connected
@@ -309,7 +317,7 @@ class Nodes:
             # If it was here before in this life, a number is left out: it must notice that we forgot what it told.
             number = self._numbers.pop(beat.node, -1) + 1
             self._outgoing[beat.node] = Outgoing(self.node.node, beat.node, self._life, number)
-            self._beat_soon()
+            self.beat_soon()
             missed = True
         if missed:
             self._listeners.missed(beat.node)

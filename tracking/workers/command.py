@@ -17,7 +17,7 @@ from tracking.workers.supervisor import Supervisor
 logger = logging.getLogger(__name__)
 
 SHUTDOWN_SECONDS = 25.0
-"""How long a hub may take to stop, besides the setting `stop_timeout`."""
+"""How long a hub may take to stop, besides the settings `drain_seconds` and `stop_timeout`."""
 BROKER_SETTINGS = frozenset(f"TRACKING_NATS_{name}" for name in ("URL", "CREDENTIALS", "CA", "CERTIFICATE", "KEY"))
 
 
@@ -43,7 +43,8 @@ async def _supervise(settings: Settings, port: Port, count: int) -> bool:
         environment = {name: value for name, value in environment.items() if name.upper() not in BROKER_SETTINGS}
         environment["TRACKING_NATS_URL"] = broker.url
     hubs = Hubs(children, port, environment, settings.node_name or socket.gethostname())
-    supervisor = Supervisor(hubs, count, settings.stop_timeout + SHUTDOWN_SECONDS)
+    stop_seconds = settings.drain_seconds + settings.stop_timeout + SHUTDOWN_SECONDS
+    supervisor = Supervisor(hubs, count, stop_seconds)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, supervisor.roll)
     for number in (signal.SIGTERM, signal.SIGINT):
