@@ -34,6 +34,7 @@ CANCEL_SECONDS = 1.0
 """How long a cancelled step may take to end."""
 RECORDER, EVENTS, AUDIT, NODES = "recorder", "events", "audit", "nodes"
 """Tasks that the shutdown waits for."""
+HEARTBEAT = "heartbeat of the change log"
 PATIENCE_SECONDS = 3.0
 """How long a start waits for the database before it continues without it."""
 DAYS_AHEAD = 3
@@ -82,7 +83,7 @@ class Life:
                 "follower": service.follower.run(),
                 "notifications": service.follower.listen(),
                 "upkeep of the change log": service.change_upkeep.run(),
-                "heartbeat of the change log": service.follower.beat(),
+                HEARTBEAT: service.follower.beat(service.leases.job(HEARTBEAT)),
                 "latest positions": service.latest.run(),
                 "revisions": service.revisions.run(),
                 "refiling": service.refiling.run(),
@@ -116,8 +117,8 @@ class Life:
     async def end(self) -> None:
         """Stores what was accepted, as far as possible. Every step is tried, even if another failed.
 
-        It takes at most the setting `stop_timeout`, `LATEST_SECONDS` and thrice `END_SECONDS`, and a second more for each. By
-        then nobody is connected.
+        It takes at most the setting `stop_timeout`, `LATEST_SECONDS` and four times `END_SECONDS`, and a second more for each.
+        By then nobody is connected.
         """
         service = self.service
         seconds = service.settings.stop_timeout
@@ -134,6 +135,7 @@ class Life:
             _step("writing the audit", seconds, service.audit.flush(), by=self._tasks.get(AUDIT)),
         )
         if service.nodes.enabled:
+            await _step("giving up the jobs", END_SECONDS, service.leases.release())
             await _step("leaving the other hubs", END_SECONDS, service.nodes.leave(), by=self._tasks.get(NODES))
         await self._stop()
 
