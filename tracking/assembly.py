@@ -282,6 +282,8 @@ class _Assembly:
             connected=self.hub.drivers,
             gone_after=self.settings.gone_after,
         )
+        if self.nodes.enabled:
+            self.loader.on_look = self.safeguards.remote_vehicles.look
 
     def _build_following(self) -> None:
         settings = self.settings

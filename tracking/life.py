@@ -109,6 +109,7 @@ class Life:
                 "marks": _check_marks(service),
                 NODES: service.nodes.run(),
                 "trips across hubs": _across_hubs(service),
+                "fleets across hubs": _fleets_across_hubs(service),
             }.items()
         }
         for task in self._tasks.values():
@@ -240,6 +241,11 @@ async def _across_hubs(service: Service) -> None:
 
     await _until_stored(follow, service)
     await service.across_hubs.trips.run()
+
+
+async def _fleets_across_hubs(service: Service) -> None:
+    if service.safeguards.fleets is not None:
+        await service.safeguards.fleets.run()
 
 
 async def _keep_house(service: Service) -> None:

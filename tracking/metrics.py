@@ -179,6 +179,17 @@ NODE_BYTES = Tally(
     "tracking_node_bytes", "Bytes of packets and beats to other hubs (out) and from them (in)", "direction", _TO_AND_FROM
 )
 NODE_POSITIONS = Tally("tracking_node_positions", "Positions to other hubs (out) and from them (in)", "direction", _TO_AND_FROM)
+FLEET_MOVES = Tally(
+    "tracking_fleet_moves",
+    "States of vehicles told to other hubs whose dispatchers look at their fleet (out), and told by other hubs (in)",
+    "direction",
+    _TO_AND_FROM,
+)
+FLEET_READINGS = Counter(
+    "tracking_fleet_readings",
+    "Readings of vehicles of other hubs from the store: after a look, the end of a hub or a minute, and without the broker",
+    registry=REGISTRY,
+)
 NODE_GAPS = Tally("tracking_node_gaps", "Times that packets from another hub were lost")
 NODE_DROPPED = Tally(
     "tracking_node_dropped",

@@ -20,6 +20,8 @@ NOTICE_BYTES_A_PACKET = 64 * 1024
 """A packet takes no further notice above this."""
 NOTICE_BYTES_KEPT = 4 * 2**20
 """If more wait, all are dropped. The receiver then notices a gap, and what it must know is told again."""
+ROOM_BYTES = 256 * 1024
+"""While more notices wait, the link has no room for what may as well be told later."""
 LOSS_MARK_SECONDS = 5.0
 """The least time between two gaps that tell the receiver of dropped messages. To repair a gap costs messages too."""
 
@@ -56,6 +58,10 @@ class Outgoing:
     @property
     def waits(self) -> bool:
         return bool(self.positions or self._notices)
+
+    @property
+    def has_room(self) -> bool:
+        return self._notice_bytes <= ROOM_BYTES
 
     def tell(self, notice: bytes) -> None:
         self._notices.append(notice)

@@ -130,6 +130,16 @@ class Nodes:
         if self._outgoing:
             self._tell(self._outgoing.values(), notice)
 
+    def tell_some(self, peers: Collection[str], notice: Notice) -> None:
+        links = [self._outgoing[peer] for peer in peers if peer in self._outgoing]
+        if links:
+            self._tell(links, notice)
+
+    def has_room(self, peer: str) -> bool:
+        """Whether there is a link to the peer, with room for what may as well be told later."""
+        link, backplane = self._outgoing.get(peer), self._backplane
+        return link is not None and link.has_room and backplane is not None and backplane.waiting <= FULL_BYTES
+
     def _tell(self, links: Collection[Outgoing], notice: Notice) -> None:
         data = messages.encode(notice)
         if len(data) > NOTICE_BYTES:
