@@ -18,7 +18,7 @@ WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test lint bench soak lock clean
+.PHONY: help install dev demo test lint bench soak simulate lock clean
 
 help: ## Show this list
 	@echo "Targets:"
@@ -50,6 +50,9 @@ bench: dev ## Measure speed, memory and loss (ARGS='--shape trips'; ARGS='--help
 
 soak: dev ## Run a long test (ARGS='kills', 'hubs', 'changed-hubs', 'changes', 'messy', 'churn' or 'attacks'; ARGS='kills --help' shows its arguments)
 	@exec $(BIN)/python -m tests.soak $(ARGS)
+
+simulate: install ## Simulate 10 million vehicles on many hubs, from measured figures (ARGS='--vehicles 1000000 --seed 2')
+	@exec $(BIN)/python -m driver_sim simulate $(ARGS)
 
 lock: ## Remake the lock files from pyproject.toml, with PyPI's newest versions
 	@./setup.sh lock
