@@ -11,6 +11,7 @@ from tracking.cluster.homes import Homes
 from tracking.cluster.membership import Membership
 from tracking.cluster.remote_erasures import RemoteErasures
 from tracking.cluster.remote_vehicles import RemoteVehicles
+from tracking.cluster.shedding import Shedding
 from tracking.cluster.store_feed import StoreFeed
 from tracking.history.revisions import Revisions
 from tracking.live.follower import Follower
@@ -30,6 +31,7 @@ class Safeguards(NamedTuple):
     store_feed: StoreFeed
     remote_vehicles: RemoteVehicles
     remote_erasures: RemoteErasures
+    shedding: Shedding
 
     def degraded(self) -> list[str]:
         """For `/readyz`: what does not work now, and what to do."""
@@ -59,6 +61,7 @@ def assemble_safeguards(
     revisions: Revisions,
     audit: Audit,
     follower: Callable[[], Follower[State]],
+    shed_above: float,
 ) -> Safeguards:
     """`follower` returns the follower, which is built later."""
     nodes, others = membership.nodes, membership.others
@@ -74,4 +77,5 @@ def assemble_safeguards(
         store_feed,
         RemoteVehicles(database, hub.fleets, monitor, clock, others=others),
         RemoteErasures(database, audit),
+        Shedding(hub.links, nodes.peers.values, lambda: hub.draining, above=shed_above if nodes.enabled else 0),
     )
