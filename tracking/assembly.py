@@ -263,6 +263,7 @@ class _Assembly:
             revisions=self.revisions,
             audit=self.audit,
             follower=lambda: self.follower,
+            shed_above=self.settings.shed_above,
         )
         self.silences = Silences(
             *(database, fleets, self.events, self.clock),

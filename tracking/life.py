@@ -92,6 +92,7 @@ class Life:
                 "feed from the store": service.safeguards.store_feed.run(),
                 "erasures by other hubs": service.safeguards.remote_erasures.run(),
                 "vehicles of other hubs": service.safeguards.remote_vehicles.run(),
+                "shedding": service.safeguards.shedding.run(),
                 "summaries": service.summaries.run(),
                 "erasures": service.erasures.run(),
                 "retention": service.retention.run(),

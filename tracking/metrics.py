@@ -165,6 +165,7 @@ KEY_READINGS = Tally(
     "outcome",
     ("good", "failed"),
 )
+SHED = Tally("tracking_sockets_shed", "Sockets closed because this hub had many more than the others")
 DRAINING = Gauge(
     "tracking_draining", "1 while this hub, which is being stopped, sends its clients to other hubs", registry=REGISTRY
 )

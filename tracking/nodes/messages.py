@@ -34,8 +34,8 @@ class Beat(msgspec.Struct, array_like=True, gc=False):
     """It stops. This is its last message."""
     draining: bool = False
     """It sends its clients to other hubs, and stops soon."""
-    connections: int = 0
-    """open sockets of clients"""
+    connections: int = -1
+    """open sockets of clients; below 0: the sender's version does not tell"""
 
 
 class Packet(msgspec.Struct, array_like=True, gc=False):

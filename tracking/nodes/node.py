@@ -18,7 +18,7 @@ class Node(NamedTuple):
 class Peer(NamedTuple):
     """Another hub. `confirmed`: it reached the database when it sent its last beat, `heard_at` (s, of the event loop).
 
-    `draining`: it sends its `connections` (sockets of clients) to other hubs, and stops soon.
+    `draining`: it sends its clients to other hubs, and stops soon. `connections`: their open sockets; below 0: not told.
     """
 
     node: str
@@ -28,7 +28,7 @@ class Peer(NamedTuple):
     confirmed: bool
     heard_at: float
     draining: bool = False
-    connections: int = 0
+    connections: int = -1
 
 
 def this_node(name: str, started_at: int) -> Node:

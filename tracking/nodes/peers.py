@@ -23,7 +23,7 @@ class Peers:
         """Notes a beat. Returns whether the peer is new."""
         new = beat.node not in self.alive
         known = beat.node, beat.name, beat.release, beat.started_at, beat.confirmed
-        self.alive[beat.node] = Peer(*known, now, beat.draining, max(0, beat.connections))
+        self.alive[beat.node] = Peer(*known, now, beat.draining, beat.connections)
         PEERS.set(len(self.alive))
         return new
 
