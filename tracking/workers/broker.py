@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections import deque
 from pathlib import Path
+from typing import IO
 
 from tracking.child_processes import how_it_ended
 from tracking.errors import ConfigError
@@ -67,7 +68,8 @@ class PrivateBroker:
         self._restart: asyncio.TimerHandle | None = None
         self._lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._reading: set[asyncio.Task[None]] = set()
-        self._stopping = False
+        self._lives = False
+        """It has answered, and is not to stop: from then on it is started again."""
 
     @property
     def url(self) -> str:
@@ -84,10 +86,11 @@ class PrivateBroker:
                 said = "".join(f"\n    {line}" for line in self._lines)
                 raise ConfigError(f"the private NATS server {self._program} does not start{said}")
             await asyncio.sleep(LOOK_SECONDS)
+        self._lives = True
         logger.info("the private NATS server runs: process %d, port %d", self._child.pid if self._child else 0, self._port)
 
     async def stop(self) -> None:
-        self._stopping = True
+        self._lives = False
         if self._restart is not None:
             self._restart.cancel()
         child = self._child
@@ -103,8 +106,9 @@ class PrivateBroker:
         try:
             child = self._launch()
         except OSError as error:
+            self._lines.append(str(error))
             logger.error("the private NATS server cannot be started: %s", error)
-            self._plan(0.0)
+            self._plan(self._restarts.delay(0.0))
             return
         self._child = child
         began = asyncio.get_running_loop().time()
@@ -112,8 +116,7 @@ class PrivateBroker:
 
     def _launch(self) -> Child:
         read, write = os.pipe()
-        # A file without a name: nobody else can open it, and nothing has to be removed. The server reads it at its start.
-        with tempfile.TemporaryFile() as configuration, os.fdopen(write, "wb") as output:
+        with _nameless_file() as configuration, os.fdopen(write, "wb") as output:
             configuration.write(self._configuration().encode())
             configuration.flush()
             configuration.seek(0)
@@ -164,7 +167,7 @@ class PrivateBroker:
 
     def _has_ended(self, code: int, began: float) -> None:
         self._child = None
-        if self._stopping:
+        if not self._lives:
             return
         lived = asyncio.get_running_loop().time() - began
         delay = self._restarts.delay(lived)
@@ -172,5 +175,12 @@ class PrivateBroker:
         self._plan(delay)
 
     def _plan(self, delay: float) -> None:
-        if not self._stopping:
+        if self._lives:
             self._restart = asyncio.get_running_loop().call_later(delay, self._begin)
+
+
+def _nameless_file() -> IO[bytes]:
+    """A file that nobody else can open, and that need not be removed. The server reads it at its start, by its number."""
+    if hasattr(os, "memfd_create"):  # also where no directory can be written to
+        return os.fdopen(os.memfd_create("nats-server"), "w+b")
+    return tempfile.TemporaryFile()

@@ -11,7 +11,7 @@ SPREADS = sys.platform == "linux"
 
 
 class Port:
-    """It is ours until `close`, whether or not a hub runs. Raises `ConfigError` if it is taken."""
+    """Where hubs listen, until `close`. Raises `ConfigError` if another program listens there."""
 
     def __init__(self, host: str, number: int) -> None:
         if number:
@@ -19,7 +19,7 @@ class Port:
             _check_free(host, number)
         self._host = host
         self._held = bound_socket(host, number, shared=SPREADS)
-        """It does not listen where each slot has its own, and keeps others from taking the port."""
+        """Bound while no hub listens too, so that the system gives the port to nobody. It listens only if hubs share it."""
         self.number: int = self._held.getsockname()[1]
         if not SPREADS:
             self._held.listen(BACKLOG)
