@@ -165,6 +165,13 @@ KEY_READINGS = Tally(
     "outcome",
     ("good", "failed"),
 )
+SHED = Tally("tracking_sockets_shed", "Sockets closed because this hub had many more than the others")
+DRAINING = Gauge(
+    "tracking_draining", "1 while this hub, which is being stopped, sends its clients to other hubs", registry=REGISTRY
+)
+LEASE_HELD = Gauge(
+    "tracking_lease_held", "1 while this hub does a job that one hub is enough for, by job", ["job"], registry=REGISTRY
+)
 PEERS = Gauge("tracking_peers", "Other hubs that are alive", registry=REGISTRY)
 BROKER_CONNECTED = Gauge("tracking_broker_connected", "1 while this hub is connected to the broker", registry=REGISTRY)
 _TO_AND_FROM = ("out", "in")

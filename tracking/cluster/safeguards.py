@@ -12,6 +12,7 @@ from tracking.cluster.homes import Homes
 from tracking.cluster.membership import Membership
 from tracking.cluster.remote_erasures import RemoteErasures
 from tracking.cluster.remote_vehicles import RemoteVehicles
+from tracking.cluster.shedding import Shedding
 from tracking.cluster.store_feed import StoreFeed
 from tracking.history.revisions import Revisions
 from tracking.live.follower import Follower
@@ -33,6 +34,7 @@ class Safeguards(NamedTuple):
     """None without a broker."""
     remote_vehicles: RemoteVehicles
     remote_erasures: RemoteErasures
+    shedding: Shedding
 
     def degraded(self) -> list[str]:
         """For `/readyz`: what does not work now, and what to do."""
@@ -62,6 +64,7 @@ def assemble_safeguards(
     revisions: Revisions,
     audit: Audit,
     follower: Callable[[], Follower[State]],
+    shed_above: float,
 ) -> Safeguards:
     """`follower` returns the follower, which is built later."""
     nodes, others = membership.nodes, membership.others
@@ -82,4 +85,5 @@ def assemble_safeguards(
         fleets,
         remote_vehicles,
         RemoteErasures(database, audit),
+        Shedding(hub.links, nodes.peers.values, lambda: hub.draining, above=shed_above if nodes.enabled else 0),
     )

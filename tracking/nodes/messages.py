@@ -32,6 +32,10 @@ class Beat(msgspec.Struct, array_like=True, gc=False):
     links: dict[str, int]
     leaving: bool = False
     """It stops. This is its last message."""
+    draining: bool = False
+    """It sends its clients to other hubs, and stops soon."""
+    connections: int = -1
+    """open sockets of clients; below 0: the sender's version does not tell"""
 
 
 class Packet(msgspec.Struct, array_like=True, gc=False):
