@@ -2,6 +2,7 @@
 #
 #   make test ARGS='-k passenger'     arguments go to pytest
 #   make test WORKERS=1              one test file at a time; 2 at once by default
+#   make demo WORKERS=2              two hubs; one by default
 #   PYTHON=/path/to/python3.12        another interpreter for .venv
 #   TRACKING_DATABASE_URL=…           use that database; PostgreSQL is neither installed nor started
 
@@ -30,8 +31,8 @@ install: ## Install what the service needs to run: .venv/bin/tracking, PostgreSQ
 dev: ## Install what the tests need as well: linters, Chromium, Node
 	@./setup.sh dev
 
-demo: install ## Run everything on 127.0.0.1 with simulated drivers, and print a passenger's link (PORT=8000 DRIVERS=40)
-	@exec $(BIN)/tracking demo $(if $(PORT),--port $(PORT)) --drivers $(DRIVERS)
+demo: install ## Run everything on 127.0.0.1 with simulated drivers, and print a passenger's link (PORT=8000 DRIVERS=40 WORKERS=2)
+	@exec $(BIN)/tracking demo $(if $(PORT),--port $(PORT)) --drivers $(DRIVERS) $(if $(filter-out file,$(origin WORKERS)),--workers $(WORKERS))
 
 test: dev ## Run all tests: pytest (ARGS='-k name' WORKERS=2) and the pages' own
 	@status=0; \
