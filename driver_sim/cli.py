@@ -275,6 +275,18 @@ def bench(
     import_module("driver_sim.bench.run").run(chosen, seconds, path, conditions)
 
 
+@main.command()
+@click.option("--vehicles", type=click.IntRange(10_000), default=10_000_000, show_default=True, help="Vehicles of all.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same result.")
+@click.option(
+    "--assumptions", "shows_assumptions", is_flag=True, help="Print each assumption with its source, and simulate nothing."
+)
+def simulate(vehicles: int, seed: int, shows_assumptions: bool) -> None:
+    """Simulate millions of vehicles on many hubs, and print what falls on each hub, link and database."""
+    # Imported here, because the drivers' apps do not need numpy.
+    import_module("driver_sim.scale.command").run(vehicles, seed, shows_assumptions)
+
+
 async def _replay_own(hub: str, fleet: str, recording: Recording, speed: float | None, stopping: asyncio.Event) -> Summary:
     async with (
         Backend(hub, _service_token(), attempts=8) as backend,

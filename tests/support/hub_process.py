@@ -77,6 +77,8 @@ class HubProcess:
             "TRACKING_PUBLIC_URL": self.url,
             # Tests wait for each ack before they send the next fix. Other tests cover the pace of acks.
             "TRACKING_ACK_INTERVAL": "0",
+            # A hub among several ends as fast as a single one. Tests of the drain set it.
+            "TRACKING_DRAIN_SECONDS": "0",
             **{f"TRACKING_{name.upper()}": value for name, value in settings.items()},
         }
         self.process: Process | None = None
