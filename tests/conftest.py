@@ -179,14 +179,15 @@ def make_hub(request: pytest.FixtureRequest) -> MakeHub:
 
 @pytest.fixture(scope="session")
 def shared_hubs(
-    make_hub: MakeHub, cluster: Cluster, template: str, tmp_path_factory: pytest.TempPathFactory
+    make_hub: MakeHub, cluster: Cluster, template: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Callable[[int], HubProcess]]:
     """The hub that tests share, and the hubs behind a load balancer that they share; by their number."""
+    default: int = request.config.getoption("hubs")
     made: dict[int, HubProcess] = {}
 
     def shared(count: int) -> HubProcess:
         if count not in made:
-            database = f"shared_{count}"
+            database = "shared" if count == default else f"shared_{count}"
             cluster.create_database(database, template)
             log = tmp_path_factory.mktemp("hub") / "log"
             made[count] = make_hub(cluster.url(database), log, count).start()

@@ -84,6 +84,11 @@ class HubProcess:
         self.process: Process | None = None
 
     @property
+    def alone(self) -> bool:
+        """Whether it is a single hub, not several behind a load balancer."""
+        return True
+
+    @property
     def processes(self) -> list[Process]:
         """Those that were started and not ended."""
         return [self.process] if self.process is not None else []

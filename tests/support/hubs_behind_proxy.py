@@ -28,6 +28,10 @@ class HubsBehindProxy(HubProcess):
         SPREAD.add(self.url)
 
     @property
+    def alone(self) -> bool:
+        return False
+
+    @property
     def processes(self) -> list[Process]:
         return [process for hub in self.hubs for process in hub.processes]
 

@@ -62,7 +62,8 @@ async def test_trust_87_watchers_of_a_trip_are_told_that_one_of_its_vehicles_was
                 assert 47.11 not in _latitudes((await comer.receive())["track"])
         query = f"?epoch={snapshot['epoch']}&offset={snapshot['offset']}"
         async with Passenger(hub.url, trip_id, query=query) as comer:
-            assert (await comer.receive())["type"] == "resumed"
+            if hub.alone:  # An epoch belongs to one hub.
+                assert (await comer.receive())["type"] == "resumed"
             assert _latitudes((await comer.expect("track_revised"))["track"]) == [47.12]
     assert {row["vehicle_id"] for row in await api.track(f"/trips/{trip_id}/track")} == {second}
 
