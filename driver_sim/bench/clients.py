@@ -123,7 +123,7 @@ class Client(asyncio.Protocol):
         mask = b"\x5a\x17\xe3\x88"
         length = len(payload)
         size = bytes((0x80 | length,)) if length < 126 else b"\xfe" + length.to_bytes(2, "big")
-        if self.transport is not None:
+        if self.transport is not None and not self.transport.is_closing():
             self.transport.write(bytes((head,)) + size + mask + apply_mask(payload, mask))
 
     def close(self) -> None:

@@ -126,7 +126,9 @@ async def _rolled(environment: Environment, hubs: Hubs, count: int, seconds: flo
         not_back = sum(not client.served.is_set() for client in clients)
         await wait(seconds, "roll: afterwards")
         after = hubs.connections()
-        reporting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            reporting.cancel()
+            await reporting  # raises what was wrong with it
         await drained(drivers)
         not_whole = await _not_whole(environment, passengers)
         refused = Counter(why for client, n in zip(clients, at_first, strict=True) for why in client.refused[n:])

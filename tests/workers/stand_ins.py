@@ -1,4 +1,4 @@
-"""Stand-ins for hubs, in virtual time. They check what the supervisor may do to them."""
+"""Stand-ins for hubs, in virtual time. They note what the supervisor may not do to them."""
 
 import asyncio
 import signal
@@ -52,7 +52,7 @@ class StandIn:
         source = self._source
         if not source.stopping:
             others = [one for one in source.alive(self.slot) if one is not self]
-            assert [one.serves for one in others] == [True], "a hub was stopped before its successor served"
+            source.check([one.serves for one in others] == [True], "a hub was stopped before its successor served")
         if self.asked is None:
             self.asked = asyncio.get_running_loop().time()
             if self.way.stops is not None:
@@ -63,7 +63,7 @@ class StandIn:
         if not self._source.may_kill:
             late = self.asked is not None and now - self.asked >= self._source.stop_seconds - 0.001
             unready = self.successor and not self.ready.done() and now - self.began >= READY_SECONDS - 0.001
-            assert late or unready, "a hub was killed that had time left"
+            self._source.check(late or unready, "a hub was killed that had time left")
         self.end(-signal.SIGKILL)
 
     def _become_ready(self) -> None:
@@ -82,11 +82,14 @@ class StandIns:
     started: list[StandIn] = field(default_factory=list)
     open: set[int] = field(default_factory=set)
     """Slots to which connections come."""
+    wrongs: list[str] = field(default_factory=list)
     on_start: Callable[[StandIn], None] = lambda _: None
 
     def start(self, slot: int, *, successor: bool) -> StandIn:
-        assert not self.stopping, "a hub was started while all stop"
-        assert len(list(self.alive(slot))) <= (1 if successor else 0), "a slot has too many hubs"
+        self.check(not self.stopping, "a hub was started while all stop")
+        there = list(self.alive(slot))
+        self.check(len(there) <= 1, "a slot has too many hubs")
+        self.check(successor or all(one.asked is not None for one in there), "a slot has two hubs that are to stay")
         way = next(self.ways, GOOD)
         self.open.add(slot)
         if way.cannot_start:
@@ -96,8 +99,12 @@ class StandIns:
         self.on_start(made)
         return made
 
+    def check(self, right: bool, otherwise: str) -> None:
+        if not right:
+            self.wrongs.append(otherwise)
+
     def withdraw(self, slot: int) -> None:
-        assert not list(self.alive(slot)) or self.stopping
+        self.check(not list(self.alive(slot)) or self.stopping, "connections were kept from a hub that lives")
         self.open.discard(slot)
 
     def alive(self, slot: int) -> Iterator[StandIn]:

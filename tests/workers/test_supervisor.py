@@ -43,6 +43,7 @@ async def running(count: int, ways: Iterable[Way] = ()) -> AsyncIterator[Running
     if not made.task.done():
         await made.stop()
     assert [one.pid for one in source.started if not one.ended.done()] == []
+    assert source.wrongs == []
 
 
 def test_all_hubs_are_replaced_by_turns_each_by_one_that_serves_first() -> None:
@@ -192,6 +193,16 @@ def test_settings_that_no_hub_can_run_with_end_it_with_the_reason() -> None:
     virtual_time.run(story())
 
 
+def test_what_was_good_once_is_tried_again_though_a_hub_refuses_it_later(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        async with running(1, [Way(dies=5.0), Way(ready=None, dies=1.0, refused=True)]) as it:
+            await asyncio.sleep(10)
+            assert it.serving() == [3]
+            assert "hub 1 lived 1 s, and ended with exit code 1: it is refused. It starts again in 1 s" in caplog.text
+
+    virtual_time.run(story())
+
+
 WAYS = st.builds(
     Way,
     ready=st.none() | st.floats(0.01, 100),
@@ -211,7 +222,7 @@ def test_whatever_happens_in_the_end_each_slot_has_one_hub_of_the_last_round(
 
             def bounded(_: StandIn) -> None:
                 alive = [one for one in it.source.started if not one.ended.done()]
-                assert len(alive) <= count + 1
+                it.source.check(len(alive) <= count + 1, "more than one hub was replaced at once")
 
             it.source.on_start = bounded
             for pause, what in steps:
@@ -224,6 +235,8 @@ def test_whatever_happens_in_the_end_each_slot_has_one_hub_of_the_last_round(
             # All that was bad has happened: hubs are good from now on.
             it.source.ways = iter(())
             await asyncio.sleep(1_000)
+            alive = [one.slot for one in it.source.started if not one.ended.done()]
+            assert sorted(alive) == list(range(1, count + 1))
             last = len(it.source.started)
             it.supervisor.roll()
             await asyncio.sleep(1_000)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,12 +15,14 @@ import asyncpg
 import psutil
 import pytest
 
+from tests.support.broker import Broker
 from tests.support.clients import Api, Driver, Passenger, fix
 from tests.support.devices import Device, DeviceClock, until
 from tests.support.hub_process import ROOT
 from tests.support.ledger import wrongs
 from tests.workers.workers import Workers
 from tracking.demo.postgres import Cluster
+from tracking.workers.channel import READY, Inherited
 
 DRAIN = 1.0
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n"
@@ -154,6 +157,24 @@ async def test_a_successor_that_cannot_run_leaves_the_hubs_as_they_are(workers: 
     assert set(await workers.joined()) == set(before)
 
 
+async def test_a_successor_accepts_nobody_before_it_is_ready(workers: Workers) -> None:
+    before = await workers.joined()
+    workers.broker().suspend()
+    try:
+        hubs = workers.hubs()
+        workers.supervisor.send_signal(signal.SIGHUP)
+        await until(lambda: len(workers.hubs()) == 3, "a successor begins")
+        successor = next(hub for hub in workers.hubs() if hub not in hubs)
+        await until(lambda: workers.said(rf" {successor.pid}\] .*: not ready yet: the NATS server") == 1, "it is not ready")
+        for _ in range(4):
+            assert set(await workers.seen()) <= set(before)
+        successor.kill()
+        await until(lambda: workers.said("hub 1 is not replaced: its successor was ended by SIGKILL") == 1, "it is told")
+    finally:
+        workers.broker().resume()
+    assert set(await workers.joined()) == set(before)
+
+
 async def test_another_supervisor_does_not_share_the_port_by_mistake(workers: Workers) -> None:
     code, output = _run(workers.environment, "--workers", "2", "--port", str(workers.port))
     assert code == 1
@@ -190,6 +211,29 @@ async def test_a_signal_stops_all_in_order(database_url: str, tmp_path: Path, co
         assert own.said("ERROR") == 0
     finally:
         own.kill()
+
+
+def test_a_hub_ends_with_the_channel_to_its_supervisor(database_url: str, broker: Broker, tmp_path: Path) -> None:
+    """As on systems whose kernel does not end it."""
+    environment = Workers(database_url, tmp_path / "log", 1, nats_url=broker.url).environment
+    ours, theirs = socket.socketpair()
+    with ours, socket.create_server(("127.0.0.1", 0)) as listener:
+        with theirs:
+            inherited = Inherited(listener.fileno(), theirs.fileno(), successor=True)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tracking.cli", "serve", "--inherited", str(inherited)],
+                cwd=ROOT,
+                env=environment,
+                pass_fds=inherited[:2],
+                stderr=subprocess.DEVNULL,
+            )
+        try:
+            ours.settimeout(30)
+            assert ours.recv(100) == READY
+        finally:
+            ours.close()
+            code = process.wait(10)
+    assert code == 1
 
 
 def test_settings_that_no_hub_can_run_with_are_told_once(database_url: str, tmp_path: Path) -> None:
@@ -229,6 +273,7 @@ async def _coming_and_going(port: int) -> AsyncIterator[list[str]]:
     async def come_and_go() -> None:
         while not over.is_set():
             found.append(await _status(port))
+            await asyncio.sleep(0.02)  # The hubs need the processor more.
 
     over = asyncio.Event()
     tasks = [asyncio.create_task(come_and_go()) for _ in range(4)]

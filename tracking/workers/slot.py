@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from tracking.child_processes import how_it_ended
+from tracking.errors import TrackingError
 from tracking.workers.restarts import Restarts
 
 logger = logging.getLogger(__name__)
@@ -14,6 +16,7 @@ READY_SECONDS = 60.0
 """How long a successor may take to be ready."""
 WITHDRAW_SECONDS = 2.0
 """A slot that starts its hub again no sooner than this gets no new connections until then."""
+CANNOT_START = (OSError, subprocess.SubprocessError, TrackingError)
 
 
 class Worker(Protocol):
@@ -85,7 +88,7 @@ class Slot:
         self._restart = None
         try:
             worker = self._begin(successor=False)
-        except Exception as error:
+        except CANNOT_START as error:
             logger.error("hub %d cannot be started: %s", self.number, error)
             self._plan(self._restarts.delay(0.0))
         else:
@@ -99,7 +102,7 @@ class Slot:
         self._forget_restart()
         try:
             successor = self._successor = self._begin(successor=True)
-        except Exception as error:
+        except CANNOT_START as error:
             why: str | None = f"its successor cannot be started: {error}"
         else:
             why = await self._trouble_of(successor)
@@ -148,7 +151,7 @@ class Slot:
             return
         lived = asyncio.get_running_loop().time() - began
         delay = self._restarts.delay(lived)
-        logger.error("hub %d %s after %.0f s; it starts again in %.0f s", self.number, _how(worker), lived, delay)
+        logger.error("hub %d lived %.0f s, and %s. It starts again in %.0f s", self.number, lived, _how(worker), delay)
         if self._successor is None:
             self._plan(delay)
 
