@@ -44,7 +44,7 @@ async def test_trust_63_dispatchers_see_all_though_every_third_packet_is_lost(da
 
 
 async def test_a_vehicle_stands_is_lost_and_leaves_once_on_every_hub(database_url: str) -> None:
-    async with hubs(database_url, 3, registered=True, commit_interval=0, gone_after=150) as made:
+    async with hubs(database_url, 3, registered=True, commit_interval=0, gone_after=90) as made:
         home, *others = made
         async with Api(home.url) as api, contextlib.AsyncExitStack() as stack:
             van, trip_id = await api.under_way()
@@ -73,7 +73,7 @@ async def test_a_vehicle_stands_is_lost_and_leaves_once_on_every_hub(database_ur
             assert shown.position is not None
             woken = FleetMoves(fleet_id, home.clock(), [SeenVehicle(shown.position, standing=True)])
             home.service.nodes.tell_all(woken)
-            await _passes(made, 96)
+            await _passes(made, 32)
             for screen in screens:
                 await until(lambda s=screen: s.left == [van], "it left the map")  # type: ignore[misc]
                 assert screen.statuses[van] == ["on_trip", "stopped", "lost"]
