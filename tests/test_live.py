@@ -5,12 +5,14 @@ import socket
 from collections.abc import Callable
 
 import asyncpg
+import pytest
 
 from tests.support.clients import Api, Driver, Message, Passenger, fix, now_ms
 from tests.support.hub_process import HubProcess
 from tests.support.offsets import assert_contiguous
 
 
+@pytest.mark.one_hub("an epoch belongs to one hub")
 async def test_who_comes_back_gets_what_was_missed_and_nothing_twice(hub: HubProcess, api: Api) -> None:
     vehicle_id, trip_id = await api.under_way()
     async with Driver(hub.url, vehicle_id) as driver:
@@ -188,6 +190,7 @@ async def test_a_status_is_told_though_its_driver_is_gone_before_the_commit(
     await database.close()
 
 
+@pytest.mark.one_hub("the load balancer holds what a slow reader does not read")
 async def test_a_slow_reader_gets_the_newest_and_is_told(own_hub: Callable[..., HubProcess]) -> None:
     hub = own_hub(outbox_high_water="4096")
     count, batch = 30_000, 500

@@ -1,5 +1,7 @@
 """Builds the parts of a hub and joins them."""
 
+import asyncio
+
 from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.budgets import assemble_budgets
@@ -37,6 +39,7 @@ from tracking.monitor.silence import Silences
 from tracking.monitor.states import AlertStates
 from tracking.nodes.assembly import assemble_nodes, assemble_registry
 from tracking.nodes.backplane import Backplane
+from tracking.nodes.leases import Leases
 from tracking.nodes.registry import Registry
 from tracking.refiling import Refiling
 from tracking.service import Service
@@ -59,6 +62,8 @@ BACKLOG_GROUPS = 1.75
 CONFIRMED_SECONDS = 3.0
 """A hub tells others that it reaches the database if it read the change log to its end so long ago."""
 LISTS_AT_ONCE = 3
+OTHERS_SETTLE_SECONDS = 5.0
+"""How long other hubs may take to store fixes that they took before they knew that a trip was removed."""
 MAX_HUBS_COUNTED = 3
 """A fix waits for its commit for up to so many intervals. With more hubs than this they commit more often together."""
 SHAPES_AT_ONCE = 1
@@ -110,6 +115,7 @@ class _Assembly:
             settings, self.database, registry.node, backplane, confirmed=lambda: self.follower.behind < CONFIRMED_SECONDS
         )
         self.nodes.connections = lambda: self.hub.links.count
+        self.leases = Leases(self.database, registry.node.node, alone=not self.nodes.enabled)
         self._build_live()
         self._build_history()
         self._build_ingest()
@@ -161,6 +167,7 @@ class _Assembly:
             self.clock,
             delay=self.settings.summary_delay,
             retention_days=self.settings.retention_days,
+            ours=self.leases.job("summaries"),
         )
         self.sums = Sums(self.summing, self.clock)
 
@@ -214,7 +221,12 @@ class _Assembly:
         return await self.homes.open_session(vehicle, name)
 
     def _build_erasures(self) -> None:
-        self.erasures = Erasures(self.database, self.jobs, self.clock, settled=self.recorder.settled)
+        self.erasures = Erasures(self.database, self.jobs, self.clock, settled=self._settled, ours=self.leases.job("erasures"))
+
+    async def _settled(self) -> None:
+        await self.recorder.settled()
+        if self.nodes.peers:
+            await asyncio.sleep(OTHERS_SETTLE_SECONDS)
 
     def _build_monitor(self, last_event: int) -> None:
         database, fleets, gone_after = self.database, self.hub.fleets, self.settings.gone_after
@@ -271,6 +283,8 @@ class _Assembly:
             connected=self.hub.drivers,
             gone_after=self.settings.gone_after,
         )
+        if self.nodes.enabled:
+            self.loader.on_look = self.safeguards.remote_vehicles.look
 
     def _build_following(self) -> None:
         settings = self.settings
@@ -305,7 +319,8 @@ class _Assembly:
             "revoked_unknown": self.auth.forget,
             "latest": self.hub.fleets.forget_places,
         }
-        return Retention(self.jobs, self.housekeeping, self.settings, self.clock, let_go=forget)
+        ours = self.leases.job("retention")
+        return Retention(self.jobs, self.housekeeping, self.settings, self.clock, let_go=forget, ours=ours)
 
     def service(self) -> Service:
         settings, clock, database, follower, budgets = self.settings, self.clock, self.database, self.follower, self.budgets
@@ -316,6 +331,7 @@ class _Assembly:
             auth=self.auth,
             nodes=self.nodes,
             registry=self.registry,
+            leases=self.leases,
             marks=self.marks,
             database=database,
             recording=self.recording,
@@ -341,7 +357,9 @@ class _Assembly:
             shapes=shapes,
             follower=follower,
             change_feed=self.change_feed,
-            change_upkeep=ChangeUpkeep(self.jobs, self.housekeeping, settings, clock),
+            change_upkeep=ChangeUpkeep(
+                self.jobs, self.housekeeping, settings, clock, ours=self.leases.job("upkeep of the change log")
+            ),
             trips=Trips(follower, clock, per_fleet=settings.open_trips_per_fleet, per_vehicle=settings.open_trips_per_vehicle),
             vehicles=Vehicles(follower, clock, per_fleet=settings.vehicles_per_fleet),
             fleets=Fleets(follower, limit=settings.fleets_limit),

@@ -1,6 +1,6 @@
 """The upkeep of the change log: its partitions are made ahead, and rows that are too old or too many are removed.
 
-Several hubs may do it at once. It uses the database's clock, as the rows of the log do.
+One hub does it. Several may do it at once. It uses the database's clock, as the rows of the log do.
 """
 
 import asyncio
@@ -9,12 +9,12 @@ import logging
 import asyncpg
 
 from tracking.config import Settings
-from tracking.errors import StoreUnavailable
+from tracking.errors import LeaseLost, StoreUnavailable
 from tracking.metrics import CHANGES_CUT
 from tracking.model import Clock
 from tracking.store import change_days
 from tracking.store.days import DAY_MS
-from tracking.store.jobs import Jobs
+from tracking.store.jobs import Jobs, Ours, always
 from tracking.store.pool import Database
 
 logger = logging.getLogger(__name__)
@@ -27,18 +27,23 @@ LOOK_SECONDS = 300.0
 class ChangeUpkeep:
     """`run` works until it is cancelled."""
 
-    def __init__(self, jobs: Jobs, database: Database, settings: Settings, clock: Clock) -> None:
+    def __init__(self, jobs: Jobs, database: Database, settings: Settings, clock: Clock, *, ours: Ours = always) -> None:
+        """`ours`: whether this hub does it, if there are several."""
         self._jobs = jobs
         self._database = database
         self._settings = settings
         self._clock = clock
+        self._ours = ours
         self._without: set[int] = set()
         """Days that cannot have a partition now."""
 
     async def run(self) -> None:
         while True:
             try:
-                await self.work()
+                if await self._ours():
+                    await self.work()
+            except LeaseLost as lost:
+                logger.info("the upkeep of the change log stops here: %s", lost)
             except StoreUnavailable as error:
                 logger.warning("the upkeep of the change log is not possible now, trying again: %s", error)
             except asyncpg.PostgresError:
@@ -46,7 +51,7 @@ class ChangeUpkeep:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def work(self) -> None:
-        """Makes partitions ahead, and removes what is no longer kept. Raises `StoreUnavailable`."""
+        """Makes partitions ahead, and removes what is no longer kept. Raises `LeaseLost` and `StoreUnavailable`."""
         async with self._database.connection() as connection:
             today = await change_days.now(connection) // DAY_MS
         ahead = range(today, today + DAYS_AHEAD + 1)
@@ -77,4 +82,4 @@ class ChangeUpkeep:
             found = await change_days.parts(connection)
         for part in found:
             if not await change_days.drop_day(self._database, part, ahead) and part.attached:
-                await self._jobs.run("cut the change log", change_days.Rows(part))
+                await self._jobs.run("cut the change log", change_days.Rows(part), self._ours)

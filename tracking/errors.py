@@ -6,6 +6,7 @@
     |-- StoreUnavailable       PostgreSQL is away; the caller may try again
     |   |-- StoreWentBack      the store is older than memory; this memory must not use it any more
     |   `-- HomeLost           another hub is the vehicle's home now; the device comes back and sends again
+    |-- LeaseLost              another hub does this job now
     |-- Refusal                a request that is understood and refused; carries an error code
     |   `-- TokenRefused       no token, or an invalid one; carries a close code too
     `-- SocketClosed           a WebSocket must be closed; carries a close code
@@ -139,6 +140,10 @@ class StoreWentBack(StoreUnavailable):
 
 class HomeLost(StoreUnavailable):
     """Another hub is the vehicle's home now, so nothing of it is stored here. The device must come back and send it again."""
+
+
+class LeaseLost(TrackingError):
+    """Another hub does this job now. It continues where this one has stopped."""
 
 
 class Refusal(TrackingError):

@@ -34,6 +34,7 @@ CANCEL_SECONDS = 1.0
 """How long a cancelled step may take to end."""
 RECORDER, EVENTS, AUDIT, NODES = "recorder", "events", "audit", "nodes"
 """Tasks that the shutdown waits for."""
+HEARTBEAT = "heartbeat of the change log"
 PATIENCE_SECONDS = 3.0
 """How long a start waits for the database before it continues without it."""
 DAYS_AHEAD = 3
@@ -82,7 +83,7 @@ class Life:
                 "follower": service.follower.run(),
                 "notifications": service.follower.listen(),
                 "upkeep of the change log": service.change_upkeep.run(),
-                "heartbeat of the change log": service.follower.beat(),
+                HEARTBEAT: service.follower.beat(service.leases.job(HEARTBEAT)),
                 "latest positions": service.latest.run(),
                 "revisions": service.revisions.run(),
                 "refiling": service.refiling.run(),
@@ -109,6 +110,7 @@ class Life:
                 "marks": _check_marks(service),
                 NODES: service.nodes.run(),
                 "trips across hubs": _across_hubs(service),
+                "fleets across hubs": _fleets_across_hubs(service),
             }.items()
         }
         for task in self._tasks.values():
@@ -117,8 +119,8 @@ class Life:
     async def end(self) -> None:
         """Stores what was accepted, as far as possible. Every step is tried, even if another failed.
 
-        It takes at most the setting `stop_timeout`, `LATEST_SECONDS` and thrice `END_SECONDS`, and a second more for each. By
-        then nobody is connected.
+        It takes at most the setting `stop_timeout`, `LATEST_SECONDS` and four times `END_SECONDS`, and a second more for each.
+        By then nobody is connected.
         """
         service = self.service
         seconds = service.settings.stop_timeout
@@ -135,6 +137,7 @@ class Life:
             _step("writing the audit", seconds, service.audit.flush(), by=self._tasks.get(AUDIT)),
         )
         if service.nodes.enabled:
+            await _step("giving up the jobs", END_SECONDS, service.leases.release())
             await _step("leaving the other hubs", END_SECONDS, service.nodes.leave(), by=self._tasks.get(NODES))
         await self._stop()
 
@@ -239,6 +242,11 @@ async def _across_hubs(service: Service) -> None:
 
     await _until_stored(follow, service)
     await service.across_hubs.trips.run()
+
+
+async def _fleets_across_hubs(service: Service) -> None:
+    if service.safeguards.fleets is not None:
+        await service.safeguards.fleets.run()
 
 
 async def _keep_house(service: Service) -> None:

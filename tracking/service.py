@@ -33,6 +33,7 @@ from tracking.monitor.events import Events
 from tracking.monitor.loader import Loader
 from tracking.monitor.monitor import Monitor
 from tracking.monitor.silence import Silences
+from tracking.nodes.leases import Leases
 from tracking.nodes.nodes import Nodes
 from tracking.nodes.registry import Registry
 from tracking.refiling import Refiling
@@ -58,6 +59,8 @@ class Service:
     """this hub among the others"""
     registry: Registry
     """who is alive by the database; of the process, and so the same when all is built anew"""
+    leases: Leases
+    """which jobs this hub does, of those that one hub is enough for"""
     marks: Marks
     """of what was committed through any of the pools"""
     database: Database

@@ -83,6 +83,20 @@ class Hub:
             self._hub.send_signal(signal.SIGKILL)
             self._hub.wait(STOP_SECONDS)
 
+    async def stop(self, timeout: float) -> None:
+        """SIGTERM, and waits until it has ended. Raises `EnvironmentFailed`."""
+        assert self._hub is not None
+        self._hub.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + timeout
+        while self._hub.poll() is None:
+            if time.monotonic() > deadline:
+                raise EnvironmentFailed(f"the hub did not end within {timeout:g} s; its log is {self._log}")
+            await asyncio.sleep(0.05)
+
+    def connections(self) -> int:
+        """How many clients are connected to it."""
+        return connections(self._process, self.port)
+
     async def metrics(self, token: str) -> dict[str, float]:
         """Its metrics by their names, labels included."""
         async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {token}"}) as http:
@@ -143,6 +157,15 @@ class Broker:
     def cpu(self) -> float:
         """Seconds of CPU since its start."""
         return cpu(self._process)
+
+
+def connections(process: psutil.Process, port: int) -> int:
+    """How many connections the process has accepted at this port."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return sum(
+            line.status == psutil.CONN_ESTABLISHED and line.laddr.port == port for line in process.net_connections("tcp")
+        )
+    return 0
 
 
 def broker_program() -> str:

@@ -60,6 +60,7 @@ async def test_the_line_has_no_hole_after_a_break(own_hub: Callable[..., HubProc
         assert await page.page.locator("#banner").is_hidden()
 
 
+@pytest.mark.one_hub("an epoch belongs to one hub")
 async def test_a_break_of_the_line_alone_is_resumed(hub: HubProcess, api: Api, browser: Browser) -> None:
     vehicle_id, trip_id = await api.under_way()
     begin = now_ms() - 20_000

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from tests.support.clocks import SetClock
@@ -27,7 +28,7 @@ from tracking.store import (
     vehicles,
 )
 from tracking.store.days import DAY_MS, date_of
-from tracking.store.jobs import Batch, Jobs
+from tracking.store.jobs import Batch, Jobs, Ours, always
 from tracking.store.pool import Connection, Database
 
 ENDED = BEGIN + 600_000
@@ -206,7 +207,7 @@ async def test_an_erasure_that_was_broken_off_goes_on(store: Database, connectio
     class BrokenOff(Jobs):
         left = after
 
-        async def run(self, what: str, batch: Batch) -> int:
+        async def run(self, what: str, batch: Batch, ours: Ours = always) -> int:
             async def until_broken_off(connection: Connection, rows: int) -> int | None:
                 BrokenOff.left -= 1
                 done = await batch(connection, rows)
@@ -215,7 +216,7 @@ async def test_an_erasure_that_was_broken_off_goes_on(store: Database, connectio
                     raise RuntimeError("killed")
                 return done
 
-            return await super().run(what, until_broken_off)
+            return await super().run(what, until_broken_off, ours)
 
     broken = Erasures(store, BrokenOff(store, rows=7, most=7, rest=0), SetClock(ENDED), settled=_settled)
     [under_way] = await erasures.under_way(connection, 10)
@@ -226,6 +227,27 @@ async def test_an_erasure_that_was_broken_off_goes_on(store: Database, connectio
     assert under_way.removed > 0 or after == 1
     await _erase(store, Jobs(store, rows=7, most=7, rest=0), van.number)
     assert await _tables_with(connection, van.number) == set()
+
+
+async def test_an_erasure_that_two_hubs_do_at_once_leaves_nothing(store: Database, connection: Connection) -> None:
+    van = await _everywhere(store, connection)
+    async with store.transaction() as eraser:
+        await vehicles.lock(eraser, "van")
+        await trips.unassign(eraser, van.number)
+        await erasures.begin(eraser, van.number, BEGIN)
+    [under_way] = await erasures.under_way(connection, 10)
+
+    async def erase(number: int) -> None:
+        keeper = Erasures(store, Jobs(store, rows=3 + number, most=7, rest=0), SetClock(ENDED), settled=_settled)
+        while True:
+            try:
+                return await keeper._erase(under_way)
+            except asyncpg.LockNotAvailableError:
+                continue  # `run` tries it again too
+
+    await asyncio.gather(*(erase(number) for number in range(3)))
+    assert await _tables_with(connection, van.number) == set()
+    assert not await erasures.is_under_way(connection, van.number)
 
 
 async def test_a_kept_line_loses_the_part_of_an_erased_vehicle_and_keeps_the_others(

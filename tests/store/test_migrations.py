@@ -55,6 +55,8 @@ async def test_a_database_from_the_future_is_refused(empty_url: str, tmp_path: P
     (tmp_path / "0002_second.sql").unlink()
     with pytest.raises(MigrationError, match="newer"):
         await migrate(empty_url, tmp_path)
+    with pytest.raises(MigrationError, match="newer"):
+        await check(empty_url, tmp_path)
 
 
 def test_a_gap_in_the_numbers_is_refused(tmp_path: Path) -> None:

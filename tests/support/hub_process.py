@@ -83,6 +83,16 @@ class HubProcess:
         }
         self.process: Process | None = None
 
+    @property
+    def alone(self) -> bool:
+        """Whether it is a single hub, not several behind a load balancer."""
+        return True
+
+    @property
+    def processes(self) -> list[Process]:
+        """Those that were started and not ended."""
+        return [self.process] if self.process is not None else []
+
     def begin(self) -> Process:
         """Starts it, and does not wait until it answers."""
         self.process = self._launch()
@@ -90,13 +100,13 @@ class HubProcess:
 
     def start(self) -> "HubProcess":
         self.begin()
-        wait_until(self._answers, f"the hub did not start; see {self.log}")
+        wait_until(self.answers, f"the hub did not start; see {self.log}")
         return self
 
     def _launch(self) -> Process:
         return launch(["serve", "--port", str(self.port)], self.environment, self.log)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"the hub ended with {self.process.returncode}:\n{self.log.read_text()}"
         with socket.socket() as client:

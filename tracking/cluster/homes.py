@@ -227,6 +227,9 @@ class Homes:
             alerts = hand_over.alerts_of(told, live)
             if alerts is not None:
                 self._monitor.go_on_with(live, alerts)
+            if live.feed.noted is not None:
+                # The former home may not have told other hubs of its last position.
+                live.feed.noted.add(live)
             for event in told.events:
                 self._monitor.events.add(Emitted(live.feed, told.fleet_id, live, vehicle.number, event))
         if self.recent is not None and told.recent:
@@ -284,6 +287,8 @@ class Homes:
         if live is not None:
             self._monitor.events.take_back(live)
             self._monitor.states.forget(live)
+            # It is shown as before until its new home tells of it.
+            self._monitor.elsewhere.left(live)
 
     def _refused(self, lost: Mapping[Home, homes.Home | None]) -> None:
         for home, row in lost.items():

@@ -7,6 +7,7 @@ from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.cluster.commit_notices import CommitNotices
 from tracking.cluster.cut_off import CutOff
+from tracking.cluster.fleets import FleetsAcrossHubs
 from tracking.cluster.homes import Homes
 from tracking.cluster.membership import Membership
 from tracking.cluster.remote_erasures import RemoteErasures
@@ -29,6 +30,8 @@ class Safeguards(NamedTuple):
     commit_notices: CommitNotices
     cut_off: CutOff
     store_feed: StoreFeed
+    fleets: FleetsAcrossHubs | None
+    """None without a broker."""
     remote_vehicles: RemoteVehicles
     remote_erasures: RemoteErasures
     shedding: Shedding
@@ -70,12 +73,17 @@ def assemble_safeguards(
     homes.others_registered = lambda: bool(membership.registry.others)
     store_feed = StoreFeed(database, hub, revisions, clock, away=membership.broker_away)
     nodes.observe(store_feed)
+    fleets = None
+    if nodes.enabled:
+        fleets = FleetsAcrossHubs(nodes, hub.fleets, monitor, lambda vehicle: homes.is_here(vehicle.number), clock)
+    remote_vehicles = RemoteVehicles(database, hub.fleets, monitor, clock, fleets, others=others)
     return Safeguards(
         membership,
         CommitNotices(nodes, auth, hub, lambda: follower().wake()),
         CutOff(hub, lambda: follower().behind, lambda: nodes.peers.values()),
         store_feed,
-        RemoteVehicles(database, hub.fleets, monitor, clock, others=others),
+        fleets,
+        remote_vehicles,
         RemoteErasures(database, audit),
         Shedding(hub.links, nodes.peers.values, lambda: hub.draining, above=shed_above if nodes.enabled else 0),
     )

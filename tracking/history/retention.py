@@ -2,7 +2,7 @@
 Positions are removed a day at a time by `summaries`.
 
 One table says which rows are removed, and how: `store.retention.KINDS`. Rows are removed in batches. Each batch stores its
-progress, so that the job continues after a restart. Several hubs may run this. No two of them work on one batch.
+progress, so that the job continues after a restart. One hub does it. If several do, no two of them work on one batch.
 """
 
 import asyncio
@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 import asyncpg
 
 from tracking.config import Settings
-from tracking.errors import StoreUnavailable
+from tracking.errors import LeaseLost, StoreUnavailable
 from tracking.metrics import RETENTION_REMOVED, RETENTION_SWEPT
 from tracking.model import Clock
 from tracking.store import retention
 from tracking.store.days import DAY_MS
-from tracking.store.jobs import Jobs
+from tracking.store.jobs import Jobs, Ours, always
 from tracking.store.pool import Connection, Database
 from tracking.store.retention import KINDS, Kind
 
@@ -41,18 +41,24 @@ class Retention:
         clock: Clock,
         *,
         let_go: Mapping[str, Callable[[set[str]], None]] | None = None,
+        ours: Ours = always,
     ) -> None:
+        """`ours`: whether this hub does it, if there are several. The others forget by `life.let_go` what this one removes."""
         self._jobs = jobs
         self._database = database
         self._settings = settings
         self._clock = clock
         self._let_go = let_go or {}
+        self._ours = ours
 
     async def run(self) -> None:
         warn(self._settings)
         while True:
             try:
-                await self.work()
+                if await self._ours():
+                    await self.work()
+            except LeaseLost as lost:
+                logger.info("no old rows are removed here any more: %s", lost)
             except StoreUnavailable as error:
                 logger.warning("no old rows are removed now, trying again: %s", error)
             except asyncpg.PostgresError:
@@ -60,7 +66,10 @@ class Retention:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def work(self) -> None:
-        """Removes all that is due by now, of the kinds that were not swept for an hour. Raises `StoreUnavailable`."""
+        """Removes all that is due by now, of the kinds that were not swept for an hour.
+
+        Raises `LeaseLost` and `StoreUnavailable`.
+        """
         async with self._database.connection() as connection:
             swept = await retention.swept(connection)
         for kind in KINDS:
@@ -98,7 +107,7 @@ class Retention:
             return done.rows if done.more else None
 
         try:
-            await self._jobs.run(f"remove {kind.what}", batch)
+            await self._jobs.run(f"remove {kind.what}", batch, self._ours)
         finally:
             RETENTION_REMOVED.labels(kind.name).inc(removed)
             if names and kind.name in self._let_go:

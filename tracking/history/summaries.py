@@ -7,6 +7,9 @@ is hundreds of millions of rows, so the search uses a tenth of the time.
 
 Each trip, and each day of a vehicle, is a transaction of its own (decision 24 says why they are no group of `store/batch`). If
 the database refuses one, or takes too long, it is put off, and at last given up. The others are summed up.
+
+With several hubs, one does this. What the others have noted in memory they do themselves: the summary of a late fix's trip is
+made invalid, and its day is summed up again.
 """
 
 import asyncio
@@ -18,11 +21,12 @@ from typing import NamedTuple
 
 import asyncpg
 
-from tracking.errors import StoreUnavailable
+from tracking.errors import LeaseLost, StoreUnavailable
 from tracking.ingest.commit_queue import Entry
 from tracking.model import Clock
 from tracking.store import position_days, trip_summaries, vehicle_days
 from tracking.store.days import DAY_MS, date_of
+from tracking.store.jobs import Ours, always
 from tracking.store.pool import Connection, Database, timed_out
 
 logger = logging.getLogger(__name__)
@@ -55,13 +59,17 @@ class _Trouble(NamedTuple):
 class Summaries:
     """`stored` notes what was committed. `run` works until it is cancelled."""
 
-    def __init__(self, database: Database, clock: Clock, *, delay: float, retention_days: int = 0) -> None:
-        """`delay` is in seconds. With 0 days, positions are kept for ever."""
+    def __init__(self, database: Database, clock: Clock, *, delay: float, retention_days: int = 0, ours: Ours = always) -> None:
+        """`delay` is in seconds. With 0 days, positions are kept for ever.
+
+        `ours`: whether this hub does what no hub has noted, if there are several.
+        """
         self._database = database
         self._clock = clock
         self._delay_ms = int(delay * 1000)
         self._round_seconds = min(ROUND_SECONDS, max(0.05, delay / 10))
         self._retention_days = retention_days
+        self._ours = ours
         self._late_trips: set[int] = set()
         self._late_days: set[tuple[int, int]] = set()
         self._troubles: dict[_Key, _Trouble] = {}
@@ -103,9 +111,13 @@ class Summaries:
         """
         self._timeouts = 0
         failures: list[Exception] = []
-        for part in (self._compact_trips, self._sum_up_days, self._settle_days, self._retain):
+        own = (self._uncompact_late_trips, self._sum_up_late_days)
+        for part in (*own, self._compact_trips, self._sum_up_days, self._settle_days, self._retain):
             try:
-                await part()
+                if part in own or await self._ours():
+                    await part()
+            except LeaseLost:
+                break  # another hub goes on
             except (StoreUnavailable, asyncpg.PostgresError) as error:
                 failures.append(error)
         for further in failures[1:]:
@@ -154,12 +166,20 @@ class Summaries:
 
     # --- trips and days -----------------------------------------------------------------------------------------------------
 
-    async def _compact_trips(self) -> None:
+    async def _go_on(self) -> None:
+        """To be called before each piece of long work. Raises `LeaseLost` if another hub does it now."""
+        if not await self._ours():
+            raise LeaseLost("another hub goes on with the history")
+
+    async def _uncompact_late_trips(self) -> None:
         late = list(self._late_trips)
         if late:
             async with self._database.transaction() as connection:
                 await trip_summaries.uncompact(connection, late)
             self._late_trips.difference_update(late)
+
+    async def _compact_trips(self) -> None:
+        await self._uncompact_late_trips()
         while True:
             left_out = [key for key in self._troubles if isinstance(key, int) and self._waits(key)]
             async with self._database.connection() as connection:
@@ -167,6 +187,7 @@ class Summaries:
             if not due:
                 return
             for trip in due:
+                await self._go_on()
                 await self._compact(trip)
 
     async def _compact(self, trip: int) -> bool:
@@ -191,10 +212,8 @@ class Summaries:
 
     async def _sum_up_days(self) -> None:
         now = self._clock()
-        over = (now - self._delay_ms) // DAY_MS
-        partitions = await self._held()
-        for partition in partitions:
-            if partition.day < over and not partition.summed:
+        for partition in await self._held():
+            if partition.day < self._over() and not partition.summed:
                 async with self._database.connection() as connection:
                     vehicles = await vehicle_days.vehicles_of_day(connection, partition.day, unsummed=True)
                 for number, vehicle in enumerate(vehicles):
@@ -202,16 +221,25 @@ class Summaries:
                         # A large fleet's day takes long, and trips end meanwhile.
                         await self._compact_trips()
                     if not self._waits((vehicle, partition.day)):
+                        await self._go_on()
                         await self._sum_up(vehicle, partition.day)
                 async with self._database.transaction() as connection:
                     await position_days.note(connection, partition.day, "summed", now)
-        held = {partition.day for partition in partitions}
+
+    async def _sum_up_late_days(self) -> None:
+        if not self._late_days:
+            return
+        held = {partition.day for partition in await self._held()}
         for vehicle, day in sorted(self._late_days):
             # A day that is not over has no summary yet. A day that was dropped has no positions to sum up.
-            if day >= over or day not in held:
+            if day >= self._over() or day not in held:
                 self._late_days.discard((vehicle, day))
             elif not self._waits((vehicle, day)):
                 await self._sum_up(vehicle, day)
+
+    def _over(self) -> int:
+        """The first day that is not over."""
+        return (self._clock() - self._delay_ms) // DAY_MS
 
     async def _held(self) -> list[position_days.PositionDay]:
         async with self._database.connection() as connection:
@@ -240,6 +268,7 @@ class Summaries:
             if not vehicles:
                 break
             for vehicle in vehicles:
+                await self._go_on()
                 out_of_time = settled_to != partition.settled_to and time.monotonic() >= until
                 if out_of_time or not await self._look_through(vehicle, day):
                     async with self._database.transaction() as connection:
@@ -287,6 +316,7 @@ class Summaries:
             # Oldest first, up to the first day that may not go. All days before the last dropped day count as dropped.
             if partition.day >= first_kept or not (partition.dropped or await self._may_go(partition)):
                 break
+            await self._go_on()
             if not partition.dropped:
                 async with self._database.transaction() as connection:
                     await position_days.note(connection, partition.day, "dropped", now)

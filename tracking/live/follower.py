@@ -20,6 +20,7 @@ from tracking.metrics import CHANGES, CHANGES_BEHIND, CHANGES_FAILED
 from tracking.model import Clock, system_clock
 from tracking.store import changes
 from tracking.store.changes import Change, ChangeKind, Cursor, Row
+from tracking.store.jobs import Ours, always
 from tracking.store.marks import Marks
 from tracking.store.pool import AWAY, Connection, Database
 
@@ -353,12 +354,16 @@ class Follower(Generic[State]):
                 self.listening = False
             await asyncio.sleep(LISTEN_AGAIN_SECONDS)
 
-    async def beat(self) -> None:
-        """Appends a row every minute, so that a reader's cursor is never on a row too old to be kept."""
+    async def beat(self, ours: Ours = always) -> None:
+        """Appends a row every minute, so that a reader's cursor is never on a row too old to be kept.
+
+        `ours`: whether this hub does it, if there are several.
+        """
         while True:
             with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
-                async with self._database.transaction() as connection:
-                    await changes.heartbeat(connection)
+                if await ours():
+                    async with self._database.transaction() as connection:
+                        await changes.heartbeat(connection)
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
 

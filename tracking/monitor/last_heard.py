@@ -41,6 +41,10 @@ class LastHeard:
         self._states[vehicle].silent = vehicle.lost = True
         vehicle.feed.restate(vehicle)
 
+    def is_gone(self, silent_for: int) -> bool:
+        """Whether a vehicle that was silent for so many ms is no longer on the map."""
+        return silent_for >= self._gone_after_ms
+
     def is_due(self, now: int) -> bool:
         """Whether it is time for a sweep."""
         return now - self._swept >= SWEEP_MS or now < self._swept
@@ -54,9 +58,10 @@ class LastHeard:
         for second in [second for second in self._due if second <= now // 1000]:
             for vehicle in self._due.pop(second):
                 state = self._states.get(vehicle)
-                if state is None:
+                if state is None or state.due != second:
+                    # It was forgotten, or the check is another one: its home was elsewhere in between.
                     continue
-                state.due = False
+                state.due = 0
                 if vehicle in heard_meanwhile:
                     self.look_after(vehicle)
                 else:
@@ -69,7 +74,7 @@ class LastHeard:
         lost = state.silent or (vehicle.lost and not self._finds_events_of(vehicle))
         after = self._gone_after_ms if lost else int(vehicle.feed.fleet.signal_lost_after * 1000)
         second = max(min(state.heard + after, self._swept + LOOK_AFTER_MS), self._swept) // 1000 + 1
-        state.due = True
+        state.due = second
         self._due.setdefault(second, []).append(vehicle)
 
     def _resume(self, now: int, gap: int) -> None:
@@ -79,6 +84,7 @@ class LastHeard:
         for vehicle in everyone:
             state = self._states.get(vehicle)
             if state is not None and state.heard is not None:
+                state.due = now // 1000
                 state.heard = min(state.heard + gap, now)
 
     def _check_silence(self, vehicle: LiveVehicle, now: int) -> None:
@@ -89,14 +95,14 @@ class LastHeard:
             state.heard = now
         silent_for = now - state.heard
         ours = self._finds_events_of(vehicle)
-        if (state.silent or not ours) and silent_for >= self._gone_after_ms:
+        if (state.silent or not ours) and self.is_gone(silent_for):
             feed.leave(vehicle)
             return
-        if not state.silent and silent_for >= feed.fleet.signal_lost_after * 1000:
-            if ours:
+        if silent_for >= feed.fleet.signal_lost_after * 1000:
+            if ours and not state.silent:
                 self.fall_silent(vehicle)
                 self._alerts.tell(vehicle, vehicle.position, Alert(EventKind.SIGNAL_LOST))
-            elif not vehicle.lost:
+            elif not ours and not vehicle.lost:
                 # Its home tells of it, or `silence` if that hub is dead.
                 vehicle.lost = True
                 feed.restate(vehicle)

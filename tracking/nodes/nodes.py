@@ -19,7 +19,7 @@ from tracking.metrics import (
 from tracking.model import Position
 from tracking.nodes import messages
 from tracking.nodes.backplane import Backplane
-from tracking.nodes.links import NOTICE_BYTES, Arrival, Incoming, Outgoing
+from tracking.nodes.links import NOTICE_BYTES, Arrival, FormerNumbers, Incoming, Outgoing
 from tracking.nodes.listeners import Listeners
 from tracking.nodes.listeners import Observer as Observer
 from tracking.nodes.messages import VERSION, Beat, HandOver, HandOverAsk, Missed, Notice, Packet
@@ -41,7 +41,6 @@ SETTLE_SECONDS = 0.2
 FULL_BYTES = 2**20
 """While more than this waits for the broker, nothing is packed."""
 SLICE_SECONDS = 0.002
-NUMBERS_KEPT = 1_000
 
 
 class Nodes:
@@ -71,8 +70,7 @@ class Nodes:
         self._outgoing: dict[str, Outgoing] = {}
         """Empty while there is no connection."""
         self._incoming: dict[str, Incoming] = {}
-        self._numbers: dict[str, int] = {}
-        """of links in this life to peers that went: they may come back"""
+        self._former = FormerNumbers()
         self.draining = False
         """Whether this hub sends its clients to others. Told with each beat."""
         self.connections: Callable[[], int] = lambda: 0
@@ -129,6 +127,16 @@ class Nodes:
     def tell_all(self, notice: Notice) -> None:
         if self._outgoing:
             self._tell(self._outgoing.values(), notice)
+
+    def tell_some(self, peers: Collection[str], notice: Notice) -> None:
+        links = [self._outgoing[peer] for peer in peers if peer in self._outgoing]
+        if links:
+            self._tell(links, notice)
+
+    def has_room(self, peer: str) -> bool:
+        """Whether there is a link to the peer, with room for what may as well be told later."""
+        link, backplane = self._outgoing.get(peer), self._backplane
+        return link is not None and link.has_room and backplane is not None and backplane.waiting <= FULL_BYTES
 
     def _tell(self, links: Collection[Outgoing], notice: Notice) -> None:
         data = messages.encode(notice)
@@ -266,7 +274,7 @@ class Nodes:
         for link in self._outgoing.values():
             link.drop_all()
         self._outgoing.clear()
-        self._numbers.clear()
+        self._former.clear()
         self._life = life
         if connected:
             self._outgoing.update({peer: Outgoing(self.node.node, peer, life, 0) for peer in self.peers})
@@ -315,7 +323,7 @@ class Nodes:
         if self._known.heard(beat, self._now()):
             logger.info("another hub is here: %r (%s, version %s)", beat.name, beat.node, beat.release)
             # If it was here before in this life, a number is left out: it must notice that we forgot what it told.
-            number = self._numbers.pop(beat.node, -1) + 1
+            number = self._former.pop(beat.node, -1) + 1
             self._outgoing[beat.node] = Outgoing(self.node.node, beat.node, self._life, number)
             self.beat_soon()
             missed = True
@@ -385,8 +393,6 @@ class Nodes:
         link = self._outgoing.pop(peer, None)
         if link is not None:
             link.drop_all()
-            self._numbers[peer] = link.number
-            if len(self._numbers) > NUMBERS_KEPT:
-                del self._numbers[next(iter(self._numbers))]
+            self._former.keep(peer, link.number)
         self._questions.gone(peer)
         self._listeners.gone(peer)

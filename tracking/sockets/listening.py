@@ -6,7 +6,10 @@ import select
 import socket
 from collections.abc import Sequence
 
-from uvicorn.config import Config
+from tracking.errors import ConfigError
+
+BACKLOG = 4096
+"""Connections that may wait to be accepted."""
 
 _TCP_OPTIONS = {
     # uvloop sets it by itself. asyncio does not, for a socket that it did not make.
@@ -27,11 +30,28 @@ QUIET_SECONDS = 0.5
 LOOK_SECONDS = 0.02
 
 
-def listening_socket(config: Config) -> socket.socket:
-    """A bound socket. Its connections inherit options that drop dead peers and keep little unsent, if the system has them."""
-    listener = config.bind_socket()
-    set_options(listener)
-    return listener
+def bound_socket(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A bound socket that does not listen yet. Port 0 takes a free one. Raises `ConfigError` if it cannot be bound.
+
+    Its connections inherit options that drop dead peers and keep little unsent, if the system has them. `shared`: other sockets
+    of this user that are shared too may be bound to the same port, and the system spreads connections over those that listen.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    set_options(bound)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ConfigError(f"cannot listen on {address(host, port)}: {error.strerror or error}") from None
+    return bound
+
+
+def address(host: str, port: int) -> str:
+    """As it stands in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def set_options(listener: socket.socket) -> None:

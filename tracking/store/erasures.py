@@ -68,6 +68,12 @@ async def under_way(connection: Connection, limit: int) -> list[Erasure]:
     return [Erasure(*row) for row in rows]
 
 
+async def is_under_way(connection: Connection, vehicle: int) -> bool:
+    """Whether something is left of a removed vehicle, by the number that it had."""
+    found: bool = await connection.fetchval("SELECT EXISTS (SELECT FROM erasures WHERE vehicle = $1)", vehicle)
+    return found
+
+
 async def of_id(connection: Connection, vehicle_id: str) -> list[Erasure]:
     """Erasures of vehicles that had this id, oldest first. A vehicle may have been made anew and removed again."""
     rows = await connection.fetch(

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 
-from tracking.errors import StoreUnavailable
+from tracking.errors import LeaseLost, StoreUnavailable
 from tracking.store.pool import Connection, Database, timed_out
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,14 @@ LOCK_MS = 500
 Batch = Callable[[Connection, int], Awaitable[int | None]]
 """Processes at most so many rows, and returns how many; None if no rows were left."""
 
+Ours = Callable[[], Awaitable[bool]]
+"""Whether this hub may do the next turn of a job that one hub is enough for. See `nodes.leases`. Raises `StoreUnavailable`."""
+
+
+async def always() -> bool:
+    """No other hub does this job."""
+    return True
+
 
 class Jobs:
     """Runs the batches of all jobs, one after the other."""
@@ -57,17 +65,20 @@ class Jobs:
         self.longest = 0.0
         """The seconds of the longest transaction so far."""
 
-    async def run(self, what: str, batch: Batch) -> int:
-        """Calls `batch` until nothing is left. Returns how many rows were processed.
+    async def run(self, what: str, batch: Batch, ours: Ours = always) -> int:
+        """Calls `batch` until nothing is left. Returns how many rows were processed. `ours` is asked before each turn.
 
-        Raises `StoreUnavailable`, and every other error of the database. One of them is `LockNotAvailableError` of asyncpg, if
-        somebody holds a lock for long. Finished batches are committed. Call it again later.
+        Raises `LeaseLost` if another hub does the job now, `StoreUnavailable`, and every other error of the database. One of
+        them is `LockNotAvailableError` of asyncpg, if somebody holds a lock for long. Finished batches are committed. Call it
+        again later.
         """
         done = deadlocks = 0
         rows = self._rows
         while True:
             # The lock is first come, first served. So a short job does not wait for the end of a long one.
             async with self._turn:
+                if not await ours():
+                    raise LeaseLost(f"another hub goes on to {what}")
                 turn_began = began = time.monotonic()
                 # A turn may have several small batches.
                 while began - turn_began <= self._seconds / 2:
