@@ -29,8 +29,9 @@ class Supervisor:
 
     async def run(self) -> bool:
         """Returns whether no hub had to be killed at the end. Raises `ConfigError` if no hub can run with these settings."""
-        for slot in self.slots:
-            slot.start()
+        if not self._stopped.is_set():
+            for slot in self.slots:
+                slot.start()
         rolling = asyncio.create_task(self._roll(), name="roll")
         stopped = asyncio.create_task(self._stopped.wait(), name="stopped")
         await asyncio.wait({rolling, stopped}, return_when=asyncio.FIRST_COMPLETED)
