@@ -128,7 +128,8 @@ class Homes:
 
     def is_here(self, vehicle: int) -> bool:
         """Whether this hub is the home of the vehicle, by its number, as far as it knows."""
-        return self.term_of(vehicle) is not None
+        known = self._ingest_vehicles.by_number.get(vehicle)
+        return known is not None and known.home is not None
 
     # --- claims -------------------------------------------------------------------------------------------------------
 
