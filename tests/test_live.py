@@ -11,6 +11,8 @@ from tests.support.clients import Api, Driver, Message, Passenger, fix, now_ms
 from tests.support.hub_process import HubProcess
 from tests.support.offsets import assert_contiguous
 
+pytestmark = pytest.mark.also_two_hubs
+
 
 @pytest.mark.one_hub("an epoch belongs to one hub")
 async def test_who_comes_back_gets_what_was_missed_and_nothing_twice(hub: HubProcess, api: Api) -> None:
