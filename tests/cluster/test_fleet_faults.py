@@ -12,7 +12,7 @@ from tests.support.devices import until
 from tests.support.hub_in_process import World
 from tests.support.hubs_in_process import hubs
 from tests.support.several_hubs import PEERS, SeveralHubs
-from tracking.metrics import CLOCKS_WRONG
+from tracking.metrics import CLOCKS_WRONG, FLEET_MOVES
 from tracking.nodes.messages import FleetInterests, FleetMoves, SeenVehicle, WantFleet
 
 
@@ -34,7 +34,9 @@ async def test_trust_63_dispatchers_see_all_though_every_third_packet_is_lost(da
             assert here.backplane.sent > 6
             # What is lost last is asked for again, too.
             here.backplane.drops = lambda _: True
+            told = FLEET_MOVES.labels("out").value
             reported = [await drive(driver, 9) for driver in drivers[1:]]
+            await until(lambda: FLEET_MOVES.labels("out").value >= told + len(reported), "they are told in vain")
             here.backplane.drops = lambda _: False
             await until(lambda: [screen.vehicles[van]["fix_time"] for van in vans[1:]] == reported, "what was lost last")
             assert screen.left == []
@@ -106,9 +108,12 @@ async def test_a_peer_that_knows_nothing_of_fleets_is_read_from_the_store(databa
             fleet_id = await api.fleet()
             van = await api.vehicle(fleet_id)
             async with Driver(old.url, van) as driver, looking(other.url, fleet_id) as screen:
-                for seq in (1, 2):
-                    await screen.shows(van, await drive(driver, seq))
+                await screen.shows(van, await drive(driver, 1))
                 await until(across(other.service).is_behind, "it is known that the other one does not answer")
+                # What was due because the look began is read.
+                await until(lambda: not other.service.safeguards.remote_vehicles._begun, "it is read")
+                for seq in (2, 3):
+                    await screen.shows(van, await drive(driver, seq))
                 assert screen.statuses[van] == ["available"]
 
 
