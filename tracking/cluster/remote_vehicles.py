@@ -112,6 +112,7 @@ class RemoteVehicles:
                     if all_due:
                         await self.work()
                 except (StoreUnavailable, asyncpg.PostgresError) as error:
+                    self._begun |= begun
                     logger.debug("vehicles of other hubs are not shown where they are now: %s", error)
                 # Whatever happens meanwhile, the store has rest.
                 await asyncio.sleep(BEHIND_SECONDS / 2)
