@@ -5,15 +5,15 @@ import contextlib
 import time
 from pathlib import Path
 
-from tests.cluster.dispatchers import Screen, across, drive, looking
+from tests.cluster.dispatchers import Screen, across, drive, live, looking
 from tests.cluster.hubs import cluster
 from tests.support.clients import Api, Driver
 from tests.support.devices import until
 from tests.support.hub_in_process import World
 from tests.support.hubs_in_process import hubs
 from tests.support.several_hubs import PEERS, SeveralHubs
-from tracking.metrics import CLOCKS_WRONG
-from tracking.nodes.messages import FleetInterests, WantFleet
+from tracking.metrics import CLOCKS_WRONG, FLEET_MOVES
+from tracking.nodes.messages import FleetInterests, FleetMoves, SeenVehicle, WantFleet
 
 
 async def test_trust_63_dispatchers_see_all_though_every_third_packet_is_lost(database_url: str) -> None:
@@ -34,7 +34,9 @@ async def test_trust_63_dispatchers_see_all_though_every_third_packet_is_lost(da
             assert here.backplane.sent > 6
             # What is lost last is asked for again, too.
             here.backplane.drops = lambda _: True
+            told = FLEET_MOVES.labels("out").value
             reported = [await drive(driver, 9) for driver in drivers[1:]]
+            await until(lambda: FLEET_MOVES.labels("out").value >= told + len(reported), "they are told in vain")
             here.backplane.drops = lambda _: False
             await until(lambda: [screen.vehicles[van]["fix_time"] for van in vans[1:]] == reported, "what was lost last")
             assert screen.left == []
@@ -66,9 +68,15 @@ async def test_a_vehicle_stands_is_lost_and_leaves_once_on_every_hub(database_ur
             await _passes(made, 64)
             for screen in screens:
                 await until(lambda s=screen: s.statuses[van] == ["on_trip", "stopped", "lost"], "it is lost")  # type: ignore[misc]
+            # A home that stood still, and wakes, counts the time as no silence.
+            shown = live(home.service, van)
+            assert shown.position is not None
+            woken = FleetMoves(fleet_id, home.clock(), [SeenVehicle(shown.position, standing=True)])
+            home.service.nodes.tell_all(woken)
             await _passes(made, 96)
             for screen in screens:
                 await until(lambda s=screen: s.left == [van], "it left the map")  # type: ignore[misc]
+                assert screen.statuses[van] == ["on_trip", "stopped", "lost"]
             # Its home answers again, and the store is read: it stays away.
             for world in others:
                 across(world.service).missed(home.service.nodes.node.node)
@@ -100,9 +108,12 @@ async def test_a_peer_that_knows_nothing_of_fleets_is_read_from_the_store(databa
             fleet_id = await api.fleet()
             van = await api.vehicle(fleet_id)
             async with Driver(old.url, van) as driver, looking(other.url, fleet_id) as screen:
-                for seq in (1, 2):
+                await screen.shows(van, await drive(driver, 1))
+                await until(across(other.service).is_behind, "it is known that the other one does not answer")
+                # What was due because the look began is read.
+                await until(lambda: not other.service.safeguards.remote_vehicles._begun, "it is read")
+                for seq in (2, 3):
                     await screen.shows(van, await drive(driver, seq))
-                assert across(other.service).is_behind()
                 assert screen.statuses[van] == ["available"]
 
 

@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from tests.cluster.dispatchers import across, drive, live, looking
-from tests.support.clients import Api, Driver, now_ms
+from tests.support.clients import Api, Driver, fix, now_ms
 from tests.support.devices import until
 from tests.support.hubs_in_process import Hubs, hubs
 from tracking.demo.postgres import Cluster
+from tracking.errors import StoreUnavailable
 from tracking.live.fleet import LiveVehicle
 from tracking.metrics import FLEET_MOVES, FLEET_READINGS, NODE_DROPPED
 from tracking.nodes.messages import FleetMoves, SeenVehicle
@@ -19,7 +21,7 @@ from tracking.nodes.messages import FleetMoves, SeenVehicle
 @pytest.fixture(scope="module")
 async def shared(cluster: Cluster, template: str) -> AsyncIterator[Hubs]:
     cluster.create_database("fleets", template)
-    async with hubs(cluster.url("fleets"), 3, commit_interval=0, latest_interval=600) as made:
+    async with hubs(cluster.url("fleets"), 3, commit_interval=0, latest_interval=600, shed_above=0) as made:
         yield made
     cluster.drop_database("fleets")
 
@@ -51,6 +53,11 @@ async def test_a_dispatcher_elsewhere_sees_a_vehicle_at_once_with_its_status(thr
                 await api.advance(trip_id, "arrived_at_pickup", "enroute_to_dropoff", "complete")
                 await until(lambda: screen.vehicles[van]["status"] == "available", "the trip is over")
                 assert screen.left == []
+                # The log is behind: what it says of a silence is over.
+                number = live(other.service, van).number
+                other.service.monitor.signal_told(number, lost=True)
+                assert not live(other.service, van).lost
+                other.service.monitor.signal_told(number, lost=False)
                 # It was read when the look began, and not again.
                 assert FLEET_READINGS._value.get() - readings <= 1
 
@@ -102,11 +109,56 @@ async def test_a_driver_moves_between_hubs_while_dispatchers_watch_everywhere(th
             assert screen.statuses[van] == ["available"]
 
 
+async def test_what_the_former_home_could_not_tell_is_told_by_the_new_one(three: Hubs, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, other, third = three
+    async with Api(home.url) as api:
+        fleet_id = await api.fleet()
+        van = await api.vehicle(fleet_id)
+        # The new home knows the fleet already.
+        async with (
+            Driver(other.url, await api.vehicle(fleet_id)),
+            Driver(home.url, van) as driver,
+            looking(third.url, fleet_id) as screen,
+        ):
+            await until(lambda: van in other.service.hub.fleets.vehicles, "it is known")
+            monkeypatch.setattr(home.service.nodes, "has_room", lambda _: False)
+            reported = await drive(driver, 1)
+            async with Driver(other.url, van, driver.session):
+                await screen.shows(van, reported)
+                assert screen.statuses[van] == ["available"]
+
+
+async def test_what_comes_again_without_a_hand_over_does_not_move_a_vehicle_back(
+    three: Hubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, other, _ = three
+
+    async def store_nothing(*_: object) -> int:
+        raise StoreUnavailable("away for this test")
+
+    async with Api(home.url) as api:
+        fleet_id = await api.fleet()
+        van = await api.vehicle(fleet_id)
+        began = now_ms()
+        fixes = [fix(seq, fix_time=began + seq) for seq in range(1, 5)]
+        async with looking(other.url, fleet_id) as screen, Driver(home.url, van) as driver:
+            monkeypatch.setattr(home.service.recorder, "_store", store_nothing)
+            await driver.report(*fixes[:3])
+            await screen.shows(van, began + 3)
+            three.exchange.cut()
+            async with Driver(other.url, van, driver.session) as again:
+                await again.report(*fixes[:2])
+                await again.acknowledged(2)
+                assert live(other.service, van).position.fix_time == began + 3  # type: ignore[union-attr]
+                await again.report(*fixes[2:])
+                await screen.shows(van, began + 4)
+
+
 async def test_three_hundred_vehicles_change_their_hub_within_a_second(three: Hubs) -> None:
     one, other, third = three
     async with Api(one.url) as api, contextlib.AsyncExitStack() as stack:
         fleet_id = await api.fleet()
-        vans = await asyncio.gather(*(api.vehicle(fleet_id) for _ in range(300)))
+        vans = await _vans(one.database_url, fleet_id, 300)
         drivers = await asyncio.gather(*(stack.enter_async_context(Driver(one.url, van)) for van in vans))
         await asyncio.gather(*(drive(driver, 1) for driver in drivers))
         async with looking(third.url, fleet_id) as screen:
@@ -122,6 +174,18 @@ async def test_three_hundred_vehicles_change_their_hub_within_a_second(three: Hu
             )
             assert screen.left == []
             assert {tuple(told) for told in screen.statuses.values()} == {("available",)}
+
+
+async def _vans(database_url: str, fleet_id: str, count: int) -> list[str]:
+    connection = await asyncpg.connect(database_url)
+    try:
+        query = """
+            INSERT INTO vehicles (vehicle_id, fleet_id, name, kind, plate)
+            SELECT $1 || '-' || n, $1, 'Van', 'van', '' FROM generate_series(1, $2::int) AS n RETURNING vehicle_id
+        """
+        return [row["vehicle_id"] for row in await connection.fetch(query, fleet_id, count)]
+    finally:
+        await connection.close()
 
 
 async def test_who_is_removed_or_moves_to_another_fleet_is_gone_at_once_and_for_good(three: Hubs) -> None:

@@ -10,6 +10,8 @@ from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, S
 from tests.support.hub_process import HubProcess
 from tests.trust.bench import Bench
 
+pytestmark = pytest.mark.also_two_hubs
+
 
 async def rows(api: Api, vehicle_id: str) -> list[tuple[int, float]]:
     """`(seq, latitude)` of all stored fixes of the vehicle."""

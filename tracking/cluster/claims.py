@@ -9,9 +9,12 @@ from typing import NamedTuple
 import asyncpg
 
 from tracking.errors import StoreUnavailable
-from tracking.monitor.rules import AlertState, Stay
-from tracking.store import geofence_stays, homes, latest_positions, silences
+from tracking.model import Position
+from tracking.monitor import replay
+from tracking.monitor.rules import AlertState
+from tracking.store import geofence_stays, homes, last_moves, latest_positions, silences
 from tracking.store.gathered import Gathered
+from tracking.store.geofence_stays import StayRow
 from tracking.store.homes import Claimed
 from tracking.store.pool import Database
 
@@ -22,10 +25,14 @@ STALLED_SECONDS = 3.0
 
 
 class Known(NamedTuple):
-    """What the store has of a vehicle whose former home did not answer. `alerts` say nothing of when it was heard."""
+    """What the store has of a vehicle whose former home did not answer. `alerts` say nothing of when it was heard.
+
+    `moves` are to be judged again: `alerts` are from before them.
+    """
 
     last: latest_positions.Latest | None
     alerts: AlertState
+    moves: list[Position]
 
 
 class Claims:
@@ -96,12 +103,17 @@ class Claims:
         async with self._database.connection() as connection:
             newest = await latest_positions.newest(connection, vehicles)
             places = await latest_positions.stored(connection, vehicles, 0)
+            last = await last_moves.of_vehicles(connection, vehicles)
+            # After the events: a stay that is read later is of the same events at least.
             stays = await geofence_stays.of_vehicles(connection, vehicles)
             silent = await silences.silent(connection, vehicles)
-        states = {vehicle: AlertState() for vehicle in vehicles}
-        for vehicle, state in states.items():
-            state.previous = places.get(vehicle)
-            state.silent = vehicle in silent
+        of_vehicle: dict[int, list[StayRow]] = {}
         for stay in stays:
-            states[stay.vehicle].inside[stay.geofence_id] = Stay(stay.since, stay.dwelt)
-        return {vehicle: Known(newest.get(vehicle), state) for vehicle, state in states.items()}
+            of_vehicle.setdefault(stay.vehicle, []).append(stay)
+        known = {}
+        for vehicle in vehicles:
+            positions, events = last[vehicle]
+            state = replay.begin(positions, events, of_vehicle.get(vehicle, ()), places.get(vehicle))
+            state.silent = vehicle in silent
+            known[vehicle] = Known(newest.get(vehicle), state, positions)
+        return known

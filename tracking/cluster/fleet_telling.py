@@ -57,9 +57,9 @@ class _Owed:
 
 
 class FleetTelling:
-    """`run` tells until it is cancelled. `is_home` says whether this hub is the home of a vehicle."""
+    """`run` tells until it is cancelled. `is_home` says whether this hub is the home of a vehicle, by its number."""
 
-    def __init__(self, nodes: Nodes, fleets: Fleets, is_home: Callable[[LiveVehicle], bool], clock: Clock) -> None:
+    def __init__(self, nodes: Nodes, fleets: Fleets, is_home: Callable[[int], bool], clock: Clock) -> None:
         self._nodes = nodes
         self._fleets = fleets
         self._is_home = is_home
@@ -164,13 +164,14 @@ class FleetTelling:
 
     def _take(self, feed: FleetFeed, vehicles: list[LiveVehicle], since: int) -> list[SeenVehicle]:
         """Takes some of the vehicles. Returns those of the fleet that are on the map, and whose home is here."""
-        taken = []
+        taken: list[SeenVehicle] = []
+        is_home = self._is_home
         for _ in range(min(len(vehicles), LOOKED_AT_ONCE)):
             vehicle = vehicles.pop()
             position = vehicle.position
             if position is None or vehicle.cell is None or vehicle.feed is not feed or position.server_time < since:
                 continue
-            if self._is_home(vehicle):
+            if is_home(vehicle.number):
                 taken.append(SeenVehicle(position, vehicle.clock_skew, vehicle.standing, vehicle.lost))
                 if len(taken) == VEHICLES_AT_ONCE:
                     break

@@ -10,18 +10,16 @@ than what is shown. The log says who joined, moved and was removed. No events ar
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from tracking.cluster.fleet_asks import FleetAsks
 from tracking.cluster.fleet_interest import FleetInterest
 from tracking.cluster.fleet_telling import FleetTelling
-from tracking.cluster.sliced_work import SlicedWork
-from tracking.live.fleet import FleetFeed, LiveVehicle
+from tracking.live.fleet import FleetFeed
 from tracking.live.fleets import Fleets
 from tracking.metrics import FLEET_MOVES
 from tracking.model import Clock
 from tracking.monitor.monitor import Monitor
-from tracking.nodes.messages import FleetMoves, SeenVehicle
+from tracking.nodes.messages import FleetMoves
 from tracking.nodes.nodes import Nodes
 
 LOOK_SECONDS = 5.0
@@ -36,36 +34,28 @@ AFTER_SECONDS = 5.0
 """When a hub has gone, what it had not told is in the store by then at the latest, or comes again from the devices."""
 
 
-class _Told(NamedTuple):
-    peer: str
-    moves: FleetMoves
-    again: bool
-
-
 class FleetsAcrossHubs:
     """`run` works until it is cancelled. It observes peers, and hears what they tell of fleets."""
 
-    def __init__(
-        self, nodes: Nodes, fleets: Fleets, monitor: Monitor, is_home: Callable[[LiveVehicle], bool], clock: Clock
-    ) -> None:
-        """`is_home` says whether this hub is the home of a vehicle."""
+    def __init__(self, nodes: Nodes, fleets: Fleets, monitor: Monitor, is_home: Callable[[int], bool], clock: Clock) -> None:
+        """`is_home` says whether this hub is the home of a vehicle, by its number."""
         self._nodes = nodes
         self._fleets = fleets
         self._monitor = monitor
-        self._is_home = is_home
         self._clock = clock
         self.interest = FleetInterest(nodes)
         self.asks = FleetAsks(nodes)
         self.telling = FleetTelling(nodes, fleets, is_home, clock)
         self._looked_at: dict[str, float] = {}
         """When somebody last looked at a fleet that is wanted (s, of `time.monotonic`)."""
-        self._told: SlicedWork[_Told] = SlicedWork(self._show)
         self._waiting_again = 0
+        self.on_begun: Callable[[FleetFeed], None] = lambda _: None
+        """Called when a fleet is wanted from now on. What is known of it may be long out of date."""
         self.on_behind: Callable[[], None] = lambda: None
         """Called when vehicles of other hubs may have moved without being told. The store has them, some seconds later."""
         self.interest.on_wanted = self.telling.want
         self.interest.on_unwanted = self.telling.unwant
-        nodes.listen(FleetMoves, lambda peer, moves: self._told.add(_Told(peer, moves, False)))
+        nodes.listen(FleetMoves, self._show)
         nodes.observe(self)
 
     async def run(self) -> None:
@@ -86,7 +76,7 @@ class FleetsAcrossHubs:
         begins = fleet_id not in self.interest.ours
         if begins:
             self.interest.want(fleet_id, self.asks.begin(fleet_id, self._nodes.peers))
-            self.on_behind()
+            self.on_begun(feed)
         await self.asks.wait(fleet_id)
         return not begins or (self._nodes.connected and self.asks.is_settled(fleet_id))
 
@@ -120,32 +110,25 @@ class FleetsAcrossHubs:
 
     # --- what peers tell ----------------------------------------------------------------------------------------------
 
-    def _show(self, told: _Told) -> None:
-        moves = told.moves
+    def _show(self, peer: str, moves: FleetMoves, *, again: bool = False) -> None:
+        """Takes a millisecond at the most: a home tells so many vehicles at once."""
         if moves.fleet_id not in self.interest.ours:
             return
-        unknown = [seen for seen in moves.vehicles if not self._show_one(moves, seen)]
+        feed = self._fleets.feeds.get(moves.fleet_id)
+        unknown = moves.vehicles
+        if feed is not None and feed.loaded:
+            unknown = self._monitor.elsewhere.told(feed, moves.vehicles, moves.sent_at)
         FLEET_MOVES.labels("in").value += len(moves.vehicles) - len(unknown)
         if moves.ask:
-            self.asks.answered(told.peer, moves.fleet_id, moves.ask, self._clock())
-        if unknown and not told.again and self._waiting_again + len(unknown) <= MOST_AGAIN:
+            self.asks.answered(peer, moves.fleet_id, moves.ask, self._clock())
+        if unknown and not again and self._waiting_again + len(unknown) <= MOST_AGAIN:
             self._waiting_again += len(unknown)
-            later = _Told(told.peer, FleetMoves(moves.fleet_id, moves.sent_at, unknown), True)
-            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._once_more, later)
+            later = FleetMoves(moves.fleet_id, moves.sent_at, unknown)
+            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._show_again, peer, later)
 
-    def _once_more(self, told: _Told) -> None:
-        self._waiting_again -= len(told.moves.vehicles)
-        self._told.add(told)
-
-    def _show_one(self, moves: FleetMoves, seen: SeenVehicle) -> bool:
-        """Returns False if the vehicle is not in that fleet, as far as this hub knows."""
-        vehicle = self._fleets.by_number.get(seen.position.vehicle)
-        if vehicle is None or vehicle.feed.fleet.fleet_id != moves.fleet_id or not vehicle.feed.loaded:
-            return False
-        if not self._is_home(vehicle):
-            silent_for = max(0, moves.sent_at - seen.position.server_time)
-            self._monitor.elsewhere.told(vehicle, seen, silent_for)
-        return True
+    def _show_again(self, peer: str, moves: FleetMoves) -> None:
+        self._waiting_again -= len(moves.vehicles)
+        self._show(peer, moves, again=True)
 
     # --- peers that come and go ---------------------------------------------------------------------------------------
 

@@ -30,7 +30,8 @@ BEHIND_SECONDS = 3.0
 RARELY_SECONDS = 60.0
 SLICE_SECONDS = 0.002
 WITHIN_MS = 60_000
-"""Rows that were written so long before the reading are read. A home may be late, and its clock may be behind."""
+"""Rows that were written so long before the reading are read. A home may be late, and its clock may be behind. When a look
+begins, all are read whose vehicles may be on the map."""
 
 
 class RemoteVehicles:
@@ -56,14 +57,27 @@ class RemoteVehicles:
         self._others = others
         self._across_hubs = across_hubs
         self._due = asyncio.Event()
+        self._longest_ms = monitor.last_heard.gone_after_ms
+        self._all_due = False
+        self._begun: set[str] = set()
+        """Fleets that are looked at since a moment ago."""
         if across_hubs is not None:
-            across_hubs.on_behind = self._due.set
+            across_hubs.on_begun = self._look_begins
+            across_hubs.on_behind = self._fall_behind
+
+    def _look_begins(self, feed: FleetFeed) -> None:
+        self._begun.add(feed.fleet.fleet_id)
+        self._due.set()
+
+    def _fall_behind(self) -> None:
+        self._all_due = True
+        self._due.set()
 
     async def look(self, feed: FleetFeed) -> None:
         """Somebody is about to look at a fleet: waits until all is known of it, from peers or from the store."""
         if self._across_hubs is not None and not await self._across_hubs.look(feed):
             with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
-                await self.read([feed])
+                await self.read([feed], self._longest_ms)
 
     async def run(self) -> None:
         if self._across_hubs is None:
@@ -73,11 +87,17 @@ class RemoteVehicles:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._due.wait(), BEHIND_SECONDS)
-            if self._due.is_set() or self._across_hubs.is_behind() or loop.time() - read_at >= RARELY_SECONDS:
-                self._due.clear()
+            self._due.clear()
+            all_due = self._all_due or self._across_hubs.is_behind() or loop.time() - read_at >= RARELY_SECONDS
+            begun, self._begun, self._all_due = self._begun, set(), False
+            if all_due:
                 read_at = loop.time()
+            if all_due or begun:
                 try:
-                    await self.work()
+                    feeds = list(self._across_hubs.wanted())
+                    await self.read([feed for feed in feeds if feed.fleet.fleet_id in begun], self._longest_ms)
+                    if all_due:
+                        await self.work()
                 except (StoreUnavailable, asyncpg.PostgresError) as error:
                     logger.debug("vehicles of other hubs are not shown where they are now: %s", error)
                 # Whatever happens meanwhile, the store has rest.
@@ -86,10 +106,10 @@ class RemoteVehicles:
     async def work(self) -> None:
         """Reads once, if somebody looks at a fleet here and other hubs are alive. Raises `StoreUnavailable`."""
         if self._across_hubs is not None:
-            await self.read(list(self._across_hubs.wanted()))
+            await self.read(list(self._across_hubs.wanted()), WITHIN_MS)
 
-    async def read(self, feeds: list[FleetFeed]) -> None:
-        """Reads the vehicles of these fleets, if other hubs are alive. Raises `StoreUnavailable`."""
+    async def read(self, feeds: list[FleetFeed], within_ms: int) -> None:
+        """Reads the vehicles of these fleets that were heard of lately, if other hubs are alive. Raises `StoreUnavailable`."""
         if not feeds or not self._others():
             return
         FLEET_READINGS.inc()
@@ -98,7 +118,7 @@ class RemoteVehicles:
         names = [feed.fleet.fleet_id for feed in feeds]
         async with self._database.reading() as connection:
             began = time.perf_counter()
-            async for positions in newer_positions.of_fleets(connection, names, self._clock() - WITHIN_MS):
+            async for positions in newer_positions.of_fleets(connection, names, self._clock() - within_ms):
                 for position in positions:
                     vehicle = self._fleets.by_number.get(position.vehicle)
                     if vehicle is None or not vehicle.feed.loaded or self._monitor.finds_events_of(vehicle):

@@ -75,7 +75,8 @@ def assemble_safeguards(
     nodes.observe(store_feed)
     fleets = None
     if nodes.enabled:
-        fleets = FleetsAcrossHubs(nodes, hub.fleets, monitor, lambda vehicle: homes.is_here(vehicle.number), clock)
+        monitor.elsewhere.is_home = homes.is_here
+        fleets = FleetsAcrossHubs(nodes, hub.fleets, monitor, homes.is_here, clock)
     remote_vehicles = RemoteVehicles(database, hub.fleets, monitor, clock, fleets, others=others)
     return Safeguards(
         membership,

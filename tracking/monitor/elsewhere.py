@@ -1,6 +1,8 @@
 """Vehicles whose home is another hub: they are shown where their home or the store says, and no events are made of them."""
 
-from tracking.live.fleet import LiveVehicle
+from collections.abc import Callable, Iterable
+
+from tracking.live.fleet import FleetFeed, LiveVehicle
 from tracking.live.fleets import Fleets
 from tracking.model import Clock, Position
 from tracking.monitor.alerts import old_after
@@ -10,43 +12,65 @@ from tracking.nodes.messages import SeenVehicle
 
 
 class Elsewhere:
-    """The caller has found that the vehicle's home is not here. Silence is noticed here too: its home may be dead."""
+    """Silence of these vehicles is noticed here too: their home may be dead."""
 
     def __init__(self, fleets: Fleets, states: AlertStates, last_heard: LastHeard, clock: Clock) -> None:
+        self.is_home: Callable[[int], bool] = lambda _: False
+        """Whether this hub is the home of a vehicle, by its number. `cluster` sets it."""
         self._fleets = fleets
         self._states = states
         self._last_heard = last_heard
         self._clock = clock
 
     def stored(self, vehicle: LiveVehicle, position: Position) -> None:
-        """The store has a newer position than is shown."""
-        self._move(vehicle, position)
+        """The store has a newer position than is shown, and the vehicle's home is not here."""
+        vehicle.newest_elsewhere = position.fix_time
+        vehicle.feed.moved(vehicle, position)
         state = self._states[vehicle]
         lost = state.silent or vehicle.age_of(position) >= old_after(vehicle.feed.fleet.signal_lost_after)
         self.set_flags(vehicle, lost, vehicle.standing)
         self._look_after(vehicle, position.server_time)
 
-    def told(self, vehicle: LiveVehicle, seen: SeenVehicle, silent_for: int) -> None:
-        """Its home tells how it shows the vehicle. The position came to the home so many ms before.
+    def told(self, feed: FleetFeed, vehicles: Iterable[SeenVehicle], sent_at: int) -> list[SeenVehicle]:
+        """Homes tell how they show vehicles of a fleet, at this instant of their clock. Returns those that are not in it here.
 
-        Nothing is shown that is older than what is shown already.
+        Nothing is shown that is older than what is shown already. Thousands come each second.
         """
-        position, shown = seen.position, vehicle.position
-        # The fleet may not see what was before the vehicle joined it.
-        if min(position.fix_time - seen.clock_skew, position.server_time) < vehicle.joined_at:
-            return
-        if shown is not None and position.fix_time < shown.fix_time:
-            return
-        is_news = shown is None or position.fix_time > shown.fix_time
-        if self._last_heard.is_gone(silent_for) or not (is_news or vehicle.cell is not None):
-            return  # it has left the map, here or there
-        # A home that stood still counts the time as no silence, and others may have shown the vehicle as lost meanwhile.
-        lost = seen.lost or silent_for >= vehicle.feed.fleet.signal_lost_after * 1000
-        self._fleets.set_clock_skew(vehicle.vehicle.vehicle_id, seen.clock_skew)
-        self.set_flags(vehicle, lost, seen.standing)
-        if is_news:
-            self._move(vehicle, position)
-        self._look_after(vehicle, self._clock() - silent_for)
+        by_number, is_home, states = self._fleets.by_number, self.is_home, self._states
+        now, lost_after, gone_after = self._clock(), feed.fleet.signal_lost_after * 1000, self._last_heard.gone_after_ms
+        unknown = []
+        for seen in vehicles:
+            position = seen.position
+            vehicle = by_number.get(position.vehicle)
+            if vehicle is None or vehicle.feed is not feed:
+                unknown.append(seen)
+                continue
+            fix_time, server_time, shown = position.fix_time, position.server_time, vehicle.position
+            is_news = True
+            if shown is not None and fix_time <= shown.fix_time:
+                if fix_time < shown.fix_time or vehicle.cell is None:
+                    continue  # something newer is shown, or it has left the map
+                is_news = (position.latitude, position.longitude) != (shown.latitude, shown.longitude)
+            # The fleet may not see what was before the vehicle joined it.
+            if fix_time - seen.clock_skew < vehicle.joined_at or server_time < vehicle.joined_at or is_home(position.vehicle):
+                continue
+            silent_for = sent_at - server_time if sent_at > server_time else 0
+            if silent_for >= gone_after:
+                continue
+            # A home that stood still counts the time as no silence, and others may have shown the vehicle as lost meanwhile.
+            lost = seen.lost or silent_for >= lost_after
+            if vehicle.clock_skew != seen.clock_skew:
+                self._fleets.set_clock_skew(vehicle.vehicle.vehicle_id, seen.clock_skew)
+            if vehicle.lost is not lost or vehicle.standing is not seen.standing:
+                self.set_flags(vehicle, lost, seen.standing)
+            if is_news:
+                vehicle.newest_elsewhere = fix_time
+                feed.moved(vehicle, position)
+            state = states[vehicle]
+            state.heard = now - silent_for
+            if not state.due:
+                self._last_heard.look_after(vehicle)
+        return unknown
 
     def left(self, vehicle: LiveVehicle) -> None:
         """Looks after a vehicle whose home is not here any more. Nothing is remembered of it but where it was."""
@@ -63,11 +87,6 @@ class Elsewhere:
         if (vehicle.lost, vehicle.standing) != (lost, standing):
             vehicle.lost, vehicle.standing = lost, standing
             vehicle.feed.restate(vehicle)
-
-    @staticmethod
-    def _move(vehicle: LiveVehicle, position: Position) -> None:
-        vehicle.newest_elsewhere = position.fix_time
-        vehicle.feed.moved(vehicle, position)
 
     def _look_after(self, vehicle: LiveVehicle, heard: int) -> None:
         state = self._states[vehicle]

@@ -31,7 +31,7 @@ class LastHeard:
         self._fleets = fleets
         self._states = states
         self._alerts = alerts
-        self._gone_after_ms = gone_after_ms
+        self.gone_after_ms = gone_after_ms
         self._due: dict[int, list[LiveVehicle]] = {}
         """Vehicles to check, by the second in which they may have fallen silent."""
         self._swept = 0
@@ -40,10 +40,6 @@ class LastHeard:
         """Marks the vehicle as silent. Tells nobody."""
         self._states[vehicle].silent = vehicle.lost = True
         vehicle.feed.restate(vehicle)
-
-    def is_gone(self, silent_for: int) -> bool:
-        """Whether a vehicle that was silent for so many ms is no longer on the map."""
-        return silent_for >= self._gone_after_ms
 
     def is_due(self, now: int) -> bool:
         """Whether it is time for a sweep."""
@@ -72,7 +68,7 @@ class LastHeard:
         state = self._states[vehicle]
         assert state.heard is not None
         lost = state.silent or (vehicle.lost and not self._finds_events_of(vehicle))
-        after = self._gone_after_ms if lost else int(vehicle.feed.fleet.signal_lost_after * 1000)
+        after = self.gone_after_ms if lost else int(vehicle.feed.fleet.signal_lost_after * 1000)
         second = max(min(state.heard + after, self._swept + LOOK_AFTER_MS), self._swept) // 1000 + 1
         state.due = second
         self._due.setdefault(second, []).append(vehicle)
@@ -95,7 +91,7 @@ class LastHeard:
             state.heard = now
         silent_for = now - state.heard
         ours = self._finds_events_of(vehicle)
-        if (state.silent or not ours) and self.is_gone(silent_for):
+        if (state.silent or not ours) and silent_for >= self.gone_after_ms:
             feed.leave(vehicle)
             return
         if silent_for >= feed.fleet.signal_lost_after * 1000:
