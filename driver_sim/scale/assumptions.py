@@ -41,9 +41,11 @@ class Assumptions:
     sent_position_us: float = _of("measured for DESIGN: packed every 25 ms", 1.5)
     read_position_us: float = _of("measured for DESIGN: packed every 25 ms", 1.4)
     fleet_position_us: float = _of("measured for DESIGN: 10,000 vehicles at 2 s take 1.5 % of a core", 3.0)
-    message_us: float = _of("measured: a message of 2 KB sent with others of its flush, and one received with others", 13.0)
-    wake_us: float = _of("measured: a message of 2 KB received by itself, 968 a second", 48.0)
-    broker_message_us: float = _of("measured: nats-server, 975 messages of 2 KB a second, each to another connection", 22.0)
+    message_us: float = _of(
+        "measured: driver_sim/scale/message_cost.py, one sent with others of its flush, and one received with others", 9.0
+    )
+    wake_us: float = _of("measured: driver_sim/scale/message_cost.py, one received by itself, 975 a second", 58.0)
+    broker_message_us: float = _of("measured: driver_sim/scale/message_cost.py, 975 a second, each to another hub", 15.0)
     ping_us: float = _of("guess: reading takes 27 % and writing 14 % of the 48 us of a fix", 20.0)
     tick_us: float = _of(_BENCH + "popular: one delivery", 8.0)
     dispatcher_us: float = _of(_BENCH + "Fleets: CPU a second of one dispatcher, scattered", 94.0)
