@@ -2,6 +2,7 @@
 #
 #   make test ARGS='-k passenger'     arguments go to pytest
 #   make test WORKERS=1              one test file at a time; 2 at once by default
+#   make demo WORKERS=2              two hubs; one by default
 #   PYTHON=/path/to/python3.12        another interpreter for .venv
 #   TRACKING_DATABASE_URL=…           use that database; PostgreSQL is neither installed nor started
 
@@ -18,7 +19,7 @@ WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test lint bench soak lock clean
+.PHONY: help install dev demo test lint bench soak simulate lock clean
 
 help: ## Show this list
 	@echo "Targets:"
@@ -30,8 +31,8 @@ install: ## Install what the service needs to run: .venv/bin/tracking, PostgreSQ
 dev: ## Install what the tests need as well: linters, Chromium, Node
 	@./setup.sh dev
 
-demo: install ## Run everything on 127.0.0.1 with simulated drivers, and print a passenger's link (PORT=8000 DRIVERS=40)
-	@exec $(BIN)/tracking demo $(if $(PORT),--port $(PORT)) --drivers $(DRIVERS)
+demo: install ## Run everything on 127.0.0.1 with simulated drivers, and print a passenger's link (PORT=8000 DRIVERS=40 WORKERS=2)
+	@exec $(BIN)/tracking demo $(if $(PORT),--port $(PORT)) --drivers $(DRIVERS) $(if $(filter-out file,$(origin WORKERS)),--workers $(WORKERS))
 
 test: dev ## Run all tests: pytest (ARGS='-k name' WORKERS=2) and the pages' own
 	@status=0; \
@@ -50,6 +51,9 @@ bench: dev ## Measure speed, memory and loss (ARGS='--shape trips'; ARGS='--help
 
 soak: dev ## Run a long test (ARGS='kills', 'hubs', 'changed-hubs', 'changes', 'messy', 'churn' or 'attacks'; ARGS='kills --help' shows its arguments)
 	@exec $(BIN)/python -m tests.soak $(ARGS)
+
+simulate: install ## Simulate 10 million vehicles on many hubs, from measured figures (ARGS='--vehicles 1000000 --seed 2')
+	@exec $(BIN)/python -m driver_sim simulate $(ARGS)
 
 lock: ## Remake the lock files from pyproject.toml, with PyPI's newest versions
 	@./setup.sh lock

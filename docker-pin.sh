@@ -7,8 +7,8 @@ umask 077 # as .env may hold secrets
 
 fresh=.env.$$
 trap 'rm -f "$fresh"' EXIT
-if [ -f .env ]; then grep -vE '^(NODE|PYTHON|POSTGIS)_IMAGE=' .env >"$fresh" || true; fi
-for pair in NODE=node:22-slim PYTHON=python:3.11-slim POSTGIS=postgis/postgis:16-3.4; do
+if [ -f .env ]; then grep -vE '^(NODE|PYTHON|POSTGIS|NATS|NGINX)_IMAGE=' .env >"$fresh" || true; fi
+for pair in NODE=node:22-slim PYTHON=python:3.11-slim POSTGIS=postgis/postgis:16-3.4 NATS=nats:2.11-alpine NGINX=nginx:1.28-alpine; do
     image=${pair#*=}
     digest=$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$image") || {
         echo "no digest of $image (above): this needs Docker with its plugin buildx, and a registry that can be reached" >&2

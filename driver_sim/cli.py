@@ -39,11 +39,15 @@ BENCH_SHAPES = (
     "start",
     "hubs",
     "hubs-change",
+    "hubs-fleet",
+    "roll",
     "nearest",
     "history",
 )
 CHANGING = 2_000
 """Passengers in `hubs-change`, at most."""
+ROLLING = 1_000
+"""Drivers in `roll`, at most."""
 DEFAULT_HUB = "http://127.0.0.1:8000"
 
 
@@ -178,18 +182,27 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
     "--trips",
     default="1000,2000,4000",
     show_default=True,
-    help="Trips in `trips`, comma-separated, one run each. `steps`, `changes` and `hubs` use the largest, `hubs-change` too,"
-    f" but {CHANGING} at most.",
+    help="Trips in `trips`, comma-separated, one run each. `steps`, `changes` and `hubs` use the largest, `hubs-change` and"
+    f" `roll` too, but {CHANGING} and {ROLLING} at most.",
 )
 @click.option("--idle", type=click.IntRange(100), default=4000, show_default=True, help="Drivers and passengers in `idle`.")
 @click.option("--passengers", type=click.IntRange(1), default=1000, show_default=True, help="Those of `popular` and `slow`.")
 @click.option("--clients", type=click.IntRange(2), default=2000, show_default=True, help="Clients in `return`.")
-@click.option("--fleet", default="500,10000", show_default=True, help="Vehicles in `fleet`, comma-separated, one run each.")
+@click.option(
+    "--fleet",
+    default="500,10000",
+    show_default=True,
+    help="Vehicles in `fleet`, comma-separated, one run each. `hubs-fleet` uses the largest.",
+)
 @click.option(
     "--vehicles", type=click.IntRange(1000), default=100_000, show_default=True, help="Those of `nearest` and `start`."
 )
 @click.option(
-    "--hubs", "hub_counts", default="1,2,4", show_default=True, help="Numbers of hubs that `hubs` compares, comma-separated."
+    "--hubs",
+    "hub_counts",
+    default="1,2,4",
+    show_default=True,
+    help="Numbers of hubs that `hubs` compares, comma-separated. `hubs-fleet` takes those up to 2, `roll` the largest up to 3.",
 )
 @click.option(
     "--positions",
@@ -202,7 +215,7 @@ def replay(file: Path, hub: str, vehicle: str | None, token: str | None, fleet: 
     "--seconds",
     type=click.FloatRange(1),
     default=None,
-    show_default="15, and 60 in `changes`",
+    show_default="15, and 60 in `changes` and `roll`",
     help="Seconds that each run is measured.",
 )
 @click.option(
@@ -250,6 +263,8 @@ def bench(
         "start": [vehicles],
         "hubs": [max(int(count) for count in trips.split(","))],
         "hubs-change": [min(CHANGING, max(int(count) for count in trips.split(",")))],
+        "hubs-fleet": [max(int(count) for count in fleet.split(","))],
+        "roll": [min(ROLLING, max(int(count) for count in trips.split(",")))],
         "nearest": [vehicles],
         "history": [positions],
     }
@@ -258,6 +273,18 @@ def bench(
     compared = tuple(int(count) for count in hub_counts.split(","))
     conditions = import_module("driver_sim.bench.environment").Conditions(settle_seconds, hubs=compared)
     import_module("driver_sim.bench.run").run(chosen, seconds, path, conditions)
+
+
+@main.command()
+@click.option("--vehicles", type=click.IntRange(10_000), default=10_000_000, show_default=True, help="Vehicles of all.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same result.")
+@click.option(
+    "--assumptions", "shows_assumptions", is_flag=True, help="Print each assumption with its source, and simulate nothing."
+)
+def simulate(vehicles: int, seed: int, shows_assumptions: bool) -> None:
+    """Simulate millions of vehicles on many hubs, and print what falls on each hub, link and database."""
+    # Imported here, because the drivers' apps do not need numpy.
+    import_module("driver_sim.scale.command").run(vehicles, seed, shows_assumptions)
 
 
 async def _replay_own(hub: str, fleet: str, recording: Recording, speed: float | None, stopping: asyncio.Event) -> Summary:

@@ -14,6 +14,7 @@ from tests.support import machine, prepared
 from tests.support.broker import Broker
 from tests.support.clients import Api
 from tests.support.hub_process import HubProcess
+from tests.support.hubs_behind_proxy import HubsBehindProxy
 from tracking.demo.postgres import Cluster
 
 if TYPE_CHECKING:
@@ -52,7 +53,32 @@ LONGEST = (
 """Files that take longest. Workers begin with them, so that none is left alone with one at the end."""
 
 
+ONE_HUB = "one_hub(reason): the test asks a single hub, so it is skipped where tests share several"
+ALSO_TWO_HUBS = "also_two_hubs: tests of the shared hub run twice, with one hub and with two behind a load balancer"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--hubs", type=int, default=1, help="how many hubs, behind a load balancer, tests have in place of one; 1 by default"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marked = metafunc.definition.get_closest_marker("also_two_hubs")
+    if marked and "hub" in metafunc.fixturenames and metafunc.config.getoption("hubs") == 1:
+        alone = metafunc.definition.get_closest_marker("one_hub")
+        metafunc.parametrize("hub", [1] if alone else [1, 2], ids=lambda count: f"hubs={count}", indirect=True, scope="session")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    alone = item.get_closest_marker("one_hub")
+    if alone and item.config.getoption("hubs") > 1:
+        pytest.skip(f"one hub: {alone.args[0]}")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    for line in (ONE_HUB, ALSO_TWO_HUBS):
+        config.addinivalue_line("markers", line)
     # pytest-xdist would begin with the files that have most tests.
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
@@ -134,13 +160,48 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     broker.kill()
 
 
+MakeHub = Callable[..., HubProcess]
+"""Makes one hub, or several behind a load balancer; they are not started."""
+
+
 @pytest.fixture(scope="session")
-def hub(cluster: Cluster, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+def make_hub(request: pytest.FixtureRequest) -> MakeHub:
+    """With the arguments of `HubProcess`, and `count`: how many hubs. By default it is what `--hubs` says."""
+    default: int = request.config.getoption("hubs")
+
+    def make(database_url: str, log: Path, count: int = default, /, **settings: str) -> HubProcess:
+        if count == 1:
+            return HubProcess(database_url, log, None, **settings)
+        return HubsBehindProxy(count, request.getfixturevalue("broker"), database_url, log, **settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_hubs(
+    make_hub: MakeHub, cluster: Cluster, template: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Callable[[int], HubProcess]]:
+    """The hub that tests share, and the hubs behind a load balancer that they share; by their number."""
+    default: int = request.config.getoption("hubs")
+    made: dict[int, HubProcess] = {}
+
+    def shared(count: int) -> HubProcess:
+        if count not in made:
+            database = "shared" if count == default else f"shared_{count}"
+            cluster.create_database(database, template)
+            log = tmp_path_factory.mktemp("hub") / "log"
+            made[count] = make_hub(cluster.url(database), log, count).start()
+        return made[count]
+
+    yield shared
+    for process in made.values():
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def hub(shared_hubs: Callable[[int], HubProcess], request: pytest.FixtureRequest) -> HubProcess:
     """The hub that tests share; each test makes fleets and vehicles of its own."""
-    cluster.create_database("shared", template)
-    process = HubProcess(cluster.url("shared"), tmp_path_factory.mktemp("hub") / "log").start()
-    yield process
-    process.stop()
+    return shared_hubs(getattr(request, "param", request.config.getoption("hubs")))
 
 
 @pytest.fixture
@@ -150,12 +211,12 @@ async def api(hub: HubProcess) -> AsyncIterator[Api]:
 
 
 @pytest.fixture
-def own_hub(database_url: str, tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
+def own_hub(make_hub: MakeHub, database_url: str, tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
     """Makes a hub of the test's own, with settings of its own, on a database of its own."""
     made: list[HubProcess] = []
 
     def make(**settings: str) -> HubProcess:
-        process = HubProcess(database_url, tmp_path / f"hub-{len(made)}.log", None, **settings).start()
+        process = make_hub(database_url, tmp_path / f"hub-{len(made)}.log", **settings).start()
         made.append(process)
         return process
 

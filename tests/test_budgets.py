@@ -81,6 +81,7 @@ def test_an_invalid_rate_is_refused_with_the_right_form(text: str, monkeypatch: 
         load()
 
 
+@pytest.mark.one_hub("each hub has budgets of its own")
 async def test_writing_past_the_budget_is_429_with_retry_after(own_hub: Callable[..., HubProcess]) -> None:
     hub = own_hub(budget_writes="2/60")
     async with Api(hub.url) as service:

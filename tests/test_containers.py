@@ -1,5 +1,6 @@
 """The containers, as far as they can be checked without an engine: the compose file and the entry point."""
 
+import ipaddress
 import os
 import re
 import stat
@@ -12,12 +13,18 @@ import pytest
 import yaml
 
 from tests.support.hub_process import SECRET
-from tracking.config import MIN_SECRET_BYTES
+from tracking.api.changes import MAX_SECONDS
+from tracking.api.geofences import MAX_FEATURE
+from tracking.api.http import MAX_BODY
+from tracking.config import MIN_SECRET_BYTES, load
+from tracking.sockets.request_reader import MAX_HEAD
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = {"migrate", "hub", "drivers", "links"}
+HUBS = {"hub", "hub-a", "hub-b"}
+OURS = HUBS | {"migrate", "drivers", "links"}
+NGINX = (ROOT / "examples" / "proxy" / "nginx-hubs.conf").read_text()
 
 
 def mounted(service: str) -> set[str]:
@@ -26,7 +33,7 @@ def mounted(service: str) -> set[str]:
 
 
 def test_there_are_the_services_that_these_tests_know() -> None:
-    assert set(SERVICES) == OURS | {"database"}
+    assert set(SERVICES) == OURS | {"database", "nats", "proxy"}
 
 
 @pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES.keys())
@@ -46,21 +53,73 @@ def test_the_image_runs_as_nobody_special() -> None:
     assert re.search(r"^USER 10001:10001$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
 
 
-def test_only_the_hub_has_the_secret() -> None:
-    assert {name for name in SERVICES if "state" in mounted(name)} == {"hub"}
+def test_only_hubs_have_the_secret() -> None:
+    assert {name for name in SERVICES if "state" in mounted(name)} == HUBS
     for name, service in SERVICES.items():
         assert not any("SECRET" in variable for variable in service.get("environment", {})), name
     # A service token is less dangerous, because it expires and can be revoked. Services that need one read it.
-    assert {name for name in SERVICES if "tokens" in mounted(name)} == {"hub", "drivers", "links"}
+    assert {name for name in SERVICES if "tokens" in mounted(name)} == HUBS | {"drivers", "links"}
     assert all("tokens:/tokens:ro" in SERVICES[name]["volumes"] for name in ("drivers", "links"))
     assert all(mounted(name).isdisjoint(mounted("database")) for name in OURS)
 
 
 def test_the_database_is_reached_by_the_hub_and_by_nobody_from_outside() -> None:
     assert COMPOSE["networks"]["storage"]["internal"] is True
-    assert {name for name, service in SERVICES.items() if "storage" in service["networks"]} == {"database", "migrate", "hub"}
+    assert on("storage") == HUBS | {"database", "migrate"}
     assert SERVICES["database"]["networks"] == ["storage"] and "ports" not in SERVICES["database"]
-    assert [port for service in SERVICES.values() for port in service.get("ports", [])] == ["127.0.0.1:8000:8000"]
+    # The one hub and the proxy have the same port, so both cannot run.
+    assert {name: service["ports"] for name, service in SERVICES.items() if "ports" in service} == {
+        name: ["127.0.0.1:8000:8000"] for name in ("hub", "proxy")
+    }
+
+
+def on(network: str) -> set[str]:
+    """The services that are in a network."""
+    return {name for name, service in SERVICES.items() if network in service["networks"]}
+
+
+def test_the_two_hubs_run_without_the_one_and_the_one_without_them() -> None:
+    profile = {"nats", "hub-a", "hub-b", "proxy"}
+    assert {name for name, service in SERVICES.items() if service.get("profiles") == ["hubs"]} == profile
+    needed = {name: set(service.get("depends_on", {})) for name, service in SERVICES.items()}
+    assert all("hub" not in needed[name] for name in profile), "`docker compose up proxy` must not begin the one hub"
+    assert all(needed[name].isdisjoint(profile) for name in set(SERVICES) - profile)
+    assert "TRACKING_NATS_URL" not in SERVICES["hub"]["environment"]
+    assert needed["proxy"] == {"hub-a", "hub-b"} and needed["hub-a"] == needed["hub-b"] == {"migrate", "nats"}
+
+
+def test_the_two_hubs_differ_in_their_name_and_address_alone() -> None:
+    first, second = (SERVICES[name] for name in ("hub-a", "hub-b"))
+    assert {key for key in first if first[key] != second[key]} == {"environment", "networks"}
+    environments = first["environment"], second["environment"]
+    assert {key for key in environments[0] if environments[0][key] != environments[1][key]} == {"TRACKING_NODE_NAME"}
+    assert first["stop_grace_period"] == "60s", "a drain takes 20 s, and storing may take as long"
+
+
+def test_hubs_believe_the_proxy_and_nobody_else_who_reaches_them() -> None:
+    (subnet,) = [config["subnet"] for config in COMPOSE["networks"]["front"]["ipam"]["config"]]
+    assert on("front") == {"hub-a", "hub-b", "proxy"} and COMPOSE["networks"]["front"]["internal"] is True
+    assert on("between") == {"hub-a", "hub-b", "nats"} and COMPOSE["networks"]["between"]["internal"] is True
+    addresses = {name: SERVICES[name]["networks"]["front"]["ipv4_address"] for name in on("front")}
+    assert len(set(addresses.values())) == 3
+    assert all(ipaddress.ip_address(address) in ipaddress.ip_network(subnet) for address in addresses.values())
+    for name in ("hub-a", "hub-b"):
+        assert SERVICES[name]["environment"]["TRACKING_TRUSTED_PROXIES"] == subnet
+        assert load(trusted_proxies=subnet).proxies == [subnet]
+
+
+def test_the_proxy_knows_the_two_hubs_and_repeats_nothing_that_changes() -> None:
+    assert set(re.findall(r"^ *server (\S+?):8000 ", NGINX, re.MULTILINE)) == {"hub-a", "hub-b"}
+    directives = dict(re.findall(r"^ *(\w+) +([^;#{}]+);", NGINX, re.MULTILINE))
+    assert directives["proxy_next_upstream"] == "error timeout"
+    assert int(directives["client_max_body_size"].removesuffix("m")) * 2**20 > MAX_FEATURE > MAX_BODY
+    count, size = directives["large_client_header_buffers"].split()
+    assert int(size.removesuffix("k")) * 1024 * 2 == MAX_HEAD and int(count) >= 2
+    longest = max(load().ping_interval, load().tick_interval, MAX_SECONDS)
+    assert int(directives["proxy_read_timeout"].removesuffix("s")) > 2 * longest
+    assert "proxy_set_header X-Forwarded-For $remote_addr;" in NGINX
+    source = COMPOSE["configs"][SERVICES["proxy"]["configs"][0]["source"]]["file"]
+    assert (ROOT / source).read_text() == NGINX
 
 
 def test_links_are_printed_for_who_asks_and_stand_in_no_log() -> None:
@@ -73,7 +132,8 @@ def test_every_image_can_be_pinned_by_its_digest() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) == {"${NODE_IMAGE}", "${PYTHON_IMAGE}"}
     defaults = dict(re.findall(r"^ARG (\w+_IMAGE)=(\S+)$", dockerfile, re.MULTILINE))
-    defaults["POSTGIS_IMAGE"] = SERVICES["database"]["image"].removeprefix("${POSTGIS_IMAGE:-").removesuffix("}")
+    for variable, name in (("POSTGIS_IMAGE", "database"), ("NATS_IMAGE", "nats"), ("NGINX_IMAGE", "proxy")):
+        defaults[variable] = SERVICES[name]["image"].removeprefix(f"${{{variable}:-").removesuffix("}")
     for name, service in SERVICES.items():
         if name in OURS:
             assert service["image"] == "tracking"
@@ -187,6 +247,8 @@ def test_digests_are_written_beside_what_else_the_operator_set(container: Contai
             "NODE_IMAGE=node:22-slim@sha256:of-node:22-slim",
             "PYTHON_IMAGE=python:3.11-slim@sha256:of-python:3.11-slim",
             "POSTGIS_IMAGE=postgis/postgis:16-3.4@sha256:of-postgis/postgis:16-3.4",
+            "NATS_IMAGE=nats:2.11-alpine@sha256:of-nats:2.11-alpine",
+            "NGINX_IMAGE=nginx:1.28-alpine@sha256:of-nginx:1.28-alpine",
         ]
     assert stat.S_IMODE(environment.stat().st_mode) == 0o600, "it may hold secrets"
     before = environment.read_text()

@@ -136,6 +136,7 @@ async def test_the_driver_loses_nothing_when_the_hub_is_killed(own_hub: Callable
         assert [int(row["seq"]) for row in rows] == list(range(1, sent + 1))
 
 
+@pytest.mark.one_hub("an epoch belongs to one hub")
 async def test_the_watcher_goes_on_with_the_first_update_that_it_missed(hub: HubProcess, api: Api) -> None:
     vehicle_id, trip_id = await api.under_way()
     share = await api.call("POST", f"/trips/{trip_id}/shares", {})

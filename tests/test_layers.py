@@ -9,9 +9,9 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = """
     errors
-    broker_settings bucket caps geo metrics model numbers origins
-    config geojson keys lag lanes routes
-    auth demo protocol
+    broker_settings bucket caps child_processes geo logs metrics model moving_settings numbers origins
+    config geojson keys lag lanes routes sockets.listening
+    auth demo protocol workers
     access budgets downloads store
     audit change_upkeep erasure gpx nodes sockets.limits
     live
@@ -20,10 +20,11 @@ LAYERS = """
     refiling
     cluster forgetting
     service
-    assembly
+    assembly readiness
     api sockets
     life
-    app
+    app drain
+    serving
     cli
 """
 """From bottom to top. What is in one row does not import each other; modules of one package may."""

@@ -5,12 +5,16 @@ import socket
 from collections.abc import Callable
 
 import asyncpg
+import pytest
 
 from tests.support.clients import Api, Driver, Message, Passenger, fix, now_ms
 from tests.support.hub_process import HubProcess
 from tests.support.offsets import assert_contiguous
 
+pytestmark = pytest.mark.also_two_hubs
 
+
+@pytest.mark.one_hub("an epoch belongs to one hub")
 async def test_who_comes_back_gets_what_was_missed_and_nothing_twice(hub: HubProcess, api: Api) -> None:
     vehicle_id, trip_id = await api.under_way()
     async with Driver(hub.url, vehicle_id) as driver:
@@ -61,9 +65,10 @@ async def test_a_suspect_fix_is_stored_and_not_shown(hub: HubProcess, api: Api) 
     vehicle_id, trip_id = await api.under_way()
     async with Driver(hub.url, vehicle_id) as driver, Passenger(hub.url, trip_id) as passenger:
         await passenger.receive()
-        await driver.report(fix(1))
-        await driver.report(fix(2, latitude=0.0, longitude=0.0))
-        await driver.report(fix(3))
+        begin = now_ms()
+        await driver.report(fix(1, fix_time=begin))
+        await driver.report(fix(2, fix_time=begin + 1, latitude=0.0, longitude=0.0))
+        await driver.report(fix(3, fix_time=begin + 2))
         shown = [await passenger.receive() for _ in range(2)]
         await driver.acknowledged(3)
     assert [m["latitude"] for m in shown] == [fix(1)["latitude"], fix(3)["latitude"]]
@@ -188,6 +193,7 @@ async def test_a_status_is_told_though_its_driver_is_gone_before_the_commit(
     await database.close()
 
 
+@pytest.mark.one_hub("the load balancer holds what a slow reader does not read")
 async def test_a_slow_reader_gets_the_newest_and_is_told(own_hub: Callable[..., HubProcess]) -> None:
     hub = own_hub(outbox_high_water="4096")
     count, batch = 30_000, 500

@@ -341,5 +341,10 @@ def test_make_alone_lists_the_targets_and_installs_nothing() -> None:
     assert {"install", "demo", "test", "lint", "lock", "clean"} <= listed
 
 
+def test_the_demo_has_several_hubs_on_request_alone() -> None:
+    assert re.search(r"tracking demo +--drivers 40 *$", _make("-n", "demo"), re.MULTILINE)
+    assert "tracking demo --port 8123 --drivers 5 --workers 3" in _make("-n", "demo", "PORT=8123", "DRIVERS=5", "WORKERS=3")
+
+
 def test_arguments_reach_pytest() -> None:
     assert re.search(r"\.venv/bin/pytest -n 2 --dist loadfile -k passenger\b", _make("-n", "test", "ARGS=-k passenger"))

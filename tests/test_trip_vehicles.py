@@ -8,6 +8,8 @@ from tests.support.clients import Api, Driver, Passenger, fix, now_ms
 from tests.support.devices import until
 from tests.support.hub_process import HubProcess
 
+pytestmark = pytest.mark.also_two_hubs
+
 
 async def test_another_vehicle_takes_over_in_mid_trip(hub: HubProcess, api: Api) -> None:
     vehicle_id, trip_id = await api.under_way()

@@ -144,7 +144,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 
         def refuse(removed: Collection[Key]) -> None:
             life.service.change_feed.refuse(removed)
-            start(life.service.hub.refuse(removed))
+            start(life.service.hub.links.refuse(removed))
 
         keys.on_removed = refuse
         tasks.append(asyncio.create_task(keys.run(), name="keys"))

@@ -114,6 +114,7 @@ class _Assembly:
         self.nodes = assemble_nodes(
             settings, self.database, registry.node, backplane, confirmed=lambda: self.follower.behind < CONFIRMED_SECONDS
         )
+        self.nodes.connections = lambda: self.hub.links.count
         self.leases = Leases(self.database, registry.node.node, alone=not self.nodes.enabled)
         self._build_live()
         self._build_history()
@@ -262,6 +263,7 @@ class _Assembly:
             revisions=self.revisions,
             audit=self.audit,
             follower=lambda: self.follower,
+            shed_above=self.settings.shed_above,
         )
         self.silences = Silences(
             *(database, fleets, self.events, self.clock),
@@ -281,6 +283,8 @@ class _Assembly:
             connected=self.hub.drivers,
             gone_after=self.settings.gone_after,
         )
+        if self.nodes.enabled:
+            self.loader.on_look = self.safeguards.remote_vehicles.look
 
     def _build_following(self) -> None:
         settings = self.settings

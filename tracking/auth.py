@@ -22,6 +22,8 @@ MAX_TOKEN = 8_192
 """The longest token that the hub reads, in characters. It is the size of a request header."""
 MAX_ID = 256
 """The longest id in a token, in characters: the token's own, and that of its vehicle, trip or fleet."""
+MAX_EXPIRES_IN = 366 * 86_400
+"""The longest lifetime of a token that the hub issues, in seconds."""
 CLOCKS_DIFFER_MS = 5_000
 """How far an issuer's clock may differ from the hub's, when `nbf` or `iat` is checked."""
 LAST_EXPIRY_MS = 253_402_300_799_000

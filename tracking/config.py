@@ -11,6 +11,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from tracking.broker_settings import BrokerSettings
 from tracking.errors import ConfigError
+from tracking.moving_settings import MovingSettings
 from tracking.origins import is_loopback, parse_address, parse_origin
 
 MIN_SECRET_BYTES = 32
@@ -48,7 +49,7 @@ def _parse_rate(text: object) -> Rate:
 RateSetting = Annotated[Rate, BeforeValidator(_parse_rate), NoDecode]
 
 
-class Settings(BrokerSettings):
+class Settings(BrokerSettings, MovingSettings):
     """Every setting with its default and unit. Build it with `load`, which explains what is wrong."""
 
     model_config = SettingsConfigDict(env_prefix="TRACKING_", frozen=True, extra="ignore")

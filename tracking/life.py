@@ -43,6 +43,8 @@ RETRY_SECONDS = 1.0
 FLEET_TICK = 0.25
 """Seconds."""
 TICKS_OF_RECOUNT = 4
+failed: set[str] = set()
+"""Tasks that failed in this process. It goes down at once."""
 CHECK_SECONDS = 1.0
 """How long it may take to notice a database that went back while nothing is written."""
 
@@ -90,6 +92,7 @@ class Life:
                 "feed from the store": service.safeguards.store_feed.run(),
                 "erasures by other hubs": service.safeguards.remote_erasures.run(),
                 "vehicles of other hubs": service.safeguards.remote_vehicles.run(),
+                "shedding": service.safeguards.shedding.run(),
                 "summaries": service.summaries.run(),
                 "erasures": service.erasures.run(),
                 "retention": service.retention.run(),
@@ -107,6 +110,7 @@ class Life:
                 "marks": _check_marks(service),
                 NODES: service.nodes.run(),
                 "trips across hubs": _across_hubs(service),
+                "fleets across hubs": _fleets_across_hubs(service),
             }.items()
         }
         for task in self._tasks.values():
@@ -182,6 +186,7 @@ async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
 def go_down_with(task: asyncio.Task[None]) -> None:
     """Ends the hub if a task fails. Without its recorder, for example, it would accept fixes and never acknowledge them."""
     if not task.cancelled() and task.exception() is not None:
+        failed.add(task.get_name())
         logger.critical("the %s failed, so the hub goes down", task.get_name(), exc_info=task.exception())
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -237,6 +242,11 @@ async def _across_hubs(service: Service) -> None:
 
     await _until_stored(follow, service)
     await service.across_hubs.trips.run()
+
+
+async def _fleets_across_hubs(service: Service) -> None:
+    if service.safeguards.fleets is not None:
+        await service.safeguards.fleets.run()
 
 
 async def _keep_house(service: Service) -> None:

@@ -165,6 +165,10 @@ KEY_READINGS = Tally(
     "outcome",
     ("good", "failed"),
 )
+SHED = Tally("tracking_sockets_shed", "Sockets closed because this hub had many more than the others")
+DRAINING = Gauge(
+    "tracking_draining", "1 while this hub, which is being stopped, sends its clients to other hubs", registry=REGISTRY
+)
 LEASE_HELD = Gauge(
     "tracking_lease_held", "1 while this hub does a job that one hub is enough for, by job", ["job"], registry=REGISTRY
 )
@@ -176,6 +180,17 @@ NODE_BYTES = Tally(
     "tracking_node_bytes", "Bytes of packets and beats to other hubs (out) and from them (in)", "direction", _TO_AND_FROM
 )
 NODE_POSITIONS = Tally("tracking_node_positions", "Positions to other hubs (out) and from them (in)", "direction", _TO_AND_FROM)
+FLEET_MOVES = Tally(
+    "tracking_fleet_moves",
+    "States of vehicles told to other hubs whose dispatchers look at their fleet (out), and told by other hubs (in)",
+    "direction",
+    _TO_AND_FROM,
+)
+FLEET_READINGS = Counter(
+    "tracking_fleet_readings",
+    "Readings of vehicles of other hubs from the store: after a look, the end of a hub or a minute, and without the broker",
+    registry=REGISTRY,
+)
 NODE_GAPS = Tally("tracking_node_gaps", "Times that packets from another hub were lost")
 NODE_DROPPED = Tally(
     "tracking_node_dropped",

@@ -41,6 +41,8 @@ class Client(asyncio.Protocol):
         self.closed: int | None = None
         self.hub = 0
         """The number of the hub that it connects to."""
+        self.on_end: Callable[[], object] = lambda: None
+        """Called when the connection has ended."""
         self.receive_buffer: int | None = None
         """Bytes that the system may hold of what is not read; None: as it likes."""
 
@@ -63,10 +65,12 @@ class Client(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.closed is None:
             self.closed = 0
+        self.on_end()
         if not self.ready.done():
             self.ready.set_exception(Lost(f"{self._path}: closed with {self.closed}"))
 
     def data_received(self, data: bytes) -> None:
+        assert self.transport is not None
         if self._rest:
             data = self._rest + data
         at = 0
@@ -101,7 +105,8 @@ class Client(asyncio.Protocol):
                 self._send(0x8A, data[start:end])
             elif kind == 8:
                 self.closed = int.from_bytes(data[start : start + 2], "big")
-                self.close()
+                self._send(0x88, data[start:end])
+                self.transport.close()
             at = end
         self._rest = data[at:]
 
@@ -118,7 +123,7 @@ class Client(asyncio.Protocol):
         mask = b"\x5a\x17\xe3\x88"
         length = len(payload)
         size = bytes((0x80 | length,)) if length < 126 else b"\xfe" + length.to_bytes(2, "big")
-        if self.transport is not None:
+        if self.transport is not None and not self.transport.is_closing():
             self.transport.write(bytes((head,)) + size + mask + apply_mask(payload, mask))
 
     def close(self) -> None:
@@ -234,60 +239,6 @@ class WatcherClient(Client):
         self._offset = offset
 
 
-class LineClient(WatcherClient):
-    """Keeps the fix times of the line, goes on from what another one had, and notes when it saw the first position."""
-
-    def __init__(self, trip_id: str, token: str, before: "LineClient | None" = None) -> None:
-        query = "" if before is None else f"?epoch={before.epoch}&offset={before.offset}&since={before.since}"
-        super().__init__(trip_id, token, query=query)
-        self.trip_id = trip_id
-        self.line: set[int] = set() if before is None else set(before.line)
-        self.epoch: str = ""
-        self.offset: int = 0
-        self.since: int = 0 if before is None else before.since
-        self.added = False
-        """Its snapshot only added to the line."""
-        self.snapshot_at: float | None = None
-        self.position_at: float | None = None
-
-    def received(self, message: bytes) -> None:
-        super().received(message)
-        if message.startswith(b'{"type":"position","offset":'):
-            if self.position_at is None:
-                self.position_at = time.perf_counter()
-            at = message.index(b'"fix_time":') + 11
-            self.line.add(int(message[at : at + 13]))
-            at = message.index(b'"server_time":') + 14
-            self.since = max(self.since, int(message[at : at + 13]))
-        elif message.startswith(b'{"type":"snapshot"'):
-            self.snapshot_at = time.perf_counter()
-            snapshot = _decode_snapshot(message)
-            self.added = snapshot.since is not None
-            if not self.added:
-                self.line.clear()
-            self.line.update(int(point[2]) for point in snapshot.track)
-            self.epoch, self.since = snapshot.epoch, max(self.since, snapshot.server_time)
-        elif message.startswith(b'{"type":"track_revised"'):
-            revised = _decode_revision(message)
-            self.line = {at for at in self.line if not revised.from_ <= at <= revised.to}
-            self.line.update(int(point[2]) for point in revised.track)
-        if self._offset is not None:
-            self.offset = self._offset
-
-
-class _Snapshot(msgspec.Struct):
-    epoch: str
-    server_time: int
-    track: list[tuple[float, float, float]]
-    since: int | None = None
-
-
-class _Revision(msgspec.Struct, rename={"from_": "from"}):
-    from_: int
-    to: int
-    track: list[tuple[float, float, float]]
-
-
 class DispatcherClient(Client):
     """Looks at a part of a fleet, and counts the updates that come; with `drivers` it notes how long each was under way."""
 
@@ -301,6 +252,8 @@ class DispatcherClient(Client):
         self.delivered = 0
         self.messages = 0
         self.to_watcher: list[float] = []
+        self.across: list[float] = []
+        """The same, of drivers who are connected to another hub."""
         self.events: list[str] = []
         """their kinds"""
         self.trips_seen: dict[str, dict[int, float]] = {}
@@ -341,8 +294,8 @@ class DispatcherClient(Client):
     def _took(self, vehicle_id: str, fix_time: int, now: float) -> None:
         driver = self._drivers.get(vehicle_id)
         sent = driver.sent_at.get(fix_time) if driver is not None and driver.sent_at is not None else None
-        if sent is not None:
-            self.to_watcher.append(now - sent)
+        if driver is not None and sent is not None:
+            (self.to_watcher if driver.hub == self.hub else self.across).append(now - sent)
 
 
 def _version(message: bytes) -> int:
@@ -351,8 +304,6 @@ def _version(message: bytes) -> int:
     return int(message[at : message.index(b",", at)])
 
 
-_decode_snapshot = msgspec.json.Decoder(_Snapshot).decode
-_decode_revision = msgspec.json.Decoder(_Revision).decode
 _decode_event = msgspec.json.Decoder(EventNews).decode
 _decode_fleet = msgspec.json.Decoder(FleetUpdate).decode
 
@@ -361,18 +312,27 @@ async def connect(
     clients: list[Client], port: int, *, at_once: int = 100, told: Callable[[], object] = lambda: None, timeout: float = 60.0
 ) -> None:
     """Connects all of them and waits until each is ready. Raises `Lost` or `TimeoutError`."""
-    loop = asyncio.get_running_loop()
     gate = asyncio.Semaphore(at_once)
 
     async def one(client: Client) -> None:
         async with gate:
-            mine = socket.socket()
-            mine.setblocking(False)
-            if client.receive_buffer is not None:
-                mine.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, client.receive_buffer)
-            await loop.sock_connect(mine, ("127.0.0.1", port))
-            await loop.create_connection(lambda: client, sock=mine)
-            await asyncio.wait_for(asyncio.shield(client.ready), timeout)
+            await open_line(client, port, timeout)
             told()
 
     await asyncio.gather(*(one(client) for client in clients))
+
+
+async def open_line(client: Client, port: int, timeout: float = 60.0) -> None:
+    """Connects it and waits until it is ready. Raises `Lost`, `OSError` or `TimeoutError`."""
+    loop = asyncio.get_running_loop()
+    mine = socket.socket()
+    mine.setblocking(False)
+    if client.receive_buffer is not None:
+        mine.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, client.receive_buffer)
+    try:
+        await loop.sock_connect(mine, ("127.0.0.1", port))
+    except OSError:
+        mine.close()
+        raise
+    await loop.create_connection(lambda: client, sock=mine)
+    await asyncio.wait_for(asyncio.shield(client.ready), timeout)

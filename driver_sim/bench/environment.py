@@ -7,7 +7,7 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ import psutil
 from tqdm import tqdm
 
 from driver_sim.backend import Backend
-from driver_sim.bench.clients import DispatcherClient, DriverClient, LineClient, WatcherClient
+from driver_sim.bench.clients import DispatcherClient, DriverClient, WatcherClient
 from driver_sim.bench.hub import READY_SECONDS, STOP_SECONDS, Broker, EnvironmentFailed, Hub, Launch, cpu, launch
+from driver_sim.bench.lines import LineClient
+from driver_sim.bench.returning import Driver, Passenger, Ports
+from driver_sim.bench.workers import Workers
 from tracking.demo.postgres import Cluster
 from tracking.errors import TrackingError
 from tracking.model import Place
@@ -43,12 +46,16 @@ class Conditions:
     launch: Launch = launch
     hubs: tuple[int, ...] = (1, 2, 4)
     """The numbers of hubs that are compared."""
+    ways: tuple[str, ...] = ("workers", "separate")
+    """How hubs are replaced in `roll`."""
     questions: int = 300
     """How often each question of the shapes that ask is asked."""
     cluster: Cluster | None = None
     """A PostgreSQL that runs. None: a new one is made for each shape, and removed after it."""
     template: str | None = None
     """The database of that cluster which is copied for each shape."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """TRACKING_… of hubs."""
 
 
 @dataclass
@@ -90,6 +97,7 @@ class Environment:
         self.settle_seconds = conditions.settle_seconds
         self.questions = conditions.questions
         self.hub_counts = conditions.hubs
+        self.ways = conditions.ways
         self.vehicles: list[str] = []
         self.trips: list[str] = []
         self.fleet = FLEET
@@ -107,6 +115,7 @@ class Environment:
             "TRACKING_JWT_SECRET": self._secret,
             "TRACKING_CONNECTIONS_PER_ADDRESS": "100000",
             **settings,
+            **conditions.settings,
         }
         self.sql: asyncpg.Connection[Any]
         self._launch = conditions.launch
@@ -166,6 +175,11 @@ class Environment:
             if time.monotonic() > deadline:
                 raise EnvironmentFailed(f"of {count} hubs, each sees so many others: {seen}; their logs are beside {self._log}")
             await asyncio.sleep(0.05)
+
+    def workers(self, count: int) -> Workers:
+        """So many hubs on one port, in place of the present ones. They are not started yet."""
+        self._end_hubs()
+        return Workers(count, self._environment, self._log.with_name("workers.log"), self._launch)
 
     def _end_hubs(self) -> None:
         for hub in self.hubs:
@@ -267,6 +281,20 @@ class Environment:
     def watcher(self, number: int, driver: DriverClient | None = None) -> WatcherClient:
         trip_id = self.trips[number]
         return WatcherClient(trip_id, self._token("passenger", trip_id=trip_id), driver)
+
+    def returning_driver(self, number: int, ports: Ports) -> Driver:
+        return Driver(self._token("driver", vehicle_id=self.vehicles[number]), ports)
+
+    def returning_passenger(self, number: int, ports: Ports) -> Passenger:
+        trip_id = self.trips[number]
+        return Passenger(trip_id, self._token("passenger", trip_id=trip_id), ports)
+
+    async def stored_seqs(self) -> dict[str, list[int]]:
+        """The numbers of stored fixes by the name of their session."""
+        rows = await self.sql.fetch(
+            "SELECT name, array_agg(seq) AS seqs FROM positions JOIN sessions USING (session) GROUP BY name"
+        )
+        return {row["name"]: row["seqs"] for row in rows}
 
     def line_client(self, number: int, before: LineClient | None = None) -> LineClient:
         """A passenger who goes on from what it had on another hub, if there is one before."""

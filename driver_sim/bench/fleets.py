@@ -49,9 +49,9 @@ async def fleet(environment: Environment, count: int, seconds: float) -> Result:
     # Screens within the part of the map that `PARTS_WITHIN` vehicles fill overlap as much whatever the fleet holds; those all
     # over the map overlap less, the larger it is, and what is encoded once is shared by fewer.
     within = min(side, math.ceil(math.sqrt(PARTS_WITHIN)))
-    parts = {"part": _parts(within)}
+    parts = {"part": screens_of(PART, PART_DISPATCHERS, within)}
     if side > within:
-        parts["scattered"] = _parts(side)
+        parts["scattered"] = screens_of(PART, PART_DISPATCHERS, side)
     if count <= MAX_SEEN:
         parts["all"] = [_bounds(-1, -1, side, side + 2)] * ALL_SEE_ALL
     for name, bounds in parts.items():
@@ -105,11 +105,11 @@ async def _phase(
     }
 
 
-def _parts(side: int) -> list[Bounds]:
-    """Screens of `PART` vehicles, somewhere in a square of that many columns and rows."""
+def screens_of(vehicles: int, count: int, side: int) -> list[Bounds]:
+    """So many screens of so many vehicles each, somewhere in a square of `side` columns and rows."""
     rng = random.Random(side)
-    width = math.sqrt(PART) - 1
-    corners = [(rng.uniform(0, side - 1 - width), rng.uniform(0, side - 1 - width)) for _ in range(PART_DISPATCHERS)]
+    width = math.sqrt(vehicles) - 1
+    corners = [(rng.uniform(0, side - 1 - width), rng.uniform(0, side - 1 - width)) for _ in range(count)]
     return [_bounds(x, y, x + width, y + width) for x, y in corners]
 
 

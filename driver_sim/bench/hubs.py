@@ -4,11 +4,12 @@ import asyncio
 import time
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
-from driver_sim.bench.clients import METRES_PER_DEGREE, SPEED, DriverClient, LineClient, connect
+from driver_sim.bench.clients import METRES_PER_DEGREE, SPEED, DriverClient, connect
 from driver_sim.bench.environment import Environment
+from driver_sim.bench.lines import LineClient
 from driver_sim.bench.load import Result, close, connected, drained, latencies, measured, report
+from driver_sim.bench.traffic import Traffic
 
 TURNS_SECONDS = 15.0
 """From here on each number of hubs is measured twice, in turns; below it once, as for a trial."""
@@ -23,8 +24,6 @@ WHOLE_SECONDS = 10.0
 LATITUDE, LONGITUDE = 47.0, 9.521345
 SUMMED = {"sent", "lost", "again", "stored_twice", "not_acknowledged", "not_delivered", "skipped", "breaks", "closed"}
 SAME = {"hubs", "drivers", "passengers"}
-SENT = 'tracking_node_positions_total{direction="out"}'
-"""The metric: positions that a hub has sent to others."""
 JOINS = "tracking_trip_joins_total"
 """The metric: how passengers were served when they came."""
 
@@ -67,7 +66,7 @@ async def _crossing(environment: Environment, drivers: Sequence[DriverClient], s
     watchers = [environment.watcher(n, driver) for n, driver in enumerate(drivers)]
     for n, watcher in enumerate(watchers):
         watcher.hub = (n + 1) % several
-    traffic = _Traffic(environment)
+    traffic = Traffic(environment)
     before = await environment.stored_twice()
     result = await measured(environment, drivers, watchers, 1.0, seconds, f"{several} hubs", look=traffic.look)
     return {
@@ -82,7 +81,7 @@ async def _crossing(environment: Environment, drivers: Sequence[DriverClient], s
 async def _unwatched(environment: Environment, drivers: Sequence[DriverClient], seconds: float) -> Result:
     """The same drivers without passengers: nothing of theirs may reach the broker."""
     several = len(environment.hubs)
-    traffic = _Traffic(environment)
+    traffic = Traffic(environment)
     result = await measured(environment, drivers, [], 1.0, seconds, f"{several} hubs, unwatched", look=traffic.look)
     wanted = ("hub_us_per_fix", "lost", "closed")
     return {
@@ -90,46 +89,6 @@ async def _unwatched(environment: Environment, drivers: Sequence[DriverClient], 
         "broker_messages_per_second (unwatched)": traffic.messages / traffic.seconds,
         "positions_to_broker (unwatched)": traffic.positions,
     }
-
-
-class _Traffic:
-    """What went between hubs from the first look to the second one."""
-
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
-        self._seen: list[tuple[float, float, int, int, int]] = []
-
-    async def look(self) -> None:
-        broker = self._environment.broker
-        if broker is None:
-            self._seen.append((time.perf_counter(), 0.0, 0, 0, 0))
-            return
-        positions = int(await self._environment.metric(SENT))
-        self._seen.append((time.perf_counter(), broker.cpu(), *await broker.carried(), positions))
-
-    def _spent(self, which: int) -> Any:
-        before, after = self._seen
-        return after[which] - before[which]
-
-    @property
-    def seconds(self) -> float:
-        return float(self._spent(0))
-
-    @property
-    def cpu(self) -> float:
-        return float(self._spent(1))
-
-    @property
-    def messages(self) -> int:
-        return int(self._spent(2))
-
-    @property
-    def bytes(self) -> int:
-        return int(self._spent(3))
-
-    @property
-    def positions(self) -> int:
-        return int(self._spent(4))
 
 
 def _joined(parts: Sequence[Result]) -> Result:

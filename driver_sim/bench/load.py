@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -41,7 +41,16 @@ async def connected(environment: Environment, clients: Sequence[Client], name: s
             await connect([client for client in clients if client.hub == number], hub.port, told=bar.update)
 
 
-async def report(drivers: Sequence[DriverClient], hertz: float, seconds: float, name: str) -> None:
+class Reports(Protocol):
+    """A driver."""
+
+    sent: int
+    acknowledged: int
+
+    def report(self) -> None: ...
+
+
+async def report(drivers: Sequence[Reports], hertz: float, seconds: float, name: str) -> None:
     """Every driver `hertz` times a second, all of them spread evenly."""
     rate = hertz * len(drivers)
     total = int(rate * seconds)
@@ -62,7 +71,7 @@ async def wait(seconds: float, name: str) -> None:
         await asyncio.sleep(1.0)
 
 
-async def drained(drivers: Sequence[DriverClient]) -> None:
+async def drained(drivers: Sequence[Reports]) -> None:
     deadline = time.perf_counter() + DRAIN_SECONDS
     # A look now and then costs the load less than an event for each ack.
     while any(driver.acknowledged < driver.sent for driver in drivers) and time.perf_counter() < deadline:  # noqa: ASYNC110

@@ -18,7 +18,7 @@ from tracking.demo.postgres import ROOT
 
 MEASURED = Conditions()
 SECONDS = 15.0
-SECONDS_OF = {"changes": 60.0}
+SECONDS_OF = {"changes": 60.0, "roll": 60.0}
 """How long each run is measured, where nothing else is asked for; by shape, where it differs."""
 
 

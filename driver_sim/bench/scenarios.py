@@ -12,7 +12,9 @@ from driver_sim.bench.environment import Environment
 from driver_sim.bench.fleets import fleet
 from driver_sim.bench.geofences import geofences
 from driver_sim.bench.hubs import hubs, hubs_change
+from driver_sim.bench.hubs_fleet import hubs_fleet
 from driver_sim.bench.load import Result, at_once, close, connected, drained, latencies, measured, report, wait
+from driver_sim.bench.roll import roll
 from driver_sim.bench.start import start
 
 POPULAR_HZ = 10.0
@@ -209,4 +211,6 @@ SHAPES: dict[str, Callable[[Environment, int, float], Awaitable[Result | list[Re
     "start": start,
     "hubs": hubs,
     "hubs-change": hubs_change,
+    "hubs-fleet": hubs_fleet,
+    "roll": roll,
 }

@@ -40,10 +40,9 @@ class Scene:
         return self.hub.environment["TRACKING_DATABASE_URL"]
 
     def memory(self) -> float:
-        """The hub's resident memory, in megabytes."""
-        assert self.hub.process is not None
-        resident: int = psutil.Process(self.hub.process.pid).memory_info().rss
-        return resident / MEGABYTE
+        """The resident memory of the hub, or of several hubs, in megabytes."""
+        assert self.hub.processes
+        return sum(psutil.Process(process.pid).memory_info().rss for process in self.hub.processes) / MEGABYTE
 
 
 Attack = Callable[[Scene], Awaitable[None]]

@@ -12,6 +12,7 @@ from tests.support.clients import Api, Driver, now_ms, token
 from tests.support.hub_process import HubProcess
 
 
+@pytest.mark.also_two_hubs
 async def test_vehicles_move_and_the_list_follows(hub: HubProcess, api: Api, browser: Browser) -> None:
     fleet_id = await api.fleet()
     async with AsyncExitStack() as stack:

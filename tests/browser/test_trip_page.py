@@ -15,6 +15,7 @@ def link(hub: HubProcess, trip_id: str, bearer: str | None = None) -> str:
     return f"{hub.url}/trip/{trip_id}#{bearer or token('passenger', trip_id)}"
 
 
+@pytest.mark.also_two_hubs
 async def test_the_page_shows_who_comes_and_where(hub: HubProcess, api: Api, browser: Browser) -> None:
     vehicle_id, trip_id = await api.under_way()
     bearer = token("passenger", trip_id)
@@ -60,6 +61,7 @@ async def test_the_line_has_no_hole_after_a_break(own_hub: Callable[..., HubProc
         assert await page.page.locator("#banner").is_hidden()
 
 
+@pytest.mark.one_hub("an epoch belongs to one hub")
 async def test_a_break_of_the_line_alone_is_resumed(hub: HubProcess, api: Api, browser: Browser) -> None:
     vehicle_id, trip_id = await api.under_way()
     begin = now_ms() - 20_000
@@ -142,6 +144,7 @@ async def test_two_vehicles_across_the_antimeridian_are_two_lines_on_the_screen(
         assert page.complaints == []
 
 
+@pytest.mark.also_two_hubs
 async def test_status_and_messages_are_told_in_words(hub: HubProcess, api: Api, browser: Browser) -> None:
     vehicle_id, trip_id = await api.under_way()
     async with Driver(hub.url, vehicle_id) as driver, open_page(browser, link(hub, trip_id)) as page:

@@ -122,10 +122,10 @@ async def test_revocation_with_the_broker_dead_closes_every_socket_on_every_hub_
                 sockets.append(await stack.enter_async_context(Dispatcher(world.url, fleet_id, bearers[1])))
             for passenger in sockets[::2]:
                 await passenger.expect("snapshot")
-            await until(lambda: len(other.service.hub._links) == 2, "all are open")
+            await until(lambda: len(other.service.hub.links.tokens()) == 2, "all are open")
             two.exchange.cut()
             began = time.monotonic()
-            for jti in list(other.service.hub._links):
+            for jti in other.service.hub.links.tokens():
                 await api.call("DELETE", f"/tokens/{jti}", expect=204)
             for code, at in await asyncio.gather(*map(_closed, sockets)):
                 assert (code, at - began < 1.0) == (4503, True)

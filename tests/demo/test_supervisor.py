@@ -5,6 +5,7 @@ Its parts are stand-ins (`parts`), which report what happens to them in their lo
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -260,8 +261,9 @@ def test_its_own_database_is_gone_with_it(start: Demo, tmp_path: Path) -> None:
         cluster.remove()
 
 
-def test_the_real_parts_show_a_driving_car_and_stop_in_time(database_url: str, tmp_path: Path) -> None:
-    run = f"supervisor.run({free_port()}, 3, data=Path({str(tmp_path)!r}))"
+@pytest.mark.parametrize("workers", [None, 2])
+def test_the_real_parts_show_a_driving_car_and_stop_in_time(database_url: str, tmp_path: Path, workers: int | None) -> None:
+    run = f"supervisor.run({free_port()}, 3, {workers}, data=Path({str(tmp_path)!r}))"
     program = f"from pathlib import Path; from tracking.demo import supervisor; {run}"
     running = Running([sys.executable, "-c", program], {"TRACKING_DATABASE_URL": database_url})
     try:
@@ -274,8 +276,11 @@ def test_the_real_parts_show_a_driving_car_and_stop_in_time(database_url: str, t
         geofences = f"{fleet.replace('/fleet/', '/v1/fleets/')}/geofences"
         found = httpx.get(geofences, headers={"Authorization": f"Bearer {token}"}).json()
         assert len(found["features"]) == 3
+        hubs = re.findall(r"hub \d: process (\d+)", (tmp_path / "hub.log").read_text())
+        assert len(hubs) == (workers or 0)
         running.process.send_signal(signal.SIGINT)
         assert running.ended(GRACE) == 0, running.output
+        assert not any(is_alive(int(pid)) for pid in hubs)
     finally:
         running.process.kill()
         running.ended(GRACE)

@@ -23,7 +23,15 @@ def run(tmp_path: Path, cluster: Cluster, template: str) -> Run:
 
     def run(*counts: tuple[str, int]) -> dict[str, Any]:
         path = tmp_path / "bench.json"
-        trial = Conditions(settle_seconds=0.0, launch=launch, hubs=(2,), questions=10, cluster=cluster, template=template)
+        trial = Conditions(
+            settle_seconds=0.0,
+            launch=launch,
+            hubs=(2,),
+            ways=("separate",),
+            questions=10,
+            cluster=cluster,
+            template=template,
+        )
         bench.run([(shape, [count]) for shape, count in counts], 1.0, path, trial)
         figures = json.loads(path.read_text())
         return {shape: figures[shape][0] for shape, _ in counts}
@@ -96,3 +104,24 @@ def test_a_small_run_of_several_hubs_crosses_and_loses_nothing(run: Run) -> None
     assert {name: change[name] for name in ("lines_not_whole", "breaks", "closed")} == dict.fromkeys(
         ("lines_not_whole", "breaks", "closed"), 0
     )
+
+
+def test_a_small_fleet_on_several_hubs_is_seen_from_each(run: Run) -> None:
+    result = run(("hubs-fleet", 100))["hubs-fleet"]
+    assert (result["hubs"], result["vehicles"], result["dispatchers"]) == (2, 100, 80)
+    assert (result["sent"] > 100, result["not_acknowledged"], result["closed"]) == (True, 0, 0)
+    assert 0 < result["in_view"] <= 100
+    assert result["deliveries_per_second"] > 0
+    assert 0 < result["to_screen_p50_ms"] < 2000
+
+
+def test_a_small_roll_loses_nothing_and_everybody_comes_back(run: Run) -> None:
+    result = run(("roll", 5))["roll"]
+    assert (result["hubs"], result["clients"]) == (2, 10)
+    nothing = ("acknowledged_not_stored", "stored_twice", "not_acknowledged", "not_back", "lines_not_whole", "ends (reset)")
+    assert {name: result[name] for name in nothing} == dict.fromkeys(nothing, 0)
+    # Each of the two hubs had half of the clients when it ended, or more.
+    assert result["ends (1012)"] >= 10
+    assert result["came_back (added)"] + result["came_back (whole)"] >= 5
+    assert len(result["connections_after"]) == 2
+    assert sum(result["connections_after"]) == 10

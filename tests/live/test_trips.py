@@ -1,5 +1,8 @@
 """A trip's feed: offsets, resume, snapshots."""
 
+from collections.abc import Sequence
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -204,6 +207,30 @@ def test_trust_87_a_feed_knows_whose_line_it_told() -> None:
     assert not feed.can_resume(before["epoch"], feed.offset, 10**6)
     assert feed.can_resume(snapshot["epoch"], feed.offset, 10**6)
     assert [feed.has_shown(f"van-{number}") for number in range(3)] == [False, True, False]
+
+
+@pytest.mark.parametrize("seen", ["in an update", "in a snapshot"])
+def test_trust_87_watchers_go_on_to_see_the_vehicle_though_another_hub_has_its_driver(seen: str) -> None:
+    """This hub does not know where the vehicle is, but has shown it. What was erased or corrected is not shown again."""
+
+    def shown_anew(erased: str, taken_out: Sequence[int] = ()) -> bool:
+        feed, reader = a_feed(), Reader()
+        stored = [(BEGIN, 9.5, 47.0, "van-0"), (BEGIN + 1000, 9.5, 47.1, "van-1")]
+        begin(feed, reader, stored=stored, last={"van-1": snapshot_position(a_position(1))})
+        if seen == "in an update":
+            feed.publish_position(a_position(1 + 1))
+        place = BEGIN + (2000 if seen == "in an update" else 1000)
+        feed.take_out("van-1", [place + offset for offset in taken_out])
+        feed.forget(erased)
+        feed.begin_anew(None, BEGIN)
+        *_, snapshot = reader.read()
+        assert snapshot.get("position", {}).get("fix_time", place) == place
+        return "position" in snapshot
+
+    assert shown_anew("van-0")
+    assert shown_anew("van-0", taken_out=[1])
+    assert not shown_anew("van-0", taken_out=[0])
+    assert not shown_anew("van-1")
 
 
 def test_who_comes_before_the_next_update_is_sent_the_same_snapshot() -> None:

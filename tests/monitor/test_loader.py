@@ -287,6 +287,7 @@ def test_notes_of_what_changes_while_something_is_read_are_bounded_and_none_is_l
     assert not loading._changed and loading.is_current(0, 0)
 
 
+@pytest.mark.one_hub("it looks at the process of the hub")
 async def test_a_start_reads_nothing_of_fleets_however_many_vehicles_there_are(
     own_hub: Callable[..., HubProcess], database_url: str
 ) -> None:

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import asyncpg
+import pytest
 
 from tests.support.clients import Api, Dispatcher, Driver, Passenger, Socket, fix, new_id, now_ms, token
 from tests.support.hub_process import HubProcess
+
+pytestmark = pytest.mark.also_two_hubs
 
 VADUZ = (9.50, 47.12, 9.54, 47.16)
 

@@ -6,12 +6,11 @@ import socket
 
 import httpx
 import pytest
-import uvicorn
 
 from tests.support.clients import TIMEOUT, Api, Driver, fix, now_ms, token
 from tests.support.hub_process import HubProcess
 from tests.support.plain_http import H2C, WEBSOCKET, Plain, chunked
-from tracking.sockets.listening import listening_socket
+from tracking.sockets.listening import bound_socket
 
 
 async def life_of_a_link(api: Api, plain: Plain, headers: str, body: bytes, *, length: bool = True, cut: int = 0) -> float:
@@ -212,7 +211,7 @@ async def test_who_goes_in_mid_body_is_no_fault_of_ours(hub: HubProcess, api: Ap
 
 
 def test_connections_inherit_what_frees_the_hub_of_dead_ones() -> None:
-    listener = listening_socket(uvicorn.Config("none", port=0, log_config=None))
+    listener = bound_socket("127.0.0.1", 0)
     listener.listen()
     with listener, socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
         found = {

@@ -38,6 +38,7 @@ async def test_who_does_not_answer_a_ping_is_taken_for_dead() -> None:
 # --- row 11: a slow reader ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_hub("the load balancer holds what a slow reader does not read")
 async def test_row_11_who_stops_reading_gets_the_newest_then_4008_and_others_notice_nothing(
     own_hub: Callable[..., HubProcess],
 ) -> None:

@@ -29,6 +29,9 @@ PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 KEY_VARIABLE = "TESTS_SIGNING_KEY"
 """The variable that names the file of a P-256 private key. The hub's JWKS calls it `tests`. See `attacks.unknown_keys`."""
 
+SPREAD: set[str] = set()
+"""URLs of several hubs behind one port. Each request there uses a new connection, so that each goes to another hub."""
+
 
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
@@ -77,7 +80,7 @@ class Api:
             timeout=TIMEOUT,
             verify=PLAIN,
             # The hub closes idle connections after 5 s. A request must not use one that is about to be closed.
-            limits=httpx.Limits(keepalive_expiry=2.0),
+            limits=httpx.Limits(keepalive_expiry=2.0, max_keepalive_connections=0 if url in SPREAD else None),
         )
 
     async def __aenter__(self) -> Self:

@@ -28,7 +28,7 @@ AVAILABLE = hasattr(os, "pidfd_open")
 """Only Linux reports the end of a process that is not a child of the caller."""
 LOADED_LATE = (
     "asyncpg.pgproto.pgproto",
-    "tracking.app",
+    "tracking.serving",
     "uvicorn.lifespan.on",
     "uvicorn.loops.uvloop",
     "uvloop",

@@ -77,9 +77,21 @@ class HubProcess:
             "TRACKING_PUBLIC_URL": self.url,
             # Tests wait for each ack before they send the next fix. Other tests cover the pace of acks.
             "TRACKING_ACK_INTERVAL": "0",
+            # A hub among several ends as fast as a single one. Tests of the drain set it.
+            "TRACKING_DRAIN_SECONDS": "0",
             **{f"TRACKING_{name.upper()}": value for name, value in settings.items()},
         }
         self.process: Process | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is a single hub, not several behind a load balancer."""
+        return True
+
+    @property
+    def processes(self) -> list[Process]:
+        """Those that were started and not ended."""
+        return [self.process] if self.process is not None else []
 
     def begin(self) -> Process:
         """Starts it, and does not wait until it answers."""
@@ -88,13 +100,13 @@ class HubProcess:
 
     def start(self) -> "HubProcess":
         self.begin()
-        wait_until(self._answers, f"the hub did not start; see {self.log}")
+        wait_until(self.answers, f"the hub did not start; see {self.log}")
         return self
 
     def _launch(self) -> Process:
         return launch(["serve", "--port", str(self.port)], self.environment, self.log)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"the hub ended with {self.process.returncode}:\n{self.log.read_text()}"
         with socket.socket() as client:

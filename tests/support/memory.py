@@ -19,7 +19,6 @@ def growing_less_than(hub: HubProcess, limit: int) -> Iterator[None]:
 
 
 def _memory(hub: HubProcess) -> int:
-    """Bytes that only the hub uses."""
-    assert hub.process is not None
-    size: int = psutil.Process(hub.process.pid).memory_full_info().uss
-    return size
+    """Bytes that only the hub uses, or that several hubs use together."""
+    assert hub.processes
+    return sum(psutil.Process(process.pid).memory_full_info().uss for process in hub.processes)

@@ -66,6 +66,11 @@ class Plain:
                 body = await self._reader.read()
         return Answer(status, headers, body)
 
+    async def begun(self, end: bytes) -> bytes:
+        """What comes up to these bytes."""
+        async with asyncio.timeout(TIMEOUT):
+            return await self._reader.readuntil(end)
+
     async def ended(self) -> bool:
         async with asyncio.timeout(TIMEOUT):
             return await self._reader.read() == b""

@@ -88,6 +88,17 @@ class SeveralHubs:
         self.dead.add(number)
         await asyncio.to_thread(self.hubs[number].stop)
 
+    def begin_to_stop(self, number: int) -> None:
+        """SIGTERM. Returns at once."""
+        self._signal(number, signal.SIGTERM)
+
+    async def ended(self, number: int, seconds: float = 30.0) -> None:
+        """Waits until the hub has ended by itself."""
+        self.dead.add(number)
+        process = self.hubs[number].process
+        assert process is not None
+        await asyncio.to_thread(process.wait, seconds)
+
     async def start(self, number: int) -> None:
         """Starts it again on its port."""
         await asyncio.to_thread(self.hubs[number].start)

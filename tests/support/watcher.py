@@ -84,6 +84,8 @@ class Watcher:
         self.resumed = 0
         self.revisions = 0
         self.breaks: list[str] = []
+        self.lost: list[int | None] = []
+        """The close codes of its lost connections."""
         self.ended: int | None = None
         self.connected = asyncio.Event()
         """Set from the answer (`snapshot` or `resumed`) until the connection is lost."""
@@ -119,6 +121,7 @@ class Watcher:
             try:
                 await self._read(line)
             except websockets.ConnectionClosed:
+                self.lost.append(line.close_code)
                 if line.close_code is not None and line.close_code >= 4500:
                     self.ended = line.close_code
 

@@ -121,6 +121,7 @@ IMPOSSIBLE: dict[str, list[float]] = {
 }
 
 
+@pytest.mark.one_hub("it reads a metric of the hub that took the fix")
 async def test_an_impossible_optional_value_is_dropped_and_the_place_is_kept(hub: HubProcess, bench: Bench) -> None:
     """It counts as left out: in the store, on maps, and in answers about the vehicle. A metric counts it."""
     before = await _not_believed(hub)

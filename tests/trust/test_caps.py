@@ -286,6 +286,7 @@ async def test_a_fix_that_is_repeated_after_its_session_was_removed_is_not_store
             assert await connection.fetchval("SELECT count(*) FROM sessions") == 1
 
 
+@pytest.mark.one_hub("each hub has budgets of its own")
 @pytest.mark.parametrize("attack", [rows.shares, rows.sessions, rows.trips], ids=lambda attack: attack.__name__)
 async def test_row_85_rows_are_not_created_without_limit(own_hub: Callable[..., HubProcess], attack: Any) -> None:
     hub = own_hub(budget_writes="100/60", budget_shares="10/60", budget_sessions="10/600")

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 
 import httpx
+import pytest
 
 from tests.support.clients import PLAIN, Api, Passenger, token
 from tests.support.hub_process import HubProcess
@@ -14,6 +15,7 @@ from tests.trust.credentials import close_code
 LIMIT = 3
 
 
+@pytest.mark.one_hub("each hub counts its own connections")
 async def test_row_43_an_address_has_a_limit_of_sockets(own_hub: Callable[..., HubProcess]) -> None:
     hub = own_hub(connections_per_address=str(LIMIT))
     async with Api(hub.url) as api, contextlib.AsyncExitStack() as stack:
@@ -28,6 +30,7 @@ async def test_row_43_an_address_has_a_limit_of_sockets(own_hub: Callable[..., H
             await next_one.expect("snapshot")
 
 
+@pytest.mark.one_hub("each hub counts its own connections")
 async def test_row_43_behind_a_proxy_the_real_address_counts(own_hub: Callable[..., HubProcess]) -> None:
     hub = own_hub(connections_per_address=str(LIMIT), trusted_proxies="127.0.0.1")
     async with Api(hub.url) as api, contextlib.AsyncExitStack() as stack:
@@ -45,6 +48,7 @@ async def test_row_43_behind_a_proxy_the_real_address_counts(own_hub: Callable[.
             await another.expect("snapshot")
 
 
+@pytest.mark.one_hub("each hub counts its own connections")
 async def test_row_43_a_client_cannot_claim_another_address(own_hub: Callable[..., HubProcess]) -> None:
     hub = own_hub(connections_per_address=str(LIMIT))
     async with Api(hub.url) as api, contextlib.AsyncExitStack() as stack:
@@ -56,6 +60,7 @@ async def test_row_43_a_client_cannot_claim_another_address(own_hub: Callable[..
             assert await one_more.closed() == 4015
 
 
+@pytest.mark.one_hub("each hub counts its own connections")
 async def test_row_43_a_token_has_a_limit_of_sockets(own_hub: Callable[..., HubProcess]) -> None:
     hub = own_hub(connections_per_token=str(LIMIT))
     async with Api(hub.url) as api, contextlib.AsyncExitStack() as stack:
@@ -81,6 +86,7 @@ async def test_row_43_refused_connections_are_not_counted(own_hub: Callable[...,
             await passenger.expect("snapshot")
 
 
+@pytest.mark.one_hub("each hub counts its own connections")
 async def test_row_43_connections_that_never_ask_are_answered_503(own_hub: Callable[..., HubProcess]) -> None:
     hub = own_hub(connections_per_address=str(LIMIT))
     silent = [socket.create_connection(("127.0.0.1", hub.port)) for _ in range(LIMIT)]

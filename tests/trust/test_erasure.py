@@ -62,8 +62,12 @@ async def test_trust_87_watchers_of_a_trip_are_told_that_one_of_its_vehicles_was
                 assert 47.11 not in _latitudes((await comer.receive())["track"])
         query = f"?epoch={snapshot['epoch']}&offset={snapshot['offset']}"
         async with Passenger(hub.url, trip_id, query=query) as comer:
-            assert (await comer.receive())["type"] == "resumed"
-            assert _latitudes((await comer.expect("track_revised"))["track"]) == [47.12]
+            first_message = await comer.receive()
+            if hub.alone or first_message["epoch"] == snapshot["epoch"]:
+                assert first_message["type"] == "resumed"
+                assert _latitudes((await comer.expect("track_revised"))["track"]) == [47.12]
+            else:  # An epoch belongs to one hub.
+                assert _latitudes(first_message["track"]) == [47.12, 47.12001]
     assert {row["vehicle_id"] for row in await api.track(f"/trips/{trip_id}/track")} == {second}
 
 

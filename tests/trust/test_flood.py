@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Self
 
 import asyncpg
+import pytest
 import websockets
 
 from tests.attacks.drivers import BATCH, flood
@@ -162,6 +163,7 @@ async def test_row_79_unread_messages_are_capped_for_each_sender(own_hub: MakeHu
                 assert (await driver.expect("message"))["text"] == "Message 5"
 
 
+@pytest.mark.one_hub("each hub has budgets of its own")
 async def test_row_79_each_token_has_a_budget_of_messages_over_all_sockets(own_hub: MakeHub) -> None:
     hub = own_hub(budget_messages="3/3600")
     async with Api(hub.url) as api:

@@ -9,6 +9,8 @@ from tests.support.clients import Api
 from tests.support.hub_process import HubProcess
 from tests.trust.answers import NOT_FOUND, decoded, refused
 
+pytestmark = pytest.mark.also_two_hubs
+
 
 async def test_a_share_is_a_link_at_the_public_address(api: Api, hub: HubProcess) -> None:
     _, trip_id = await api.under_way()

@@ -12,9 +12,8 @@ from click.testing import CliRunner
 
 from tests.support.clients import Api, Driver, Socket, fix, new_id, token
 from tests.support.hub_process import SECRET, HubProcess
-from tracking.api.tokens import MAX_EXPIRES_IN
 from tracking.assembly import assemble
-from tracking.auth import Auth
+from tracking.auth import MAX_EXPIRES_IN, Auth
 from tracking.cli import main
 from tracking.config import load
 from tracking.model import Fleet, Vehicle, system_clock

@@ -84,6 +84,7 @@ async def close_code(url: str, bearer: str) -> int:
         return await socket.closed()
 
 
+@pytest.mark.one_hub("each hub has budgets of its own")
 async def test_requests_beyond_a_budget_are_refused_with_a_reason(mean_hub: HubProcess) -> None:
     async with Api(mean_hub.url) as api:
         fleet_id = await api.fleet()

@@ -4,9 +4,13 @@ import asyncio
 import uuid
 from typing import Any
 
+import pytest
+
 from tests.support.clients import Api, Dispatcher, Driver, Message, Passenger, Socket, fix, now_ms, token
 from tests.support.hub_process import HubProcess
 from tests.trust.bench import Bench
+
+pytestmark = pytest.mark.also_two_hubs
 
 
 async def rows(api: Api, vehicle_id: str) -> list[tuple[int, float]]:
@@ -222,6 +226,7 @@ async def test_two_senders_may_use_the_same_client_id(hub: HubProcess, api: Api)
 async def test_two_drivers_of_one_vehicle_may_use_the_same_client_id(hub: HubProcess, api: Api) -> None:
     vehicle_id, trip_id = await api.under_way()
     async with Passenger(hub.url, trip_id) as passenger:
+        await passenger.expect("snapshot")
         for text in ("early shift", "late shift"):
             async with Driver(hub.url, vehicle_id) as driver:
                 await driver.send({"type": "message", "trip_id": trip_id, "text": text, "client_id": "1"})
@@ -259,6 +264,9 @@ async def test_a_session_is_the_same_in_either_case(hub: HubProcess, api: Api, f
 
 # --- row 53 ---------------------------------------------------------------------------------------------------------
 
+REPLACED = {True: {4409}, False: {4409, 1012}}
+"""How an older connection ends. Between hubs that may be 1012: one session is one device, which has gone to the other hub."""
+
 
 async def test_row_53_the_newer_connection_of_a_vehicle_wins(hub: HubProcess, api: Api) -> None:
     vehicle_id, trip_id = await api.under_way()
@@ -270,7 +278,7 @@ async def test_row_53_the_newer_connection_of_a_vehicle_wins(hub: HubProcess, ap
         await passenger.expect("snapshot")
         async with Driver(hub.url, vehicle_id, older.session) as newer:
             async with asyncio.timeout(5):
-                assert await older.closed() == 4409
+                assert await older.closed() in REPLACED[hub.alone]
             await newer.report(fix(1))
             assert await newer.acknowledged(1) == []
             assert (await passenger.expect("position"))["offset"] == 1
@@ -294,10 +302,11 @@ async def test_row_53_fixes_of_the_older_connection_are_kept(hub: HubProcess, ap
         async with Driver(hub.url, vehicle_id, older.session) as newer:
             await newer.report(*fixes)
             await newer.acknowledged(400)
-            assert await older.closed() == 4409
+            assert await older.closed() in REPLACED[hub.alone]
     assert await rows(api, vehicle_id) == expected(*fixes)
 
 
+@pytest.mark.one_hub("a hub replaces its own connections before they say hello, and those of other hubs when they do")
 async def test_row_53_the_last_of_many_at_once_stays(hub: HubProcess, api: Api, fleet_id: str) -> None:
     """Of twenty connections of one vehicle at once, all but one get 4409. That one works."""
     vehicle_id = await api.vehicle(fleet_id)

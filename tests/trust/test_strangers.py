@@ -47,6 +47,7 @@ async def test_row_74_a_client_that_reads_gets_every_answer(hub: HubProcess) -> 
 
 
 @pytest.mark.parametrize("kind", endless().values(), ids=endless().keys())
+@pytest.mark.one_hub("the answer to somebody who goes on sending gets lost in the load balancer")
 async def test_row_75_an_endless_request_is_refused_in_constant_memory(hub: HubProcess, kind: Endless) -> None:
     with growing_less_than(hub, 5 * MIB):
         async with asyncio.timeout(TIMEOUT), line(hub.port) as opened:

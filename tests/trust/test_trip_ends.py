@@ -9,6 +9,8 @@ import websockets
 from tests.support.clients import Api, Driver, Message, Passenger, Socket, fix, now_ms, token
 from tests.support.hub_process import HubProcess
 
+pytestmark = pytest.mark.also_two_hubs
+
 DRIVE = ("enroute_to_pickup", "arrived_at_pickup", "enroute_to_dropoff")
 ENDS = {"complete": (*DRIVE, "complete"), "canceled": ("enroute_to_pickup", "canceled")}
 

@@ -29,6 +29,8 @@ async def readyz(request: Request) -> Response:
     """Answers 503 with the reasons while the hub can't work, and 200 with `degraded` while it works with restrictions."""
     service = service_of(request)
     reasons = []
+    if service.hub.draining:
+        reasons.append("this hub is being stopped, and sends its clients to other hubs: send it no new ones")
     try:
         await asyncio.wait_for(service.database.ping(), PING_SECONDS)
     except StoreUnavailable as error:

@@ -9,11 +9,10 @@ from starlette.responses import Response
 
 from tracking.api.http import Name, doer_of, read, require, resource, respond, service_of
 from tracking.audit import Action, Detail, Kind
-from tracking.auth import CLAIM_OF_ROLE, Role
+from tracking.auth import CLAIM_OF_ROLE, MAX_EXPIRES_IN, Role
 from tracking.errors import ErrorCode, Refusal
 from tracking.store.pool import Connection
 
-MAX_EXPIRES_IN = 366 * 86_400
 ExpiresIn = Annotated[float, Meta(ge=1, le=MAX_EXPIRES_IN)]
 """The lifetime in seconds."""
 

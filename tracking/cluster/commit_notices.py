@@ -46,7 +46,7 @@ class CommitNotices:
         self._wake()
         for jti in notice.revoked:
             self._auth.revoke(jti)
-            self._hub.revoke(jti)
+            self._hub.links.revoke(jti)
         if any(trip_id in self._hub.feeds for trip_id in notice.over):
             asyncio.get_running_loop().call_later(LOG_SECONDS, self._end, notice.over)
 

@@ -129,7 +129,7 @@ class Homes:
 
     def is_here(self, vehicle: int) -> bool:
         """Whether this hub is the home of the vehicle, by its number, as far as it knows."""
-        return self.term_of(vehicle) is not None
+        return (known := self._ingest_vehicles.by_number.get(vehicle)) is not None and known.home is not None
 
     # --- claims -------------------------------------------------------------------------------------------------------
 
@@ -231,6 +231,7 @@ class Homes:
                 self._monitor.judge_again(live, told.moves)
             elif known is not None:
                 self._judge_again(live, known, told.moves)
+            live.feed.note(live)  # The former home may not have told other hubs of its last position.
             for event in told.events:
                 self._monitor.events.add(Emitted(live.feed, told.fleet_id, live, vehicle.number, event))
         if self.recent is not None and told.recent:
@@ -292,6 +293,7 @@ class Homes:
             self._monitor.look_now()
             self._monitor.events.take_back(live)
             self._monitor.states.forget(live)
+            self._monitor.elsewhere.left(live)
             self._hub.fleets.take_waiting(live)
 
     def _refused(self, lost: Mapping[Home, homes.Home | None]) -> None:

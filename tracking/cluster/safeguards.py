@@ -7,10 +7,12 @@ from tracking.audit import Audit
 from tracking.auth import Auth
 from tracking.cluster.commit_notices import CommitNotices
 from tracking.cluster.cut_off import CutOff
+from tracking.cluster.fleets import FleetsAcrossHubs
 from tracking.cluster.homes import Homes
 from tracking.cluster.membership import Membership
 from tracking.cluster.remote_erasures import RemoteErasures
 from tracking.cluster.remote_vehicles import RemoteVehicles
+from tracking.cluster.shedding import Shedding
 from tracking.cluster.store_feed import StoreFeed
 from tracking.history.revisions import Revisions
 from tracking.live.follower import Follower
@@ -28,8 +30,11 @@ class Safeguards(NamedTuple):
     commit_notices: CommitNotices
     cut_off: CutOff
     store_feed: StoreFeed
+    fleets: FleetsAcrossHubs | None
+    """None without a broker."""
     remote_vehicles: RemoteVehicles
     remote_erasures: RemoteErasures
+    shedding: Shedding
 
     def degraded(self) -> list[str]:
         """For `/readyz`: what does not work now, and what to do."""
@@ -59,6 +64,7 @@ def assemble_safeguards(
     revisions: Revisions,
     audit: Audit,
     follower: Callable[[], Follower[State]],
+    shed_above: float,
 ) -> Safeguards:
     """`follower` returns the follower, which is built later."""
     nodes, others = membership.nodes, membership.others
@@ -67,11 +73,18 @@ def assemble_safeguards(
     homes.others_registered = lambda: bool(membership.registry.others)
     store_feed = StoreFeed(database, hub, revisions, clock, away=membership.broker_away)
     nodes.observe(store_feed)
+    fleets = None
+    if nodes.enabled:
+        monitor.elsewhere.is_home = homes.is_here
+        fleets = FleetsAcrossHubs(nodes, hub.fleets, monitor, homes.is_here, clock)
+    remote_vehicles = RemoteVehicles(database, hub.fleets, monitor, clock, fleets, others=others)
     return Safeguards(
         membership,
         CommitNotices(nodes, auth, hub, lambda: follower().wake()),
         CutOff(hub, lambda: follower().behind, lambda: nodes.peers.values()),
         store_feed,
-        RemoteVehicles(database, hub.fleets, monitor, clock, others=others),
+        fleets,
+        remote_vehicles,
         RemoteErasures(database, audit),
+        Shedding(hub.links, nodes.peers.values, lambda: hub.draining, above=shed_above if nodes.enabled else 0),
     )

@@ -34,8 +34,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from tracking.child_processes import die_with_parent
 from tracking.demo.binaries import Binaries, find_binaries
-from tracking.demo.processes import account_for, die_with_parent, processes_in, wait_until
+from tracking.demo.processes import account_for, processes_in, wait_until
 from tracking.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,13 +1,10 @@
-"""Child processes: their account, their end, and finding those that are left."""
+"""Child processes: their account, and finding those that are left."""
 
 import contextlib
-import ctypes
 import os
 import pwd
-import signal
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,25 +52,6 @@ def account_for(directory: Path) -> Account | None:
     except KeyError:
         return None  # PostgreSQL's package makes this user; `start` says so
     return Account(entry.pw_uid, entry.pw_gid)
-
-
-def die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
-    """A `preexec_fn` that ties the child to its parent.
-
-    When the thread that started the child ends, even by SIGKILL, the kernel sends the child this signal. Returns None on
-    systems other than Linux. Start such a child from the main thread.
-    """
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-    parent = os.getpid()
-
-    def before_exec() -> None:
-        libc.prctl(1, int(number))  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it died before the kernel knew
-            os.kill(os.getpid(), number)
-
-    return before_exec
 
 
 def wait_until(true: Callable[[], bool], timeout: float) -> bool:

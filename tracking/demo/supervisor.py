@@ -1,4 +1,4 @@
-"""The demo: a private database, the hub and simulated drivers, each a child process, and links to the pages.
+"""The demo: a private database, the hub (or several) and simulated drivers, each a child process, and links to the pages.
 
     cluster.start -> migrate -> hub, until /readyz -> token -> drivers -> links, until Ctrl-C
 
@@ -17,16 +17,16 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
 import httpx
 
+from tracking.child_processes import die_with_parent, how_it_ended
 from tracking.demo.links import FLEET, LOOK_SECONDS, READY_SECONDS, Links, say
 from tracking.demo.postgres import ROOT, Cluster
-from tracking.demo.processes import die_with_parent
 from tracking.errors import ConfigError
 
 HOST = "127.0.0.1"
@@ -55,13 +55,26 @@ class Commands:
     )
 
 
-def run(port: int | None = None, drivers: int = 40, *, data: Path = DATA, commands: Commands | None = None) -> None:
-    """Run the demo until SIGINT, SIGTERM or SIGHUP. Raises `ConfigError` if it can't run. Every process it started is ended."""
+def run(
+    port: int | None = None,
+    drivers: int = 40,
+    workers: int | None = None,
+    *,
+    data: Path = DATA,
+    commands: Commands | None = None,
+) -> None:
+    """Run the demo until SIGINT, SIGTERM or SIGHUP. Raises `ConfigError` if it can't run. Every process it started is ended.
+
+    With `workers` there are so many hubs, under a supervisor of their own.
+    """
     data.mkdir(mode=0o711, parents=True, exist_ok=True)
     if not os.access(data, os.W_OK):
         raise ConfigError(f"{data} belongs to another user: run the demo as that user, or remove it")
     with _only_one(data) as tell, _Signals() as signals:
-        demo = _Demo(data, commands or Commands(), signals, drivers)
+        commands = commands or Commands()
+        if workers is not None:
+            commands = replace(commands, serve=[*commands.serve, "--workers", str(workers)])
+        demo = _Demo(data, commands, signals, drivers)
         try:
             demo.start(port, tell)
             demo.watch()
@@ -142,8 +155,7 @@ class _Child:
         code = self.process.poll()
         if code is None:
             return None
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"the {self.name} {how}; the last lines of {_shown(self.log)}:\n{self.last_lines()}"
+        return f"the {self.name} {how_it_ended(code)}; the last lines of {_shown(self.log)}:\n{self.last_lines()}"
 
     def last_lines(self, count: int = 12) -> str:
         with self.log.open(errors="replace") as lines:

@@ -16,6 +16,7 @@ WOKEN_AT_ONCE = 16
 CHECK_SECONDS = 0.5
 """How often the token of each reader is checked."""
 RETRY_AFTER = 5.0
+COME_BACK = 1.0
 
 
 class Reader:
@@ -113,7 +114,9 @@ class ChangeReaders:
                 f"{most} readers of changes are connected with this token: close one, or give each fleet's reader a token",
                 retry_after=RETRY_AFTER,
             )
-        if len(self._readers) >= self._most or self._closed:
+        if self._closed:
+            raise Refusal(ErrorCode.UNAVAILABLE, "this hub stops: come back, and another one answers", retry_after=COME_BACK)
+        if len(self._readers) >= self._most:
             detail = f"{self._most} readers of changes are connected, no more have a place: try again in a while"
             raise Refusal(ErrorCode.UNAVAILABLE, detail, retry_after=RETRY_AFTER)
         reader = Reader(self, principal, fleet_id)
@@ -154,8 +157,15 @@ class ChangeReaders:
         reader.refused = reader.refused or refused
         reader.end("access")
 
+    def all(self) -> list[Reader]:
+        return list(self._readers)
+
+    def admit_no_more(self) -> None:
+        """Those who are connected stay."""
+        self._closed = True
+
     def close(self) -> None:
         """Ends all readers, and admits no more."""
-        self._closed = True
+        self.admit_no_more()
         for reader in list(self._readers):
             reader.end("stop")

@@ -14,7 +14,7 @@ from tracking.protocol.codec import encode
 class LiveVehicle(ShownVehicle):
     """A vehicle as its fleet knows it."""
 
-    __slots__ = ("as_of", "feed", "joined_at", "number", "waits_from")
+    __slots__ = ("as_of", "feed", "joined_at", "newest_elsewhere", "number", "waits_from")
 
     def __init__(self, vehicle: Vehicle, feed: "FleetFeed") -> None:
         super().__init__(vehicle)
@@ -25,6 +25,8 @@ class LiveVehicle(ShownVehicle):
         """The last change of the log that this knows of."""
         self.joined_at = 0
         """The instant at which it joined this fleet. The fleet must not see positions from before."""
+        self.newest_elsewhere = 0
+        """The newest fix time that another hub told. If the vehicle comes here, older fixes may come again."""
         self.waits_from: int | None = None
         """The fix time of its first move that waits, or waited, until its fleet is loaded."""
 
@@ -45,6 +47,8 @@ class FleetFeed:
         self.queues: set[ReaderQueue] = set()
         """Those of the dispatchers, with a viewport or without."""
         self.screens = FleetScreens(self.vehicles, slices)
+        self.noted: set[LiveVehicle] | None = None
+        """Vehicles that changed since other hubs were told. None while no other hub wants the fleet. `cluster` sets it."""
 
     # --- vehicles -----------------------------------------------------------------------------------------------------
 
@@ -65,10 +69,16 @@ class FleetFeed:
         """To be called when its trip, its name or its status changed."""
         vehicle.status = vehicle.judge_status()
         vehicle.encoded = None
+        self.note(vehicle)
         cell = vehicle.cell
         if cell is not None and cell.viewers:
             cell.described.add(vehicle)
             self.screens.dirty.add(cell)
+
+    def note(self, vehicle: LiveVehicle) -> None:
+        """Other hubs that want the fleet are told of the vehicle's state."""
+        if self.noted is not None:
+            self.noted.add(vehicle)
 
     def leave(self, vehicle: LiveVehicle) -> None:
         """Takes the vehicle off the map."""

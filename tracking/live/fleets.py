@@ -49,6 +49,8 @@ class Fleets:
         """How many moves wait for their fleets."""
         self.on_needed: Callable[[str], None] = lambda _: None
         """Told of a fleet that is not held, when one of its vehicles moved. The loader sets it, as it fills these fleets."""
+        self.on_begun: Callable[[FleetFeed], None] = lambda _: None
+        """Told of each new feed."""
         CLOCKS_WRONG.set(0)
 
     # --- loading ------------------------------------------------------------------------------------------------------
@@ -123,7 +125,11 @@ class Fleets:
         vehicle = self.vehicles.get(position.vehicle_id)
         if vehicle is not None and position.fix_time - vehicle.clock_skew >= vehicle.joined_at:
             feed = vehicle.feed
-            feed.moved(vehicle, position)
+            # Older ones were accepted by another hub, which did not store them, and come again.
+            if position.fix_time >= vehicle.newest_elsewhere:
+                feed.moved(vehicle, position)
+                if feed.noted is not None:
+                    feed.noted.add(vehicle)
             if not feed.loaded:
                 self.wait(vehicle, position)
                 return
@@ -136,6 +142,7 @@ class Fleets:
         feed = self.feeds.get(fleet.fleet_id)
         if feed is None:
             feed = self.feeds[fleet.fleet_id] = FleetFeed(fleet, self._slices)
+            self.on_begun(feed)
         feed.fleet = fleet
         return feed
 

@@ -1,15 +1,15 @@
-"""The hub: feeds of watched trips, fleets, connected drivers, and all open connections by token."""
+"""The hub: feeds of watched trips, fleets, connected drivers, and all open connections."""
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
-from tracking.auth import Principal, Role
+from tracking.auth import Role
 from tracking.errors import CloseCode
-from tracking.keys import Key
 from tracking.live.fleets import Fleets, Remembered
 from tracking.live.kept_updates import KeptBytes
+from tracking.live.links import CLOSED_AT_ONCE, Link, Links
 from tracking.live.loading import LastChanges, Loading
 from tracking.live.reader_queue import ReaderQueue
 from tracking.live.shown_vehicle import FleetSlices
@@ -25,7 +25,6 @@ BEATS = 3
 """How often each feed is visited in a tick interval, so that its readers get something at least once in it."""
 STEPS = 50
 """Steps in which all feeds are visited once. 4,000 feeds in one step would take the event loop 34 ms."""
-CLOSED_AT_ONCE = 100
 T = TypeVar("T")
 
 
@@ -64,14 +63,6 @@ class Turns(Generic[T]):
         turn = self._turns[self._turn]
         self._turn = (self._turn + 1) % len(self._turns)
         return list(turn)
-
-
-class Link(Protocol):
-    """An open connection, as the hub sees it."""
-
-    principal: Principal
-
-    def close(self, code: CloseCode) -> None: ...
 
 
 class DriverLink(Link, Protocol):
@@ -151,7 +142,7 @@ class Hub:
         self.posted: LastChanges[str] = LastChanges()
         """When a message was last posted in each trip, as instants."""
         self._erasures: list[set[str]] = []
-        self._links: dict[str, set[Link]] = {}
+        self.links = Links()
         self._beaten = Steps(lambda: self.feeds.values(), STEPS)
         self.dispatchers: Turns[ReaderQueue] = Turns(BEATS * STEPS)
         """Dispatchers. Each gets a tick once in a tick interval, counted from when it came, whatever else was sent."""
@@ -159,6 +150,8 @@ class Hub:
             gauge.set(0)
         self.over = False
         """Whether another hub has taken over. New connections are sent there."""
+        self.draining = False
+        """Whether this hub stops and sends its clients to other hubs. No connection is admitted."""
         self.cut_off = False
         """Whether this hub cannot know what may be shown. Only drivers are admitted: see `tracking.cluster.cut_off`."""
 
@@ -333,26 +326,10 @@ class Hub:
         if driver is not None:
             driver.ask_interval(self.interval_for(feed.trip))
 
-    def opened(self, jti: str, link: Link) -> None:
-        self._links.setdefault(jti, set()).add(link)
-
-    def open_links(self, jti: str) -> int:
-        return len(self._links.get(jti, ()))
-
-    def closed(self, jti: str, link: Link) -> None:
-        links = self._links.get(jti)
-        if links is not None:
-            links.discard(link)
-            if not links:
-                del self._links[jti]
-
     async def send_all_away(self) -> None:
         """Closes every connection, some at a time. They come back to the hub that has taken over."""
         self.over = True
-        for number, link in enumerate([link for links in self._links.values() for link in links], 1):
-            link.close(CloseCode.GOING_DOWN)
-            if number % CLOSED_AT_ONCE == 0:
-                await asyncio.sleep(0)
+        await self.links.close_all(CloseCode.GOING_DOWN)
 
     async def send_readers_away(self) -> None:
         """Closes all connections except drivers', some at a time, and ends all feeds. What comes meanwhile is shown nobody."""
@@ -360,22 +337,4 @@ class Hub:
             self.drop_feed(trip_id)
             if number % CLOSED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        for number, link in enumerate([link for links in self._links.values() for link in links], 1):
-            if link.principal.role is not Role.DRIVER:
-                link.close(CloseCode.GOING_DOWN)
-            if number % CLOSED_AT_ONCE == 0:
-                await asyncio.sleep(0)
-
-    def revoke(self, jti: str) -> None:
-        """Closes every open connection of a token."""
-        for link in list(self._links.get(jti, ())):
-            link.close(CloseCode.REVOKED)
-
-    async def refuse(self, removed: Collection[Key]) -> None:
-        """Closes every connection whose token was verified with a key that the provider removed, some at a time."""
-        keys = {id(key) for key in removed}
-        for number, link in enumerate([link for links in self._links.values() for link in links], 1):
-            if link.principal.key is not None and id(link.principal.key) in keys:
-                link.close(CloseCode.INVALID_TOKEN)
-            if number % CLOSED_AT_ONCE == 0:
-                await asyncio.sleep(0)
+        await self.links.close_all(CloseCode.GOING_DOWN, lambda principal: principal.role is not Role.DRIVER)

@@ -51,6 +51,7 @@ class TripFeed:
         "newest",
         "newest_elsewhere",
         "offset",
+        "place",
         "queues",
         "showing",
         "taken_out",
@@ -76,6 +77,8 @@ class TripFeed:
         """`(vehicle_id, fix_time)` of positions that turned out not to belong to the trip."""
         self.newest = 0
         """The fix time of the newest position of the vehicle that the trip has now, in updates or snapshots."""
+        self.place: Position | SnapshotPosition | None = None
+        """That position, as far as it was seen here: the vehicle's driver may be connected to another hub, or to none."""
         self.newest_elsewhere = 0
         """The same of the last position that another hub accepted. It may come again from a driver that has moved here."""
         self.epoch = secrets.token_urlsafe(9)
@@ -109,8 +112,12 @@ class TripFeed:
     def begin_anew(self, newest: SnapshotPosition | None, now: int) -> None:
         """Starts another epoch with an empty line, because a vehicle of the trip was erased. Its watchers are sent a snapshot.
 
-        Nobody can resume the epoch before. `newest` is the newest position of the vehicle that the trip has now.
+        Nobody can resume the epoch before. `newest` is the newest position of the vehicle that the trip has now, if this hub
+        knows it. Otherwise watchers go on to see the vehicle where they saw it.
         """
+        place, self.place = self.place, None
+        if newest is None and place is not None and (self.vehicle_id, place.fix_time) not in self.taken_out:
+            newest = snapshot_position(place) if isinstance(place, Position) else place
         self.updates.drop_all(self.offset)
         self._vehicles = [(0, self.vehicle_id)]
         self._shown = (self.vehicle_id,)
@@ -118,7 +125,7 @@ class TripFeed:
         self.epoch = secrets.token_urlsafe(9)
         snapshot = Snapshot(self.epoch, self.offset, now, live_view(self.trip), [])
         if newest is not None and self.showing:
-            snapshot.position = newest
+            snapshot.position = self.place = newest
             self.newest = newest.fix_time
         self.broadcast(frame(snapshot))
 
@@ -130,6 +137,8 @@ class TripFeed:
         """The vehicle was erased. Drops a line with a part of it. A reading that is under way asks `Hub.erased`."""
         if self.line is not None and vehicle_id in self.line.vehicles:
             self.line = None
+        if vehicle_id == self.vehicle_id:
+            self.place = None
 
     def take_out(self, vehicle_id: str, fix_times: Iterable[int]) -> None:
         """These positions turned out not to belong to the trip. Neither snapshots nor revisions show them any more."""
@@ -144,6 +153,7 @@ class TripFeed:
         """A position of the trip's vehicle that moves the marker."""
         self.offset = offset = self.offset + 1
         self.newest = position.fix_time
+        self.place = position
         data = frame(position_update(position, offset))
         self.updates.keep_position(data, offset, position)
         for queue in self.queues:
@@ -156,6 +166,7 @@ class TripFeed:
         if trip.vehicle is not None and trip.vehicle.vehicle_id != self.vehicle_id:
             self.vehicle_id = trip.vehicle.vehicle_id
             self.newest = 0
+            self.place = None
             self._vehicles.append((self.offset + 1, self.vehicle_id))
             if not self.has_shown(self.vehicle_id):
                 self._shown += (self.vehicle_id,)
@@ -255,6 +266,7 @@ class TripFeed:
             return
         # The store or another hub had it before this one. It may come again from a driver that has moved here.
         self.newest = self.newest_elsewhere = newest.fix_time
+        self.place = newest
         kept = self.updates.positions_after(self.updates.before)
         # Those who left and resume lack it too.
         if self.queues or (self.offset and all(position.fix_time != newest.fix_time for _, position in kept)):

@@ -347,4 +347,4 @@ class LiveState:
 
     def _revoked(self, jti: str) -> None:
         self._auth.revoke(jti)
-        self._hub.revoke(jti)
+        self._hub.links.revoke(jti)

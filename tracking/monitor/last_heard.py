@@ -31,7 +31,7 @@ class LastHeard:
         self._fleets = fleets
         self._states = states
         self._alerts = alerts
-        self._gone_after_ms = gone_after_ms
+        self.gone_after_ms = gone_after_ms
         self._due: dict[int, list[LiveVehicle]] = {}
         """Vehicles to check, by the second in which they may have fallen silent."""
         self._swept = 0
@@ -54,9 +54,10 @@ class LastHeard:
         for second in [second for second in self._due if second <= now // 1000]:
             for vehicle in self._due.pop(second):
                 state = self._states.get(vehicle)
-                if state is None:
+                if state is None or state.due != second:
+                    # It was forgotten, or the check is another one: its home was elsewhere in between.
                     continue
-                state.due = False
+                state.due = 0
                 if vehicle in heard_meanwhile:
                     self.look_after(vehicle)
                 else:
@@ -67,9 +68,9 @@ class LastHeard:
         state = self._states[vehicle]
         assert state.heard is not None
         lost = state.silent or (vehicle.lost and not self._finds_events_of(vehicle))
-        after = self._gone_after_ms if lost else int(vehicle.feed.fleet.signal_lost_after * 1000)
+        after = self.gone_after_ms if lost else int(vehicle.feed.fleet.signal_lost_after * 1000)
         second = max(min(state.heard + after, self._swept + LOOK_AFTER_MS), self._swept) // 1000 + 1
-        state.due = True
+        state.due = second
         self._due.setdefault(second, []).append(vehicle)
 
     def _resume(self, now: int, gap: int) -> None:
@@ -79,6 +80,7 @@ class LastHeard:
         for vehicle in everyone:
             state = self._states.get(vehicle)
             if state is not None and state.heard is not None:
+                state.due = now // 1000
                 state.heard = min(state.heard + gap, now)
 
     def _check_silence(self, vehicle: LiveVehicle, now: int) -> None:
@@ -89,14 +91,14 @@ class LastHeard:
             state.heard = now
         silent_for = now - state.heard
         ours = self._finds_events_of(vehicle)
-        if (state.silent or not ours) and silent_for >= self._gone_after_ms:
+        if (state.silent or not ours) and silent_for >= self.gone_after_ms:
             feed.leave(vehicle)
             return
-        if not state.silent and silent_for >= feed.fleet.signal_lost_after * 1000:
-            if ours:
+        if silent_for >= feed.fleet.signal_lost_after * 1000:
+            if ours and not state.silent:
                 self.fall_silent(vehicle)
                 self._alerts.tell(vehicle, vehicle.position, Alert(EventKind.SIGNAL_LOST))
-            elif not vehicle.lost:
+            elif not ours and not vehicle.lost:
                 # Its home tells of it, or `silence` if that hub is dead.
                 vehicle.lost = True
                 feed.restate(vehicle)

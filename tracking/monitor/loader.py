@@ -84,6 +84,8 @@ class Loader:
         self._rooms = asyncio.Semaphore(AT_ONCE)
         self._loads: dict[str, asyncio.Task[FleetFeed | None]] = {}
         self._over = False
+        self.on_look: Callable[[FleetFeed], Awaitable[None]] | None = None
+        """Waits for what other hubs know of a fleet that somebody is about to look at. `cluster` sets it."""
         hub_fleets.on_needed = self.want
 
     # --- loading ------------------------------------------------------------------------------------------------------
@@ -97,7 +99,8 @@ class Loader:
             self._begin(fleet_id)
 
     async def load(self, fleet_id: str) -> FleetFeed | None:
-        """The fleet with all of its vehicles, from memory or the store; None if there is no such fleet.
+        """The fleet with all of its vehicles, from memory or the store, for somebody who looks at it; None if there is no such
+        fleet.
 
         It waits while the database is away. Raises `StoreUnavailable` if the hub goes down, or the database went back.
         """
@@ -113,6 +116,8 @@ class Loader:
             feed = loading.result()
         if feed is not None:
             feed.used_at = self._clock()
+            if self.on_look is not None:
+                await self.on_look(feed)
         return feed
 
     async def shown(self, fleet_id: str) -> None:

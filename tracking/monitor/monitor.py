@@ -18,6 +18,7 @@ from tracking.live.fleets import Fleets
 from tracking.metrics import CHANGES_FAILED
 from tracking.model import Clock, EventKind, Fleet, Position
 from tracking.monitor.alerts import Alerts, old_after
+from tracking.monitor.elsewhere import Elsewhere
 from tracking.monitor.events import Events
 from tracking.monitor.fences import FencesInForce, made, note_broken
 from tracking.monitor.geofences import Fence
@@ -74,6 +75,7 @@ class Monitor:
 
         `cluster` sets it.
         """
+        self.elsewhere = Elsewhere(fleets, states, self.last_heard, clock)
         self._moves: deque[tuple[LiveVehicle, Position]] = deque()
         """Moves that are still to be judged in this look, in order."""
 
@@ -108,8 +110,12 @@ class Monitor:
     def go_on_with(self, vehicle: LiveVehicle, state: AlertState) -> None:
         """Continues with what the vehicle's former home, or the store, remembers of it."""
         known = self.states.get(vehicle)
-        state.due = known is not None and known.due
+        state.due = known.due if known is not None else 0
         self.states[vehicle] = state
+        if state.previous is not None and state.anchor is not None:
+            # As its former home showed it. The store does not know whether it stands, and says nothing of what is shown.
+            is_old = vehicle.age_of(state.previous) >= old_after(vehicle.feed.fleet.signal_lost_after)
+            self.elsewhere.set_flags(vehicle, state.silent or is_old, state.stands(state.previous.fix_time))
         if state.heard is not None and not state.due:
             self.last_heard.look_after(vehicle)
 
@@ -124,28 +130,9 @@ class Monitor:
     def is_heard(self, vehicle: LiveVehicle) -> bool:
         """Whether an event is still to be told if the vehicle falls silent."""
         state = self.states.get(vehicle)
-        return state is not None and state.due and not state.silent and self.finds_events_of(vehicle)
+        return state is not None and bool(state.due) and not state.silent and self.finds_events_of(vehicle)
 
     # --- vehicles of other hubs -------------------------------------------------------------------------------------------
-
-    def seen_elsewhere(self, vehicle: LiveVehicle, position: Position) -> None:
-        """Shows where a vehicle is whose home is another hub, as the store has it. Finds no events."""
-        state = self.states[vehicle]
-        vehicle.feed.moved(vehicle, position)
-        vehicle.lost = state.silent or vehicle.age_of(position) >= old_after(vehicle.feed.fleet.signal_lost_after)
-        vehicle.feed.restate(vehicle)
-        self._look_after(vehicle, position)
-
-    def lost_elsewhere(self, vehicle: LiveVehicle) -> None:
-        """Looks after a vehicle whose home is not here any more. Nothing is remembered of it but where it was."""
-        if vehicle not in self.states and vehicle.cell is not None and vehicle.position is not None:
-            self._look_after(vehicle, vehicle.position)
-
-    def _look_after(self, vehicle: LiveVehicle, position: Position) -> None:
-        state = self.states[vehicle]
-        state.heard = position.server_time
-        if not state.due:
-            self.last_heard.look_after(vehicle)
 
     def signal_told(self, number: int, *, lost: bool) -> None:
         """The log says that the signal of the vehicle with this number is lost, or back. This hub may have told it."""
@@ -154,10 +141,12 @@ class Monitor:
         if vehicle is None or state is None or state.silent is lost:
             return
         if not self.finds_events_of(vehicle):
-            state.silent = vehicle.lost = lost
-            vehicle.feed.restate(vehicle)
+            state.silent = lost
+            # The log is behind the map: the vehicle may have been heard again, and its `signal_back` comes next.
+            if not (lost and self.elsewhere.is_heard(vehicle)):
+                self.elsewhere.set_flags(vehicle, lost, vehicle.standing)
         elif lost and state.heard is not None:
-            if self._clock() - state.heard < vehicle.feed.fleet.signal_lost_after * 1000:
+            if self.elsewhere.is_heard(vehicle):
                 # Another hub took its home for dead. If this hub told it, its `signal_back` is in the log already.
                 self._alerts.tell(vehicle, vehicle.position, Alert(EventKind.SIGNAL_BACK))
             else:

@@ -123,8 +123,8 @@ class AlertState:
         """When its last position came, by the hub's clock."""
         self.silent = False
         """Whether a `signal_lost` was told, and no `signal_back` yet."""
-        self.due = False
-        """Whether a check of its silence is scheduled."""
+        self.due = 0
+        """The second in which its silence is checked; 0: no check is scheduled."""
         self.inside: dict[str, Stay] = {}
         self.dwell_at = 0.0
         """The instant before which no stay is long enough to be told."""

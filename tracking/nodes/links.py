@@ -20,6 +20,9 @@ NOTICE_BYTES_A_PACKET = 64 * 1024
 """A packet takes no further notice above this."""
 NOTICE_BYTES_KEPT = 4 * 2**20
 """If more wait, all are dropped. The receiver then notices a gap, and what it must know is told again."""
+ROOM_BYTES = 256 * 1024
+"""While more notices wait, the link has no room for what may as well be told later."""
+FORMER_KEPT = 1_000
 LOSS_MARK_SECONDS = 5.0
 """The least time between two gaps that tell the receiver of dropped messages. To repair a gap costs messages too."""
 
@@ -56,6 +59,10 @@ class Outgoing:
     @property
     def waits(self) -> bool:
         return bool(self.positions or self._notices)
+
+    @property
+    def has_room(self) -> bool:
+        return self._notice_bytes <= ROOM_BYTES
 
     def tell(self, notice: bytes) -> None:
         self._notices.append(notice)
@@ -120,6 +127,15 @@ class Outgoing:
     def _drop(self, count: int, what: str) -> None:
         NODE_DROPPED.labels(what).value += count
         self._dropped = True
+
+
+class FormerNumbers(dict[str, int]):
+    """The last numbers of links, in one life, to peers that went. They may come back."""
+
+    def keep(self, peer: str, number: int) -> None:
+        self[peer] = number
+        if len(self) > FORMER_KEPT:
+            del self[next(iter(self))]
 
 
 class Arrival(Enum):

@@ -32,6 +32,10 @@ class Beat(msgspec.Struct, array_like=True, gc=False):
     links: dict[str, int]
     leaving: bool = False
     """It stops. This is its last message."""
+    draining: bool = False
+    """It sends its clients to other hubs, and stops soon."""
+    connections: int = -1
+    """open sockets of clients; below 0: the sender's version does not tell"""
 
 
 class Packet(msgspec.Struct, array_like=True, gc=False):
@@ -126,6 +130,56 @@ class Refiled(msgspec.Struct, tag="refiled", array_like=True, gc=False):
     got: list[Position] = []
 
 
+class WantFleet(msgspec.Struct, tag="want_fleet", array_like=True, gc=False):
+    """Somebody looks at this fleet at the sender, which is to be told of all vehicles of it whose home is the receiver.
+
+    First of all those on the map whose last position came at the instant `since` or later; 0: all. The last `FleetMoves` of
+    this answer has the number `ask`. Then of each that changes.
+    """
+
+    fleet_id: str
+    ask: int = 0
+    since: int = 0
+
+
+class UnwantFleet(msgspec.Struct, tag="unwant_fleet", array_like=True, gc=False):
+    """Nobody looks at this fleet at the sender any more."""
+
+    fleet_id: str
+
+
+class FleetInterests(msgspec.Struct, tag="fleet_interests", array_like=True, gc=False):
+    """All fleets that the sender wants. What it wanted before, and is not in it, counts no more.
+
+    `first` and `last` mark the parts if there are several.
+    """
+
+    wants: list[WantFleet]
+    first: bool = True
+    last: bool = True
+
+
+class SeenVehicle(msgspec.Struct, array_like=True, gc=False):
+    """A vehicle as its home shows it: see `live.shown_vehicle`. `clock_skew` is in ms."""
+
+    position: Position
+    clock_skew: int = 0
+    standing: bool = False
+    lost: bool = False
+
+
+class FleetMoves(msgspec.Struct, tag="fleet_moves", array_like=True, gc=False):
+    """Vehicles of a fleet whose home is the sender, each in its newest state.
+
+    `sent_at` is by the sender's clock, as is `server_time` of the positions. `ask` is not 0 in the last part of an answer.
+    """
+
+    fleet_id: str
+    sent_at: int
+    vehicles: list[SeenVehicle]
+    ask: int = 0
+
+
 class HandOverAsk(msgspec.Struct, tag="hand_over_ask", array_like=True, gc=False):
     """The sender is about to be the vehicle's home. `vehicle` is the store's number, `session` the name its driver said."""
 
@@ -157,7 +211,22 @@ class Committed(msgspec.Struct, tag="committed", array_like=True, gc=False):
     over: list[str] = []
 
 
-Notice = Want | Unwant | Interests | TripAnswer | LateFixes | Refiled | HandOverAsk | HandOver | Committed | Missed
+Notice = (
+    Want
+    | Unwant
+    | Interests
+    | TripAnswer
+    | LateFixes
+    | Refiled
+    | WantFleet
+    | UnwantFleet
+    | FleetInterests
+    | FleetMoves
+    | HandOverAsk
+    | HandOver
+    | Committed
+    | Missed
+)
 
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 """What decoding may raise. Text that is not UTF-8 is a `ValueError`."""

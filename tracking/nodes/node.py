@@ -16,7 +16,10 @@ class Node(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """Another hub. `confirmed`: it reached the database when it sent its last beat, `heard_at` (s, of the event loop)."""
+    """Another hub. `confirmed`: it reached the database when it sent its last beat, `heard_at` (s, of the event loop).
+
+    `draining`: it sends its clients to other hubs, and stops soon. `connections`: their open sockets; below 0: not told.
+    """
 
     node: str
     name: str
@@ -24,6 +27,8 @@ class Peer(NamedTuple):
     started_at: int
     confirmed: bool
     heard_at: float
+    draining: bool = False
+    connections: int = -1
 
 
 def this_node(name: str, started_at: int) -> Node:

@@ -19,7 +19,7 @@ from tracking.metrics import (
 from tracking.model import Position
 from tracking.nodes import messages
 from tracking.nodes.backplane import Backplane
-from tracking.nodes.links import NOTICE_BYTES, Arrival, Incoming, Outgoing
+from tracking.nodes.links import NOTICE_BYTES, Arrival, FormerNumbers, Incoming, Outgoing
 from tracking.nodes.listeners import Listeners
 from tracking.nodes.listeners import Observer as Observer
 from tracking.nodes.messages import VERSION, Beat, HandOver, HandOverAsk, Missed, Notice, Packet
@@ -41,7 +41,6 @@ SETTLE_SECONDS = 0.2
 FULL_BYTES = 2**20
 """While more than this waits for the broker, nothing is packed."""
 SLICE_SECONDS = 0.002
-NUMBERS_KEPT = 1_000
 
 
 class Nodes:
@@ -71,8 +70,11 @@ class Nodes:
         self._outgoing: dict[str, Outgoing] = {}
         """Empty while there is no connection."""
         self._incoming: dict[str, Incoming] = {}
-        self._numbers: dict[str, int] = {}
-        """of links in this life to peers that went: they may come back"""
+        self._former = FormerNumbers()
+        self.draining = False
+        """Whether this hub sends its clients to others. Told with each beat."""
+        self.connections: Callable[[], int] = lambda: 0
+        """Counts the open sockets of clients. Told with each beat."""
         self._life = 0
         self._lost_at = now()
         self._was_connected = False
@@ -125,6 +127,16 @@ class Nodes:
     def tell_all(self, notice: Notice) -> None:
         if self._outgoing:
             self._tell(self._outgoing.values(), notice)
+
+    def tell_some(self, peers: Collection[str], notice: Notice) -> None:
+        links = [self._outgoing[peer] for peer in peers if peer in self._outgoing]
+        if links:
+            self._tell(links, notice)
+
+    def has_room(self, peer: str) -> bool:
+        """Whether there is a link to the peer, with room for what may as well be told later."""
+        link, backplane = self._outgoing.get(peer), self._backplane
+        return link is not None and link.has_room and backplane is not None and backplane.waiting <= FULL_BYTES
 
     def _tell(self, links: Collection[Outgoing], notice: Notice) -> None:
         data = messages.encode(notice)
@@ -223,7 +235,10 @@ class Nodes:
         for peer, link in self._outgoing.items():
             link.mark_loss(now)
             links[peer] = link.number
-        beat = Beat(VERSION, *self.node, self._confirmed(), self._life, links, self._leaving)
+        beat = Beat(
+            *(VERSION, *self.node, self._confirmed(), self._life, links),
+            *(self._leaving, self.draining, self.connections()),
+        )
         data = messages.encode(beat)
         NODE_BYTES.labels("out").value += len(data)
         await backplane.send_all(data)
@@ -241,10 +256,11 @@ class Nodes:
             for node in self._known.dead(self._now()):
                 self._went(node, "sent no beat for 3 s")
             if count % CHECKS_A_BEAT == 0:
-                self._beat_soon()
+                self.beat_soon()
             await asyncio.sleep(CHECK_SECONDS)
 
-    def _beat_soon(self) -> None:
+    def beat_soon(self) -> None:
+        """Sends a beat in the next step of the event loop."""
         self._beat_due = True
         self._wake.set()
 
@@ -258,11 +274,11 @@ class Nodes:
         for link in self._outgoing.values():
             link.drop_all()
         self._outgoing.clear()
-        self._numbers.clear()
+        self._former.clear()
         self._life = life
         if connected:
             self._outgoing.update({peer: Outgoing(self.node.node, peer, life, 0) for peer in self.peers})
-            self._beat_soon()
+            self.beat_soon()
         BROKER_CONNECTED.set(connected)
         if connected != self._was_connected:
             self._was_connected = connected
@@ -307,9 +323,9 @@ class Nodes:
         if self._known.heard(beat, self._now()):
             logger.info("another hub is here: %r (%s, version %s)", beat.name, beat.node, beat.release)
             # If it was here before in this life, a number is left out: it must notice that we forgot what it told.
-            number = self._numbers.pop(beat.node, -1) + 1
+            number = self._former.pop(beat.node, -1) + 1
             self._outgoing[beat.node] = Outgoing(self.node.node, beat.node, self._life, number)
-            self._beat_soon()
+            self.beat_soon()
             missed = True
         if missed:
             self._listeners.missed(beat.node)
@@ -377,8 +393,6 @@ class Nodes:
         link = self._outgoing.pop(peer, None)
         if link is not None:
             link.drop_all()
-            self._numbers[peer] = link.number
-            if len(self._numbers) > NUMBERS_KEPT:
-                del self._numbers[next(iter(self._numbers))]
+            self._former.keep(peer, link.number)
         self._questions.gone(peer)
         self._listeners.gone(peer)

@@ -22,7 +22,8 @@ class Peers:
     def heard(self, beat: Beat, now: float) -> bool:
         """Notes a beat. Returns whether the peer is new."""
         new = beat.node not in self.alive
-        self.alive[beat.node] = Peer(beat.node, beat.name, beat.release, beat.started_at, beat.confirmed, now)
+        known = beat.node, beat.name, beat.release, beat.started_at, beat.confirmed
+        self.alive[beat.node] = Peer(*known, now, beat.draining, beat.connections)
         PEERS.set(len(self.alive))
         return new
 

@@ -51,6 +51,11 @@ class Registry:
         self._deadline: float | None = None
         self._is_away = False
 
+    @property
+    def admitted(self) -> bool:
+        """Whether this hub may run, by the database."""
+        return self._began_at is not None
+
     def others_alive(self) -> int:
         """How many other hubs were alive by the database two seconds ago, or when it was last reached."""
         return len(self.others)

@@ -88,12 +88,12 @@ class Connection:
         loop = asyncio.get_running_loop()
         self._expiry = loop.call_later(max(0.0, (self.principal.expires_at - self.service.clock()) / 1000), self._expire)
         too_many = self._is_one_too_many()
-        self.service.hub.opened(self.principal.jti, self)
+        self.service.hub.links.opened(self.principal.jti, self)
         try:
             if too_many:
                 raise SocketClosed(CloseCode.TOO_MANY_CONNECTIONS)
             self._spend_connect()
-            if self.service.hub.over:
+            if self.service.hub.over or self.service.hub.draining:
                 raise SocketClosed(CloseCode.GOING_DOWN)
             self._refuse_if_cut_off()
             await self.opened()
@@ -124,7 +124,7 @@ class Connection:
         settings, most = self.service.settings, self.service.settings.connections_per_token
         if self.principal.role is Role.DISPATCHER:
             most = min(most, settings.connections_per_dispatcher)
-        return self.service.hub.open_links(self.principal.jti) >= most
+        return self.service.hub.links.of_token(self.principal.jti) >= most
 
     def _refuse_if_cut_off(self) -> None:
         if self.service.hub.cut_off and self.principal.role is not Role.DRIVER:
@@ -234,7 +234,7 @@ class Connection:
         self.queue.shut()
         if self._address is not None:
             self.service.connection_limits.release(self._address)
-        self.service.hub.closed(self.principal.jti, self)
+        self.service.hub.links.closed(self.principal.jti, self)
         self.left()
 
     # --- requests that wait for the database, in order, one at a time -----------------------------------------------

@@ -19,6 +19,7 @@ from tracking.sockets.client_time import PATROL_SECONDS, Stage
 from tracking.sockets.flow import Flow
 from tracking.sockets.keepalive import KeepaliveTimer
 from tracking.sockets.limits import ConnectionLimits
+from tracking.sockets.listening import take_in
 from tracking.sockets.request_reader import RequestReader
 from tracking.sockets.server import SocketProtocol
 
@@ -35,6 +36,8 @@ class HttpProtocol(RequestReader):
     """
 
     connection_limits: ConnectionLimits | None = None
+    draining = False
+    """Of the class: whether the server stops soon, and each connection ends with its answer."""
     _counted: str | None = None
 
     def __init__(
@@ -56,6 +59,8 @@ class HttpProtocol(RequestReader):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.draining:
+            take_in(transport.get_extra_info("socket"))
         self.flow = Flow(transport)
         transport.set_write_buffer_limits(high=UNSENT_BYTES)
         self._enter(Stage.REQUEST)
@@ -106,6 +111,8 @@ class HttpProtocol(RequestReader):
             app = ended_by_closing(app, cycle)
         elif cycle.waiting_for_100_continue:
             app = with_or_without_body(app, cycle)
+        if self.draining:
+            cycle.keep_alive = False
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
@@ -125,6 +132,11 @@ class HttpProtocol(RequestReader):
     def _tell_at_shutdown(self, told: Callable[[], None]) -> None:
         """`told` is called when a long answer must end because the server stops."""
         self._at_shutdown = told
+
+    def end_with_answer(self) -> None:
+        """If an answer is being made, the connection ends with it."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
         if self._at_shutdown is not None:

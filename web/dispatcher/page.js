@@ -188,7 +188,7 @@ export class DispatcherPage {
   #showConnection() {
     if (this.#ending) return;
     if (this.#live.up) this.#notices.showLine(true, "Live");
-    else this.#notices.showLine(false, navigator.onLine ? "Reconnecting…" : "No network");
+    else this.#notices.showLine(false, navigator.onLine ? "Reconnecting…" : "No network", this.#live.connection.grace);
   }
 
   /** @param {Ending} why */

@@ -3,8 +3,6 @@ import { timeOfDay } from "../shared/format.js";
 import { sender } from "./labels.js";
 
 const MAX_MESSAGES = 3;
-/** Milliseconds. A shorter disconnection is not shown. */
-const GRACE = 1_200;
 
 /** Notices over the map: a banner while the connection is down, and cards with messages. */
 export class Notices {
@@ -24,14 +22,15 @@ export class Notices {
   /**
    * Shows the banner, when the connection is down. Another call only updates its text.
    * @param {string} words
+   * @param {number} grace milliseconds, from the first call on, before it is shown
    */
-  showDown(words) {
+  showDown(words, grace) {
     this.#words = words;
     if (!this.#banner.hidden) this.#banner.textContent = words;
     this.#timer ??= setTimeout(() => {
       this.#banner.textContent = this.#words;
       this.#banner.hidden = false;
-    }, GRACE);
+    }, grace);
   }
 
   /**

@@ -69,7 +69,8 @@ export class PassengerPage {
     this.live = false;
     if (this.ending) return;
     const trying = this.#feed.trip ? "Reconnecting…" : "Trying to connect…";
-    this.#notices.showDown(navigator.onLine ? trying : "You’re offline. The map continues when the network is back.");
+    const words = navigator.onLine ? trying : "You’re offline. The map continues when the network is back.";
+    this.#notices.showDown(words, this.#connection.grace);
   }
 
   /** @param {import("../shared/messages.js").PassengerMessage} message */

@@ -20,6 +20,9 @@ const ENDINGS = {
 /** The hub closed because it is overloaded. Reconnecting at once would add to the load. */
 const BUSY = new Set([4013, 4014, 4015]);
 
+/** The hub goes, or gives some of its clients to other hubs. */
+const GOING_DOWN = 1012;
+
 /**
  * The reason why a close code is final, or null if the page should reconnect.
  * @param {number} code
@@ -35,4 +38,12 @@ export function endingOf(code) {
  */
 export function isBusy(code) {
   return BUSY.has(code);
+}
+
+/**
+ * Whether the hub meant the page to go to another hub.
+ * @param {number} code
+ */
+export function isPlanned(code) {
+  return code === GOING_DOWN;
 }

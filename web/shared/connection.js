@@ -1,4 +1,4 @@
-import { endingOf, isBusy } from "./close_codes.js";
+import { endingOf, isBusy, isPlanned } from "./close_codes.js";
 
 /** @typedef {import("./close_codes.js").Ending} Ending */
 
@@ -36,6 +36,10 @@ const STEADY_AFTER = 10_000;
 const FIRST_DELAY = 1_000;
 const LONGEST_DELAY = 30_000;
 const BUSY_ATTEMPTS = 3;
+/** Milliseconds. A shorter disconnection is not shown. */
+const GRACE = 1_200;
+/** The same when the hub said that it goes. Another one takes over, and the first attempt comes within a second. */
+const PLANNED_GRACE = 3_000;
 /** Milliseconds of silence after which `wake` replaces an open connection. The hub sends a tick every 15 s. */
 const DOUBTFUL_AFTER = 20_000;
 
@@ -75,6 +79,11 @@ export class Connection {
   constructor(options) {
     this.#options = options;
     this.#world = options.world ?? browserWorld();
+  }
+
+  /** For how many milliseconds the page says nothing of the present disconnection. */
+  get grace() {
+    return isPlanned(this.lastCode) ? PLANNED_GRACE : GRACE;
   }
 
   /** Connects now, unless a socket exists or the last close code was final. */
@@ -119,6 +128,7 @@ export class Connection {
   /** Replaces the socket, because its feed can't be continued. */
   restart() {
     if (this.state === "ended") return;
+    this.lastCode = 0;
     this.#drop();
     this.#retry();
   }

@@ -1,8 +1,6 @@
 import { byId, h, write } from "../../shared/dom.js";
 import { farewell } from "../labels.js";
 
-/** Milliseconds. A shorter disconnection is not shown. */
-const GRACE = 1_200;
 const HINT_STAYS = 6_000;
 
 /** Notices over the map and above the list, and announcements for screen readers. */
@@ -17,8 +15,8 @@ export class Notices {
   /** @type {number | undefined} */
   #hintTimer;
 
-  /** @param {boolean} live @param {string} words */
-  showLine(live, words) {
+  /** @param {boolean} live @param {string} words @param {number} [grace] milliseconds before the banner says it too */
+  showLine(live, words, grace = 0) {
     this.#line.dataset.state = live ? "live" : "connecting";
     write(this.#words, words);
     clearTimeout(this.#bannerTimer);
@@ -31,7 +29,7 @@ export class Notices {
     this.#bannerTimer = setTimeout(() => {
       write(this.#banner, words);
       this.#banner.hidden = false;
-    }, GRACE);
+    }, grace);
   }
 
   /** Shows what to do next on the map. @param {string} words an empty text hides the hint */

@@ -78,6 +78,30 @@ test("a hub that takes the socket only to close it is not hammered", () => {
   assert.ok(sockets.length < 12, String(sockets.length));
 });
 
+test("a planned change of the hub takes a second at most, and is shown only if it takes long", () => {
+  const { connection, last, turn, sockets } = connect();
+  last().onopen();
+  turn(10_000);
+  assert.ok(connection.grace < 2_000);
+  last().onclose({ code: 1012 });
+  assert.equal(connection.grace, 3_000);
+  turn(1_000);
+  assert.equal(sockets.length, 2);
+  last().onopen();
+  last().onclose({ code: 1006 });
+  assert.ok(connection.grace < 2_000);
+});
+
+test("a connection that is begun anew after a gap is no planned change", () => {
+  const { connection, last, turn } = connect();
+  last().onopen();
+  last().onclose({ code: 1012 });
+  turn(1_000);
+  last().onopen();
+  connection.restart();
+  assert.ok(connection.grace < 2_000);
+});
+
 test("a busy hub is given more time", () => {
   for (const code of [4013, 4014, 4015]) {
     const { last, turn, sockets } = connect();
