@@ -75,9 +75,12 @@ class Everywhere:
                 await stack.enter_async_context(socket)
                 ear = Ear(socket)
                 stack.callback(ear.stop)
+                if isinstance(socket, Dispatcher):
+                    await socket.look(9.4, 47.0, 9.7, 47.3)
                 ears.append(ear)
-        for passenger in ears[::3]:
+        for passenger, dispatcher in zip(ears[::3], ears[1::3], strict=True):
             await passenger.when(_is("snapshot"))
+            await dispatcher.when(_is("fleet_snapshot"))
         return ears
 
     async def measure(

@@ -246,6 +246,37 @@ async def test_silence_of_a_vehicle_that_no_live_hub_looks_after_is_told_once(tw
             assert sorted(told) == sorted(("signal_lost", van) for van in vans)
 
 
+async def test_silence_is_told_of_vehicles_whose_home_died_before_it_wrote_where_they_were(
+    two: Hubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+
+    async def write_nothing(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(one.service.latest, "flush", write_nothing)
+    monkeypatch.setattr(one.service.monitor.last_heard, "sweep", lambda _: None)
+    async with Api(other.url) as api:
+        fleet_id = await api.fleet()
+        van = await api.vehicle(fleet_id)
+        async with Driver(one.url, van) as driver:
+            await driver.report(fix(1, fix_time=now_ms() - 90_000))
+            await driver.acknowledged(1)
+        silences, alive = other.service.silences, {one.service.nodes.node.node, "third"}
+        monkeypatch.setattr(silences, "_others", lambda: alive)
+        silences._could_hear_since, silences._swept = other.clock() - 100_000, other.clock()
+        await silences.sweep()
+        alive.remove(one.service.nodes.node.node)
+        await silences.sweep()
+        async with other.service.database.connection() as connection:
+            assert await connection.fetchval("SELECT count(*) FROM latest_positions") == 1
+            await connection.execute("UPDATE latest_positions SET server_time = server_time - interval '95 s'")
+        silences._asked = None
+        await silences.sweep()
+        await silences.sweep()
+        assert [(event["kind"], event["vehicle_id"]) for event in await listed(api, fleet_id)] == [("signal_lost", van)]
+
+
 async def test_silence_of_vehicles_whose_home_stood_still_is_told_when_it_counts_as_dead(
     two: Hubs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,8 @@ from tracking.nodes import messages
 from tracking.nodes.messages import (
     Beat,
     Committed,
+    FleetInterests,
+    FleetMoves,
     HandOver,
     HandOverAsk,
     Interests,
@@ -24,9 +26,12 @@ from tracking.nodes.messages import (
     Notice,
     Packet,
     Refiled,
+    SeenVehicle,
     TripAnswer,
     Unwant,
+    UnwantFleet,
     Want,
+    WantFleet,
 )
 
 FIELDS_BEFORE: dict[type, str] = {
@@ -68,6 +73,10 @@ SAMPLES: list[Any] = [
     TripAnswer(1, "trip", uncommitted=[POSITION]),
     LateFixes("trip", 1, 2, 3),
     Refiled("trip", 1, "van", got=[POSITION]),
+    WantFleet("fleet"),
+    UnwantFleet("fleet"),
+    FleetInterests([WantFleet("fleet")]),
+    FleetMoves("fleet", 1, [SeenVehicle(POSITION)]),
     HandOverAsk(1, 2, "van", "session"),
     HandOver(1, 2, b"state"),
     Committed(["jti"]),

@@ -16,7 +16,7 @@ from tracking.metrics import EVENTS
 from tracking.model import Clock, Event, EventKind
 from tracking.monitor.alerts import old_after
 from tracking.monitor.events import Events
-from tracking.store import events, silences
+from tracking.store import events, latest_positions, silences
 from tracking.store.pool import Database
 from tracking.store.silences import Quiet
 
@@ -60,6 +60,8 @@ class Silences:
         self._others = others
         self._is_here = is_here
         self._known_others: frozenset[str] = frozenset()
+        self._gone: frozenset[str] = frozenset()
+        """Hubs that are gone, and whose latest positions may not be written."""
         self._database = database
         self._fleets = fleets
         self._events = to_tell
@@ -94,7 +96,10 @@ class Silences:
         if self._known_others - others or bool(others) is not bool(self._known_others):
             # Other vehicles are left out from now on: nobody may have told of those of a hub that is gone.
             self._asked = None
+        self._gone |= self._known_others - others
         self._known_others = others
+        if self._gone:
+            await self._write_latest()
         if self._could_hear_since is None or not 0 <= now - self._swept < PAUSE_MS:
             self._could_hear_since = now
             self._asked = None
@@ -117,6 +122,19 @@ class Silences:
         if len(found) < MOST:
             self._asked = now, longest
         return len(found) == MOST
+
+    async def _write_latest(self) -> None:
+        """Writes the latest positions of hubs that are gone, by which silence is found. Each hub writes them every 5 s."""
+        gone, after = self._gone, 0
+        while True:
+            async with self._database.transaction() as connection:
+                found, last = await latest_positions.unwritten(connection, list(gone), after, MOST)
+                if found:
+                    await latest_positions.move(connection, found)
+            if last is None:
+                break
+            after = last
+        self._gone -= gone
 
     async def _find(self, now: int, longest: float, others: Collection[str], skipped: Sequence[int] = ()) -> list[Quiet]:
         async with self._database.connection() as connection:

@@ -106,6 +106,40 @@ async def stored(connection: Connection, vehicles: Sequence[int], since: int) ->
     return {row["vehicle"]: as_position(row) for row in rows}
 
 
+async def unwritten(connection: Connection, nodes: Sequence[str], after: int, limit: int) -> tuple[list[Position], int | None]:
+    """Newest positions that dead hubs have stored, and not written as latest positions, in the order of `vehicle`.
+
+    It looks at the next `limit` vehicles past `after` that had these homes. Returns the last of them too; None: none is left.
+    """
+    vehicles = [
+        row["vehicle"]
+        for row in await connection.fetch(
+            "SELECT vehicle FROM homes WHERE node = ANY($1::text[]) AND vehicle > $2 ORDER BY vehicle LIMIT $3",
+            nodes,
+            after,
+            limit,
+        )
+    ]
+    if not vehicles:
+        return [], None
+    rows = await connection.fetch(
+        """
+        SELECT v.vehicle, v.vehicle_id, t.trip, t.trip_id, p.session, p.seq, p.fix_time, p.server_time, p.accuracy, p.speed,
+            p.bearing, p.battery, p.point
+        FROM vehicles v LEFT JOIN latest_positions l USING (vehicle)
+        CROSS JOIN LATERAL (
+            SELECT * FROM positions q
+            WHERE q.vehicle = v.vehicle AND q.suspect IS NULL AND q.fix_time > coalesce(l.fix_time, now() - interval '1 day')
+            ORDER BY q.fix_time DESC LIMIT 1
+        ) p
+        LEFT JOIN trips t ON t.trip = p.trip
+        WHERE v.vehicle = ANY($1::int[]) ORDER BY v.vehicle
+        """,
+        vehicles,
+    )
+    return [as_position(row) for row in rows], vehicles[-1]
+
+
 def as_position(row: Any) -> Position:
     """A position that moves the marker. Its altitude is shown to nobody."""
     longitude, latitude = unpack_point(row["point"])
