@@ -79,7 +79,10 @@ class NatsBackplane:
         wait = WAIT_SECONDS
         began = time.monotonic()
         servers = random.sample(self.servers, len(self.servers))
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        # The library waits in ways that may lose a cancellation. This would then connect for ever.
+        while not task.cancelling():
             client = _Client(servers[0])
             servers.append(servers.pop(0))
             try:
