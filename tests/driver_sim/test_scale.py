@@ -106,6 +106,7 @@ def test_a_hub_with_nothing_left_serves_those_who_have_gone_until_a_proxy_limits
     assert overrun.within(0.99) == math.inf and overrun.gave_up > 10 * 6_600
     # All that the hub has left went to those who had given up.
     assert overrun.wasted > 0.9 * 0.03 * 600 and limited.wasted == 0
+    assert overrun.wasted / overrun.gave_up < 0.5 * ASSUMED.driver_connect_ms / 1000, "they cost less than those who wait"
     assert limited.within(1.0) < 6_600 / 36 * 2 and limited.gave_up == 0 and limited.refused
 
 
