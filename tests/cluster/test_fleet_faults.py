@@ -5,6 +5,8 @@ import contextlib
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.dispatchers import Screen, across, drive, live, looking
 from tests.cluster.hubs import cluster
 from tests.support.clients import Api, Driver
@@ -12,6 +14,7 @@ from tests.support.devices import until
 from tests.support.hub_in_process import World
 from tests.support.hubs_in_process import hubs
 from tests.support.several_hubs import PEERS, SeveralHubs
+from tracking.cluster import remote_vehicles
 from tracking.metrics import CLOCKS_WRONG, FLEET_MOVES
 from tracking.nodes.messages import FleetInterests, FleetMoves, SeenVehicle, WantFleet
 
@@ -44,7 +47,7 @@ async def test_trust_63_dispatchers_see_all_though_every_third_packet_is_lost(da
 
 
 async def test_a_vehicle_stands_is_lost_and_leaves_once_on_every_hub(database_url: str) -> None:
-    async with hubs(database_url, 3, registered=True, commit_interval=0, gone_after=150) as made:
+    async with hubs(database_url, 3, registered=True, commit_interval=0, gone_after=90) as made:
         home, *others = made
         async with Api(home.url) as api, contextlib.AsyncExitStack() as stack:
             van, trip_id = await api.under_way()
@@ -73,7 +76,7 @@ async def test_a_vehicle_stands_is_lost_and_leaves_once_on_every_hub(database_ur
             assert shown.position is not None
             woken = FleetMoves(fleet_id, home.clock(), [SeenVehicle(shown.position, standing=True)])
             home.service.nodes.tell_all(woken)
-            await _passes(made, 96)
+            await _passes(made, 32)
             for screen in screens:
                 await until(lambda s=screen: s.left == [van], "it left the map")  # type: ignore[misc]
                 assert screen.statuses[van] == ["on_trip", "stopped", "lost"]
@@ -99,7 +102,10 @@ async def _passes(made: list[World], seconds: int) -> None:
             await until(lambda w=world, now=now: w.service.monitor.last_heard._swept >= now - 1_000, "it has looked")  # type: ignore[misc]
 
 
-async def test_a_peer_that_knows_nothing_of_fleets_is_read_from_the_store(database_url: str) -> None:
+async def test_a_peer_that_knows_nothing_of_fleets_is_read_from_the_store(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_vehicles, "BEHIND_SECONDS", 0.5)
     async with hubs(database_url, registered=True, commit_interval=0, latest_interval=0.2) as made:
         old, other = made
         for kind in (WantFleet, FleetInterests):

@@ -129,8 +129,7 @@ class Homes:
 
     def is_here(self, vehicle: int) -> bool:
         """Whether this hub is the home of the vehicle, by its number, as far as it knows."""
-        known = self._ingest_vehicles.by_number.get(vehicle)
-        return known is not None and known.home is not None
+        return (known := self._ingest_vehicles.by_number.get(vehicle)) is not None and known.home is not None
 
     # --- claims -------------------------------------------------------------------------------------------------------
 
@@ -232,9 +231,7 @@ class Homes:
                 self._monitor.judge_again(live, told.moves)
             elif known is not None:
                 self._judge_again(live, known, told.moves)
-            if live.feed.noted is not None:
-                # The former home may not have told other hubs of its last position.
-                live.feed.noted.add(live)
+            live.feed.note(live)  # The former home may not have told other hubs of its last position.
             for event in told.events:
                 self._monitor.events.add(Emitted(live.feed, told.fleet_id, live, vehicle.number, event))
         if self.recent is not None and told.recent:
@@ -296,7 +293,6 @@ class Homes:
             self._monitor.look_now()
             self._monitor.events.take_back(live)
             self._monitor.states.forget(live)
-            # It is shown as before until its new home tells of it.
             self._monitor.elsewhere.left(live)
             self._hub.fleets.take_waiting(live)
 

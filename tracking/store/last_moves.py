@@ -1,5 +1,6 @@
 """The last moves of vehicles and the events that were told of them, for a hub that becomes a vehicle's home unexpectedly."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,12 +8,14 @@ from tracking.model import EventKind, Position
 from tracking.store.latest_positions import as_position
 from tracking.store.pool import Connection
 
-ROWS_AT_ONCE = 20_000
-"""Positions in one answer, of all vehicles together. Reading and judging them takes a quarter of a second."""
+ROWS_AT_ONCE = 5_000
+"""Positions in one answer, of all vehicles together: if 200 are asked for at once, 25 of each."""
+SLICE = 500
+"""Rows that are read in one step of the event loop: some 2 ms."""
 MOST = 600
 """Positions of one vehicle: ten minutes of one that reports every second."""
-EVENTS = 200
-"""Events of one vehicle that are searched."""
+EVENTS, LEAST_EVENTS = 200, 10
+"""Events of one vehicle that are searched, if there are few vehicles and if there are many."""
 UNSTORED_SECONDS = 300.0
 """How long ago an event may have been told of a fix that is not stored yet, of a vehicle that has no stored fix."""
 
@@ -52,7 +55,9 @@ async def of_vehicles(connection: Connection, vehicles: Sequence[int]) -> dict[i
         max(2, min(MOST, ROWS_AT_ONCE // max(1, len(vehicles)))),
     )
     found = {vehicle: LastMoves([], []) for vehicle in vehicles}
-    for row in rows:
+    for number, row in enumerate(rows, 1):
+        if number % SLICE == 0:
+            await asyncio.sleep(0)
         moves = found[row["vehicle"]]
         # One that came late did not move the marker.
         if not moves.positions or row["fix_time"] >= moves.positions[-1].fix_time:
@@ -67,9 +72,11 @@ async def of_vehicles(connection: Connection, vehicles: Sequence[int]) -> dict[i
         """,
         list(found),
         [moves.positions[0].fix_time if moves.positions else 0 for moves in found.values()],
-        EVENTS,
+        max(LEAST_EVENTS, min(EVENTS, ROWS_AT_ONCE // max(1, len(vehicles)))),
         UNSTORED_SECONDS,
     )
-    for vehicle, kind, geofence_id, fix_time in told:
+    for number, (vehicle, kind, geofence_id, fix_time) in enumerate(told, 1):
+        if number % SLICE == 0:
+            await asyncio.sleep(0)
         found[vehicle].events.append(ToldEvent(EventKind(kind), geofence_id, fix_time))
     return found
