@@ -87,7 +87,10 @@ class Assumptions:
     drain_seconds: float = _of("TRACKING_DRAIN_SECONDS", 20.0)
     start_seconds: float = _of(_BENCH + "Starts: ready", 1.3)
     shed_above: float = _of("TRACKING_SHED_ABOVE: times the mean of connections", 1.25)
-    shed_share: float = _of("tracking/cluster/shedding.py: of a hub's connections a second", 0.01)
+    shed_share: float = _of(
+        "tracking/cluster/shedding.py: of a hub's connections a second, for each quarter above the mean", 0.01
+    )
+    shed_most: float = _of("tracking/cluster/shedding.py: of a hub's connections a second", 0.02)
     shed_settle: float = _of("tracking/cluster/shedding.py: how long the hubs must have been the same", 5.0)
 
     def fix_cpu(self, rate: float) -> float:

@@ -79,7 +79,9 @@ class _Shedding:
             return np.zeros(len(load))
         mean, above = load[takes].mean(), self._assumed.shed_above
         self._active = takes & ((load > above * mean) | (self._active & (load > (1 + above) / 2 * mean)))
-        return np.where(self._active, load * self._assumed.shed_share * STEP, 0)
+        quarters = np.maximum((load / mean - 1) / 0.25, 1)
+        share = np.minimum(quarters * self._assumed.shed_share, self._assumed.shed_most)
+        return np.where(self._active, load * share * STEP, 0)
 
 
 def roll(assumed: Assumptions, hubs: int, clients: int, balancer: Balancer, *, sheds: bool = True) -> Rolled:

@@ -104,6 +104,9 @@ def test_a_hub_with_nothing_left_serves_those_who_have_gone_until_a_proxy_limits
     overrun = come_back(assumed, crowd(math.inf), seed=1)
     limited = come_back(assumed, crowd(36.0), seed=1)
     assert overrun.within(0.99) == math.inf and overrun.gave_up > 10 * 6_600
+    # All that the hub has left went to those who had given up.
+    assert overrun.wasted > 0.9 * 0.03 * 600 and limited.wasted == 0
+    assert overrun.wasted / overrun.gave_up < 0.5 * ASSUMED.driver_connect_ms / 1000, "they cost less than those who wait"
     assert limited.within(1.0) < 6_600 / 36 * 2 and limited.gave_up == 0 and limited.refused
 
 
@@ -122,6 +125,12 @@ def test_without_shedding_round_robin_fills_the_last_hubs() -> None:
     rolled = roll(ASSUMED, 40, 40_000, BALANCERS["round robin"], sheds=False)
     # Each of the 39 turns before adds a 39th part of what a hub holds, to all others.
     assert rolled.fullest == pytest.approx((1 + 1 / 39) ** 39, rel=0.01)
+
+
+def test_shedding_levels_the_hubs_and_moves_more_clients() -> None:
+    shed, kept = (roll(ASSUMED, 5, 50_000, BALANCERS["round robin"], sheds=sheds) for sheds in (True, False))
+    assert shed.fullest < kept.fullest and shed.moves > kept.moves
+    assert 0 < shed.even_after < 120 and kept.even_after == math.inf
 
 
 def test_an_outage_of_the_broker_is_as_late_as_its_parts() -> None:
