@@ -18,6 +18,9 @@ from tracking.errors import ConfigError
         ({"stale_after": 1.0}, ("TRACKING_STALE_AFTER", "TRACKING_INTERVAL_WATCHED")),
         ({"interval_watched": 60.0}, ("TRACKING_STALE_AFTER", "TRACKING_INTERVAL_WATCHED")),
         ({"outbox_limit": 0}, ("TRACKING_OUTBOX_LIMIT",)),
+        ({"shed_above": 1.0}, ("TRACKING_SHED_ABOVE", "from 1.05 to 100")),
+        ({"shed_above": float("nan")}, ("TRACKING_SHED_ABOVE",)),
+        ({"drain_seconds": -1.0}, ("TRACKING_DRAIN_SECONDS",)),
     ],
 )
 def test_settings_that_contradict_each_other(settings: dict[str, float], named: tuple[str, ...]) -> None:

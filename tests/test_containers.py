@@ -24,7 +24,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 HUBS = {"hub", "hub-a", "hub-b"}
 OURS = HUBS | {"migrate", "drivers", "links"}
-NGINX = (ROOT / "examples" / "nginx-hubs.conf").read_text()
+NGINX = (ROOT / "examples" / "proxy" / "nginx-hubs.conf").read_text()
 
 
 def mounted(service: str) -> set[str]:

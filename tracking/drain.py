@@ -89,8 +89,8 @@ class Drain:
         if self._may_go_on():
             await door.close(min(0.5, seconds / 8))
         late = min(LATE_SECONDS, seconds / 10)
-        await self._close_in_slices(max(0.0, ends - late - time.monotonic()))
-        await self._wait(late)
+        if await self._close_in_slices(max(0.0, ends - late - time.monotonic())):
+            await self._wait(late)
         logger.info("the drain is over: %d clients remain", self._service().hub.links.count)
 
     async def _wait(self, seconds: float) -> None:
@@ -100,7 +100,8 @@ class Drain:
                 return
             await asyncio.sleep(seconds / pauses)
 
-    async def _close_in_slices(self, seconds: float) -> None:
+    async def _close_in_slices(self, seconds: float) -> int:
+        """How many there were."""
         service = self._service()
         waiting: list[Link | Reader] = [*service.hub.links.all(), *service.change_feed.readers.all()]
         count = len(waiting)
@@ -111,6 +112,7 @@ class Drain:
             await asyncio.sleep(PAUSE_SECONDS)
             share = 1.0 if seconds <= 0 else min(1.0, (time.monotonic() - began) / seconds)
             await self._close_some(waiting, count - math.ceil(count * share))
+        return count
 
     async def _close_some(self, waiting: list[Link | Reader], remaining: int) -> None:
         """Closes any of them until so many remain: drivers and readers mixed, in no order."""

@@ -18,7 +18,7 @@ class MovingSettings(BaseSettings):
     )
     shed_above: float = Field(
         1.25,
-        description="Times the mean of all hubs. A hub with more connections sends 1 % of them a second to the others; 0: none",
+        description="Times the mean of all hubs. A hub with more connections sends 1 to 2 % of them away each second; 0: none",
     )
 
     @field_validator("shed_above")

@@ -64,6 +64,7 @@ def work(left: str) -> None:
         app = create_app(settings)
         _check_database(settings)
         listener = socket.socket(fileno=inherited.listener)
+        listener.set_inheritable(False)
         config = _config(app, settings)
         _run(_Worker(config, listener, lambda: app.state.service, channel, successor=inherited.successor))
     except (ConfigError, MigrationError) as error:

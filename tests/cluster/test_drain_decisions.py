@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from tests.support.clients import PLAIN, Driver, Socket, token
+from tests.support.changes import streaming
+from tests.support.clients import PLAIN, Api, Driver, Socket, token
 from tests.support.devices import until
 from tests.support.hub_in_process import World
 from tests.support.hubs_in_process import Hubs, a_vehicle, hubs
@@ -162,6 +163,23 @@ async def test_a_draining_hub_says_so_at_once_to_everybody(two: Hubs) -> None:
 
 def _service() -> dict[str, str]:
     return {"Authorization": f"Bearer {token('service')}"}
+
+
+async def test_a_stream_of_changes_ends_and_goes_on_at_the_other_hub(two: Hubs) -> None:
+    one, other = two
+    async with Api(one.url) as api, Api(other.url) as elsewhere:
+        fleet_id = await api.fleet()
+        last = (await api.call("GET", f"/fleets/{fleet_id}/changes"))["last"]
+        async with streaming(api, fleet_id, str(last)) as stream:
+            await api.vehicle(fleet_id)
+            assert (await stream.change())["type"] == "vehicle.changed"
+            await _drain(one).run(FakeDoor())
+            end = await stream.event()
+            assert end is not None and (end[0], end[1]["code"]) == ("end", "unavailable")
+            assert await stream.event() is None
+        await elsewhere.vehicle(fleet_id)
+        async with streaming(elsewhere, fleet_id, stream.last) as stream:
+            assert (await stream.change())["type"] == "vehicle.changed"
 
 
 async def test_a_service_that_is_built_anew_in_the_middle_drains_as_well(two: Hubs) -> None:

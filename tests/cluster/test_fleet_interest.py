@@ -7,16 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.screens import START, position
 from tracking.cluster.fleet_asks import NOTICED_MS, OVERLAP_MS, FleetAsks
 from tracking.cluster.fleet_interest import FleetInterest
-from tracking.live.fleets import Fleets
-from tracking.model import Fleet, Vehicle
-from tracking.monitor.alerts import Alerts
-from tracking.monitor.elsewhere import Elsewhere
-from tracking.monitor.events import Events
-from tracking.monitor.last_heard import LastHeard
-from tracking.monitor.states import AlertStates
 from tracking.nodes.messages import WantFleet
 
 FLEETS = ("a", "b", "c")
@@ -105,20 +97,3 @@ def test_what_may_be_missing_is_asked_again() -> None:
         assert want.since == 0
 
     asyncio.run(ask())
-
-
-def test_a_vehicle_whose_home_changes_often_is_checked_once() -> None:
-    fleets, states = Fleets(), AlertStates()
-    last_heard = LastHeard(fleets, states, Alerts(Events, int), lambda _: False, gone_after_ms=600_000)  # type: ignore[arg-type]
-    elsewhere = Elsewhere(fleets, states, last_heard, lambda: START)
-    fleets.feed(Fleet("fleet", "")).loaded = True
-    vehicle = fleets.know(Vehicle("van", "fleet"), number=1)
-    vehicle.feed.moved(vehicle, position("van", 47.0, 9.5))
-    last_heard.sweep(START)
-    for second in range(5):
-        states.forget(vehicle)
-        last_heard.sweep(START + second * 1_000)
-        elsewhere.left(vehicle)
-    for second in range(5, 30):
-        last_heard.sweep(START + second * 1_000)
-    assert [vehicle for due in last_heard._due.values() for vehicle in due] == [vehicle]

@@ -19,6 +19,7 @@ from tracking.ingest.motion import Motion
 from tracking.ingest.pipeline import Pipeline
 from tracking.ingest.vehicles import Home, IngestVehicle, Session
 from tracking.model import Fix, Position, Vehicle
+from tracking.monitor.replay import Replay
 from tracking.monitor.rules import AlertState
 
 VAN, NUMBER = "van", 7
@@ -72,7 +73,7 @@ class Hub:
         self.queue.let_go()
 
     def leave(self) -> State:
-        live = Live(self.live, self.monitored.monitor.states.get(self.live), [], b"")
+        live = Live(self.live, self.monitored.monitor.states.get(self.live), [], b"", [])
         data = hand_over.encode(hand_over.state_of(self.vehicle, self.queue.waiting, live, self.monitored.clock))
         state = hand_over.decode(data)
         assert state is not None
@@ -163,6 +164,7 @@ def test_a_drive_over_many_hubs_is_judged_as_by_one(seed: int) -> None:
     [
         (hand_over.MotionState, Motion.__slots__, set()),
         (hand_over.RivalState, Rival.__slots__, set()),
+        (hand_over.ReplayState, Replay.__slots__, set()),
         (hand_over.ClockState, DeviceClock.__slots__, set()),
         # Schedules, and what is made again.
         (hand_over.AlertsState, AlertState.__slots__, {"due", "dwell_at", "route"}),

@@ -246,6 +246,31 @@ async def test_silence_of_a_vehicle_that_no_live_hub_looks_after_is_told_once(tw
             assert sorted(told) == sorted(("signal_lost", van) for van in vans)
 
 
+async def test_silence_of_vehicles_whose_home_stood_still_is_told_when_it_counts_as_dead(
+    two: Hubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They fell silent while their home counted as alive, so earlier sweeps have left them out."""
+    one, other = two
+    async with Api(one.url) as api:
+        fleet_id = await api.fleet()
+        van = await api.vehicle(fleet_id)
+        await other.service.loader.load(fleet_id)
+        live = other.service.hub.fleets.vehicles[van]
+        async with other.service.database.transaction() as connection:
+            await homes.claim(connection, [(live.number, "session")], "stalled")
+            await latest_positions.move(connection, [_parked(live.number, van)])
+        silences, alive = other.service.silences, {"stalled", one.service.nodes.node.node}
+        monkeypatch.setattr(silences, "_others", lambda: alive)
+        silences._could_hear_since, silences._swept = other.clock() - 100_000, other.clock()
+        for _ in range(3):
+            await silences.sweep()
+        assert await listed(api, fleet_id) == []
+        alive.discard("stalled")
+        await asyncio.gather(*(world.service.silences.sweep() for world in two))
+        await silences.sweep()
+        assert [(event["kind"], event["vehicle_id"]) for event in await listed(api, fleet_id)] == [("signal_lost", van)]
+
+
 def _parked(number: int, vehicle_id: str) -> Position:
     at = now_ms() - 60_000
     return Position(number, vehicle_id, 0, 0, at, at, 47.1, 9.5, None, None, None, None, None, None, None, (), True)

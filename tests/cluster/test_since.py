@@ -3,7 +3,7 @@
 import pytest
 
 from tests.cluster.hubs import Cluster, ClusterHub, cluster, drive, nothing_is_read, until, watching
-from tests.support.clients import Driver, Message, Passenger, now_ms, token
+from tests.support.clients import Driver, Message, Passenger, Socket, now_ms, token
 from tracking.metrics import JOINS
 
 
@@ -135,3 +135,29 @@ async def change_through(hub: ClusterHub, trip_id: str, status: str | None, vehi
             {"version": version} | ({"status": status} if status else {}) | ({"vehicle_id": vehicle_id} if vehicle_id else {})
         )
         await api.call("PATCH", f"/trips/{trip_id}", body)
+
+
+async def test_between_two_hubs_the_one_that_drains_still_tells_what_it_knows(database_url: str) -> None:
+    async with cluster(database_url, 3) as hubs:
+        draining, other, next_home = hubs.hubs
+        vehicle_id, trip_id = await hubs.api.under_way()
+        async with Driver(draining.url, vehicle_id) as driver:
+            await drove(hubs, driver, 1, 2, 3)
+            since = hubs.clock() - 12_000
+        await until(lambda: vehicle_id not in draining.service.hub.drivers, "the driver was sent away")
+        assert "since" not in await joined(other.url, trip_id, since), "the driver may be anywhere"
+        draining.service.nodes.draining = True
+        draining.service.nodes.beat_soon()
+        await until(lambda: other.service.nodes.peers[draining.name].draining, "the others know")
+        async with nothing_is_read(database_url):
+            assert times(await joined(other.url, trip_id, since)) == driven(2, 3)
+        # The driver is on the way to another hub, and has not said hello.
+        async with Socket(f"{next_home.url}/v1/driver", token("driver", vehicle_id)) as connecting:
+            await connecting.expect("welcome")
+            assert times(await joined(other.url, trip_id, since)) == driven(2, 3)
+        async with Driver(next_home.url, vehicle_id, driver.session) as driver:
+            await drove(hubs, driver, 4)
+            assert times(await joined(other.url, trip_id, since)) == driven(2, 3, 4)
+        # A hub where the driver was meanwhile knows more than the one that drains.
+        await until(lambda: vehicle_id not in next_home.service.hub.drivers, "the driver has gone")
+        assert "since" not in await joined(other.url, trip_id, hubs.clock())

@@ -98,13 +98,13 @@ def test_all_come_back_and_sooner_if_more_is_left_for_them() -> None:
 
 def test_a_hub_with_nothing_left_serves_those_who_have_gone_until_a_proxy_limits_openings() -> None:
     def crowd(openings: float) -> Crowd:
-        return Crowd(20_000, 2_000, 0.1, 4_000, openings_a_second=openings)
+        return Crowd(6_000, 600, 0.03, 4_000, openings_a_second=openings)
 
-    assumed = Assumptions(openings_at_once=500)
+    assumed = Assumptions(openings_at_once=200)
     overrun = come_back(assumed, crowd(math.inf), seed=1)
-    limited = come_back(assumed, crowd(120.0), seed=1)
-    assert overrun.within(0.99) == math.inf and overrun.gave_up > 10 * 22_000
-    assert limited.within(1.0) < 22_000 / 120 * 2 and limited.gave_up == 0 and limited.refused
+    limited = come_back(assumed, crowd(36.0), seed=1)
+    assert overrun.within(0.99) == math.inf and overrun.gave_up > 10 * 6_600
+    assert limited.within(1.0) < 6_600 / 36 * 2 and limited.gave_up == 0 and limited.refused
 
 
 @pytest.mark.parametrize("balancer", BALANCERS.values(), ids=BALANCERS.keys())

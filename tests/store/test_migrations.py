@@ -9,9 +9,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tracking.demo.postgres import Cluster
+from tracking.demo.postgres import ROLE, Cluster
 from tracking.errors import MigrationError, StoreUnavailable
-from tracking.store.migrations import DIRECTORY, check, migrate, read
+from tracking.store.migrations import AUDIT_PARAMETER, DIRECTORY, check, migrate, read
 
 
 @pytest.fixture
@@ -273,3 +273,25 @@ async def test_what_fleets_had_before_is_counted(empty_url: str, tmp_path: Path)
     # A session from before counts as used just now, because nobody knows.
     assert await connection.fetchval("SELECT moved_at > $1 FROM sessions", before)
     await connection.close()
+
+
+async def test_an_owner_who_is_no_superuser_is_told_what_a_superuser_must_prepare(empty_url: str, cluster: Cluster) -> None:
+    superuser = await asyncpg.connect(empty_url)
+    database, role = str(await superuser.fetchval("SELECT current_database()")), "owner_without_privileges"
+    url = empty_url.replace(f"//{ROLE}@", f"//{role}@")
+    assert url != empty_url
+    try:
+        await superuser.execute(f"CREATE ROLE {role} LOGIN; ALTER DATABASE {database} OWNER TO {role}")
+        for preparation in (
+            "CREATE EXTENSION postgis; CREATE EXTENSION pg_trgm",
+            f"GRANT SET ON PARAMETER {AUDIT_PARAMETER} TO {role}",
+        ):
+            with pytest.raises(MigrationError, match="let a superuser run") as refused:
+                await migrate(url)
+            assert preparation.removesuffix(role).strip() in str(refused.value)
+            await superuser.execute(preparation)
+        await migrate(url)
+        await check(url)
+    finally:
+        await superuser.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
+        await superuser.close()

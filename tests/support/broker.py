@@ -1,20 +1,18 @@
 """A real NATS server in its own process, which tests start, kill, stop and start again on the same port."""
 
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.hub_process import free_port, wait_until
+from tracking.workers.broker import find_program
 
 
 def nats_server() -> str:
-    """The program: it comes with a package of the development environment."""
-    beside = Path(sys.executable).parent / "nats-server"
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    """The program: it comes with a package."""
+    found = find_program()
     assert found, "nats-server is missing: run `make dev`"
     return found
 

@@ -68,12 +68,13 @@ class Stream:
 
 @contextlib.asynccontextmanager
 async def streaming(
-    hub: Hub, fleet_id: str, last: str | None = None, bearer: str | None = None, **params: Any
+    hub: Hub | Api, fleet_id: str, last: str | None = None, bearer: str | None = None, **params: Any
 ) -> AsyncIterator[Stream]:
+    api = hub if isinstance(hub, Api) else hub.api
     headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last is not None else {})}
     if bearer is not None:
         headers["Authorization"] = f"Bearer {bearer}"
-    async with hub.api.http.stream("GET", f"/fleets/{fleet_id}/changes", headers=headers, params=params) as response:
+    async with api.http.stream("GET", f"/fleets/{fleet_id}/changes", headers=headers, params=params) as response:
         assert response.status_code == 200, await response.aread()
         assert response.headers["content-type"].startswith("text/event-stream")
         yield Stream(response)

@@ -214,6 +214,26 @@ STEPS = st.lists(st.tuples(st.floats(0.0, 40.0), st.sampled_from(["roll", "kill 
 
 
 @given(st.lists(WAYS, max_size=12), STEPS, st.integers(1, 3))
+def test_all_can_be_stopped_at_any_time(ways: list[Way], steps: list[tuple[float, str]], count: int) -> None:
+    async def story() -> None:
+        async with running(count, ways) as it:
+            for pause, what in steps:
+                await asyncio.sleep(pause)
+                if what == "roll":
+                    it.supervisor.roll()
+                for one in list(it.source.alive(1))[: what == "kill one"]:
+                    one.end(-9)
+            began = asyncio.get_running_loop().time()
+            await it.stop()
+            assert asyncio.get_running_loop().time() - began <= STOP_SECONDS + 0.001
+            started = len(it.source.started)
+            await asyncio.sleep(1_000)
+            assert len(it.source.started) == started
+
+    virtual_time.run(story())
+
+
+@given(st.lists(WAYS, max_size=12), STEPS, st.integers(1, 3))
 def test_whatever_happens_in_the_end_each_slot_has_one_hub_of_the_last_round(
     ways: list[Way], steps: list[tuple[float, str]], count: int
 ) -> None:

@@ -230,10 +230,11 @@ def test_a_hub_ends_with_the_channel_to_its_supervisor(database_url: str, broker
         try:
             ours.settimeout(30)
             assert ours.recv(100) == READY
-        finally:
             ours.close()
-            code = process.wait(10)
-    assert code == 1
+            assert process.wait(10) == 1
+        finally:
+            process.kill()
+            process.wait(10)
 
 
 def test_settings_that_no_hub_can_run_with_are_told_once(database_url: str, tmp_path: Path) -> None:

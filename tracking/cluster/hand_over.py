@@ -15,7 +15,8 @@ from tracking.ingest.motion import Motion
 from tracking.ingest.pipeline import PLAIN
 from tracking.ingest.vehicles import IngestVehicle, Session, Verdict
 from tracking.live.fleet import LiveVehicle
-from tracking.model import Event, Position
+from tracking.model import Event, EventKind, Position
+from tracking.monitor.replay import Replay
 from tracking.monitor.rules import AlertState, Stay
 
 VERSION: Final = 1
@@ -91,6 +92,15 @@ class SessionState(msgspec.Struct, array_like=True):
     verdicts: dict[int, Verdict | None]
 
 
+class ReplayState(msgspec.Struct, array_like=True):
+    """`replay.Replay`, attribute by attribute."""
+
+    _from: int
+    _of_fences: dict[str, list[tuple[EventKind, int]]]
+    _others: set[tuple[EventKind, int]]
+    until: int
+
+
 class AlertsState(msgspec.Struct, array_like=True):
     """`rules.AlertState`, except schedules and the route, which is made again."""
 
@@ -107,13 +117,14 @@ class AlertsState(msgspec.Struct, array_like=True):
     idle: bool
     off: int
     off_route: bool
+    replay: ReplayState | None = None
 
 
 class State(msgspec.Struct, array_like=True):
     """All of a vehicle in the term of its former home, from one step of its event loop.
 
     No position of it has a later `server_time`. `joined_at` is when it joined its fleet. `events` wait to be stored; those with
-    an id may be stored already. `recent` is kept by `live.recent`.
+    an id may be stored already. `recent` is kept by `live.recent`. `moves` were not judged, because the fleet was not loaded.
     """
 
     vehicle: int
@@ -129,6 +140,7 @@ class State(msgspec.Struct, array_like=True):
     alerts: AlertsState | None
     events: list[Event]
     recent: bytes = b""
+    moves: list[Position] = []
 
 
 class _Envelope(msgspec.Struct, array_like=True):
@@ -143,6 +155,7 @@ class Live(NamedTuple):
     alerts: AlertState | None
     events: list[Event]
     recent: bytes
+    moves: list[Position]
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -190,6 +203,7 @@ def state_of(vehicle: IngestVehicle, waiting: Iterable[Entry], live: Live, now: 
         None if alerts is None else _alerts_state(alerts),
         live.events,
         live.recent,
+        live.moves,
     )
 
 
@@ -210,7 +224,9 @@ def _session_state(session: Session, waiting: dict[int, Verdict | None]) -> Sess
 
 
 def _alerts_state(state: AlertState) -> AlertsState:
-    return _copied(AlertsState, state, inside={name: (stay.since, stay.dwelt) for name, stay in state.inside.items()})
+    inside = {name: (stay.since, stay.dwelt) for name, stay in state.inside.items()}
+    replay = None if state.replay is None else _copied(ReplayState, state.replay)
+    return _copied(AlertsState, state, inside=inside, replay=replay)
 
 
 # --- in -------------------------------------------------------------------------------------------------------------------
@@ -239,6 +255,7 @@ def alerts_of(state: State, live: LiveVehicle) -> AlertState | None:
         return None
     alerts = _filled(AlertState(), told)
     alerts.inside = {name: Stay(since, dwelt) for name, (since, dwelt) in told.inside.items()}
+    alerts.replay = None if told.replay is None else _filled(Replay.__new__(Replay), told.replay)
     if (live.vehicle.fleet_id, live.joined_at) != (state.fleet_id, state.joined_at):
         return alerts.of_another_fleet()
     return alerts

@@ -93,6 +93,7 @@ class HandOverAnswers:
             self._monitor.states.get(live) if live is not None else None,
             self._monitor.events.take_back(live) if live is not None else [],
             recent.handed_over(vehicle.number) if recent is not None else b"",
+            self._hub.fleets.take_waiting(live) if live is not None else [],
         )
         state = hand_over.state_of(vehicle, (*queue.group, *queue.waiting), known, self._clock())
         for _ in range(2):

@@ -9,7 +9,7 @@ homes are read anew. Then nothing of the vehicle is taken, shown or stored here 
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Final, Protocol
 
@@ -21,10 +21,11 @@ from tracking.cluster.hand_over import State
 from tracking.errors import CloseCode, HomeLost, StoreUnavailable
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.vehicles import Home, IngestVehicle, IngestVehicles, Session
+from tracking.live.fleet import LiveVehicle
 from tracking.live.hub import Hub
 from tracking.live.recent import SPAN_MS
 from tracking.metrics import HAND_OVERS, HOME_CLAIMS, HOMES, HOMES_LOST
-from tracking.model import Clock, Trip
+from tracking.model import Clock, Position, Trip
 from tracking.monitor.events import Emitted
 from tracking.monitor.monitor import Monitor
 from tracking.nodes.messages import HandOverAsk
@@ -128,8 +129,7 @@ class Homes:
 
     def is_here(self, vehicle: int) -> bool:
         """Whether this hub is the home of the vehicle, by its number, as far as it knows."""
-        known = self._ingest_vehicles.by_number.get(vehicle)
-        return known is not None and known.home is not None
+        return (known := self._ingest_vehicles.by_number.get(vehicle)) is not None and known.home is not None
 
     # --- claims -------------------------------------------------------------------------------------------------------
 
@@ -181,15 +181,15 @@ class Homes:
             HAND_OVERS.labels("unfit").inc()
             told = None
         was_here = was_here and former is not None and former.node == self._nodes.node.node
-        if told is None and self._nodes.enabled and former is not None and not was_here:
-            # It may have driven on another hub since it was loaded here.
+        if (told is None or told.alerts is None) and self._nodes.enabled and former is not None and not was_here:
+            # It may have driven on another hub since it was loaded here. A home whose fleet was not loaded knows no alerts.
             known = await self._claims.known(vehicle.number)
         # From here on nothing waits: the home and what is known of the vehicle come into force together.
         home = vehicle.home = Home(vehicle.number, claimed.term)
         session = vehicle.sessions[name] = Session(claimed.session, name, claimed.handled, home)
         if told is not None:
             floor = told.server_time
-            self._take_up(vehicle, told)
+            self._take_up(vehicle, told, known)
         elif known is not None:
             floor = known.last.server_time if known.last is not None else 0
             self._go_on_from(vehicle, known)
@@ -217,7 +217,7 @@ class Homes:
 
     # --- what is known of a vehicle that comes here -------------------------------------------------------------------
 
-    def _take_up(self, vehicle: IngestVehicle, told: State) -> None:
+    def _take_up(self, vehicle: IngestVehicle, told: State, known: Known | None) -> None:
         hand_over.take_up(vehicle, told)
         live = self._hub.fleets.vehicles.get(vehicle.vehicle_id)
         if live is not None:
@@ -228,9 +228,10 @@ class Homes:
             alerts = hand_over.alerts_of(told, live)
             if alerts is not None:
                 self._monitor.go_on_with(live, alerts)
-            if live.feed.noted is not None:
-                # The former home may not have told other hubs of its last position.
-                live.feed.noted.add(live)
+                self._monitor.judge_again(live, told.moves)
+            elif known is not None:
+                self._judge_again(live, known, told.moves)
+            live.feed.note(live)  # The former home may not have told other hubs of its last position.
             for event in told.events:
                 self._monitor.events.add(Emitted(live.feed, told.fleet_id, live, vehicle.number, event))
         if self.recent is not None and told.recent:
@@ -247,12 +248,14 @@ class Homes:
         live = self._hub.fleets.vehicles.get(vehicle.vehicle_id)
         if live is None:
             return
-        if live.feed.loaded:
-            known.alerts.heard = self._clock()
-            self._monitor.go_on_with(live, known.alerts)
-        else:
-            # The fleet's loading reads it.
-            self._monitor.states.forget(live)
+        self._judge_again(live, known)
+
+    def _judge_again(self, live: LiveVehicle, known: Known, others: Sequence[Position] = ()) -> None:
+        # Its silence begins now: there was no hub to hear it.
+        known.alerts.heard = self._clock()
+        self._monitor.go_on_with(live, known.alerts)
+        newest = known.moves[-1].fix_time if known.moves else 0
+        self._monitor.judge_again(live, [*known.moves, *(move for move in others if move.fix_time > newest)])
 
     def _alone_since(self, known: Known) -> int:
         """The instant from which on no other hub took anything of the vehicle. What it did not store comes again."""
@@ -286,10 +289,12 @@ class Homes:
             self.recent.forget_vehicles((vehicle.number,))
         live = self._hub.fleets.vehicles.get(vehicle.vehicle_id)
         if live is not None:
+            # No move of it may be left to be judged: it may come back at once, with another state.
+            self._monitor.look_now()
             self._monitor.events.take_back(live)
             self._monitor.states.forget(live)
-            # It is shown as before until its new home tells of it.
             self._monitor.elsewhere.left(live)
+            self._hub.fleets.take_waiting(live)
 
     def _refused(self, lost: Mapping[Home, homes.Home | None]) -> None:
         for home, row in lost.items():

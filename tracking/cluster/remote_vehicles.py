@@ -29,7 +29,7 @@ BEHIND_SECONDS = 3.0
 """Between two readings while homes do not tell, at the least."""
 RARELY_SECONDS = 60.0
 SLICE_SECONDS = 0.002
-WITHIN_MS = 60_000
+WITHIN_MS = 90_000
 """Rows that were written so long before the reading are read. A home may be late, and its clock may be behind. When a look
 begins, all are read whose vehicles may be on the map."""
 
@@ -59,6 +59,8 @@ class RemoteVehicles:
         self._due = asyncio.Event()
         self._longest_ms = monitor.last_heard.gone_after_ms
         self._all_due = False
+        self._reading: dict[str, asyncio.Task[None]] = {}
+        """By fleet: readings that somebody who begins to look waits for."""
         self._begun: set[str] = set()
         """Fleets that are looked at since a moment ago."""
         if across_hubs is not None:
@@ -75,9 +77,20 @@ class RemoteVehicles:
 
     async def look(self, feed: FleetFeed) -> None:
         """Somebody is about to look at a fleet: waits until all is known of it, from peers or from the store."""
-        if self._across_hubs is not None and not await self._across_hubs.look(feed):
-            with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
-                await self.read([feed], self._longest_ms)
+        if self._across_hubs is None:
+            return
+        fleet_id = feed.fleet.fleet_id
+        is_known = await self._across_hubs.look(feed)
+        if not is_known and fleet_id not in self._reading:
+            reading = self._reading[fleet_id] = asyncio.create_task(self._read_for(feed), name=f"reading fleet {fleet_id}")
+            reading.add_done_callback(lambda _: self._reading.pop(fleet_id))
+        # Who begins to look at the same time waits for the same reading, and may go meanwhile.
+        if fleet_id in self._reading:
+            await asyncio.wait({self._reading[fleet_id]})
+
+    async def _read_for(self, feed: FleetFeed) -> None:
+        with contextlib.suppress(StoreUnavailable, asyncpg.PostgresError):
+            await self.read([feed], self._longest_ms)
 
     async def run(self) -> None:
         if self._across_hubs is None:
@@ -99,6 +112,7 @@ class RemoteVehicles:
                     if all_due:
                         await self.work()
                 except (StoreUnavailable, asyncpg.PostgresError) as error:
+                    self._begun |= begun
                     logger.debug("vehicles of other hubs are not shown where they are now: %s", error)
                 # Whatever happens meanwhile, the store has rest.
                 await asyncio.sleep(BEHIND_SECONDS / 2)

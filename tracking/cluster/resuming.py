@@ -12,6 +12,7 @@ from tracking.live.reader_queue import ReaderQueue
 from tracking.live.recent import NEVER, SPAN_MS
 from tracking.live.trips import TripFeed
 from tracking.model import Trip
+from tracking.nodes.messages import TripAnswer
 from tracking.protocol.passenger import PastMessage
 from tracking.store import messages as message_store
 from tracking.store.gathered import Gathered
@@ -69,6 +70,9 @@ class Resuming:
             ask = self._trips.ask(trip_id, lacking_from)
             if not await self._trips.asks.wait_for_home(ask):
                 return None
+            if any(peer.draining for peer in self._trips.nodes.peers.values()):
+                # One of them may know what the home does not know yet.
+                await self._trips.asks.wait(ask)
         messages: list[PastMessage] = []
         asked_at: int | None = None
         for _ in range(TRIES):
@@ -91,18 +95,27 @@ class Resuming:
         known = answers.trip(trip_id)
         if ask is None:
             return known if answers.complete_since(trip_id, lacking_from) else None
-        homes = [answer for answer in ask.answers.values() if answer.home]
-        if answers.is_home(trip_id) or not homes:
-            return None  # nobody can say that it knows everything
-        if not all(0 < home.recent_from <= lacking_from for home in homes):
+        tellers = self._tellers(trip_id, ask)
+        if not tellers or not all(0 < teller.recent_from <= lacking_from for teller in tellers):
             return None
-        told = [(answer.trip, answer.as_of) for answer in homes if answer.trip is not None]
+        told = [(answer.trip, answer.as_of) for answer in tellers if answer.trip is not None]
         if known is None:
             known = max(told, key=lambda one: one[1], default=None)
         if known is None or not self._is_current(*known):
             return None
         # A vehicle that the trip has had for a moment has not told its hub of all of it.
         return known if all(trip.vehicle_number == known[0].vehicle_number for trip, _ in told) else None
+
+    def _tellers(self, trip_id: str, ask: Ask) -> list[TripAnswer]:
+        """The answers that know everything of the trip; none if nobody can say that it does."""
+        homes = [answer for answer in ask.answers.values() if answer.home]
+        if homes and not self._trips.answers.is_home(trip_id) and all(home.recent_from for home in homes):
+            return homes
+        # A hub that drains has closed the driver, who has said hello to no other hub yet. Nobody else has heard of the trip.
+        if not ask.is_settled or trip_id in self._trips.recent:
+            return []
+        peers, known = self._trips.nodes.peers, {peer: answer for peer, answer in ask.answers.items() if answer.recent_from}
+        return list(known.values()) if all(peer in peers and peers[peer].draining for peer in known) else []
 
     def _is_current(self, trip: Trip, as_of: int) -> bool:
         """Whether no change of the trip or its vehicle, which comes with it, was applied here after that one."""

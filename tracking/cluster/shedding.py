@@ -1,8 +1,8 @@
 """An overfull hub sends some of its clients away, a few each second. They come back to any hub.
 
 After a rolling restart the hub that began last has few clients. A proxy that gives new connections to all hubs alike changes
-nothing for those that are open. So a hub that has more than `above` times the mean closes 1 % of its connections a second with
-1012, until it has half of that too much.
+nothing for those that are open. So a hub that has more than `above` times the mean closes 1 to 2 % of its connections a second
+with 1012, until it has half of that too much.
 
 It begins only when nothing was new for some seconds: clients of a hub that has gone arrive unevenly. It gives up if they all
 come back here, because no proxy spreads them, and tries again later and later.
@@ -24,6 +24,9 @@ from tracking.nodes.node import Peer
 
 STEP_SECONDS = 0.25
 SHARE_A_SECOND = 0.01
+"""Of the connections, for each quarter that the hub has more than the mean: 1 % at 1.25 times the mean."""
+MOST_A_SECOND = 0.02
+"""Of two hubs, one may have all clients, and half of those who are shed come back to it."""
 FLOOR = 100
 """Connections. A hub with fewer has no trouble, and small numbers differ by chance."""
 SETTLE_SECONDS = 5.0
@@ -126,7 +129,8 @@ class Shedding:
                 self._enter(_Stage.IDLE, now)
         if self._stage is not _Stage.SHEDDING:
             return 0
-        self._owed += balance.own * SHARE_A_SECOND * seconds
+        quarters = (balance.own / balance.mean - 1) / 0.25
+        self._owed += balance.own * min(SHARE_A_SECOND * max(1.0, quarters), MOST_A_SECOND) * seconds
         count = math.floor(self._owed)
         self._owed -= count
         self._shed += count

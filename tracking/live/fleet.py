@@ -69,12 +69,16 @@ class FleetFeed:
         """To be called when its trip, its name or its status changed."""
         vehicle.status = vehicle.judge_status()
         vehicle.encoded = None
-        if self.noted is not None:
-            self.noted.add(vehicle)
+        self.note(vehicle)
         cell = vehicle.cell
         if cell is not None and cell.viewers:
             cell.described.add(vehicle)
             self.screens.dirty.add(cell)
+
+    def note(self, vehicle: LiveVehicle) -> None:
+        """Other hubs that want the fleet are told of the vehicle's state."""
+        if self.noted is not None:
+            self.noted.add(vehicle)
 
     def leave(self, vehicle: LiveVehicle) -> None:
         """Takes the vehicle off the map."""

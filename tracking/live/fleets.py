@@ -84,6 +84,17 @@ class Fleets:
         if feed.fleet.fleet_id not in self.held:
             self.on_needed(feed.fleet.fleet_id)
 
+    def take_waiting(self, live: LiveVehicle) -> list[Position]:
+        """Its moves that wait for the fleet. They are not judged here any more."""
+        feed = live.feed
+        if not feed.waiting:
+            return []
+        taken = [position for vehicle, position in feed.waiting if vehicle is live]
+        feed.waiting[:] = [move for move in feed.waiting if move[0] is not live]
+        self.waiting -= len(taken)
+        live.waits_from = None
+        return taken
+
     def let_go(self, live: LiveVehicle) -> None:
         """Drops the vehicle from memory. It stays in the store."""
         vehicle_id = live.vehicle.vehicle_id

@@ -41,16 +41,8 @@ class MoveJudge:
         limited = fleet.speed_limit is not UNSET or fences.limit_speed
         for number, (vehicle, position) in enumerate(moves):
             state = states[number]
-            state.heard = position.server_time
-            if not state.due:
-                self._last_heard.look_after(vehicle)
-            is_old = vehicle.age_of(position) >= old
-            if state.silent and not is_old:
-                state.silent = False
-                self._alerts.tell(vehicle, position, Alert(EventKind.SIGNAL_BACK))
-            if vehicle.lost is not (state.silent or is_old):
-                vehicle.lost = not vehicle.lost
-                feed.restate(vehicle)
+            if state.replay is None or position.fix_time > state.replay.until:
+                self._hear(vehicle, position, state, old)
             if touched is not None and (touched[number][1] or state.inside):
                 move, touches = touched[number]
                 asked = [i for i, wholly in touches.items() if not (wholly and i in state.inside)]
@@ -58,20 +50,41 @@ class MoveJudge:
                 if asked and not state.wanders(position):
                     self._cross(vehicle, position, state, move, fences, asked)
                 if state.inside and position.fix_time >= state.dwell_at:
-                    self._alerts.tell_all(vehicle, position, state.dwelling(position.fix_time, fleet, fences))
+                    self.tell_all(vehicle, position, state, state.dwelling(position.fix_time, fleet, fences))
             if limited or state.speeding:
                 alert = state.judge_speed(position, state.limit(fleet, fences))
                 if alert is not None:
-                    self._alerts.tell(vehicle, position, alert)
+                    self._tell(vehicle, position, state, alert)
             if (alert := state.judge_standing(position, fleet.idle_after)) is not None:
-                self._alerts.tell(vehicle, position, alert)
+                self._tell(vehicle, position, state, alert)
             if on_route and number in on_route and (alert := state.judge_route(on_route[number])) is not None:
-                self._alerts.tell(vehicle, position, alert)
+                self._tell(vehicle, position, state, alert)
             state.previous = position
             standing = state.stands(position.fix_time)
             if standing is not vehicle.standing:
                 vehicle.standing = standing
                 feed.restate(vehicle)
+
+    def _hear(self, vehicle: LiveVehicle, position: Position, state: AlertState, old: float) -> None:
+        state.heard = position.server_time
+        if not state.due:
+            self._last_heard.look_after(vehicle)
+        is_old = vehicle.age_of(position) >= old
+        if state.silent and not is_old:
+            state.silent = False
+            self._alerts.tell(vehicle, position, Alert(EventKind.SIGNAL_BACK))
+        if vehicle.lost is not (state.silent or is_old):
+            vehicle.lost = not vehicle.lost
+            vehicle.feed.restate(vehicle)
+
+    def _tell(self, vehicle: LiveVehicle, position: Position, state: AlertState, alert: Alert) -> None:
+        if state.replay is None or not state.replay.is_told(position, alert):
+            self._alerts.tell(vehicle, position, alert)
+
+    def tell_all(self, vehicle: LiveVehicle, position: Position, state: AlertState, alerts: Iterator[Alert]) -> None:
+        """Tells alerts of a position, in order, except those that a former home has told."""
+        for alert in list(alerts):
+            self._tell(vehicle, position, state, alert)
 
     def _cross(
         self, vehicle: LiveVehicle, position: Position, state: AlertState, move: Move, fences: Fences, asked: list[str]
@@ -85,7 +98,7 @@ class MoveJudge:
                 for inside in fence.walk(move, geofence_id in state.inside):
                     yield geofence_id, inside
 
-        self._alerts.tell_all(vehicle, position, state.change_fences(changes(), position.fix_time))
+        self.tell_all(vehicle, position, state, state.change_fences(changes(), position.fix_time))
 
 
 def _touched(

@@ -9,7 +9,7 @@ stored.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
 from tracking.errors import StoreUnavailable, StoreWentBack
@@ -88,14 +88,15 @@ class Monitor:
         state = self.states[vehicle]
         judged = state.heard is not None
         if position is not None and vehicle.position is None:
-            now = self._clock()
-            state.previous = position
-            # Its silence begins now: while its fleet was not in memory, it could not be heard. Another hub could hear it.
-            state.heard = now if self.finds_events_of(vehicle) else min(now, position.server_time)
+            if not judged:
+                now = self._clock()
+                state.previous = position
+                # Its silence begins now: while its fleet was not in memory, it could not be heard. Another hub could hear it.
+                state.heard = now if self.finds_events_of(vehicle) else min(now, position.server_time)
             vehicle.lost = vehicle.age_of(position) >= old_after(vehicle.feed.fleet.signal_lost_after)
             vehicle.feed.moved(vehicle, position)
             self.last_heard.look_after(vehicle)
-        elif position is not None and state.previous is None and position.fix_time < (vehicle.waits_from or 0):
+        elif position is not None and not judged and state.previous is None and position.fix_time < (vehicle.waits_from or 0):
             # Its waiting moves continue from this position.
             state.previous = position
         if judged:
@@ -117,6 +118,14 @@ class Monitor:
             self.elsewhere.set_flags(vehicle, state.silent or is_old, state.stands(state.previous.fix_time))
         if state.heard is not None and not state.due:
             self.last_heard.look_after(vehicle)
+
+    def judge_again(self, vehicle: LiveVehicle, positions: Iterable[Position]) -> None:
+        """Judges these moves of a former home before all that come: it may not have judged them. They are not shown."""
+        for position in positions:
+            if vehicle.feed.loaded:
+                self._fleets.moves.append((vehicle, position))
+            else:
+                self._fleets.wait(vehicle, position)
 
     def is_heard(self, vehicle: LiveVehicle) -> bool:
         """Whether an event is still to be told if the vehicle falls silent."""
@@ -196,7 +205,8 @@ class Monitor:
         for (vehicle, position), inside in zip(asked, standing, strict=True):
             state = self.states[vehicle]
             if inside is not None and inside is not (geofence_id in state.inside):
-                self._alerts.tell_all(vehicle, position, state.change_fences(iter([(geofence_id, inside)]), position.fix_time))
+                changed = state.change_fences(iter([(geofence_id, inside)]), position.fix_time)
+                self.judge.tell_all(vehicle, position, state, changed)
 
     async def geofence_at(self, fleet_id: str, geofence_id: str) -> None:
         """Reads the geofence from the store and applies it. The changes of one fleet are applied one after the other.
@@ -292,6 +302,8 @@ class Monitor:
             if not vehicle.feed.loaded:
                 self._fleets.wait(vehicle, position)
                 continue
+            if not self.finds_events_of(vehicle):
+                continue  # its home is another hub by now
             # A fleet must not see what a vehicle did before it joined.
             seen = min(position.fix_time - vehicle.clock_skew, position.server_time)
             if self._fleets.is_there(vehicle) and seen >= vehicle.joined_at:
@@ -325,7 +337,7 @@ class Monitor:
                 # This is time by the fixes: a vehicle that sends an hour's backlog has not stayed that hour yet.
                 instant = position.fix_time + max(0, now - position.server_time)
                 if instant >= state.dwell_at:
-                    self._alerts.tell_all(vehicle, position, state.dwelling(instant, feed.fleet, fences))
+                    self.judge.tell_all(vehicle, position, state, state.dwelling(instant, feed.fleet, fences))
 
     async def flush(self) -> None:
         """Judges the last moves, and waits until all events are stored. To be called before the hub goes down."""

@@ -111,6 +111,7 @@ class AlertState:
         "off_route",
         "over_limit",
         "previous",
+        "replay",
         "route",
         "silent",
         "speeding",
@@ -140,6 +141,8 @@ class AlertState:
         self.off = 0
         self.off_route = False
         self.route: Route | None = None
+        self.replay: Any = None
+        """`monitor.replay.Replay`, if moves are judged again that a former home may have judged."""
 
     def of_another_fleet(self) -> "AlertState":
         """The state for a fleet that the vehicle moves to: when it was heard of, and nothing about its places."""

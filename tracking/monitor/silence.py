@@ -59,7 +59,7 @@ class Silences:
         """
         self._others = others
         self._is_here = is_here
-        self._among_others = False
+        self._known_others: frozenset[str] = frozenset()
         self._database = database
         self._fleets = fleets
         self._events = to_tell
@@ -90,10 +90,11 @@ class Silences:
 
     async def sweep(self) -> bool:
         """Tells of vehicles that have been silent for too long; whether there may be more. Raises `StoreUnavailable`."""
-        now, others = self._clock(), self._others()
-        if bool(others) is not self._among_others:
-            # Other vehicles are left out from now on.
-            self._among_others, self._asked = bool(others), None
+        now, others = self._clock(), frozenset(self._others())
+        if self._known_others - others or bool(others) is not bool(self._known_others):
+            # Other vehicles are left out from now on: nobody may have told of those of a hub that is gone.
+            self._asked = None
+        self._known_others = others
         if self._could_hear_since is None or not 0 <= now - self._swept < PAUSE_MS:
             self._could_hear_since = now
             self._asked = None

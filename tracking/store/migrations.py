@@ -10,6 +10,8 @@ import asyncpg
 from tracking.errors import MigrationError, StoreUnavailable
 from tracking.store.pooler import refuse_shared
 
+AUDIT_PARAMETER = "tracking.audit_change"
+"""The functions that may change the audit set it (`0020_audit`)."""
 DIRECTORY = Path(__file__).parents[2] / "sql"
 _LOCK = 0x7472_6163_6B69_6E67  # "tracking"
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
@@ -82,6 +84,17 @@ async def check(url: str, directory: Path = DIRECTORY) -> None:
         raise MigrationError(f"the database has {applied} of {known} migrations: run `tracking migrate` first")
 
 
+def _remedy(error: asyncpg.PostgresError) -> str:
+    """What to do if a superuser has to prepare the database for a role that is none. Empty if that is not the reason."""
+    if not isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return ""
+    # From PostgreSQL 15 on, such a role may not set a parameter of ours in a function. 14 has neither the rule nor the command.
+    return (
+        "; let a superuser run `CREATE EXTENSION postgis; CREATE EXTENSION pg_trgm` in this database and"
+        f" `GRANT SET ON PARAMETER {AUDIT_PARAMETER} TO` the role of TRACKING_DATABASE_URL, which should own the database"
+    )
+
+
 async def _connect(url: str) -> "asyncpg.Connection[asyncpg.Record]":
     return await asyncpg.connect(url, timeout=10)
 
@@ -118,7 +131,7 @@ async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migrations: l
             try:
                 await connection.execute(migration.sql)
             except asyncpg.PostgresError as error:
-                raise MigrationError(f"{migration.name}.sql failed and was rolled back: {error}") from error
+                raise MigrationError(f"{migration.name}.sql failed and was rolled back: {error}{_remedy(error)}") from error
             await connection.execute(
                 "INSERT INTO schema_migrations (number, name, checksum) VALUES ($1, $2, $3)",
                 migration.number,

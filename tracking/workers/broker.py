@@ -31,6 +31,7 @@ MEMORY = "256MiB"
 BEGIN_SECONDS = 10.0
 LOOK_SECONDS = 0.01
 STOP_SECONDS = 2.0
+LAST_WORDS_SECONDS = 1.0
 LINES_KEPT = 8
 
 
@@ -83,6 +84,8 @@ class PrivateBroker:
         deadline = loop.time() + BEGIN_SECONDS
         while not await self._answers():
             if self._child is None or loop.time() > deadline:
+                if self._reading:
+                    await asyncio.wait(self._reading, timeout=LAST_WORDS_SECONDS)
                 said = "".join(f"\n    {line}" for line in self._lines)
                 raise ConfigError(f"the private NATS server {self._program} does not start{said}")
             await asyncio.sleep(LOOK_SECONDS)

@@ -120,10 +120,13 @@ class Slot:
         if self.current is not successor:
             raise NotReplaced(f"hub {self.number} was replaced, and its successor did not live: {_how(successor)}")
 
-    async def stop(self) -> bool:
-        """Stops all workers. Returns whether none had to be killed. `replace` must have been cancelled."""
+    def start_no_more(self) -> None:
+        """From now on nothing that ends is started again."""
         self._stopping = True
         self._forget_restart()
+
+    async def stop(self) -> bool:
+        """Stops all workers. Returns whether none had to be killed. `start_no_more` and the end of `replace` come before."""
         return all(await asyncio.gather(*(_ended(worker, self._stop_seconds) for worker in self.workers)))
 
     def kill(self) -> None:

@@ -29,11 +29,13 @@ class Supervisor:
 
     async def run(self) -> bool:
         """Returns whether no hub had to be killed at the end. Raises `ConfigError` if no hub can run with these settings."""
-        for slot in self.slots:
-            slot.start()
+        if not self._stopped.is_set():
+            for slot in self.slots:
+                slot.start()
         rolling = asyncio.create_task(self._roll(), name="roll")
         stopped = asyncio.create_task(self._stopped.wait(), name="stopped")
         await asyncio.wait({rolling, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        self._end()
         for task in (rolling, stopped):
             task.cancel()
         await asyncio.wait({rolling, stopped})
@@ -56,7 +58,12 @@ class Supervisor:
             logger.error("asked again to stop: killing all hubs")
             for slot in self.slots:
                 slot.kill()
+        self._end()
+
+    def _end(self) -> None:
         self._stopped.set()
+        for slot in self.slots:
+            slot.start_no_more()
 
     async def _roll(self) -> None:
         while True:
@@ -65,6 +72,8 @@ class Supervisor:
             logger.info("replacing %d hubs by turns", len(self.slots))
             try:
                 for slot in self.slots:
+                    if self._stopped.is_set():
+                        return
                     await slot.replace()
             except NotReplaced as error:
                 logger.error("%s. The replacing stops, and the hubs that run go on", error)
@@ -82,5 +91,5 @@ class Supervisor:
             return False
         if self._refusal is None:
             self._refusal = reason
-            self._stopped.set()
+            self._end()
         return True
