@@ -38,11 +38,13 @@ class Returning:
 
     def __init__(self, ports: Ports, backoff: Backoff) -> None:
         self.ends: list[int] = []
-        """The close code of each connection that had served it; 0: it ended without one."""
+        """The close code of each connection; 0: it ended without one, after it had served the client."""
         self.refused: list[str] = []
-        """Why attempts failed."""
+        """Why attempts failed, other than by a close code 1012 of a hub that stops or has too many clients."""
         self.away: list[float] = []
         """Seconds from each end until a hub served it again."""
+        self.away_since: float | None = None
+        """Since when it is without a hub, after it was served before."""
         self.served = asyncio.Event()
         self._ports = ports
         self._backoff = backoff
@@ -57,7 +59,6 @@ class Returning:
     async def run(self) -> None:
         """Connects, again and again, until it is cancelled."""
         attempt = 0
-        ended_at: float | None = None
         try:
             while True:
                 ended = asyncio.Event()
@@ -65,15 +66,16 @@ class Returning:
                 client.on_end = ended.set
                 if await self._opened(client):
                     since = time.perf_counter()
-                    if ended_at is not None:
-                        self.away.append(since - ended_at)
+                    if self.away_since is not None:
+                        self.away.append(since - self.away_since)
+                        self.away_since = None
                     self.served.set()
                     self.began()
                     await ended.wait()
                     self.served.clear()
-                    ended_at = time.perf_counter()
+                    self.away_since = time.perf_counter()
                     self.ends.append(client.closed or 0)
-                    if ended_at - since >= STEADY_SECONDS:
+                    if self.away_since - since >= STEADY_SECONDS:
                         attempt = 0
                 await asyncio.sleep(self._backoff(attempt))
                 attempt += 1
@@ -89,6 +91,9 @@ class Returning:
             except ConnectionRefusedError:
                 continue
             except (Lost, OSError, TimeoutError) as error:
+                if client.closed == RESTART:
+                    self.ends.append(RESTART)
+                    return False
                 why = str(error) or type(error).__name__
                 client.close()
                 break

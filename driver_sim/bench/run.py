@@ -11,12 +11,16 @@ import uvloop
 from driver_sim.bench.environment import Conditions, environment
 from driver_sim.bench.hub import EnvironmentFailed
 from driver_sim.bench.load import Result
-from driver_sim.bench.queries import QUERIES, SETTINGS
+from driver_sim.bench.queries import QUERIES
+from driver_sim.bench.queries import SETTINGS as SETTINGS_OF_QUERIES
 from driver_sim.bench.report import table, write
 from driver_sim.bench.scenarios import SHAPES
 from tracking.demo.postgres import ROOT
 
 MEASURED = Conditions()
+KEEP_CLIENTS = {"TRACKING_SHED_ABOVE": "0"}
+"""Clients of these shapes choose their hub. While they connect, one hub has many more than the others."""
+SETTINGS = {**SETTINGS_OF_QUERIES, **dict.fromkeys(("hubs", "hubs-change", "hubs-fleet"), KEEP_CLIENTS)}
 SECONDS = 15.0
 SECONDS_OF = {"changes": 60.0, "roll": 60.0}
 """How long each run is measured, where nothing else is asked for; by shape, where it differs."""
