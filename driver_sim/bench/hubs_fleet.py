@@ -19,7 +19,7 @@ DISPATCHERS = 40
 ON_SCREEN = 300
 """Vehicles that a screen holds, about."""
 ROUNDS = 3
-"""How often dispatchers come and go: what they cost is the mean of so many comparisons, because each alone is rough."""
+"""How often dispatchers come and go. Phases without any are as many. What dispatchers cost is the difference of the means."""
 TURNS_SECONDS = 15.0
 """Below this the rounds are one, as for a trial."""
 
@@ -68,8 +68,11 @@ async def _on_hubs(environment: Environment, count: int, seconds: float) -> Resu
     across: list[float] = []
     in_view: list[float] = []
     closed = 0
-    for _ in range(ROUNDS if seconds >= TURNS_SECONDS else 1):
+    rounds = ROUNDS if seconds >= TURNS_SECONDS else 1
+    # First, because hubs tell each other of the fleet for a minute after its last dispatcher has left.
+    for _ in range(rounds):
         alone.append(await _phase(environment, drivers, [], seconds, f"{hubs} hubs, no dispatchers"))
+    for _ in range(rounds):
         screens = _screens(environment, side, by_id)
         await connected(environment, screens, f"{hubs} hubs: dispatchers")
         seen.append(await _phase(environment, drivers, screens, seconds, f"{hubs} hubs"))
