@@ -53,6 +53,8 @@ class Hubs:
         self.spread = spread
         self.links = [Links() for _ in counts]
         self.draining = [False] * len(counts)
+        self.cut_off: set[int] = set()
+        """Those that do not reach the database."""
         self.told = list(counts)
         self.shedding = [
             Shedding(
@@ -71,7 +73,7 @@ class Hubs:
 
     def _peers(self, me: int) -> list[Peer]:
         return [
-            Peer(f"hub-{number}", "", "", 0, True, self.now, self.draining[number], count)
+            Peer(f"hub-{number}", "", "", 0, number not in self.cut_off, self.now, self.draining[number], count)
             for number, count in enumerate(self.told)
             if number != me
         ]
@@ -139,6 +141,15 @@ def test_hubs_that_drain_neither_shed_nor_count() -> None:
     assert hubs.run(30) == 0
     hubs.draining[0] = True
     assert hubs.run(30) == 0
+
+
+def test_nobody_is_sent_to_a_hub_that_does_not_reach_the_database() -> None:
+    """It has sent its readers away, so it has few connections."""
+    hubs = Hubs(1000, 0)
+    hubs.cut_off.add(1)
+    assert hubs.run(60) == 0
+    hubs.cut_off.clear()
+    assert hubs.run(SETTLE_SECONDS + 5) > 0
 
 
 def test_a_hub_of_an_older_version_does_not_count() -> None:

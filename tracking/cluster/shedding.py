@@ -46,7 +46,7 @@ class _Stage(Enum):
 
 
 class Balance(NamedTuple):
-    """Connections of this hub, and the mean of all that do not drain."""
+    """Connections of this hub, and the mean of this one and all that can take clients."""
 
     own: int
     mean: float
@@ -143,13 +143,17 @@ class Shedding:
         """None if there is nobody to compare with. A hub of an older version does not tell its number."""
         if self._draining():
             return None
-        others = [peer.connections for peer in self._peers() if not peer.draining and peer.connections >= 0]
+        others = [peer.connections for peer in self._takers() if peer.connections >= 0]
         own = self._links.count
         return Balance(own, (own + sum(others)) / (1 + len(others))) if others else None
 
+    def _takers(self) -> list[Peer]:
+        """Hubs that can take clients. One that does not reach the database refuses readers, and cannot admit drivers."""
+        return [peer for peer in self._peers() if peer.confirmed and not peer.draining]
+
     def _has_changed(self, now: float) -> bool:
-        """Whether a hub came, went or began to drain. Then it is waited, and tried anew."""
-        members = frozenset(peer.node for peer in self._peers() if not peer.draining)
+        """Whether a hub came, went, began to drain or lost the database. Then it is waited, and tried anew."""
+        members = frozenset(peer.node for peer in self._takers())
         if members == self._members:
             return False
         self._members = members
