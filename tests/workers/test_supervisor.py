@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import signal
 from collections.abc import AsyncIterator, Iterable
 
 import pytest
@@ -115,6 +116,18 @@ def test_a_hub_that_dies_while_its_successor_begins_is_not_started_again_beside_
             await asyncio.sleep(100)
             assert it.serving() == [2]
             assert len(it.source.started) == 2
+
+    virtual_time.run(story())
+
+
+def test_a_hub_that_a_signal_without_a_name_ended_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        async with running(1) as it:
+            await asyncio.sleep(2)
+            it.source.started[0].end(-(signal.SIGRTMIN + 1))
+            await asyncio.sleep(2)
+            assert it.serving() == [2]
+            assert f"was ended by signal {signal.SIGRTMIN + 1}" in caplog.text
 
     virtual_time.run(story())
 
