@@ -187,7 +187,7 @@ def test_a_second_request_to_stop_kills() -> None:
             it.source.may_kill = True
             it.supervisor.stop()
             await asyncio.sleep(0.01)
-            assert stopping.done()
+            assert stopping.done() and stopping.result() is False
 
     virtual_time.run(story())
 
