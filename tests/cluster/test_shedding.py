@@ -1,6 +1,8 @@
 """When a hub sheds connections, how many, and when it stops: by a clock of the test, and with real sockets."""
 
+import asyncio
 import random
+import time
 from collections.abc import Callable
 
 import pytest
@@ -92,7 +94,8 @@ class Hubs:
         for step in range(round(seconds / STEP_SECONDS)):
             self.now += STEP_SECONDS
             for one in self.shedding:
-                one.step(STEP_SECONDS)
+                for _ in one.step(STEP_SECONDS):
+                    pass
             if step % 4 == 0:
                 self.told = [count if told >= 0 else told for count, told in zip(self.counts, self.told, strict=True)]
         return SHED.value - before
@@ -156,6 +159,34 @@ def test_a_hub_of_an_older_version_does_not_count() -> None:
     hubs = Hubs(1000, 0)
     hubs.told[1] = -1
     assert hubs.run(60) == 0
+
+
+async def test_clients_are_closed_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shedding, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(shedding, "STEP_SECONDS", 0.05)
+    monkeypatch.setattr(shedding, "MOST_A_SECOND", 4.0)
+    monkeypatch.setattr(shedding, "SHARE_A_SECOND", 4.0)
+    hubs, steps, closed_at = Hubs(500, 0, spread=lambda *_: 1), 0, []
+
+    class Slow(Client):
+        def close(self, code: CloseCode) -> None:
+            until = time.perf_counter() + 0.001
+            while time.perf_counter() < until:
+                pass
+            closed_at.append(steps)
+            super().close(code)
+
+    for _ in range(500):
+        Slow(hubs, 0, Role.PASSENGER)
+    hubs.now += 1
+    one = hubs.shedding[0]
+    one.due(0)
+    shedding_away = asyncio.create_task(one.run())
+    while len(closed_at) < 50:
+        await asyncio.sleep(0)
+        steps += 1
+    shedding_away.cancel()
+    assert max(closed_at.count(step) for step in closed_at) < 10
 
 
 def test_dispatchers_stay() -> None:
