@@ -28,4 +28,9 @@ def die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
 
 def how_it_ended(code: int) -> str:
     """`code` is as `Popen.returncode` has it: negative if a signal ended the process."""
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:  # most real-time signals have no name
+        return f"was ended by signal {-code}"

@@ -73,6 +73,9 @@ class Drain:
         try:
             if seconds and self._may_go_on():
                 await self._drain(door, seconds)
+        except Exception:
+            # What is not stored yet must be stored all the same.
+            logger.exception("an error: the clients that remain are closed at once")
         finally:
             self.is_over = True
 

@@ -130,6 +130,19 @@ async def test_a_hub_whose_task_failed_does_not_drain(two: Hubs, monkeypatch: py
     assert door.done == []
 
 
+async def test_a_fault_in_the_drain_does_not_keep_the_hub_from_storing_what_it_has(
+    two: Hubs, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(FakeDoor):
+        async def close(self, seconds: float) -> None:
+            raise RuntimeError("it jams")
+
+    drain = _drain(two[0])
+    await drain.run(Broken())
+    assert drain.is_over
+    assert "it jams" in caplog.text
+
+
 async def test_with_a_socket_of_its_own_it_goes_on_to_listen_for_a_while(two: Hubs) -> None:
     links, door = _open(two[0], 30), FakeDoor(shared=False)
     began = time.monotonic()

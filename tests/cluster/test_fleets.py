@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import asyncpg
+import msgspec
 import pytest
 
 from tests.cluster.dispatchers import across, drive, live, looking
@@ -15,7 +16,9 @@ from tracking.demo.postgres import Cluster
 from tracking.errors import StoreUnavailable
 from tracking.live.fleet import LiveVehicle
 from tracking.metrics import FLEET_MOVES, FLEET_READINGS, NODE_DROPPED
+from tracking.model import Position
 from tracking.nodes.messages import FleetMoves, SeenVehicle
+from tracking.store import newer_positions
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +225,31 @@ async def test_who_is_removed_or_moves_to_another_fleet_is_gone_at_once_and_for_
 def _moves(fleet_id: str, vehicle: LiveVehicle) -> FleetMoves:
     assert vehicle.position is not None
     return FleetMoves(fleet_id, now_ms(), [SeenVehicle(vehicle.position)])
+
+
+async def test_what_is_read_while_a_vehicle_joins_another_fleet_is_not_shown_there(
+    three: Hubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the device's clock is ahead, so that the fix seems to be of later."""
+    one, other, third = three
+    async with Api(one.url) as api:
+        fleet_id = await api.fleet()
+        van = await api.vehicle(fleet_id)
+        async with looking(third.url, fleet_id):
+            async with Driver(other.url, van) as driver:
+                await drive(driver, 1)
+            vehicle = live(third.service, van)
+            await until(lambda: vehicle.position is not None, "it is shown")
+            shown = vehicle.position
+            assert shown is not None
+            ahead = msgspec.structs.replace(shown, fix_time=vehicle.joined_at + 60_000, server_time=vehicle.joined_at - 1)
+
+            async def read(*_: object) -> AsyncIterator[list[Position]]:
+                yield [ahead]
+
+            monkeypatch.setattr(newer_positions, "of_fleets", read)
+            await third.service.safeguards.remote_vehicles.read([vehicle.feed], 0)
+            assert vehicle.position == shown
 
 
 async def test_what_is_told_before_the_log_says_so_is_shown_when_it_does(three: Hubs) -> None:

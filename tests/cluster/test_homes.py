@@ -1,6 +1,7 @@
 """A driver moves between hubs: what is stored, what is acknowledged, and who is sent away."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -17,6 +18,7 @@ from tracking.errors import StoreUnavailable
 from tracking.metrics import HAND_OVERS, SUSPECT
 from tracking.nodes.messages import HandOver, HandOverAsk
 from tracking.service import Service
+from tracking.store.homes import Home as Row
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +162,41 @@ async def test_a_hub_that_stood_still_reads_its_homes_before_it_shows_anything(t
             assert await stale.closed() == 1012
         assert vehicle.newest is None
         assert one.service.recorder.queue.offered == offered
+
+
+async def test_a_hub_that_has_lost_many_homes_forgets_them_in_slices(two: Hubs, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, _ = two
+    homes, van = one.service.homes, await a_vehicle(one)
+    steps = 0
+
+    def lose(*_: object) -> None:
+        until = time.perf_counter() + 0.001
+        while time.perf_counter() < until:
+            pass
+
+    async def count() -> None:
+        nonlocal steps
+        while True:
+            await asyncio.sleep(0)
+            steps += 1
+
+    async with Driver(one.url, van) as driver:
+        await driver.report(fix(1))
+        await driver.acknowledged(1)
+        known = one.service.ingest_vehicles.get(van)
+        assert known is not None
+
+        async def taken(_: list[int]) -> dict[int, Row]:
+            nonlocal steps
+            steps = 0
+            return {}
+
+        monkeypatch.setattr(homes, "lose", lose)
+        monkeypatch.setattr(homes._claims, "rows", taken)
+        counting = asyncio.create_task(count())
+        await homes._read(*[known.number] * 100)
+        counting.cancel()
+    assert steps > 20
 
 
 async def test_without_broker_and_database_nothing_is_held_back(two: Hubs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """When a hub sheds connections, how many, and when it stops: by a clock of the test, and with real sockets."""
 
+import asyncio
 import random
+import time
 from collections.abc import Callable
 
 import pytest
@@ -53,6 +55,8 @@ class Hubs:
         self.spread = spread
         self.links = [Links() for _ in counts]
         self.draining = [False] * len(counts)
+        self.cut_off: set[int] = set()
+        """Those that do not reach the database."""
         self.told = list(counts)
         self.shedding = [
             Shedding(
@@ -71,7 +75,7 @@ class Hubs:
 
     def _peers(self, me: int) -> list[Peer]:
         return [
-            Peer(f"hub-{number}", "", "", 0, True, self.now, self.draining[number], count)
+            Peer(f"hub-{number}", "", "", 0, number not in self.cut_off, self.now, self.draining[number], count)
             for number, count in enumerate(self.told)
             if number != me
         ]
@@ -90,7 +94,8 @@ class Hubs:
         for step in range(round(seconds / STEP_SECONDS)):
             self.now += STEP_SECONDS
             for one in self.shedding:
-                one.step(STEP_SECONDS)
+                for _ in one.step(STEP_SECONDS):
+                    pass
             if step % 4 == 0:
                 self.told = [count if told >= 0 else told for count, told in zip(self.counts, self.told, strict=True)]
         return SHED.value - before
@@ -141,10 +146,47 @@ def test_hubs_that_drain_neither_shed_nor_count() -> None:
     assert hubs.run(30) == 0
 
 
+def test_nobody_is_sent_to_a_hub_that_does_not_reach_the_database() -> None:
+    """It has sent its readers away, so it has few connections."""
+    hubs = Hubs(1000, 0)
+    hubs.cut_off.add(1)
+    assert hubs.run(60) == 0
+    hubs.cut_off.clear()
+    assert hubs.run(SETTLE_SECONDS + 5) > 0
+
+
 def test_a_hub_of_an_older_version_does_not_count() -> None:
     hubs = Hubs(1000, 0)
     hubs.told[1] = -1
     assert hubs.run(60) == 0
+
+
+async def test_clients_are_closed_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shedding, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(shedding, "STEP_SECONDS", 0.05)
+    monkeypatch.setattr(shedding, "MOST_A_SECOND", 4.0)
+    monkeypatch.setattr(shedding, "SHARE_A_SECOND", 4.0)
+    hubs, steps, closed_at = Hubs(500, 0, spread=lambda *_: 1), 0, []
+
+    class Slow(Client):
+        def close(self, code: CloseCode) -> None:
+            until = time.perf_counter() + 0.001
+            while time.perf_counter() < until:
+                pass
+            closed_at.append(steps)
+            super().close(code)
+
+    for _ in range(500):
+        Slow(hubs, 0, Role.PASSENGER)
+    hubs.now += 1
+    one = hubs.shedding[0]
+    one.due(0)
+    shedding_away = asyncio.create_task(one.run())
+    while len(closed_at) < 50:
+        await asyncio.sleep(0)
+        steps += 1
+    shedding_away.cancel()
+    assert max(closed_at.count(step) for step in closed_at) < 10
 
 
 def test_dispatchers_stay() -> None:

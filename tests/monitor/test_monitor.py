@@ -62,6 +62,20 @@ def test_a_vehicle_takes_no_stay_along_to_another_fleet() -> None:
     assert kinds(monitored.drive(at(20, *INSIDE))) == ["enter"]
 
 
+def test_the_moves_of_one_vehicle_can_be_judged_before_those_of_all_others() -> None:
+    """Its home moves, and this must not take longer the more vehicles there are."""
+    monitored = Monitored()
+    other = monitored.vehicle("other")
+    monitored.put("yard", YARD)
+    for vehicle_id in ("other", "van", "other", "van"):
+        monitored.publish(at(0, *INSIDE, vehicle=vehicle_id))
+    monitored.monitor.look_at(monitored.fleets.vehicles["van"])
+    assert [event.vehicle_id for event in monitored.told()] == ["van"]
+    assert [vehicle for vehicle, _ in monitored.monitor._moves] == [other] * 2
+    monitored.monitor.look()
+    assert [event.vehicle_id for event in monitored.told()] == ["other"]
+
+
 def test_what_moves_while_its_fleet_is_loaded_is_judged_after_that_with_the_stored_state() -> None:
     monitored = Monitored()
     feed = monitored.fleets.feeds[FLEET]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import signal
 from collections.abc import AsyncIterator, Iterable
 
 import pytest
@@ -119,6 +120,18 @@ def test_a_hub_that_dies_while_its_successor_begins_is_not_started_again_beside_
     virtual_time.run(story())
 
 
+def test_a_hub_that_a_signal_without_a_name_ended_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        async with running(1) as it:
+            await asyncio.sleep(2)
+            it.source.started[0].end(-(signal.SIGRTMIN + 1))
+            await asyncio.sleep(2)
+            assert it.serving() == [2]
+            assert f"was ended by signal {signal.SIGRTMIN + 1}" in caplog.text
+
+    virtual_time.run(story())
+
+
 def test_a_hub_that_dies_again_and_again_is_started_less_and_less_and_gets_no_connections_meanwhile() -> None:
     async def story() -> None:
         async with running(1, [CRASHES] * 8) as it:
@@ -174,7 +187,7 @@ def test_a_second_request_to_stop_kills() -> None:
             it.source.may_kill = True
             it.supervisor.stop()
             await asyncio.sleep(0.01)
-            assert stopping.done()
+            assert stopping.done() and stopping.result() is False
 
     virtual_time.run(story())
 

@@ -196,7 +196,7 @@ async def test_nothing_outlives_a_killed_supervisor(workers: Workers) -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 async def test_a_signal_stops_all_in_order(database_url: str, tmp_path: Path, count: int) -> None:
-    own = Workers(database_url, tmp_path / "log", count)
+    own = Workers(database_url, tmp_path / "log", count, drain_seconds="20")
     process = own.begin()
     try:
         await own.joined()

@@ -85,9 +85,10 @@ class HandOverAnswers:
 
     def _state_of(self, vehicle: IngestVehicle) -> bytes:
         queue, recent = self._recorder.queue, self._homes.recent
-        # The moves until now are judged, so that no event is told twice or by nobody.
-        self._monitor.look_now()
         live = self._hub.fleets.vehicles.get(vehicle.vehicle_id)
+        if live is not None:
+            # Its moves until now are judged, so that no event is told twice or by nobody.
+            self._monitor.look_at(live)
         known = Live(
             live,
             self._monitor.states.get(live) if live is not None else None,

@@ -18,6 +18,7 @@ import asyncpg
 from tracking.cluster import hand_over
 from tracking.cluster.claims import Claims, Known
 from tracking.cluster.hand_over import State
+from tracking.cluster.sliced_work import Slice
 from tracking.errors import CloseCode, HomeLost, StoreUnavailable
 from tracking.ingest.recorder import Recorder
 from tracking.ingest.vehicles import Home, IngestVehicle, IngestVehicles, Session
@@ -290,7 +291,7 @@ class Homes:
         live = self._hub.fleets.vehicles.get(vehicle.vehicle_id)
         if live is not None:
             # No move of it may be left to be judged: it may come back at once, with another state.
-            self._monitor.look_now()
+            self._monitor.look_at(live)
             self._monitor.events.take_back(live)
             self._monitor.states.forget(live)
             self._monitor.elsewhere.left(live)
@@ -346,14 +347,13 @@ class Homes:
         self._read_at = asyncio.get_running_loop().time()
 
     async def _read(self, *vehicles: int) -> None:
-        asked = {
-            number: known.home for number in vehicles if (known := self._ingest_vehicles.by_number.get(number)) is not None
-        }
-        rows = await self._claims.rows(list(asked))
-        for number, home in asked.items():
-            row = rows.get(number)
-            if home is not None and (row is None or row.term != home.term):
+        asked = [known.home for number in vehicles if (known := self._ingest_vehicles.by_number.get(number)) and known.home]
+        rows, part = await self._claims.rows([home.vehicle for home in asked]), Slice()
+        for home in asked:
+            row = rows.get(home.vehicle)
+            if row is None or row.term != home.term:
                 self.lose(home, self._code(home, row), "read")
+                await part.rest()
 
     async def run(self) -> None:
         if self._nodes.enabled:

@@ -140,7 +140,7 @@ class RemoteVehicles:
                     shown = vehicle.position
                     # The fleet may not see what was before the vehicle joined it, and nothing older than it saw.
                     is_newer = shown is None or position.fix_time > shown.fix_time
-                    if is_newer and position.fix_time >= vehicle.joined_at:
+                    if is_newer and min(position.fix_time, position.server_time) >= vehicle.joined_at:
                         self._monitor.elsewhere.stored(vehicle, position)
                     if time.perf_counter() - began > SLICE_SECONDS:
                         await asyncio.sleep(0)

@@ -12,13 +12,14 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from enum import Enum, auto
 from typing import NamedTuple
 
 from tracking.auth import Role
+from tracking.cluster.sliced_work import Slice
 from tracking.errors import CloseCode
-from tracking.live.links import Link, Links
+from tracking.live.links import Links
 from tracking.metrics import SHED
 from tracking.nodes.node import Peer
 
@@ -46,7 +47,7 @@ class _Stage(Enum):
 
 
 class Balance(NamedTuple):
-    """Connections of this hub, and the mean of all that do not drain."""
+    """Connections of this hub, and the mean of this one and all that can take clients."""
 
     own: int
     mean: float
@@ -89,22 +90,23 @@ class Shedding:
             return
         while True:
             await asyncio.sleep(STEP_SECONDS)
-            self.step(STEP_SECONDS)
+            part = Slice()
+            for _ in self.step(STEP_SECONDS):
+                await part.rest()
 
-    def step(self, seconds: float) -> None:
-        """Closes what is due for so many seconds."""
+    def step(self, seconds: float) -> Iterator[None]:
+        """Closes what is due for so many seconds, one connection after the other. The caller may pause after each."""
         count = self.due(seconds)
         if not count:
             return
-        # Dispatchers stay. They are few, and each costs another hub the loading of a fleet.
-        may_go = [link for link in self._links.all() if link.principal.role is not Role.DISPATCHER]
-        for link in self._chosen(may_go, count):
-            link.close(CloseCode.GOING_DOWN)
-            SHED.value += 1
-
-    def _chosen(self, may_go: list[Link], count: int) -> list[Link]:
+        links = self._links.all()
         # Drivers and readers alike: a hub that has just begun needs homes as well.
-        return self._rng.sample(may_go, min(count, len(may_go)))
+        for link in self._rng.sample(links, min(count, len(links))):
+            # Dispatchers stay. They are few, and each costs another hub the loading of a fleet.
+            if link.principal.role is not Role.DISPATCHER:
+                link.close(CloseCode.GOING_DOWN)
+                SHED.value += 1
+                yield
 
     def due(self, seconds: float) -> int:
         """How many connections are to be closed for so many seconds."""
@@ -143,13 +145,17 @@ class Shedding:
         """None if there is nobody to compare with. A hub of an older version does not tell its number."""
         if self._draining():
             return None
-        others = [peer.connections for peer in self._peers() if not peer.draining and peer.connections >= 0]
+        others = [peer.connections for peer in self._takers() if peer.connections >= 0]
         own = self._links.count
         return Balance(own, (own + sum(others)) / (1 + len(others))) if others else None
 
+    def _takers(self) -> list[Peer]:
+        """Hubs that can take clients. One that does not reach the database refuses readers, and cannot admit drivers."""
+        return [peer for peer in self._peers() if peer.confirmed and not peer.draining]
+
     def _has_changed(self, now: float) -> bool:
-        """Whether a hub came, went or began to drain. Then it is waited, and tried anew."""
-        members = frozenset(peer.node for peer in self._peers() if not peer.draining)
+        """Whether a hub came, went, began to drain or lost the database. Then it is waited, and tried anew."""
+        members = frozenset(peer.node for peer in self._takers())
         if members == self._members:
             return False
         self._members = members

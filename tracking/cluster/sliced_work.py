@@ -14,6 +14,20 @@ Thing = TypeVar("Thing")
 SLICE_SECONDS = 0.002
 
 
+class Slice:
+    """The part of a long work that is done in this step of the event loop."""
+
+    def __init__(self, seconds: float = SLICE_SECONDS) -> None:
+        self._seconds = seconds
+        self._until = time.perf_counter() + seconds
+
+    async def rest(self) -> None:
+        """To be called after each piece of the work. When the slice is over, others have their turn."""
+        if time.perf_counter() > self._until:
+            await asyncio.sleep(0)
+            self._until = time.perf_counter() + self._seconds
+
+
 class SlicedWork(Generic[Thing]):
     """Does `work` for each thing, in their order."""
 

@@ -87,7 +87,7 @@ class Fleets:
     def take_waiting(self, live: LiveVehicle) -> list[Position]:
         """Its moves that wait for the fleet. They are not judged here any more."""
         feed = live.feed
-        if not feed.waiting:
+        if live.waits_from is None or not feed.waiting:
             return []
         taken = [position for vehicle, position in feed.waiting if vehicle is live]
         feed.waiting[:] = [move for move in feed.waiting if move[0] is not live]

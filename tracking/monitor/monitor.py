@@ -278,6 +278,14 @@ class Monitor:
         """`look`, whose errors are logged."""
         self._try_to(self.look)
 
+    def look_at(self, vehicle: LiveVehicle) -> None:
+        """Judges the moves of this vehicle until now. Those of all others wait for the next look. Errors are logged."""
+        self._take_moves()
+        mine = [move for move in self._moves if move[0] is vehicle]
+        if mine:
+            self._moves = deque(chain(mine, (move for move in self._moves if move[0] is not vehicle)))
+            self._try_to(lambda: self._judge(len(mine)))
+
     def _try_to(self, look: Callable[[], None]) -> None:
         try:
             look()

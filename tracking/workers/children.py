@@ -45,16 +45,19 @@ class Children:
 
         It gets no signals of the terminal. Raises `OSError` if it cannot be started.
         """
-        process = subprocess.Popen(
-            command,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=tuple(inherited),
-            process_group=0,
-            preexec_fn=die_with_parent(signal.SIGKILL),
-        )
+        try:
+            process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=tuple(inherited),
+                process_group=0,
+                preexec_fn=die_with_parent(signal.SIGKILL),
+            )
+        except subprocess.SubprocessError as error:
+            raise OSError(str(error)) from error
         child = Child(process)
         self._alive.add(child)
         return child

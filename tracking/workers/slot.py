@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -16,7 +15,7 @@ READY_SECONDS = 60.0
 """How long a successor may take to be ready."""
 WITHDRAW_SECONDS = 2.0
 """A slot that starts its hub again no sooner than this gets no new connections until then."""
-CANNOT_START = (OSError, subprocess.SubprocessError, TrackingError)
+CANNOT_START = (OSError, TrackingError)
 
 
 class Worker(Protocol):

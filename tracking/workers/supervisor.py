@@ -26,6 +26,7 @@ class Supervisor:
         self._ready = 0
         """How many hubs have been ready so far."""
         self._refusal: str | None = None
+        self._has_killed = False
 
     async def run(self) -> bool:
         """Returns whether no hub had to be killed at the end. Raises `ConfigError` if no hub can run with these settings."""
@@ -46,7 +47,7 @@ class Supervisor:
             await rolling  # It raises what was wrong.
         if self._refusal is not None:
             raise ConfigError(self._refusal)
-        return orderly
+        return orderly and not self._has_killed
 
     def roll(self) -> None:
         """Replaces all hubs by turns. While that is under way, any number of calls means one more round."""
@@ -56,6 +57,7 @@ class Supervisor:
         """Stops all hubs at once. The second call kills them."""
         if self._stopped.is_set():
             logger.error("asked again to stop: killing all hubs")
+            self._has_killed = True
             for slot in self.slots:
                 slot.kill()
         self._end()
