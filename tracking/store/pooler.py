@@ -60,7 +60,8 @@ async def refuse_shared(connection: Connection, another: Callable[[], Awaitable[
             if held == own or now != own:
                 raise ConfigError(REASON)
     except _LOST as error:
-        raise ConfigError(f"{REASON} ({error})") from error
+        # The lines after the first are asyncpg's advice to programmers, which would lead an operator astray.
+        raise ConfigError(f"{REASON} ({str(error).splitlines()[0]})") from error
     finally:
         if other is not None:
             with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
