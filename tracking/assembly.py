@@ -309,6 +309,7 @@ class _Assembly:
             clock=self.clock,
             on_applied=self.safeguards.remote_erasures.after(self.change_feed.add),
             on_committed=self.safeguards.commit_notices.committed,
+            on_read=self.safeguards.commit_notices.read,
         )
         self.hub.applied = lambda: self.follower.applied
         self.events.on_stored = self.follower.wake

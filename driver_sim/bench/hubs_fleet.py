@@ -50,6 +50,24 @@ class _Phase(NamedTuple):
     messages: float
 
 
+class _Seen:
+    """What dispatchers were shown, over all rounds."""
+
+    def __init__(self) -> None:
+        self.phases: list[_Phase] = []
+        self.took: list[float] = []
+        self.across: list[float] = []
+        self.in_view: list[float] = []
+        self.closed = 0
+
+    def add(self, phase: _Phase, screens: Sequence[DispatcherClient]) -> None:
+        self.phases.append(phase)
+        self.took += itertools.chain(*(screen.to_watcher for screen in screens))
+        self.across += itertools.chain(*(screen.across for screen in screens))
+        self.in_view += [screen.in_view for screen in screens]
+        self.closed += sum(screen.closed is not None for screen in screens)
+
+
 async def _on_hubs(environment: Environment, count: int, seconds: float) -> Result:
     hubs = len(environment.hubs)
     side = math.ceil(math.sqrt(count))
@@ -63,11 +81,7 @@ async def _on_hubs(environment: Environment, count: int, seconds: float) -> Resu
     for driver in drivers:
         driver.sent_at = {}
     alone: list[_Phase] = []
-    seen: list[_Phase] = []
-    took: list[float] = []
-    across: list[float] = []
-    in_view: list[float] = []
-    closed = 0
+    seen = _Seen()
     rounds = ROUNDS if seconds >= TURNS_SECONDS else 1
     # First, because hubs tell each other of the fleet for a minute after its last dispatcher has left.
     for _ in range(rounds):
@@ -75,42 +89,43 @@ async def _on_hubs(environment: Environment, count: int, seconds: float) -> Resu
     for _ in range(rounds):
         screens = _screens(environment, side, by_id)
         await connected(environment, screens, f"{hubs} hubs: dispatchers")
-        seen.append(await _phase(environment, drivers, screens, seconds, f"{hubs} hubs"))
-        took += itertools.chain(*(screen.to_watcher for screen in screens))
-        across += itertools.chain(*(screen.across for screen in screens))
-        in_view += [screen.in_view for screen in screens]
-        closed += sum(screen.closed is not None for screen in screens)
+        seen.add(await _phase(environment, drivers, screens, seconds, f"{hubs} hubs"), screens)
         close(screens)
     await drained(drivers)
     close(drivers)
-    sent = sum(driver.sent for driver in drivers)
-    dispatchers = DISPATCHERS * hubs
-    more = fmean(phase.hub for phase in seen) - fmean(phase.hub for phase in alone)
-    deliveries = fmean(phase.deliveries for phase in seen)
     return {
         "hubs": hubs,
         "vehicles": count,
+        **_figures(alone, seen, DISPATCHERS * hubs),
+        "sent": sum(driver.sent for driver in drivers),
+        "not_acknowledged": sum(driver.sent - driver.acknowledged for driver in drivers),
+        "closed": seen.closed + sum(driver.closed is not None for driver in drivers),
+        "hub_memory_mb": environment.memory() / 2**20,
+    }
+
+
+def _figures(alone: Sequence[_Phase], seen: _Seen, dispatchers: int) -> Result:
+    more = fmean(phase.hub for phase in seen.phases) - fmean(phase.hub for phase in alone)
+    deliveries = fmean(phase.deliveries for phase in seen.phases)
+    return {
         "dispatchers": dispatchers,
-        "in_view": fmean(in_view),
-        "fixes_per_second": fmean(phase.fixes for phase in seen),
+        "in_view": fmean(seen.in_view),
+        "fixes_per_second": fmean(phase.fixes for phase in seen.phases),
         "deliveries_per_second": deliveries,
         "hub_ms_per_dispatcher_second": 1e3 * more / dispatchers,
         "hub_us_per_delivery": 1e6 * more / max(1.0, deliveries),
         "hub_cpu_percent (alone)": 100 * fmean(phase.hub for phase in alone),
-        "hub_cpu_percent": 100 * fmean(phase.hub for phase in seen),
-        "hub_cpu_percent (rounds)": [[100 * a.hub, 100 * s.hub] for a, s in zip(alone, seen, strict=True)],
-        "broker_cpu_percent": 100 * fmean(phase.broker for phase in seen),
-        "load_cpu_percent": 100 * fmean(phase.load for phase in seen),
+        "hub_cpu_percent": 100 * fmean(phase.hub for phase in seen.phases),
+        "hub_cpu_percent (rounds, alone)": [100 * phase.hub for phase in alone],
+        "hub_cpu_percent (rounds)": [100 * phase.hub for phase in seen.phases],
+        "broker_cpu_percent": 100 * fmean(phase.broker for phase in seen.phases),
+        "load_cpu_percent": 100 * fmean(phase.load for phase in seen.phases),
         "between_hubs_bytes_per_second (alone)": fmean(phase.bytes for phase in alone),
-        "between_hubs_bytes_per_second": fmean(phase.bytes for phase in seen),
+        "between_hubs_bytes_per_second": fmean(phase.bytes for phase in seen.phases),
         "broker_messages_per_second (alone)": fmean(phase.messages for phase in alone),
-        "broker_messages_per_second": fmean(phase.messages for phase in seen),
-        **latencies("to_screen", took),
-        **latencies("to_screen_of_other_hub", across),
-        "sent": sent,
-        "not_acknowledged": sent - sum(driver.acknowledged for driver in drivers),
-        "closed": closed + sum(driver.closed is not None for driver in drivers),
-        "hub_memory_mb": environment.memory() / 2**20,
+        "broker_messages_per_second": fmean(phase.messages for phase in seen.phases),
+        **latencies("to_screen", seen.took),
+        **latencies("to_screen_of_other_hub", seen.across),
     }
 
 

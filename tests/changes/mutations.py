@@ -12,9 +12,10 @@ import asyncpg
 from tracking.ingest.vehicles import IngestVehicle
 from tracking.live import follower
 from tracking.live.fleet import LiveVehicle
-from tracking.live.follower import Follower, NotRead, Transaction
+from tracking.live.follower import Follower, NotRead
 from tracking.live.hub import Hub
 from tracking.live.loading import Loading
+from tracking.live.transaction import Transaction
 from tracking.live.trips import TripFeed
 from tracking.live_state.applying import LiveState
 from tracking.live_state.reading import State

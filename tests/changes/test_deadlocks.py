@@ -9,7 +9,7 @@ import pytest
 
 from tests.changes.station import PLACES, Station
 from tracking.auth import Principal, Role
-from tracking.live.follower import Transaction
+from tracking.live.transaction import Transaction
 from tracking.model import Fleet
 
 

@@ -14,6 +14,7 @@ from tracking.monitor.replay import Replay
 from tracking.monitor.rules import AlertState, Stay
 from tracking.nodes import messages
 from tracking.nodes.messages import (
+    Applied,
     Beat,
     Committed,
     FleetInterests,
@@ -80,6 +81,7 @@ SAMPLES: list[Any] = [
     HandOverAsk(1, 2, "van", "session"),
     HandOver(1, 2, b"state"),
     Committed(["jti"]),
+    Applied(3),
     Missed(),
 ]
 DECODERS: dict[type, Any] = {Beat: messages.decode_beat, Packet: messages.decode_packet}

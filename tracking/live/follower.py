@@ -10,16 +10,17 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import asyncpg
 
 from tracking.errors import StoreUnavailable, StoreWentBack
 from tracking.live.database_clock import DatabaseClock
+from tracking.live.transaction import Transaction
 from tracking.metrics import CHANGES, CHANGES_BEHIND, CHANGES_FAILED
 from tracking.model import Clock, system_clock
 from tracking.store import changes
-from tracking.store.changes import Change, ChangeKind, Cursor, Row
+from tracking.store.changes import Change, Cursor, Row
 from tracking.store.jobs import Ours, always
 from tracking.store.marks import Marks
 from tracking.store.pool import AWAY, Connection, Database
@@ -73,7 +74,7 @@ class Follows(Protocol[State]):
 class Transactions(Protocol):
     """What a service needs of the follower."""
 
-    def transaction(self) -> contextlib.AbstractAsyncContextManager["Transaction"]:
+    def transaction(self) -> contextlib.AbstractAsyncContextManager[Transaction]:
         """A transaction on the store that may publish changes: see `Follower.transaction`."""
         ...
 
@@ -82,7 +83,8 @@ class Follower(Generic[State]):
     """`run` follows the log until it is cancelled; `listen` and `beat` are tasks beside it.
 
     The log is read from `database`. Transactions that change something use `writing`. `on_applied` is given each row that was
-    applied, in order, and `on_committed` the changes of each transaction of this hub.
+    applied, in order, and `on_committed` the changes of each transaction of this hub. What it returns is waited for. `on_read`
+    is told after each reading to the end of the log when that reading began, by `time.monotonic`.
     """
 
     def __init__(
@@ -94,7 +96,8 @@ class Follower(Generic[State]):
         *,
         clock: Clock = system_clock,
         on_applied: Callable[[Row], None] = lambda _: None,
-        on_committed: Callable[[Sequence[Change]], None] = lambda _: None,
+        on_committed: Callable[[Sequence[Change]], asyncio.Future[None] | None] = lambda _: None,
+        on_read: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._database = database
         self._writing = writing
@@ -103,6 +106,7 @@ class Follower(Generic[State]):
         self.clock = DatabaseClock(clock)
         self._on_applied = on_applied
         self._on_committed = on_committed
+        self._on_read = on_read
         self._cursor: Cursor | None = None
         self._beginning = asyncio.Lock()
         self._woken = asyncio.Event()
@@ -157,8 +161,8 @@ class Follower(Generic[State]):
     # --- waiting for one's own ----------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator["Transaction"]:
-        """A transaction on the store that may publish changes. It returns when this hub has applied them.
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """A transaction on the store that may publish changes. It returns when this hub and others have applied them.
 
         After `WAIT_SECONDS` it returns all the same, because it is committed. Raises as `Database.transaction` does. If the
         answer to COMMIT was lost, the changes are applied when the log shows them.
@@ -176,8 +180,8 @@ class Follower(Generic[State]):
                     applied = self._expected[number] = asyncio.get_running_loop().create_future()
             if applied is not None:
                 self.wake()
-                self._on_committed(transaction.changes)
-                await asyncio.wait({applied}, timeout=WAIT_SECONDS)
+                elsewhere = self._on_committed(transaction.changes)
+                await asyncio.wait({applied, elsewhere or applied}, timeout=WAIT_SECONDS)
         finally:
             if number is not None:
                 self._expected.pop(number, None)
@@ -212,6 +216,7 @@ class Follower(Generic[State]):
         cursor = self._cursor
         assert cursor is not None
         state: State | None = None
+        began = time.monotonic()
         # A snapshot would be two more round trips. What is read after the rows is at least as new as they are.
         async with self._database.connection() as connection:
             await self.clock.compare(connection)
@@ -236,6 +241,7 @@ class Follower(Generic[State]):
             # All rows of a transaction become visible together, so the last transaction is applied as a whole.
             self._tell()
             self.confirmed_at = time.monotonic()
+            self._on_read(began)
         return more
 
     async def _apply_apart(self, rows: Sequence[Row]) -> None:
@@ -365,31 +371,6 @@ class Follower(Generic[State]):
                     async with self._database.transaction() as connection:
                         await changes.heartbeat(connection)
             await asyncio.sleep(HEARTBEAT_SECONDS)
-
-
-class Transaction:
-    """An open transaction, and the changes that COMMIT is to publish."""
-
-    __slots__ = ("changes", "connection", "number")
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.changes: list[Change] = []
-        self.number: int | None = None
-        """Its number in the log, once changes were appended."""
-
-    def tell(
-        self,
-        kind: ChangeKind,
-        subject: str,
-        *,
-        fleet_id: str | None = None,
-        vehicle: int | None = None,
-        public: Any = None,
-        internal: Any = None,
-    ) -> None:
-        """Has COMMIT publish a change: see `Change`."""
-        self.changes.append(Change(kind, subject, fleet_id, vehicle, public, internal))
 
 
 def _end(waiting: asyncio.Future[None]) -> None:

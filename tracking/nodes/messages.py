@@ -204,11 +204,19 @@ class Missed(msgspec.Struct, tag="missed", array_like=True, gc=False):
 class Committed(msgspec.Struct, tag="committed", array_like=True, gc=False):
     """The sender has committed changes. The change log is the authority.
 
-    `revoked` are the ids of revoked tokens, and `over` of trips that have ended: facts that never change again.
+    `revoked` are the ids of revoked tokens, and `over` of trips that have ended: facts that never change again. `ask` is not 0
+    if the sender wants an `Applied` with this number.
     """
 
     revoked: list[str] = []
     over: list[str] = []
+    ask: int = 0
+
+
+class Applied(msgspec.Struct, tag="applied", array_like=True, gc=False):
+    """The sender has read the change log to its end since it heard of the commit with this `ask`."""
+
+    ask: int
 
 
 Notice = (
@@ -225,6 +233,7 @@ Notice = (
     | HandOverAsk
     | HandOver
     | Committed
+    | Applied
     | Missed
 )
 

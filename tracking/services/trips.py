@@ -10,7 +10,8 @@ from msgspec import UNSET, UnsetType
 
 from tracking import caps
 from tracking.errors import ErrorCode, Refusal
-from tracking.live.follower import Transaction, Transactions
+from tracking.live.follower import Transactions
+from tracking.live.transaction import Transaction
 from tracking.model import NEXT_STATUS, Clock, Place, Trip, TripStatus
 from tracking.protocol.fit import check_places, live_view
 from tracking.protocol.http import TripView
