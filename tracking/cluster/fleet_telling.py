@@ -7,9 +7,9 @@ each noted vehicle goes out. What is noted of a vehicle in between costs nothing
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterable
 
+from tracking.cluster.sliced_work import Slice
 from tracking.live.fleet import FleetFeed, LiveVehicle
 from tracking.live.fleets import Fleets
 from tracking.metrics import FLEET_MOVES, NODE_DROPPED
@@ -27,7 +27,6 @@ VEHICLES_AT_ONCE = 200
 """In one notice: some 26 KB, and a millisecond for the receiver."""
 LOOKED_AT_ONCE = 1_000
 """Vehicles that are looked at for one notice. Most may have their home elsewhere."""
-SLICE_SECONDS = 0.002
 
 
 class _Owed:
@@ -67,7 +66,7 @@ class FleetTelling:
         self._wanted: dict[str, dict[str, _Owed]] = {}
         """By fleet and peer."""
         self._asked = asyncio.Event()
-        self._slice_began = 0.0
+        self._part = Slice()
         fleets.on_begun = self._begun
 
     # --- what peers want ----------------------------------------------------------------------------------------------
@@ -120,7 +119,7 @@ class FleetTelling:
 
     async def tell(self) -> None:
         """Tells all that is noted and owed, as far as the links have room."""
-        self._slice_began = time.perf_counter()
+        self._part = Slice()
         for fleet_id in list(self._wanted):
             feed = self._fleets.feeds.get(fleet_id)
             if feed is not None and feed.noted:
@@ -147,7 +146,7 @@ class FleetTelling:
             if not peers:
                 return
             self._send(peers, fleet_id, self._take(feed, noted, 0))
-            await self._rest()
+            await self._part.rest()
 
     async def _tell_owed(self, fleet_id: str, feed: FleetFeed | None, peer: str, owed: _Owed) -> None:
         while owed.waits and self._nodes.has_room(peer) and self._wanted.get(fleet_id, {}).get(peer) is owed:
@@ -160,7 +159,7 @@ class FleetTelling:
                 self._nodes.tell(peer, FleetMoves(fleet_id, self._clock(), [], owed.ask))
                 owed.behind.clear()
                 owed.answer, owed.ask, owed.since = [], 0, 0
-            await self._rest()
+            await self._part.rest()
 
     def _take(self, feed: FleetFeed, vehicles: list[LiveVehicle], since: int) -> list[SeenVehicle]:
         """Takes some of the vehicles. Returns those of the fleet that are on the map, and whose home is here."""
@@ -181,8 +180,3 @@ class FleetTelling:
         if seen:
             FLEET_MOVES.labels("out").value += len(seen) * len(peers)
             self._nodes.tell_some(peers, FleetMoves(fleet_id, self._clock(), seen))
-
-    async def _rest(self) -> None:
-        if time.perf_counter() - self._slice_began > SLICE_SECONDS:
-            await asyncio.sleep(0)
-            self._slice_began = time.perf_counter()

@@ -8,12 +8,12 @@ vehicle is shown where the store has it. No events are made of it.
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable
 
 import asyncpg
 
 from tracking.cluster.fleets import FleetsAcrossHubs
+from tracking.cluster.sliced_work import Slice
 from tracking.errors import StoreUnavailable
 from tracking.live.fleet import FleetFeed
 from tracking.live.fleets import Fleets
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 BEHIND_SECONDS = 3.0
 """Between two readings while homes do not tell, at the least."""
 RARELY_SECONDS = 60.0
-SLICE_SECONDS = 0.002
 WITHIN_MS = 90_000
 """Rows that were written so long before the reading are read. A home may be late, and its clock may be behind. When a look
 begins, all are read whose vehicles may be on the map."""
@@ -131,7 +130,7 @@ class RemoteVehicles:
             await self._show_lost(feed)
         names = [feed.fleet.fleet_id for feed in feeds]
         async with self._database.reading() as connection:
-            began = time.perf_counter()
+            part = Slice()
             async for positions in newer_positions.of_fleets(connection, names, self._clock() - within_ms):
                 for position in positions:
                     vehicle = self._fleets.by_number.get(position.vehicle)
@@ -142,15 +141,11 @@ class RemoteVehicles:
                     is_newer = shown is None or position.fix_time > shown.fix_time
                     if is_newer and min(position.fix_time, position.server_time) >= vehicle.joined_at:
                         self._monitor.elsewhere.stored(vehicle, position)
-                    if time.perf_counter() - began > SLICE_SECONDS:
-                        await asyncio.sleep(0)
-                        began = time.perf_counter()
+                    await part.rest()
 
     async def _show_lost(self, feed: FleetFeed) -> None:
-        began = time.perf_counter()
+        part = Slice()
         for vehicle in list(feed.vehicles):
             if not self._monitor.finds_events_of(vehicle) and self._fleets.is_there(vehicle):
                 self._monitor.elsewhere.left(vehicle)
-            if time.perf_counter() - began > SLICE_SECONDS:
-                await asyncio.sleep(0)
-                began = time.perf_counter()
+            await part.rest()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import asyncpg
 
+from tracking.cluster.sliced_work import Slice
 from tracking.errors import StoreUnavailable
 from tracking.history.revisions import Revisions
 from tracking.ingest.vehicles import FOREVER
@@ -98,14 +99,12 @@ class StoreFeed:
             return
         shown = [Shown(vehicle, trip, feed.newest) for (vehicle, trip), feed in feeds.items()]
         async with self._database.reading() as connection:
-            began = time.perf_counter()
+            part = Slice(SLICE_SECONDS)
             async for positions in newer_positions.of_trips(connection, shown, now):
                 for position in positions:
                     assert position.trip is not None
                     self._show(feeds[position.vehicle, position.trip], position)
-                    if time.perf_counter() - began > SLICE_SECONDS:
-                        await asyncio.sleep(0)
-                        began = time.perf_counter()
+                    await part.rest()
 
     def _show(self, feed: TripFeed, position: Position) -> None:
         """Shows it, unless the trip has changed since it was read, or something newer was shown."""
