@@ -20,6 +20,7 @@ def own_broker(tmp_path: Path) -> Iterator[Broker]:
     broker.kill()
 
 
+@pytest.mark.one_hub("it starts several hubs itself")
 async def test_a_passenger_elsewhere_is_whole_after_the_broker_was_away(
     own_hub: Callable[..., HubProcess], own_broker: Broker
 ) -> None:
