@@ -75,6 +75,16 @@ def test_a_long_stay_is_told_of_the_first_fix_that_shows_it_though_later_ones_ha
     assert (dwell.kind, dwell.fix_time) == (EventKind.DWELL, at(60).fix_time)
 
 
+def test_a_long_stay_is_not_told_of_a_place_that_is_shown_and_was_not_judged() -> None:
+    monitored = Monitored(dwell_after=53)
+    monitored.put("yard", YARD)
+    monitored.drive(at(0, *INSIDE))
+    vehicle = monitored.fleets.vehicles["van"]
+    vehicle.feed.moved(vehicle, position_of(at(90, *INSIDE), monitored.clock))
+    monitored.monitor._look_for_long_stays(monitored.clock)
+    assert monitored.told() == []
+
+
 def test_the_moves_of_one_vehicle_can_be_judged_before_those_of_all_others() -> None:
     """Its home moves, and this must not take longer the more vehicles there are."""
     monitored = Monitored()

@@ -337,8 +337,9 @@ class Monitor:
             if fences is None or not fences.by_id or not feed.loaded:
                 continue
             for vehicle in feed.vehicles:
-                position = vehicle.position
                 state = self.states.get(vehicle)
+                # Not the position that is shown: a former home may have told it, and its fixes before that come again.
+                position = state.previous if state is not None else None
                 if state is None or not state.inside or position is None or vehicle.lost:
                     continue
                 if vehicle in unjudged or not self.finds_events_of(vehicle):
