@@ -62,6 +62,29 @@ def test_a_vehicle_takes_no_stay_along_to_another_fleet() -> None:
     assert kinds(monitored.drive(at(20, *INSIDE))) == ["enter"]
 
 
+def test_a_long_stay_is_told_of_the_first_fix_that_shows_it_though_later_ones_have_come() -> None:
+    """They came between the last moves that were judged and the look for vehicles that stand."""
+    monitored = Monitored(dwell_after=53)
+    monitored.put("yard", YARD)
+    monitored.drive(at(0, *INSIDE))
+    for seconds in (30, 60, 90):
+        monitored.publish(at(seconds, *INSIDE))
+    monitored.monitor._look_for_long_stays(monitored.clock)
+    monitored.monitor.look()
+    [dwell] = monitored.told()
+    assert (dwell.kind, dwell.fix_time) == (EventKind.DWELL, at(60).fix_time)
+
+
+def test_a_long_stay_is_not_told_of_a_place_that_is_shown_and_was_not_judged() -> None:
+    monitored = Monitored(dwell_after=53)
+    monitored.put("yard", YARD)
+    monitored.drive(at(0, *INSIDE))
+    vehicle = monitored.fleets.vehicles["van"]
+    vehicle.feed.moved(vehicle, position_of(at(90, *INSIDE), monitored.clock))
+    monitored.monitor._look_for_long_stays(monitored.clock)
+    assert monitored.told() == []
+
+
 def test_the_moves_of_one_vehicle_can_be_judged_before_those_of_all_others() -> None:
     """Its home moves, and this must not take longer the more vehicles there are."""
     monitored = Monitored()

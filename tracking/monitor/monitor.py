@@ -330,17 +330,19 @@ class Monitor:
             self._look_for_long_stays(now)
 
     def _look_for_long_stays(self, now: int) -> None:
-        """A vehicle that stands in a geofence may send nothing new."""
+        """A vehicle that stands in a geofence may send nothing new. If it has, its moves say when it has stayed long enough."""
+        unjudged = {vehicle for vehicle, _ in chain(self._moves, self._fleets.moves)}
         for feed in self._fleets.feeds.values():
             fences = self.fences.by_fleet.get(feed.fleet.fleet_id)
             if fences is None or not fences.by_id or not feed.loaded:
                 continue
             for vehicle in feed.vehicles:
-                position = vehicle.position
                 state = self.states.get(vehicle)
+                # Not the position that is shown: a former home may have told it, and its fixes before that come again.
+                position = state.previous if state is not None else None
                 if state is None or not state.inside or position is None or vehicle.lost:
                     continue
-                if not self.finds_events_of(vehicle):
+                if vehicle in unjudged or not self.finds_events_of(vehicle):
                     continue
                 # This is time by the fixes: a vehicle that sends an hour's backlog has not stayed that hour yet.
                 instant = position.fix_time + max(0, now - position.server_time)
