@@ -97,7 +97,7 @@ class ReplayState(msgspec.Struct, array_like=True):
 
     _from: int
     _of_fences: dict[str, list[tuple[EventKind, int]]]
-    _others: set[tuple[EventKind, int]]
+    _latest: dict[EventKind, int]
     until: int
 
 

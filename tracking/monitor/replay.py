@@ -18,7 +18,7 @@ UNCERTAIN_MS = 60_000
 class Replay:
     """Which alerts of a vehicle are told already. `until` is the fix time of the last move that is judged again."""
 
-    __slots__ = ("_from", "_of_fences", "_others", "until")
+    __slots__ = ("_from", "_latest", "_of_fences", "until")
 
     def __init__(self, positions: Sequence[Position], events: Iterable[ToldEvent]) -> None:
         """`positions` have the oldest first. `events` are those told of them and of later fixes, in order."""
@@ -27,17 +27,19 @@ class Replay:
         self._from = min(uncertain, default=0)
         self._of_fences: dict[str, list[tuple[EventKind, int]]] = {}
         """What was told of each geofence, in order, with fix times: some of fixes that were not stored, and come again."""
-        self._others: set[tuple[EventKind, int]] = set()
+        self._latest: dict[EventKind, int] = {}
+        """The last fix time of each kind that is not about a geofence. The former home had judged all moves up to it."""
         for kind, geofence_id, fix_time in events:
             if geofence_id is not None:
                 self._of_fences.setdefault(geofence_id, []).append((kind, fix_time))
             else:
-                self._others.add((kind, fix_time))
+                self._latest[kind] = max(fix_time, self._latest.get(kind, fix_time))
 
     def is_told(self, position: Position, alert: Alert) -> bool:
         """Whether the alert of this position was told, or comes of what is not known of earlier ones."""
         if alert.geofence_id is None:
-            return position.fix_time < self._from or (alert.kind, position.fix_time) in self._others
+            # The filters began anew, so it may be found at another fix than it was told of.
+            return position.fix_time < self._from or position.fix_time <= self._latest.get(alert.kind, -1)
         told = self._of_fences.get(alert.geofence_id)
         if told:
             kind, fix_time = told[0]
