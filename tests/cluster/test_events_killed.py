@@ -52,8 +52,8 @@ async def test_events_of_real_drives_are_told_once_though_hubs_are_killed(databa
         told = await fleet.told(database_url)
     assert await fleet.stored(database_url) == fleet.reported()
     print(f"{way.changes} changes of hub, {way.lost} lost connections, {expected.total()} events")
-    # In one of six runs a dwell was told of another fix than expected. Filters begin anew after a kill, so a fix that was judged
-    # may be stored as suspect. Each dwell is told once all the same.
+    # In one of six runs a dwell was told of another fix than expected. Filters begin anew after a kill, so a fix that was
+    # judged may be stored as suspect. Each dwell is told once all the same.
     assert difference(_dwells_by_stay(told), _dwells_by_stay(expected)) == []
     assert several.tracebacks() == []
 
