@@ -176,7 +176,9 @@ class _Assembly:
         self.ingest_vehicles = IngestVehicles(self.database, self.clock, lambda: self.follower.begin())
         self.budgets = assemble_budgets(settings, self.clock)
         self.latest = Latest(self.recording, interval=settings.latest_interval)
-        self.backlogs = Backlogs(self.queue, most=int(BACKLOG_GROUPS * settings.commit_rows), limit=settings.queue_limit)
+        self.backlogs = Backlogs(
+            self.queue, most=int(BACKLOG_GROUPS * settings.commit_rows), limit=settings.queue_limit, on_quiet=give_back
+        )
         self.recorder = Recorder(
             self.queue,
             self.recording,

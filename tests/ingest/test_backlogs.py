@@ -1,11 +1,13 @@
 """Turns of backlogs: by vehicle, and within the limit of fixes that may wait for a commit."""
 
 import asyncio
+import threading
 
 import pytest
 
 from tests.ingest.direct import a_recorder
 from tests.support.positions import a_position
+from tracking.ingest import backlogs as backlogs_module
 from tracking.ingest.backlogs import PART, Backlogs
 from tracking.ingest.commit_queue import CommitQueue, Entry
 from tracking.ingest.vehicles import IngestVehicle, Session
@@ -57,6 +59,18 @@ async def _settled() -> None:
 @pytest.fixture
 def backlogs() -> Backlogs:
     return Backlogs(CommitQueue(rows=1, limit=2_000), most=MOST, limit=2_000)
+
+
+async def test_memory_is_given_back_once_after_all_backlogs_are_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlogs_module, "QUIET_SECONDS", 0.05)
+    given_back = threading.Semaphore(0)
+    backlogs = Backlogs(CommitQueue(rows=1, limit=2_000), most=MOST, limit=2_000, on_quiet=given_back.release)
+    backlogs.join(_Reporter(backlogs, 1, 300, []))
+    await _settled()
+    _store(backlogs, 200)
+    assert backlogs._quiet is None, "some wait for a commit"
+    _store(backlogs, 100)
+    assert await asyncio.to_thread(given_back.acquire, timeout=10)
 
 
 async def test_vehicles_take_turns_and_leave_room_for_current_fixes(backlogs: Backlogs) -> None:

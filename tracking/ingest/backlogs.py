@@ -7,6 +7,7 @@ Current fixes never wait here. At most `most` fixes of all backlogs are before t
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from tracking.ingest.commit_queue import CommitQueue
@@ -20,6 +21,7 @@ SHARE_OF_ALL = 2
 """While nothing can be stored, backlogs may fill this part of the queue, a half. The rest is for current fixes."""
 SHARE_OF_ONE = 20
 """The same for the backlog of one vehicle: a twentieth."""
+QUIET_SECONDS = 3.0
 
 
 class Reporter(Protocol):
@@ -37,10 +39,15 @@ class _Taken(NamedTuple):
 
 
 class Backlogs:
-    """The turns of all drivers. `most` fixes of backlogs may wait for a commit. `limit` is what the queue holds."""
+    """The turns of all drivers. `most` fixes of backlogs may wait for a commit. `limit` is what the queue holds.
 
-    def __init__(self, queue: CommitQueue, *, most: int, limit: int) -> None:
+    A thread calls `on_quiet` when all backlogs have been stored for `QUIET_SECONDS`.
+    """
+
+    def __init__(self, queue: CommitQueue, *, most: int, limit: int, on_quiet: Callable[[], None] | None = None) -> None:
         self.queue = queue
+        self._on_quiet = on_quiet
+        self._quiet: asyncio.TimerHandle | None = None
         self._most = max(most, MAX_BATCH)
         self._most_while_away = max(limit // SHARE_OF_ALL, 1)
         self._most_of_one = max(limit // SHARE_OF_ONE, MAX_BATCH)
@@ -74,10 +81,17 @@ class Backlogs:
     def progress(self) -> None:
         """To be called when a group is stored, and when a commit fails."""
         done, taken = self.queue.done, self._taken
+        stored = False
         while taken and taken[0].until <= done:
             vehicle, count, _ = taken.popleft()
             self._waiting -= count
             vehicle.waiting -= count
+            stored = True
+        if stored and not taken and not self._turns and self._on_quiet is not None:
+            if self._quiet is not None:
+                self._quiet.cancel()
+            loop = asyncio.get_running_loop()
+            self._quiet = loop.call_later(QUIET_SECONDS, loop.run_in_executor, None, self._on_quiet)
         self._go_on()
 
     def _go_on(self) -> None:
